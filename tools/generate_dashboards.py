@@ -1,6 +1,6 @@
 """Write the Grafana dashboards in k8s/observability/dashboards from the tables below; with --check, fail if they are stale.
 
-Data sources are dashboard variables, so that the dashboards work with any Prometheus and any trace store.
+Data sources are dashboard variables, so that the dashboards work with any Prometheus and any Jaeger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "k8s" / "observability" / "dashboards"
 METRICS = {"type": "prometheus", "uid": "${metrics}"}
-TRACES = {"type": "tempo", "uid": "${traces}"}
+TRACES = {"type": "jaeger", "uid": "${traces}"}
 WIDTH = 24
 TALL = 8
 
@@ -281,7 +281,7 @@ def to_json(dashboard: Dashboard) -> str:
         content["id"] = number
     variables = [_source("metrics", "prometheus", "Prometheus")]
     if any(panel.exemplars for _, row in dashboard.rows for panel in row):
-        variables.append(_source("traces", "tempo", "Trace store"))
+        variables.append(_source("traces", "jaeger", "Jaeger"))
     if dashboard.with_trace:
         variables.append({"name": "trace_id", "label": "Trace (32 hex digits)", "type": "textbox", "query": ""})
     document = {
@@ -338,7 +338,8 @@ def _trace_panel(top: int) -> dict[str, Any]:
         "title": "The incident's trace; `tandem trace` prints it without a trace store",
         "datasource": TRACES,
         "gridPos": _place(0, top, WIDTH, height=2 * TALL),
-        "targets": [{"refId": "A", "queryType": "traceql", "query": "${trace_id}"}],
+        # Without a query type, Grafana's Jaeger source takes the query for a trace id.
+        "targets": [{"refId": "A", "query": "${trace_id}"}],
     }
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from services.common.clock import MeshClock
 from services.common.rpc.certificates import Files
 from services.common.rpc.errors import FailedPrecondition
 
+SECRETS_DIR = "TANDEM_SECRETS_DIR"
+"""Environment variable with a folder of files, each named like a setting and with its value. For secrets: other users of the machine
+and child processes can see an environment variable. A variable wins over a file."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts that count as this machine."""
 
@@ -29,7 +33,7 @@ def is_loopback(address: str) -> bool:
 
 
 class CommonSettings(BaseSettings):
-    """Settings of every service, read from environment variables with the prefix TANDEM_."""
+    """Settings of every service, read from environment variables with the prefix TANDEM_, and from the files of TANDEM_SECRETS_DIR."""
 
     model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -58,6 +62,23 @@ class CommonSettings(BaseSettings):
     """Speed of mesh time relative to wall time. More than 1 is for replays on loopback only."""
     clock_anchor_ms: int = 0
     """Wall time at which mesh time and wall time are equal, milliseconds since 1970 UTC."""
+
+    @classmethod
+    def settings_customise_sources(  # noqa: PLR0917  # as pydantic-settings calls it
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Sources of settings, the strongest first. Raises ValueError if TANDEM_SECRETS_DIR isn't a folder."""
+        folder = os.environ.get(SECRETS_DIR)
+        if not folder:
+            return init_settings, env_settings
+        if not Path(folder).is_dir():
+            raise ValueError(f"{SECRETS_DIR}={folder} isn't a folder (example: /secrets)")
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
     @property
     def clock(self) -> MeshClock:

@@ -16,8 +16,8 @@ from services.cli.failure import CommandFailed
 from services.common.retrying import Backoff
 from services.common.rpc.errors import Unavailable
 from services.common.storage import db
-from tools.kube import policies
-from tools.kube.__main__ import K8S, KUBERNETES, OVERLAYS, ROOT, schema_findings
+from tools.kube import policies, schemas
+from tools.kube.__main__ import K8S, OVERLAYS, ROOT
 from tools.kube.render import Object, pod_of, render
 
 
@@ -45,9 +45,9 @@ def test_a_volume_whose_permissions_change_at_each_start_is_found(name: str) -> 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_manifests_are_valid_for_the_oldest_documented_kubernetes(overlay: str) -> None:
-    oldest = KUBERNETES[0]
+    oldest = schemas.KUBERNETES[0]
     assert f"Kubernetes {oldest} or newer" in (ROOT / "docs" / "kubernetes.md").read_text()
-    assert schema_findings(render(K8S / "overlays" / overlay)) == []
+    assert schemas.findings(render(K8S / "overlays" / overlay)) == []
 
 
 def test_a_field_that_the_oldest_version_lacks_is_found() -> None:
@@ -56,7 +56,7 @@ def test_a_field_that_the_oldest_version_lacks_is_found() -> None:
         kubernetes_validate.validate(pod, "1.28", strict=True)
     newer = json.loads(json.dumps(pod))
     newer["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["stopSignal"] = "SIGINT"  # since 1.33
-    assert any("stopSignal" in line and "1.30" in line for line in schema_findings([newer]))
+    assert any("stopSignal" in line and "1.30" in line for line in schemas.findings([newer]))
 
 
 def test_the_deadline_of_the_migrations_job_exceeds_that_of_its_program() -> None:

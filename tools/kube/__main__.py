@@ -1,7 +1,8 @@
-"""`python -m tools.kube`: writes the generated files under k8s/. With --check it checks them and every overlay instead.
+"""`python -m tools.kube`: writes the generated files under k8s/. With `--check` it checks them and every overlay instead.
 
-The check renders each overlay, validates it strictly against the API's schemas, and checks its references and our policies. It lints
-the Containerfile if hadolint has a binary. With --render NAME it prints an overlay.
+The check renders each overlay, validates it strictly against the API's schemas, runs checkov, and checks references, connections,
+observation and our policies. It lints the Containerfile if hadolint has a binary. `--check FOLDER...` checks an operator's own
+overlays, which must name each image by digest. `--render NAME` prints an overlay.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import json
 import subprocess
 import sys
 import sysconfig
-from functools import cache
 from pathlib import Path
 
-import kubernetes_validate
 import yaml
 
 from services.common.messaging import permissions
-from tools.kube import policies, references
+from tools.kube import checkov, network, observation, policies, references, schemas
 from tools.kube.render import Object, RenderError, render
 
 ROOT = Path(__file__).parents[2]
@@ -25,21 +24,13 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("local", "production")
 PARTITIONS = 1
 """Number of partitions of the log; the permissions name each partition's stream."""
-KUBERNETES = ("1.30", "1.34")
-"""The oldest and the newest version whose schemas must accept the manifests. The schemas come with kubernetes-validate, which the lock
-file pins.
-
-Versions before 1.30 lack `preStop.sleep`. Versions before 1.28 lack the label `apps.kubernetes.io/pod-index`, without which no
-evaluator starts.
-"""
-NO_SCHEMA = {("cert-manager.io/v1", "Certificate")}
-"""Custom resources without a Kubernetes schema. policies.py checks the fields that we use."""
 
 
-def users() -> str:
-    """The content of k8s/base/nats/users.conf: the users of the NATS server."""
+def generated() -> dict[str, str]:
+    """Content of the generated files, by path below k8s/: the users of the NATS server and the NetworkPolicies."""
     head = "# Generated from services/common/messaging/flow.py by `make kube`.\n"
-    return head + permissions.accounts(permissions.users(PARTITIONS), {})
+    users = head + permissions.accounts(permissions.users(PARTITIONS), {})
+    return {"base/nats/users.conf": users} | {f"{name}/network.yaml": text for name, text in network.policies().items()}
 
 
 def given(overlay: Path) -> dict[str, set[str]]:
@@ -48,35 +39,11 @@ def given(overlay: Path) -> dict[str, set[str]]:
     return {name: set(keys) for name, *keys in (line for line in lines if line and line[0] != "#")}
 
 
-def schema_findings(objects: list[Object]) -> list[str]:
-    """Faults for which the API would refuse the objects, unknown fields included."""
-    known = [obj for obj in objects if (obj["apiVersion"], obj["kind"]) not in NO_SCHEMA]
-    return [line for obj in known if (line := _schema_finding(json.dumps(obj)))]
-
-
-@cache  # overlays share most of their objects
-def _schema_finding(text: str) -> str:
-    obj = json.loads(text)
-    name = f"{obj['kind']}/{obj['metadata']['name']}"
-    for version in KUBERNETES:
-        try:
-            kubernetes_validate.validate(obj, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            return f"{name}: {'.'.join(map(str, error.path))}: {error.message[:200]} (Kubernetes {version})"
-        except kubernetes_validate.SchemaNotFoundError:
-            return f"{name}: {obj['apiVersion']} {obj['kind']} has no schema and no exemption"
-    return ""
-
-
-def findings(overlay: Path) -> list[str]:
-    """All faults of an overlay."""
-    try:
-        objects = render(overlay)
-    except RenderError as error:
-        return [str(error)]
-    if found := schema_findings(objects):
+def findings(objects: list[Object], secrets: dict[str, set[str]]) -> list[str]:
+    """All faults of a rendered overlay besides checkov's. `secrets` are those that operators create, with their keys."""
+    if found := schemas.findings(objects):
         return found  # the other checks rely on a valid schema
-    return references.findings(objects, given(overlay)) + policies.findings(objects)
+    return [*references.findings(objects, secrets), *observation.findings(objects), *policies.findings(objects)]
 
 
 def containerfile_findings(file: Path) -> list[str]:
@@ -89,19 +56,51 @@ def containerfile_findings(file: Path) -> list[str]:
     return [f"{file.name}:{fault['line']}: {fault['code']} {fault['message']}" for fault in json.loads(output)]
 
 
+def check(overlays: list[Path]) -> list[str]:
+    """All faults of these overlays. Overlays outside of k8s/ are operators' and use the Secrets of production's given.txt."""
+    found, rendered = [], {}
+    for folder in overlays:
+        shipped = folder.parent == K8S / "overlays"
+        try:
+            objects = rendered[folder.name if shipped else str(folder)] = render(folder)
+            secrets = given(folder if (folder / "given.txt").exists() else K8S / "overlays" / "production")
+        except RenderError as error:
+            found.append(f"{folder.name}: {error}")
+            continue
+        found += [f"{folder.name}: {line}" for line in findings(objects, secrets)]
+    try:
+        found += checkov.findings(rendered)
+        found += checkov.findings(
+            {name: objects for name, objects in rendered.items() if "/" in name}, only=checkov.DIGEST
+        )
+    except checkov.CheckovMissing as error:
+        found.append(str(error))
+    return found
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command line. Returns the exit code."""
-    file = K8S / "base" / "nats" / "users.conf"
-    if arguments[:1] == ["--render"]:
-        print(yaml.safe_dump_all(render(K8S / "overlays" / arguments[1]), sort_keys=False), end="")
-        return 0
-    if arguments != ["--check"]:
-        file.write_text(users())
-        return 0
-    found = [] if file.exists() and file.read_text() == users() else [f"{file}: is stale, run `make kube`"]
-    for name in OVERLAYS:
-        found += [f"{name}: {line}" for line in findings(K8S / "overlays" / name)]
-    found += containerfile_findings(ROOT / "Containerfile")
+    match arguments:
+        case ["--render", name]:
+            print(yaml.safe_dump_all(render(K8S / "overlays" / name), sort_keys=False), end="")
+            return 0
+        case []:
+            for name, text in generated().items():
+                (K8S / name).write_text(text)
+            return 0
+        case ["--check"]:
+            found = [
+                f"k8s/{name}: is stale, run `make kube`"
+                for name, text in generated().items()
+                if not (K8S / name).exists() or (K8S / name).read_text() != text
+            ]
+            found += check([K8S / "overlays" / name for name in OVERLAYS])
+            found += containerfile_findings(ROOT / "Containerfile")
+        case ["--check", *folders]:
+            found = check([Path(folder).resolve() for folder in folders])
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
     print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 

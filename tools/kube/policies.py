@@ -1,9 +1,11 @@
-"""Policies for rendered objects: least privileges, bounded resources, orderly shutdown."""
+"""Our own policies for rendered objects: weights, orderly ends and bounds of what a pod may use, which checkov doesn't check."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+
+from services.cli.commands.mesh.streams import MIGRATE_WITHIN_S
 
 from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
@@ -21,6 +23,8 @@ RESPONSE_CLASS = "tandem-response"
 """PriorityClass of the pods on the way from a report to the offers and the warning."""
 DRAIN_S = 10
 """Time that a service may take from SIGTERM to its end, seconds."""
+PULL_S = 60
+"""Minimum time that a Job has left to start, besides the time for which its program waits for the database, seconds."""
 
 
 def findings(objects: list[Object]) -> list[str]:
@@ -115,36 +119,21 @@ def _pod(obj: Object) -> Iterator[str]:
     if pod is None:
         return
     spec = pod["spec"]
-    if spec.get("automountServiceAccountToken") is not False:
-        yield "mounts its ServiceAccount's token: set automountServiceAccountToken: false"
-    security = spec.get("securityContext", {})
-    if security.get("runAsNonRoot") is not True or security.get("runAsUser", 0) < 1:
-        yield "may run as root: set runAsNonRoot: true and a runAsUser above 0"
-    if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
-        yield "has no seccomp profile: set seccompProfile: {type: RuntimeDefault}"
-    if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
+    if _keeps(obj, spec) and spec.get("securityContext", {}).get("fsGroupChangePolicy") != "OnRootMismatch":
         # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
         yield "changes the file rights on its volume at each start: set fsGroupChangePolicy: OnRootMismatch"
     if "priorityClassName" not in spec:
         yield "has no priority: set priorityClassName, so that what saves lives goes first"
-    yield from _shared_with_node(spec)
-    for container in containers(obj):
-        for line in _container(
-            container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
-        ):
-            yield f"{container['name']}: {line}"
-
-
-def _shared_with_node(spec: Object) -> Iterator[str]:
-    """Parts of the node that a pod could use beyond its bounds."""
-    for field in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(field):
-            yield f"uses {field}"
     for volume in spec.get("volumes", ()):
-        if "hostPath" in volume:
-            yield f"volume {volume['name']} uses hostPath"
         if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
             yield f"volume {volume['name']} may fill the node's disk: set emptyDir.sizeLimit"
+    for container in containers(obj):
+        lines = [line for variable in container.get("env", ()) for line in _variable(variable)]
+        if obj["kind"] == "Job":
+            lines += _waits(container, obj["spec"])
+        else:
+            lines += _shutdown(container, spec.get("terminationGracePeriodSeconds") or 30)
+        yield from (f"{container['name']}: {line}" for line in lines)
 
 
 def _keeps(obj: Object, spec: Object) -> bool:
@@ -154,38 +143,29 @@ def _keeps(obj: Object, spec: Object) -> bool:
     )
 
 
-def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterator[str]:
-    security = container.get("securityContext", {})
-    if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
-        yield "may gain privileges: set allowPrivilegeEscalation: false"
-    if security.get("readOnlyRootFilesystem") is not True:
-        yield "may write to its image: set readOnlyRootFilesystem: true"
-    if security.get("capabilities") != {"drop": ["ALL"]}:
-        yield "keeps capabilities: set capabilities: {drop: [ALL]}"
-    name, _, tag = container["image"].rpartition("/")[2].partition(":")
-    if "@" not in name and (not tag or tag == "latest"):
-        yield f"image {container['image']} isn't pinned"
-    resources = container.get("resources", {})
-    if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
-        yield "lacks requests for cpu and memory, or a limit on memory"
-    for variable in container.get("env", ()):
-        yield from _variable(variable)
-    if stays:
-        yield from _shutdown(container, grace_s or 30)
-
-
 def _variable(variable: Object) -> Iterator[str]:
     name = variable["name"]
     if name in FORBIDDEN_SETTINGS:
         yield f"sets {name}"
     if SECRET.search(name) and "/" not in variable.get("value", "/"):
-        yield f"{name} is a secret in plain text: use secretKeyRef"
+        yield f"{name} is a secret in plain text: mount it as a file"
+
+
+def _waits(container: Object, job: Object) -> Iterator[str]:
+    """A Job that Kubernetes ends, or gives up, before its program has waited for the database."""
+    arguments = container.get("args", ())
+    if "migrate" in arguments:
+        within_s = float(arguments[arguments.index("--within") + 1]) if "--within" in arguments else MIGRATE_WITHIN_S
+        if job.get("activeDeadlineSeconds", within_s + PULL_S) < within_s + PULL_S:
+            yield f"is ended after {job['activeDeadlineSeconds']} s, but its program waits {within_s:.0f} s for the database"
+        if within_s < MIGRATE_WITHIN_S:
+            yield f"waits {within_s:.0f} s for the database, less than the first pull of its image may take: {MIGRATE_WITHIN_S:.0f} s"
 
 
 def _shutdown(container: Object, grace_s: int) -> Iterator[str]:
     """Violations of the policies of probes and orderly ends, for a container that stays."""
-    if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
-        yield "lacks a probe"
+    if "startupProbe" not in container:
+        yield "lacks a startupProbe"
     yield from _liveness(container)
     before = container.get("lifecycle", {}).get("preStop")
     if before is None:

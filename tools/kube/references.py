@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.common.settings import CommonSettings
+from services.common.settings import SECRETS_DIR, CommonSettings
 from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
 from services.geofence.settings import GeofenceSettings as GeofenceSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
-from tools.kube import identities, reachability
+from tools.kube import identities, network, reachability
 from tools.kube.reachability import matches
 from tools.kube.render import Object, containers, pod_of
 
@@ -27,13 +27,20 @@ SERVICES: dict[str, type[CommonSettings]] = {
     "services.cli": RegistrySettings,
 }
 """Settings class of each started package. The Jobs run `services.cli` with the registry's settings."""
-SETTINGS = {package: {f"TANDEM_{name.upper()}" for name in kind.model_fields} for package, kind in SERVICES.items()}
+SETTINGS = {
+    package: {SECRETS_DIR, *(f"TANDEM_{name.upper()}" for name in kind.model_fields)}
+    for package, kind in SERVICES.items()
+}
+HOSTNAME = "external-dns.alpha.kubernetes.io/hostname"
+"""Annotation of an entrance with the DNS name under which callers from outside know it."""
+NAMED_IPV4 = re.compile(r"ipv4:[^,]*[a-z]")
 
 
 def findings(objects: list[Object], given: Mapping[str, set[str]]) -> list[str]:
     """All broken references. `given` are the Secrets that operators create by hand, with their keys."""
     checker = _Checker(objects, given)
     found = [line for obj in objects for line in checker.check(obj)]
+    found += network.findings(objects, checker.pods)
     names = [_name(obj) for obj in objects]
     return found + [f"{name}: is there twice" for name in sorted({name for name in names if names.count(name) > 1})]
 
@@ -45,7 +52,7 @@ def _name(obj: Object) -> str:
 class _Checker:
     def __init__(self, objects: list[Object], given: Mapping[str, set[str]]) -> None:
         self._objects = {_name(obj): obj for obj in objects}
-        self._pods = [(obj, pod) for obj in objects if (pod := pod_of(obj))]
+        self.pods = [(obj, pod) for obj in objects if (pod := pod_of(obj))]
         self._secrets = dict(given)
         for obj in objects:
             if obj["kind"] == "Certificate":
@@ -97,7 +104,7 @@ class _Checker:
                     yield f"{container['name']}: mounts {mount['name']}, which is no volume"
             yield from self._environment(obj, container)
             yield from self._probes(container)
-        yield from reachability.findings(obj, self._objects, self._pods)
+        yield from reachability.findings(obj, self._objects, self.pods)
         yield from self._agreements(obj)
 
     def _volume(self, volume: Object) -> Iterator[str]:
@@ -108,6 +115,9 @@ class _Checker:
             yield f"volume {name}: no PersistentVolumeClaim {claim['claimName']}"
         if (config := volume.get("configMap")) and f"ConfigMap/{config['name']}" not in self._objects:
             yield f"volume {name}: no ConfigMap {config['name']}"
+        for source in volume.get("projected", {}).get("sources", ()):
+            secret = source["secret"]
+            yield from self._secret(secret["name"], {item["key"] for item in secret["items"]}, f"volume {name}")
         if secret := volume.get("secret"):
             keys = {item["key"] for item in secret.get("items", ())}
             yield from self._secret(secret["secretName"], keys, f"volume {name}")
@@ -138,7 +148,25 @@ class _Checker:
                 yield f"{name} is no setting of {container['name']}"
             if ref := variable.get("valueFrom", {}).get("secretKeyRef"):
                 yield from self._secret(ref["name"], {ref["key"]}, f"env {name}")
+            if NAMED_IPV4.match(variable.get("value", "")):
+                yield f"{name} gives a name where gRPC takes addresses only: write dns:/// instead of ipv4:"
+            if name == SECRETS_DIR:
+                yield from self._secret_settings(obj, container, folder=variable["value"], own=own)
             yield from self._mismatch(obj, container, variable)
+
+    def _secret_settings(self, obj: Object, container: Object, *, folder: str, own: set[str]) -> Iterator[str]:
+        """Files in the folder of secret settings that the service doesn't read."""
+        mounted = [mount["name"] for mount in container.get("volumeMounts", ()) if mount["mountPath"] == folder]
+        if not mounted:
+            yield f"{SECRETS_DIR} is {folder}, where nothing is mounted"
+        for volume in obj["spec"]["template"]["spec"].get("volumes", ()):
+            sources = [
+                volume.get("secret", {}),
+                *(part["secret"] for part in volume.get("projected", {}).get("sources", ())),
+            ]
+            files = {item["path"] for source in sources for item in source.get("items", ())}
+            if volume["name"] in mounted and (unknown := files - own):
+                yield f"volume {volume['name']}: {', '.join(sorted(unknown))} is no setting of {container['name']}"
 
     def _mismatch(self, obj: Object, container: Object, variable: Object) -> Iterator[str]:
         """Difference between a variable and the part of its pod that must agree with it."""
@@ -196,7 +224,19 @@ class _Checker:
 
     # ── selectors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _entrance(self, obj: Object) -> Iterator[str]:
+        """An entrance without a DNS name for its callers, or with a name that the certificate of its pods doesn't have."""
+        name = obj["metadata"].get("annotations", {}).get(HOSTNAME)
+        if not name:
+            yield f"callers know it by no name: set the annotation {HOSTNAME}"
+        for workload in self._selected({"matchLabels": obj["spec"]["selector"]}):
+            certificate = self._objects.get(f"Certificate/{workload['metadata']['name']}")
+            if name and certificate and name not in certificate["spec"].get("dnsNames", ()):
+                yield f"callers know it as {name}, which isn't a name in the certificate of {workload['metadata']['name']}"
+
     def _service(self, obj: Object) -> Iterator[str]:
+        if obj["spec"].get("type") == "LoadBalancer":
+            yield from self._entrance(obj)
         selected = self._selected({"matchLabels": obj["spec"]["selector"]})
         if not selected:
             yield "selects no pod"
@@ -217,7 +257,7 @@ class _Checker:
                         yield f"permits traffic {direction} pods that aren't there"
 
     def _selected(self, selector: Object) -> list[Object]:
-        return [workload for workload, pod in self._pods if matches(selector, pod["metadata"]["labels"])]
+        return [workload for workload, pod in self.pods if matches(selector, pod["metadata"]["labels"])]
 
     def _quantities(self, node: Any) -> Iterator[str]:
         if isinstance(node, list):

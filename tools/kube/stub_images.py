@@ -47,7 +47,8 @@ def main() -> None:
     debian(BASE_IMAGE, *PYTHON)
     debian(POSTGRES_BASE, *POSTGRES)
     build(POSTGRES_IMAGE, "postgres.Containerfile", FILES)
-    print(f"make k8s-test BASE_IMAGE={BASE_IMAGE} NATS_IMAGE={NATS_IMAGE} POSTGRES_IMAGE={POSTGRES_IMAGE}")
+    print(f"make image-check BASE_IMAGE={BASE_IMAGE}")
+    print(f"make cluster-test IMAGES='tandem=localhost/tandem:check nats={NATS_IMAGE} postgres={POSTGRES_IMAGE}'")
 
 
 if __name__ == "__main__":

@@ -67,10 +67,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def alone(self, task: str) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+    def alone(
+        self, task: str, stand_by: Callable[[], None] = lambda: None
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
         """A lock for a task: only one process at a time is in the block, and the others wait.
 
-        The block receives a check, which raises Unavailable if the process has lost the lock.
+        The block receives a check, which raises Unavailable if the process has lost the lock. `stand_by` is called each time when the
+        database answers that another process has the lock.
         """
 
 
@@ -154,7 +157,11 @@ class SqliteDatabase(Database):
             return await _awaited(visit)
 
     @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:  # noqa: ARG002  # as Database names it
+    async def alone(
+        self,
+        task: str,  # noqa: ARG002  # as Database names it
+        stand_by: Callable[[], None] = lambda: None,  # noqa: ARG002
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """See `Database.alone`. The file has one owner process, so the lock is always free and never lost."""
 
         async def check() -> None:
@@ -197,7 +204,9 @@ class PostgresDatabase(Database):
         return await _awaited(asyncio.ensure_future(visit()))
 
     @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async def alone(
+        self, task: str, stand_by: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """See `Database.alone`. The lock is lost with the connection that holds it."""
         ping = sa.text("select 1")
         with postgres.refusals():
@@ -209,7 +218,8 @@ class PostgresDatabase(Database):
 
         try:
             with postgres.refusals():
-                while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
+                while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():
+                    stand_by()
                     await asyncio.sleep(LOCK_INTERVAL_S)
             yield check
         finally:

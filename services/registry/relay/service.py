@@ -75,11 +75,15 @@ class Relay:
             return f"messages to the log have been waiting for {now_s - self._waiting_since_s:.0f} s"
         return ""
 
+    def _stand_by(self) -> None:
+        """Notes that another process reads the outbox, so that this one isn't unable after an outage of the database."""
+        self._failing_since_s = None
+
     async def run(self) -> None:
         """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
         while True:
             try:
-                async with self._transactions.database.alone("relay") as still_alone:
+                async with self._transactions.database.alone("relay", self._stand_by) as still_alone:
                     while True:
                         change = self._transactions.signal.next_change()
                         await still_alone()

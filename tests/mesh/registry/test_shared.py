@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.common.storage.db import PostgresDatabase
+from services.registry.relay.service import UNABLE_AFTER_S
 from services.registry.tables import MIGRATIONS
 from tests.support.common.ports import free_port
-from tests.support.common.postgres import PostgresServer, execute
+from tests.support.common.postgres import PostgresServer, execute, running_postgres
 from tests.support.common.processes import spawn
 from tests.support.registry import records
 from tests.support.registry.registry import Client, RegistryMesh, running_registry
 
 PAIRS = 12
+PATIENCE_S = 90.0
 
 
 @pytest.fixture
@@ -69,6 +73,42 @@ async def test_when_the_publishing_registry_is_killed_the_other_publishes(
         await survivor.put(records.order(version=version))
     versions = [case.version for case in await survivor.cases_of("o-1")]
     assert len(versions) == 5 and all(earlier < later for earlier, later in pairwise(versions))
+
+
+async def test_both_registries_are_ready_after_an_outage_of_the_database(tmp_path: Path) -> None:
+    # Only one of them reads the outbox, and the other one must not report that as an outage.
+    ports = [free_port(), free_port()]
+    shared = {"TANDEM_REGISTRY_KEY": "00" * 32, "TANDEM_LEDGER_KEY": str(tmp_path / "ledger.key")}
+    first_env = {**shared, "TANDEM_METRICS_PORT": str(ports[0])}
+    with (
+        running_postgres() as own_server,
+        running_registry(tmp_path, 1, own_server.new_database(), env=first_env) as first,
+    ):
+        second = RegistryMesh(first.nats, tmp_path / "other", free_port(), 1, first.database_url)
+        env = {**second.env, **shared, "TANDEM_METRICS_PORT": str(ports[1])}
+        with spawn("services.registry", env, tmp_path / "other.log") as service:
+            await until_ready(ports)
+            own_server.kill()
+            async with asyncio.timeout(PATIENCE_S):
+                while not all("relay_waits" in process.log() for process in (first.service, service)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            own_server.start()
+            await asyncio.to_thread(own_server.wait_until_ready)
+            # Until the reason to be unready would count, had it not ended with the outage.
+            await asyncio.sleep(UNABLE_AFTER_S)
+            await until_ready(ports)
+
+
+async def until_ready(ports: list[int]) -> None:
+    """Returns when /readyz answers 200 at all ports."""
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        for port in ports:
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+                        if answer.status == HTTPStatus.OK:
+                            break
+                await asyncio.sleep(0.1)
 
 
 async def test_a_lost_lock_is_noticed_and_acquired_by_the_other_process(postgres: PostgresServer) -> None:

@@ -3,7 +3,7 @@
 # only.
 set -eu
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    : "${POSTGRES_PASSWORD:?}" "${POSTGRES_USER:=postgres}" "${POSTGRES_DB:=$POSTGRES_USER}"
+    : "${POSTGRES_PASSWORD:=$(cat "${POSTGRES_PASSWORD_FILE:?}")}" "${POSTGRES_USER:=postgres}" "${POSTGRES_DB:=$POSTGRES_USER}"
     mkdir -p "$PGDATA"
     chmod 700 "$PGDATA"
     secret=$(mktemp)
