@@ -1,0 +1,144 @@
+"""What the simulated processes believe to be the machine: clock, randomness, disk, threads and forks of one world.
+
+The services run unchanged. They reach time, randomness and the machine through the standard library and a few libraries, and these are
+replaced while a world runs. Only a process that does nothing else may install a host (`tests.simulation.__main__` starts one).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import grpc.aio
+import structlog
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite import aiosqlite as sqlalchemy_aiosqlite
+
+from services.common.messaging import bus
+from services.common.observability import health, telemetry
+from services.common.storage import db
+from services.common.web import server as web
+from services.geofence.domain import codec
+from services.geofence.domain.state import State
+from services.geofence.store import CheckpointStore, PendingCheckpoint
+from tests.simulation.jetstream.client import SimulatedClient
+from tests.simulation.kernel import disk
+from tests.simulation.kernel.journal import Journal
+from tests.simulation.kernel.loop import UPTIME_S
+from tests.simulation.kernel.process import current, running
+from tests.simulation.kernel.world import SECOND_NS, START_NS, World
+from tests.simulation.rpc.channel import insecure_channel
+from tests.simulation.rpc.server import SimulatedServer
+
+
+def install(world: World, journal: Journal) -> None:
+    """Replaces the machine by a world, for the rest of this (operating system) process."""
+    _clock(world)
+    _randomness(world)
+    _disk()
+    _libraries(journal)
+    gc.disable()
+    gc.enable = lambda: None  # collection at a point that allocations choose would run finalizers there
+    logging.disable()
+    sys.unraisablehook = lambda _: None
+
+
+def _clock(world: World) -> None:
+    def wall_ns() -> int:
+        process = running()
+        return world.now_ns + (process.skew_ns if process else 0)
+
+    def monotonic() -> float:
+        return UPTIME_S + (world.now_ns - START_NS) / SECOND_NS
+
+    time.time_ns = wall_ns
+    time.time = lambda: wall_ns() / SECOND_NS
+    time.monotonic = time.perf_counter = monotonic
+    time.thread_time = lambda: 0.0
+
+
+def _randomness(world: World) -> None:
+    def urandom(count: int) -> bytes:
+        return world.values.randbytes(count)
+
+    os.urandom = urandom
+    random._urandom = urandom  # type: ignore[attr-defined]
+    random.seed(f"shared values of {world.seed}")
+
+
+def _disk() -> None:
+    plain = sqlite3.connect
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        return plain(*arguments, **{"factory": disk.SimulatedConnection, **options})
+
+    sqlite3.connect = sqlite3.dbapi2.connect = connect  # type: ignore[assignment,attr-defined]
+    aiosqlite.connect = disk.connect  # type: ignore[assignment]
+    sqlalchemy_aiosqlite.aiosqlite = aiosqlite  # type: ignore[attr-defined]
+    os.fsync = lambda _: None  # nothing here survives the operating system
+
+    def begin(store: CheckpointStore, state: State) -> PendingCheckpoint:
+        store._write(state.partition, state.sequence, codec.encode(state))
+        current().facts["checkpoint_written_s"] = time.monotonic() + current().world.between(0.01, 2.0)
+        return PendingCheckpoint(state.partition, state.sequence, os.getpid())
+
+    def is_written(_store: CheckpointStore, _pending: PendingCheckpoint) -> bool:
+        return time.monotonic() >= float(current().facts["checkpoint_written_s"])
+
+    plain_upgrade = db._upgrade
+
+    def upgrade(connection: Connection, migrations: Path, revision: str) -> None:
+        # Alembic keeps the current migration in globals, so a migration must not interleave with another process's.
+        process = current()
+        process.is_migrating = True
+        try:
+            plain_upgrade(connection, migrations, revision)
+        finally:
+            process.is_migrating = False
+
+    db._upgrade = upgrade
+    CheckpointStore.begin = begin  # type: ignore[method-assign]
+    CheckpointStore.is_written = is_written  # type: ignore[method-assign]
+    CheckpointStore.abandon = lambda _store, _pending: None  # type: ignore[method-assign]
+
+
+def _libraries(journal: Journal) -> None:
+    bus.Client = SimulatedClient  # type: ignore[misc,assignment]
+    grpc.aio.server = SimulatedServer  # type: ignore[assignment]
+    grpc.aio.insecure_channel = insecure_channel  # type: ignore[assignment]
+    health._in_thread = _not_served
+    plain = web.served
+    for module in list(sys.modules.values()):
+        if getattr(module, "served", None) is plain:
+            module.served = _no_http  # type: ignore[attr-defined]
+    telemetry.configure = lambda *_: None
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, journal.note],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    reflection.enable_server_reflection = lambda *_: None
+
+
+@asynccontextmanager
+async def _not_served(_: object) -> AsyncIterator[int]:
+    """The health port. Judges read readiness from the processes themselves."""
+    yield 0
+
+
+@asynccontextmanager
+async def _no_http(*_: object, port: int, **__: object) -> AsyncIterator[int]:
+    """An HTTP port that nobody calls: phones and gateways of a simulation come through gRPC."""
+    yield port
