@@ -55,6 +55,7 @@ class HeadEnd:
         self._numbers: dict[str, int] = {}
         self._waiting: dict[ReportKey, tuple[ingest_pb2.Position, bool]] = {}
         """Reports without an answer, and whether the device had kept them while it was offline."""
+        self._made_s: dict[ReportKey, float] = {}
         self._receipts: dict[str, ingest_pb2.CommandReceipt] = {}
         self._intervals: dict[str, tuple[float, float]] = {}
         """Commanded interval of each device and when it ends, seconds."""
@@ -65,6 +66,10 @@ class HeadEnd:
     def waiting(self) -> int:
         """Number of reports without an answer."""
         return len(self._waiting)
+
+    def unanswered(self) -> list[tuple[ReportKey, float]]:
+        """Reports without an answer, with the time of their making, seconds since the world's start."""
+        return [(key, self._made_s[key]) for key in self._waiting]
 
     async def run(self) -> None:
         """Runs until the head-end crashes."""
@@ -101,7 +106,8 @@ class HeadEnd:
             lon_deg=lon_deg,
             accuracy_m=self._world.between(4.0, 15.0),
         )
-        self._waiting[ReportKey(device.device_id, report.report_id)] = (report, device.is_offline(now_s))
+        key = ReportKey(device.device_id, report.report_id)
+        self._waiting[key], self._made_s[key] = (report, device.is_offline(now_s)), now_s
         self._more.set()
 
     # ── the stream to ingest ────────────────────────────────────────────────────────────────────────────────────────

@@ -87,14 +87,14 @@ class MemoryStream:
     def publish(self, subject: str, headers: Mapping[str, str], raw: bytes, *, data: bytes, now_ns: int) -> Ack:
         """Stores a message. Raises Refused."""
         self.expire(now_ns)
-        msg_id = headers.get(MSG_ID)
-        if msg_id is not None and msg_id in self._ids:
-            return Ack(self._ids[msg_id][0], duplicate=True)
         expected = headers.get(EXPECTED_LAST)
         if expected is not None:
             last = self._last_of.get(subject, 0)
             if int(expected) != last:
                 raise Refused(400, 10071, f"wrong last sequence: {last}")
+        msg_id = headers.get(MSG_ID)
+        if msg_id is not None and msg_id in self._ids:
+            return Ack(self._ids[msg_id][0], duplicate=True)
         self._make_space(subject, raw, data)
         stored = Stored(self.last_sequence + 1, subject, raw, data, max(now_ns, self.last_stored_ns))
         self._keep(stored)

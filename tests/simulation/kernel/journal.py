@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 from tests.simulation.kernel.process import running
@@ -34,6 +34,8 @@ class Journal:
         self.lines: deque[Line] = deque(maxlen=KEPT)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Number of lines by level and event."""
+        self.on_line: Callable[[Line], None] = lambda _: None
+        """Called with each line."""
         self._world = world
 
     def note(self, _: object, level: str, fields: MutableMapping[str, Any]) -> str:
@@ -46,4 +48,6 @@ class Journal:
     def add(self, process: str, level: str, event: str, fields: dict[str, Any]) -> None:
         """Keeps a line."""
         self.counts[level, event] += 1
-        self.lines.append(Line(self._world.elapsed_s, process, level, event, fields))
+        line = Line(self._world.elapsed_s, process, level, event, fields)
+        self.lines.append(line)
+        self.on_line(line)

@@ -75,7 +75,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._has_turn = False
         self._left_behind: list[Any] = []
-        self._generators: set[int] = set()
 
     # ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -83,14 +82,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """Runs work as a part of this process."""
         if self.is_dead:
             return
-        previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
-        sys.set_asyncgen_hooks(finalizer=self._finalize)
         try:
             work()
         finally:
-            events._set_running_loop(previous)
-            sys.set_asyncgen_hooks(*hooks)
+            events._set_running_loop(None)
 
     def _plan_turn(self) -> None:
         if not self._has_turn and not self.is_dead:
@@ -131,10 +127,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self.is_dead = True
         _graveyard.append(self)
-
-    def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if not self.is_dead:
-            self.create_task(generator.aclose())  # type: ignore[arg-type]
 
     # ── asyncio's interface ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,6 +217,22 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     async def shutdown_asyncgens(self) -> None:
         """asyncio's runners call it at the end."""
 
+
+def _note_generator(generator: AsyncGenerator[Any, Any]) -> None:
+    loop = events._get_running_loop()
+    if isinstance(loop, SimulatedLoop):
+        _loops[id(generator)] = loop
+
+
+def _finalize_generator(generator: AsyncGenerator[Any, Any]) -> None:
+    loop = _loops.pop(id(generator), None)
+    if loop is not None and not loop.is_dead:
+        loop.create_task(generator.aclose())  # type: ignore[arg-type]
+
+
+_loops: dict[int, SimulatedLoop] = {}
+"""Loop of each asynchronous generator that has begun, by its id. An id that is used again is overwritten first."""
+sys.set_asyncgen_hooks(firstiter=_note_generator, finalizer=_finalize_generator)
 
 _graveyard: list[SimulatedLoop] = []
 """Crashed processes. Keeping them keeps their coroutines from being closed, which would run code of a dead process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from asyncio import events
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +21,8 @@ class Process:
         self.world, self.network, self.name = world, network, name
         self.starts = 0
         """Number of starts so far."""
+        self.started_s = 0.0
+        """When this run started, seconds since the world's start."""
         self.loop = SimulatedLoop(world, name)
         self.clients: dict[object, int] = {}
         """NATS clients of this run."""
@@ -39,7 +40,6 @@ class Process:
         """Objects that judges read, such as the running evaluator."""
         self.restart_s: tuple[float, float] = (0.2, 2.0)
         """Least and greatest time until the supervisor starts the process again, seconds."""
-        self.crashes: Counter[str] = Counter()
         self._main = main
         self.is_wanted = True
         """Whether the supervisor starts the process again after its end."""
@@ -54,6 +54,7 @@ class Process:
         if self.is_up:
             return
         self.starts += 1
+        self.started_s = self.world.elapsed_s
         loop = self.loop = SimulatedLoop(self.world, self.name)
         loop.process = self
         loop.on_crash = self.crash

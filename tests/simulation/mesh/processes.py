@@ -26,6 +26,7 @@ from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.network import Network
 from tests.simulation.kernel.process import Main, Process, current
 from tests.simulation.kernel.world import World
+from tests.simulation.mesh import tempo
 
 SECRET = "secret-of-the-simulation"
 PORTS = {"registry": 7401, "ingest": 7402, "geofence-0": 7403, "geofence-1": 7413}
@@ -83,6 +84,11 @@ class Mesh:
             process.start()
 
     @property
+    def disturbed_s(self) -> float:
+        """When a service last started, seconds since the world's start."""
+        return max(process.started_s for process in self.services)
+
+    @property
     def services(self) -> list[Process]:
         """Processes of the services."""
         return [self.processes[name] for name in SERVICES]
@@ -110,7 +116,7 @@ class Mesh:
         await ingest.main()
 
     async def _geofence(self, replica: int) -> None:
-        given = self._given(EVALUATORS[replica]) | {"replica": replica, "replicas": len(EVALUATORS), "checkpoint_every": 200}
+        given = self._given(EVALUATORS[replica]) | {"replica": replica, "replicas": len(EVALUATORS), "checkpoint_every": 200, "tick_after_s": tempo.TICK_AFTER_S}
         geofence.GeofenceSettings = lambda: GeofenceSettings(**given)  # type: ignore[misc,assignment]
         geofence.Evaluator = _noted_evaluator  # type: ignore[misc,assignment]
         await geofence.main()

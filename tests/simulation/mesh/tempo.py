@@ -1,19 +1,55 @@
-"""Polls that a simulation makes seldom. Each only looks for the work of other processes on one database, of which there are none."""
+"""Intervals that a simulation lengthens, because they cost most of its time while nothing happens.
+
+Each is a poll beside a wake-up, a guard against a step of the clock, or a sign of life. No deadline and no retry is in the table, so what
+is decided and when people must have answered stays as it is. The heartbeat of readers stays below half of what ends a session.
+"""
 
 from __future__ import annotations
 
-from services.common.messaging import session
+from types import ModuleType
+
+from services.common import moments
+from services.common.messaging import lost_publications, session
+from services.common.observability import heartbeat
+from services.common.rpc import server
+from services.dispatch.leg import deadlines
+from services.dispatch.warning import sender
+from services.dispatch.warning import service as warnings
+from services.geofence import consumer
+from services.geofence.sharing import stream
+from services.ingest.commands import service as commands
+from services.registry.disclosure import service as disclosures
 from services.registry.reconciliation import service as reconciliation
 from services.registry.relay import service as relay
 from services.registry.reviews import service as reviews
 
-HEARTBEAT_S = 1.5
+TICK_AFTER_S = 2.0
+"""Idle time of the log after which an evaluator publishes a tick, seconds. The service's default is 1."""
+
+LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
+    (moments, "LONGEST_SLEEP_S", 5.0),
+    (lost_publications, "NOTICE_INTERVAL_S", 1.0),
+    (session, "HEARTBEAT_S", 1.5),
+    (heartbeat, "BEAT_S", 5.0),
+    (server, "HEALTH_INTERVAL_S", 5.0),
+    (deadlines, "_LONGEST_SLEEP_S", 5.0),
+    (sender, "MAX_SLEEP_S", 5.0),
+    (warnings, "MAX_SLEEP_S", 5.0),
+    (consumer, "TICK_CHECK_S", 0.5),
+    (stream, "LONGEST_SLEEP_S", 5.0),
+    (commands, "CHECK_INTERVAL_S", 2.0),
+    (disclosures, "POLL_S", 5.0),
+    (reconciliation, "CHECK_INTERVAL_S", 60.0),
+    (relay, "POLL_S", 10.0),
+    (relay, "CHECK_INTERVAL_S", 60.0),
+    (relay, "RENEW_INTERVAL_S", 60.0),
+    (reviews, "CHECK_INTERVAL_S", 60.0),
+)
+"""Module, name and value in seconds."""
 
 
 def lengthen() -> None:
-    """Lengthens the polls. Commits wake their readers at once, as without it."""
-    relay.POLL_S = 10.0
-    relay.RENEW_INTERVAL_S = 30.0
-    reconciliation.CHECK_INTERVAL_S = 60.0
-    reviews.CHECK_INTERVAL_S = 60.0
-    session.HEARTBEAT_S = HEARTBEAT_S
+    """Lengthens the intervals, for the rest of this process."""
+    for module, name, value in LENGTHENED:
+        assert getattr(module, name) < value, f"{module.__name__}.{name} is longer already"
+        setattr(module, name, value)

@@ -53,10 +53,11 @@ class SimulatedCall:
         self._connected.set()
 
     async def _write_all(self, requests: AsyncIterator[Any]) -> None:
+        await self._connected.wait()
         async for request in requests:
-            await self.write(request)
             if self.done():
                 return
+            await self.write(request)
         await self.done_writing()
 
     async def write(self, request: Any) -> None:

@@ -1,0 +1,54 @@
+"""Judge of I1: every report that ingest acknowledged is in the log."""
+
+from __future__ import annotations
+
+from services.common.messaging import flow
+from tandem.common.v1 import log_pb2
+from tests.simulation.actors.head_end import ReportKey
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import Case, Judge
+
+ANSWERED_WITHIN_S = 60.0
+"""Maximum time without faults until a report of a device with network is answered, seconds."""
+
+
+class ReportsJudge(Judge):
+    """I1, and that reports are answered at all once nothing is disturbed (I7)."""
+
+    name = "I1"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._logged: dict[ReportKey, int] = {}
+        self._excused: set[ReportKey] = set()
+        """Reports that a torn tail has lost after they were acknowledged."""
+        self._checked = 0
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream != flow.log_stream(0) or not message.subject.endswith(".report"):
+            return
+        positions = log_pb2.LogEntry.FromString(message.data).positions
+        for device_id, report_id in zip(positions.device_id, positions.report_id, strict=True):
+            self._logged.setdefault(ReportKey(device_id, report_id), message.sequence)
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        if stream == flow.log_stream(0):
+            lost = {key for key, sequence in self._logged.items() if sequence >= first_lost}
+            self._excused |= lost
+            for key in lost:
+                del self._logged[key]
+
+    def each_second(self) -> None:
+        accepted = self.case.head_end.accepted
+        for key in list(accepted)[self._checked :]:
+            if key not in self._logged and key not in self._excused:
+                self.fail(f"report {key.report_id} of {key.device_id} was acknowledged and isn't in the log")
+        self._checked = len(accepted)
+
+    def finish(self) -> None:
+        now_s = self.world.elapsed_s
+        for key, since_s in self.case.head_end.unanswered():
+            device = self.case.town.devices[key.device_id]
+            if now_s - since_s > ANSWERED_WITHIN_S and not device.is_offline(now_s) and not device.is_dead(now_s):
+                self.fail(f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s")
+                return
