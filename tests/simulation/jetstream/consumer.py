@@ -77,12 +77,13 @@ class MemoryConsumer:
         self._active_ns = world.now_ns
         self._redelivery: Event | None = None
         stream.on_stored.append(self._stored)
+        stream.on_dropped.append(self._dropped)
         self._watch_activity()
 
     def _first_sequence(self) -> int:
         stream = self.stream
         if self.config.get("deliver_policy") == "by_start_sequence":
-            return min(max(int(self.config["opt_start_seq"]), max(stream.first_sequence, 1)), stream.last_sequence + 1)
+            return max(int(self.config["opt_start_seq"]), stream.first_sequence, 1)
         return max(stream.first_sequence, 1)
 
     def _wants(self, subject: str) -> bool:
@@ -142,10 +143,15 @@ class MemoryConsumer:
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _stored(self, stored: Stored) -> None:
-        if self._wants(stored.subject):
+        if stored.sequence >= self._next and self._wants(stored.subject):
             self._pending += 1
             if self._waiting:
                 self._deliver()
+
+    def _dropped(self, stored: Stored) -> None:
+        if stored.sequence >= self._next and self._wants(stored.subject):
+            self._pending -= 1
+        self._unacknowledged.pop(stored.sequence, None)
 
     def _deliver(self) -> None:
         while self._waiting:
@@ -172,16 +178,13 @@ class MemoryConsumer:
         if self._max_pending >= 0 and len(self._unacknowledged) >= self._max_pending:
             return None
         stream = self.stream
-        if self._next < stream.first_sequence:
-            self._next = stream.first_sequence
-            self._pending = sum(1 for stored in stream.after(self._next) if self._wants(stored.subject))
+        self._next = max(self._next, stream.first_sequence)
         while self._next <= stream.last_sequence:
             stored = stream.messages.get(self._next)
             self._next += 1
             if stored and self._wants(stored.subject):
-                self._pending = max(self._pending - 1, 0)
+                self._pending -= 1
                 return stored
-        self._pending = 0
         return None
 
     def _hand_over(self, stored: Stored, request: Request) -> bool:
@@ -252,6 +255,7 @@ class MemoryConsumer:
         """Stops the consumer without a word, as when the server dies."""
         self._is_gone = True
         self.stream.on_stored.remove(self._stored)
+        self.stream.on_dropped.remove(self._dropped)
 
     def restarted(
         self, send: Callable[[Delivery], bool], on_forgotten: Callable[[MemoryConsumer], None]

@@ -140,7 +140,7 @@ class MemoryServer:
         if subject.startswith(_API):
             self._api(subject.removeprefix(_API), reply, data)
         elif subject.startswith("$JS.ACK."):
-            self._acknowledge(subject)
+            self._acknowledge(subject, reply)
         elif (stream := self._stream_of(subject)) is not None:
             self._store(stream, subject, reply, raw=raw, data=data)
         elif not self._route(Delivery(subject, subject, reply, raw, data)) and reply:
@@ -206,6 +206,8 @@ class MemoryServer:
         for prefix, answer in (
             ("STREAM.CREATE.", self._create_stream),
             ("STREAM.INFO.", self._info),
+            ("STREAM.DELETE.", self._delete_stream),
+            ("CONSUMER.INFO.", self._consumer_info),
             ("STREAM.MSG.GET.", self._get_message),
             ("CONSUMER.CREATE.", self._create_consumer),
             ("CONSUMER.DELETE.", self._delete_consumer),
@@ -230,6 +232,20 @@ class MemoryServer:
             for notify in self.on_created:
                 notify(self.streams[name])
         return self._stream_info(self.streams[name])
+
+    def _delete_stream(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        self._stream(name)
+        for key in [key for key in self._consumers if key[0] == name]:
+            self._consumers.pop(key).end()
+        del self.streams[name]
+        return {"success": True}
+
+    def _consumer_info(self, names: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        stream, _, name = names.partition(".")
+        self._stream(stream)
+        if (stream, name) not in self._consumers:
+            raise Refused(404, 10014, "consumer not found")
+        return self._consumers[stream, name].info()
 
     def _info(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         return self._stream_info(self._stream(name))
@@ -290,10 +306,12 @@ class MemoryServer:
         consumer.end()
         return {"success": True}
 
-    def _acknowledge(self, subject: str) -> None:
+    def _acknowledge(self, subject: str, reply: str) -> None:
         _, _, stream, consumer, _, sequence, *_ = subject.split(".")
         if found := self._consumers.get((stream, consumer)):
             found.acknowledge(int(sequence))
+            if reply:
+                self._route(Delivery(reply, reply, "", b"", b""))
 
 
 def _error(error: Refused) -> dict[str, Any]:

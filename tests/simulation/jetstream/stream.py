@@ -80,6 +80,7 @@ class MemoryStream:
         self.bytes = 0
         self.last_stored_ns = 0
         self.on_stored: list[Callable[[Stored], None]] = []
+        self.on_dropped: list[Callable[[Stored], None]] = []
         self._last_of: dict[str, int] = {}
         self._ids: OrderedDict[str, tuple[int, int]] = OrderedDict()
         """Sequence and time of each Msg-Id in the duplicate window, oldest first."""
@@ -105,20 +106,23 @@ class MemoryStream:
         return Ack(stored.sequence, duplicate=False)
 
     def _make_space(self, subject: str, raw: bytes, data: bytes) -> None:
-        size, limit = self._size(subject, raw, data), int(self.config.get("max_bytes") or -1)
+        size, limit = self._size(subject, raw, data), int(self.config["max_bytes"])
         if limit < 0:
             return
-        if self.config.get("discard") == "new":
+        if int(self.config["max_msgs_per_subject"]) == 1 and (previous := self._last_of.get(subject)):
+            replaced = self.messages[previous]
+            size -= self._size(subject, replaced.headers, replaced.data)
+        if self.config["discard"] == "new":
             if self.bytes + size > limit:
                 raise Refused(503, 10077, "maximum bytes exceeded")
             return
         if size > limit:
             raise Refused(503, 10077, "message size exceeds maximum allowed")
-        while self.bytes + size > limit:
+        while self.messages and self.bytes + size > limit:
             self._drop(next(iter(self.messages)))
 
     def _keep(self, stored: Stored) -> None:
-        per_subject = int(self.config.get("max_msgs_per_subject") or -1)
+        per_subject = int(self.config["max_msgs_per_subject"])
         if per_subject == 1 and (previous := self._last_of.get(stored.subject)):
             self._drop(previous)
         self.messages[stored.sequence] = stored
@@ -133,6 +137,8 @@ class MemoryStream:
         if self._last_of.get(dropped.subject) == sequence:
             del self._last_of[dropped.subject]
         self.first_sequence = next(iter(self.messages), self.last_sequence + 1)
+        for notify in self.on_dropped:
+            notify(dropped)
 
     @staticmethod
     def _size(subject: str, raw: bytes, data: bytes) -> int:
@@ -140,10 +146,10 @@ class MemoryStream:
 
     def expire(self, now_ns: int) -> None:
         """Removes messages that are older than the stream keeps them, and ids that have left the duplicate window."""
-        if max_age_ns := int(self.config.get("max_age") or 0):
+        if max_age_ns := int(self.config["max_age"]):
             while self.messages and next(iter(self.messages.values())).stored_at_ns < now_ns - max_age_ns:
                 self._drop(next(iter(self.messages)))
-        window_ns = int(self.config.get("duplicate_window") or 0)
+        window_ns = int(self.config["duplicate_window"])
         while self._ids and next(iter(self._ids.values()))[1] < now_ns - window_ns:
             self._ids.popitem(last=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import traceback
 from pathlib import Path
 
 from services.common.messaging import flow
@@ -46,7 +47,7 @@ class SilenceJudge(Judge):
             self._exits = exits
             for process in self.case.mesh.services:
                 if process.exits:
-                    self.fail(f"{process.name} ended by itself: {process.exits[-1]!r}")
+                    self.fail(f"{process.name} ended by itself: {_where(process.exits[-1])}")
 
     def finish(self) -> None:
         for process in self.case.mesh.services:
@@ -55,6 +56,15 @@ class SilenceJudge(Judge):
         if dead_letters := self.case.mesh.server.streams[flow.DEAD_LETTERS.name].messages:
             subject = next(iter(dead_letters.values())).subject
             self.fail(f"{len(dead_letters)} messages couldn't be used, such as {subject}")
+
+
+def _where(error: BaseException | None) -> str:
+    """An error with the lines of the services that it passed, innermost last."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    lines = [f"{frame.filename.partition('/services/')[2]}:{frame.lineno}" for frame in frames if "/services/" in frame.filename]
+    return f"{error!r} in {' > '.join(lines)}"
 
 
 class LedgerJudge(Judge):
