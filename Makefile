@@ -79,6 +79,14 @@ restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledg
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
+SEEDS ?= 10
+HOURS ?= 1
+FIRST ?= 0
+
+.PHONY: simulate
+simulate: setup ## simulate bad nights: SEEDS (10) seeds from FIRST (0) on, of HOURS (1) simulated hours each
+	@$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --hours $(HOURS)
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

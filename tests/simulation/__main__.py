@@ -49,9 +49,7 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def outcomes(
-    seeds: range, hours: float, *, workers: int, with_faults: bool = True
-) -> Iterator[tuple[Outcome, float]]:
+def outcomes(seeds: range, hours: float, *, workers: int, with_faults: bool = True) -> Iterator[tuple[Outcome, float]]:
     """Simulates seeds side by side. Yields outcomes with their processor time in seconds, as they end."""
     waiting, running = list(seeds), dict[int, tuple[int, int]]()
     while waiting or running:

@@ -205,4 +205,3 @@ class HeadEnd:
             command_id=command.command_id, device_id=command.device_id, refused_because=refused
         )
         self._more.set()
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 
 METRES_PER_DEGREE = 111_195.0
@@ -37,7 +38,7 @@ class Journey:
         points = self.waypoints
         if time_s <= points[0].at_s:
             return points[0].north_m, points[0].east_m
-        for before, after in zip(points, points[1:], strict=False):
+        for before, after in pairwise(points):
             if time_s <= after.at_s:
                 share = (time_s - before.at_s) / max(after.at_s - before.at_s, 1e-9)
                 return (

@@ -51,7 +51,10 @@ class SimulatedClient:
         """Connects, with retries until the server answers."""
         self._prefix = options["inbox_prefix"]
         self._events = {name: options[name] for name in ("disconnected_cb", "reconnected_cb")}
-        while not await self._open():
+        await self._open_with_retries()
+
+    async def _open_with_retries(self) -> None:
+        while not await self._open():  # noqa: ASYNC110  # as nats-py
             await asyncio.sleep(RECONNECT_WAIT_S)
 
     async def _open(self) -> bool:
@@ -74,8 +77,7 @@ class SimulatedClient:
 
     async def _reconnect(self) -> None:
         await self._events["disconnected_cb"]()
-        while not await self._open():
-            await asyncio.sleep(RECONNECT_WAIT_S)
+        await self._open_with_retries()
         self.stats["reconnects"] += 1
         await self._events["reconnected_cb"]()
 
@@ -130,7 +132,11 @@ class SimulatedClient:
         self._end.send(("pub", subject, reply, encode_headers(headers), payload))
 
     async def request(
-        self, subject: str, payload: bytes = b"", timeout: float = 0.5, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109  # nats-py's signature
+        headers: Mapping[str, str] | None = None,
     ) -> Msg:
         """Sends a request and returns its answer. Raises TimeoutError."""
         if not self._answer_inbox:

@@ -13,7 +13,11 @@ from tests.simulation.kernel.world import SECOND_NS, Event, World
 
 DEFAULT_ACK_WAIT_NS = 30 * SECOND_NS
 MAX_WAITING = 512
-TIMED_OUT, HEARTBEAT, DELETED = "NATS/1.0 408 Request Timeout", "NATS/1.0 100 Idle Heartbeat", "NATS/1.0 409 Consumer Deleted"
+TIMED_OUT, HEARTBEAT, DELETED = (
+    "NATS/1.0 408 Request Timeout",
+    "NATS/1.0 100 Idle Heartbeat",
+    "NATS/1.0 409 Consumer Deleted",
+)
 TOO_MANY = "NATS/1.0 409 Exceeded MaxWaiting"
 
 
@@ -271,6 +275,8 @@ class MemoryConsumer:
             for sequence, (_, times) in self._unacknowledged.items()
             if sequence in self.stream.messages
         )
-        consumer._redeliver = deque(sequence for sequence in consumer._redeliver if sequence in consumer._unacknowledged)
+        consumer._redeliver = deque(
+            sequence for sequence in consumer._redeliver if sequence in consumer._unacknowledged
+        )
         consumer._pending = sum(1 for stored in self.stream.after(consumer._next) if consumer._wants(stored.subject))
         return consumer

@@ -171,7 +171,9 @@ class _Sequence:
         await self._get_message(request)
 
     async def _last_by_subject(self) -> None:
-        pattern = self._random.choice((*self._subjects, f"{self._prefix}.a.*", f"{self._prefix}.>", f"{self._prefix}.c"))
+        pattern = self._random.choice(
+            (*self._subjects, f"{self._prefix}.a.*", f"{self._prefix}.>", f"{self._prefix}.c")
+        )
         await self._get_message({"last_by_subj": pattern})
 
     async def _get_message(self, request: Mapping[str, Any]) -> None:

@@ -263,10 +263,8 @@ class MemoryServer:
 
     def _get_message(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
         stream = self._stream(name)
-        if "last_by_subj" in request:
-            stored = stream.last_by_subject(str(request["last_by_subj"]))
-        else:
-            stored = stream.get(int(request["seq"]))
+        by_subject = request.get("last_by_subj")
+        stored = stream.last_by_subject(by_subject) if by_subject else stream.get(int(request["seq"]))
         message = {"subject": stored.subject, "seq": stored.sequence, "time": rfc3339(stored.stored_at_ns)}
         if stored.data:
             message["data"] = base64.b64encode(stored.data).decode()

@@ -89,7 +89,9 @@ class FoldJudge(Judge):
                 message.subject.rpartition(".")[2]: message.data
                 for message in self.case.mesh.server.streams[stream].messages.values()
             }
-            self._missing.update((alert_id, self.world.elapsed_s) for alert_id in self.expected if alert_id not in there)
+            self._missing.update(
+                (alert_id, self.world.elapsed_s) for alert_id in self.expected if alert_id not in there
+            )
             self._stored = there
         elif stream == flow.log_stream(0):
             known = dict(self.expected)
@@ -122,17 +124,17 @@ class FoldJudge(Judge):
         if sequence < self._newest.get((name, run), 0):
             self.fail(f"I5: {name} went back from {self._newest[name, run]} to {sequence}")
         self._newest[name, run] = sequence
-        if sequence == own and int(self.world.elapsed_s) % DIGEST_INTERVAL_S == 0:
-            if codec.state_digest(evaluator.state) != codec.state_digest(self.state):
-                self.fail(f"I5: the state of {name} after {own} differs from the fold of the log")
+        is_due = sequence == own and int(self.world.elapsed_s) % DIGEST_INTERVAL_S == 0
+        if is_due and codec.state_digest(evaluator.state) != codec.state_digest(self.state):
+            self.fail(f"I5: the state of {name} after {own} differs from the fold of the log")
         if calm_s > APPLIED_WITHIN_S and own - sequence > 100:
             self.fail(f"I7: {name} is {own - sequence} entries behind after {calm_s:.0f} s of calm")
 
     def finish(self) -> None:
         for name, _, evaluator in self._evaluators():
-            if evaluator.state.sequence == self.state.sequence:
-                if codec.encode(evaluator.state) != codec.encode(self.state):
-                    self.fail(f"I5: the whole state of {name} differs from the fold of the log")
+            same_entry = evaluator.state.sequence == self.state.sequence
+            if same_entry and codec.encode(evaluator.state) != codec.encode(self.state):
+                self.fail(f"I5: the whole state of {name} differs from the fold of the log")
         twice = [
             f"{device_id} {report_id}"
             for device_id, track in self.state.tracks.items()

@@ -50,5 +50,7 @@ class ReportsJudge(Judge):
         for key, since_s in self.case.head_end.unanswered():
             device = self.case.town.devices[key.device_id]
             if now_s - since_s > ANSWERED_WITHIN_S and not device.is_offline(now_s) and not device.is_dead(now_s):
-                self.fail(f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s")
+                self.fail(
+                    f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
+                )
                 return

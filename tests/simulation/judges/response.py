@@ -158,5 +158,7 @@ class WarningJudge(Judge):
         calm_s, now_s = self.case.faults.calm_s, self.world.elapsed_s
         for key, since_s in self._waiting.items():
             if now_s - since_s > WARNED_WITHIN_S and calm_s > SETTLED_S + WARNED_WITHIN_S:
-                self.fail(f"{key[1]} wasn't warned in {key[0]} within {now_s - since_s:.0f} s, and the police weren't told")
+                self.fail(
+                    f"{key[1]} wasn't warned in {key[0]} within {now_s - since_s:.0f} s, and the police weren't told"
+                )
                 return

@@ -63,7 +63,11 @@ def _where(error: BaseException | None) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__) if error else []
-    lines = [f"{frame.filename.partition('/services/')[2]}:{frame.lineno}" for frame in frames if "/services/" in frame.filename]
+    lines = [
+        f"{frame.filename.partition('/services/')[2]}:{frame.lineno}"
+        for frame in frames
+        if "/services/" in frame.filename
+    ]
     return f"{error!r} in {' > '.join(lines)}"
 
 

@@ -35,6 +35,7 @@ EVALUATORS = ("geofence-0", "geofence-1")
 LEGS = tuple(f"dispatch-{leg}" for leg in flow.LEGS)
 SERVICES = ("registry", "ingest", *EVALUATORS, *LEGS)
 STREAM_BYTES = 64 << 20
+CHECKPOINT_EVERY = 200
 
 
 def address_of(process: str) -> str:
@@ -116,7 +117,12 @@ class Mesh:
         await ingest.main()
 
     async def _geofence(self, replica: int) -> None:
-        given = self._given(EVALUATORS[replica]) | {"replica": replica, "replicas": len(EVALUATORS), "checkpoint_every": 200, "tick_after_s": tempo.TICK_AFTER_S}
+        given = self._given(EVALUATORS[replica]) | {
+            "replica": replica,
+            "replicas": len(EVALUATORS),
+            "checkpoint_every": CHECKPOINT_EVERY,
+            "tick_after_s": tempo.TICK_AFTER_S,
+        }
         geofence.GeofenceSettings = lambda: GeofenceSettings(**given)  # type: ignore[misc,assignment]
         geofence.Evaluator = _noted_evaluator  # type: ignore[misc,assignment]
         await geofence.main()

@@ -1,7 +1,7 @@
 """Intervals that a simulation lengthens, because they cost most of its time while nothing happens.
 
-Each is a poll beside a wake-up, a guard against a step of the clock, or a sign of life. No deadline and no retry is in the table, so what
-is decided and when people must have answered stays as it is. The heartbeat of readers stays below half of what ends a session.
+Each is a poll besides a wake-up, a guard against a step of the clock, or a sign of life. No deadline and no retry is in the table, so
+decisions and deadlines stay as they are. The heartbeat of readers stays below half of what ends a session.
 """
 
 from __future__ import annotations

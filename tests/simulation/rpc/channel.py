@@ -87,9 +87,7 @@ class SimulatedCall:
             self._give_up()
             self._finish(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
-    def _finish(
-        self, code: grpc.StatusCode, text: str, trailing: tuple[tuple[str, str | bytes], ...] = ()
-    ) -> None:
+    def _finish(self, code: grpc.StatusCode, text: str, trailing: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         if self._status is None:
             self._status = (code, text, trailing)
             if self._timer:
@@ -204,9 +202,7 @@ class SimulatedChannel:
             requests = request
             if not streams:
                 requests = _single(request)
-            options = CallOptions(
-                serialize, deserialize, metadata=tuple(metadata), timeout=timeout, requests=requests
-            )
+            options = CallOptions(serialize, deserialize, metadata=tuple(metadata), timeout=timeout, requests=requests)
             return SimulatedCall(current(), self._addresses, method, options=options)
 
         return call
