@@ -15,7 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import Outcome, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
@@ -31,6 +33,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="seeds at the same time")
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
+    parser.add_argument("--mutant", default="", choices=sorted(MUTANTS), help="put a defect into the services")
+    parser.add_argument(
+        "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
+    )
     given = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts differs by process otherwise.
@@ -38,7 +44,10 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment)  # noqa: S606
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
-    for outcome, cpu_s in outcomes(seeds, given.hours, workers=given.workers, with_faults=not given.no_faults):
+    if given.mutants:
+        sys.exit(_find_mutants(seeds, given.hours))
+    plan = Plan(given.hours, with_faults=not given.no_faults, mutant=given.mutant)
+    for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
         failed += bool(outcome.failures)
         _print(outcome, cpu_s, given.lines)
     print(
@@ -49,7 +58,30 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def outcomes(seeds: range, hours: float, *, workers: int, with_faults: bool = True) -> Iterator[tuple[Outcome, float]]:
+class Plan(NamedTuple):
+    """What to simulate for each seed."""
+
+    hours: float
+    with_faults: bool = True
+    mutant: str = ""
+
+
+def _find_mutants(seeds: range, hours: float) -> int:
+    """Runs each mutant until a seed finds it. Prints a table and returns the number of mutants that none finds."""
+    unfound = 0
+    print("| mutant | found by | seeds |\n|---|---|---|", flush=True)
+    for mutant in MUTANTS:
+        for number, (outcome, _) in enumerate(outcomes(seeds, Plan(hours, mutant=mutant), workers=1), 1):
+            if outcome.failures:
+                print(f"| {mutant} | {outcome.failures[0].judge} | {number} |", flush=True)
+                break
+        else:
+            unfound += 1
+            print(f"| {mutant} | not found | {len(seeds)} |", flush=True)
+    return unfound
+
+
+def outcomes(seeds: range, plan: Plan, *, workers: int) -> Iterator[tuple[Outcome, float]]:
     """Simulates seeds side by side. Yields outcomes with their processor time in seconds, as they end."""
     waiting, running = list(seeds), dict[int, tuple[int, int]]()
     while waiting or running:
@@ -59,7 +91,7 @@ def outcomes(seeds: range, hours: float, *, workers: int, with_faults: bool = Tr
             pid = os.fork()
             if not pid:
                 os.close(reading)
-                _child(seed, hours, writing, with_faults=with_faults)
+                _child(seed, plan, writing)
             os.close(writing)
             running[pid] = (seed, reading)
         # Read before waiting: a child with a long outcome waits until its pipe is read.
@@ -73,13 +105,13 @@ def outcomes(seeds: range, hours: float, *, workers: int, with_faults: bool = Tr
         yield pickle.loads(content)  # noqa: S301  # of our own child
 
 
-def _child(seed: int, hours: float, writing: int, *, with_faults: bool) -> None:
+def _child(seed: int, plan: Plan, writing: int) -> None:
     """Simulates a seed and sends its outcome. Never returns."""
     folder = Path(tempfile.mkdtemp(prefix="tandem-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
     code = 1
     try:
         began_s = time.process_time()
-        outcome = simulate(seed, hours, folder, with_faults=with_faults)
+        outcome = simulate(seed, plan.hours, folder, with_faults=plan.with_faults, mutant=plan.mutant)
         content = pickle.dumps((outcome, time.process_time() - began_s))
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(content)

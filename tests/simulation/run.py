@@ -15,7 +15,7 @@ from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
-from tests.simulation.judges.reports import ReportsJudge
+from tests.simulation.judges.reports import RecordsJudge, ReportsJudge
 from tests.simulation.judges.response import ResponseJudge, WarningJudge
 from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
 from tests.simulation.kernel import host
@@ -24,11 +24,11 @@ from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
 from tests.simulation.mesh.processes import Mesh
+from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
 TORN_SHARE = 0.25
 """Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
-UNSIGNED = (flow.DEAD_LETTERS.name,)
 
 
 @dataclass(slots=True)
@@ -48,13 +48,18 @@ class Outcome:
     notices: int = 0
 
 
-def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True) -> Outcome:
-    """Simulates a mesh for some hours, up to the first failure. Call it once in an operating system process."""
+def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True, mutant: str = "") -> Outcome:
+    """Simulates a mesh for some hours, up to the first failure. Call it once in an operating system process.
+
+    `mutant` names a defect of `mutants.MUTANTS` to put into the services; empty, the default, for none.
+    """
     world = World(seed)
     journal = Journal(world)
     mesh = Mesh(world, folder, journal)
     host.install(world, journal)
     tempo.lengthen()
+    if mutant:
+        MUTANTS[mutant]()
     duration_s = hours * 3600
     least, most = HOUSEHOLDS
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
@@ -68,6 +73,7 @@ def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True)
         ReportsJudge(case),
         ResponseJudge(case),
         WarningJudge(case),
+        RecordsJudge(case, agencies),
         SilenceJudge(case),
         LedgerJudge(case, folder),
     ]

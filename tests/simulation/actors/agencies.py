@@ -33,6 +33,11 @@ class Agencies:
         self.failed: list[str] = []
         """Records that the registry refused, with the reason: a defect of the simulation or of the registry."""
 
+    @property
+    def accepted_orders(self) -> list[str]:
+        """Ids of the orders that the registry has accepted."""
+        return [household.order_id for household in self._town.households[: self._done]]
+
     async def run(self) -> None:
         """Puts all records, then waits."""
         stub = RegistryServiceStub(server.channel(address_of("registry")))
