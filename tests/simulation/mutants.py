@@ -158,7 +158,7 @@ def deadlines_never_pass() -> None:
 
 def the_police_leg_passes_over_alerts() -> None:
     """A leg moves its cursor without an effect."""
-    plain = leg_consumer.concerns
+    plain: Callable[[Leg, Any], bool] = vars(leg_consumer)["concerns"]
 
     def concerns(leg: Leg, alert: Any) -> bool:
         return plain(leg, alert) and leg is not Leg.POLICE

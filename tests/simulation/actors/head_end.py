@@ -179,9 +179,11 @@ class HeadEnd:
         for i, key in enumerate(keys):
             refusal = refusals.get(i)
             if refusal is None:
-                if self._waiting.pop(key, None):
+                if key in self._waiting:
+                    del self._waiting[key]
                     self.accepted[key] = self._world.elapsed_s
-            elif refusal.code not in LATER and self._waiting.pop(key, None):
+            elif refusal.code not in LATER and key in self._waiting:
+                del self._waiting[key]
                 self.refused[key] = f"{refusal.field}: {refusal.reason}"
 
     def _obey(self, command: ingest_pb2.DeviceCommand) -> None:

@@ -148,7 +148,7 @@ class SimulatedClient:
         try:
             await self.publish(subject, payload, f"{self._answer_inbox}.{number}", headers)
             async with asyncio.timeout(timeout):
-                message = await answer
+                message: Msg = await answer
         except TimeoutError:
             raise nats.errors.TimeoutError from None
         finally:

@@ -104,7 +104,8 @@ class MemoryServer:
         end.closed = lambda: self._closed(end)
 
     def _closed(self, end: End) -> None:
-        for subscription in self._subscriptions.pop(end, {}).values():
+        ended: dict[int, Subscription] = self._subscriptions.pop(end, {})
+        for subscription in ended.values():
             self._remove(subscription)
 
     def _remove(self, subscription: Subscription) -> None:
@@ -131,8 +132,8 @@ class MemoryServer:
             self._subscriptions[end][subscription.sid] = subscription
             self._by_pattern.setdefault(subscription.pattern, []).append(subscription)
         elif kind == "unsub":
-            if subscription := self._subscriptions[end].pop(content[0], None):
-                self._remove(subscription)
+            if content[0] in self._subscriptions[end]:
+                self._remove(self._subscriptions[end].pop(content[0]))
         else:
             end.send(("pong",))
 
@@ -240,7 +241,7 @@ class MemoryServer:
         del self.streams[name]
         return {"success": True}
 
-    def _consumer_info(self, names: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    def _consumer_info(self, names: str, _request: Mapping[str, Any]) -> dict[str, Any]:
         stream, _, name = names.partition(".")
         self._stream(stream)
         if (stream, name) not in self._consumers:
@@ -295,7 +296,7 @@ class MemoryServer:
             del self._consumers[key]
             consumer.end()
 
-    def _delete_consumer(self, names: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    def _delete_consumer(self, names: str, _request: Mapping[str, Any]) -> dict[str, Any]:
         stream, _, name = names.partition(".")
         self._stream(stream)
         consumer = self._consumers.pop((stream, name), None)

@@ -109,26 +109,31 @@ class MemoryStream:
         size, limit = self._size(subject, raw, data), int(self.config["max_bytes"])
         if limit < 0:
             return
-        if int(self.config["max_msgs_per_subject"]) == 1 and (previous := self._last_of.get(subject)):
-            replaced = self.messages[previous]
-            size -= self._size(subject, replaced.headers, replaced.data)
         if self.config["discard"] == "new":
-            if self.bytes + size > limit:
+            # A full stream only accepts what replaces a larger message of its subject.
+            previous = self._last_of.get(subject) if self._keeps_last_only else None
+            replaced = self.messages[previous] if previous else None
+            freed = self._size(subject, replaced.headers, replaced.data) if replaced else 0
+            if self.bytes + size >= limit and freed < size:
                 raise Refused(503, 10077, "maximum bytes exceeded")
             return
         if size > limit:
             raise Refused(503, 10077, "message size exceeds maximum allowed")
-        while self.messages and self.bytes + size > limit:
-            self._drop(next(iter(self.messages)))
+
+    @property
+    def _keeps_last_only(self) -> bool:
+        return int(self.config["max_msgs_per_subject"]) == 1
 
     def _keep(self, stored: Stored) -> None:
-        per_subject = int(self.config["max_msgs_per_subject"])
-        if per_subject == 1 and (previous := self._last_of.get(stored.subject)):
+        if self._keeps_last_only and (previous := self._last_of.get(stored.subject)):
             self._drop(previous)
         self.messages[stored.sequence] = stored
         self.last_sequence, self.last_stored_ns = stored.sequence, stored.stored_at_ns
         self.bytes += self._size(stored.subject, stored.headers, stored.data)
         self._last_of[stored.subject] = stored.sequence
+        limit = int(self.config["max_bytes"])
+        while 0 <= limit < self.bytes:  # only a stream that discards old messages can get here
+            self._drop(next(iter(self.messages)))
         self.first_sequence = next(iter(self.messages))
 
     def _drop(self, sequence: int) -> None:

@@ -38,7 +38,7 @@ class Target(NamedTuple):
     """One destination of an incident."""
 
     incident_id: str
-    leg: int
+    leg: alert_pb2.Leg.ValueType
     subject_id: str
 
 
@@ -55,7 +55,7 @@ class Steps:
     """The steps of one assignment."""
 
     assignment_id: str
-    state: int = 0
+    state: State.ValueType = State.ASSIGNMENT_STATE_UNSPECIFIED
     number: int = 0
     last_s: float = 0.0
     flags: set[int] = field(default_factory=set)

@@ -49,9 +49,14 @@ def install(world: World, journal: Journal) -> None:
     _disk()
     _libraries(journal)
     gc.disable()
-    gc.enable = lambda: None  # collection at a point that allocations choose would run finalizers there
+    _replace(gc, "enable", lambda: None)  # collection at a point that allocations choose would run finalizers there
     logging.disable()
-    sys.unraisablehook = lambda _: None
+    _replace(sys, "unraisablehook", lambda _: None)
+
+
+def _replace(owner: object, name: str, value: object) -> None:
+    """Replaces an attribute of a library, for the rest of this process."""
+    setattr(owner, name, value)
 
 
 def _clock(world: World) -> None:
@@ -62,18 +67,19 @@ def _clock(world: World) -> None:
     def monotonic() -> float:
         return UPTIME_S + (world.now_ns - START_NS) / SECOND_NS
 
-    time.time_ns = wall_ns
-    time.time = lambda: wall_ns() / SECOND_NS
-    time.monotonic = time.perf_counter = monotonic
-    time.thread_time = lambda: 0.0
+    _replace(time, "time_ns", wall_ns)
+    _replace(time, "time", lambda: wall_ns() / SECOND_NS)
+    _replace(time, "monotonic", monotonic)
+    _replace(time, "perf_counter", monotonic)
+    _replace(time, "thread_time", lambda: 0.0)
 
 
 def _randomness(world: World) -> None:
     def urandom(count: int) -> bytes:
         return world.values.randbytes(count)
 
-    os.urandom = urandom
-    random._urandom = urandom  # type: ignore[attr-defined]
+    _replace(os, "urandom", urandom)
+    _replace(random, "_urandom", urandom)
     random.seed(f"shared values of {world.seed}")
 
 
@@ -81,12 +87,14 @@ def _disk() -> None:
     plain = sqlite3.connect
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        return plain(*arguments, **{"factory": disk.SimulatedConnection, **options})
+        opened: sqlite3.Connection = plain(*arguments, **{"factory": disk.SimulatedConnection, **options})
+        return opened
 
-    sqlite3.connect = sqlite3.dbapi2.connect = connect  # type: ignore[assignment,attr-defined]
-    aiosqlite.connect = disk.connect  # type: ignore[assignment]
-    sqlalchemy_aiosqlite.aiosqlite = aiosqlite  # type: ignore[attr-defined]
-    os.fsync = lambda _: None  # nothing here survives the operating system
+    _replace(sqlite3, "connect", connect)
+    _replace(sqlite3.dbapi2, "connect", connect)
+    _replace(aiosqlite, "connect", disk.connect)
+    _replace(sqlalchemy_aiosqlite, "aiosqlite", aiosqlite)
+    _replace(os, "fsync", lambda _: None)  # nothing here survives the operating system
 
     def begin(store: CheckpointStore, state: State) -> PendingCheckpoint:
         store._write(state.partition, state.sequence, codec.encode(state))
@@ -107,29 +115,29 @@ def _disk() -> None:
         finally:
             process.is_migrating = False
 
-    db._upgrade = upgrade
-    CheckpointStore.begin = begin  # type: ignore[method-assign]
-    CheckpointStore.is_written = is_written  # type: ignore[method-assign]
-    CheckpointStore.abandon = lambda _store, _pending: None  # type: ignore[method-assign]
+    _replace(db, "_upgrade", upgrade)
+    _replace(CheckpointStore, "begin", begin)
+    _replace(CheckpointStore, "is_written", is_written)
+    _replace(CheckpointStore, "abandon", lambda _store, _pending: None)
 
 
 def _libraries(journal: Journal) -> None:
-    bus.Client = SimulatedClient  # type: ignore[misc,assignment]
-    grpc.aio.server = SimulatedServer  # type: ignore[assignment]
-    grpc.aio.insecure_channel = insecure_channel  # type: ignore[assignment]
-    health._in_thread = _not_served
+    _replace(bus, "Client", SimulatedClient)
+    _replace(grpc.aio, "server", SimulatedServer)
+    _replace(grpc.aio, "insecure_channel", insecure_channel)
+    _replace(health, "_in_thread", _not_served)
     plain = web.served
     for module in list(sys.modules.values()):
         if getattr(module, "served", None) is plain:
-            module.served = _no_http  # type: ignore[attr-defined]
-    telemetry.configure = lambda *_: None
+            _replace(module, "served", _no_http)
+    _replace(telemetry, "configure", lambda *_: None)
     structlog.configure(
         processors=[structlog.processors.add_log_level, journal.note],
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.ReturnLoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    reflection.enable_server_reflection = lambda *_: None
+    _replace(reflection, "enable_server_reflection", lambda *_: None)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UPTIME_S = 1_000.0
 """Monotonic time at the world's start, seconds: a machine's monotonic clock doesn't begin with the mesh."""
+_LoopInterface: Any = asyncio.AbstractEventLoop
 TURN_NS = (5_000, 60_000)
 """Duration of a turn, nanoseconds."""
 _numbers = itertools.count(1)
@@ -55,7 +56,7 @@ class SimulatedFuture(asyncio.Future[Any]):
         return self is other
 
 
-class SimulatedLoop(asyncio.AbstractEventLoop):
+class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 methods, those that the services reach
     """Event loop whose time is the world's. A loop that has crashed never runs anything more."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -170,14 +171,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return SimulatedFuture(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
         return SimulatedTask(coro, loop=self, name=name, context=context)
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: object, func: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: object, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Runs blocking work in the process itself, as a callback of its own: the simulation has one thread."""
         future = self.create_future()
 
@@ -225,7 +224,7 @@ def _note_generator(generator: AsyncGenerator[Any, Any]) -> None:
 def _finalize_generator(generator: AsyncGenerator[Any, Any]) -> None:
     loop = _loops.pop(id(generator), None)
     if loop is not None and not loop.is_dead:
-        loop.create_task(generator.aclose())  # type: ignore[arg-type]
+        loop.create_task(generator.aclose())
 
 
 _loops: dict[int, SimulatedLoop] = {}

@@ -112,7 +112,11 @@ class Faults:
     def _crash_server(self) -> float:
         self._note("crash of the server")
         self._mesh.server.kill()
-        return self._later(self._world.between(0.2, 6.0), self._mesh.server.start)
+
+        def start() -> None:
+            self._mesh.server.start()
+
+        return self._later(self._world.between(0.2, 6.0), start)
 
     def _pause(self) -> float:
         process, seconds = self._any(), self._world.between(0.5, 15.0)

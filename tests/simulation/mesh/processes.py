@@ -113,7 +113,7 @@ class Mesh:
         return registry.main(RegistrySettings(**self._given("registry")))
 
     async def _ingest(self) -> None:
-        ingest.IngestSettings = lambda: IngestSettings(**self._given("ingest"), http_port=0)  # type: ignore[misc,assignment]
+        _replace(ingest, "IngestSettings", lambda: IngestSettings(**self._given("ingest"), http_port=0))
         await ingest.main()
 
     async def _geofence(self, replica: int) -> None:
@@ -123,8 +123,8 @@ class Mesh:
             "checkpoint_every": CHECKPOINT_EVERY,
             "tick_after_s": tempo.TICK_AFTER_S,
         }
-        geofence.GeofenceSettings = lambda: GeofenceSettings(**given)  # type: ignore[misc,assignment]
-        geofence.Evaluator = _noted_evaluator  # type: ignore[misc,assignment]
+        _replace(geofence, "GeofenceSettings", lambda: GeofenceSettings(**given))
+        _replace(geofence, "Evaluator", _noted_evaluator)
         await geofence.main()
 
     def _dispatch(self, leg: str) -> Coroutine[Any, Any, None]:
@@ -134,6 +134,11 @@ class Mesh:
         }
         settings = DispatchSettings.model_validate({"leg": leg, **self._given(f"dispatch-{leg}"), **targets})
         return dispatch.run(settings, process_registry())
+
+
+def _replace(module: object, name: str, value: object) -> None:
+    """Replaces a name of an entry point, which reads its settings from the environment."""
+    setattr(module, name, value)
 
 
 def _noted_evaluator(*arguments: Any, **options: Any) -> Evaluator:
