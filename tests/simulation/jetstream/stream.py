@@ -114,7 +114,7 @@ class MemoryStream:
             previous = self._last_of.get(subject) if self._keeps_last_only else None
             replaced = self.messages[previous] if previous else None
             freed = self._size(subject, replaced.headers, replaced.data) if replaced else 0
-            if self.bytes + size >= limit and freed < size:
+            if self.bytes + size > limit and freed < size:
                 raise Refused(503, 10077, "maximum bytes exceeded")
             return
         if size > limit:
