@@ -22,6 +22,8 @@ PUBLISHED_WITHIN_S = 10.0
 """Maximum time without faults until an alert of the fold is stored, seconds."""
 APPLIED_WITHIN_S = 30.0
 """Maximum time without faults until an evaluator has applied an entry, seconds."""
+NOTICED_WITHIN_S = 120.0
+"""Maximum time until an evaluator notices that the log went back, and restores an older state, seconds."""
 DIGEST_INTERVAL_S = 60
 
 
@@ -40,6 +42,8 @@ class FoldJudge(Judge):
         self._missing: dict[str, float] = {}
         self._stored: dict[str, bytes] = {}
         self._log_id = ""
+        self._torn_s = -NOTICED_WITHIN_S
+        """When the log last lost entries, seconds."""
         self._newest: dict[tuple[str, int], int] = {}
         """Applied sequence of each run of an evaluator, by its name and start."""
 
@@ -99,7 +103,7 @@ class FoldJudge(Judge):
             for message in self.case.mesh.server.streams[stream].messages.values():
                 self._fold(message)
             self._orphans |= known.keys() - self.expected.keys()
-            self._newest.clear()
+            self._torn_s = self.world.elapsed_s
 
     def each_second(self) -> None:
         now_s, calm_s = self.world.elapsed_s, self.case.faults.calm_s
@@ -121,7 +125,8 @@ class FoldJudge(Judge):
 
     def _check_progress(self, name: str, run: int, evaluator: Evaluator, *, calm_s: float) -> None:
         sequence, own = evaluator.state.sequence, self.state.sequence
-        if sequence < self._newest.get((name, run), 0):
+        is_torn = self.world.elapsed_s - self._torn_s < NOTICED_WITHIN_S
+        if sequence < self._newest.get((name, run), 0) and not is_torn:
             self.fail(f"I5: {name} went back from {self._newest[name, run]} to {sequence}")
         self._newest[name, run] = sequence
         is_due = sequence == own and int(self.world.elapsed_s) % DIGEST_INTERVAL_S == 0

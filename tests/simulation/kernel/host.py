@@ -33,9 +33,8 @@ from services.geofence.domain import codec
 from services.geofence.domain.state import State
 from services.geofence.store import CheckpointStore, PendingCheckpoint
 from tests.simulation.jetstream.client import SimulatedClient
-from tests.simulation.kernel import disk
+from tests.simulation.kernel import disk, loop
 from tests.simulation.kernel.journal import Journal
-from tests.simulation.kernel.loop import UPTIME_S
 from tests.simulation.kernel.process import current, running
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
 from tests.simulation.rpc.channel import insecure_channel
@@ -48,6 +47,7 @@ def install(world: World, journal: Journal) -> None:
     _randomness(world)
     _disk()
     _libraries(journal)
+    loop.adopt_generators()
     gc.disable()
     _replace(gc, "enable", lambda: None)  # collection at a point that allocations choose would run finalizers there
     logging.disable()
@@ -65,7 +65,7 @@ def _clock(world: World) -> None:
         return world.now_ns + (process.skew_ns if process else 0)
 
     def monotonic() -> float:
-        return UPTIME_S + (world.now_ns - START_NS) / SECOND_NS
+        return loop.UPTIME_S + (world.now_ns - START_NS) / SECOND_NS
 
     _replace(time, "time_ns", wall_ns)
     _replace(time, "time", lambda: wall_ns() / SECOND_NS)

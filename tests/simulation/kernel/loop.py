@@ -229,7 +229,12 @@ def _finalize_generator(generator: AsyncGenerator[Any, Any]) -> None:
 
 _loops: dict[int, SimulatedLoop] = {}
 """Loop of each asynchronous generator that has begun, by its id. An id that is used again is overwritten first."""
-sys.set_asyncgen_hooks(firstiter=_note_generator, finalizer=_finalize_generator)
+
+
+def adopt_generators() -> None:
+    """Closes forgotten asynchronous generators in the loop that began them, as asyncio's own loops do."""
+    sys.set_asyncgen_hooks(firstiter=_note_generator, finalizer=_finalize_generator)
+
 
 _graveyard: list[SimulatedLoop] = []
 """Crashed processes. Keeping them keeps their coroutines from being closed, which would run code of a dead process."""

@@ -12,7 +12,7 @@ from tests.simulation.jetstream.server import SERVER
 from tests.simulation.kernel.process import Process
 from tests.simulation.mesh.processes import EVALUATORS, LEGS, SERVICES, Mesh
 
-GAP_S = (20.0, 300.0)
+GAP_S = (10.0, 160.0)
 """Least and greatest time between the beginnings of two faults, seconds."""
 FIRST_S = 40.0
 """Time of the first fault, when all services have started, seconds."""
