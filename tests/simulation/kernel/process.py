@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from asyncio import events
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from tests.simulation.kernel.loop import SimulatedLoop
@@ -87,6 +88,8 @@ class Process:
         self.loop.kill()
         self.network.died(self.name)
         for connection in self.connections:
+            with suppress(sqlite3.Error):
+                connection.rollback()  # a closed connection keeps its locks while a cursor of it is left
             connection.close()
         if self.is_wanted:
             self.world.after(self.world.between(*self.restart_s), self.start)
