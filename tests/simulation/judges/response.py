@@ -22,15 +22,24 @@ ANSWERED = (
     State.STOOD_DOWN,
     State.ESCALATED,
 )
-UNDER_WAY = (State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE, State.APPREHENDED, State.ESCALATED)
-"""States in which people are on their way or are being asked already."""
+UNDER_WAY = (
+    State.ACKNOWLEDGED,
+    State.DISPATCHED,
+    State.EN_ROUTE,
+    State.ON_SCENE,
+    State.APPREHENDED,
+    State.ESCALATED,
+    State.CLOSED,
+)
+"""States in which no new offer is due: people are on their way or are asked already, or the desk has closed the assignment and no threat
+was over since."""
 ACKNOWLEDGE_WITHIN_S = 30.0
 """The desks' deadline, as the legs are set, seconds."""
 SLACK_S = 5.0
 """Time of the way from an alert to a stored step, seconds."""
 WARNED_WITHIN_S = 10.0
 """Maximum time without faults from an alert that warns her until a message for her is on its way, or the police are told, seconds."""
-SETTLED_S = 45.0
+SETTLED_S = 20.0
 """Calm after a fault before a bound on a delay counts, seconds: a restart, a reconnect and a retry fit into it."""
 
 
