@@ -31,8 +31,8 @@ UNDER_WAY = (
     State.ESCALATED,
     State.CLOSED,
 )
-"""States in which no new offer is due: people are on their way or are asked already, or the desk has closed the assignment and no threat
-was over since."""
+"""States in which no new offer is due: people are on their way or are asked already, or the desk has closed the assignment and no
+threat was over since."""
 ACKNOWLEDGE_WITHIN_S = 30.0
 """The desks' deadline, as the legs are set, seconds."""
 SLACK_S = 5.0
