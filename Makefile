@@ -92,6 +92,14 @@ upgrade-drill: setup ## upgrade a running mesh under load to a version with anot
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
+SEEDS ?= 10
+HOURS ?= 1
+FIRST ?= 0
+
+.PHONY: simulate
+simulate: setup ## simulate bad nights: SEEDS (10) seeds from FIRST (0) on, of HOURS (1) simulated hours each
+	@$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --hours $(HOURS)
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

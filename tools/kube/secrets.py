@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from services.cli.commands.mesh import certs
-
+from services.cli.commands.operate import certs
 from services.common.privacy import sealing
 from services.common.rpc.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.registry.ledger.signing import open_signer

@@ -289,7 +289,7 @@ def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
 async def open_database(where: Path | str, migrations: Path, revision: str = "head") -> AsyncIterator[Database]:
     """Opens the database in a file or at a postgresql:// URL, and creates or upgrades it with the Alembic scripts in `migrations`.
 
-    Raises FailedPrecondition if the URL isn't a postgresql:// URL, and Unavailable if its server doesn't answer.
+    Raises FailedPrecondition if the URL isn't a postgresql:// URL, and Unavailable if its server doesn't answer or the disk refuses.
     """
     opened = (
         _open_file(where, migrations, revision) if isinstance(where, Path) else _open_url(where, migrations, revision)
@@ -327,8 +327,11 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     _prepare(readers.sync_engine, "BEGIN", (*_PRAGMAS, "query_only=ON"))
     _prepare(visits, begin=None)  # a visit begins its transaction itself
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_upgrade, migrations, revision)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade, migrations, revision)
+        except OperationalError as error:
+            raise _refused(error.orig) from error
         with (
             _Visits(visits) as visited,
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread,

@@ -13,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import uvloop
-from services.cli.commands.mesh import demo
 
+from services.cli.commands.run import demo
 from services.cli.stack.mesh import MeshConnection
 from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock

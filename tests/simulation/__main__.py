@@ -1,0 +1,138 @@
+"""Runs simulations: `python -m tests.simulation --seeds 10 --hours 1`. See docs/simulation.md.
+
+Each seed has an operating system process of its own, because a world replaces the process's clock and randomness. The exit code is 1 if
+a seed failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.run import Outcome, simulate
+
+MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
+SHOWN_LINES = 60
+
+
+def main() -> None:
+    """Runs the seeds of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from --first on")
+    parser.add_argument("--first", type=int, default=0, help="first seed (default 0)")
+    parser.add_argument("--hours", type=float, default=1.0, help="simulated hours for each seed (default 1)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="seeds at the same time")
+    parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
+    parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
+    parser.add_argument("--mutant", default="", choices=sorted(MUTANTS), help="put a defect into the services")
+    parser.add_argument(
+        "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
+    )
+    given = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets of texts differs by process otherwise.
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment)  # noqa: S606
+    began_s, failed = time.perf_counter(), 0
+    seeds = range(given.first, given.first + given.seeds)
+    if given.mutants:
+        sys.exit(_find_mutants(seeds, given.hours))
+    plan = Plan(given.hours, with_faults=not given.no_faults, mutant=given.mutant)
+    for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
+        failed += bool(outcome.failures)
+        _print(outcome, cpu_s, given.lines)
+    print(
+        f"{given.seeds} seeds of {given.hours} h: {failed} failed; {time.perf_counter() - began_s:.0f} s with "
+        f"{given.workers} workers",
+        flush=True,
+    )
+    sys.exit(1 if failed else 0)
+
+
+class Plan(NamedTuple):
+    """What to simulate for each seed."""
+
+    hours: float
+    with_faults: bool = True
+    mutant: str = ""
+
+
+def _find_mutants(seeds: range, hours: float) -> int:
+    """Runs each mutant until a seed finds it. Prints a table and returns the number of mutants that none finds."""
+    unfound = 0
+    print("| mutant | found by | seeds |\n|---|---|---|", flush=True)
+    for mutant in MUTANTS:
+        for number, (outcome, _) in enumerate(outcomes(seeds, Plan(hours, mutant=mutant), workers=1), 1):
+            if outcome.failures:
+                print(f"| {mutant} | {outcome.failures[0].judge} | {number} |", flush=True)
+                break
+        else:
+            unfound += 1
+            print(f"| {mutant} | not found | {len(seeds)} |", flush=True)
+    return unfound
+
+
+def outcomes(seeds: range, plan: Plan, *, workers: int) -> Iterator[tuple[Outcome, float]]:
+    """Simulates seeds side by side. Yields outcomes with their processor time in seconds, as they end."""
+    waiting, running = list(seeds), dict[int, tuple[int, int]]()
+    while waiting or running:
+        while waiting and len(running) < workers:
+            seed = waiting.pop(0)
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if not pid:
+                os.close(reading)
+                _child(seed, plan, writing)
+            os.close(writing)
+            running[pid] = (seed, reading)
+        # Read before waiting: a child with a long outcome waits until its pipe is read.
+        pid = next(iter(running))
+        seed, reading = running.pop(pid)
+        with os.fdopen(reading, "rb") as pipe:
+            content = pipe.read()
+        os.waitpid(pid, 0)
+        if not content:
+            raise RuntimeError(f"the process of seed {seed} ended without an outcome")
+        yield pickle.loads(content)  # noqa: S301  # of our own child
+
+
+def _child(seed: int, plan: Plan, writing: int) -> None:
+    """Simulates a seed and sends its outcome. Never returns."""
+    folder = Path(tempfile.mkdtemp(prefix="tandem-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
+    code = 1
+    try:
+        began_s = time.process_time()
+        outcome = simulate(seed, plan.hours, folder, with_faults=plan.with_faults, mutant=plan.mutant)
+        content = pickle.dumps((outcome, time.process_time() - began_s))
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(content)
+        code = 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(code)  # no cleanup: half of the world's coroutines must never run again
+
+
+def _print(outcome: Outcome, cpu_s: float, lines: int) -> None:
+    print(
+        f"seed {outcome.seed:5} {'FAILED' if outcome.failures else 'ok':6} {outcome.digest} {outcome.events:8} events "
+        f"{outcome.reports:5} reports {outcome.alerts:4} alerts {outcome.steps:4} steps {outcome.notices:4} warnings "
+        f"{len(outcome.faults):3} faults {cpu_s:6.1f} s",
+        flush=True,
+    )
+    if outcome.failures:
+        print("\n".join(outcome.faults))
+        print("\n".join(outcome.lines[-lines:]))
+        print("\n".join(f"seed {outcome.seed}: {failure}" for failure in outcome.failures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

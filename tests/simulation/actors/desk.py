@@ -1,0 +1,91 @@
+"""A control room: it follows its leg's offers and answers them in time, late, twice or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+
+from services.cli.calls import call, follow
+from services.cli.failure import CommandFailed
+from services.cli.simulate.actors import DESKS, UNANSWERED
+from services.common.rpc import server
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
+from tests.simulation.kernel.world import World
+from tests.simulation.mesh.processes import SECRET, address_of
+
+State = dispatch_pb2.AssignmentState
+PROGRESS = (State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
+ANSWERS_S = (1.0, 20.0)
+SLEEPS, ANSWERS_TWICE, REFUSES = 0.15, 0.1, 0.05
+"""Shares of offers to which nobody answers, somebody answers twice, and that are refused."""
+
+
+class Desk:
+    """The control room of one leg. What it has seen survives a crash of its machine."""
+
+    def __init__(self, world: World, leg: str) -> None:
+        self.leg = leg
+        self.assignments: dict[str, dispatch_pb2.Assignment] = {}
+        """The latest version of each assignment that the leg has sent."""
+        self.refusals: list[str] = []
+        """Answers that the leg refused for a reason other than an older offer."""
+        self._world, self._last = world, 0
+        self._answered: set[tuple[str, int]] = set()
+
+    async def run(self) -> None:
+        """Follows the leg until the machine crashes."""
+        stub = DispatchServiceStub(server.channel(address_of(f"dispatch-{self.leg}")))
+        identity = server.bearer(DESKS[self.leg], SECRET)
+
+        def open_stream() -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
+            return stub.Subscribe(dispatch_pb2.SubscribeRequest(after_sequence=self._last), metadata=identity)
+
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    async for message in follow(open_stream):
+                        self._last = max(self._last, message.sequence)
+                        assignment = message.step.assignment
+                        self.assignments[assignment.assignment_id] = assignment
+                        offer = (assignment.assignment_id, assignment.offer_number)
+                        if assignment.state in UNANSWERED and offer not in self._answered:
+                            self._answered.add(offer)
+                            tasks.create_task(self._answer(stub, assignment, identity))
+                except CommandFailed:
+                    continue  # the leg was away for a minute
+
+    async def _answer(
+        self, stub: DispatchServiceStub, assignment: dispatch_pb2.Assignment, identity: server.Metadata
+    ) -> None:
+        random = self._world.random
+        if random.random() < SLEEPS:
+            return
+        await asyncio.sleep(self._world.between(*ANSWERS_S))
+        request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
+        times = 2 if random.random() < ANSWERS_TWICE else 1
+        answers = [self._call(stub.Acknowledge, request, identity) for _ in range(times)]
+        if not all(await asyncio.gather(*answers)):
+            return
+        for state in PROGRESS:
+            await asyncio.sleep(self._world.between(5.0, 120.0))
+            progress = dispatch_pb2.ProgressRequest(assignment_id=assignment.assignment_id, state=state)
+            if random.random() < REFUSES or not await self._call(stub.Progress, progress, identity):
+                return
+        if random.random() < 0.5:
+            close = dispatch_pb2.CloseRequest(
+                assignment_id=assignment.assignment_id, cause=dispatch_pb2.CloseCause.BREACH_CONFIRMED
+            )
+            await self._call(stub.Close, close, identity)
+
+    async def _call(self, method: object, request: object, identity: server.Metadata) -> bool:
+        try:
+            await call(method, request, identity)  # type: ignore[arg-type]
+        except CommandFailed:
+            return False
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                self.refusals.append(f"{type(request).__name__}: {error.code().name}: {error.details()}")
+            return False
+        return True

@@ -1,0 +1,198 @@
+"""The people of a world and where they really are: the truth that devices report and judges compare with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+METRES_PER_DEGREE = 111_195.0
+HOME_RADIUS_M = 50.0
+FAR_M = (3_500.0, 9_000.0)
+"""Least and greatest distance of a wearer who has nothing in mind, metres."""
+SPEEDS_MPS = (1.4, 6.0, 14.0)
+"""Walking, cycling and driving."""
+WEARERS = ("홍길동", "임꺽정", "장길산", "전우치", "이몽룡", "변학도")
+PERSONS = ("성춘향", "심청이", "황진이", "장화련", "월매화", "배선녀")
+
+
+@dataclass(frozen=True, slots=True)
+class Waypoint:
+    """Where a person is at a time; between two waypoints the person moves evenly."""
+
+    at_s: float
+    """Time since the world's start, seconds."""
+    north_m: float
+    east_m: float
+
+
+@dataclass(slots=True)
+class Journey:
+    """A person's way through the whole simulation."""
+
+    waypoints: list[Waypoint]
+
+    def at(self, time_s: float) -> tuple[float, float]:
+        """Position in metres north and east of the protected home."""
+        points = self.waypoints
+        if time_s <= points[0].at_s:
+            return points[0].north_m, points[0].east_m
+        for before, after in pairwise(points):
+            if time_s <= after.at_s:
+                share = (time_s - before.at_s) / max(after.at_s - before.at_s, 1e-9)
+                return (
+                    before.north_m + share * (after.north_m - before.north_m),
+                    before.east_m + share * (after.east_m - before.east_m),
+                )
+        return points[-1].north_m, points[-1].east_m
+
+
+@dataclass(slots=True)
+class Device:
+    """A tag or protective device, with its manners."""
+
+    device_id: str
+    journey: Journey
+    lat_deg: float
+    lon_deg: float
+    """The protected home, from which journeys are measured."""
+    interval_s: float
+    """Usual interval between reports, seconds."""
+    obeys: bool
+    """Whether it changes its interval as commanded."""
+    silent_s: list[tuple[float, float]] = field(default_factory=list)
+    """Times in which it sends nothing and keeps nothing: it is dead."""
+    offline_s: list[tuple[float, float]] = field(default_factory=list)
+    """Times in which it has no network and keeps its reports."""
+    clock_ahead_s: float = 0.0
+    """How far its clock is ahead, seconds."""
+    lies_s: list[tuple[float, float]] = field(default_factory=list)
+    """Times in which it reports positions far away from where it is."""
+
+    def is_dead(self, time_s: float) -> bool:
+        """Whether the device sends nothing and keeps nothing."""
+        return any(begin <= time_s < end for begin, end in self.silent_s)
+
+    def is_offline(self, time_s: float) -> bool:
+        """Whether the device keeps its reports."""
+        return any(begin <= time_s < end for begin, end in self.offline_s)
+
+    def reported_position(self, time_s: float) -> tuple[float, float]:
+        """Latitude and longitude that the device reports, degrees."""
+        north_m, east_m = self.journey.at(time_s)
+        if any(begin <= time_s < end for begin, end in self.lies_s):
+            north_m += 60_000.0
+        return (
+            self.lat_deg + north_m / METRES_PER_DEGREE,
+            self.lon_deg + east_m / (METRES_PER_DEGREE * math.cos(math.radians(self.lat_deg))),
+        )
+
+
+@dataclass(slots=True)
+class Household:
+    """A wearer, the person whom the order protects, her home and the devices of both."""
+
+    number: int
+    lat_deg: float
+    lon_deg: float
+    tag: Device
+    phone: Device
+
+    @property
+    def order_id(self) -> str:
+        """Id of the order."""
+        return f"order-{self.number}"
+
+    @property
+    def national_id(self) -> str:
+        """Number by which the wearer and the respondent match."""
+        return f"{(60 + self.number * 7 % 40) % 100:02d}{1 + self.number // 28 % 12:02d}{1 + self.number % 28:02d}-1{self.number:06d}"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the wearer and of the protected person. All people are fictitious."""
+        return WEARERS[self.number % len(WEARERS)], PERSONS[self.number % len(PERSONS)]
+
+    @property
+    def birth_date(self) -> str:
+        """The wearer's birth date."""
+        return f"{1960 + self.number * 7 % 40}-{1 + self.number // 28 % 12:02d}-{1 + self.number % 28:02d}"
+
+
+class Town:
+    """All households of a world."""
+
+    def __init__(self, random: Random, *, households: int, duration_s: float) -> None:
+        self.households = [_household(random, number, duration_s) for number in range(households)]
+        self.devices = {
+            device.device_id: device for household in self.households for device in (household.tag, household.phone)
+        }
+
+
+def _household(random: Random, number: int, duration_s: float) -> Household:
+    lat_deg, lon_deg = 36.0 + 0.3 * (number % 6), 127.0 + 0.3 * (number // 6)
+    her_way = [Waypoint(0.0, 0.0, 0.0)]
+    if random.random() < 0.3:
+        leaves_s = random.uniform(0.2, 0.8) * duration_s
+        away_m = random.uniform(200.0, 3_000.0)
+        her_way += [
+            Waypoint(leaves_s, 0.0, 0.0),
+            Waypoint(leaves_s + away_m / 1.4, 0.0, away_m),
+            Waypoint(leaves_s + away_m / 1.4 + 900, 0.0, away_m),
+            Waypoint(leaves_s + 2 * away_m / 1.4 + 900, 0.0, 0.0),
+        ]
+    tag = _device(random, f"tag-{number}", Journey(_his_way(random, duration_s)), lat_deg=lat_deg, lon_deg=lon_deg)
+    phone = _device(random, f"phone-{number}", Journey(her_way), lat_deg=lat_deg, lon_deg=lon_deg)
+    return Household(number, lat_deg, lon_deg, tag=tag, phone=phone)
+
+
+def _his_way(random: Random, duration_s: float) -> list[Waypoint]:
+    """He is far away, comes near from time to time, stays there for some minutes and leaves."""
+    time_s, far_m, angle = 0.0, random.uniform(*FAR_M), random.uniform(0, math.tau)
+    points = [Waypoint(0.0, far_m * math.cos(angle), far_m * math.sin(angle))]
+
+    def go(distance_m: float, speed_mps: float) -> None:
+        nonlocal time_s
+        north_m, east_m = distance_m * math.cos(angle), distance_m * math.sin(angle)
+        way_m = math.hypot(north_m - points[-1].north_m, east_m - points[-1].east_m)
+        time_s += way_m / speed_mps
+        points.append(Waypoint(time_s, north_m, east_m))
+
+    def stay(seconds: float) -> None:
+        nonlocal time_s
+        time_s += seconds
+        points.append(Waypoint(time_s, points[-1].north_m, points[-1].east_m))
+
+    stay(random.uniform(60, 400))
+    while time_s < duration_s:
+        if random.random() < 0.7:
+            go(random.choice((30.0, 60.0, 150.0, 500.0, 900.0, 1_500.0)), random.choice(SPEEDS_MPS))
+            stay(random.uniform(30, 600))
+        angle += random.uniform(-1.0, 1.0)
+        go(random.uniform(*FAR_M), random.choice(SPEEDS_MPS))
+        stay(random.uniform(120, 1_500))
+    return points
+
+
+def _device(random: Random, device_id: str, journey: Journey, *, lat_deg: float, lon_deg: float) -> Device:
+    device = Device(
+        device_id,
+        journey,
+        lat_deg=lat_deg,
+        lon_deg=lon_deg,
+        interval_s=random.choice((30.0, 60.0, 60.0, 120.0)),
+        obeys=random.random() < 0.7,
+    )
+    end_s = journey.waypoints[-1].at_s
+    for times, chance, length_s in (
+        (device.silent_s, 0.15, (120.0, 900.0)),
+        (device.offline_s, 0.25, (60.0, 600.0)),
+        (device.lies_s, 0.1, (30.0, 300.0)),
+    ):
+        if random.random() < chance:
+            begin_s = random.uniform(0, end_s)
+            times.append((begin_s, begin_s + random.uniform(*length_s)))
+    if random.random() < 0.1:
+        device.clock_ahead_s = random.choice((-90.0, -20.0, 30.0, 100.0, 300.0))
+    return device

@@ -1,0 +1,150 @@
+"""Judges of the decision: stored alerts equal those of an offline fold (I2), and evaluators equal it too (I5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow, stored
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from services.geofence.consumer import Evaluator
+from services.geofence.domain import codec, fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import Case, Judge
+from tests.simulation.mesh.processes import EVALUATORS
+
+PUBLISHED_WITHIN_S = 10.0
+"""Maximum time without faults until an alert of the fold is stored, seconds."""
+APPLIED_WITHIN_S = 30.0
+"""Maximum time without faults until an evaluator has applied an entry, seconds."""
+NOTICED_WITHIN_S = 120.0
+"""Maximum time until an evaluator notices that the log went back, and restores an older state, seconds."""
+DIGEST_INTERVAL_S = 60
+
+
+class FoldJudge(Judge):
+    """I2 and I5. Folds each stored entry once itself, and compares alerts and states with its own."""
+
+    name = "I2"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.state = State(0)
+        self.expected: dict[str, tuple[bytes, float]] = {}
+        """Bytes of each alert of the fold, and when its entry was stored, seconds."""
+        self._orphans: set[str] = set()
+        """Alerts of entries that a torn tail has lost. They stay published."""
+        self._missing: dict[str, float] = {}
+        self._stored: dict[str, bytes] = {}
+        self._log_id = ""
+        self._torn_s = -NOTICED_WITHIN_S
+        """When the log last lost entries, seconds."""
+        self._newest: dict[tuple[str, int], int] = {}
+        """Applied sequence of each run of an evaluator, by its name and start."""
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream == flow.LOG_META.name:
+            self._log_id = stored.log_meta(message.data).log_id
+            self._reset()
+        elif stream == flow.log_stream(0):
+            self._fold(message)
+        elif stream == flow.ALERTS.name:
+            self._compare(message.subject.rpartition(".")[2], message.data)
+
+    def _reset(self) -> None:
+        clock = MeshClock()
+        self.state = State(0, log_id=self._log_id, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+        self.expected.clear()
+        self._missing.clear()
+
+    def _fold(self, message: Stored) -> None:
+        # As nats-py computes the time of a message, whose float is less exact than the stream's stamp.
+        stamp_ms = int(datetime.fromtimestamp(message.stored_at_ns / 1_000_000_000.0, UTC).timestamp() * 1000)
+        try:
+            body = translate.stored_body(message.subject, message.data)
+        except InvalidField as error:
+            self.fail(f"the log holds an entry that can't be read: {error}")
+            return
+        for output in fold.step(self.state, Entry(message.sequence, stamp_ms, body)):
+            if isinstance(output, Alert):
+                content = translate.alert_to_proto(output, 0).SerializeToString()
+                self.expected[output.alert_id] = (content, self.world.elapsed_s)
+                if output.alert_id not in self._stored:
+                    self._missing[output.alert_id] = self.world.elapsed_s
+
+    def _compare(self, alert_id: str, content: bytes) -> None:
+        self._stored[alert_id] = content
+        self._missing.pop(alert_id, None)
+        expected = self.expected.get(alert_id)
+        if expected is None:
+            if alert_id not in self._orphans:
+                self.fail(f"{alert_id} was published, but the fold of the log doesn't give it")
+        elif expected[0] != content:
+            self.fail(f"{alert_id} was published with other bytes than the fold of the log gives")
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        if stream == flow.ALERTS.name:
+            there = {
+                message.subject.rpartition(".")[2]: message.data
+                for message in self.case.mesh.server.streams[stream].messages.values()
+            }
+            self._missing.update(
+                (alert_id, self.world.elapsed_s) for alert_id in self.expected if alert_id not in there
+            )
+            self._stored = there
+        elif stream == flow.log_stream(0):
+            known = dict(self.expected)
+            self._reset()
+            for message in self.case.mesh.server.streams[stream].messages.values():
+                self._fold(message)
+            self._orphans |= known.keys() - self.expected.keys()
+            self._torn_s = self.world.elapsed_s
+
+    def each_second(self) -> None:
+        now_s, calm_s = self.world.elapsed_s, self.case.faults.calm_s
+        if calm_s > PUBLISHED_WITHIN_S:
+            for alert_id, since_s in self._missing.items():
+                if now_s - since_s > PUBLISHED_WITHIN_S:
+                    self.fail(f"{alert_id} wasn't published within {PUBLISHED_WITHIN_S:.0f} s of calm")
+                    return
+        for evaluator in self._evaluators():
+            self._check_progress(*evaluator, calm_s=calm_s)
+
+    def _evaluators(self) -> list[tuple[str, int, Evaluator]]:
+        processes = [self.case.mesh.processes[name] for name in EVALUATORS]
+        return [
+            (process.name, process.starts, process.facts["evaluator"])
+            for process in processes
+            if process.is_up and "evaluator" in process.facts
+        ]
+
+    def _check_progress(self, name: str, run: int, evaluator: Evaluator, *, calm_s: float) -> None:
+        sequence, own = evaluator.state.sequence, self.state.sequence
+        is_torn = self.world.elapsed_s - self._torn_s < NOTICED_WITHIN_S
+        if sequence < self._newest.get((name, run), 0) and not is_torn:
+            self.fail(f"I5: {name} went back from {self._newest[name, run]} to {sequence}")
+        self._newest[name, run] = sequence
+        is_due = sequence == own and int(self.world.elapsed_s) % DIGEST_INTERVAL_S == 0
+        if is_due and codec.state_digest(evaluator.state) != codec.state_digest(self.state):
+            self.fail(f"I5: the state of {name} after {own} differs from the fold of the log")
+        if calm_s > APPLIED_WITHIN_S and own - sequence > 100:
+            self.fail(f"I7: {name} is {own - sequence} entries behind after {calm_s:.0f} s of calm")
+
+    def finish(self) -> None:
+        for name, _, evaluator in self._evaluators():
+            same_entry = evaluator.state.sequence == self.state.sequence
+            if same_entry and codec.encode(evaluator.state) != codec.encode(self.state):
+                self.fail(f"I5: the whole state of {name} differs from the fold of the log")
+        twice = [
+            f"{device_id} {report_id}"
+            for device_id, track in self.state.tracks.items()
+            for report_id, count in Counter(fix.report_id for fix in track.fixes).items()
+            if count > 1
+        ]
+        if twice:
+            self.fail(f"I1: reports count twice: {', '.join(twice[:5])}")

@@ -1,0 +1,87 @@
+"""Judges of what goes into the log: acknowledged reports (I1), and the cases of orders that the registry has accepted."""
+
+from __future__ import annotations
+
+from services.common.messaging import flow
+from tandem.common.v1 import log_pb2
+from tests.simulation.actors.agencies import Agencies
+from tests.simulation.actors.head_end import ReportKey
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import Case, Judge
+
+ANSWERED_WITHIN_S = 60.0
+"""Maximum time without faults until a report of a device with network is answered, seconds."""
+CASE_WITHIN_S = 30.0
+"""Maximum time without faults until the case of an accepted order is in the log, seconds."""
+
+
+class ReportsJudge(Judge):
+    """I1, and that reports are answered at all once nothing is disturbed (I7)."""
+
+    name = "I1"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._logged: dict[ReportKey, int] = {}
+        self._excused: set[ReportKey] = set()
+        """Reports that a torn tail has lost after they were acknowledged."""
+        self._checked = 0
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream != flow.log_stream(0) or not message.subject.endswith(".report"):
+            return
+        positions = log_pb2.LogEntry.FromString(message.data).positions
+        for device_id, report_id in zip(positions.device_id, positions.report_id, strict=True):
+            self._logged.setdefault(ReportKey(device_id, report_id), message.sequence)
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        if stream == flow.log_stream(0):
+            lost = {key for key, sequence in self._logged.items() if sequence >= first_lost}
+            self._excused |= lost
+            for key in lost:
+                del self._logged[key]
+
+    def each_second(self) -> None:
+        accepted = self.case.head_end.accepted
+        for key in list(accepted)[self._checked :]:
+            if key not in self._logged and key not in self._excused:
+                self.fail(f"report {key.report_id} of {key.device_id} was acknowledged and isn't in the log")
+        self._checked = len(accepted)
+
+    def finish(self) -> None:
+        now_s = self.world.elapsed_s
+        for key, since_s in self.case.head_end.unanswered():
+            device = self.case.town.devices[key.device_id]
+            if now_s - since_s > ANSWERED_WITHIN_S and not device.is_offline(now_s) and not device.is_dead(now_s):
+                self.fail(
+                    f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
+                )
+                return
+
+
+class RecordsJudge(Judge):
+    """Each order that the registry has accepted and that matches is a case of the log (I7)."""
+
+    name = "I7"
+
+    def __init__(self, case: Case, agencies: Agencies) -> None:
+        super().__init__(case)
+        self._agencies = agencies
+        self._logged: dict[str, int] = {}
+        self._accepted_s: dict[str, float] = {}
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream == flow.log_stream(0) and message.subject.endswith(".case"):
+            self._logged[log_pb2.LogEntry.FromString(message.data).case.order_id] = message.sequence
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        if stream == flow.log_stream(0):
+            self._logged = {order_id: sequence for order_id, sequence in self._logged.items() if sequence < first_lost}
+
+    def each_second(self) -> None:
+        now_s, calm_s = self.world.elapsed_s, self.case.faults.calm_s
+        for order_id in self._agencies.accepted_orders:
+            since_s = self._accepted_s.setdefault(order_id, now_s)
+            if order_id not in self._logged and min(now_s - since_s, calm_s) > CASE_WITHIN_S:
+                self.fail(f"{order_id} was accepted {now_s - since_s:.0f} s ago, and its case isn't in the log")
+                return

@@ -1,0 +1,98 @@
+"""Judges of I6 to I8: nothing ends silently, the mesh recovers, and each disclosure has a row of the ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+import traceback
+from pathlib import Path
+
+from services.common.messaging import flow
+from tandem.common.v1 import ledger_pb2
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import Case, Judge
+from tests.simulation.kernel.journal import Line
+
+LOSS = ("stream_went_back", "publications_were_lost", "stream_read_again")
+"""Alarms that a torn tail causes, and that nothing else may cause."""
+
+
+class SilenceJudge(Judge):
+    """I6 and I7: no service ends by itself, no error is unhandled, no alarm without a cause, and all serve in the end."""
+
+    name = "I6"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._exits = 0
+        self._serves: dict[str, bool] = {}
+        self._is_torn = False
+        case.mesh.journal.on_line = self._note
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        self._is_torn = True
+
+    def _note(self, line: Line) -> None:
+        if line.event in ("serving", "not_serving"):
+            self._serves[line.process] = line.event == "serving"
+        elif line.event == "unhandled":
+            self.fail(f"{line.process} has an error that nothing handles: {line.fields['reason']}")
+        elif line.event == "evaluators_differ":
+            self.fail(f"{line.process} found that the evaluators' states differ")
+        elif line.event in LOSS and not self._is_torn:
+            self.fail(f"{line.process} reports {line.event} although nothing was lost: {line.fields}")
+
+    def each_second(self) -> None:
+        exits = sum(len(process.exits) for process in self.case.mesh.services)
+        if exits > self._exits:
+            self._exits = exits
+            for process in self.case.mesh.services:
+                if process.exits:
+                    self.fail(f"{process.name} ended by itself: {_where(process.exits[-1])}")
+
+    def finish(self) -> None:
+        for process in self.case.mesh.services:
+            if not process.is_up or not self._serves.get(process.name):
+                self.fail(f"I7: {process.name} doesn't serve after {self.case.faults.calm_s:.0f} s of calm")
+        if dead_letters := self.case.mesh.server.streams[flow.DEAD_LETTERS.name].messages:
+            subject = next(iter(dead_letters.values())).subject
+            self.fail(f"{len(dead_letters)} messages couldn't be used, such as {subject}")
+
+
+def _where(error: BaseException | None) -> str:
+    """An error with the lines of the services that it passed, innermost last."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    lines = [
+        f"{frame.filename.partition('/services/')[2]}:{frame.lineno}"
+        for frame in frames
+        if "/services/" in frame.filename
+    ]
+    return f"{error!r} in {' > '.join(lines)}"
+
+
+class LedgerJudge(Judge):
+    """I8: each disclosure that was published has a row in the registry's ledger."""
+
+    name = "I8"
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        super().__init__(case)
+        self._database = folder / "registry" / "registry.sqlite3"
+        self._published: dict[str, float] = {}
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream == flow.DISCLOSURES.name:
+            disclosure = ledger_pb2.Disclosure.FromString(message.data)
+            self._published[disclosure.disclosure_id] = self.world.elapsed_s
+
+    def finish(self) -> None:
+        connection = sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)
+        try:
+            written = {row[0] for row in connection.execute("select disclosure_id from ledger")}
+        finally:
+            connection.close()
+        for disclosure_id, since_s in self._published.items():
+            if disclosure_id not in written and self.world.elapsed_s - since_s > 60:
+                self.fail(f"disclosure {disclosure_id} has no row in the ledger")
+                return

@@ -1,0 +1,93 @@
+"""The simulated world: one virtual clock, one source of randomness, and the events that are due.
+
+Nothing in the world happens beside it: every process, disk, connection and person is a callback of `World`. Two worlds with the same
+seed therefore do the same in the same order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from hashlib import blake2b
+
+SECOND_NS = 1_000_000_000
+START_NS = 1_783_296_000 * SECOND_NS
+"""Wall time at which every world starts: 2026-07-06, when the two agencies' systems were linked."""
+
+Action = Callable[[], None]
+
+
+class Event:
+    """An action that is due at a time. A cancelled event does nothing."""
+
+    __slots__ = ("action",)
+
+    def __init__(self, action: Action) -> None:
+        self.action: Action | None = action
+
+    def cancel(self) -> None:
+        """Cancels the event."""
+        self.action = None
+
+
+class World:
+    """Virtual time and the queue of events."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        """Randomness of the order of events, delays and faults."""
+        self.values = random.Random(f"values of {seed}")
+        """Randomness that the simulated processes draw, for example ids and keys."""
+        self.now_ns = START_NS
+        """Wall time, nanoseconds since 1970 UTC."""
+        self.events = 0
+        """Number of events that have happened."""
+        self._queue: list[tuple[int, int, Event]] = []
+        self._number = 0
+        self._digest = blake2b(digest_size=16)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the world's start, seconds."""
+        return (self.now_ns - START_NS) / SECOND_NS
+
+    def at_ns(self, when_ns: int, action: Action) -> Event:
+        """Plans an action for a wall time, nanoseconds. A time in the past means now."""
+        event = Event(action)
+        self._number += 1
+        heapq.heappush(self._queue, (when_ns if when_ns > self.now_ns else self.now_ns, self._number, event))
+        return event
+
+    def after(self, delay_s: float, action: Action) -> Event:
+        """Plans an action after a delay in seconds."""
+        return self.at_ns(self.now_ns + int(delay_s * SECOND_NS), action)
+
+    def between(self, least: float, most: float) -> float:
+        """A random number in a range."""
+        return least + (most - least) * self.random.random()
+
+    def run(self, until_s: float, *, stop: Callable[[], bool] | None = None) -> None:
+        """Lets everything happen up to a time since the start, seconds, or until `stop` returns True after an event."""
+        queue, end_ns = self._queue, START_NS + int(until_s * SECOND_NS)
+        while queue and queue[0][0] <= end_ns:
+            when_ns, _, event = heapq.heappop(queue)
+            action = event.action
+            if action is None:
+                continue
+            self.now_ns = when_ns
+            self.events += 1
+            action()
+            if stop is not None and stop():
+                return
+        self.now_ns = max(self.now_ns, end_ns)
+
+    def note(self, text: str) -> None:
+        """Adds a fact to the digest of this world. The time is part of the fact."""
+        self._digest.update(f"{self.now_ns} {text}\n".encode())
+
+    @property
+    def digest(self) -> str:
+        """Hash of all facts so far: equal for two runs of the same seed."""
+        return self._digest.hexdigest()

@@ -1,0 +1,177 @@
+"""Faults of a world, drawn from its seed: crashes, stops, cut and slow edges, broken connections, failing disks, torn tails.
+
+Every fault ends by itself. Judges ask how long the mesh has been undisturbed, because a bound on a delay holds only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tests.simulation.jetstream.server import SERVER
+from tests.simulation.kernel.process import Process
+from tests.simulation.mesh.processes import EVALUATORS, LEGS, SERVICES, Mesh
+
+GAP_S = (10.0, 160.0)
+"""Least and greatest time between the beginnings of two faults, seconds."""
+FIRST_S = 40.0
+"""Time of the first fault, when all services have started, seconds."""
+CALM_END_S = 240.0
+"""Time without faults at the end of a simulation, seconds."""
+WITH_DATABASE = ("registry", *LEGS)
+EDGES = (
+    *((service, SERVER) for service in SERVICES),
+    *((leg, evaluator) for leg in LEGS[:2] for evaluator in EVALUATORS),
+    ("dispatch-probation", "ingest"),
+    ("head-end", "ingest"),
+    ("desk-probation", "dispatch-probation"),
+    ("desk-police", "dispatch-police"),
+    ("agencies", "registry"),
+)
+
+
+class Faults:
+    """Makes faults until the calm end."""
+
+    def __init__(self, mesh: Mesh, *, duration_s: float, torn_tails: bool) -> None:
+        self._mesh, self._world, self._end_s = mesh, mesh.world, duration_s - CALM_END_S
+        self._kinds: list[Callable[[], float]] = [
+            self._crash,
+            self._crash,
+            self._crash_all,
+            self._crash_server,
+            self._pause,
+            self._pause_server,
+            self._cut,
+            self._cut,
+            self._slow,
+            self._sever,
+            self._disk_errors,
+        ]
+        if torn_tails:
+            self._kinds += [self._tear, self._tear]
+        self._until_s = 0.0
+        """When the last fault ends or ended, seconds since the world's start."""
+        self.made: list[str] = []
+        """Faults so far, for the reader of a failure."""
+        self.on_torn: Callable[[str, int], None] = lambda _stream, _first_lost: None
+        """Called with a stream and the first sequence that it has lost, before the server starts again."""
+
+    def start(self) -> None:
+        """Plans the first fault."""
+        for process in self._mesh.services:
+            process.skew_ns = int(self._world.between(-0.2, 0.2) * 1e9)
+        self._world.after(FIRST_S + self._world.between(*GAP_S) / 2, self._next)
+
+    def _next(self) -> None:
+        if self._world.elapsed_s >= self._end_s:
+            return
+        kind = self._world.random.choice(self._kinds)
+        lasts_s = min(kind(), max(self._end_s - self._world.elapsed_s, 1.0))
+        self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
+        self._world.after(self._world.between(*GAP_S), self._next)
+
+    @property
+    def calm_s(self) -> float:
+        """For how long no fault has been active and all processes have been up, seconds. 0 during a fault."""
+        now_s = self._world.elapsed_s
+        if now_s < self._until_s or not self._mesh.server.is_up:
+            return 0.0
+        since_s = max(self._until_s, self._mesh.disturbed_s)
+        if any(not process.is_up for process in self._mesh.services):
+            return 0.0
+        return now_s - since_s
+
+    def _note(self, text: str) -> None:
+        self.made.append(f"{self._world.elapsed_s:10.3f} {text}")
+        self._world.note(f"fault {text}")
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> float:
+        self._world.after(seconds, action)
+        return seconds
+
+    # ── kinds: each begins a fault and returns how long it lasts, seconds ───────────────────────────────────────────
+
+    def _any(self) -> Process:
+        actors = [name for name in self._mesh.processes if name not in (*SERVICES, "setup")]
+        names = SERVICES if self._world.random.random() < 0.9 or not actors else actors
+        return self._mesh.processes[self._world.random.choice(names)]
+
+    def _crash(self) -> float:
+        process, callbacks = self._any(), self._world.random.randrange(1, 400)
+        self._note(f"crash {process.name} after {callbacks} callbacks")
+        process.crash_within(callbacks)
+        return 10.0
+
+    def _crash_all(self) -> float:
+        self._note("crash of all services")
+        for process in self._mesh.services:
+            process.crash_within(self._world.random.randrange(1, 200))
+        return 15.0
+
+    def _crash_server(self) -> float:
+        self._note("crash of the server")
+        self._mesh.server.kill()
+
+        def start() -> None:
+            self._mesh.server.start()
+
+        return self._later(self._world.between(0.2, 6.0), start)
+
+    def _pause(self) -> float:
+        process, seconds = self._any(), self._world.between(0.5, 15.0)
+        self._note(f"stop {process.name} for {seconds:.1f} s")
+        process.pause(seconds)
+        return seconds
+
+    def _pause_server(self) -> float:
+        seconds = self._world.between(0.5, 8.0)
+        self._note(f"stop of the server for {seconds:.1f} s")
+        self._mesh.server.paused_until_ns = self._world.now_ns + int(seconds * 1e9)
+        return seconds
+
+    def _cut(self) -> float:
+        (a, b), seconds = self._world.random.choice(EDGES), self._world.between(0.2, 60.0)
+        self._note(f"cut {a} from {b} for {seconds:.1f} s")
+        self._mesh.network.cut(a, b)
+        return self._later(seconds, partial(self._mesh.network.heal, a, b))
+
+    def _slow(self) -> float:
+        (a, b), seconds = self._world.random.choice(EDGES), self._world.between(1.0, 60.0)
+        most_s = self._world.between(0.02, 2.0)
+        self._note(f"up to {most_s:.2f} s of delay between {a} and {b} for {seconds:.1f} s")
+        self._mesh.network.edge(a, b).delay_s = (0.001, most_s)
+        return self._later(seconds, partial(self._mesh.network.heal, a, b))
+
+    def _sever(self) -> float:
+        a, b = self._world.random.choice(EDGES)
+        self._note(f"connections between {a} and {b} break")
+        self._mesh.network.sever(a, b)
+        return 1.0
+
+    def _disk_errors(self) -> float:
+        process = self._mesh.processes[self._world.random.choice((*WITH_DATABASE, *EVALUATORS))]
+        share, seconds = self._world.between(0.02, 0.6), self._world.between(1.0, 20.0)
+        self._note(f"{share:.0%} of the statements of {process.name} fail for {seconds:.1f} s")
+        process.disk_error_share = share
+
+        def end() -> None:
+            process.disk_error_share = 0.0
+
+        return self._later(seconds, end)
+
+    def _tear(self) -> float:
+        server = self._mesh.server
+        names = [name for name, stream in server.streams.items() if stream.messages and name != "LOG_META"]
+        torn = {name: self._world.random.randrange(1, 6) for name in names if self._world.random.random() < 0.3}
+        self._note(f"crash of the server, which loses the newest messages: {torn}")
+        server.kill()
+
+        def start() -> None:
+            first_lost: dict[str, int] = {}
+            for name, stored in server.start(torn):
+                first_lost[name] = min(stored.sequence, first_lost.get(name, stored.sequence))
+            for name, sequence in first_lost.items():
+                self.on_torn(name, sequence)
+
+        return self._later(self._world.between(0.2, 6.0), start)

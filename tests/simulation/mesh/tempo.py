@@ -1,0 +1,55 @@
+"""Intervals that a simulation lengthens, because they cost most of its time while nothing happens.
+
+Each is a poll besides a wake-up, a guard against a step of the clock, or a sign of life. No deadline and no retry is in the table, so
+decisions and deadlines stay as they are. The heartbeat of readers stays below half of what ends a session.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from services.common import moments
+from services.common.messaging import lost_publications, session
+from services.common.observability import heartbeat
+from services.common.rpc import server
+from services.dispatch.leg import deadlines
+from services.dispatch.warning import sender
+from services.dispatch.warning import service as warnings
+from services.geofence import consumer
+from services.geofence.sharing import stream
+from services.ingest.commands import service as commands
+from services.registry.disclosure import service as disclosures
+from services.registry.reconciliation import service as reconciliation
+from services.registry.relay import service as relay
+from services.registry.reviews import service as reviews
+
+TICK_AFTER_S = 2.0
+"""Idle time of the log after which an evaluator publishes a tick, seconds. The service's default is 1."""
+
+LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
+    (moments, "LONGEST_SLEEP_S", 5.0),
+    (lost_publications, "NOTICE_INTERVAL_S", 1.0),
+    (session, "HEARTBEAT_S", 1.5),
+    (heartbeat, "BEAT_S", 5.0),
+    (server, "HEALTH_INTERVAL_S", 5.0),
+    (deadlines, "_LONGEST_SLEEP_S", 5.0),
+    (sender, "MAX_SLEEP_S", 5.0),
+    (warnings, "MAX_SLEEP_S", 5.0),
+    (consumer, "TICK_CHECK_S", 0.5),
+    (stream, "LONGEST_SLEEP_S", 5.0),
+    (commands, "CHECK_INTERVAL_S", 2.0),
+    (disclosures, "POLL_S", 5.0),
+    (reconciliation, "CHECK_INTERVAL_S", 60.0),
+    (relay, "POLL_S", 10.0),
+    (relay, "CHECK_INTERVAL_S", 60.0),
+    (relay, "RENEW_INTERVAL_S", 60.0),
+    (reviews, "CHECK_INTERVAL_S", 60.0),
+)
+"""Module, name and value in seconds."""
+
+
+def lengthen() -> None:
+    """Lengthens the intervals, for the rest of this process."""
+    for module, name, value in LENGTHENED:
+        assert getattr(module, name) < value, f"{module.__name__}.{name} is longer already"
+        setattr(module, name, value)

@@ -1,0 +1,265 @@
+"""Defects that are put into the services one at a time, to prove that the judges bite.
+
+Each replaces a function of a service in the simulating process: `python -m tests.simulation --mutant NAME --seeds 50 --hours 0.34`.
+The history of the project and the usual mistakes with logs, acknowledgements and clocks gave them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from services.common.messaging import flow, positions, pull
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import RetryableError
+from services.dispatch.domain import assignment, decisions, escalation, flags
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import consumer as leg_consumer
+from services.dispatch.publications.outbox import StepOutbox
+from services.dispatch.warning.channels import DeviceChannel
+from services.dispatch.warning.opening import MessageOpener
+from services.geofence import translate
+from services.geofence.consumer import Evaluator
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.outputs.publisher import OutputPublisher
+from services.ingest.log.writer import LogWriter
+from services.registry.disclosure.service import Disclosures
+from services.registry.outbox.store import OutboxRepository
+from tests.simulation.kernel.process import current
+
+Put = Callable[[], None]
+DELAY_S = 6.0
+"""Delay of an alert that a checkpoint passes, seconds: less than a judge allows."""
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """In the place of work that a mutant leaves out."""
+
+
+def _replace(owner: object, name: str, value: object) -> None:
+    setattr(owner, name, value)
+
+
+def ingest_answers_before_the_report_is_stored() -> None:
+    """The classic lost acknowledgement: a failed publish counts as done."""
+
+    async def publish(self: LogWriter, message: Any) -> None:
+        try:
+            await self._bus.publish(self._subject, message.data, msg_id=message.msg_id, headers=message.headers)
+        except RetryableError:
+            return
+
+    _replace(LogWriter, "_publish", publish)
+
+
+def ingest_gives_all_batches_of_a_second_one_message_id() -> None:
+    """A wrong key for deduplication: the server drops another batch as a duplicate."""
+    plain = Bus.publish
+
+    async def publish(self: Bus, subject: str, payload: bytes, **options: Any) -> Any:
+        if subject.endswith(".report"):
+            options["msg_id"] = f"batch-{int(current().world.elapsed_s)}"
+        return await plain(self, subject, payload, **options)
+
+    _replace(Bus, "publish", publish)
+
+
+def an_alert_in_ten_is_not_published() -> None:
+    """An output is lost between the fold and the stream, in both evaluators."""
+    plain = OutputPublisher._publish_alert
+
+    async def publish(self: OutputPublisher, alert: Any, *arguments: Any) -> None:
+        if int(alert.alert_id[-2:], 16) % 10:
+            await plain(self, alert, *arguments)
+
+    _replace(OutputPublisher, "_publish_alert", publish)
+
+
+def evaluators_publish_different_bytes() -> None:
+    """An output depends on the process and not only on the log."""
+    plain = translate.alert_to_proto
+
+    def to_proto(alert: Any, partition: int) -> Any:
+        message = plain(alert, partition)
+        if current().name == "geofence-1":
+            message.late = not message.late
+        return message
+
+    def only_in_services(alert: Any, partition: int) -> Any:
+        return to_proto(alert, partition) if _is_running() else plain(alert, partition)
+
+    _replace(translate, "alert_to_proto", only_in_services)
+
+
+def _is_running() -> bool:
+    try:
+        return current().name.startswith("geofence")
+    except AssertionError:
+        return False
+
+
+def a_checkpoint_passes_its_alerts() -> None:
+    """A checkpoint counts before the alerts of its entries are stored, so a crash loses them."""
+    plain = OutputPublisher._publish_alert
+
+    async def publish(self: OutputPublisher, alert: Any, *arguments: Any) -> None:
+        # For some seconds the alert is only in memory, and the checkpoint doesn't wait for it.
+        loop = asyncio.get_running_loop()
+        loop.call_later(DELAY_S, lambda: loop.create_task(plain(self, alert, *arguments)))
+
+    _replace(OutputPublisher, "_publish_alert", publish)
+
+
+def an_evaluator_skips_an_entry_after_a_checkpoint() -> None:
+    """Off by one at the recovery: the entry after the checkpoint is never folded."""
+    plain = Evaluator.restore
+
+    async def restore(self: Evaluator) -> None:
+        await plain(self)
+        if self._entry is not None:
+            self.state.sequence += 1
+            self._entry = None
+
+    plain_read = pull.read
+
+    def read(bus: Bus, stream: str, start: Any, **options: Any) -> AsyncIterator[Any]:
+        facts = current().facts
+        if start == 1 and "evaluator" in facts and stream.startswith("LOG_"):
+            start = facts["evaluator"].state.sequence + 1
+        return plain_read(bus, stream, start, **options)
+
+    _replace(Evaluator, "restore", restore)
+    _replace(pull, "read", read)
+
+
+def readers_do_not_compare_their_position() -> None:
+    """A reader continues by sequence alone after the stream went back (found by an attack in 2026)."""
+
+    def advance(self: positions.ReaderPosition, messages: Any) -> Any:
+        messages = [message for message in messages if message.sequence > self._sequence]
+        if messages:
+            self._yielded = messages[-1]
+            self._sequence = self._yielded.sequence
+        return messages
+
+    _replace(positions.ReaderPosition, "compare", _nothing)
+    _replace(positions.ReaderPosition, "advance", advance)
+
+
+def deadlines_never_pass() -> None:
+    """A leg doesn't escalate an offer that nobody answers."""
+
+    def decide(*_: object, **__: object) -> Iterator[Any]:
+        return iter(())
+
+    _replace(escalation, "decide", decide)
+
+
+def the_police_leg_passes_over_alerts() -> None:
+    """A leg moves its cursor without an effect."""
+    plain: Callable[[Leg, Any], bool] = vars(leg_consumer)["concerns"]
+
+    def concerns(leg: Leg, alert: Any) -> bool:
+        return plain(leg, alert) and leg is not Leg.POLICE
+
+    _replace(leg_consumer, "concerns", concerns)
+
+
+def a_leg_makes_an_assignment_for_each_try() -> None:
+    """An id that isn't derived from its cause: the same alert gives another assignment after a crash."""
+    plain = assignment.assignment_id
+
+    def assignment_id(incident_id: str, leg: Leg, subject_id: str) -> str:
+        return plain(incident_id, leg, f"{subject_id} {current().starts}")
+
+    for module in (assignment, decisions, flags):
+        _replace(module, "assignment_id", assignment_id)
+
+
+def steps_are_published_once() -> None:
+    """A step whose publish fails isn't published again."""
+
+    async def publish(self: StepOutbox, bus: Bus, step: Any) -> Any:
+        subject = flow.incident_subject(str(self._leg), step.assignment.incident_id)
+        try:
+            return await bus.publish(subject, step.SerializeToString(), msg_id=step.step_id)
+        except RetryableError:
+            return None
+
+    _replace(StepOutbox, "_publish", publish)
+
+
+def she_is_not_warned() -> None:
+    """Messages to protected persons are stored and never opened."""
+    _replace(MessageOpener, "open", _nothing)
+
+
+def a_warning_that_fails_is_not_repeated() -> None:
+    """A failed command counts as handed over."""
+    plain = DeviceChannel.hand_over
+
+    async def hand_over(self: DeviceChannel, sending: Any, message: Any) -> str:
+        await plain(self, sending, message)
+        return ""
+
+    _replace(DeviceChannel, "hand_over", hand_over)
+
+
+def the_ledger_drops_disclosures() -> None:
+    """Disclosures are acknowledged and not written."""
+    _replace(Disclosures, "accept", _nothing)
+
+
+def the_registry_publishes_no_cases() -> None:
+    """A filter of the outbox leaves out what the log needs."""
+    plain = OutboxRepository.unsent
+
+    async def unsent(self: OutboxRepository, limit: int) -> Any:
+        return [row for row in await plain(self, limit) if not row.subject.endswith(".case")]
+
+    _replace(OutboxRepository, "unsent", unsent)
+
+
+def a_report_counts_twice() -> None:
+    """The track accepts a report that it has already."""
+
+    def held(_: Track, __: Any) -> None:
+        return None
+
+    _replace(Track, "held", held)
+
+
+def an_evaluator_restores_no_cases() -> None:
+    """A restored state lacks its cases."""
+    plain = Evaluator.restore
+
+    async def restore(self: Evaluator) -> None:
+        await plain(self)
+        self.state.cases.clear()
+
+    _replace(Evaluator, "restore", restore)
+
+
+MUTANTS: dict[str, Put] = {
+    put.__name__: put
+    for put in (
+        ingest_answers_before_the_report_is_stored,
+        ingest_gives_all_batches_of_a_second_one_message_id,
+        an_alert_in_ten_is_not_published,
+        evaluators_publish_different_bytes,
+        a_checkpoint_passes_its_alerts,
+        an_evaluator_skips_an_entry_after_a_checkpoint,
+        readers_do_not_compare_their_position,
+        deadlines_never_pass,
+        the_police_leg_passes_over_alerts,
+        a_leg_makes_an_assignment_for_each_try,
+        steps_are_published_once,
+        she_is_not_warned,
+        a_warning_that_fails_is_not_repeated,
+        the_ledger_drops_disclosures,
+        the_registry_publishes_no_cases,
+        a_report_counts_twice,
+        an_evaluator_restores_no_cases,
+    )
+}

@@ -1,0 +1,136 @@
+"""One simulation: a world of a seed with mesh, actors, faults and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from services.common.messaging import flow
+from tests.simulation.actors.agencies import Agencies
+from tests.simulation.actors.desk import Desk
+from tests.simulation.actors.head_end import HeadEnd
+from tests.simulation.actors.town import Town
+from tests.simulation.jetstream.stream import MemoryStream, Stored
+from tests.simulation.judges.fold import FoldJudge
+from tests.simulation.judges.judge import Case, Failure, Judge
+from tests.simulation.judges.reports import RecordsJudge, ReportsJudge
+from tests.simulation.judges.response import ResponseJudge, WarningJudge
+from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
+from tests.simulation.kernel import host
+from tests.simulation.kernel.journal import Journal
+from tests.simulation.kernel.world import World
+from tests.simulation.mesh import tempo
+from tests.simulation.mesh.faults import Faults
+from tests.simulation.mesh.processes import Mesh
+from tests.simulation.mutants import MUTANTS
+
+HOUSEHOLDS = (2, 6)
+TORN_SHARE = 0.25
+"""Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a simulation has shown."""
+
+    seed: int
+    digest: str = ""
+    events: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    """The newest log lines of a failed simulation."""
+    alerts: int = 0
+    steps: int = 0
+    reports: int = 0
+    notices: int = 0
+
+
+def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True, mutant: str = "") -> Outcome:
+    """Simulates a mesh for some hours, up to the first failure. Call it once in an operating system process.
+
+    `mutant` names a defect of `mutants.MUTANTS` to put into the services; empty, the default, for none.
+    """
+    world = World(seed)
+    journal = Journal(world)
+    mesh = Mesh(world, folder, journal)
+    host.install(world, journal)
+    tempo.lengthen()
+    if mutant:
+        MUTANTS[mutant]()
+    duration_s = hours * 3600
+    least, most = HOUSEHOLDS
+    town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
+    agencies, head_end = Agencies(town), HeadEnd(world, town)
+    desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
+    faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
+    outcome = Outcome(seed)
+    case = Case(mesh, faults, town, head_end, desks, fail=outcome.failures.append)
+    judges: list[Judge] = [
+        FoldJudge(case),
+        ReportsJudge(case),
+        ResponseJudge(case),
+        WarningJudge(case),
+        RecordsJudge(case, agencies),
+        SilenceJudge(case),
+        LedgerJudge(case, folder),
+    ]
+    _watch(mesh, faults, judges)
+    mesh.start()
+    for name, main in (("agencies", agencies.run), ("head-end", head_end.run)):
+        mesh.add_actor(name, main)
+    for leg, desk in desks.items():
+        mesh.add_actor(f"desk-{leg}", desk.run)
+    if with_faults:
+        faults.start()
+    _each_second(world, judges)
+    world.run(duration_s, stop=lambda: bool(outcome.failures))
+    if not outcome.failures:
+        for judge in judges:
+            judge.finish()
+        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed,)]
+        outcome.failures += [
+            Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
+        ]
+    outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
+    outcome.alerts = mesh.server.streams[flow.ALERTS.name].last_sequence
+    outcome.steps = mesh.server.streams[flow.INCIDENTS.name].last_sequence
+    outcome.reports, outcome.notices = len(head_end.accepted), len(head_end.notices)
+    if outcome.failures:
+        outcome.lines = [str(line) for line in journal.lines]
+    return outcome
+
+
+def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
+    """Shows judges and the digest each stored message."""
+
+    def created(stream: MemoryStream) -> None:
+        stream.on_stored.append(_noting(mesh.world, stream.name, judges))
+
+    def torn(stream: str, first_lost: int) -> None:
+        for judge in judges:
+            judge.torn(stream, first_lost)
+
+    mesh.server.on_created.append(created)
+    faults.on_torn = torn
+
+
+def _noting(world: World, name: str, judges: list[Judge]) -> Callable[[Stored], None]:
+    def stored(message: Stored) -> None:
+        content = blake2b(message.data, digest_size=8).hexdigest()
+        world.note(f"{name} {message.sequence} {message.subject} {content}")
+        for judge in judges:
+            judge.stored(name, message)
+
+    return stored
+
+
+def _each_second(world: World, judges: list[Judge]) -> None:
+    def check() -> None:
+        for judge in judges:
+            judge.each_second()
+        world.after(1.0, check)
+
+    world.after(1.0, check)

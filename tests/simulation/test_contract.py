@@ -1,0 +1,74 @@
+"""The in-memory JetStream of the simulation answers as the real nats-server does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import nats
+
+from tests.simulation.jetstream.client import SimulatedClient
+from tests.simulation.jetstream.contract import Connection, Side, Step, play
+from tests.simulation.jetstream.server import MemoryServer
+from tests.simulation.kernel.network import Network
+from tests.simulation.kernel.process import Process
+from tests.simulation.kernel.world import World
+from tests.support.common.nats import running_server
+
+SEQUENCES = 1_000
+CONCURRENT = 16
+Played = dict[int, list[Step]]
+
+
+async def _play_all(connect: Callable[[], Coroutine[Any, Any, Connection]], played: Played) -> None:
+    seeds = iter(range(SEQUENCES))
+
+    async def some() -> None:
+        side = Side(await connect())
+        await side.open()
+        for seed in seeds:
+            played[seed] = await play(side, seed)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CONCURRENT):
+            tasks.create_task(some())
+
+
+def in_memory() -> Played:
+    """Plays all sequences on the in-memory server."""
+    world, played = World(0), Played()
+    network = Network(world)
+    server = MemoryServer(world, network)
+    server.start()
+
+    async def connect() -> Connection:
+        client = SimulatedClient()
+        await client.connect([], inbox_prefix="_INBOX", disconnected_cb=None, reconnected_cb=None)
+        return cast(Connection, client)
+
+    process = Process(world, network, "contract", lambda: _play_all(connect, played))
+    process.start()
+    world.run(100_000.0, stop=lambda: bool(process.exits))
+    assert process.exits == [None], process.exits
+    return played
+
+
+async def _really(url: str) -> Played:
+    played: Played = {}
+
+    async def connect() -> Connection:
+        return cast(Connection, await nats.connect(url))
+
+    await _play_all(connect, played)
+    return played
+
+
+def test_both_servers_answer_the_same_to_random_sequences(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        real = asyncio.run(_really(server.url))
+    assert len(real) == SEQUENCES
+    for seed, steps in in_memory().items():
+        for number, (simulated, expected) in enumerate(zip(steps, real[seed], strict=True)):
+            assert simulated == expected, f"sequence {seed}, step {number}: {[step.request for step in steps[:number]]}"

@@ -1,0 +1,47 @@
+"""A fixed set of simulated nights passes, and a seed does the same each time it is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+HOURS = 0.34
+SEEDS = 6
+_LINE = re.compile(r"^seed +(\d+) (ok|FAILED) +([0-9a-f]{32}) ", re.MULTILINE)
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own: a world replaces the process's clock."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(1_800)
+def test_the_fixed_seeds_pass() -> None:
+    done = simulate("--seeds", str(SEEDS), "--hours", str(HOURS), "--workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [match[2] for match in _LINE.finditer(done.stdout)] == ["ok"] * SEEDS
+
+
+@pytest.mark.timeout(900)
+def test_a_seed_gives_the_same_digest_each_time() -> None:
+    first, second = (simulate("--first", "3", "--hours", "0.12").stdout for _ in range(2))
+    digests = [match[3] for output in (first, second) for match in _LINE.finditer(output)]
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.timeout(900)
+def test_another_seed_gives_another_digest() -> None:
+    done = simulate("--seeds", "2", "--hours", "0.05", "--no-faults")
+    digests = {match[3] for match in _LINE.finditer(done.stdout)}
+    assert len(digests) == 2
