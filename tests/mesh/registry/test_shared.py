@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from services.registry.relay.service import UNABLE_AFTER_S
 from services.registry.tables import MIGRATIONS
 from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer, execute, running_postgres
-from tests.support.common.processes import spawn
+from tests.support.common.processes import Service, spawn
 from tests.support.registry import records
 from tests.support.registry.registry import Client, RegistryMesh, running_registry
 
@@ -75,31 +76,41 @@ async def test_when_the_publishing_registry_is_killed_the_other_publishes(
     assert len(versions) == 5 and all(earlier < later for earlier, later in pairwise(versions))
 
 
-async def test_both_registries_are_ready_after_an_outage_of_the_database(tmp_path: Path) -> None:
-    # Only one of them reads the outbox, and the other one must not report that as an outage.
-    ports = [free_port(), free_port()]
+@dataclass(frozen=True)
+class Pair:
+    """Two registries on a database server of their own."""
+
+    server: PostgresServer
+    services: tuple[Service, Service]
+    metrics_ports: tuple[int, int]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    ports = (free_port(), free_port())
     shared = {"TANDEM_REGISTRY_KEY": "00" * 32, "TANDEM_LEDGER_KEY": str(tmp_path / "ledger.key")}
-    first_env = {**shared, "TANDEM_METRICS_PORT": str(ports[0])}
-    with (
-        running_postgres() as own_server,
-        running_registry(tmp_path, 1, own_server.new_database(), env=first_env) as first,
-    ):
+    first_env, second_env = ({**shared, "TANDEM_METRICS_PORT": str(port)} for port in ports)
+    with running_postgres() as server, running_registry(tmp_path, 1, server.new_database(), env=first_env) as first:
         second = RegistryMesh(first.nats, tmp_path / "other", free_port(), 1, first.database_url)
-        env = {**second.env, **shared, "TANDEM_METRICS_PORT": str(ports[1])}
-        with spawn("services.registry", env, tmp_path / "other.log") as service:
-            await until_ready(ports)
-            own_server.kill()
-            async with asyncio.timeout(PATIENCE_S):
-                while not all("relay_waits" in process.log() for process in (first.service, service)):  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-            own_server.start()
-            await asyncio.to_thread(own_server.wait_until_ready)
-            # Until the reason to be unready would count, had it not ended with the outage.
-            await asyncio.sleep(UNABLE_AFTER_S)
-            await until_ready(ports)
+        with spawn("services.registry", {**second.env, **second_env}, tmp_path / "other.log") as service:
+            yield Pair(server, (first.service, service), ports)
 
 
-async def until_ready(ports: list[int]) -> None:
+async def test_both_registries_are_ready_after_an_outage_of_the_database(pair: Pair) -> None:
+    # Only one of them reads the outbox, and the other one must not report that as an outage.
+    await until_ready(pair.metrics_ports)
+    pair.server.kill()
+    async with asyncio.timeout(PATIENCE_S):
+        while not all("relay_waits" in service.log() for service in pair.services):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    pair.server.start()
+    await asyncio.to_thread(pair.server.wait_until_ready)
+    # Until the reason to be unready would count, had it not ended with the outage.
+    await asyncio.sleep(UNABLE_AFTER_S)
+    await until_ready(pair.metrics_ports)
+
+
+async def until_ready(ports: Sequence[int]) -> None:
     """Returns when /readyz answers 200 at all ports."""
     async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
         for port in ports:
