@@ -1,4 +1,4 @@
-"""Alert rules and dashboards: promtool accepts them, a test fires each alert, and each alert has a section in the runbook."""
+"""Alert rules and dashboards: promtool accepts them, a test fires each alert, and each alert and grave log event has a page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tools import generate_dashboards
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "k8s" / "observability"
+REFERENCE, RESPOND = ROOT / "docs" / "reference", ROOT / "docs" / "how-to" / "respond"
 RULES, TESTS = FOLDER / "rules.yaml", FOLDER / "rules.test.yaml"
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 
@@ -98,11 +99,37 @@ def test_an_alert_fires_for_a_counter_that_is_first_scraped_at_1(alert: str, tmp
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_each_alert_names_a_section_of_the_runbook() -> None:
-    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    named = re.findall(r'runbook: "(#\S+)"', RULES.read_text())
-    assert len(named) == len(ALERTS) and set(named) <= anchors, set(named) - anchors
+def test_each_alert_names_a_page_that_names_the_alert() -> None:
+    rules = re.findall(r"- alert: (\w+)\n(.*?)(?=\n      - alert: |\Z)", RULES.read_text(), re.DOTALL)
+    pages = {name: re.findall(r'runbook: "(docs/\S+\.md)"', rule) for name, rule in rules}
+    assert len(pages) > 20 and all(len(found) == 1 for found in pages.values())
+    assert [name for name, (page,) in pages.items() if f"`{name}`" not in (ROOT / page).read_text()] == []
+
+
+def log_events() -> dict[str, str]:
+    """Level of each log event in the reference, by name. A row that lists several events gives one level to all."""
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \| ([^|]*) \|", (REFERENCE / "log-events.md").read_text(), re.M)
+    return {name: level for names, level in rows for name in re.findall(r"`([a-z_]+)`", names)}
+
+
+def test_each_grave_log_event_has_a_page_and_no_page_names_an_unknown_event() -> None:
+    events = log_events()
+    pages = [page.read_text() for page in RESPOND.glob("*.md")]
+    named = {
+        name
+        for page in pages
+        for line in re.findall(r"(?:Alert rules: [^.]*\.\s+)?Log events: ([^.]*)\.", page)
+        for name in re.findall(r"`([a-z_]+)`", line)
+    }
+    assert named - events.keys() == set()
+    grave = {name for name, level in events.items() if "error" in level or "critical" in level}
+    assert len(grave) > 40 and {name for name in grave if not any(f"`{name}`" in page for page in pages)} == set()
+
+
+def test_how_to_pages_are_short() -> None:
+    pages = {page: page.read_text().splitlines() for page in (ROOT / "docs" / "how-to").rglob("*.md")}
+    assert len(pages) > 40 and {page.name for page, lines in pages.items() if len(lines) > 80} == set()
+    assert {page.name for page, lines in pages.items() if any(len(line) > 400 for line in lines)} == set()
 
 
 def test_the_committed_dashboards_match_their_generator() -> None:

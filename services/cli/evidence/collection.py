@@ -14,7 +14,7 @@ from services.cli.evidence import chains as evidence_chains
 from services.cli.evidence import seal
 from services.cli.evidence.chains import Chain
 from services.cli.evidence.replay import replay
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli.failure import MISUSED, CommandFailed, trouble
 from services.cli.stack.mesh import MeshConnection
 from services.common import ids
 from services.common.messaging import flow, streams
@@ -90,7 +90,7 @@ def write(path: Path, bundle: bytes) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(bundle)
     except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror}") from None
+        raise CommandFailed(f"{path}: {trouble(error)}") from None
 
 
 def _data(folder: Path, leg: str) -> Path:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from services.cli.report import formats
-from services.cli.report.facts import AlertFact, IncidentFacts, StepFact
+from services.cli.report.facts import DecidedAlert, LegStep, ReportFacts
 from services.cli.report.words import Words
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
     """The line is emphasised: a response was demanded, or something was late or missing."""
 
 
-def course(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
+def course(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """The course as minutes, each with its lines, as the template needs them."""
     moments = sorted(
         [*_alerts(facts, words), *_equipment(facts, words), *_steps(facts, words)], key=lambda moment: moment.at_ms
@@ -48,7 +48,7 @@ def course(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
     ]
 
 
-def alert_text(fact: AlertFact, words: Words) -> str:
+def alert_text(fact: DecidedAlert, words: Words) -> str:
     """An alert in words: its kind, ring, target, distance and demand."""
     alert, measure = fact.alert, fact.measure
     parts = [words.alert(alert_pb2.AlertKind.Name(alert.kind))]
@@ -65,7 +65,7 @@ def alert_text(fact: AlertFact, words: Words) -> str:
     return f"{', '.join(parts)} → {demand}"
 
 
-def _alerts(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+def _alerts(facts: ReportFacts, words: Words) -> Iterator[Moment]:
     for fact in facts.alerts:
         text = alert_text(fact, words)
         if fact.at_ms != fact.decided_ms:
@@ -75,7 +75,7 @@ def _alerts(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
         yield Moment(fact.decided_ms, words("fold"), text, is_grave=is_grave)
 
 
-def _equipment(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+def _equipment(facts: ReportFacts, words: Words) -> Iterator[Moment]:
     from_ms = facts.began_ms - LOOK_BACK_MS
     for device in facts.devices:
         owner = words("wearer" if device.of_wearer else "protected")
@@ -84,13 +84,13 @@ def _equipment(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
                 yield Moment(event.at_ms, words("device"), f"{owner}, {device.device_id}: {words(event.kind)}")
 
 
-def _steps(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+def _steps(facts: ReportFacts, words: Words) -> Iterator[Moment]:
     for step in facts.steps:
         is_grave = step.kind in ("LegAbsent", "StepsLost", "NobodyAvailable", "Escalated", "Rejected")
         yield Moment(step.at_ms, words(step.leg), step_text(step, words), is_grave=is_grave)
 
 
-def step_text(step: StepFact, words: Words) -> str:
+def step_text(step: LegStep, words: Words) -> str:
     """A step in words: what happened, about whom, by whom, and the details that its leg may show."""
     parts = [words.step_of(step.leg, step.kind)]
     if step.subject_id:
@@ -101,7 +101,7 @@ def step_text(step: StepFact, words: Words) -> str:
     return ", ".join(parts)
 
 
-def _details(step: StepFact, words: Words) -> Iterator[str]:
+def _details(step: LegStep, words: Words) -> Iterator[str]:
     body: Mapping[str, Any] = step.body
     for kind, name in (("Progressed", "state"), ("Closed", "cause"), ("Flagged", "flag")):
         if step.kind == kind:

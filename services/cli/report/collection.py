@@ -9,8 +9,8 @@ from services.cli.calls import PATIENCE_S
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.report import compliance
-from services.cli.report.compliance import Period
-from services.cli.report.facts import AlertFact
+from services.cli.report.compliance import CompliancePeriod
+from services.cli.report.facts import DecidedAlert
 from services.cli.stack.mesh import MeshConnection
 from services.common import ids
 from services.common.messaging import flow, pull, streams
@@ -26,7 +26,7 @@ BY = "evidence"
 
 async def collect(
     running: MeshConnection, order_id: str, *, from_ms: int, until_ms: int, grounds: BundleGrounds
-) -> Period:
+) -> CompliancePeriod:
     """The alerts of an order in a period. Raises CommandFailed if the mesh doesn't know the order, or refuses the grounds."""
     now_ms = running.clock.now_ms()
     try:
@@ -45,7 +45,7 @@ async def collect(
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except (RetryableError, PermanentError) as error:
         raise CommandFailed(error.reason) from None
-    return Period(
+    return CompliancePeriod(
         order_id=order_id,
         from_ms=from_ms,
         until_ms=until_ms,
@@ -59,12 +59,12 @@ async def collect(
     )
 
 
-async def _alerts(bus: Bus) -> AsyncIterator[AlertFact]:
+async def _alerts(bus: Bus) -> AsyncIterator[DecidedAlert]:
     """All alerts that the mesh holds, in the order in which they were stored. An unreadable message is passed over."""
     bounds = await bus.bounds_of(flow.ALERTS.name)
     async for message in pull.between(bus, flow.ALERTS.name, bounds.first, last=bounds.last):
         try:
-            yield AlertFact(readers.alert(message.data), None)
+            yield DecidedAlert(readers.alert(message.data), None)
         except InvalidField:
             continue
 

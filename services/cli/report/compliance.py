@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.cli.report import document, formats, sections
-from services.cli.report.facts import AlertFact
+from services.cli.report.facts import DecidedAlert
 from services.cli.report.words import Words
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
 
@@ -28,7 +28,7 @@ _EQUIPMENT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class CompliancePeriod:
     """An order and a period, with all alerts of the order in the period."""
 
     order_id: str
@@ -37,7 +37,7 @@ class Period:
     """Exclusive end of the period, mesh time."""
     case: log_pb2.CaseSnapshot | None
     """Newest snapshot of the order's joint case; None if the log holds none."""
-    alerts: Sequence[AlertFact]
+    alerts: Sequence[DecidedAlert]
     """Alerts of the order decided in the period, exercises left out, in the order of the log."""
     known_from_ms: int
     """Time of the first alert that the mesh still holds, of any order; alerts before it have aged out. 0 if none has aged out."""
@@ -47,7 +47,7 @@ class Period:
     legal_basis: str
 
 
-def pdf(period: Period, words: Words) -> bytes:
+def pdf(period: CompliancePeriod, words: Words) -> bytes:
     """The report as PDF. The same alerts and language give the same bytes."""
     content = {
         "title": words.text("명령 이행 보고서", "Report on compliance with an order"),
@@ -75,7 +75,7 @@ def pdf(period: Period, words: Words) -> bytes:
     return document.pdf("compliance", content, words, at_ms=period.made_at_ms)
 
 
-def of_order(alerts: Sequence[AlertFact], order_id: str, *, from_ms: int, until_ms: int) -> list[AlertFact]:
+def of_order(alerts: Sequence[DecidedAlert], order_id: str, *, from_ms: int, until_ms: int) -> list[DecidedAlert]:
     """The alerts of an order that were decided in a period, without exercises."""
     return [
         fact
@@ -86,7 +86,7 @@ def of_order(alerts: Sequence[AlertFact], order_id: str, *, from_ms: int, until_
     ]
 
 
-def _head(period: Period, words: Words) -> sections.Rows:
+def _head(period: CompliancePeriod, words: Words) -> sections.Rows:
     rows = [
         [words("order_id"), period.order_id],
         [
@@ -101,7 +101,7 @@ def _head(period: Period, words: Words) -> sections.Rows:
     return [*rows, *(sections.order_rows(period.case, words)[1:] if period.case else ())]
 
 
-def _gaps(period: Period, words: Words) -> Iterator[str]:
+def _gaps(period: CompliancePeriod, words: Words) -> Iterator[str]:
     if period.case is None:
         yield words("no_case")
     if period.from_ms < period.known_from_ms:
@@ -112,7 +112,7 @@ def _gaps(period: Period, words: Words) -> Iterator[str]:
         )
 
 
-def _summary(period: Period, words: Words) -> list[str]:
+def _summary(period: CompliancePeriod, words: Words) -> list[str]:
     incident_ids = {fact.alert.incident_id for fact in period.alerts if fact.alert.incident_id}
     entries = sum(
         fact.alert.kind == alert_pb2.RING_ENTERED and fact.alert.demand == geometry_pb2.RESPOND
@@ -130,7 +130,7 @@ def _summary(period: Period, words: Words) -> list[str]:
     ]
 
 
-def _counts(period: Period, words: Words) -> sections.Rows:
+def _counts(period: CompliancePeriod, words: Words) -> sections.Rows:
     counts = Counter((fact.alert.kind, fact.alert.demand) for fact in period.alerts)
     return [
         [
@@ -142,15 +142,15 @@ def _counts(period: Period, words: Words) -> sections.Rows:
     ]
 
 
-def _incidents(period: Period, words: Words) -> list[list[str]]:
-    by_incident: dict[str, list[AlertFact]] = {}
+def _incidents(period: CompliancePeriod, words: Words) -> list[list[str]]:
+    by_incident: dict[str, list[DecidedAlert]] = {}
     for fact in period.alerts:
         if fact.alert.incident_id:
             by_incident.setdefault(fact.alert.incident_id, []).append(fact)
     return [_incident(incident_id, facts, words) for incident_id, facts in by_incident.items()]
 
 
-def _incident(incident_id: str, facts: Sequence[AlertFact], words: Words) -> list[str]:
+def _incident(incident_id: str, facts: Sequence[DecidedAlert], words: Words) -> list[str]:
     rings = [fact.alert.ring_m for fact in facts if fact.alert.kind == alert_pb2.RING_ENTERED and fact.alert.ring_m]
     demand = max(fact.alert.demand for fact in facts)
     return [
@@ -162,7 +162,7 @@ def _incident(incident_id: str, facts: Sequence[AlertFact], words: Words) -> lis
     ]
 
 
-def _equipment(period: Period, words: Words) -> list[dict[str, Any]]:
+def _equipment(period: CompliancePeriod, words: Words) -> list[dict[str, Any]]:
     return [
         {
             "time": formats.date_time(fact.at_ms),

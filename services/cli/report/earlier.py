@@ -6,7 +6,7 @@ from services.cli.evidence.bundle import Verified
 from services.cli.explain.refold import EarlierReport, Refold, StoredAlert
 from services.cli.explain.why_not import HeldBackBy
 from services.cli.report import formats
-from services.cli.report.facts import AlertFact
+from services.cli.report.facts import DecidedAlert
 from services.cli.report.words import Words
 from services.common.clock import MeshClock
 from services.common.messaging import flow
@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-def reports(verified: Verified, decisive: AlertFact | None) -> list[EarlierReport]:
+def reports(verified: Verified, decisive: DecidedAlert | None) -> list[EarlierReport]:
     """The evaluated reports of both sides before the first demand to respond. Empty if the bundle can't be refolded, or if that demand
     isn't the entry of a ring."""
     if decisive is None or verified.replay is None:

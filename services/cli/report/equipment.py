@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from services.cli.report import formats
-from services.cli.report.facts import Device, IncidentFacts
+from services.cli.report.facts import DeviceRecord, ReportFacts
 from services.cli.report.words import Words
 from tandem.common.v1 import alert_pb2
 
@@ -23,7 +23,7 @@ LONG_GAP_MS = 180_000
 """A gap from this length on is mentioned: positions farther apart aren't joined by a line."""
 
 
-def sections(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
+def sections(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """What each device did, as the template needs it."""
     return [
         {
@@ -40,7 +40,7 @@ def sections(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(device: Device, words: Words) -> Iterator[list[str]]:
+def _rows(device: DeviceRecord, words: Words) -> Iterator[list[str]]:
     fixes = device.fixes
     if not fixes:
         yield [words("reports"), words("no_reports")]
@@ -56,7 +56,7 @@ def _rows(device: Device, words: Words) -> Iterator[list[str]]:
     yield [words("accuracy"), formats.metres(median(fix.accuracy_m for fix in fixes))]
 
 
-def _fault(device: Device, facts: IncidentFacts, words: Words) -> Iterator[str]:
+def _fault(device: DeviceRecord, facts: ReportFacts, words: Words) -> Iterator[str]:
     for event in device.equipment:
         if event.kind in _FAULT_EVENTS:
             yield f"{formats.clock_time(event.at_ms)} {words(event.kind)}"
@@ -71,7 +71,7 @@ def _fault(device: Device, facts: IncidentFacts, words: Words) -> Iterator[str]:
         yield words.text(f"3분 넘게 늦게 도착한 위치 {late}건", f"{late} positions arrived more than 3 minutes late")
 
 
-def _intent(device: Device, facts: IncidentFacts, words: Words) -> Iterator[str]:
+def _intent(device: DeviceRecord, facts: ReportFacts, words: Words) -> Iterator[str]:
     low_battery_ms = [event.at_ms for event in device.equipment if event.kind == "BATTERY_LOW"]
     for event in device.equipment:
         is_announced = any(at_ms <= event.at_ms for at_ms in low_battery_ms)

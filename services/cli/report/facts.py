@@ -20,7 +20,7 @@ MS_PER_M = 1000
 """Millimetres per metre, for accuracies of the log."""
 
 
-class Fix(NamedTuple):
+class ReportedPosition(NamedTuple):
     """A position that a device reported."""
 
     time_ms: int
@@ -45,7 +45,7 @@ class EquipmentFact(NamedTuple):
     """Name in tandem.common.v1.EquipmentKind."""
 
 
-class AlertFact(NamedTuple):
+class DecidedAlert(NamedTuple):
     """An alert of the incident with its figures."""
 
     alert: alert_pb2.Alert
@@ -63,7 +63,7 @@ class AlertFact(NamedTuple):
         return times.from_timestamp(self.alert.decided_at)
 
 
-class StepFact(NamedTuple):
+class LegStep(NamedTuple):
     """A step in the record of one leg."""
 
     leg: str
@@ -78,20 +78,20 @@ class StepFact(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class DeviceRecord:
     """A device of the wearer or of a protected person, and its reports in the bundle."""
 
     device_id: str
     subject_id: str
     of_wearer: bool
-    fixes: Sequence[Fix]
+    fixes: Sequence[ReportedPosition]
     """Positions by time."""
     equipment: Sequence[EquipmentFact]
     """Equipment events by time."""
 
 
 @dataclass(frozen=True, slots=True)
-class IncidentFacts:
+class ReportFacts:
     """All that a report states about an incident."""
 
     manifest: Mapping[str, Any]
@@ -102,11 +102,11 @@ class IncidentFacts:
     """Public key of the signature, hex."""
     cases: Sequence[log_pb2.CaseSnapshot]
     """Newest snapshot of each joint case of the incident, by order."""
-    alerts: Sequence[AlertFact]
+    alerts: Sequence[DecidedAlert]
     """Alerts of the incident, in the order of the log."""
-    steps: Sequence[StepFact]
+    steps: Sequence[LegStep]
     """Steps of all legs, by time."""
-    devices: Sequence[Device]
+    devices: Sequence[DeviceRecord]
     """Devices of the wearer, then those of the protected persons."""
     entries: int
     """Number of log entries in the bundle."""
@@ -124,7 +124,7 @@ class IncidentFacts:
         return max(moments, default=self.manifest["made_at_ms"])
 
     @property
-    def decisive(self) -> AlertFact | None:
+    def decisive(self) -> DecidedAlert | None:
         """The first alert that demanded a response; None if none did."""
         return next((fact for fact in self.alerts if fact.alert.demand == RESPOND), None)
 
@@ -134,12 +134,12 @@ RESPOND = 4
 
 
 @dataclass(slots=True)
-class _Log:
+class _LoggedFacts:
     """Content of the log entries, collected in their order."""
 
     clock: MeshClock
     cases: dict[str, log_pb2.CaseSnapshot] = field(default_factory=dict)
-    fixes: dict[str, dict[str, Fix]] = field(default_factory=dict)
+    fixes: dict[str, dict[str, ReportedPosition]] = field(default_factory=dict)
     equipment: dict[str, list[EquipmentFact]] = field(default_factory=dict)
 
     def add(self, record: StoredMessage) -> None:
@@ -164,7 +164,7 @@ class _Log:
 
     def _add_positions(self, sequence: int, arrived_ms: int, batch: Positions) -> None:
         for i, device_id in enumerate(batch.device_ids):
-            fix = Fix(
+            fix = ReportedPosition(
                 time_ms=min(batch.fix_times_ms[i], arrived_ms),
                 arrived_ms=arrived_ms,
                 lat_deg=batch.lat_e7[i] / 1e7,
@@ -176,18 +176,18 @@ class _Log:
             self.fixes.setdefault(device_id, {}).setdefault(fix.report_id, fix)
 
 
-def of_bundle(verified: Verified) -> IncidentFacts:
+def of_bundle(verified: Verified) -> ReportFacts:
     """The facts of the incident in a verified bundle."""
     manifest = verified.manifest
     clock = MeshClock(manifest["clock"]["rate"], manifest["clock"]["anchor_ms"])
-    log = _Log(clock)
+    log = _LoggedFacts(clock)
     entries = [record for record in verified.records if record.stream == flow.log_stream(manifest["log"]["partition"])]
     for record in entries:
         log.add(record)
     alerts = _alerts(verified.records, manifest["incident_id"])
     order_ids = {fact.alert.order_id for fact in alerts} | set(manifest["order_ids"])
     cases = sorted((case for case in log.cases.values() if case.order_id in order_ids), key=lambda case: case.order_id)
-    return IncidentFacts(
+    return ReportFacts(
         manifest=manifest,
         replayed=_replayed(verified),
         differences=verified.differences,
@@ -206,7 +206,7 @@ def _replayed(verified: Verified) -> str:
     return "DIFFERENT" if verified.differences else "SAME"
 
 
-def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[AlertFact]:
+def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[DecidedAlert]:
     measures = {
         measure.alert_id: measure
         for record in records
@@ -215,12 +215,12 @@ def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[AlertFac
     }
     alerts = (alert_pb2.Alert.FromString(record.data) for record in records if record.stream == flow.ALERTS.name)
     return sorted(
-        (AlertFact(alert, measures.get(alert.alert_id)) for alert in alerts if alert.incident_id == incident_id),
+        (DecidedAlert(alert, measures.get(alert.alert_id)) for alert in alerts if alert.incident_id == incident_id),
         key=lambda fact: (fact.alert.sequence, fact.alert.ordinal),
     )
 
 
-def _steps(verified: Verified) -> list[StepFact]:
+def _steps(verified: Verified) -> list[LegStep]:
     """Steps of all legs by time. The subject of an assignment stands in the event that opened it."""
     subjects = {
         (event.leg, event.body["assignment_id"]): event.body["subject_id"]
@@ -228,7 +228,7 @@ def _steps(verified: Verified) -> list[StepFact]:
         if isinstance(event.body.get("subject_id"), str) and isinstance(event.body.get("assignment_id"), str)
     }
     steps = [
-        StepFact(
+        LegStep(
             leg=event.leg,
             at_ms=event.body["at_ms"],
             kind=event.kind,
@@ -242,7 +242,7 @@ def _steps(verified: Verified) -> list[StepFact]:
     return sorted(steps, key=lambda step: (step.at_ms, step.leg))
 
 
-def _devices(cases: Sequence[log_pb2.CaseSnapshot], log: _Log) -> Iterator[Device]:
+def _devices(cases: Sequence[log_pb2.CaseSnapshot], log: _LoggedFacts) -> Iterator[DeviceRecord]:
     owners: dict[str, tuple[str, bool]] = {}
     for case in cases:
         owners |= {device_id: (case.wearer_id, True) for device_id in case.tag_device_ids}
@@ -250,7 +250,7 @@ def _devices(cases: Sequence[log_pb2.CaseSnapshot], log: _Log) -> Iterator[Devic
         for person in case.persons:
             owners |= {device_id: (person.person_id, False) for device_id in person.device_ids}
     for device_id, (subject_id, of_wearer) in owners.items():
-        yield Device(
+        yield DeviceRecord(
             device_id=device_id,
             subject_id=subject_id,
             of_wearer=of_wearer,

@@ -13,7 +13,7 @@ from html import escape
 from typing import NamedTuple
 
 from services.cli.report import formats
-from services.cli.report.facts import AlertFact, Fix, IncidentFacts
+from services.cli.report.facts import DecidedAlert, ReportedPosition, ReportFacts
 from services.cli.report.words import Words
 from tandem.common.v1 import geometry_pb2
 
@@ -59,7 +59,7 @@ class _Plane:
         return x, y
 
 
-def maps(facts: IncidentFacts, words: Words) -> list[Map]:
+def maps(facts: ReportFacts, words: Words) -> list[Map]:
     """The whole incident, and the moment of the first decision to respond; no map without positions."""
     tracks = _tracks(facts)
     found = []
@@ -73,7 +73,7 @@ def maps(facts: IncidentFacts, words: Words) -> list[Map]:
     return found
 
 
-def _tracks(facts: IncidentFacts) -> list[tuple[str, list[Fix]]]:
+def _tracks(facts: ReportFacts) -> list[tuple[str, list[ReportedPosition]]]:
     """Colour and positions of each device round the incident."""
     from_ms, until_ms = facts.began_ms - BEFORE_MS, facts.last_ms + AFTER_MS
     return [
@@ -86,11 +86,11 @@ def _tracks(facts: IncidentFacts) -> list[tuple[str, list[Fix]]]:
 
 
 def _drawn(
-    facts: IncidentFacts,
+    facts: ReportFacts,
     words: Words,
-    tracks: Sequence[tuple[str, Sequence[Fix]]],
+    tracks: Sequence[tuple[str, Sequence[ReportedPosition]]],
     *,
-    at: AlertFact | None,
+    at: DecidedAlert | None,
     near: bool,
 ) -> str:
     newest = [(colour, fix) for colour, fixes in tracks if (fix := _newest(fixes, at))]
@@ -115,13 +115,13 @@ def _drawn(
     )
 
 
-def _newest(fixes: Sequence[Fix], at: AlertFact | None) -> Fix | None:
+def _newest(fixes: Sequence[ReportedPosition], at: DecidedAlert | None) -> ReportedPosition | None:
     """The newest position that was known when an alert was decided; without an alert, the last one."""
     known = [fix for fix in fixes if at is None or fix.arrived_ms <= at.decided_ms]
     return known[-1] if known else None
 
 
-def _plane(fixes: Sequence[Fix], around_m: float) -> _Plane:
+def _plane(fixes: Sequence[ReportedPosition], around_m: float) -> _Plane:
     lat_deg, lon_deg = fixes[0].lat_deg, fixes[0].lon_deg
     points = [_flat((lat_deg, lon_deg), (fix.lat_deg, fix.lon_deg)) for fix in fixes]
     east, north = [point.east_m for point in points], [point.north_m for point in points]
@@ -148,7 +148,7 @@ def _background() -> Iterator[str]:
     yield f'<text x="{WIDTH - 24}" y="46" fill="#333333">N</text>'
 
 
-def _places(facts: IncidentFacts, plane: _Plane, rings: bool) -> Iterator[str]:
+def _places(facts: ReportFacts, plane: _Plane, rings: bool) -> Iterator[str]:
     for case in facts.cases:
         for place in case.places:
             if rings:
@@ -183,7 +183,7 @@ def _middle(place: geometry_pb2.Place, plane: _Plane) -> tuple[float, float]:
     return sum(x for x, _ in corners) / len(corners), sum(y for _, y in corners) / len(corners)
 
 
-def _rings(facts: IncidentFacts, plane: _Plane, fix: Fix, *, at: AlertFact | None) -> Iterator[str]:
+def _rings(facts: ReportFacts, plane: _Plane, fix: ReportedPosition, *, at: DecidedAlert | None) -> Iterator[str]:
     """The rings of the order round the protected person, where she was when the alert was decided."""
     x, y = plane.at(fix.lat_deg, fix.lon_deg)
     for case in facts.cases:
@@ -201,7 +201,7 @@ def _within(rings: Iterable[geometry_pb2.Ring], plane: _Plane) -> Iterator[geome
     return (ring for ring in rings if ring.radius_m / plane.m_per_point < WIDTH / 2)
 
 
-def _track(fixes: Sequence[Fix], plane: _Plane, colour: str) -> Iterator[str]:
+def _track(fixes: Sequence[ReportedPosition], plane: _Plane, colour: str) -> Iterator[str]:
     places = [plane.at(fix.lat_deg, fix.lon_deg) for fix in fixes]
     if len(places) > 1:
         line = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
@@ -210,7 +210,7 @@ def _track(fixes: Sequence[Fix], plane: _Plane, colour: str) -> Iterator[str]:
         yield f'<circle cx="{x:.2f}" cy="{y:.2f}" r="1.8" fill="{colour}"/>'
 
 
-def _newest_fix(fix: Fix, plane: _Plane, colour: str, *, words: Words) -> Iterator[str]:
+def _newest_fix(fix: ReportedPosition, plane: _Plane, colour: str, *, words: Words) -> Iterator[str]:
     x, y = plane.at(fix.lat_deg, fix.lon_deg)
     radius = max(fix.accuracy_m / plane.m_per_point, 3.0)
     yield f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:.2f}" fill="{colour}" fill-opacity="0.2" stroke="{colour}"/>'
@@ -236,7 +236,7 @@ def _scale(plane: _Plane) -> Iterator[str]:
     yield f'<text x="{16 + width:.2f}" y="{y}" fill="#333333">{formats.metres(length_m)}</text>'
 
 
-def _legend(facts: IncidentFacts, words: Words) -> Iterator[str]:
+def _legend(facts: ReportFacts, words: Words) -> Iterator[str]:
     owners = [(_WEARER, "wearer"), (_PROTECTED, "protected")]
     shown = [
         (colour, name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.cli.report import formats
 from services.cli.report.chronology import alert_text
-from services.cli.report.facts import AlertFact, IncidentFacts, StepFact
+from services.cli.report.facts import DecidedAlert, LegStep, ReportFacts
 from services.cli.report.words import Words
 from services.common import times
 from services.common.messaging import flow
@@ -16,7 +16,7 @@ from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
 Rows = list[list[str]]
 
 
-def head(facts: IncidentFacts, words: Words) -> Rows:
+def head(facts: ReportFacts, words: Words) -> Rows:
     """Rows of the head: the incident, the bundle, and who made it for whom on which ground."""
     manifest = facts.manifest
     notes = [words("is_whole" if manifest["whole"] else "not_whole")]
@@ -33,7 +33,7 @@ def head(facts: IncidentFacts, words: Words) -> Rows:
     ]
 
 
-def is_exercise(facts: IncidentFacts) -> bool:
+def is_exercise(facts: ReportFacts) -> bool:
     """Whether the incident was a drill or a canary."""
     return any(fact.alert.exercise != exercise_pb2.EXERCISE_UNSPECIFIED for fact in facts.alerts)
 
@@ -41,7 +41,7 @@ def is_exercise(facts: IncidentFacts) -> bool:
 # ── summary ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def summary(facts: IncidentFacts, words: Words) -> list[str]:
+def summary(facts: ReportFacts, words: Words) -> list[str]:
     """The incident in a few sentences."""
     began, last = formats.date_time(facts.began_ms), formats.date_time(facts.last_ms)
     sentences = [
@@ -64,7 +64,7 @@ def summary(facts: IncidentFacts, words: Words) -> list[str]:
     return sentences
 
 
-def _decision_sentence(facts: IncidentFacts, words: Words) -> str:
+def _decision_sentence(facts: ReportFacts, words: Words) -> str:
     decisive = facts.decisive
     if decisive is None:
         return words.text("출동을 요구한 판단은 없었습니다.", "No decision demanded a response.")
@@ -76,7 +76,7 @@ def _decision_sentence(facts: IncidentFacts, words: Words) -> str:
     )
 
 
-def _answer_sentences(facts: IncidentFacts, words: Words) -> Iterator[str]:
+def _answer_sentences(facts: ReportFacts, words: Words) -> Iterator[str]:
     for leg in ("police", "probation"):
         steps = [step for step in facts.steps if step.leg == leg]
         if not steps:
@@ -103,14 +103,14 @@ def _answer_sentences(facts: IncidentFacts, words: Words) -> Iterator[str]:
             )
 
 
-def _nearest(alerts: Sequence[AlertFact]) -> float | None:
+def _nearest(alerts: Sequence[DecidedAlert]) -> float | None:
     measures = [fact.measure for fact in alerts if fact.measure is not None]
     found = [measure.min_distance_m for measure in measures if measure.HasField("min_distance_m")]
     found += [measure.distance_m for measure in measures if measure.HasField("distance_m")]
     return min(found, default=None)
 
 
-def _after_report(fact: AlertFact, facts: IncidentFacts, words: Words) -> str | None:
+def _after_report(fact: DecidedAlert, facts: ReportFacts, words: Words) -> str | None:
     """Time from the receipt of the report that caused an alert until its decision; None if no report caused it."""
     cause = fact.alert.cause
     if not cause.received_wall_us or facts.manifest["clock"]["rate"] != 1:
@@ -148,7 +148,7 @@ def _validity(from_ms: int, until_ms: int, words: Words) -> str:
 # ── decision ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def decisions(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
+def decisions(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """Each alert that demanded a notice or a response, in words with its numbers."""
     return [
         {"title": f"{formats.clock_time(fact.decided_ms)} {alert_text(fact, words)}", "rows": _grounds(fact, words)}
@@ -157,7 +157,7 @@ def decisions(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
     ]
 
 
-def _grounds(fact: AlertFact, words: Words) -> Rows:
+def _grounds(fact: DecidedAlert, words: Words) -> Rows:
     alert, measure = fact.alert, fact.measure
     rows = [[words.text("경보 번호", "Alert"), alert.alert_id]]
     rows.append([words.text("기록 위치", "Rests on"), f"{flow.log_stream(alert.partition)}#{alert.sequence}"])
@@ -200,10 +200,10 @@ def _figures(measure: alert_pb2.Measure, words: Words) -> Iterator[list[str]]:
 _ANSWERS = ("Received", "Acknowledged", "Rejected", "Progressed", "Closed")
 
 
-def answers(facts: IncidentFacts, words: Words) -> Rows:
+def answers(facts: ReportFacts, words: Words) -> Rows:
     """A row for each answer: leg, subject, answer, person, time, and time since the offer before it."""
     rows: Rows = []
-    offered: dict[tuple[str, str], StepFact] = {}
+    offered: dict[tuple[str, str], LegStep] = {}
     for step in facts.steps:
         key = step.leg, str(step.body.get("assignment_id", ""))
         if step.kind in ("Offered", "Reoffered", "Escalated"):
@@ -226,7 +226,7 @@ def answers(facts: IncidentFacts, words: Words) -> Rows:
 # ── authenticity ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def authenticity(facts: IncidentFacts, words: Words, *, bundle_sha256: str) -> Rows:
+def authenticity(facts: ReportFacts, words: Words, *, bundle_sha256: str) -> Rows:
     """Hashes, key, chain heads and the result of the refold."""
     manifest = facts.manifest
     chains = [
@@ -245,7 +245,7 @@ def authenticity(facts: IncidentFacts, words: Words, *, bundle_sha256: str) -> R
     ]
 
 
-def _replay_text(facts: IncidentFacts, words: Words) -> str:
+def _replay_text(facts: ReportFacts, words: Words) -> str:
     match facts.replayed:
         case "SAME":
             return words.text(

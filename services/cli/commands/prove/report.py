@@ -15,7 +15,7 @@ from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
 from services.cli.evidence.tar import CorruptArchive
 from services.cli.explain.disclosures import PREFIX
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli.failure import MISUSED, CommandFailed, trouble
 from services.cli.report import collection, compliance, incident
 from services.cli.report.words import LANGUAGES, Words
 from services.cli.stack import mesh
@@ -125,7 +125,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as opened:
             return opened.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror}", MISUSED) from None
+        raise CommandFailed(f"{path}: {trouble(error)}", MISUSED) from None
 
 
 def _key(path: Path | None) -> bytes | None:
@@ -141,4 +141,4 @@ def _write(path: Path, document: bytes) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(document)
     except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror}") from None
+        raise CommandFailed(f"{path}: {trouble(error)}") from None

@@ -233,4 +233,4 @@ def test_a_file_that_is_too_large_or_unreadable_is_refused(
     monkeypatch.setattr(sys, "argv", ["tandem", "evidence", "verify", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 2 and capsys.readouterr().err == f"{tmp_path}: Is a directory\n"
+    assert ended.value.code == 2 and capsys.readouterr().err == f"{tmp_path}: is a folder; name a file\n"
