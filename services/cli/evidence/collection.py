@@ -84,11 +84,13 @@ async def make(
     return bundle
 
 
-def write(path: Path, bundle: bytes) -> None:
-    """Writes a bundle to a new file, readable by its owner only. Raises CommandFailed if the file exists."""
+def write(path: Path, content: bytes) -> None:
+    """Writes a bundle or report to a new file, readable by its owner only. Raises CommandFailed if the file exists."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(bundle)
+            file.write(content)
+    except FileExistsError:
+        raise CommandFailed(f"{path}: exists already; name another file") from None
     except OSError as error:
         raise CommandFailed(f"{path}: {trouble(error)}") from None
 

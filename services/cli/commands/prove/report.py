@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -74,7 +73,7 @@ def report(
             if order
             else _of_incident(incident_id, leg, folder=folder, grounds=grounds, words=words)
         )
-    _write(out, made)
+    evidence_collection.write(out, made)
     print(f"{out}: {len(made)} bytes")
 
 
@@ -133,12 +132,3 @@ def _key(path: Path | None) -> bytes | None:
         return bytes.fromhex(path.read_text().strip()) if path else None
     except (OSError, ValueError):
         raise CommandFailed(f"{path} isn't a public key of 64 hex digits", MISUSED) from None
-
-
-def _write(path: Path, document: bytes) -> None:
-    """Writes a document to a new file, readable by its owner only. Raises CommandFailed if the file exists."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(document)
-    except OSError as error:
-        raise CommandFailed(f"{path}: {trouble(error)}") from None

@@ -100,7 +100,7 @@ def test_a_foreign_key_is_refused(report: Report, tmp_path: Path) -> None:
 def test_a_document_is_never_overwritten(report: Report) -> None:
     assert report(approach_bundle())[0] == 0
     code, _, error = report(approach_bundle())
-    assert code == 1 and error.endswith("report.pdf: File exists\n")
+    assert code == 1 and error.endswith("report.pdf: exists already; name another file\n")
 
 
 @pytest.mark.parametrize(
