@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 from services.common.messaging import flow
@@ -87,11 +88,8 @@ class LedgerJudge(Judge):
             self._published[disclosure.disclosure_id] = self.world.elapsed_s
 
     def finish(self) -> None:
-        connection = sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)
-        try:
+        with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as connection:
             written = {row[0] for row in connection.execute("select disclosure_id from ledger")}
-        finally:
-            connection.close()
         for disclosure_id, since_s in self._published.items():
             if disclosure_id not in written and self.world.elapsed_s - since_s > 60:
                 self.fail(f"disclosure {disclosure_id} has no row in the ledger")

@@ -120,7 +120,8 @@ class InlineConnection(aiosqlite.Connection):
 def connect(database: Any, **options: Any) -> InlineConnection:
     """In the place of aiosqlite.connect."""
     options.pop("iter_chunk_size", None)
-    return InlineConnection(lambda: sqlite3.connect(database, **options))
+    open_file: Callable[..., sqlite3.Connection] = sqlite3.connect  # its process closes it
+    return InlineConnection(lambda: open_file(database, **options))
 
 
 def executor_of(loop: SimulatedLoop) -> Callable[[Callable[[], None]], None]:
