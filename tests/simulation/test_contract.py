@@ -56,12 +56,17 @@ def in_memory() -> Played:
 
 
 async def _really(url: str) -> Played:
-    played: Played = {}
+    played, clients = Played(), list[nats.NATS]()
 
     async def connect() -> Connection:
-        return cast(Connection, await nats.connect(url))
+        clients.append(await nats.connect(url))
+        return cast(Connection, clients[-1])
 
-    await _play_all(connect, played)
+    try:
+        await _play_all(connect, played)
+    finally:
+        for client in clients:
+            await client.close()
     return played
 
 

@@ -339,7 +339,7 @@ def test_the_report_of_a_mesh_is_that_of_a_bundle(made: Made, tmp_path: Path) ->
 
 def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Made, tmp_path: Path) -> None:
     order = next(iter(json.loads(members(made.police)["manifest.json"])["order_ids"]))
-    period = ("--order", order, "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z")
+    period = ("--order", order, "--from", "2020-01-01T00:00:00Z", "--until", "2100-01-01T00:00:00Z")
     mesh = ("--dir", str(made.mesh.folder))
     out = tmp_path / "order.pdf"
     outcome = tandem("report", *period, *mesh, *BASIS, "--language", "en", "--out", str(out))
@@ -351,7 +351,7 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
         assert time.monotonic() < deadline, references
         time.sleep(0.2)
     empty = tandem(
-        *("report", "--order", order, "--from", "2020-01-01T00:00:00Z", "--to", "2020-02-01T00:00:00Z"),
+        *("report", "--order", order, "--from", "2020-01-01T00:00:00Z", "--until", "2020-02-01T00:00:00Z"),
         *(*mesh, *BASIS, "--language", "en", "--out", str(tmp_path / "empty.pdf")),
     )
     assert empty.returncode == 0, empty.stderr

@@ -114,7 +114,7 @@ def test_feasibility_of_a_stored_order_is_disclosed_before_anything_is_shown(mes
         refused = tandem("feasibility", "--order", alert.order_id, *given, *lacks)
         assert (refused.returncode, refused.stdout) == (2, "") and named in refused.stderr
     unknown = tandem("feasibility", "--order", "O-none", *given, *grounds)
-    assert (unknown.returncode, unknown.stdout) == (1, "") and "no case of O-none" in unknown.stderr
+    assert (unknown.returncode, unknown.stdout) == (1, "") and "no case of the order O-none" in unknown.stderr
     assert ledger(mesh, "spiffe://tandem/reviewer/park") == []
     outcome = tandem("feasibility", "--order", alert.order_id, *given, *grounds)
     assert outcome.returncode == 0, outcome.stderr

@@ -84,8 +84,6 @@ def test_what_the_demo_did_is_readable_at_80_columns(mesh: RunningMesh, incident
             command[0]
         ]:
             assert whole in shown.stdout
-    wide = tandem("trace", incident_id, "--dir", str(mesh.folder)).stdout
-    assert max(map(len, wide.splitlines())) > 80
 
 
 def test_explain_lists_the_alerts_of_an_incident_and_explains_each(mesh: RunningMesh, incident_id: str) -> None:
@@ -118,6 +116,8 @@ def test_logs_are_merged_by_time_and_of_one_process(mesh: RunningMesh, incident_
 
 
 def test_followed_logs_show_new_lines(mesh: RunningMesh, tmp_path: Path) -> None:
+    # A shell that runs the tests in the background has them ignore SIGINT, and the command would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path, output = mesh.folder / "logs" / "up.log", tmp_path / "output"
     command = (*TANDEM, "logs", "up", "-f", "-n", "0", "--json", "--dir", str(mesh.folder))
     with output.open("w") as shown, subprocess.Popen(command, stdout=shown, env=environment()) as following:

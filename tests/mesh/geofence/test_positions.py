@@ -106,7 +106,7 @@ async def test_probation_gets_the_wearer_and_never_the_protected_person(mesh: Sh
         )
         # A live position has no ring, no distance and no target.
         fields = {field.name for field in positions_pb2.LivePosition.DESCRIPTOR.fields}
-        assert fields == {"unknown", "lat_deg", "lon_deg", "accuracy_m", "fix_time", "age_s"}
+        assert fields == {"unknown", "lat_deg", "lon_deg", "accuracy_m", "fix_time", "age_s", "source"}
 
 
 async def test_a_position_older_than_3_minutes_or_never_reported_is_unknown(mesh: SharingMesh) -> None:

@@ -62,7 +62,7 @@ def test_the_tags_of_a_line_are_worn_on_its_basis(tmp_path: Path) -> None:
     assert {tag.basis for tag in tags} == {registry_pb2.TAG_BASIS_STALKING_ORDER} and len(tags) == 2
     (found,) = read(tmp_path, f"{header}{line}PAROLE\n")
     assert found.fault and str(found.fault) == (
-        "line 2: tag_basis: must be one of JUDGMENT, STALKING_ORDER, OTHER, or empty"
+        "line 2: tag_basis: must be one of JUDGMENT, STALKING_ORDER, OTHER, or empty (example: JUDGMENT)"
     )
 
 

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from services.cli import usage
 from services.cli.commands.operate.tag import Basis, Folder, ask, grounds, moment, show, text
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from tandem.registry.v1 import cctv_pb2
 
-app = typer.Typer(help="Requests to local governments for CCTV (Tag Act 16-3).", no_args_is_help=True)
+app = usage.group("Requests to local governments for CCTV (Tag Act 16-3).")
 _GROUNDS = {"9-2": cctv_pb2.CCTV_GROUND_CONDITION_9_2, "14-1": cctv_pb2.CCTV_GROUND_DUTY_14_1}
 _STEPS = {
     "provided": cctv_pb2.CCTV_STEP_PROVIDED,
@@ -24,7 +25,7 @@ _STEPS = {
 RequestId = Annotated[str, typer.Argument(help="The Ministry's id of the request.")]
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def request(
     request_id: RequestId,
     wearer: Annotated[str, typer.Option(help="Id of the wearer.")],
@@ -45,7 +46,7 @@ def request(
     print(f"disclosure {answer.disclosure_id}")
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def step(
     request_id: RequestId,
     name: Annotated[str, typer.Argument(metavar="STEP", help=", ".join(_STEPS))],
@@ -95,4 +96,4 @@ def _print(requests: list[cctv_pb2.CctvRequest]) -> None:
     show(view if requests else "no requests")
 
 
-app.command("list")(list_requests)
+app.command("list", cls=usage.Command)(list_requests)

@@ -13,6 +13,7 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 
+from services.cli import usage
 from services.cli.calls import Request, Response, call
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import DESKS
@@ -22,7 +23,7 @@ from services.cli.terminal import SafeConsole
 from services.common import times
 from tandem.registry.v1 import disclosure_pb2, tag_record_pb2
 
-app = typer.Typer(help="Refusals, good cause and authorised removals of tags.", no_args_is_help=True)
+app = usage.group("Refusals, good cause and authorised removals of tags.")
 IDENTITY = DESKS["probation"]
 WIDTH = 180
 """Output width without a terminal, characters."""
@@ -33,7 +34,7 @@ Reason = Annotated[str, typer.Option(help="Why, at most 500 characters.")]
 Basis = Annotated[str, typer.Option("--legal-basis", help="Code of the article that allows the disclosure.")]
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def refused(
     record: RecordId,
     wearer: Annotated[str, typer.Option(help="Id of the wearer.")],
@@ -179,7 +180,7 @@ def _outcome(outcome: tag_record_pb2.TagRecordOutcome.ValueType) -> str:
     return tag_record_pb2.TagRecordOutcome.Name(outcome).removeprefix("TAG_RECORD_OUTCOME_").lower()
 
 
-app.command("good-cause")(good_cause)
-app.command("allow-removal")(allow_removal)
-app.command("end-removal")(end_removal)
-app.command("list")(list_records)
+app.command("good-cause", cls=usage.Command)(good_cause)
+app.command("allow-removal", cls=usage.Command)(allow_removal)
+app.command("end-removal", cls=usage.Command)(end_removal)
+app.command("list", cls=usage.Command)(list_records)

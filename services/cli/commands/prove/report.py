@@ -35,7 +35,7 @@ def report(
     ] = None,
     order: Annotated[str, typer.Option(metavar="ID", help="Report on this order and a period.")] = "",
     since: Annotated[str, typer.Option("--from", metavar="TIME", help="With --order: first moment, RFC 3339.")] = "",
-    until: Annotated[str, typer.Option("--to", metavar="TIME", help="With --order: end, exclusive, RFC 3339.")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="With --order: end, exclusive, RFC 3339.")] = "",
     leg: Annotated[str, typer.Option(help="Whose evidence of the incident: police or probation.")] = "police",
     legal_basis: Annotated[
         str, typer.Option(metavar="CODE", help="From a mesh: code of the legal basis, such as STALKING_9_1_3_2.")
@@ -57,7 +57,9 @@ def report(
     bundle and language give the same bytes. A report that is made from a mesh is a disclosure, which the ledger records first.
     """
     if [bool(incident_id), bundle is not None, bool(order)].count(True) != 1:
-        raise CommandFailed("name one of these: INCIDENT, --bundle FILE, or --order ID with --from and --to", MISUSED)
+        raise CommandFailed(
+            "name one of these: INCIDENT, --bundle FILE, or --order ID with --from and --until", MISUSED
+        )
     if language not in LANGUAGES:
         raise CommandFailed(f"--language: must be one of {', '.join(LANGUAGES)} (example: ko)", MISUSED)
     words = Words(language)
@@ -95,9 +97,9 @@ def _of_incident(incident_id: str, leg: str, *, folder: Path, grounds: BundleGro
 
 def _of_order(order_id: str, since: str, until: str, *, folder: Path, grounds: BundleGrounds, words: Words) -> bytes:
     _required_id("--order", order_id)
-    from_ms, until_ms = _moment("--from", since), _moment("--to", until)
+    from_ms, until_ms = _moment("--from", since), _moment("--until", until)
     if until_ms <= from_ms:
-        raise CommandFailed("--to: must be later than --from", MISUSED)
+        raise CommandFailed("--until: must be later than --from", MISUSED)
     running = mesh.load(folder)
     collecting = collection.collect(running, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
     return compliance.pdf(uvloop.run(collecting), words)

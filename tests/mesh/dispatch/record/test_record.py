@@ -34,7 +34,7 @@ from tests.support.dispatch.leg_chain import first_broken_event
 DEADLINES = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
 POSITION = StreamPosition(flow.INCIDENTS.name, "log", 1)
 DESK = "spiffe://npa/desk/seoul"
-ROWS = "d7e5fc4ca71d0929e505e6748d817fd93d87d15a5c0d5333315c4845891ee52b"
+ROWS = "5c5ac268cce6707635720d902109e1501706d7e88710bf2b32d657e1fc73321d"
 """SHA-256 of the rows of the story below, as they were before transactions were shared and hot statements went to the driver."""
 
 

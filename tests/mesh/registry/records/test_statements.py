@@ -18,9 +18,17 @@ from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
 from tests.support.registry.statements import Statements, counted
 
-READ_FOR_TWO_REASONS = {"tags", "devices", "cases", "order_persons", "protected_persons"}
+READ_FOR_TWO_REASONS = {
+    "tags",
+    "devices",
+    "cases",
+    "order_persons",
+    "protected_persons",
+    "person_units",
+    "wearer_units",
+}
 """Tables that a put may read with two statements, for different rows: a device by its own id, then the other devices; the owner of
-a device, then the other persons of an order."""
+a device, then the other persons of an order; the units of each."""
 
 
 @asynccontextmanager

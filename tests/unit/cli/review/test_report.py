@@ -107,7 +107,7 @@ def test_a_document_is_never_overwritten(report: Report) -> None:
     ("options", "said"),
     [
         (("--language", "jp"), "--language: must be one of ko, en (example: ko)"),
-        (("--order", "order-1"), "name one of these: INCIDENT, --bundle FILE, or --order ID with --from and --to"),
+        (("--order", "order-1"), "name one of these: INCIDENT, --bundle FILE, or --order ID with --from and --until"),
     ],
 )
 def test_a_wrong_option_is_named(report: Report, options: tuple[str, ...], said: str) -> None:
