@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import nats
+from nats.aio.client import Client as NatsClient
 
 from tests.simulation.jetstream.client import SimulatedClient
 from tests.simulation.jetstream.contract import Connection, Side, Step, play
@@ -56,7 +57,7 @@ def in_memory() -> Played:
 
 
 async def _really(url: str) -> Played:
-    played, clients = Played(), list[nats.NATS]()
+    played, clients = Played(), list[NatsClient]()
 
     async def connect() -> Connection:
         clients.append(await nats.connect(url))
