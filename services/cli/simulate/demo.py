@@ -262,7 +262,7 @@ class DemoStage:
         await self._put(log_pb2.Rules(rules_id="default"))
         return "the rings are cleared, and both agencies and the warning stood down"
 
-    async def tell(self) -> str:
+    async def wait_for_her_phone(self) -> str:
         """Waits until her phone has shown the notice that it is over, and confirmed all notices."""
         incidents = await outcome.read(self.clients, {self.order_id}, self.began_ms)
         ended_ms = max((incident.ended_ms or 0 for incident in incidents), default=0)
@@ -344,7 +344,7 @@ STEPS: tuple[tuple[str, str, Act], ...] = (
     ("respond", "The wearer comes within 100 m", DemoStage.respond),
     ("acknowledge", "Both desks acknowledge their leg", DemoStage.acknowledge),
     ("stand-down", "The wearer turns away", DemoStage.stand_down),
-    ("told", "She is told that it is over", DemoStage.tell),
+    ("told", "She is told that it is over", DemoStage.wait_for_her_phone),
     ("end", "The police end the order", DemoStage.end_order),
 )
 """The steps of the demo: name, title, method."""
