@@ -42,7 +42,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("backtest", "--scenario", "broken.json", "--reports", REPORTS),
-        "broken.json: line 2: isn't JSON: Expecting property name enclosed in double quotes at column 1",
+        "broken.json: line 2: isn't JSON: Unterminated string starting at at column 1",
     ),
     (
         ("backtest", "--scenario", "enum.json", "--reports", REPORTS),
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "utf16.csv").write_text(wearers, "utf-16")
     (folder / "damaged.csv").write_bytes(wearers.encode().replace("변".encode(), "변".encode()[:2]))
     (folder / "unknown.json").write_text('{"wearers": [{"wearerid": "W-1"}]}')
-    (folder / "broken.json").write_text('{"wearers": [], \n}')
+    (folder / "broken.json").write_text('{"wearers": [], \n"}')
     ring = {"radius_m": 100, "action": "ARREST"}
     (folder / "enum.json").write_text(json.dumps({"orders": [{"order_id": "O-1", "rings": [ring]}]}))
     (folder / "date.json").write_text(json.dumps({"orders": [{"order_id": "O-1", "valid_from": "2026-13-01"}]}))
