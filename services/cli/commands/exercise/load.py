@@ -15,7 +15,7 @@ import uvloop
 from rich.table import Table
 from rich.text import Text
 
-from services.cli import progress
+from services.cli import arguments, progress
 from services.cli.calls import call
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import load_generator
@@ -24,10 +24,9 @@ from services.cli.simulate.load_generator import DueRequest, LoadOutcome
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
-from services.common import fields, times
+from services.common import times
 from services.common.clock import MeshClock
 from services.common.percentiles import percentile
-from services.common.rpc.errors import InvalidField
 from services.ingest.domain import MAX_BATCH
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
@@ -101,10 +100,7 @@ def load(
         streams=streams,
         backfill_hours=backfill_hours,
     )
-    try:
-        fields.required_id("--registered", shape.device_id(devices - 1))
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("--registered", shape.device_id(devices - 1))
     if shape.requests * batch > MAX_REPORTS:
         raise CommandFailed(f"--rate times --seconds: at most {MAX_REPORTS:,} reports", MISUSED)
     sent = uvloop.run(_run(mesh.load(folder), shape, register=registered is None))

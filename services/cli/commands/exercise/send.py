@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from services.cli import progress
+from services.cli import arguments, progress
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import tracks
 from services.cli.simulate.actors import HeadEnd, Report, time_of
@@ -22,9 +22,8 @@ from services.cli.simulate.tracks import INTERVAL_S, ReportedTrack
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
-from services.common import fields, times
+from services.common import times
 from services.common.ids import hash_id
-from services.common.rpc.errors import InvalidField
 from services.ingest.domain import MAX_REPORTED_ACCURACY_M
 from tandem.ingest.v1 import ingest_pb2
 
@@ -93,10 +92,7 @@ def send(
 
     At speed 0 the last position is now. Exit code 1 if a report was refused, 2 if a line was bad.
     """
-    try:
-        fields.required_id("--device", device)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("--device", device)
     if speed and not SLOWEST <= speed <= FASTEST:
         raise CommandFailed(f"--speed: must be 0, or from {SLOWEST:g} to {FASTEST:g}", MISUSED)
     if loop and (as_recorded or not speed):

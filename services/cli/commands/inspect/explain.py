@@ -13,19 +13,20 @@ import uvloop
 from rich.status import Status
 from rich.table import Table
 
+from services.cli import arguments
 from services.cli.calls import PATIENCE_S
 from services.cli.explain import disclosures, explanation, refold, tables
 from services.cli.explain.disclosures import Reader
 from services.cli.explain.explanation import Explanation
-from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.failure import FAILED, CommandFailed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, fitted, for_results
-from services.common import fields, times
+from services.common import times
 from services.common.messaging import flow
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.rpc.errors import RetryableError
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
 INCIDENT = "incident-"
@@ -50,10 +51,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Refold the log up to an alert, and show its evidence and the missing reports. Of an incident, list the alerts."""
-    try:
-        fields.required_id("ALERT", id_)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("ALERT", id_)
     telemetry.configure("explain", sys.stderr)
     running = mesh.load(folder)
     if id_.startswith(INCIDENT):

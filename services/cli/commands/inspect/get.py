@@ -11,17 +11,15 @@ import typer
 import uvloop
 from google.protobuf import json_format
 
+from services.cli import arguments
 from services.cli.calls import call
 from services.cli.explain import disclosures
 from services.cli.explain.cases import case_json
 from services.cli.explain.disclosures import Reader
-from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility import stored
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.common import fields
 from services.common.privacy.grounds import Purpose, RecordKind
-from services.common.rpc.errors import InvalidField
 from tandem.registry.v1 import disclosure_pb2
 
 
@@ -56,10 +54,7 @@ def get(
     Wearers and persons are printed as `tandem put` takes them, and an order as it is enforced: its newest joint case in the log. Of
     a protected person, a reviewer sees neither her contact nor where she lives.
     """
-    try:
-        fields.required_id("ID", id_)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("ID", id_)
     running = mesh.load(folder)
     to = disclosures.reader(
         reviewer,

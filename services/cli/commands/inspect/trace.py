@@ -9,16 +9,14 @@ import typer
 import uvloop
 from google.protobuf import json_format
 
-from services.cli import waterfall
+from services.cli import arguments, waterfall
 from services.cli.calls import call
-from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.failure import FAILED, CommandFailed
 from services.cli.simulate import outcome
 from services.cli.simulate.actors import REVIEWER
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import for_results
-from services.common import fields
-from services.common.rpc.errors import InvalidField
 from tandem.registry.v1 import trace_pb2
 
 
@@ -30,11 +28,8 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show an incident's trace, from the deciding report to the answers of both legs."""
-    try:
-        if incident_id:
-            fields.required_id("INCIDENT", incident_id)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    if incident_id:
+        arguments.required_id("INCIDENT", incident_id)
     response = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
         print(json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None))

@@ -13,9 +13,8 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 
-from services.cli import usage
+from services.cli import arguments, usage
 from services.cli.calls import Request, Response, call
-from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import DESKS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients
@@ -163,12 +162,7 @@ def grounds(basis: str) -> disclosure_pb2.Grounds:
 
 def moment(option: str, value: str) -> Timestamp:
     """The time of an option. Raises CommandFailed if it isn't one."""
-    try:
-        return times.to_timestamp(times.from_rfc3339(value))
-    except ValueError:
-        raise CommandFailed(
-            f'--{option}: "{value}" is not an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)', MISUSED
-        ) from None
+    return times.to_timestamp(arguments.moment_ms(f"--{option}", value))
 
 
 def text(value: Timestamp) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from services.cli import usage
+from services.cli import arguments, usage
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence import collection
 from services.cli.evidence.bundle import Verified
@@ -23,10 +23,9 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from services.cli.terminal import printable
-from services.common import fields, times
+from services.common import times
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField
 from services.dispatch.evidence.model import LEGS
 
 
@@ -62,10 +61,7 @@ def make(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
     """Write an incident's evidence into one signed file. This is a disclosure, which the ledger records first."""
-    try:
-        fields.required_id("INCIDENT", incident_id)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("INCIDENT", incident_id)
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 import uvloop
 
+from services.cli import arguments
 from services.cli.calls import PATIENCE_S
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.common import fields
 from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.observability import telemetry
 from services.common.rpc.errors import InvalidField, RetryableError
@@ -33,10 +33,7 @@ def export(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
     """Print the current state of one leg's half of an incident: ids and states, no name, address or position."""
-    try:
-        fields.required_id("INCIDENT", incident_id)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    arguments.required_id("INCIDENT", incident_id)
     if form not in FORMS:
         raise CommandFailed(f"--as: must be one of {', '.join(FORMS)}", MISUSED)
     if leg not in flow.LEGS:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from services.cli import arguments
 from services.cli.evidence import collection as evidence_collection
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
@@ -19,10 +20,8 @@ from services.cli.report import collection, compliance, incident
 from services.cli.report.words import LANGUAGES, Words
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER
-from services.common import fields, times
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField
 from services.dispatch.evidence.model import LEGS
 
 
@@ -87,7 +86,7 @@ def _of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
 
 
 def _of_incident(incident_id: str, leg: str, *, folder: Path, grounds: BundleGrounds, words: Words) -> bytes:
-    _required_id("INCIDENT", incident_id)
+    arguments.required_id("INCIDENT", incident_id)
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     key = folder / "data" / "evidence.key"
@@ -96,29 +95,13 @@ def _of_incident(incident_id: str, leg: str, *, folder: Path, grounds: BundleGro
 
 
 def _of_order(order_id: str, since: str, until: str, *, folder: Path, grounds: BundleGrounds, words: Words) -> bytes:
-    _required_id("--order", order_id)
-    from_ms, until_ms = _moment("--from", since), _moment("--until", until)
+    arguments.required_id("--order", order_id)
+    from_ms, until_ms = arguments.moment_ms("--from", since), arguments.moment_ms("--until", until)
     if until_ms <= from_ms:
         raise CommandFailed("--until: must be later than --from", MISUSED)
     running = mesh.load(folder)
     collecting = collection.collect(running, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
     return compliance.pdf(uvloop.run(collecting), words)
-
-
-def _required_id(name: str, value: str) -> None:
-    try:
-        fields.required_id(name, value)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
-
-
-def _moment(option: str, value: str) -> int:
-    try:
-        return times.from_rfc3339(value)
-    except ValueError:
-        raise CommandFailed(
-            f'{option}: "{value}" is not an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)', MISUSED
-        ) from None
 
 
 def _read(path: Path) -> bytes:

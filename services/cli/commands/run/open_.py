@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
+from services.cli import arguments
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.common import fields
-from services.common.rpc.errors import InvalidField
 
 
 def open_(
@@ -26,11 +25,8 @@ def open_(
 
     Choose a role to sign in: the page of an incident is for the police, probation and reviewers.
     """
-    try:
-        if incident_id:
-            fields.required_id("INCIDENT", incident_id)
-    except InvalidField as error:
-        raise CommandFailed(str(error), MISUSED) from None
+    if incident_id:
+        arguments.required_id("INCIDENT", incident_id)
     running = mesh.load(folder)
     if not running.console_url:
         raise CommandFailed(f"the mesh on {folder} has no console: with --tls it needs an identity provider", MISUSED)
