@@ -43,6 +43,7 @@ PING_INTERVAL_S = 1
 _NO_HEADERS: Mapping[str, str] = {}
 _WRONG_LAST_SEQUENCE = 10071
 _NAME_IN_USE = (10013, 10148)  # the name is taken; or the consumer of this name has another configuration
+_BAD_REQUEST = 10003
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
 
 
@@ -195,7 +196,10 @@ class Bus:
             return None
 
     async def api(self, subject: str, request: Mapping[str, object]) -> dict[str, Any]:
-        """Calls JetStream's API, such as STREAM.INFO.LOG_0, and returns the answer. Raises NotFound, NameInUse or Unavailable."""
+        """Calls JetStream's API, such as STREAM.INFO.LOG_0, and returns the answer.
+
+        Raises NotFound, NameInUse or Unavailable; ValueError if the server can't read the request, which no retry would mend.
+        """
         answer: dict[str, Any] = json.loads(
             await self._request(f"$JS.API.{subject}", json.dumps(request).encode(), headers=None)
         )
@@ -206,6 +210,9 @@ class Bus:
             raise NotFound(error["description"])
         if error.get("err_code") in _NAME_IN_USE:
             raise NameInUse(f"{subject}: {error['description']}")
+        if error.get("err_code") == _BAD_REQUEST:
+            kind = ".".join(subject.split(".")[:3])  # the rest may name a person's device
+            raise ValueError(f"JetStream can't read the request {kind} with the fields {sorted(request)}")
         raise Unavailable(f"JetStream refused {subject.partition('.')[0]}: {error['description']}")
 
     async def last_of(self, stream: str, subject: str) -> bytes | None:

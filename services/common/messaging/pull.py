@@ -170,8 +170,13 @@ def _reader_config(name: str, subjects: Sequence[str], begins_at: int) -> Consum
 
 
 async def between(bus: Bus, stream: str, first: int, *, last: int) -> AsyncIterator[Delivered]:
-    """Reads the messages of a stream from sequence `first` to `last`, without those that have aged out. Raises StreamWentBack if the
-    stream has lost the entry at `last`."""
+    """Reads the messages of a stream from sequence `first` to `last`, without those that have aged out.
+
+    Yields nothing if `last` is before `first`, as the bounds of an empty stream are. Raises StreamWentBack if the stream has lost the
+    entry at `last`.
+    """
+    if last < first:
+        return
     end = await _cursor_at(bus, stream, last)
     if end is None:
         bounds = await bus.bounds_of(stream)

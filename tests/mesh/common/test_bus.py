@@ -75,6 +75,16 @@ def test_a_write_to_a_lost_connection_is_an_os_error_under_uvloop_too(nats: Test
     uvloop.run(write_to_lost_connections(nats.url))
 
 
+async def test_an_empty_stream_has_nothing_between_its_bounds(bus: Bus) -> None:
+    bounds = await bus.bounds_of("SENSING")
+    assert not [message async for message in pull.between(bus, "SENSING", bounds.first, last=bounds.last)]
+
+
+async def test_a_request_that_jetstream_cannot_read_is_not_retried(bus: Bus) -> None:
+    with pytest.raises(ValueError, match=r"request STREAM.MSG.GET with the fields \['seq'\]"):
+        await bus.api("STREAM.MSG.GET.SENSING", {"seq": 0})
+
+
 async def test_reading_by_sequence_survives_kills_and_yields_each_message_once(nats: TestServer, bus: Bus) -> None:
     total = 300
     seen: list[bytes] = []

@@ -92,7 +92,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def alerts(bus: Bus) -> list[bytes]:
     """All messages of ALERTS, in order."""
     last = (await bus.bounds_of(flow.ALERTS.name)).last
-    return [message.data async for message in pull.between(bus, flow.ALERTS.name, 1, last=last)] if last else []
+    return [message.data async for message in pull.between(bus, flow.ALERTS.name, 1, last=last)]
 
 
 async def all_decided(bus: Bus) -> bool:

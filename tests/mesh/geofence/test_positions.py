@@ -58,7 +58,7 @@ async def test_without_a_legal_basis_no_position_leaves_and_the_ledger_stays_emp
         before = (await client.bus.bounds_of(flow.DISCLOSURES.name)).last
 
         async def refused(who: str, *subjects: positions_pb2.Subject, **request: str) -> str:
-            return await client.refusal(client.watch(who, *subjects, **request))  # type: ignore[arg-type]
+            return await client.refusal(who, *subjects, **request)  # type: ignore[arg-type]
 
         him, her = wearer("deny"), person("deny")
         for stranger in STRANGERS:
@@ -74,8 +74,7 @@ async def test_without_a_legal_basis_no_position_leaves_and_the_ledger_stays_emp
         assert await refused(NPA_DESK, her, order="order-deny") == "PERMISSION_DENIED"
         assert await refused(MOJ_DESK, him, order="order-deny") == "PERMISSION_DENIED"
         for expired in (-1.0, 90_000.0):
-            stream = client.watch(NPA_DESK, him, incident=incident, for_s=expired)
-            assert await client.refusal(stream) == "INVALID_ARGUMENT"
+            assert await client.refusal(NPA_DESK, him, incident=incident, for_s=expired) == "INVALID_ARGUMENT"
         assert await refused(NPA_DESK, him, incident="incident-none") == "FAILED_PRECONDITION"
         assert await refused(NPA_DESK, him, order="order-none", basis="TAG_31_8_2") == "FAILED_PRECONDITION"
         assert await refused(NPA_DESK, wearer("other"), incident=incident) == "FAILED_PRECONDITION"
@@ -88,7 +87,7 @@ async def test_without_a_legal_basis_no_position_leaves_and_the_ledger_stays_emp
 async def test_probation_gets_the_wearer_and_never_the_protected_person(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("roles")
-        assert await client.refusal(client.watch(MOJ_DESK, person("roles"), incident=incident)) == "PERMISSION_DENIED"
+        assert await client.refusal(MOJ_DESK, person("roles"), incident=incident) == "PERMISSION_DENIED"
         probation = client.watch(MOJ_DESK, person("roles"), wearer("roles"), incident=incident)
         with pytest.raises(Refused, match="may not see"):
             await client.read(probation)
@@ -149,7 +148,7 @@ async def test_a_share_ends_with_the_incident_and_the_ledger_counts_its_position
             ("SHARE_ENDED", "WEARER", "wend", *ours, sent.count(wearer("end"))),
         ]
         assert {row[8] for row in rows[2:]} == {f"{row[8]}-end" for row in rows[:2]}
-        assert await client.refusal(client.watch(NPA_DESK, wearer("end"), incident=incident)) == "FAILED_PRECONDITION"
+        assert await client.refusal(NPA_DESK, wearer("end"), incident=incident) == "FAILED_PRECONDITION"
 
 
 async def test_a_share_ends_with_the_order_with_a_withdrawn_device_and_at_its_expiry(mesh: SharingMesh) -> None:
@@ -206,10 +205,7 @@ async def test_either_evaluator_answers_the_same(mesh: SharingMesh) -> None:
         assert answers[0] == answers[1]
         rows = await mesh.until_rows(incident, 8)
         assert len({row[8] for row in rows}) == 8
-        refusals = [
-            await client.refusal(client.watch(MOJ_DESK, person("same"), incident=incident))
-            for client in (first, second)
-        ]
+        refusals = [await client.refusal(MOJ_DESK, person("same"), incident=incident) for client in (first, second)]
         assert refusals == ["PERMISSION_DENIED"] * 2
 
 
@@ -258,8 +254,7 @@ async def test_no_position_leaves_while_the_outbox_cannot_be_written(mesh: Shari
         incident = await client.approach("locked")
         with closing(sqlite3.connect(mesh.evaluators[0].outbox, isolation_level=None)) as other:
             other.execute("begin immediate")
-            stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)
-            assert await client.refusal(stream) == "UNAVAILABLE"
+            assert await client.refusal(NPA_DESK, wearer("locked"), incident=incident) == "UNAVAILABLE"
             other.execute("rollback")
         # Decisions continued, and sharing works again.
         stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)

@@ -32,6 +32,9 @@ BASIS = "STALKING_9_1_3_2"
 INTERVALS_S = (0.02, 0.5)
 """Minimum time between two positions of a subject, by evaluator, seconds. The second checks more often than it sends."""
 
+_UNWRITTEN = "Internal error from Core"
+"""Details that grpc.aio gives to a call whose write failed."""
+
 Call = grpc.aio.StreamStreamCall[positions_pb2.FollowPositionsRequest, positions_pb2.FollowPositionsResponse]
 
 
@@ -274,7 +277,27 @@ class Client:
                     stream.cancel()
                     await asyncio.sleep(0.05)
 
-    async def refusal(self, stream: Stream) -> str:
+    async def refusal(
+        self,
+        who: str,
+        *subjects: positions_pb2.Subject,
+        incident: str = "",
+        order: str = "",
+        basis: str = BASIS,
+        for_s: float = 600,
+    ) -> str:
+        """Status code of the refusal of a stream with a share of each subject, or of its first share.
+
+        A stream that the server refused before its first request was written is opened another time: grpc.aio then states its own
+        failed write in the place of the server's status.
+        """
+        while True:
+            stream = self.watch(who, *subjects, incident=incident, order=order, basis=basis, for_s=for_s)
+            code = await self._refusal_of(stream)
+            if code != "INTERNAL" or await stream.call.details() != _UNWRITTEN:
+                return code
+
+    async def _refusal_of(self, stream: Stream) -> str:
         """Status code of the refusal of a stream or of its first share."""
         try:
             async with asyncio.timeout(WITHIN_S):
