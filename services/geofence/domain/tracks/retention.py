@@ -15,12 +15,19 @@ from services.geofence.domain.state import State
 INTERVAL_MS = 3_600_000
 """Interval between two sweeps over all devices, 1 h."""
 
+_AS_OF_THE_HOUR_VERSION = 14
+
 
 def pass_time(state: State, before_ms: int, now_ms: int) -> None:
-    """Destroys old positions if a full hour of mesh time lies between two moments."""
+    """Destroys old positions if a full hour of mesh time lies between two moments.
+
+    What is old follows from the last full hour, so it doesn't matter how long after that hour the log has its next entry: an amendment
+    in that entry may name a device whose last position still counts.
+    """
     if now_ms // INTERVAL_MS == before_ms // INTERVAL_MS:
         return
-    horizon_ms = now_ms - WINDOW_MS
+    hour_ms = now_ms - now_ms % INTERVAL_MS if state.log_version >= _AS_OF_THE_HOUR_VERSION else now_ms
+    horizon_ms = hour_ms - WINDOW_MS
     for device_id, track in list(state.tracks.items()):
         newest = track.last()
         case_ids = state.cases_of.get(device_id)
