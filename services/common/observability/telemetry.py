@@ -5,6 +5,7 @@ An event is named by a code, not by a sentence. Log lines never hold names of pe
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 from contextlib import suppress
@@ -43,7 +44,11 @@ def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> struct
 
 
 def configure(service: str, output: TextIO = sys.stderr) -> None:
-    """Sets up logging for this process. Every line names `service`."""
+    """Sets up logging for this process. Every line names `service`.
+
+    A crash by a signal, such as SIGSEGV in a library, writes the stack of each thread to standard error: files and lines, no values.
+    """
+    faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
     structlog.configure(
         processors=[

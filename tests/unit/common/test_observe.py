@@ -1,7 +1,10 @@
-"""The health and metrics port: it agrees with gRPC health, exposes the metrics, and reports a busy or hung event loop."""
+"""Health, metrics and crashes of a process: probes agree with gRPC health, and a busy or hung event loop and a crash are reported."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -87,3 +90,11 @@ async def test_a_ready_process_reports_that_it_is_degraded() -> None:
         "127.0.0.1", 0, lambda: "", metrics=unexposed(), degraded=lambda: "traces hasn't been read for 6 s"
     ) as port:
         assert await get(port, "/readyz") == (200, "ready, but traces hasn't been read for 6 s\n")
+
+
+def test_a_crash_by_a_signal_says_where_each_thread_was() -> None:
+    crash = "import os, signal; from services.common.observability import telemetry; telemetry.configure('test'); {}"
+    crash = crash.format("os.kill(os.getpid(), signal.SIGSEGV)")
+    ended = subprocess.run([sys.executable, "-c", crash], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in ended.stderr and 'File "<string>", line 1' in ended.stderr
