@@ -51,6 +51,8 @@ class Counts:
     """Number of the fold's requests for a position now."""
     located: int = 0
     """Number of positions on demand that were reported."""
+    contacts: int = 0
+    """Number of messages by which the tag tells the wearer to turn round (first contacts)."""
     cpu_s: float = 0.0
     last_respond_ms: int | None = None
 

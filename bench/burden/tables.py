@@ -120,6 +120,7 @@ def _burden(grouped: dict[Group, list[Counts]]) -> Table:
         "NOTIFY",
         "pushes to her",
         "all-clears left out",
+        "contacts of the wearer",
         "tag's reports",
     )
     table = _table(
@@ -134,6 +135,7 @@ def _burden(grouped: dict[Group, list[Counts]]) -> Table:
             a_day(weeks, lambda week: week.notices.total()),
             a_day(weeks, pushes),
             a_day(weeks, warnings),
+            a_day(weeks, lambda week: week.contacts),
             a_day(weeks, lambda week: week.reports),
             a_day(weeks, lambda week: week.commands),
         ]

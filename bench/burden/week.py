@@ -18,7 +18,7 @@ from bench.decision.closed_loop import ClosedLoop, Step
 from bench.decision.noise import TAG, Report
 from bench.decision.play import case_of
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert
+from services.geofence.domain.alerts import Alert, ContactRequest
 from services.geofence.domain.entries import Body, Case, EquipmentReport
 
 _EVENT_DELAY_MS = 1_000
@@ -71,6 +71,9 @@ class Week(ClosedLoop):
     def _note_alert(self, alert: Alert, stamp_ms: int) -> None:
         self._counts.note(alert, stamp_ms, self._causes(stamp_ms))
         self._pushes.note(alert, stamp_ms)
+
+    def _note_contact(self, request: ContactRequest) -> None:
+        self._counts.contacts += 1
 
     def _next_happening_ms(self) -> int | None:
         return self._events[0][0] if self._events else None

@@ -18,9 +18,10 @@ from bench.burden.world import LifeWorld
 from bench.decision.arms import ARMS
 from bench.decision.noise import PHONE, TAG
 from bench.decision.placement import moved
-from services.geofence.domain.alerts import Alert, Output
+from services.geofence.domain.alerts import Alert, ContactRequest, Output
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, EquipmentKind, EquipmentReport, FoldVersion, Positions
+from services.geofence.domain.version import VERSION
 from tests.support.decision_quality import ScriptedFold, alert, interval, position_now
 
 HOUR_MS = 3_600_000
@@ -118,6 +119,13 @@ def test_a_tag_that_obeys_reports_as_often_as_it_is_asked() -> None:
     assert 1.7 * usual.reports < asked.reports <= 2 * usual.reports + 2
     never, _ = _performed({5: interval(START_S + 5, 30, START_S + 3_600)}, "asked, never obeys")
     assert never.reports == usual.reports
+
+
+def test_a_message_to_the_wearer_is_a_contact_and_sends_nobody() -> None:
+    at_ms = (START_S + 600) * 1000
+    message = ContactRequest("contact", 1, 0, TAG, decided_at_ms=at_ms, until_ms=at_ms + 60_000, fold_version=VERSION)
+    counts, _ = _performed({600: message})
+    assert (counts.contacts, counts.moments, counts.notices) == (1, [], {})
 
 
 def test_a_week_is_the_same_each_time() -> None:
