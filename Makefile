@@ -57,7 +57,7 @@ down: setup ## stop the mesh of `make run`
 # No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
 test: setup .venv-checkov/.ready ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
-	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(TEST_OPTIONS)
 
 # Fewer examples of each property than `make test` tries.
 .PHONY: quick
