@@ -92,6 +92,10 @@ upgrade-drill: setup ## upgrade a running mesh under load to a version with anot
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
+.PHONY: test-tutorials
+test-tutorials: setup ## run the code blocks of docs/tutorials on a clean clone, and print how long each takes (needs PyPI and npm)
+	@$(BIN)/pytest -m tutorial -s tests/tutorials
+
 SEEDS ?= 10
 HOURS ?= 1
 FIRST ?= 0
