@@ -146,7 +146,7 @@ bench-console: setup ## measure what the live page costs a browser, 10 min (need
 # ---- check
 
 .PHONY: check
-check: lint types vocabulary protos-check kube-check secrets-check console-check ## run all checks that are not tests
+check: lint types vocabulary protos-check kube-check secrets-check console-check reference-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -181,6 +181,10 @@ vocabulary: setup ## names and phrases that tools/vocabulary.toml bans
 .PHONY: capabilities
 capabilities: setup ## count modules and dependencies between the components of each service
 	@$(BIN)/python -m tools.capabilities
+
+.PHONY: reference-check
+reference-check: setup ## the generated pages of docs/reference are fresh
+	@$(BIN)/python -m tools.reference --check
 
 .PHONY: secrets-check
 secrets-check: setup ## no key, token or password is in a file
@@ -228,6 +232,10 @@ console-map: ## build the console's base map of Korea, in an environment of its 
 .PHONY: protos
 protos: setup ## generate protos/gen from protos/tandem
 	@$(BIN)/python tools/generate_protos.py
+
+.PHONY: reference
+reference: setup ## generate docs/reference: command line, settings, metrics, alert rules, log events, contracts, stored names
+	@$(BIN)/python -m tools.reference
 
 .PHONY: kube
 kube: setup ## generate the users of the NATS server from the flow table

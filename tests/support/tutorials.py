@@ -8,6 +8,7 @@ that ports are free.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -67,22 +68,25 @@ class Reader:
     """Time that the blocks took without set-up, seconds."""
     set_up_s: float = 0.0
     _holder: subprocess.Popen[bytes] | None = None
-    _groups: list[int] = field(default_factory=list)
+    _shells: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Reader:
         isolate = shutil.which("unshare") and shutil.which("ip") and os.geteuid() == 0
         if isolate:
             command = "ip link set lo up && echo ready && exec sleep infinity"
             self._holder = subprocess.Popen(["unshare", "--net", "sh", "-c", command], stdout=subprocess.PIPE)
-            assert self._holder.stdout and self._holder.stdout.readline() == b"ready\n"
+            assert self._holder.stdout is not None
+            with self._holder.stdout as output:
+                assert output.readline() == b"ready\n"
         return self
 
     def __exit__(self, *_: object) -> None:
-        for group in self._groups:
-            try:
-                os.killpg(group, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+        for shell in self._shells:
+            # Its background jobs are of its group, and may have outlived it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGTERM)
+        for shell in self._shells:
+            shell.wait(BLOCK_WITHIN_S)
         if self._holder is not None:
             self._holder.kill()
             self._holder.wait()
@@ -97,7 +101,7 @@ class Reader:
 
     def _run(self, block: Block) -> None:
         began = time.monotonic()
-        printed = self.folder / f".printed-{len(self._groups)}"
+        printed = self.folder / f".printed-{len(self._shells)}"
         where = self.folder / ".where"
         script = block.text + f'\npwd > "{where}"\n'
         enter: list[str] = []
@@ -113,7 +117,7 @@ class Reader:
                 env=os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
-        self._groups.append(shell.pid)
+        self._shells.append(shell)
         self._wait(block, shell, printed)
         if block.title != TERMINAL:
             self.folder = Path(where.read_text().strip())

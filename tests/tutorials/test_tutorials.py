@@ -47,7 +47,9 @@ def reader(clone: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.parametrize("name", sorted(BUILDS_ON))
-def test_a_tutorial_does_what_it_says(name: str, clone: Path, reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tutorial_does_what_it_says(
+    name: str, clone: Path, reader: Reader, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing = [program for program in NEEDS.get(name, ()) if shutil.which(program) is None]
     if missing:
         pytest.skip(f"{name} was not run: {', '.join(missing)} isn't installed")

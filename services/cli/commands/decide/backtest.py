@@ -30,7 +30,9 @@ def backtest(
         bool,
         typer.Option("--requests", help="Also print the reports that the fold would ask of the tags; no tag obeys."),
     ] = False,
-    device: Annotated[str, typer.Option(help="Tag of a .gpx or .csv track; the scenario's first tag if left out.")] = "",
+    device: Annotated[
+        str, typer.Option(help="Tag of a .gpx or .csv track; the scenario's first tag if left out.")
+    ] = "",
 ) -> None:
     """Print the alerts of a scenario and its reports, as NDJSON."""
     if against is not None and rules is None:
