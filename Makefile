@@ -277,7 +277,7 @@ bench-matching: .venv-bench/.ready ## measure record matching beside its peers, 
 
 .PHONY: bench-decision
 bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing on noisy real tracks, and the plot of it
-	@.venv-bench/bin/python -m bench.decision_quality --draws 5 --workers 2 --plot docs/decision-quality.svg
+	@.venv-bench/bin/python -m bench.decision_quality --draws 5 --workers 2 --plot docs/benchmarks/decision-quality.svg
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too

@@ -50,8 +50,9 @@ def blocks_of(page: Path) -> list[Block]:
 
 def matches(expected: str, printed: str) -> bool:
     """Whether a text was printed: `...` stands for anything, and blanks count as one."""
-    words = (re.escape(part) for part in " ".join(expected.split()).split("..."))
-    return re.search(r"\s*.*?\s*".join(word.replace(r"\ ", r"\s+") for word in words), printed, re.DOTALL) is not None
+    parts = (part.strip() for part in " ".join(expected.split()).split("..."))
+    words = (re.escape(part).replace(r"\ ", r"\s+") for part in parts if part)
+    return re.search(".*?".join(words), printed, re.DOTALL) is not None
 
 
 class TutorialFailed(AssertionError):
@@ -134,11 +135,11 @@ class Reader:
                 return
             if code is None:
                 continue
-            text = printed.read_text("utf-8", "replace")
+            whole = printed.read_text("utf-8", "replace")
             if code != 0 or block.title == TERMINAL:
-                raise TutorialFailed(f"ended with {code}:\n{block.text}\nand printed:\n{text}")
-            if block.expected is not None and not matches(block.expected, text):
-                raise TutorialFailed(f"expected of:\n{block.text}\nis:\n{block.expected}\nbut it printed:\n{text}")
+                raise TutorialFailed(f"ended with {code}:\n{block.text}\nand printed:\n{whole}")
+            if block.expected is not None and not matches(block.expected, whole):
+                raise TutorialFailed(f"expected of:\n{block.text}\nis:\n{block.expected}\nbut it printed:\n{whole}")
             return
         raise TutorialFailed(f"took too long:\n{block.text}\nand printed:\n{printed.read_text('utf-8', 'replace')}")
 

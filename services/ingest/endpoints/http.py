@@ -1,4 +1,4 @@
-"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token. docs/devices.md explains the setup."""
+"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token. docs/reference/devices.md explains the setup."""
 
 from __future__ import annotations
 
