@@ -96,6 +96,14 @@ def test_a_how_to_page_holds_commands_and_no_program() -> None:
     assert programs == []
 
 
+def test_the_index_of_decisions_lists_each_one_once() -> None:
+    listed = re.findall(
+        r"^\| \[(\d+)\]\((\d{4})-[^)]*\.md\)", (DOCS / "adr" / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert all(int(number) == int(name) for number, name in listed)
+    assert sorted(name for _, name in listed) == sorted(path.name[:4] for path in (DOCS / "adr").glob("0*.md"))
+
+
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_generated_page_is_fresh(name: str) -> None:
     assert (DOCS / "reference" / name).read_text("utf-8") == PAGES[name](), "stale: run `make reference`"

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from services.cli import __main__ as command_line
 from services.cli import csv_columns
 from tools.reference.markdown import code, page, table
 
 
-def _commands() -> Iterator[tuple[str, str, typer.core.TyperCommand]]:
+def _commands() -> Iterator[tuple[str, str, TyperCommand]]:
     """Heading, whole name and command of each command that does something, in the order of the help."""
-    root = typer.main.get_command(command_line.app)
-    assert isinstance(root, TyperGroup)
+    root = cast(TyperGroup, typer.main.get_command(command_line.app))
     for heading, name, _ in command_line.COMMANDS:
         command = root.commands[name]
         inner = command.commands if isinstance(command, TyperGroup) else {"": command}
         for sub, found in inner.items():
-            assert isinstance(found, typer.core.TyperCommand)
-            yield heading, f"{name} {sub}".strip(), found
+            yield heading, f"{name} {sub}".strip(), cast(TyperCommand, found)
 
 
-def _rows(command: typer.core.TyperCommand) -> list[tuple[str, str, str]]:
+def _rows(command: TyperCommand) -> list[tuple[str, str, str]]:
     context = typer.Context(command)
     rows = []
     for parameter in command.params:
@@ -49,8 +48,9 @@ def render() -> str:
         if rows := _rows(command):
             parts.append(table(("argument or option", "", "what"), rows))
     introduction = (
-        "The command is `.venv/bin/tandem`. `tandem COMMAND --help` says the same; [commands by example](commands-by-example.md) shows what they print.\n"
-        "Exit codes: 0 done, 1 something failed, 2 an input or option is wrong. [Tables](csv-tables.md) are the columns of `tandem import`."
+        "The command is `.venv/bin/tandem`. `tandem COMMAND --help` says the same; [commands by example](commands-by-example.md) shows "
+        "what they print.\nExit codes: 0 done, 1 something failed, 2 an input or option is wrong. [Tables](csv-tables.md) are the "
+        "columns of `tandem import`."
     )
     return page("Command line", introduction, *parts)
 

@@ -94,7 +94,7 @@ def render() -> str:
     """The page."""
     introduction = (
         "A caller has one role, from the SPIFFE id in its certificate ([who you are](partners.md#who-you-are)). A method that names no "
-        "role can't be called.\nHealth and reflection are open to every proven caller. `…` marks a text that goes on in the proto file, "
-        "which documents each field."
+        "role can't be called.\nHealth and reflection are open to every proven caller. `…` marks a text that goes on in the proto "
+        "file, which documents each field."
     )
     return page("Contracts", introduction, *_sections())

@@ -90,7 +90,8 @@ def render() -> str:
         grave = f"**{text.level}**" if {"error", "critical"} & set(text.level.split(", ")) else text.level
         rows.append((codes(text.names), grave, text.service, text.meaning, to_do))
     introduction = (
-        "Logs are JSON lines with the fields `event`, `level`, `ts` and those of the event: ids, counts and reasons, no name, number or position.\n"
+        "Logs are JSON lines with the fields `event`, `level`, `ts` and those of the event: ids, counts and reasons, no name, number "
+        "or position.\n"
         "The last column is the page of the runbook for it."
     )
     return page("Log events", introduction, table(("event", "level", "service", "meaning", "what to do"), rows))

@@ -91,7 +91,9 @@ def render() -> str:
         )
         for metric in metrics()
     ]
-    introduction = "Each process serves them at `/metrics` of its metrics port, for Prometheus. No label names a person, a device or a place."
+    introduction = (
+        "Each process serves them at `/metrics` of its metrics port. No label names a person, a device or a place."
+    )
     return page(
         "Metrics", introduction, table(("metric", "kind", "service", "what", "alert rules", "dashboards"), rows)
     )

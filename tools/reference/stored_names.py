@@ -56,7 +56,8 @@ def render() -> str:
     ]
     return page(
         "Stored names",
-        "What streams, databases and evidence bundles are named after. Nothing of it may be renamed without a migration: old data bear the old names.",
+        "What streams, databases and evidence bundles are named after. None of it may be renamed without a migration: old data bear "
+        "the old names.",
         "## Streams\n",
         table(("stream", "subjects", "kept", "at most", "when full"), streams),
         "## Subjects\n",

@@ -1,4 +1,4 @@
-"""`tandem streams`: create the streams of the flow table, from a Job of a cluster, show what they hold, and enlarge one that fills up."""
+"""`tandem streams`: create the streams of the flow table, from a Job of a cluster, show what they hold, and enlarge one."""
 
 from __future__ import annotations
 
