@@ -15,10 +15,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+ROOT = Path(__file__).parents[2]
 SET_UP, TERMINAL = "Set up", "First terminal"
 BLOCK_WITHIN_S, SET_UP_WITHIN_S = 300.0, 1200.0
 _FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -69,6 +71,7 @@ class Reader:
     """Time that the blocks took without set-up, seconds."""
     set_up_s: float = 0.0
     _holder: subprocess.Popen[bytes] | None = None
+    _printed: list[Path] = field(default_factory=list)
     _shells: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Reader:
@@ -92,22 +95,46 @@ class Reader:
             self._holder.kill()
             self._holder.wait()
 
-    def follow(self, page: Path, *, only_set_up: bool = False) -> None:
-        """Follows a page. `only_set_up` saves its files and runs its set-up alone, for a page that builds on it."""
+    def follow(
+        self, page: Path, *, only_set_up: bool = False, looks: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Follows a page. `only_set_up` saves its files and runs its set-up alone, for a page that builds on it.
+
+        `looks` are programs by a text of a block: each runs after that block, with what the block printed as its standard input.
+        """
         for block in blocks_of(page):
             if block.language != "sh":
                 (self.folder / block.title).write_text(block.text, "utf-8")
             elif block.title == SET_UP or not only_set_up:
                 self._run(block)
+                for text, program in looks.items():
+                    if text in block.text:
+                        self._look(program)
+
+    def _look(self, program: Sequence[str]) -> None:
+        """Runs a program that looks at what a reader would see, with the last output as its input."""
+        with self._printed[-1].open("rb") as printed:
+            seen = subprocess.run(
+                [*self._enter(), *program],
+                stdin=printed,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=BLOCK_WITHIN_S,
+                check=False,
+            )
+        assert seen.returncode == 0, seen.stdout + seen.stderr
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", "--net", f"--target={self._holder.pid}"] if self._holder is not None else []
 
     def _run(self, block: Block) -> None:
         began = time.monotonic()
         printed = self.folder / f".printed-{len(self._shells)}"
         where = self.folder / ".where"
         script = block.text + f'\npwd > "{where}"\n'
-        enter: list[str] = []
-        if self._holder is not None and block.title != SET_UP:
-            enter = ["nsenter", "--net", f"--target={self._holder.pid}"]
+        enter = [] if block.title == SET_UP else self._enter()
+        self._printed.append(printed)
         with printed.open("wb") as output:
             shell = subprocess.Popen(
                 [*enter, "bash", "-eu", "-o", "pipefail", "-c", script],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,11 @@ NEEDS = {
     "first-partner-client-in-java": ("javac", "protoc", "grpc_java_plugin"),
 }
 """Programs that a page says you need, and that aren't on every machine."""
+
+LOOKS = {
+    "first-breach": {"tandem incidents": (sys.executable, "-m", "tests.support.see_incident", "http://127.0.0.1:7408")},
+}
+"""What a reader does by hand, such as signing in at the console."""
 
 pytestmark = [pytest.mark.tutorial, pytest.mark.timeout(3600)]
 
@@ -57,7 +63,7 @@ def test_a_tutorial_does_what_it_says(
         reader.follow(PAGES / f"{other}.md", only_set_up=True)
         reader.folder = clone
     reader.set_up_s = 0.0
-    reader.follow(PAGES / f"{name}.md")
+    reader.follow(PAGES / f"{name}.md", looks=LOOKS.get(name, {}))
     with capsys.disabled():
         limit = f" (at most {FIRST_BREACH_WITHIN_S:.0f} s on an idle machine)" if name == "first-breach" else ""
         print(f"\n{name}: set-up {reader.set_up_s:.0f} s, then {reader.took_s:.0f} s{limit}")

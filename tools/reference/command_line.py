@@ -15,7 +15,7 @@ from tools.reference.markdown import code, page, table
 
 def _commands() -> Iterator[tuple[str, str, TyperCommand]]:
     """Heading, whole name and command of each command that does something, in the order of the help."""
-    root = cast(TyperGroup, typer.main.get_command(command_line.app))
+    root = cast(TyperGroup, typer.main.get_command(cast(typer.Typer, command_line.app)))
     for heading, name, _ in command_line.COMMANDS:
         command = root.commands[name]
         inner = command.commands if isinstance(command, TyperGroup) else {"": command}

@@ -82,7 +82,8 @@ def _sections() -> Iterator[str]:
 
 def _wrapped(text: str) -> str:
     """Text as lines of whole words, none longer than a line of a document."""
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in text.split(" "):
         if len(line) + len(word) > 160:
             lines, line = [*lines, line], ""

@@ -92,7 +92,7 @@ def _default(settings: type[CommonSettings], name: str) -> str:
         # Legs differ by it; of CommonSettings each service gives its own.
         if settings is not DispatchSettings:
             return "of each service"
-        return ", ".join(code(_shown(getattr(DispatchSettings(leg=leg), name))) for leg in Leg)
+        return ", ".join(code(_shown(getattr(DispatchSettings.model_validate({"leg": leg}), name))) for leg in Leg)
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()
     return code(_shown(value))
