@@ -96,23 +96,23 @@ class Reader:
             self._holder.wait()
 
     def follow(
-        self, page: Path, *, only_set_up: bool = False, looks: Mapping[str, Sequence[str]] = MappingProxyType({})
+        self, page: Path, *, only_set_up: bool = False, observers: Mapping[str, Sequence[str]] = MappingProxyType({})
     ) -> None:
         """Follows a page. `only_set_up` saves its files and runs its set-up alone, for a page that builds on it.
 
-        `looks` are programs by a text of a block: each runs after that block, with what the block printed as its standard input.
+        `observers` are programs by a text of a block: each runs after that block, with what the block printed as its standard input.
         """
         for block in blocks_of(page):
             if block.language != "sh":
                 (self.folder / block.title).write_text(block.text, "utf-8")
             elif block.title == SET_UP or not only_set_up:
                 self._run(block)
-                for text, program in looks.items():
+                for text, program in observers.items():
                     if text in block.text:
-                        self._look(program)
+                        self._observe(program)
 
-    def _look(self, program: Sequence[str]) -> None:
-        """Runs a program that looks at what a reader would see, with the last output as its input."""
+    def _observe(self, program: Sequence[str]) -> None:
+        """Runs a program that observers at what a reader would see, with the last output as its input."""
         with self._printed[-1].open("rb") as printed:
             seen = subprocess.run(
                 [*self._enter(), *program],

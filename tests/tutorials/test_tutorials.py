@@ -30,7 +30,7 @@ NEEDS = {
 }
 """Programs that a page says you need, and that aren't on every machine."""
 
-LOOKS = {
+OBSERVERS = {
     "first-breach": {"tandem incidents": (sys.executable, "-m", "tests.support.see_incident", "http://127.0.0.1:7408")},
 }
 """What a reader does by hand, such as signing in at the console."""
@@ -63,7 +63,7 @@ def test_a_tutorial_does_what_it_says(
         reader.follow(PAGES / f"{other}.md", only_set_up=True)
         reader.folder = clone
     reader.set_up_s = 0.0
-    reader.follow(PAGES / f"{name}.md", looks=LOOKS.get(name, {}))
+    reader.follow(PAGES / f"{name}.md", observers=OBSERVERS.get(name, {}))
     with capsys.disabled():
         limit = f" (at most {FIRST_BREACH_WITHIN_S:.0f} s on an idle machine)" if name == "first-breach" else ""
         print(f"\n{name}: set-up {reader.set_up_s:.0f} s, then {reader.took_s:.0f} s{limit}")

@@ -54,11 +54,11 @@ def _call(method: MethodDescriptor) -> str:
     return f"{request} → {answer}"
 
 
-def _short(text: str, room: int) -> str:
-    """The whole sentences of a text that have room; the proto file has the rest."""
+def _short(text: str, available: int) -> str:
+    """The whole sentences of a text that have available; the proto file has the rest."""
     kept = ""
     for sentence in re.split(r"(?<=\.) ", text):
-        if kept and len(kept) + len(sentence) + 1 > room:
+        if kept and len(kept) + len(sentence) + 1 > available:
             return f"{kept} …"
         kept = f"{kept} {sentence}".strip()
     return kept
@@ -72,8 +72,8 @@ def _sections() -> Iterator[str]:
             rows = []
             for method in service.methods:
                 cells = code(method.name), code(_call(method)), ", ".join(roles_of(method)) or "nobody"
-                room = MAX_LINE - sum(map(len, cells)) - 20
-                rows.append((*cells, _short(comments[method.name], room)))
+                available = MAX_LINE - sum(map(len, cells)) - 20
+                rows.append((*cells, _short(comments[method.name], available)))
             intro = f"[{file.name}](../../protos/{file.name}). {comments[service.name]}"
             yield f"## {service.full_name}\n\n{_wrapped(intro)}\n\n" + table(
                 ("method", "messages", "roles", "what"), rows
