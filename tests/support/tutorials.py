@@ -112,7 +112,7 @@ class Reader:
                         self._observe(program)
 
     def _observe(self, program: Sequence[str]) -> None:
-        """Runs a program that observers at what a reader would see, with the last output as its input."""
+        """Runs a program that checks what a reader would see, with the last output as its input."""
         with self._printed[-1].open("rb") as printed:
             seen = subprocess.run(
                 [*self._enter(), *program],

@@ -55,7 +55,7 @@ def _call(method: MethodDescriptor) -> str:
 
 
 def _short(text: str, available: int) -> str:
-    """The whole sentences of a text that have available; the proto file has the rest."""
+    """The whole sentences of a text that fit into so many characters; the proto file has the rest."""
     kept = ""
     for sentence in re.split(r"(?<=\.) ", text):
         if kept and len(kept) + len(sentence) + 1 > available:
