@@ -92,6 +92,10 @@ upgrade-drill: setup ## upgrade a running mesh under load to a version with anot
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
+.PHONY: test-tutorials
+test-tutorials: setup ## run the code blocks of docs/tutorials on a clean clone, and print how long each takes (needs PyPI and npm)
+	@$(BIN)/pytest -m tutorial -s tests/tutorials
+
 SEEDS ?= 10
 HOURS ?= 1
 FIRST ?= 0
@@ -142,7 +146,7 @@ bench-console: setup ## measure what the live page costs a browser, 10 min (need
 # ---- check
 
 .PHONY: check
-check: lint types vocabulary protos-check kube-check secrets-check console-check ## run all checks that are not tests
+check: lint types vocabulary protos-check kube-check secrets-check console-check reference-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -177,6 +181,10 @@ vocabulary: setup ## names and phrases that tools/vocabulary.toml bans
 .PHONY: capabilities
 capabilities: setup ## count modules and dependencies between the components of each service
 	@$(BIN)/python -m tools.capabilities
+
+.PHONY: reference-check
+reference-check: setup ## the generated pages of docs/reference are fresh
+	@$(BIN)/python -m tools.reference --check
 
 .PHONY: secrets-check
 secrets-check: setup ## no key, token or password is in a file
@@ -225,6 +233,10 @@ console-map: ## build the console's base map of Korea, in an environment of its 
 protos: setup ## generate protos/gen from protos/tandem
 	@$(BIN)/python tools/generate_protos.py
 
+.PHONY: reference
+reference: setup ## generate docs/reference: command line, settings, metrics, alert rules, log events, contracts, stored names
+	@$(BIN)/python -m tools.reference
+
 .PHONY: kube
 kube: setup ## generate the users of the NATS server from the flow table
 	@$(BIN)/python -m tools.kube
@@ -265,7 +277,7 @@ bench-matching: .venv-bench/.ready ## measure record matching beside its peers, 
 
 .PHONY: bench-decision
 bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing on noisy real tracks, and the plot of it
-	@.venv-bench/bin/python -m bench.decision_quality --draws 5 --workers 2 --plot docs/decision-quality.svg
+	@.venv-bench/bin/python -m bench.decision_quality --draws 5 --workers 2 --plot docs/benchmarks/decision-quality.svg
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too

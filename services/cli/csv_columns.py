@@ -1,4 +1,4 @@
-"""Columns of the CSV tables that `tandem import` takes: what each holds, with an example. docs/command-line.md lists the same."""
+"""Columns of the CSV tables that `tandem import` takes: what each holds, with an example."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def site() -> Iterator[str]:
 
 async def test_the_site_draws_searches_and_asks_no_other_host(site: str) -> None:
     async with browser() as drive:
-        await drive("open", page="site", url=f"{site}/architecture.html", language="en")
+        await drive("open", page="site", url=f"{site}/explanation/overview.html", language="en")
         await drive("wait", page="site", selector="div.mermaid")
         await drive("fill", page="site", selector="input.md-search__input", value="dead letter")
         await drive("wait", page="site", selector=".md-search-result__item")

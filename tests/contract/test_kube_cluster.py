@@ -46,7 +46,7 @@ def test_a_volume_whose_permissions_change_at_each_start_is_found(name: str) -> 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_manifests_are_valid_for_the_oldest_documented_kubernetes(overlay: str) -> None:
     oldest = schemas.KUBERNETES[0]
-    assert f"Kubernetes {oldest} or newer" in (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"Kubernetes {oldest} or newer" in (ROOT / "docs" / "reference" / "kubernetes.md").read_text()
     assert schemas.findings(render(K8S / "overlays" / overlay)) == []
 
 

@@ -1,4 +1,4 @@
-"""Runs simulations: `python -m tests.simulation --seeds 10 --hours 1`. See docs/simulation.md.
+"""Runs simulations: `python -m tests.simulation --seeds 10 --hours 1`. See docs/explanation/simulation.md.
 
 Each seed has an operating system process of its own, because a world replaces the process's clock and randomness. The exit code is 1 if
 a seed failed.

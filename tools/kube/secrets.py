@@ -1,4 +1,4 @@
-"""Create the Secrets that an overlay's given.txt asks for, as docs/kubernetes.md tells operators to do."""
+"""Create the Secrets that an overlay's given.txt asks for, as docs/reference/kubernetes.md tells operators to do."""
 
 from __future__ import annotations
 

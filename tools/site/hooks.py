@@ -18,6 +18,7 @@ _SCRIPTS = {
     _SHIM: _FOLDER / "node_modules" / "iframe-worker" / "shim" / "index.js",
 }
 """Scripts that the theme would otherwise load from another host: diagrams, and the search of a site that is opened as files."""
+_ORDER = ("Tutorials", "How to", "Reference", "Explanation", "Decisions", "Benchmarks")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -26,6 +27,15 @@ def on_files(files: Any, config: Any) -> Any:
     for name, path in _SCRIPTS.items():
         files.append(File.generated(config, name, content=path.read_bytes()))
     return files
+
+
+def on_nav(nav: Any, **_: Any) -> Any:
+    """Puts the folders in the order in which a reader needs them, and names the decisions by what they are."""
+    for item in nav.items:
+        if item.title == "Adr":
+            item.title = "Decisions"
+    nav.items.sort(key=lambda item: _ORDER.index(item.title) if item.title in _ORDER else -1)
+    return nav
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:

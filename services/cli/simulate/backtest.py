@@ -8,7 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.simulate import tracks
 from services.cli.simulate.files import (
+    FileError,
+    InputPlace,
     RecordChange,
     ReportLine,
     Scenario,
@@ -46,18 +50,49 @@ from tandem.registry.v1 import registry_pb2, tag_record_pb2
 RING_OPEN = "RING_OPEN"
 
 
+TRACK_SUFFIXES = (".gpx", ".csv")
+"""Suffixes of files that hold the track of one tag; any other file holds reports as NDJSON."""
+TRACK_ACCURACY_M = 10.0
+"""Accuracy of a track's positions without one, metres."""
+
+
 def run(
-    scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None, *, requests: bool = False
+    scenario_path: Path,
+    reports_path: Path,
+    rules: log_pb2.Rules | None = None,
+    *,
+    requests: bool = False,
+    device_id: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Alerts of a scenario and its reports, as `tandem backtest` prints them, by `rules` or the rules in the reports.
 
-    With `requests` also the requests for reports of the tags. The reports stay as they are: no tag obeys.
+    The reports are NDJSON, or a GPX or CSV track of the tag `device_id`, by default the scenario's first. With `requests` also the
+    requests for reports of the tags. The reports stay as they are: no tag obeys.
 
-    Raises FileError before the first alert if a file is unusable.
+    Raises FileError or CommandFailed before the first alert if a file is unusable.
     """
     scenario = load_scenario(scenario_path)
-    lines = load_reports(reports_path, scenario)
+    if reports_path.suffix.lower() in TRACK_SUFFIXES:
+        lines = _track_lines(reports_path, scenario, device_id)
+    else:
+        lines = load_reports(reports_path, scenario)
     return fold_lines(scenario, lines, rules, requests=requests)
+
+
+def _track_lines(path: Path, scenario: Scenario, device_id: str) -> list[ReportLine]:
+    """The positions of a track, in order of their times, each received at its own time."""
+    tag_ids = [tag.device_id for tag in scenario.tags]
+    if not tag_ids:
+        raise CommandFailed('the scenario has no tag (example: {"device_id": "tag-1", "wearer_id": "W-1"})', MISUSED)
+    if device_id and device_id not in tag_ids:
+        raise CommandFailed(f"--device: the scenario has no tag {device_id} (tags: {', '.join(tag_ids)})", MISUSED)
+    track = tracks.read(path, device_id or tag_ids[0], TRACK_ACCURACY_M)
+    if track.faults:
+        raise CommandFailed(f"{path}: {track.faults[0]}", MISUSED)
+    if not track.timed:
+        raise FileError(InputPlace(path), "has no times (example: <time>2026-07-06T00:00:00Z</time>)")
+    reports = sorted(track.reports, key=tracks.time_ms)
+    return [ReportLine(number, tracks.time_ms(report), report) for number, report in enumerate(reports, 1)]
 
 
 def fold_lines(

@@ -1,6 +1,6 @@
 """A certificate authority for development and exercises, and the X.509 SVIDs that it issues (SPIFFE X.509-SVID 1.0).
 
-In production each agency runs its own authority, or cert-manager does: see docs/kubernetes.md and docs/partners.md.
+In production each agency runs its own authority, or cert-manager does: see docs/reference/kubernetes.md and docs/reference/partners.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Encodes a leg's steps as one JSON document in the style of NENA's Emergency Incident Data Object (EIDO).
 
-Components have the names of EIDO. The schema of the document is docs/eido.schema.json. A document contains ids and states, but no
-name of a person, no address and no position.
+Components have the names of EIDO. The schema of the document is docs/reference/eido.schema.json.
+A document contains ids and states, but no name of a person, no address and no position.
 """
 
 from __future__ import annotations

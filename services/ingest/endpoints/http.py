@@ -1,4 +1,7 @@
-"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token. docs/devices.md explains the setup."""
+"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token.
+
+The protocol is in docs/reference/devices.md.
+"""
 
 from __future__ import annotations
 

@@ -147,6 +147,19 @@ def test_streams_and_dead_letters_are_listed(mesh: RunningMesh, incident_id: str
     assert none.stdout == "there are no dead letters of probation-peers\n"
 
 
+def test_a_stream_is_enlarged_and_never_made_smaller(mesh: RunningMesh) -> None:
+    folder = ("--dir", str(mesh.folder))
+    enlarged = tandem("streams", "enlarge", "LOG_0", "--max-gib", "2", *folder)
+    assert enlarged.stdout == "LOG_0: 1.0 GiB at most before, 2.0 GiB now\n", enlarged.stderr
+    smaller = tandem("streams", "enlarge", "LOG_0", "--max-gib", "1", *folder)
+    assert smaller.returncode == 2
+    assert smaller.stderr == "--max-gib: must be more than the size at most, which is 2.0 GiB now\n"
+    unknown = tandem("streams", "enlarge", "LOG_9", "--max-gib", "2", *folder)
+    assert unknown.stderr == "LOG_9: the server has no such stream (see `tandem streams show`)\n"
+    shown = json.loads(tandem("streams", "show", *folder, "--json").stdout)["streams"]
+    assert {stream["max_bytes"] for stream in shown if stream["stream"] == "LOG_0"} == {2 << 30}
+
+
 def test_tables_of_both_encodings_are_imported_and_a_record_is_read_back(mesh: RunningMesh, tmp_path: Path) -> None:
     folder = ("--dir", str(mesh.folder))
     for table in ("wearers-cp949.csv", "orders.csv", "devices.csv"):

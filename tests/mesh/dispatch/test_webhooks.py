@@ -27,12 +27,12 @@ from tests.support.common.ports import free_port
 from tests.support.dispatch.dispatch import DESKS, PATIENCE_S, SECRET, alert, publish, running, settings
 from tests.support.dispatch.receivers import NEW_SECRET, OLD_SECRET, Receiver, configured, receiver_entry, until_queued
 
-PARTNERS = (Path(__file__).parents[3] / "docs" / "partners.md").read_text()
+PARTNERS = (Path(__file__).parents[3] / "docs" / "reference" / "partners.md").read_text()
 SNIPPET = re.search(r"^## Webhooks$.*?```python\n(.*?)```", PARTNERS, re.S | re.M)
 
 
 def verify(headers: Mapping[str, str], body: bytes, secret: str, accepted_ids: set[str]) -> bool:
-    """Verifies a request with the code of docs/partners.md, which uses the library of Standard Webhooks."""
+    """Verifies a request with the code of docs/reference/partners.md, which uses the library of Standard Webhooks."""
     assert SNIPPET
     namespace: dict[str, Any] = {}
     exec(SNIPPET[1], namespace)  # noqa: S102  # runs the documented code

@@ -1,7 +1,7 @@
 """Upgrade of a running mesh under load to a version with another fold, schema and protos, and the rollback that is then possible.
 
-As docs/kubernetes.md, "Changing the version", says: evaluators, registry, ingest, legs. Each process ends by SIGTERM and comes back
-with the next version. `make upgrade-drill` runs it.
+As docs/reference/kubernetes.md, "Changing the version", says: evaluators, registry, ingest, legs. Each process ends by SIGTERM and
+comes back with the next version. `make upgrade-drill` runs it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.simulate import files
+from services.cli.simulate import backtest, files
 from services.cli.simulate.files import FileError
 
 SCENARIO = {
@@ -56,3 +56,40 @@ def test_an_error_in_a_tag_or_device_line_names_line_and_field(
     with pytest.raises(FileError) as failed:
         load(tmp_path, given)
     assert (failed.value.line, failed.value.field) == (1, field)
+
+
+def test_a_track_of_the_tag_gives_the_same_alerts_as_its_reports(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.json"
+    home = {"place_id": "home", "circle": {"lat_deg": 37.5, "lon_deg": 127.0, "radius_m": 20}}
+    order = {
+        "order_id": "o",
+        "respondent": {"national_id": "900101-1000000", "name": "W", "birth_date": "1990-01-01"},
+        "places": [home],
+        "valid_from": "2026-03-01T00:00:00Z",
+        "valid_until": "2026-06-01T00:00:00Z",
+    }
+    tags = [{"device_id": name, "wearer_id": "w"} for name in ("tag", "spare")]
+    scenario.write_text(json.dumps({**SCENARIO, "tags": tags, "orders": [order]}))
+    moments = [
+        (f"2026-03-02T10:{second // 60:02}:{second % 60:02}Z", 37.52 - second / 10_000) for second in range(0, 200, 20)
+    ]
+    reports, csv, gpx = (tmp_path / name for name in ("reports.ndjson", "track.csv", "track.gpx"))
+    position = {"device_id": "tag", "lon_deg": 127.0, "accuracy_m": 10}
+    reports.write_text(
+        "".join(
+            json.dumps({**position, "report_id": str(i), "fix_time": time, "lat_deg": lat}) + "\n"
+            for i, (time, lat) in enumerate(moments)
+        )
+    )
+    # A recorder may write its points in any order.
+    csv.write_text("time,lat,lon\n" + "".join(f"{time},{lat},127.0\n" for time, lat in reversed(moments)))
+    points = "".join(f'<trkpt lat="{lat}" lon="127.0"><time>{time}</time></trkpt>' for time, lat in moments)
+    gpx.write_text(f'<gpx version="1.1" creator="t"><trk><trkseg>{points}</trkseg></trk></gpx>')
+
+    def alerts(path: Path, device_id: str = "") -> list[tuple[str, str, str]]:
+        found = backtest.run(scenario, path, device_id=device_id)
+        return [(alert["kind"], alert["demand"], alert["decided_at"]) for alert in found]
+
+    expected = alerts(reports)
+    assert "RESPOND" in {demand for _, demand, _ in expected}
+    assert alerts(csv) == alerts(gpx) == alerts(gpx, "spare") == expected

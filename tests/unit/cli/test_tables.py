@@ -181,18 +181,6 @@ def test_a_damaged_utf_8_file_isnt_read_as_cp949(tmp_path: Path) -> None:
             csv_records.read(path)
 
 
-def test_the_reference_lists_each_column_and_each_example_is_valid() -> None:
-    reference = (EXAMPLES.parent / "docs" / "command-line.md").read_text("utf-8")
-    for name, columns in csv_columns.TABLES.items():
-        section = reference.partition(f"`{name}`:\n")[2].partition("\n\n`")[0]
-        rows = [
-            f"| `{column.name}` | {'required' if column.required else ''} | {column.meaning} | `{column.example}` |"
-            for column in columns
-        ]
-        listed = [line for line in section.splitlines() if line.startswith("| `")]
-        assert listed[: len(rows)] == rows, name
-
-
 def test_a_table_of_its_columns_examples_is_good(tmp_path: Path) -> None:
     for name, columns in csv_columns.TABLES.items():
         path = tmp_path / name

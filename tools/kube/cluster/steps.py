@@ -22,7 +22,7 @@ READY_WITHIN_S, JOB_WITHIN_S, ENDED_WITHIN_S = 600.0, 1_800.0, 300.0
 TOGETHER = 4
 """Number of pods that are deleted at the same time."""
 ORDER = ("geofence", "registry", "ingest", "dispatch", "console")
-"""Order in which an upgrade replaces services, after the Jobs: docs/kubernetes.md, "Changing the version"."""
+"""Order in which an upgrade replaces services, after the Jobs: docs/reference/kubernetes.md, "Changing the version"."""
 
 
 @dataclass

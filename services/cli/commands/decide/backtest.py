@@ -18,7 +18,7 @@ from services.cli.simulate.files import FileError
 
 def backtest(
     scenario: Annotated[Path, typer.Option(help="Scenario: records and orders, JSON.")],
-    reports: Annotated[Path, typer.Option(help="Reports in order of arrival, NDJSON.")],
+    reports: Annotated[Path, typer.Option(help="Reports in order of arrival, NDJSON; or a tag's track, .gpx or .csv.")],
     rules: Annotated[
         Path | None, typer.Option(help="Decision rules, TOML; they replace the rules in the reports.")
     ] = None,
@@ -30,6 +30,9 @@ def backtest(
         bool,
         typer.Option("--requests", help="Also print the reports that the fold would ask of the tags; no tag obeys."),
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Tag of a .gpx or .csv track; the scenario's first tag if left out.")
+    ] = "",
 ) -> None:
     """Print the alerts of a scenario and its reports, as NDJSON."""
     if against is not None and rules is None:
@@ -38,12 +41,13 @@ def backtest(
         raise CommandFailed("--requests doesn't go with --against, which compares alerts", MISUSED)
     try:
         chosen = rule_files.load(rules) if rules else None
-        alerts = backtests.run(scenario, reports, chosen, requests=requests)
+        alerts = backtests.run(scenario, reports, chosen, requests=requests, device_id=device)
         if against is None:
             for alert in alerts:
                 print(json.dumps(alert))
         else:
-            _compare(list(alerts), list(backtests.run(scenario, reports, rule_files.load(against))))
+            other = backtests.run(scenario, reports, rule_files.load(against), device_id=device)
+            _compare(list(alerts), list(other))
     except FileError as error:
         raise CommandFailed(str(error), MISUSED) from None
 

@@ -1,4 +1,4 @@
-"""`tandem streams`: create the streams of the flow table, from a Job of a cluster, and show what they hold and who reads them."""
+"""`tandem streams`: create the streams of the flow table, from a Job of a cluster, show what they hold, and enlarge one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rich.table import Column, Table
 from services.cli import usage
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, monitoring
-from services.cli.stack.mesh import DEFAULT_FOLDER
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import fitted, for_results
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
-from services.common.rpc.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.settings import CommonSettings
 
 WITHIN_S = 60.0
@@ -33,7 +33,7 @@ RETRY_S = 1.0
 """Delay between attempts, seconds."""
 
 
-app = usage.group("Create the streams of the flow table, or show what they hold and who reads them.")
+app = usage.group("Create the streams of the flow table, show what they hold and who reads them, or enlarge one.")
 
 
 @app.command(cls=usage.Command)
@@ -103,6 +103,40 @@ def show(
             )
     console.print(fitted(console, contents))
     console.print(fitted(console, readers))
+
+
+# ── enlarge ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command(cls=usage.Command)
+def enlarge(
+    stream: Annotated[str, typer.Argument(help="Name of the stream, such as LOG_0.")],
+    max_gib: Annotated[float, typer.Option(help="New maximum size, GiB; more than now.", min=0.001, max=100_000)],
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+) -> None:
+    """Raise the maximum size of a stream that is full or fills up. Its messages stay, and its publishers go on within seconds."""
+    try:
+        before, after = uvloop.run(_enlarge(mesh.load(folder), stream, round(max_gib * (1 << 30))))
+    except (Unavailable, nats.errors.Error) as error:
+        raise CommandFailed(f"{stream} wasn't changed: {error}", FAILED) from None
+    print(f"{stream}: {_size(before)} at most before, {_size(after)} now")
+
+
+async def _enlarge(running: MeshConnection, stream: str, max_bytes: int) -> tuple[int, int]:
+    """Returns the size before and after, bytes. Raises CommandFailed, Unavailable or a nats error."""
+    async with running.nats.bus_as("setup") as bus:
+        try:
+            config = (await bus.api(f"STREAM.INFO.{stream}", {}))["config"]
+        except NotFound:
+            raise CommandFailed(
+                f"{stream}: the server has no such stream (see `tandem streams show`)", MISUSED
+            ) from None
+        before: int = config["max_bytes"]
+        if before <= 0 or max_bytes <= before:
+            most = "without a limit" if before <= 0 else f"{_size(before)} now"
+            raise CommandFailed(f"--max-gib: must be more than the size at most, which is {most}", MISUSED)
+        answer = await bus.api(f"STREAM.UPDATE.{stream}", config | {"max_bytes": max_bytes})
+        return before, answer["config"]["max_bytes"]
 
 
 def _streams_of(answer: Any) -> Iterator[dict[str, Any]]:

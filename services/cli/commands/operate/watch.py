@@ -33,7 +33,8 @@ def watch(
         str, typer.Option("--page-by", envvar=COMMAND, help="Program that pages somebody; gets JSON on its input.")
     ] = "",
     webhooks: Annotated[
-        Path | None, typer.Option("--page-to", envvar=WEBHOOKS, help="File of webhooks, see docs/partners.md.")
+        Path | None,
+        typer.Option("--page-to", envvar=WEBHOOKS, help="File of webhooks, see docs/reference/partners.md."),
     ] = None,
 ) -> None:
     """Send a canary through the whole chain every 20 s, and page when a canary is missing."""

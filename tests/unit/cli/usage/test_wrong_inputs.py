@@ -102,6 +102,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "number.ndjson").write_text(json.dumps(POSITION | {"device_id": "tag-1", "lat_deg": "north"}))
     (folder / "rules.toml").write_text("[a\n")
     (folder / "track.gpx").write_text("<gpx><trk>")
+    point = '<trkpt lat="37.5" lon="127"></trkpt>'
+    (folder / "still.gpx").write_text(f'<gpx version="1.1" creator="t"><trk><trkseg>{point}</trkseg></trk></gpx>')
+    (folder / "nobody.json").write_text("{}")
     (folder / "track.txt").touch()
     before = Path.cwd()
     os.chdir(folder)

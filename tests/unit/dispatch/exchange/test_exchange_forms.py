@@ -17,7 +17,7 @@ from services.dispatch.exchange import cap, eido
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-DOCS = Path(__file__).parents[4] / "docs"
+DOCS = Path(__file__).parents[4] / "docs" / "reference"
 valid_eido = fastjsonschema.compile(json.loads((DOCS / "eido.schema.json").read_text()))
 
 ALERT_ORDER = (

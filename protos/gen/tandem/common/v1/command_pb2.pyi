@@ -209,7 +209,7 @@ class ShowNotice(_message.Message):
     language: _builtins.str
     """BCP 47 tag of the text's language."""
     answer_url: _builtins.str
-    """URL to which the app posts that the warning is displayed, and which of the three answers was chosen (docs/partners.md). Empty
+    """URL to which the app posts that the warning is displayed, and which of the three answers was chosen (docs/reference/partners.md). Empty
     if no answers are accepted.
     """
     def __init__(

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class IngestServiceStub:
     """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
-    HTTP with a token; see docs/devices.md.
+    HTTP with a token; see docs/reference/devices.md.
     """
 
     def __init__(self, channel):
@@ -55,7 +55,7 @@ class IngestServiceStub:
 
 class IngestServiceServicer:
     """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
-    HTTP with a token; see docs/devices.md.
+    HTTP with a token; see docs/reference/devices.md.
     """
 
     def Report(self, request_iterator, context):
@@ -113,7 +113,7 @@ def add_IngestServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
     """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
-    HTTP with a token; see docs/devices.md.
+    HTTP with a token; see docs/reference/devices.md.
     """
 
     @staticmethod

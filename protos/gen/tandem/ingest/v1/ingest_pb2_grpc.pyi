@@ -14,7 +14,7 @@ GRPC_VERSION: str
 
 class IngestServiceStub:
     """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
-    HTTP with a token; see docs/devices.md.
+    HTTP with a token; see docs/reference/devices.md.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -35,7 +35,7 @@ class IngestServiceStub:
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
-    HTTP with a token; see docs/devices.md.
+    HTTP with a token; see docs/reference/devices.md.
     """
 
     @_abc_1.abstractmethod

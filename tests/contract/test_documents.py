@@ -1,0 +1,130 @@
+"""The documents keep their shape: links resolve, pages and lines are short, generated pages are fresh, how-to pages hold no program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from services.common.settings import CommonSettings
+from tools.reference import log_events, markdown
+from tools.reference.__main__ import PAGES
+from tools.reference.settings import OTHERS, SECTIONS, own_fields, variable
+
+ROOT = Path(__file__).parents[2]
+DOCS, HOW_TO = ROOT / "docs", ROOT / "docs" / "how-to"
+LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s#]*)(#[^)\s]*)?\)")
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^\s*(import|from \w+ import|def|class|for .*;? do|while|if) ", re.MULTILINE)
+
+
+def documents() -> list[Path]:
+    """All Markdown files that git knows, or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
+
+
+def without_code(text: str) -> str:
+    """Text without its fenced blocks and code."""
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and MkDocs make them."""
+    found: dict[str, int] = {}
+    names = set()
+    for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+        names.add(f"{slug}-{found[slug]}" if slug in found else slug)
+        found[slug] = found.get(slug, 0) + 1
+    return names
+
+
+def test_no_link_is_broken() -> None:
+    broken = []
+    texts = {path: path.read_text("utf-8") for path in documents()}
+    for path, text in texts.items():
+        for link, anchor in LINK.findall(without_code(text)):
+            if "://" in link or link.startswith("mailto:"):
+                continue
+            target = (path.parent / link).resolve() if link else path
+            known = anchors(texts[target]) if target in texts else set()
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor.removeprefix("#") not in known):
+                broken.append(f"{path.relative_to(ROOT)}: {link}{anchor}")
+    assert broken == []
+
+
+def test_no_source_names_a_document_that_does_not_exist() -> None:
+    command = [
+        "git",
+        "grep",
+        "-hoE",
+        r"\bdocs/[A-Za-z0-9_/.-]+\.(md|svg|json)",
+        "--",
+        ":!CHANGELOG.md",
+        ":!*.md",
+        ":!tests",
+    ]
+    named = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    assert len(named) > 20 and sorted({name for name in named if not (ROOT / name).exists()}) == []
+
+
+def test_pages_and_lines_are_short() -> None:
+    texts = {path.relative_to(ROOT): path.read_text("utf-8").splitlines() for path in documents()}
+    assert len(texts[Path("README.md")]) <= 150
+    assert [str(path) for path, lines in texts.items() if any(len(line) > markdown.MAX_LINE for line in lines)] == []
+    pages = {path: texts[path.relative_to(ROOT)] for path in HOW_TO.rglob("*.md")}
+    assert len(pages) > 40 and [page.name for page, lines in pages.items() if len(lines) > 80] == []
+
+
+def test_a_how_to_page_holds_commands_and_no_program() -> None:
+    programs = [
+        page.name
+        for page in HOW_TO.rglob("*.md")
+        for language, text in FENCE.findall(page.read_text("utf-8"))
+        if language.strip() not in ("", "sh", "text") or PROGRAM.search(text)
+    ]
+    assert programs == []
+
+
+def test_the_index_of_decisions_lists_each_one_once() -> None:
+    listed = re.findall(
+        r"^\| \[(\d+)\]\((\d{4})-[^)]*\.md\)", (DOCS / "adr" / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert all(int(number) == int(name) for number, name in listed)
+    assert sorted(name for _, name in listed) == sorted(path.name[:4] for path in (DOCS / "adr").glob("0*.md"))
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_a_generated_page_is_fresh(name: str) -> None:
+    assert (DOCS / "reference" / name).read_text("utf-8") == PAGES[name](), "stale: run `make reference`"
+
+
+def test_each_log_event_has_a_text_and_each_text_its_event() -> None:
+    assert log_events.faults() == []
+
+
+def test_each_setting_is_described_where_it_is_read() -> None:
+    page = (DOCS / "reference" / "settings.md").read_text("utf-8")
+    described = {name for _, settings, _ in SECTIONS for name in own_fields(settings)}
+    declared = {name for kind in _all_settings(CommonSettings) for name in kind.model_fields} - {"leg"}
+    assert declared == described and all(f"`{variable(name)}`" in page for name in declared)
+    folders = [ROOT / name for name in ("services", "bench", "tests")]
+    sources = "\n".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
+    others = {name for names, _, _ in OTHERS for name in re.findall(r"`(\w+)`", names)}
+    unread = {name for name in others - {variable(name) for name in declared} if f'"{name}"' not in sources}
+    # The library of OpenTelemetry and Python's ssl read these.
+    assert unread <= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "SSL_CERT_FILE"}
+
+
+def _all_settings(kind: type[CommonSettings]) -> list[type[CommonSettings]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _all_settings(child))]
