@@ -11,6 +11,8 @@ from tests.simulation.judges.judge import Case, Judge
 
 ANSWERED_WITHIN_S = 60.0
 """Maximum time without faults until a report of a device with network is answered, seconds."""
+LIVE_WITHIN_S, SETTLED_S = 15.0, 30.0
+"""Maximum time until a live report is answered, and how long the mesh must be calm before it counts, seconds."""
 CASE_WITHIN_S = 30.0
 """Maximum time without faults until the case of an accepted order is in the log, seconds."""
 
@@ -57,6 +59,27 @@ class ReportsJudge(Judge):
                     f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
                 )
                 return
+
+
+class OverloadJudge(Judge):
+    """I11: a live report is answered soon, also while a device delivers thousands of kept ones."""
+
+    name = "I11"
+
+    def each_second(self) -> None:
+        head_end, now_s = self.case.mesh.processes["head-end"], self.world.elapsed_s
+        if min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S or not head_end.is_up:
+            return
+        for key, since_s in self.case.head_end.unanswered_live():
+            device = self.case.town.devices[key.device_id]
+            is_heard = not any(map(device.is_offline, (now_s, since_s))) and not device.is_dead(now_s)
+            if is_heard and now_s - since_s > LIVE_WITHIN_S and key.device_id in self._registered():
+                self.fail(f"live report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s")
+                return
+
+    def _registered(self) -> set[str]:
+        """Devices of which the mesh has accepted a report, so that it knows them."""
+        return {key.device_id for key in self.case.head_end.accepted}
 
 
 class RecordsJudge(Judge):

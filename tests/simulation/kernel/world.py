@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_783_296_000 * SECOND_NS
@@ -84,6 +85,12 @@ class World:
             if stop is not None and stop():
                 return
         self.now_ns = max(self.now_ns, end_ns)
+
+    def trace_to(self, path: str) -> None:
+        """Writes a line for each callback and each fact to a file, from now on. Does nothing if the path is empty."""
+        if path:
+            file = Path(path).open("w")  # noqa: SIM115  # open until the process ends
+            self.on_turn = lambda line: print(line, file=file, flush=True)
 
     def note(self, text: str) -> None:
         """Adds a fact to the digest of this world. The time is part of the fact."""
