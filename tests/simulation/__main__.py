@@ -13,11 +13,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import process_time
 
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import HARMLESS, MUTANTS
 from tests.simulation.run import Outcome, Plan, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
@@ -53,7 +53,7 @@ def main() -> None:
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
     if given.mutants:
-        sys.exit(_find_mutants(seeds, given.hours))
+        sys.exit(_find_mutants(seeds, given.hours, [given.mutant] if given.mutant else list(MUTANTS)))
     plan = Plan(
         given.hours,
         with_faults=not given.no_faults,
@@ -75,19 +75,22 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def _find_mutants(seeds: range, hours: float) -> int:
-    """Runs each mutant until a seed finds it. Prints a table and returns the number of mutants that none finds."""
-    unfound = 0
-    print("| mutant | found by | seeds |\n|---|---|---|", flush=True)
-    for mutant in MUTANTS:
+def _find_mutants(seeds: range, hours: float, chosen: Sequence[str]) -> int:
+    """Runs each mutant until a seed finds it. Prints a table, and returns 1 if one that breaks an invariant isn't found."""
+    unfound = []
+    print("| mutant | found by | seeds | failure |\n|---|---|---|---|", flush=True)
+    for mutant in chosen:
         for number, (outcome, _) in enumerate(outcomes(seeds, Plan(hours, mutant=mutant), workers=1), 1):
             if outcome.failures:
-                print(f"| {mutant} | {outcome.failures[0].judge} | {number} |", flush=True)
+                judge, _, text = outcome.failures[0]
+                print(f"| {mutant.replace('_', ' ')} | {judge} | {number} | {text[:90]} |", flush=True)
                 break
         else:
-            unfound += 1
-            print(f"| {mutant} | not found | {len(seeds)} |", flush=True)
-    return unfound
+            unfound.append(mutant)
+            print(f"| {mutant.replace('_', ' ')} | not found | {len(seeds)} | {HARMLESS.get(mutant, '')} |", flush=True)
+    harmful = [mutant for mutant in unfound if mutant not in HARMLESS]
+    print(f"{len(chosen) - len(unfound)} of {len(chosen)} found; of those not found {len(harmful)} break an invariant")
+    return 1 if harmful else 0
 
 
 def _shrink(seed: int, plan: Plan) -> int:

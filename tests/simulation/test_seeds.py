@@ -41,6 +41,12 @@ def test_a_seed_gives_the_same_digest_each_time() -> None:
 
 
 @pytest.mark.timeout(900)
+def test_a_simulated_world_never_meets_the_machine() -> None:
+    done = simulate("--first", "5", "--hours", "0.1", "--guard")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(900)
 def test_another_seed_gives_another_digest() -> None:
     done = simulate("--seeds", "2", "--hours", "0.05", "--no-faults")
     digests = {match[3] for match in _LINE.finditer(done.stdout)}

@@ -29,6 +29,8 @@ class Desk:
         self.leg = leg
         self.assignments: dict[str, dispatch_pb2.Assignment] = {}
         """The latest version of each assignment that the leg has sent."""
+        self.acknowledged: dict[str, float] = {}
+        """When the leg answered to an acknowledgement without an error, by the assignment's id, seconds."""
         self.refusals: list[str] = []
         """Answers that the leg refused for a reason other than an older offer."""
         self._world, self._last = world, 0
@@ -68,6 +70,7 @@ class Desk:
         answers = [self._call(stub.Acknowledge, request, identity) for _ in range(times)]
         if not all(await asyncio.gather(*answers)):
             return
+        self.acknowledged.setdefault(assignment.assignment_id, self._world.elapsed_s)
         for state in PROGRESS:
             await asyncio.sleep(self._world.between(5.0, 120.0))
             progress = dispatch_pb2.ProgressRequest(assignment_id=assignment.assignment_id, state=state)

@@ -57,6 +57,7 @@ class HeadEnd:
         """Warnings in the order of their arrival."""
         self._world, self._town = world, town
         self._numbers: dict[str, int] = {}
+        self._heard_s: dict[str, float] = {}
         self._waiting: dict[ReportKey, tuple[ingest_pb2.Position, bool]] = {}
         """Reports without an answer, and whether the device had kept them while it was offline."""
         self._made_s: dict[ReportKey, float] = {}
@@ -70,6 +71,10 @@ class HeadEnd:
     def waiting(self) -> int:
         """Number of reports without an answer."""
         return len(self._waiting)
+
+    def heard_s(self, device_id: str) -> tuple[float, ...]:
+        """When ingest last accepted a report of a device, seconds; empty if never."""
+        return (self._heard_s[device_id],) if device_id in self._heard_s else ()
 
     def unanswered_live(self) -> list[tuple[ReportKey, float]]:
         """Reports without an answer that no device had kept, with the time of their making, seconds."""
@@ -200,7 +205,7 @@ class HeadEnd:
             if refusal is None:
                 if key in self._waiting:
                     del self._waiting[key]
-                    self.accepted[key] = self._world.elapsed_s
+                    self.accepted[key] = self._heard_s[key.device_id] = self._world.elapsed_s
             elif refusal.code not in LATER and key in self._waiting:
                 del self._waiting[key]
                 self.refused[key] = f"{refusal.field}: {refusal.reason}"

@@ -74,7 +74,9 @@ class OverloadJudge(Judge):
             device = self.case.town.devices[key.device_id]
             is_heard = not any(map(device.is_offline, (now_s, since_s))) and not device.is_dead(now_s)
             if is_heard and now_s - since_s > LIVE_WITHIN_S and key.device_id in self._registered():
-                self.fail(f"live report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s")
+                self.fail(
+                    f"live report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
+                )
                 return
 
     def _registered(self) -> set[str]:

@@ -25,6 +25,7 @@ import structlog
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy import Connection
 from sqlalchemy.dialects.sqlite import aiosqlite as sqlalchemy_aiosqlite
+from sqlalchemy.sql import compiler
 
 from services.common.messaging import bus
 from services.common.observability import health, telemetry
@@ -81,6 +82,7 @@ def _clock(world: World) -> None:
     _replace(time, "perf_counter", monotonic)
     for name in ("monotonic_ns", "perf_counter_ns"):
         _replace(time, name, monotonic_ns)
+    _replace(compiler, "perf_counter", monotonic)  # of the statistics of its cache
     for name in ("thread_time", "process_time"):
         _replace(time, name, lambda: 0.0)
 

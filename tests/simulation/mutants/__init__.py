@@ -12,3 +12,12 @@ MUTANTS: dict[str, Put] = {
     name: put for module in (history, messaging, decision, legs, edges) for name, put in defects_of(module).items()
 }
 """All mutants by their names, which say what is wrong."""
+
+HARMLESS: dict[str, str] = {
+    "acknowledgements_are_lost": "effects are idempotent, so repeated messages only cost time",
+    "each_try_of_a_publication_has_another_id": "readers recognise reports and steps by their own ids",
+    "alerts_that_were_missed_are_not_found": "a second line of defence: the reader misses none",
+    "drafts_of_checkpoints_are_not_dropped": "a draft is never read",
+    "messages_are_acknowledged_before_their_effect": "legs keep their position themselves; only the registry reads durably",
+}
+"""Mutants that break no invariant by themselves, with the reason."""

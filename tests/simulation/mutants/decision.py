@@ -12,6 +12,8 @@ from services.geofence import consumer
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.entries import Case, Entry, EquipmentReport
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
@@ -143,3 +145,33 @@ def an_evaluator_does_not_fold_again() -> None:
 
     plain = Evaluator.restore
     replace(Evaluator, "restore", restore)
+
+
+def late_reports_change_no_account() -> None:
+    """The decision itself is wrong: reports that come later than 20 s change nothing."""
+    plain = fold.step
+
+    def step(state: Any, entry: Any) -> Any:
+        times_ms = getattr(entry.body, "fix_times_ms", None)
+        if times_ms and min(times_ms) < state.now_ms - 20_000:
+            state.sequence = entry.sequence
+            return []
+        return plain(state, entry)
+
+    replace(fold, "step", step)
+
+
+def nobody_is_ever_near() -> None:
+    """The decision itself is wrong: no ring is entered."""
+    plain = fold.step
+
+    def step(state: Any, entry: Any) -> Any:
+        return [output for output in plain(state, entry) if getattr(output, "kind", None) is not AlertKind.RING_ENTERED]
+
+    replace(fold, "step", step)
+
+
+def a_jump_clears_a_ring() -> None:
+    """The decision itself is wrong: whoever reports from far away has left."""
+    replace(withheld_clearing, "implausible_departure_ms", lambda *_, **__: None)
+    replace(withheld_clearing, "is_too_soon", lambda *_, **__: False)
