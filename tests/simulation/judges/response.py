@@ -94,6 +94,7 @@ class ResponseJudge(Judge):
         self._unasked: dict[Target, Demanded] = {}
         """Demands after which no step of the destination was ever stored, not even after the incident's end."""
         self._stored: dict[int, str] = {}
+        self._published: set[str] = set()
         self._lost: dict[str, float] = {}
         """Steps that INCIDENTS has lost, and when, seconds."""
         self._accepted: set[str] = set()
@@ -121,6 +122,7 @@ class ResponseJudge(Judge):
         elif stream == flow.INCIDENTS.name:
             step = dispatch_pb2.Step.FromString(message.data)
             self._stored[message.sequence] = step.step_id
+            self._published.add(step.step_id)
             self._lost.pop(step.step_id, None)
             self._note(step)
 
@@ -183,6 +185,10 @@ class ResponseJudge(Judge):
             if now_s - since_s > REPUBLISHED_WITHIN_S:
                 self.fail(f"I6: INCIDENTS has lost step {step_id}, and it wasn't published once more")
         for desk in self.case.desks.values():
+            for step_id, since_s in desk.received.items():
+                if now_s - since_s > REPUBLISHED_WITHIN_S and step_id not in self._published:
+                    self.fail(f"I6: the desk of {desk.leg} has got step {step_id}, which INCIDENTS never had")
+                    return
             for assignment_id, since_s in desk.acknowledged.items():
                 if now_s - since_s > SETTLED_S and assignment_id not in self._accepted:
                     self.fail(f"I6: {desk.leg} has acknowledged {assignment_id}, and no step says so")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from services.common.messaging import cursors, pull
-from services.common.messaging.bus import Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import StreamComparison
 from services.common.messaging.session import PullSession
 from services.common.rpc.errors import RetryableError
@@ -82,7 +82,7 @@ def publications_are_tried_once() -> None:
         options.pop("on_refused", None)
         try:
             return await self.publish(subject, payload, **options)
-        except RetryableError:
+        except (RetryableError, AlreadyStored):
             return None
 
     replace(Bus, "publish_until_stored", publish)
