@@ -15,7 +15,6 @@ MUTANTS: dict[str, Put] = {
 
 HARMLESS: dict[str, str] = {
     "acknowledgements_are_lost": "effects are idempotent, so repeated messages only cost time",
-    "each_try_of_a_publication_has_another_id": "readers recognise reports and steps by their own ids",
     "alerts_that_were_missed_are_not_found": "a second line of defence: the reader misses none",
     "readers_do_not_see_a_gap": "a message is lost only with its connection, and that ends the session",
     "readers_do_not_notice_a_reconnect": "a second line of defence: a missed heartbeat ends the session too",

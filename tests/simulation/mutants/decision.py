@@ -136,7 +136,7 @@ def drafts_of_checkpoints_are_not_dropped() -> None:
     replace(CheckpointStore, "drop_pending", lambda _self, _partition: None)
 
 
-def an_evaluator_does_not_fold_again() -> None:
+def an_evaluator_keeps_its_state_after_a_loss() -> None:
     """After the log went back, an evaluator keeps its state."""
 
     async def restore(self: Evaluator) -> None:
@@ -172,6 +172,6 @@ def nobody_is_ever_near() -> None:
 
 
 def a_jump_clears_a_ring() -> None:
-    """The decision itself is wrong: whoever reports from far away has left."""
+    """The decision itself is wrong: a wearer who reports from far away has left."""
     replace(withheld_clearing, "implausible_departure_ms", lambda *_, **__: None)
     replace(withheld_clearing, "is_too_soon", lambda *_, **__: False)
