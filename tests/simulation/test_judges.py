@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.command_line import simulate
 from tests.simulation.mutants import HARMLESS, MUTANTS
-from tests.simulation.test_seeds import simulate
 
 
 @pytest.mark.timeout(900)
