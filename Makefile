@@ -104,6 +104,10 @@ FIRST ?= 0
 simulate: setup ## simulate bad nights: SEEDS (10) seeds from FIRST (0) on, of HOURS (1) simulated hours each
 	@$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --hours $(HOURS)
 
+.PHONY: mutants
+mutants: setup ## put known defects into the services one at a time, until one of SEEDS seeds of HOURS hours finds it
+	@$(BIN)/python -m tests.simulation --mutants --first $(FIRST) --seeds $(SEEDS) --hours $(HOURS)
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

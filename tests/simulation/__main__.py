@@ -13,12 +13,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from time import process_time
 
-from tests.simulation.mutants import MUTANTS
-from tests.simulation.run import Outcome, simulate
+from tests.simulation.mutants import HARMLESS, MUTANTS
+from tests.simulation.run import Outcome, Plan, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
 SHOWN_LINES = 60
@@ -37,6 +37,14 @@ def main() -> None:
     parser.add_argument(
         "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
     )
+    parser.add_argument(
+        "--guard", action="store_true", help="fail if simulated code reads the machine's clock or entropy"
+    )
+    parser.add_argument(
+        "--trace", default="", metavar="FILE", help="write each callback, to compare two runs of a seed"
+    )
+    parser.add_argument("--without", default="", metavar="N,N", help="numbers of faults to leave out")
+    parser.add_argument("--shrink", action="store_true", help="find the few faults that the failure of --first needs")
     given = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts differs by process otherwise.
@@ -45,8 +53,17 @@ def main() -> None:
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
     if given.mutants:
-        sys.exit(_find_mutants(seeds, given.hours))
-    plan = Plan(given.hours, with_faults=not given.no_faults, mutant=given.mutant)
+        sys.exit(_find_mutants(seeds, given.hours, [given.mutant] if given.mutant else list(MUTANTS)))
+    plan = Plan(
+        given.hours,
+        with_faults=not given.no_faults,
+        mutant=given.mutant,
+        is_guarded=given.guard,
+        trace=str(Path(given.trace).absolute()) if given.trace else "",
+        left_out=frozenset(int(number) for number in given.without.split(",") if number),
+    )
+    if given.shrink:
+        sys.exit(_shrink(given.first, plan))
     for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
         failed += bool(outcome.failures)
         _print(outcome, cpu_s, given.lines)
@@ -58,27 +75,51 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-class Plan(NamedTuple):
-    """What to simulate for each seed."""
-
-    hours: float
-    with_faults: bool = True
-    mutant: str = ""
-
-
-def _find_mutants(seeds: range, hours: float) -> int:
-    """Runs each mutant until a seed finds it. Prints a table and returns the number of mutants that none finds."""
-    unfound = 0
-    print("| mutant | found by | seeds |\n|---|---|---|", flush=True)
-    for mutant in MUTANTS:
+def _find_mutants(seeds: range, hours: float, chosen: Sequence[str]) -> int:
+    """Runs each mutant until a seed finds it. Prints a table, and returns 1 if one that breaks an invariant isn't found."""
+    unfound = []
+    print("| mutant | found by | seeds | failure |\n|---|---|---|---|", flush=True)
+    for mutant in chosen:
         for number, (outcome, _) in enumerate(outcomes(seeds, Plan(hours, mutant=mutant), workers=1), 1):
             if outcome.failures:
-                print(f"| {mutant} | {outcome.failures[0].judge} | {number} |", flush=True)
+                judge, _, text = outcome.failures[0]
+                print(f"| {mutant.replace('_', ' ')} | {judge} | {number} | {text[:90]} |", flush=True)
                 break
         else:
-            unfound += 1
-            print(f"| {mutant} | not found | {len(seeds)} |", flush=True)
-    return unfound
+            unfound.append(mutant)
+            print(f"| {mutant.replace('_', ' ')} | not found | {len(seeds)} | {HARMLESS.get(mutant, '')} |", flush=True)
+    harmful = [mutant for mutant in unfound if mutant not in HARMLESS]
+    print(f"{len(chosen) - len(unfound)} of {len(chosen)} found; of those not found {len(harmful)} break an invariant")
+    return 1 if harmful else 0
+
+
+def _shrink(seed: int, plan: Plan) -> int:
+    """Leaves out ever more faults while the same judge fails. Prints what is left and returns 1, or 0 if the seed passes."""
+
+    def run(left_out: frozenset[int]) -> Outcome:
+        outcome, _ = next(outcomes(range(seed, seed + 1), plan._replace(left_out=left_out), workers=1))
+        return outcome
+
+    least = run(plan.left_out)
+    if not least.failures:
+        print(f"seed {seed} passes: nothing to shrink")
+        return 0
+    judge, left_out = least.failures[0].judge, plan.left_out
+    size = len(least.faults)
+    while size:
+        numbers = [int(fault.split()[0]) for fault in least.faults]
+        for begin in range(0, len(numbers), size):
+            tried = left_out | frozenset(numbers[begin : begin + size])
+            outcome = run(tried)
+            if outcome.failures and outcome.failures[0].judge == judge:
+                left_out, least = tried, outcome
+        print(f"{len(least.faults)} faults are left after parts of {size}", flush=True)
+        size //= 2
+    _print(least, 0.0, SHOWN_LINES)
+    hours = least.failures[0].at_s / 3600
+    print(f"the failure is at {hours:.3f} h; repeat it with --first {seed} --hours {plan.hours} --without", end=" ")
+    print(",".join(map(str, sorted(left_out))) or "''")
+    return 1
 
 
 def outcomes(seeds: range, plan: Plan, *, workers: int) -> Iterator[tuple[Outcome, float]]:
@@ -110,9 +151,9 @@ def _child(seed: int, plan: Plan, writing: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tandem-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
     code = 1
     try:
-        began_s = time.process_time()
-        outcome = simulate(seed, plan.hours, folder, with_faults=plan.with_faults, mutant=plan.mutant)
-        content = pickle.dumps((outcome, time.process_time() - began_s))
+        began_s = process_time()
+        outcome = simulate(seed, plan, folder)
+        content = pickle.dumps((outcome, process_time() - began_s))
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(content)
         code = 0

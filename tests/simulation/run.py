@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from services.common.messaging import flow
 from tests.simulation.actors.agencies import Agencies
@@ -13,12 +14,14 @@ from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
-from tests.simulation.judges.fold import FoldJudge
+from tests.simulation.judges.account import AccountJudge, ClearingJudge
+from tests.simulation.judges.fold import EvaluatorsJudge, FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
-from tests.simulation.judges.reports import RecordsJudge, ReportsJudge
+from tests.simulation.judges.reports import OverloadJudge, RecordsJudge, ReportsJudge
 from tests.simulation.judges.response import ResponseJudge, WarningJudge
 from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
 from tests.simulation.kernel import host
+from tests.simulation.kernel.guard import Guard
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
@@ -48,28 +51,47 @@ class Outcome:
     notices: int = 0
 
 
-def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True, mutant: str = "") -> Outcome:
-    """Simulates a mesh for some hours, up to the first failure. Call it once in an operating system process.
+class Plan(NamedTuple):
+    """What to simulate for each seed."""
 
-    `mutant` names a defect of `mutants.MUTANTS` to put into the services; empty, the default, for none.
-    """
+    hours: float
+    with_faults: bool = True
+    mutant: str = ""
+    """Defect of `mutants.MUTANTS` to put into the services. Empty, the default, for none."""
+    is_guarded: bool = False
+    """Whether a contact of the simulated code with the machine is a failure. It takes five times as long."""
+    trace: str = ""
+    """File for a line for each callback and each fact. Empty, the default, for none."""
+    left_out: frozenset[int] = frozenset()
+    """Numbers of the faults, from 0, that are drawn and not made."""
+
+
+def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
+    """Simulates a mesh for some hours, up to the first failure. Call it once in an operating system process."""
     world = World(seed)
+    guard = Guard(world) if plan.is_guarded else None
+    world.trace_to(plan.trace)
     journal = Journal(world)
     mesh = Mesh(world, folder, journal)
     host.install(world, journal)
     tempo.lengthen()
-    if mutant:
-        MUTANTS[mutant]()
-    duration_s = hours * 3600
+    MUTANTS.get(plan.mutant, _no_defect)()
+    duration_s = plan.hours * 3600
     least, most = HOUSEHOLDS
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
+    faults.left_out = plan.left_out
     outcome = Outcome(seed)
     case = Case(mesh, faults, town, head_end, desks, fail=outcome.failures.append)
+    faults.on_flood = head_end.flood
     judges: list[Judge] = [
         FoldJudge(case),
+        EvaluatorsJudge(case),
+        AccountJudge(case),
+        ClearingJudge(case),
+        OverloadJudge(case),
         ReportsJudge(case),
         ResponseJudge(case),
         WarningJudge(case),
@@ -83,10 +105,15 @@ def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True,
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
-    if with_faults:
+    if plan.with_faults:
         faults.start()
     _each_second(world, judges)
+    if guard:
+        guard.start()
     world.run(duration_s, stop=lambda: bool(outcome.failures))
+    if guard:
+        guard.stop()
+        outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
     if not outcome.failures:
         for judge in judges:
             judge.finish()
@@ -101,6 +128,10 @@ def simulate(seed: int, hours: float, folder: Path, *, with_faults: bool = True,
     if outcome.failures:
         outcome.lines = [str(line) for line in journal.lines]
     return outcome
+
+
+def _no_defect() -> None:
+    """In the place of a mutant."""
 
 
 def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+
+from tests.simulation.command_line import simulate
 
 HOURS = 0.34
 SEEDS = 6
 _LINE = re.compile(r"^seed +(\d+) (ok|FAILED) +([0-9a-f]{32}) ", re.MULTILINE)
-
-
-def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a process of its own: a world replaces the process's clock."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.simulation", *arguments],
-        env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.timeout(1_800)
@@ -38,6 +26,12 @@ def test_a_seed_gives_the_same_digest_each_time() -> None:
     digests = [match[3] for output in (first, second) for match in _LINE.finditer(output)]
     assert len(digests) == 2
     assert digests[0] == digests[1]
+
+
+@pytest.mark.timeout(900)
+def test_a_simulated_world_never_meets_the_machine() -> None:
+    done = simulate("--first", "5", "--hours", "0.1", "--guard")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.timeout(900)

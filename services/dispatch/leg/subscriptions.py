@@ -106,7 +106,8 @@ class Subscriptions:
     """Distributes the steps of one leg to the desks that subscribe to it."""
 
     def __init__(self, unanswered: Iterable[NumberedStep]) -> None:
-        self._desks: set[_DeskQueue] = set()
+        self._desks: dict[_DeskQueue, None] = {}
+        """Subscribed desks in the order in which they came: a set would serve them in the order of their addresses."""
         self._unanswered = {step.step.assignment.assignment_id: step.step for step in unanswered}
         self._closed = False
 
@@ -216,8 +217,8 @@ class Subscriptions:
     def _desk(self, after_sequence: int, others: bool, canaries: bool) -> Iterator[_DeskQueue]:
         desk = _DeskQueue(after_sequence, others, canaries)
         desk.sent_s = dict.fromkeys(self._unanswered, -math.inf)
-        self._desks.add(desk)
+        self._desks[desk] = None
         try:
             yield desk
         finally:
-            self._desks.discard(desk)
+            del self._desks[desk]

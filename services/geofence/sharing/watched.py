@@ -4,7 +4,7 @@ changed. So a share costs nothing while there is no news of it, and a report of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -41,20 +41,24 @@ class LiveShare:
     """Whether the state that the share rests on was dropped."""
 
 
+_Shares = dict[LiveShare, None]
+"""Shares in the order in which they were opened. A set would serve them in the order of their addresses, which differs each time."""
+
+
 class WatchedShares:
     """The shares of one evaluator, by what may change them."""
 
     def __init__(self) -> None:
-        self._shares: set[LiveShare] = set()
-        self._by_device: dict[str, set[LiveShare]] = {}
-        self._by_case: dict[str, set[LiveShare]] = {}
-        self._by_wearer: dict[str, set[LiveShare]] = {}
+        self._shares: _Shares = {}
+        self._by_device: dict[str, _Shares] = {}
+        self._by_case: dict[str, _Shares] = {}
+        self._by_wearer: dict[str, _Shares] = {}
 
     def add(self, share: LiveShare, devices: tuple[str, ...]) -> None:
         """Adds a share of a subject that these devices locate."""
-        self._shares.add(share)
-        self._by_case.setdefault(share.right.case_id, set()).add(share)
-        self._by_wearer.setdefault(share.right.wearer_id, set()).add(share)
+        self._shares[share] = None
+        self._by_case.setdefault(share.right.case_id, {})[share] = None
+        self._by_wearer.setdefault(share.right.wearer_id, {})[share] = None
         self._index(share, devices)
 
     def reindex(self, share: LiveShare, devices: tuple[str, ...]) -> None:
@@ -64,7 +68,7 @@ class WatchedShares:
 
     def remove(self, share: LiveShare) -> None:
         """Removes a share."""
-        self._shares.discard(share)
+        self._shares.pop(share, None)
         _discard(self._by_case, share.right.case_id, share)
         _discard(self._by_wearer, share.right.wearer_id, share)
         self._index(share, ())
@@ -73,7 +77,7 @@ class WatchedShares:
         for device_id in share.devices:
             _discard(self._by_device, device_id, share)
         for device_id in devices:
-            self._by_device.setdefault(device_id, set()).add(share)
+            self._by_device.setdefault(device_id, {})[share] = None
         share.devices = devices
 
     def note(self, body: Body, outputs: Sequence[Output]) -> None:
@@ -110,13 +114,13 @@ class WatchedShares:
         for device_id in device_ids:
             self._mark(self._by_device.get(device_id, ()))
 
-    def _mark(self, shares: set[LiveShare] | tuple[()]) -> None:
+    def _mark(self, shares: Iterable[LiveShare]) -> None:
         for share in shares:
             share.mark(share)
 
 
-def _discard(index: dict[str, set[LiveShare]], key: str, share: LiveShare) -> None:
-    shares = index.get(key, set())
-    shares.discard(share)
+def _discard(index: dict[str, _Shares], key: str, share: LiveShare) -> None:
+    shares = index.get(key, {})
+    shares.pop(share, None)
     if not shares:
         index.pop(key, None)

@@ -29,6 +29,10 @@ class Desk:
         self.leg = leg
         self.assignments: dict[str, dispatch_pb2.Assignment] = {}
         """The latest version of each assignment that the leg has sent."""
+        self.received: dict[str, float] = {}
+        """When the leg sent each step that it also publishes, by the step's id, seconds."""
+        self.acknowledged: dict[str, float] = {}
+        """When the leg answered to an acknowledgement without an error, by the assignment's id, seconds."""
         self.refusals: list[str] = []
         """Answers that the leg refused for a reason other than an older offer."""
         self._world, self._last = world, 0
@@ -48,6 +52,8 @@ class Desk:
                     async for message in follow(open_stream):
                         self._last = max(self._last, message.sequence)
                         assignment = message.step.assignment
+                        if message.step.step_id and not message.step.kept:
+                            self.received.setdefault(message.step.step_id, self._world.elapsed_s)
                         self.assignments[assignment.assignment_id] = assignment
                         offer = (assignment.assignment_id, assignment.offer_number)
                         if assignment.state in UNANSWERED and offer not in self._answered:
@@ -68,6 +74,7 @@ class Desk:
         answers = [self._call(stub.Acknowledge, request, identity) for _ in range(times)]
         if not all(await asyncio.gather(*answers)):
             return
+        self.acknowledged.setdefault(assignment.assignment_id, self._world.elapsed_s)
         for state in PROGRESS:
             await asyncio.sleep(self._world.between(5.0, 120.0))
             progress = dispatch_pb2.ProgressRequest(assignment_id=assignment.assignment_id, state=state)

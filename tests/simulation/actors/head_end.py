@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from random import Random
 from typing import NamedTuple
 
 import grpc.aio
@@ -19,6 +20,9 @@ from tests.simulation.kernel.world import START_NS, World
 from tests.simulation.mesh.processes import SECRET, address_of
 
 RETRY_S = 0.5
+BATCH, BATCH_INTERVAL_S = 200, 0.2
+"""Most reports of a batch, and the interval of batches while more of them wait, seconds."""
+FLOOD_REPORTS = 1_500
 SENT_TWICE = 0.02
 """Share of reports that the head-end sends twice, under the same id."""
 LATER = (ingest_pb2.REFUSAL_CODE_UNKNOWN_DEVICE, ingest_pb2.REFUSAL_CODE_TOO_OFTEN, ingest_pb2.REFUSAL_CODE_NOT_YOURS)
@@ -53,6 +57,7 @@ class HeadEnd:
         """Warnings in the order of their arrival."""
         self._world, self._town = world, town
         self._numbers: dict[str, int] = {}
+        self._heard_s: dict[str, float] = {}
         self._waiting: dict[ReportKey, tuple[ingest_pb2.Position, bool]] = {}
         """Reports without an answer, and whether the device had kept them while it was offline."""
         self._made_s: dict[ReportKey, float] = {}
@@ -66,6 +71,14 @@ class HeadEnd:
     def waiting(self) -> int:
         """Number of reports without an answer."""
         return len(self._waiting)
+
+    def heard_s(self, device_id: str) -> tuple[float, ...]:
+        """When ingest last accepted a report of a device, seconds; empty if never."""
+        return (self._heard_s[device_id],) if device_id in self._heard_s else ()
+
+    def unanswered_live(self) -> list[tuple[ReportKey, float]]:
+        """Reports without an answer that no device had kept, with the time of their making, seconds."""
+        return [(key, self._made_s[key]) for key, (_, is_kept) in self._waiting.items() if not is_kept]
 
     def unanswered(self) -> list[tuple[ReportKey, float]]:
         """Reports without an answer, with the time of their making, seconds since the world's start."""
@@ -89,9 +102,16 @@ class HeadEnd:
                 interval_s = device.interval_s
             await asyncio.sleep(interval_s * world.between(0.95, 1.05))
 
-    def _note(self, device: Device) -> None:
-        """Makes a report of this moment, unless the device is dead."""
-        now_s = self._world.elapsed_s
+    def flood(self, random: Random) -> None:
+        """Lets a device deliver a report of each second so far, as if it had kept them."""
+        device = random.choice(list(self._town.devices.values()))
+        if not device.clock_ahead_s and not device.lies_s:
+            for second in range(max(1, int(self._world.elapsed_s) - FLOOD_REPORTS), int(self._world.elapsed_s)):
+                self._note(device, float(second))
+
+    def _note(self, device: Device, at_s: float | None = None) -> None:
+        """Makes a report of this moment, or one that was kept since another, seconds; unless the device is dead."""
+        now_s = self._world.elapsed_s if at_s is None else at_s
         if device.is_dead(now_s):
             return
         number = self._numbers[device.device_id] = self._numbers.get(device.device_id, 0) + 1
@@ -107,7 +127,8 @@ class HeadEnd:
             accuracy_m=self._world.between(4.0, 15.0),
         )
         key = ReportKey(device.device_id, report.report_id)
-        self._waiting[key], self._made_s[key] = (report, device.is_offline(now_s)), now_s
+        is_kept = at_s is not None or device.is_offline(now_s)
+        self._waiting[key], self._made_s[key] = (report, is_kept), self._world.elapsed_s
         self._more.set()
 
     # ── the stream to ingest ────────────────────────────────────────────────────────────────────────────────────────
@@ -141,14 +162,17 @@ class HeadEnd:
                 if not self._town.devices[key.device_id].is_offline(now_s)
                 and not self._town.devices[key.device_id].is_dead(now_s)
                 and under_way.get(key, -60.0) + 20.0 < now_s
-            ][:200]
+            ]
             receipts, self._receipts = list(self._receipts.values())[:200], {}
-            live = [key for key in keys if not self._waiting[key][1]]
-            kept = [key for key in keys if self._waiting[key][1]]
+            live = [key for key in keys if not self._waiting[key][1]][:BATCH]
+            kept = [key for key in keys if self._waiting[key][1]][:BATCH]
             for part, backfill in ((live, False), (kept, True)):
                 if part or (receipts and not backfill):
                     yield self._request(part, receipts if not backfill else [], sent, backfill=backfill)
                 under_way.update((key, now_s) for key in part)
+            if len(keys) > len(live) + len(kept):
+                await asyncio.sleep(BATCH_INTERVAL_S)
+                continue
             # Devices come back from offline times, and answers may be lost: check again after some seconds.
             try:
                 async with asyncio.timeout(5.0):
@@ -181,7 +205,7 @@ class HeadEnd:
             if refusal is None:
                 if key in self._waiting:
                     del self._waiting[key]
-                    self.accepted[key] = self._world.elapsed_s
+                    self.accepted[key] = self._heard_s[key.device_id] = self._world.elapsed_s
             elif refusal.code not in LATER and key in self._waiting:
                 del self._waiting[key]
                 self.refused[key] = f"{refusal.field}: {refusal.reason}"

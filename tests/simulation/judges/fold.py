@@ -16,12 +16,17 @@ from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
+from tests.simulation.kernel.journal import Line
 from tests.simulation.mesh.processes import EVALUATORS
 
 PUBLISHED_WITHIN_S = 10.0
 """Maximum time without faults until an alert of the fold is stored, seconds."""
 APPLIED_WITHIN_S = 30.0
 """Maximum time without faults until an evaluator has applied an entry, seconds."""
+ENTRY_WITHIN_S = 40.0
+"""Maximum time without faults between two entries of the log, seconds: evaluators write ticks while nobody reports."""
+PUBLISHED_BY_BOTH_S = 60.0
+"""Maximum time without faults until each evaluator has found an alert stored, seconds."""
 NOTICED_WITHIN_S = 120.0
 """Maximum time until an evaluator notices that the log went back, and restores an older state, seconds."""
 DIGEST_INTERVAL_S = 60
@@ -42,6 +47,8 @@ class FoldJudge(Judge):
         self._missing: dict[str, float] = {}
         self._stored: dict[str, bytes] = {}
         self._log_id = ""
+        self._entry_s = 0.0
+        """When the log last got an entry, seconds."""
         self._torn_s = -NOTICED_WITHIN_S
         """When the log last lost entries, seconds."""
         self._newest: dict[tuple[str, int], int] = {}
@@ -52,6 +59,7 @@ class FoldJudge(Judge):
             self._log_id = stored.log_meta(message.data).log_id
             self._reset()
         elif stream == flow.log_stream(0):
+            self._entry_s = self.world.elapsed_s
             self._fold(message)
         elif stream == flow.ALERTS.name:
             self._compare(message.subject.rpartition(".")[2], message.data)
@@ -78,6 +86,8 @@ class FoldJudge(Judge):
                     self._missing[output.alert_id] = self.world.elapsed_s
 
     def _compare(self, alert_id: str, content: bytes) -> None:
+        if alert_id in self._stored:
+            self.fail(f"{alert_id} is stored twice")
         self._stored[alert_id] = content
         self._missing.pop(alert_id, None)
         expected = self.expected.get(alert_id)
@@ -107,6 +117,8 @@ class FoldJudge(Judge):
 
     def each_second(self) -> None:
         now_s, calm_s = self.world.elapsed_s, self.case.faults.calm_s
+        if min(calm_s, now_s - self._entry_s) > ENTRY_WITHIN_S:
+            self.fail(f"I7: the log has had no entry for {now_s - self._entry_s:.0f} s, so time passes for no decision")
         if calm_s > PUBLISHED_WITHIN_S:
             for alert_id, since_s in self._missing.items():
                 if now_s - since_s > PUBLISHED_WITHIN_S:
@@ -148,3 +160,35 @@ class FoldJudge(Judge):
         ]
         if twice:
             self.fail(f"I1: reports count twice: {', '.join(twice[:5])}")
+
+
+class EvaluatorsJudge(Judge):
+    """I2: each of the two evaluators publishes each alert, or finds it stored. Otherwise the mesh would depend on one of them."""
+
+    name = "I2"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._seen: dict[str, set[str]] = {name: set() for name in EVALUATORS}
+        self._stored: dict[str, float] = {}
+        case.mesh.journal.on_line.append(self._note)
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream == flow.ALERTS.name:
+            self._stored[message.subject.rpartition(".")[2]] = self.world.elapsed_s
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        self._stored.clear()  # an evaluator may restore a state after alerts that only the other has published
+
+    def _note(self, line: Line) -> None:
+        if line.event in ("alert_published", "alert_already_published"):
+            self._seen[line.process].add(line.fields["alert_id"])
+
+    def finish(self) -> None:
+        if self.case.faults.calm_s < PUBLISHED_BY_BOTH_S:
+            return
+        for alert_id, since_s in self._stored.items():
+            silent = [name for name, seen in self._seen.items() if alert_id not in seen]
+            if silent and self.world.elapsed_s - since_s > PUBLISHED_BY_BOTH_S:
+                self.fail(f"{silent[0]} has never published {alert_id}")
+                return

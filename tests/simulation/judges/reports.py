@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from services.common.messaging import flow
 from tandem.common.v1 import log_pb2
 from tests.simulation.actors.agencies import Agencies
@@ -11,6 +13,8 @@ from tests.simulation.judges.judge import Case, Judge
 
 ANSWERED_WITHIN_S = 60.0
 """Maximum time without faults until a report of a device with network is answered, seconds."""
+LIVE_WITHIN_S, SETTLED_S = 15.0, 30.0
+"""Maximum time until a live report is answered, and how long the mesh must be calm before it counts, seconds."""
 CASE_WITHIN_S = 30.0
 """Maximum time without faults until the case of an accepted order is in the log, seconds."""
 
@@ -55,6 +59,34 @@ class ReportsJudge(Judge):
             if now_s - since_s > ANSWERED_WITHIN_S and not device.is_offline(now_s) and not device.is_dead(now_s):
                 self.fail(
                     f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
+                )
+                return
+
+
+class OverloadJudge(Judge):
+    """I11: a live report is answered soon, also while a device delivers thousands of kept ones."""
+
+    name = "I11"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._known_s: dict[str, float] = {}
+        """When ingest first accepted a report of each device: until then it may not know the device, seconds."""
+
+    def each_second(self) -> None:
+        for device_id in self.case.town.devices:
+            for heard_s in self.case.head_end.heard_s(device_id):
+                self._known_s.setdefault(device_id, heard_s)
+        head_end, now_s = self.case.mesh.processes["head-end"], self.world.elapsed_s
+        if min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S or not head_end.is_up:
+            return
+        for key, since_s in self.case.head_end.unanswered_live():
+            device = self.case.town.devices[key.device_id]
+            is_heard = not any(map(device.is_offline, (now_s, since_s))) and not device.is_dead(now_s)
+            is_known = since_s > self._known_s.get(key.device_id, math.inf)
+            if is_heard and is_known and now_s - since_s > LIVE_WITHIN_S:
+                self.fail(
+                    f"live report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
                 )
                 return
 

@@ -27,7 +27,7 @@ class SilenceJudge(Judge):
         self._exits = 0
         self._serves: dict[str, bool] = {}
         self._is_torn = False
-        case.mesh.journal.on_line = self._note
+        case.mesh.journal.on_line.append(self._note)
 
     def torn(self, stream: str, first_lost: int) -> None:
         self._is_torn = True

@@ -34,8 +34,8 @@ class Journal:
         self.lines: deque[Line] = deque(maxlen=KEPT)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Number of lines by level and event."""
-        self.on_line: Callable[[Line], None] = lambda _: None
-        """Called with each line."""
+        self.on_line: list[Callable[[Line], None]] = []
+        """Each is called with each line."""
         self._world = world
 
     def note(self, _: object, level: str, fields: MutableMapping[str, Any]) -> str:
@@ -50,4 +50,5 @@ class Journal:
         self.counts[level, event] += 1
         line = Line(self._world.elapsed_s, process, level, event, fields)
         self.lines.append(line)
-        self.on_line(line)
+        for notify in self.on_line:
+            notify(line)

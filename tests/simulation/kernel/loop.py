@@ -117,6 +117,8 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
                 return
             handle = self._ready.popleft()
             if not handle.cancelled():
+                if self.world.on_turn:
+                    self.world.on_turn(f"{self.world.now_ns} {self.name} {_described(handle)}")
                 handle._run()
 
     def kill(self) -> None:
@@ -213,6 +215,15 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
 
     async def shutdown_asyncgens(self) -> None:
         """asyncio's runners call it at the end."""
+
+
+def _described(handle: asyncio.Handle) -> str:
+    """A callback in words that don't depend on addresses: its task's number and coroutine, or its function."""
+    callback: Any = handle._callback  # type: ignore[attr-defined]
+    task = getattr(callback, "__self__", None)
+    if isinstance(task, SimulatedTask):
+        return f"task {task._number} {getattr(task.get_coro(), '__qualname__', '')}"
+    return getattr(callback, "__qualname__", type(callback).__name__)
 
 
 def _note_generator(generator: AsyncGenerator[Any, Any]) -> None:

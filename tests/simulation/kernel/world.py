@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_783_296_000 * SECOND_NS
@@ -44,6 +45,8 @@ class World:
         """Wall time, nanoseconds since 1970 UTC."""
         self.events = 0
         """Number of events that have happened."""
+        self.on_turn: Callable[[str], None] | None = None
+        """Called with a line for each callback and each fact, to compare two runs of a seed. None, the default, costs no time."""
         self._queue: list[tuple[int, int, Event]] = []
         self._number = 0
         self._digest = blake2b(digest_size=16)
@@ -83,9 +86,17 @@ class World:
                 return
         self.now_ns = max(self.now_ns, end_ns)
 
+    def trace_to(self, path: str) -> None:
+        """Writes a line for each callback and each fact to a file, from now on. Does nothing if the path is empty."""
+        if path:
+            file = Path(path).open("w")  # noqa: SIM115  # open until the process ends
+            self.on_turn = lambda line: print(line, file=file, flush=True)
+
     def note(self, text: str) -> None:
         """Adds a fact to the digest of this world. The time is part of the fact."""
         self._digest.update(f"{self.now_ns} {text}\n".encode())
+        if self.on_turn:
+            self.on_turn(f"{self.now_ns} fact {text}")
 
     @property
     def digest(self) -> str:

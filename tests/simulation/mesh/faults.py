@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from random import Random
 
 from tests.simulation.jetstream.server import SERVER
 from tests.simulation.kernel.process import Process
@@ -47,13 +48,20 @@ class Faults:
             self._slow,
             self._sever,
             self._disk_errors,
+            self._flood,
         ]
         if torn_tails:
             self._kinds += [self._tear, self._tear]
+        self._random = mesh.world.random
         self._until_s = 0.0
         """When the last fault ends or ended, seconds since the world's start."""
+        self.left_out: frozenset[int] = frozenset()
+        """Numbers of the faults, from 0, that are drawn and not made."""
+        self._drawn = 0
         self.made: list[str] = []
         """Faults so far, for the reader of a failure."""
+        self.on_flood: Callable[[Random], None] = lambda _: None
+        """Called to let a device deliver everything that it has kept, with the randomness of the fault."""
         self.on_torn: Callable[[str, int], None] = lambda _stream, _first_lost: None
         """Called with a stream and the first sequence that it has lost, before the server starts again."""
 
@@ -66,10 +74,16 @@ class Faults:
     def _next(self) -> None:
         if self._world.elapsed_s >= self._end_s:
             return
-        kind = self._world.random.choice(self._kinds)
-        lasts_s = min(kind(), max(self._end_s - self._world.elapsed_s, 1.0))
-        self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
-        self._world.after(self._world.between(*GAP_S), self._next)
+        # A fault has randomness of its own, so that all others stay as they are if one is left out.
+        self._random = Random(f"fault {self._drawn} of {self._world.seed}")
+        if self._drawn not in self.left_out:
+            lasts_s = min(self._random.choice(self._kinds)(), max(self._end_s - self._world.elapsed_s, 1.0))
+            self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
+        self._drawn += 1
+        self._world.after(self._between(*GAP_S), self._next)
+
+    def _between(self, least: float, most: float) -> float:
+        return self._random.uniform(least, most)
 
     @property
     def calm_s(self) -> float:
@@ -83,7 +97,7 @@ class Faults:
         return now_s - since_s
 
     def _note(self, text: str) -> None:
-        self.made.append(f"{self._world.elapsed_s:10.3f} {text}")
+        self.made.append(f"{self._drawn:4} {self._world.elapsed_s:10.3f} {text}")
         self._world.note(f"fault {text}")
 
     def _later(self, seconds: float, action: Callable[[], None]) -> float:
@@ -94,11 +108,11 @@ class Faults:
 
     def _any(self) -> Process:
         actors = [name for name in self._mesh.processes if name not in (*SERVICES, "setup")]
-        names = SERVICES if self._world.random.random() < 0.9 or not actors else actors
-        return self._mesh.processes[self._world.random.choice(names)]
+        names = SERVICES if self._random.random() < 0.9 or not actors else actors
+        return self._mesh.processes[self._random.choice(names)]
 
     def _crash(self) -> float:
-        process, callbacks = self._any(), self._world.random.randrange(1, 400)
+        process, callbacks = self._any(), self._random.randrange(1, 400)
         self._note(f"crash {process.name} after {callbacks} callbacks")
         process.crash_within(callbacks)
         return 10.0
@@ -106,7 +120,7 @@ class Faults:
     def _crash_all(self) -> float:
         self._note("crash of all services")
         for process in self._mesh.services:
-            process.crash_within(self._world.random.randrange(1, 200))
+            process.crash_within(self._random.randrange(1, 200))
         return 15.0
 
     def _crash_server(self) -> float:
@@ -116,42 +130,42 @@ class Faults:
         def start() -> None:
             self._mesh.server.start()
 
-        return self._later(self._world.between(0.2, 6.0), start)
+        return self._later(self._between(0.2, 6.0), start)
 
     def _pause(self) -> float:
-        process, seconds = self._any(), self._world.between(0.5, 15.0)
+        process, seconds = self._any(), self._between(0.5, 15.0)
         self._note(f"stop {process.name} for {seconds:.1f} s")
         process.pause(seconds)
         return seconds
 
     def _pause_server(self) -> float:
-        seconds = self._world.between(0.5, 8.0)
+        seconds = self._between(0.5, 8.0)
         self._note(f"stop of the server for {seconds:.1f} s")
         self._mesh.server.paused_until_ns = self._world.now_ns + int(seconds * 1e9)
         return seconds
 
     def _cut(self) -> float:
-        (a, b), seconds = self._world.random.choice(EDGES), self._world.between(0.2, 60.0)
+        (a, b), seconds = self._random.choice(EDGES), self._between(0.2, 60.0)
         self._note(f"cut {a} from {b} for {seconds:.1f} s")
         self._mesh.network.cut(a, b)
         return self._later(seconds, partial(self._mesh.network.heal, a, b))
 
     def _slow(self) -> float:
-        (a, b), seconds = self._world.random.choice(EDGES), self._world.between(1.0, 60.0)
-        most_s = self._world.between(0.02, 2.0)
+        (a, b), seconds = self._random.choice(EDGES), self._between(1.0, 60.0)
+        most_s = self._between(0.02, 2.0)
         self._note(f"up to {most_s:.2f} s of delay between {a} and {b} for {seconds:.1f} s")
         self._mesh.network.edge(a, b).delay_s = (0.001, most_s)
         return self._later(seconds, partial(self._mesh.network.heal, a, b))
 
     def _sever(self) -> float:
-        a, b = self._world.random.choice(EDGES)
+        a, b = self._random.choice(EDGES)
         self._note(f"connections between {a} and {b} break")
         self._mesh.network.sever(a, b)
         return 1.0
 
     def _disk_errors(self) -> float:
-        process = self._mesh.processes[self._world.random.choice((*WITH_DATABASE, *EVALUATORS))]
-        share, seconds = self._world.between(0.02, 0.6), self._world.between(1.0, 20.0)
+        process = self._mesh.processes[self._random.choice((*WITH_DATABASE, *EVALUATORS))]
+        share, seconds = self._between(0.02, 0.6), self._between(1.0, 20.0)
         self._note(f"{share:.0%} of the statements of {process.name} fail for {seconds:.1f} s")
         process.disk_error_share = share
 
@@ -160,10 +174,15 @@ class Faults:
 
         return self._later(seconds, end)
 
+    def _flood(self) -> float:
+        self._note("a device delivers thousands of kept reports")
+        self.on_flood(self._random)
+        return 0.0  # a flood must disturb nobody
+
     def _tear(self) -> float:
         server = self._mesh.server
         names = [name for name, stream in server.streams.items() if stream.messages and name != "LOG_META"]
-        torn = {name: self._world.random.randrange(1, 6) for name in names if self._world.random.random() < 0.3}
+        torn = {name: self._random.randrange(1, 6) for name in names if self._random.random() < 0.3}
         self._note(f"crash of the server, which loses the newest messages: {torn}")
         server.kill()
 
@@ -174,4 +193,4 @@ class Faults:
             for name, sequence in first_lost.items():
                 self.on_torn(name, sequence)
 
-        return self._later(self._world.between(0.2, 6.0), start)
+        return self._later(self._between(0.2, 6.0), start)

@@ -138,7 +138,7 @@ class ServerCall:
         finally:
             self._end.send(("status", self._code, self._text, self._trailing))
             self._end.close()
-            self._server.calls.discard(self)
+            self._server.calls.pop(self, None)
 
     async def _serve(self, handler: Any) -> None:
         request = self._request_stream() if handler.request_streaming else await self._single_request()
@@ -161,7 +161,7 @@ class SimulatedServer:
     """A gRPC server with the methods of grpc.aio's that the services use."""
 
     def __init__(self, *, interceptors: Sequence[Any] = (), **_: Any) -> None:
-        self.calls: set[ServerCall] = set()
+        self.calls: dict[ServerCall, None] = {}
         self._process: Process = current()
         self._interceptors, self._handlers = tuple(interceptors), list[Any]()
         self._addresses: list[str] = []
@@ -197,7 +197,7 @@ class SimulatedServer:
             nonlocal call
             if call is None:
                 call = ServerCall(self, end, details=CallDetails(frame[1], frame[2]), peer=peer)
-                self.calls.add(call)
+                self.calls[call] = None
                 call.task = asyncio.get_running_loop().create_task(call.run())
             else:
                 call.receive(frame)

@@ -1,8 +1,4 @@
-"""Defects that are put into the services one at a time, to prove that the judges bite.
-
-Each replaces a function of a service in the simulating process: `python -m tests.simulation --mutant NAME --seeds 50 --hours 0.34`.
-The history of the project and the usual mistakes with logs, acknowledgements and clocks gave them.
-"""
+"""Defects of this project's history, and the usual mistakes with logs and acknowledgements."""
 
 from __future__ import annotations
 
@@ -27,18 +23,10 @@ from services.ingest.log.writer import LogWriter
 from services.registry.disclosure.service import Disclosures
 from services.registry.outbox.store import OutboxRepository
 from tests.simulation.kernel.process import current
+from tests.simulation.mutants.replacing import nothing, replace
 
-Put = Callable[[], None]
 DELAY_S = 6.0
 """Delay of an alert that a checkpoint passes, seconds: less than a judge allows."""
-
-
-async def _nothing(*_: object, **__: object) -> None:
-    """In the place of work that a mutant leaves out."""
-
-
-def _replace(owner: object, name: str, value: object) -> None:
-    setattr(owner, name, value)
 
 
 def ingest_answers_before_the_report_is_stored() -> None:
@@ -50,7 +38,7 @@ def ingest_answers_before_the_report_is_stored() -> None:
         except RetryableError:
             return
 
-    _replace(LogWriter, "_publish", publish)
+    replace(LogWriter, "_publish", publish)
 
 
 def ingest_gives_all_batches_of_a_second_one_message_id() -> None:
@@ -62,7 +50,7 @@ def ingest_gives_all_batches_of_a_second_one_message_id() -> None:
             options["msg_id"] = f"batch-{int(current().world.elapsed_s)}"
         return await plain(self, subject, payload, **options)
 
-    _replace(Bus, "publish", publish)
+    replace(Bus, "publish", publish)
 
 
 def an_alert_in_ten_is_not_published() -> None:
@@ -73,7 +61,7 @@ def an_alert_in_ten_is_not_published() -> None:
         if int(alert.alert_id[-2:], 16) % 10:
             await plain(self, alert, *arguments)
 
-    _replace(OutputPublisher, "_publish_alert", publish)
+    replace(OutputPublisher, "_publish_alert", publish)
 
 
 def evaluators_publish_different_bytes() -> None:
@@ -89,7 +77,7 @@ def evaluators_publish_different_bytes() -> None:
     def only_in_services(alert: Any, partition: int) -> Any:
         return to_proto(alert, partition) if _is_running() else plain(alert, partition)
 
-    _replace(translate, "alert_to_proto", only_in_services)
+    replace(translate, "alert_to_proto", only_in_services)
 
 
 def _is_running() -> bool:
@@ -108,7 +96,7 @@ def a_checkpoint_passes_its_alerts() -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(DELAY_S, lambda: loop.create_task(plain(self, alert, *arguments)))
 
-    _replace(OutputPublisher, "_publish_alert", publish)
+    replace(OutputPublisher, "_publish_alert", publish)
 
 
 def an_evaluator_skips_an_entry_after_a_checkpoint() -> None:
@@ -129,8 +117,8 @@ def an_evaluator_skips_an_entry_after_a_checkpoint() -> None:
             start = facts["evaluator"].state.sequence + 1
         return plain_read(bus, stream, start, **options)
 
-    _replace(Evaluator, "restore", restore)
-    _replace(pull, "read", read)
+    replace(Evaluator, "restore", restore)
+    replace(pull, "read", read)
 
 
 def readers_do_not_compare_their_position() -> None:
@@ -143,8 +131,8 @@ def readers_do_not_compare_their_position() -> None:
             self._sequence = self._yielded.sequence
         return messages
 
-    _replace(positions.ReaderPosition, "compare", _nothing)
-    _replace(positions.ReaderPosition, "advance", advance)
+    replace(positions.ReaderPosition, "compare", nothing)
+    replace(positions.ReaderPosition, "advance", advance)
 
 
 def deadlines_never_pass() -> None:
@@ -153,7 +141,7 @@ def deadlines_never_pass() -> None:
     def decide(*_: object, **__: object) -> Iterator[Any]:
         return iter(())
 
-    _replace(escalation, "decide", decide)
+    replace(escalation, "decide", decide)
 
 
 def the_police_leg_passes_over_alerts() -> None:
@@ -163,7 +151,7 @@ def the_police_leg_passes_over_alerts() -> None:
     def concerns(leg: Leg, alert: Any) -> bool:
         return plain(leg, alert) and leg is not Leg.POLICE
 
-    _replace(leg_consumer, "concerns", concerns)
+    replace(leg_consumer, "concerns", concerns)
 
 
 def a_leg_makes_an_assignment_for_each_try() -> None:
@@ -174,7 +162,7 @@ def a_leg_makes_an_assignment_for_each_try() -> None:
         return plain(incident_id, leg, f"{subject_id} {current().starts}")
 
     for module in (assignment, decisions, flags):
-        _replace(module, "assignment_id", assignment_id)
+        replace(module, "assignment_id", assignment_id)
 
 
 def steps_are_published_once() -> None:
@@ -187,12 +175,12 @@ def steps_are_published_once() -> None:
         except RetryableError:
             return None
 
-    _replace(StepOutbox, "_publish", publish)
+    replace(StepOutbox, "_publish", publish)
 
 
 def she_is_not_warned() -> None:
     """Messages to protected persons are stored and never opened."""
-    _replace(MessageOpener, "open", _nothing)
+    replace(MessageOpener, "open", nothing)
 
 
 def a_warning_that_fails_is_not_repeated() -> None:
@@ -203,12 +191,12 @@ def a_warning_that_fails_is_not_repeated() -> None:
         await plain(self, sending, message)
         return ""
 
-    _replace(DeviceChannel, "hand_over", hand_over)
+    replace(DeviceChannel, "hand_over", hand_over)
 
 
 def the_ledger_drops_disclosures() -> None:
     """Disclosures are acknowledged and not written."""
-    _replace(Disclosures, "accept", _nothing)
+    replace(Disclosures, "accept", nothing)
 
 
 def the_registry_publishes_no_cases() -> None:
@@ -218,7 +206,7 @@ def the_registry_publishes_no_cases() -> None:
     async def unsent(self: OutboxRepository, limit: int) -> Any:
         return [row for row in await plain(self, limit) if not row.subject.endswith(".case")]
 
-    _replace(OutboxRepository, "unsent", unsent)
+    replace(OutboxRepository, "unsent", unsent)
 
 
 def a_report_counts_twice() -> None:
@@ -227,7 +215,7 @@ def a_report_counts_twice() -> None:
     def held(_: Track, __: Any) -> None:
         return None
 
-    _replace(Track, "held", held)
+    replace(Track, "held", held)
 
 
 def an_evaluator_restores_no_cases() -> None:
@@ -238,28 +226,4 @@ def an_evaluator_restores_no_cases() -> None:
         await plain(self)
         self.state.cases.clear()
 
-    _replace(Evaluator, "restore", restore)
-
-
-MUTANTS: dict[str, Put] = {
-    put.__name__: put
-    for put in (
-        ingest_answers_before_the_report_is_stored,
-        ingest_gives_all_batches_of_a_second_one_message_id,
-        an_alert_in_ten_is_not_published,
-        evaluators_publish_different_bytes,
-        a_checkpoint_passes_its_alerts,
-        an_evaluator_skips_an_entry_after_a_checkpoint,
-        readers_do_not_compare_their_position,
-        deadlines_never_pass,
-        the_police_leg_passes_over_alerts,
-        a_leg_makes_an_assignment_for_each_try,
-        steps_are_published_once,
-        she_is_not_warned,
-        a_warning_that_fails_is_not_repeated,
-        the_ledger_drops_disclosures,
-        the_registry_publishes_no_cases,
-        a_report_counts_twice,
-        an_evaluator_restores_no_cases,
-    )
-}
+    replace(Evaluator, "restore", restore)

@@ -1,0 +1,139 @@
+"""Judges that compare decisions with the truth: what reports prove is in an account (I9), and no all-clear rests on a jump (I10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, log_pb2
+from tests.simulation.actors.town import Device
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import Case, Judge
+from tests.simulation.kernel.world import START_NS
+
+PROVES_M = 40.0
+"""Distance from the protected home that proves presence, whatever the accuracy of a report, metres."""
+JOINED_S = 150.0
+"""Longest time between two reports that prove presence at the second, seconds: a single position sends nobody."""
+DECIDED_WITHIN_S = 30.0
+"""Maximum time without faults from a report that proves presence until an account has it, seconds."""
+NEAR_M = 50.0
+"""Distance within a ring's edge at which the truth leaves no doubt, metres."""
+HELD_S = 30.0
+"""How long before an all-clear the wearer was within the ring, if the all-clear is to be wrong, seconds."""
+_ENDS = (alert_pb2.RING_CLEARED,)
+_AMENDS = (alert_pb2.ACCOUNT_AMENDED, alert_pb2.LATE_EVIDENCE, alert_pb2.UNKNOWN_NEAR)
+
+
+def _elapsed_s(nanoseconds: int) -> float:
+    return (nanoseconds - START_NS) / 1e9
+
+
+def distance_m(device: Device, at_s: float) -> float:
+    """Distance from the protected home, metres."""
+    return math.hypot(*device.journey.at(at_s))
+
+
+def _is_honest(device: Device) -> bool:
+    return not device.lies_s and not device.clock_ahead_s
+
+
+@dataclass(slots=True)
+class _Accounts:
+    """What alerts say about a wearer."""
+
+    entered_s: list[float] = field(default_factory=list)
+    cleared_s: list[float] = field(default_factory=list)
+    amended_s: list[float] = field(default_factory=list)
+
+    def has(self, at_s: float) -> bool:
+        """Whether some account says that the wearer was, or may have been, near at a time."""
+        before = max((entered_s for entered_s in self.entered_s if entered_s <= at_s + 1), default=None)
+        is_open = before is not None and not any(before < cleared_s < at_s - 1 for cleared_s in self.cleared_s)
+        return is_open or any(amended_s >= at_s for amended_s in self.amended_s)
+
+
+class AccountJudge(Judge):
+    """I9: if two reports in a row prove that the wearer was at the protected home, an account has the second of them."""
+
+    name = "I9"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._proofs: dict[str, dict[float, tuple[float, int]]] = {}
+        """By wearer and time of the fix: when the report was stored, seconds, and its sequence."""
+        self._accounts: dict[str, _Accounts] = {}
+        self._case_s: dict[str, float] = {}
+        self._settled: set[tuple[str, float]] = set()
+
+    def stored(self, stream: str, message: Stored) -> None:
+        now_s = self.world.elapsed_s
+        if stream == flow.ALERTS.name:
+            self._note(alert_pb2.Alert.FromString(message.data))
+        elif stream == flow.log_stream(0):
+            entry = log_pb2.LogEntry.FromString(message.data)
+            if message.subject.endswith(".case"):
+                self._case_s.setdefault(entry.case.order_id.replace("order-", "wearer-"), now_s)
+            for device_id, fix_ms in zip(entry.positions.device_id, entry.positions.fix_time_ms, strict=True):
+                device, fix_s = self.case.town.devices[device_id], _elapsed_s(fix_ms * 1_000_000)
+                if device_id.startswith("tag-") and _is_honest(device) and distance_m(device, fix_s) < PROVES_M:
+                    proofs = self._proofs.setdefault(device_id.replace("tag-", "wearer-"), {})
+                    proofs.setdefault(fix_s, (now_s, message.sequence))
+
+    def _note(self, alert: alert_pb2.Alert) -> None:
+        accounts = self._accounts.setdefault(alert.wearer_id, _Accounts())
+        at_s = _elapsed_s(alert.at.ToNanoseconds())
+        if alert.kind == alert_pb2.RING_ENTERED:
+            accounts.entered_s.append(at_s)
+        elif alert.kind in _ENDS:
+            accounts.cleared_s.append(at_s)
+        elif alert.kind in _AMENDS:
+            accounts.amended_s.append(_elapsed_s(alert.decided_at.ToNanoseconds()))
+
+    def torn(self, stream: str, first_lost: int) -> None:
+        if stream == flow.log_stream(0):
+            for wearer_id, proofs in self._proofs.items():
+                self._proofs[wearer_id] = {at_s: found for at_s, found in proofs.items() if found[1] < first_lost}
+
+    def each_second(self) -> None:
+        if self.case.faults.calm_s > 2 * DECIDED_WITHIN_S:
+            for wearer_id, at_s in self._due():
+                self._settled.add((wearer_id, at_s))
+                if not self._accounts.setdefault(wearer_id, _Accounts()).has(at_s):
+                    self.fail(f"{wearer_id} was at the home at {at_s:.1f} s by two reports, and no account says so")
+                    return
+
+    def _due(self) -> Iterator[tuple[str, float]]:
+        """Wearers and times that an account must have by now, each once."""
+        for wearer_id, proofs in self._proofs.items():
+            for before_s, at_s in pairwise(sorted(proofs)):
+                stored_s = max(proofs[before_s][0], proofs[at_s][0], self._case_s.get(wearer_id, math.inf))
+                is_watched = before_s > self._case_s.get(wearer_id, math.inf)
+                is_due = self.world.elapsed_s - stored_s > DECIDED_WITHIN_S and (wearer_id, at_s) not in self._settled
+                if is_due and is_watched and at_s - before_s < JOINED_S:
+                    yield wearer_id, at_s
+
+
+class ClearingJudge(Judge):
+    """I10: no ring round the protected home is cleared while the wearer is within it and the tag reports from 60 km away."""
+
+    name = "I10"
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream != flow.ALERTS.name:
+            return
+        alert = alert_pb2.Alert.FromString(message.data)
+        if alert.kind not in _ENDS or not alert.target_id.startswith("home-"):
+            return
+        tag = self.case.town.devices[alert.wearer_id.replace("wearer-", "tag-")]
+        at_s = _elapsed_s(alert.at.ToNanoseconds())
+        decided_s = _elapsed_s(alert.decided_at.ToNanoseconds())
+        lies = any(begin <= at_s < end for begin, end in tag.lies_s)
+        moments = (at_s - HELD_S, at_s, (at_s + decided_s) / 2, decided_s)
+        if lies and not tag.clock_ahead_s and all(distance_m(tag, s) < alert.ring_m - NEAR_M for s in moments):
+            self.fail(
+                f"{alert.alert_id} clears {alert.target_id} by a jump of 60 km, and {alert.wearer_id} is still there"
+            )
