@@ -92,6 +92,10 @@ upgrade-drill: setup ## upgrade a running mesh under load to a version with anot
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
+.PHONY: test-observability
+test-observability: setup ## run Prometheus on a live mesh: each panel and each alert rule has data (needs Debian's prometheus); about 5 min
+	@$(BIN)/pytest -m observability tests/observability
+
 SEEDS ?= 10
 HOURS ?= 1
 FIRST ?= 0

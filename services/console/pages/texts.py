@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
+from services.console.pages.statistics_texts import STATISTICS_TEXTS
 
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
+    **STATISTICS_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
@@ -348,7 +350,7 @@ ISLAND = (
     *("source_GNSS", "source_WIFI", "source_CELL"),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
-    *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
+    *(key for key in TEXTS if (key.isupper() and key not in STATISTICS_TEXTS) or key.startswith("flag_")),
 )
 """Keys of the texts that the scripts need."""
 

@@ -28,6 +28,7 @@ from services.console.review.answers import Answers
 from services.console.review.views import IncidentPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
+from services.console.statistics.views import StatisticsPages
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -58,6 +59,7 @@ class Pages:
         self._answers = Answers(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
+        self._statistics = StatisticsPages(guard, mesh)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -72,6 +74,7 @@ class Pages:
             *self._incidents.routes(),
             *self._answers.routes(),
             guard.get("/search", VIEWERS, self.search),
+            *self._statistics.routes(),
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
