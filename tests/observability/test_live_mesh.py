@@ -56,13 +56,13 @@ EMPTY: Mapping[str, str] = {
 class Prometheus:
     """A running Prometheus that scrapes a mesh, asked over its HTTP API."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, address: str) -> None:
+        self._address = address
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """`data` of an answer of the API. Raises AssertionError if it isn't a success."""
-        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(urllib.request.Request(url), timeout=10) as answer:
+        url = f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
             content = json.load(answer)
         assert content["status"] == "success", content
         return content["data"]
@@ -124,7 +124,7 @@ def prometheus_on(mesh: RunningMesh, folder: Path) -> Iterator[Prometheus]:
             stderr=log,
         )
     try:
-        prometheus = Prometheus(f"http://{address}")
+        prometheus = Prometheus(address)
 
         def scraped() -> bool:
             assert process.poll() is None, (folder / "prometheus.log").read_text()
