@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from services.common import times
 from services.console import translate as console_translate
 from services.console.domain import board, explaining, searching, waterfall
