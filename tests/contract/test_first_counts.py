@@ -69,3 +69,5 @@ def test_a_leg_exposes_each_kind_of_step_before_its_first_offer(leg: str) -> Non
     assert shown >= {"offered", "acknowledged", "flagged"}
     for counter in ("canary_steps_total", "not_reached_total", "reconciled_total", "report_to_published_ms_count"):
         assert (f"tandem_dispatch_{counter}", {"leg": leg}) in series
+    for gauge in ("alerts_behind", "unreconciled", "overdue_seconds", "outbox_age_seconds"):
+        assert (f"tandem_dispatch_{gauge}", {"leg": leg}) in series
