@@ -85,7 +85,7 @@ class DispatchMetrics:
     def watch(
         self, leg: Leg, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float], *, states: Iterable[str]
     ) -> None:
-        """Registers the functions of the gauges, and creates all other series, so that an alert rule sees them before the first event."""
+        """Registers the functions of the gauges, and creates all other series, so that alert rules see them before the first event."""
         for metric in (self._canary_steps, self._not_reached, self.reconciled, self.offer_ms):
             metric.labels(leg)
         for gauge in (self.alerts_behind, self.unreconciled):
