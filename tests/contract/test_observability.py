@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -159,6 +161,35 @@ def test_how_to_pages_are_short() -> None:
     pages = {page: page.read_text().splitlines() for page in (ROOT / "docs" / "how-to").rglob("*.md")}
     assert len(pages) > 40 and {page.name for page, lines in pages.items() if len(lines) > 80} == set()
     assert {page.name for page, lines in pages.items() if any(len(line) > 400 for line in lines)} == set()
+
+
+def test_the_overlays_grafana_has_the_sources_that_the_overlay_deploys_and_exemplars_lead_to_its_traces() -> None:
+    ports = {
+        document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]}
+        for name in ("metrics.yaml", "traces.yaml")
+        for document in yaml.safe_load_all((FOLDER / name).read_text())
+        if document["kind"] == "Service"
+    }
+    sources = {
+        source["uid"]: source
+        for source in yaml.safe_load((FOLDER / "config" / "sources.yaml").read_text())["datasources"]
+    }
+    assert {source["type"] for source in sources.values()} == {"prometheus", "jaeger"}
+    for source in sources.values():
+        address = urlsplit(source["url"])
+        assert address.port in ports[address.hostname or ""], source["name"]
+    (metrics,) = [source for source in sources.values() if source["type"] == "prometheus"]
+    (link,) = metrics["jsonData"]["exemplarTraceIdDestinations"]
+    assert (link["name"], sources[link["datasourceUid"]]["type"]) == ("trace_id", "jaeger")
+    assert "--enable-feature=exemplar-storage" in (FOLDER / "metrics.yaml").read_text()
+    for dashboard in generate_dashboards.DASHBOARDS:
+        content = json.loads(generate_dashboards.to_json(dashboard))
+        variables = {variable["name"]: variable["query"] for variable in content["templating"]["list"]}
+        assert (variables["metrics"], variables["traces"]) == ("prometheus", "jaeger")
+        for panel in content["panels"]:
+            for target in panel.get("targets", ()):
+                links = [override["properties"] for override in panel.get("fieldConfig", {}).get("overrides", ())]
+                assert bool(links) is bool(target.get("exemplar", False)), panel["title"]
 
 
 def test_the_committed_dashboards_match_their_generator() -> None:
