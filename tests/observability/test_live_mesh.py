@@ -96,8 +96,8 @@ def prometheus_on(mesh: RunningMesh, folder: Path) -> Iterator[Prometheus]:
     if program is None:
         pytest.skip("prometheus isn't installed: install Debian's package prometheus, or set PROMETHEUS to its path")
     targets: dict[str, list[str]] = {}
-    for process, url in mesh.now.metrics_urls.items():
-        targets.setdefault(job_of(process), []).append(url.removeprefix("http://"))
+    for name, url in mesh.now.metrics_urls.items():
+        targets.setdefault(job_of(name), []).append(url.removeprefix("http://"))
     (folder / "rules.yaml").write_text((FOLDER / "rules.yaml").read_text())
     (folder / "prometheus.yaml").write_text(
         yaml.safe_dump(
