@@ -149,7 +149,7 @@ class PeriodStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PlotColumn:
     """A bar of the plot over time, in the units of the SVG."""
 
     x: float
@@ -159,7 +159,7 @@ class Column:
     row: IntervalRow
 
 
-def columns(intervals: Sequence[IntervalRow]) -> list[Column]:
+def columns(intervals: Sequence[IntervalRow]) -> list[PlotColumn]:
     """Bars of the median acceptance time. The highest fills the plot; an interval without an acceptance has none."""
     highest = max((row.median_s for row in intervals if row.median_s), default=0.0)
     step = PLOT_WIDTH / max(1, len(intervals))
@@ -168,7 +168,15 @@ def columns(intervals: Sequence[IntervalRow]) -> list[Column]:
         if row.median_s is None:
             continue
         height = max(1.0, (PLOT_HEIGHT - 10) * row.median_s / highest) if highest else 1.0
-        made.append(Column(round(number * step, 1), round(PLOT_HEIGHT - height, 1), round(step * 0.8, 1), height, row))
+        made.append(
+            PlotColumn(
+                x=round(number * step, 1),
+                y=round(PLOT_HEIGHT - height, 1),
+                width=round(step * 0.8, 1),
+                height=height,
+                row=row,
+            )
+        )
     return made
 
 

@@ -124,6 +124,7 @@ class StatisticsPages:
             period=period,
             found=found,
             by_measure={measure: rows for measure, rows in by_measure.items() if rows},
+            share=found.share_for_nothing,
             bar=model.bar_length,
             columns=model.columns(found.intervals),
             plot=(model.PLOT_WIDTH, model.PLOT_HEIGHT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import assert_never
 
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Task
@@ -62,6 +63,8 @@ def due_ms(leg: Leg, measure: Measure) -> int | None:
             return ACCEPT_WITHIN_MS
         case Measure.ARRIVAL:
             return None
+        case _:
+            assert_never(measure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,11 +130,11 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
     for leg in Leg:
         for measure, query in _TOOK.items():
             rows = connection.execute(query, period.parameters(leg))
-            took[leg, measure] = [TookRow(*row) for row in rows]
+            took[leg, measure] = [TookRow._make((*row, None)) for row in rows]
     if own.policy.has_units:
         arrived = connection.execute(_ARRIVED, period.parameters(own))
         took[own, Measure.ARRIVAL] = [
-            TookRow(office_id, ms, number, None if in_time is None else bool(in_time))
+            TookRow(office_id=office_id, ms=ms, times=number, in_time=None if in_time is None else bool(in_time))
             for office_id, ms, in_time, number in arrived
         ]
     intervals = connection.execute(_INTERVALS, {**period.parameters(own), "step_ms": period.step_ms})
@@ -170,7 +170,9 @@ def burdens(connection: sa.Connection, period: Period, of_wearers: bool, *, skip
         f"{_WEARERS if of_wearers else _PERSONS} ORDER BY incidents DESC, subject_id LIMIT :limit OFFSET :skip"
     )
     parameters = {"from_ms": period.from_ms, "until_ms": period.until_ms, "limit": limit, "skip": skip}
-    return [BurdenRow(row[0], *(int(number) for number in row[1:])) for row in connection.execute(query, parameters)]
+    return [
+        BurdenRow._make((row[0], *(int(number) for number in row[1:]))) for row in connection.execute(query, parameters)
+    ]
 
 
 def orders_of(connection: sa.Connection, of_wearers: bool, subject_ids: Sequence[str]) -> dict[str, set[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,24 +23,21 @@ from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import statistics_pb2, statistics_pb2_grpc
 
 DEFAULT_DAYS = 30
-
-
-class AgencyLeg(StrEnum):
-    """Leg whose statistics are read. Each counts its own offices, and the other legs as a whole."""
-
-    POLICE = "police"
-    PROBATION = "probation"
+AGENCIES = ("police", "probation")
+"""Legs whose statistics are read. Each counts its own offices, and the other legs as a whole."""
 
 
 def statistics(
     from_: Annotated[str, typer.Option("--from", help="Begin of the period, RFC 3339; default: 30 days before.")] = "",
     until: Annotated[str, typer.Option(help="End of the period, RFC 3339; default: now.")] = "",
-    leg: Annotated[AgencyLeg, typer.Option(help="The leg that counts.")] = AgencyLeg.POLICE,
+    leg: Annotated[str, typer.Option(help="The leg that counts: police or probation.")] = "police",
     *,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show response times, dispatches for nothing and burdens over all incidents of a period."""
+    if leg not in AGENCIES:
+        raise CommandFailed(f'--leg: "{leg}" is not police or probation', MISUSED)
     running = mesh.load(folder)
     until_ms = arguments.moment_ms("--until", until) if until else running.clock.now_ms() + 1
     begin_ms = arguments.moment_ms("--from", from_) if from_ else until_ms - DEFAULT_DAYS * 86_400_000
@@ -65,9 +61,9 @@ def statistics(
 
 
 async def _read(
-    running: MeshConnection, leg: AgencyLeg, request: statistics_pb2.GetStatisticsRequest
+    running: MeshConnection, leg: str, request: statistics_pb2.GetStatisticsRequest
 ) -> statistics_pb2.GetStatisticsResponse:
-    async with mesh.channel(running, f"dispatch-{leg.value}") as channel:
+    async with mesh.channel(running, f"dispatch-{leg}") as channel:
         stub = statistics_pb2_grpc.StatisticsServiceStub(channel)
         return await call(stub.GetStatistics, request, mesh.identity(running, REVIEWER))
 
