@@ -36,15 +36,17 @@ class EvidenceDisclosures:
         """Publishes and stores disclosures before their answer is sent. Raises Unavailable if one can't be stored."""
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
-                for disclosure in made:
-                    id_ = disclosure.disclosure_id
-                    subject = flow.disclosure_subject(flow.leg_user(self._leg), id_)
-                    await bus.publish(subject, disclosure.SerializeToString(), msg_id=id_)
+                await asyncio.gather(*(self._publish(bus, disclosure) for disclosure in made))
                 await self.keep(made)
         except TimeoutError:
             raise Unavailable(
                 f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
             ) from None
+
+    async def _publish(self, bus: Bus, disclosure: ledger_pb2.Disclosure) -> None:
+        id_ = disclosure.disclosure_id
+        subject = flow.disclosure_subject(flow.leg_user(self._leg), id_)
+        await bus.publish(subject, disclosure.SerializeToString(), msg_id=id_)
 
     async def keep(self, made: Sequence[ledger_pb2.Disclosure]) -> None:
         """Stores disclosures that were just published. Raises Unavailable."""

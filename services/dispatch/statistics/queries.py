@@ -41,7 +41,10 @@ _INTERVALS = sa.text(
 _OUTCOMES = sa.text(
     f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
 )
-_INCIDENTS = sa.text(f"SELECT count(DISTINCT incident_id) FROM figures WHERE {_IN_PERIOD}")  # noqa: S608
+_INCIDENTS = sa.text(
+    "SELECT count(DISTINCT incident_id) FROM figures WHERE leg IN ('probation', 'police', 'warning')"
+    " AND opened_ms >= :from_ms AND opened_ms < :until_ms"
+)
 _BEHIND = sa.text("""
     SELECT (SELECT count(*) FROM (SELECT 1 FROM steps WHERE sequence > coalesce((SELECT step_sequence FROM figures_progress), 0)
                 LIMIT :most) AS a)
@@ -141,7 +144,7 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
     agencies = [leg for leg in Leg if leg.policy.has_units]
     located = own.policy.may_locate_person
     return PeriodCounts(
-        incidents=connection.scalar(_INCIDENTS, period.parameters(own)) or 0,
+        incidents=connection.scalar(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}) or 0,
         behind=connection.scalar(_BEHIND, {"most": MAX_BEHIND}) or 0,
         took=MappingProxyType(took),
         intervals=[(int(number), ms, counted) for number, ms, counted in intervals],
