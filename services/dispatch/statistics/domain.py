@@ -145,8 +145,8 @@ class ResponseFigures:
 
 
 def rounded_ms(ms: int) -> int:
-    """Rounds a time up: to 0.1 s below 10 s, to 1 s below 10 min, and to 10 s beyond. So many times share few values."""
-    step = 100 if ms <= 10_000 else 1_000 if ms <= 600_000 else 10_000
+    """Rounds a time up: to 0.1 s below 10 s, to 1 s below 1 min, and to 10 s beyond. So many times share few values."""
+    step = 100 if ms <= 10_000 else 1_000 if ms <= 60_000 else 10_000
     return -(-ms // step) * step
 
 

@@ -34,9 +34,67 @@ _ARRIVED = sa.text(
     "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
     f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
 )
-_INTERVALS = sa.text(
-    "SELECT (opened_ms - :from_ms) / :step_ms AS number, acceptance_took_ms, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY 1, 2"
+_INTERVAL = sa.text(
+    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
+    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
+)
+_OUTCOMES = sa.text(
+    f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
+)
+_INCIDENTS = sa.text(
+    "SELECT count(*) FROM incidents WHERE exercise = 0 AND opened_ms >= :from_ms AND opened_ms < :until_ms"
+)
+_BEHIND = 10_000
+"""Maximum number of steps, and of other legs' assignments, that are counted as not counted yet."""
+_NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
+_IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
+
+
+def _times(column: str) -> sa.TextClause:
+    return sa.text(
+        f"SELECT office_id, {column}, count(*) FROM figures"  # noqa: S608  # names of the code's own columns
+        f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, {column}"
+    )
+
+
+_TOOK = {Measure.RECEIPT: _times("receipt_took_ms"), Measure.ACCEPTANCE: _times("acceptance_took_ms")}
+_ARRIVED = sa.text(
+    "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
+    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
+)
+_INTERVAL = sa.text(
+    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
+    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
+)
+_OUTCOMES = sa.text(
+    f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
+)
+_INCIDENTS = sa.text("""
+    SELECT count(*) FROM (
+        SELECT incident_id FROM figures WHERE opened_ms >= :from_ms AND opened_ms < :until_ms GROUP BY incident_id
+    ) AS incidents
+""")
+_BEHIND = 10_000
+"""Maximum number of steps, and of other legs' assignments, that are counted as not counted yet."""
+_NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
+_IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
+
+
+def _times(column: str) -> sa.TextClause:
+    return sa.text(
+        f"SELECT office_id, {column}, count(*) FROM figures"  # noqa: S608  # names of the code's own columns
+        f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, {column}"
+    )
+
+
+_TOOK = {Measure.RECEIPT: _times("receipt_took_ms"), Measure.ACCEPTANCE: _times("acceptance_took_ms")}
+_ARRIVED = sa.text(
+    "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
+    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
+)
+_INTERVAL = sa.text(
+    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
+    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
 )
 _OUTCOMES = sa.text(
     f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
@@ -50,18 +108,23 @@ _BEHIND = sa.text("""
                 LIMIT :most) AS a)
          + (SELECT count(*) FROM (SELECT 1 FROM figures_changed_peers LIMIT :most) AS b)
 """)
-_BURDENS = f"""
-    SELECT subject_id, count(DISTINCT incident_id) AS incidents,
+_OF_LEG = f"""
+    SELECT subject_id, sum(CASE WHEN task = {int(Task.RESPOND)} THEN 1 ELSE 0 END) AS incidents,
         sum(CASE WHEN outcome > 0 AND leg <> 'warning' THEN 1 ELSE 0 END) AS visits,
         sum(CASE WHEN outcome IN ({_NOTHING}) AND leg <> 'warning' THEN 1 ELSE 0 END) AS for_nothing,
         sum(CASE WHEN leg = 'warning' OR task = {int(Task.CONTACT)} THEN 1 ELSE 0 END) AS messages
-    FROM figures WHERE leg {{legs}} AND subject_id {{subjects}} AND opened_ms >= :from_ms AND opened_ms < :until_ms
-    GROUP BY subject_id
+    FROM figures WHERE leg = '{{leg}}' AND opened_ms >= :from_ms AND opened_ms < :until_ms GROUP BY subject_id
 """  # noqa: S608
 _AT_WEARER, _AT_PERSON = "= 'probation'", "IN ('police', 'warning')"
-_WEARERS = _BURDENS.format(legs=_AT_WEARER, subjects="NOT LIKE '%/%'")
-_PERSONS = _BURDENS.format(legs=_AT_PERSON, subjects="NOT LIKE '%/%'")
-_PLACES = _BURDENS.format(legs=_AT_PERSON, subjects="LIKE '%/%'")
+_WEARERS = _OF_LEG.format(leg="probation")
+# In an incident each leg has one response for a person, and whoever the police go to is warned, too.
+_BY_LEGS = f"""
+    SELECT subject_id, max(incidents) AS incidents, sum(visits) AS visits, sum(for_nothing) AS for_nothing,
+        sum(messages) AS messages
+    FROM ({_OF_LEG.format(leg="police")} UNION ALL {_OF_LEG.format(leg="warning")}) AS legs
+    WHERE subject_id {{subjects}} GROUP BY subject_id
+"""  # noqa: S608
+_PERSONS, _PLACES = _BY_LEGS.format(subjects="NOT LIKE '%/%'"), _BY_LEGS.format(subjects="LIKE '%/%'")
 _ORDERS = "SELECT DISTINCT subject_id, order_ids FROM figures WHERE leg {legs} AND subject_id IN :ids"
 
 
@@ -140,14 +203,20 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
             TookRow(office_id=office_id, ms=ms, times=number, in_time=None if in_time is None else bool(in_time))
             for office_id, ms, in_time, number in arrived
         ]
-    intervals = connection.execute(_INTERVALS, {**period.parameters(own), "step_ms": period.step_ms})
+    intervals = [
+        (number, ms, counted)
+        for number, from_ms in enumerate(range(period.from_ms, period.until_ms, period.step_ms))
+        for ms, counted in connection.execute(
+            _INTERVAL, Period(from_ms, min(period.until_ms, from_ms + period.step_ms)).parameters(own)
+        )
+    ]
     agencies = [leg for leg in Leg if leg.policy.has_units]
     located = own.policy.may_locate_person
     return PeriodCounts(
         incidents=connection.scalar(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}) or 0,
         behind=connection.scalar(_BEHIND, {"most": MAX_BEHIND}) or 0,
         took=MappingProxyType(took),
-        intervals=[(int(number), ms, counted) for number, ms, counted in intervals],
+        intervals=intervals,
         outcomes={
             leg: [
                 (outcome, kind, counted)

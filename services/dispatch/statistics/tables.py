@@ -34,8 +34,8 @@ figures = sa.Table(
     sa.Index("figures_acceptance", "leg", "office_id", "acceptance_took_ms", "opened_ms", "offered_ms"),
     sa.Index("figures_arrival", "leg", "office_id", "arrival_took_ms", "arrived_in_time", "opened_ms", "offered_ms"),
     sa.Index("figures_outcome", "leg", "outcome", "kind", "opened_ms"),
-    sa.Index("figures_subject", "subject_id", "incident_id", "leg", "opened_ms", "outcome", "task"),
-    sa.Index("figures_opened", "leg", "opened_ms", "acceptance_took_ms", "offered_ms", "incident_id"),
+    sa.Index("figures_subject", "leg", "subject_id", "opened_ms", "outcome", "task"),
+    sa.Index("figures_opened", "leg", "opened_ms", "acceptance_took_ms", "offered_ms"),
 )
 """A row for each assignment of an incident that isn't an exercise. The columns that end with `took_ms` are rounded."""
 

@@ -11,8 +11,8 @@ _INDEXES = {
     "figures_acceptance": ("leg", "office_id", "acceptance_took_ms", "opened_ms", "offered_ms"),
     "figures_arrival": ("leg", "office_id", "arrival_took_ms", "arrived_in_time", "opened_ms", "offered_ms"),
     "figures_outcome": ("leg", "outcome", "kind", "opened_ms"),
-    "figures_subject": ("subject_id", "incident_id", "leg", "opened_ms", "outcome", "task"),
-    "figures_opened": ("leg", "opened_ms", "acceptance_took_ms", "offered_ms", "incident_id"),
+    "figures_subject": ("leg", "subject_id", "opened_ms", "outcome", "task"),
+    "figures_opened": ("leg", "opened_ms", "acceptance_took_ms", "offered_ms"),
 }
 
 
@@ -42,4 +42,6 @@ def upgrade() -> None:
         sa.Column("step_sequence", sa.BigInteger, nullable=False),
     )
     op.create_table("figures_changed_peers", sa.Column("assignment_id", sa.String, primary_key=True))
+    is_live = sa.text("exercise = 0")
+    op.create_index("incidents_live", "incidents", ["opened_ms"], sqlite_where=is_live, postgresql_where=is_live)
     op.execute("INSERT INTO figures_changed_peers SELECT assignment_id FROM peer_assignments")
