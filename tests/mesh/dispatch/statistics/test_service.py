@@ -59,7 +59,7 @@ async def counted_leg(leg: str, nats: TestServer, bus: Bus, folder: Path) -> Asy
         await publish(bus, *(alert(number, incident=f"incident-{number}") for number in range(1, INCIDENTS + 1)))
         reviewer = Caller(channel, REVIEWER)
         async with asyncio.timeout(PATIENCE_S):
-            while (found := await reviewer.statistics()).behind or found.incidents < INCIDENTS:
+            while (found := await reviewer.statistics()).behind or found.incidents < INCIDENTS:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         yield channel
 
