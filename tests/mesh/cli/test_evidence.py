@@ -135,7 +135,7 @@ def test_the_walkthrough_quotes_what_the_commands_print(made: Made, tmp_path: Pa
         if words[0] == "tandem":
             outcome = tandem(*words[1:])
             assert outcome.returncode == 0, (words, outcome.stderr)
-            printed = outcome.stdout
+            printed = outcome.stdout + outcome.stderr
         else:
             printed = "\n".join(page.extract_text() for page in PdfReader(here["report.pdf"]).pages)
         assert quoted.missing(quote, printed) == [], (words, printed)
