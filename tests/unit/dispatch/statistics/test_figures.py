@@ -51,6 +51,12 @@ def test_the_response_time_begins_with_the_first_offer() -> None:
     assert counted.office_id == "busan"
 
 
+def test_an_acceptance_without_a_confirmed_receipt_is_a_receipt() -> None:
+    assert figures(SEEN, ACCEPTED).took_ms(Measure.RECEIPT) == 20_000
+    received = replace(SEEN, at_ms=2_000, received_ms=2_000)
+    assert figures(SEEN, received, ACCEPTED).took_ms(Measure.RECEIPT) == 1_000
+
+
 def test_repeated_and_later_offers_keep_the_first_times() -> None:
     reoffered = replace(SEEN, at_ms=500_000, offered_ms=500_000)
     second = replace(ACCEPTED, at_ms=501_000, offered_ms=500_000, acknowledged_ms=501_000)
