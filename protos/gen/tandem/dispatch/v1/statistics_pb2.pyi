@@ -30,7 +30,7 @@ class _ResponseMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Respo
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESPONSE_MEASURE_UNSPECIFIED: _ResponseMeasure.ValueType  # 0
     RECEIPT: _ResponseMeasure.ValueType  # 1
-    """Until the desk's machine confirmed the offer; for a warning, until the gateway did."""
+    """Until the desk's machine confirmed the offer, or a person accepted it; for a warning, until the gateway confirmed it."""
     ACCEPTANCE: _ResponseMeasure.ValueType  # 2
     """Until a person accepted the offer; for a warning, until her device confirmed it."""
     ARRIVAL: _ResponseMeasure.ValueType  # 3
@@ -41,7 +41,7 @@ class ResponseMeasure(_ResponseMeasure, metaclass=_ResponseMeasureEnumTypeWrappe
 
 RESPONSE_MEASURE_UNSPECIFIED: ResponseMeasure.ValueType  # 0
 RECEIPT: ResponseMeasure.ValueType  # 1
-"""Until the desk's machine confirmed the offer; for a warning, until the gateway did."""
+"""Until the desk's machine confirmed the offer, or a person accepted it; for a warning, until the gateway confirmed it."""
 ACCEPTANCE: ResponseMeasure.ValueType  # 2
 """Until a person accepted the offer; for a warning, until her device confirmed it."""
 ARRIVAL: ResponseMeasure.ValueType  # 3
@@ -158,7 +158,7 @@ class GetStatisticsResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     BURDENS_FIELD_NUMBER: _builtins.int
     incidents: _builtins.int
-    """Number of incidents in the period."""
+    """Number of incidents in the period that this leg knows."""
     behind: _builtins.int
     """Steps and assignments of other legs that aren't counted yet. 0 in ordinary operation."""
     @_builtins.property
@@ -222,7 +222,7 @@ class ResponseTimes(_message.Message):
     reached: _builtins.int
     """Number of assignments that were offered and reached the end of the measure."""
     median_s: _builtins.float
-    """Median, seconds, by nearest rank. Exact to 0.1 s below 10 s, to 1 s below 10 min, and to 10 s beyond. Absent if none reached it."""
+    """Median, seconds, by nearest rank. Exact to 0.1 s below 10 s, to 1 s below 1 min, and to 10 s beyond. Absent if none reached it."""
     p90_s: _builtins.float
     """90th percentile, seconds, as the median."""
     due_s: _builtins.float
@@ -460,7 +460,7 @@ class Burden(_message.Message):
     subject_id: _builtins.str
     """Id of the wearer or protected person."""
     incidents: _builtins.int
-    """Incidents that concerned the person."""
+    """Incidents with a response or a warning for the person."""
     visits: _builtins.int
     """Accepted offers: units on their way to the person."""
     visits_for_nothing: _builtins.int
