@@ -95,6 +95,9 @@ test-browser: setup ## drive the console in Chromium on a real mesh (needs Chrom
 .PHONY: test-tutorials
 test-tutorials: setup ## run the code blocks of docs/tutorials on a clean clone, and print how long each takes (needs PyPI and npm)
 	@$(BIN)/pytest -m tutorial -s tests/tutorials
+.PHONY: test-observability
+test-observability: setup ## run Prometheus on a live mesh: each panel and each alert rule has data (needs Debian's prometheus); about 5 min
+	@$(BIN)/pytest -m observability tests/observability
 
 SEEDS ?= 10
 HOURS ?= 1

@@ -14,7 +14,16 @@ import typer
 from services.cli import usage
 from services.cli.commands.decide import backtest, feasibility, replay
 from services.cli.commands.exercise import drill, load, send
-from services.cli.commands.inspect import dead_letters, explain, get, incidents, quarantine, reporting, trace
+from services.cli.commands.inspect import (
+    dead_letters,
+    explain,
+    get,
+    incidents,
+    quarantine,
+    reporting,
+    statistics,
+    trace,
+)
 from services.cli.commands.operate import (
     cctv,
     certs,
@@ -45,6 +54,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None] | typer.Typer], ...] = (
     (RUN, "down", down.down),
     (INSPECT, "incidents", incidents.incidents),
     (INSPECT, "trace", trace.trace),
+    (INSPECT, "statistics", statistics.statistics),
     (INSPECT, "explain", explain.explain),
     (INSPECT, "get", get.get),
     (INSPECT, "quarantine", quarantine.quarantine),

@@ -19,6 +19,7 @@ from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
+from tandem.dispatch.v1.statistics_pb2_grpc import StatisticsServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
@@ -35,6 +36,7 @@ class LegClient:
     evidence: EvidenceServiceStub
     following: FollowingServiceStub
     roster: RosterServiceStub
+    statistics: StatisticsServiceStub
 
 
 class MeshClient:
@@ -107,6 +109,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 evidence=EvidenceServiceStub(leg),
                 following=FollowingServiceStub(leg),
                 roster=RosterServiceStub(leg),
+                statistics=StatisticsServiceStub(leg),
             )
         ingest = await channel(settings.ingest)
         yield MeshClient(

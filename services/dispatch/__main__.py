@@ -54,6 +54,8 @@ from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
 from services.dispatch.settings import DispatchSettings, for_leg
+from services.dispatch.statistics.api import StatisticsApi
+from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
@@ -67,13 +69,15 @@ from tandem.dispatch.v1 import (
     following_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
+    statistics_pb2,
+    statistics_pb2_grpc,
 )
 
 MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
-    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
+    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2, statistics_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -100,9 +104,9 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         policy, following_metrics = leg.name.policy, FollowingMetrics(registry)
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
-        evidence_api = EvidenceApi(
-            leg=leg.name, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
-        )
+        disclosures = EvidenceDisclosures(leg.name, leg.store)
+        evidence_api = EvidenceApi(leg=leg.name, clock=settings.clock, disclosures=disclosures)
+        statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
@@ -111,7 +115,14 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         async with (
             rpc.serve(
                 settings,
-                partial(_add_servicers, leg=leg, follower=follower, evidence_api=evidence_api, clock=settings.clock),
+                partial(
+                    _add_servicers,
+                    leg=leg,
+                    follower=follower,
+                    evidence_api=evidence_api,
+                    statistics_api=statistics_api,
+                    clock=settings.clock,
+                ),
                 *SERVICES,
                 history=leg.history,
             ) as server,
@@ -135,11 +146,13 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),
                 adopt_steps(leg.store, leg.record.outbox),
+                FiguresCollector(leg.store, leg.record.gate).run(),
                 mesh(
                     settings,
                     leg,
                     warnings,
                     evidence_api=evidence_api,
+                    statistics_api=statistics_api,
                     evidence_metrics=evidence_metrics,
                     files=files,
                     alerts=alerts,
@@ -198,6 +211,7 @@ def _add_servicers(
     leg: LegService,
     follower: TargetFollower | None,
     evidence_api: EvidenceApi,
+    statistics_api: StatisticsApi,
     clock: MeshClock,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
@@ -205,6 +219,7 @@ def _add_servicers(
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
+    statistics_pb2_grpc.add_StatisticsServiceServicer_to_server(statistics_api, server)
 
 
 async def mesh(
@@ -213,6 +228,7 @@ async def mesh(
     warnings: Warnings | None,
     *,
     evidence_api: EvidenceApi,
+    statistics_api: StatisticsApi,
     evidence_metrics: EvidenceMetrics,
     files: EvidenceFiles,
     alerts: ReaderHealth,
@@ -235,6 +251,7 @@ async def mesh(
             )
             reading = EvidenceReading(leg.name, bus, log_meta, files=files, retention=retention)
         evidence_api.connected(bus, reading)
+        statistics_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
             tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))

@@ -85,9 +85,11 @@ class DispatchMetrics:
     def watch(
         self, leg: Leg, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float], *, states: Iterable[str]
     ) -> None:
-        """Registers the functions of the gauges, and starts all counters at 0, so that the first event of a kind shows as a rise."""
-        for counter in (self._canary_steps, self._not_reached, self.reconciled, self.offer_ms):
-            counter.labels(leg)
+        """Registers the functions of the gauges, and creates all other series, so that alert rules see them before the first event."""
+        for metric in (self._canary_steps, self._not_reached, self.reconciled, self.offer_ms):
+            metric.labels(leg)
+        for gauge in (self.alerts_behind, self.unreconciled):
+            gauge.labels(leg)
         for state in states:
             self._steps.labels(leg, state)
         self._overdue_s.labels(leg).set_function(overdue_s)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.common.messaging import flow
 from services.common.observability.metrics import ProcessMetrics
 from services.dispatch.domain.leg import Leg
+from services.dispatch.evidence.files import CopyMoment
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.leg import record
 from services.dispatch.metrics import DispatchMetrics
@@ -69,3 +70,10 @@ def test_a_leg_exposes_each_kind_of_step_before_its_first_offer(leg: str) -> Non
     assert shown >= {"offered", "acknowledged", "flagged"}
     for counter in ("canary_steps_total", "not_reached_total", "reconciled_total", "report_to_published_ms_count"):
         assert (f"tandem_dispatch_{counter}", {"leg": leg}) in series
+    for gauge in ("alerts_behind", "unreconciled", "overdue_seconds", "outbox_age_seconds"):
+        assert (f"tandem_dispatch_{gauge}", {"leg": leg}) in series
+
+
+def test_evidence_copies_are_exposed_by_moment_before_the_first_copy() -> None:
+    shown = {labels["moment"] for name, labels in exposed() if name == "tandem_evidence_kept_total"}
+    assert shown == {moment.value for moment in CopyMoment}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -99,6 +102,34 @@ def test_an_alert_fires_for_a_counter_that_is_first_scraped_at_1(alert: str, tmp
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+ABSENT_INTERVALS = 80
+"""Intervals of 15 s for which a series is absent before its test begins: longer than the window of most rules."""
+
+
+def absent_first(story: dict[str, Any]) -> dict[str, Any]:
+    """The same test of an alert, whose series are absent for 20 min first."""
+    shift_s = ABSENT_INTERVALS * seconds(story["interval"])
+    series = [{**row, "values": f"_x{ABSENT_INTERVALS} {row['values']}"} for row in story["input_series"]]
+    evaluated = [{**row, "eval_time": f"{seconds(row['eval_time']) + shift_s}s"} for row in story["alert_rule_test"]]
+    return {**story, "input_series": series, "alert_rule_test": evaluated}
+
+
+def seconds(duration: str) -> int:
+    """A duration of Prometheus, such as 1m30s, in seconds."""
+    units = {"h": 3600, "m": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
+
+
+def test_each_alert_does_the_same_for_series_that_are_absent_first(tmp_path: Path) -> None:
+    content = yaml.safe_load(TESTS.read_text())
+    shifted = [absent_first(story) for story in content["tests"]]
+    assert {row["alertname"] for story in shifted for row in story["alert_rule_test"]} == set(ALERTS)
+    (tmp_path / RULES.name).write_text(RULES.read_text())
+    (tmp_path / "absent.test.yaml").write_text(yaml.safe_dump({**content, "tests": shifted}))
+    tested = promtool("test", "rules", "absent.test.yaml", folder=tmp_path)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def test_each_alert_names_a_page_that_names_the_alert() -> None:
     rules = re.findall(r"- alert: (\w+)\n(.*?)(?=\n      - alert: |\Z)", RULES.read_text(), re.DOTALL)
     pages = {name: re.findall(r'runbook: "(docs/\S+\.md)"', rule) for name, rule in rules}
@@ -124,6 +155,35 @@ def test_each_grave_log_event_has_a_page_and_no_page_names_an_unknown_event() ->
     assert named - events.keys() == set()
     grave = {name for name, level in events.items() if "error" in level or "critical" in level}
     assert len(grave) > 40 and {name for name in grave if not any(f"`{name}`" in page for page in pages)} == set()
+
+
+def test_the_overlays_grafana_has_the_sources_that_the_overlay_deploys_and_exemplars_lead_to_its_traces() -> None:
+    ports = {
+        document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]}
+        for name in ("metrics.yaml", "traces.yaml")
+        for document in yaml.safe_load_all((FOLDER / name).read_text())
+        if document["kind"] == "Service"
+    }
+    sources = {
+        source["uid"]: source
+        for source in yaml.safe_load((FOLDER / "config" / "sources.yaml").read_text())["datasources"]
+    }
+    assert {source["type"] for source in sources.values()} == {"prometheus", "jaeger"}
+    for source in sources.values():
+        address = urlsplit(source["url"])
+        assert address.port in ports[address.hostname or ""], source["name"]
+    (metrics,) = [source for source in sources.values() if source["type"] == "prometheus"]
+    (link,) = metrics["jsonData"]["exemplarTraceIdDestinations"]
+    assert (link["name"], sources[link["datasourceUid"]]["type"]) == ("trace_id", "jaeger")
+    assert "--enable-feature=exemplar-storage" in (FOLDER / "metrics.yaml").read_text()
+    for dashboard in generate_dashboards.DASHBOARDS:
+        content = json.loads(generate_dashboards.to_json(dashboard))
+        variables = {variable["name"]: variable["query"] for variable in content["templating"]["list"]}
+        assert (variables["metrics"], variables["traces"]) == ("prometheus", "jaeger")
+        for panel in content["panels"]:
+            for target in panel.get("targets", ()):
+                links = [override["properties"] for override in panel.get("fieldConfig", {}).get("overrides", ())]
+                assert bool(links) is bool(target.get("exemplar", False)), panel["title"]
 
 
 def test_the_committed_dashboards_match_their_generator() -> None:

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
+from services.console.pages.statistics_texts import STATISTICS_TEXTS
 
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
+    **STATISTICS_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
-    "search": ("검색·통계", "Search and figures"),
+    "search": ("검색", "Search"),
     "devices": ("단말 상태", "Devices"),
     "language": ("English", "한국어"),
     "sign_in": ("로그인", "Sign in"),
@@ -245,14 +247,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "find": ("찾기", "Find"),
     "found": ("건", "found"),
     "cut": ("최근 5,000건에서 찾았습니다.", "Only the newest 5,000 incidents were searched."),
-    "figures": ("통계", "Figures"),
-    "figures_leg": ("기관별 응답 시간", "Response times by leg"),
     "count": ("건수", "Count"),
-    "answered": ("접수", "Accepted"),
-    "causes": ("원인별 건수", "By cause"),
-    "closings": ("종결 사유", "Closing cause"),
-    "false_share": ("오경보 비율", "Share of false alerts"),
-    "none_closed": ("종결된 건이 없습니다.", "Nothing was closed yet."),
     "reason": ("사유", "Reason"),
     "case": ("사건 연결", "Case"),
     "quarantine": ("거부된 보고", "Refused reports"),
@@ -348,7 +343,7 @@ ISLAND = (
     *("source_GNSS", "source_WIFI", "source_CELL"),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
-    *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
+    *(key for key in TEXTS if (key.isupper() and key not in STATISTICS_TEXTS) or key.startswith("flag_")),
 )
 """Keys of the texts that the scripts need."""
 

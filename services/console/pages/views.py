@@ -12,10 +12,10 @@ from aiohttp import web
 
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
-from services.console.domain import board, figures
+from services.console.domain import board, searching
 from services.console.domain.board import IncidentCard
-from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
+from services.console.domain.searching import IncidentQuery
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
@@ -28,6 +28,7 @@ from services.console.review.answers import Answers
 from services.console.review.views import IncidentPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
+from services.console.statistics.views import StatisticsPages
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -58,6 +59,7 @@ class Pages:
         self._answers = Answers(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
+        self._statistics = StatisticsPages(guard, mesh)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -72,6 +74,7 @@ class Pages:
             *self._incidents.routes(),
             *self._answers.routes(),
             guard.get("/search", VIEWERS, self.search),
+            *self._statistics.routes(),
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
@@ -110,7 +113,7 @@ class Pages:
     # ── search ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def search(self, ask: Ask) -> web.StreamResponse:
-        """Shows incidents by time, office, cause and outcome, and their statistics."""
+        """Shows incidents by time, office, cause and outcome."""
         query = ask.request.query
         question = IncidentQuery(
             from_ms=_local_ms(query.get("from", "")),
@@ -121,9 +124,7 @@ class Pages:
             office=query.get("office", ""),
         )
         known, is_cut = await self._all_incidents(ask)
-        matched = figures.matching(known, question)
-        counted = figures.live_only(matched)
-        closings = figures.closings(counted)
+        matched = searching.matching(known, question)
         destinations = [to for incident in known for to in incident.assignments]
         return assets.page(
             ask,
@@ -132,11 +133,6 @@ class Pages:
             matched=[(incident, board.shown(incident)) for incident in matched[:200]],
             count=len(matched),
             is_cut=is_cut,
-            legs=figures.legs(counted),
-            percentiles=figures.PERCENTILES,
-            causes=figures.causes(counted),
-            closings=closings,
-            false_share=figures.false_share(closings),
             known_causes=sorted({to.kind for to in destinations if to.kind}),
             known_outcomes=sorted({to.close_cause for to in destinations if to.close_cause}),
             offices=sorted({to.office_id for to in destinations if to.office_id}),

@@ -10,7 +10,6 @@ import grpc.aio
 
 from services.common import fields, ids
 from services.common.clock import MeshClock
-from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.privacy.purposes import PURPOSES
@@ -27,8 +26,6 @@ from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
 from tandem.registry.v1 import disclosure_pb2
 
-RECORDED_WITHIN_S = 4.0
-"""Time limit for storing the disclosure of one call, seconds."""
 PART_BYTES = 64 << 10
 """Size of a part of a download, bytes. A part ends with the line that reaches this size."""
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -130,17 +127,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
             for order_id in evidence.order_ids
             for kind, record_id in self._shown(evidence)
         ]
-        try:
-            async with asyncio.timeout(RECORDED_WITHIN_S):
-                for disclosure in disclosures:
-                    id_ = disclosure.disclosure_id
-                    subject = flow.disclosure_subject(flow.leg_user(self._leg), id_)
-                    await self._bus.publish(subject, disclosure.SerializeToString(), msg_id=id_)
-                await self._disclosures.keep(disclosures)
-        except TimeoutError:
-            raise Unavailable(
-                f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
-            ) from None
+        await self._disclosures.record(self._bus, disclosures)
 
     def _shown(self, evidence: Evidence) -> list[tuple[RecordKind, str]]:
         """Returns kind and id of each person whose positions the copy holds."""

@@ -1,10 +1,11 @@
-"""Keeps the leg's disclosures, of evidence and of notices, for a day in its database, and republishes those that DISCLOSURES loses.
+"""Keeps the leg's disclosures, of evidence, statistics and notices, for a day, and republishes those that DISCLOSURES loses.
 
 The registry copies each disclosure into the ledger within moments. A stream that went back may have lost a disclosure before that.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -19,6 +20,8 @@ from services.dispatch.leg.store import Store
 from services.dispatch.leg.tables import disclosures
 from tandem.common.v1 import ledger_pb2
 
+RECORDED_WITHIN_S = 4.0
+"""Time limit for storing the disclosures of one call, seconds."""
 RETENTION_MS = 86_400_000
 """Retention of a disclosure in the leg's database, milliseconds of mesh time."""
 
@@ -28,6 +31,22 @@ class EvidenceDisclosures:
 
     def __init__(self, leg: Leg, store: Store) -> None:
         self._leg, self._store = leg, store
+
+    async def record(self, bus: Bus, made: Sequence[ledger_pb2.Disclosure]) -> None:
+        """Publishes and stores disclosures before their answer is sent. Raises Unavailable if one can't be stored."""
+        try:
+            async with asyncio.timeout(RECORDED_WITHIN_S):
+                await asyncio.gather(*(self._publish(bus, disclosure) for disclosure in made))
+                await self.keep(made)
+        except TimeoutError:
+            raise Unavailable(
+                f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
+            ) from None
+
+    async def _publish(self, bus: Bus, disclosure: ledger_pb2.Disclosure) -> None:
+        id_ = disclosure.disclosure_id
+        subject = flow.disclosure_subject(flow.leg_user(self._leg), id_)
+        await bus.publish(subject, disclosure.SerializeToString(), msg_id=id_)
 
     async def keep(self, made: Sequence[ledger_pb2.Disclosure]) -> None:
         """Stores disclosures that were just published. Raises Unavailable."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.dispatch.evidence.files import CopyMoment
+
 
 class EvidenceMetrics:
     """Metrics of the copies of evidence."""
@@ -12,6 +14,8 @@ class EvidenceMetrics:
         self.kept = Counter(
             "tandem_evidence_kept", "Copies of evidence of incidents, by moment", ["moment"], registry=registry
         )
+        for moment in CopyMoment:
+            self.kept.labels(moment)
         self.failed = Counter(
             "tandem_evidence_failed", "Failed attempts to copy the evidence of an incident", registry=registry
         )

@@ -15,6 +15,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
@@ -36,6 +37,7 @@ be linked to its alert later."""
 EXPORT_WITHIN_S = 60.0
 """Maximum delay of an export after the first fact that wasn't exported, seconds."""
 FLUSH_WITHIN_MS = 2_000
+_SCOPE = InstrumentationScope("services.registry.traces")
 
 
 class Exporter:
@@ -142,6 +144,7 @@ def readable(span: TraceSpan) -> ReadableSpan:
         attributes={f"tandem.{key}": value for key, value in span.attributes.items()},
         links=[OtelLink(_context(to.trace_id, to.span_id), {"tandem.what": to.what}) for to in span.links],
         kind=SpanKind.INTERNAL,
+        instrumentation_scope=_SCOPE,
         start_time=span.start_us * 1000,
         end_time=span.end_us * 1000,
     )

@@ -31,11 +31,13 @@ from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.following.targets import CALLERS
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
+from tests.support.cli import quoted
 from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
 from tests.support.common.ports import free_port
 
 BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
 FLIPS = 400
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,33 @@ def test_a_bundle_is_verified_without_server_and_network(made: Made, tmp_path: P
     }
     assert stored >= set(made.alert_ids) and report["decision"].startswith(f"{len(stored)} alerts from ")
     assert report["public_key"] == made.public_key.read_text()
+
+
+def test_the_walkthrough_quotes_what_the_commands_print(made: Made, tmp_path: Path) -> None:
+    trace = json.loads(tandem("trace", made.incident_id, "--dir", str(made.mesh.folder), "--json").stdout)
+    alerts = [span["attributes"] for span in trace["spans"] if span["name"] == "alert"]
+    decided = next(
+        alert["alert_id"] for alert in alerts if (alert["kind"], alert["demand"]) == ("RING_ENTERED", "RESPOND")
+    )
+    here = {
+        "incident-": made.incident_id,
+        "alert-": decided,
+        "DIR": str(made.mesh.folder),
+        "evidence.pub": str(made.public_key),
+        "police.tar": str(tmp_path / "police.tar"),
+        "report.pdf": str(tmp_path / "report.pdf"),
+    }
+    quotes = list(quoted.commands(ROOT / "docs" / "explanation" / "walkthrough.md"))
+    for quote in quotes:
+        words = [next((here[key] for key in here if word.startswith(key)), word) for word in quote.command.split()]
+        if words[0] == "tandem":
+            outcome = tandem(*words[1:])
+            assert outcome.returncode == 0, (words, outcome.stderr)
+            printed = outcome.stdout + outcome.stderr
+        else:
+            printed = "\n".join(page.extract_text() for page in PdfReader(here["report.pdf"]).pages)
+        assert quoted.missing(quote, printed) == [], (words, printed)
+    assert {quote.command.split()[1] for quote in quotes} >= {"trace", "explain", "evidence", "report"}
 
 
 def can_unshare() -> bool:

@@ -76,6 +76,10 @@ async def test_a_role_sees_its_pages(bench: ConsoleBench, role: str, refused: se
             assert (status == 403) is (path in refused), (path, text)
             # The services of reviews and refused reports are unavailable here; the other pages work without them.
             assert status in (200, 303, 403) or (status == 503 and path in ("/reviews", "/devices")), (path, text)
+        assert ((await visitor.get("/statistics"))[0] == 403) is (role == "operator")
+        for days in ("from=2026-13-01", "until=x", "from=2026-07-07&until=2026-07-06", "from=1900-01-01"):
+            status, text, _ = await visitor.get(f"/statistics.csv?{days}")
+            assert status == (403 if role == "operator" else 400), (status, text)
         if role == "reviewer":
             await visitor.read("/devices")
             status, text = await visitor.post(f"/incidents/{INCIDENT}/acknowledge", assignment="assignment-police")

@@ -18,6 +18,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spans: list[tuple[str, Span]] = []
+        self._resources: list[dict[str, str]] = []
+        self._scopes: set[str] = set()
 
     def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
@@ -25,9 +27,21 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         for resource in request.resource_spans:
             names = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
             with self._lock:
+                self._resources.append(names)
+                self._scopes |= {scope.scope.name for scope in resource.scope_spans}
                 for scope in resource.scope_spans:
                     self._spans += [(names["service.name"], span) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
+
+    def resources(self) -> list[dict[str, str]]:
+        """Attributes of each resource that spans came with."""
+        with self._lock:
+            return [dict(attributes) for attributes in self._resources]
+
+    def scopes(self) -> set[str]:
+        """Names of the instrumentation scopes that spans came with."""
+        with self._lock:
+            return set(self._scopes)
 
     def spans(self) -> list[tuple[str, Span]]:
         """Spans received so far, each with the name of its service."""

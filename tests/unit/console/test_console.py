@@ -1,16 +1,14 @@
-"""Pure decisions of the console: order and groups of incidents, figures, explanations, waterfalls, texts."""
+"""Pure decisions of the console: order and groups of incidents, search, explanations, waterfalls, texts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from services.common import times
 from services.console import translate as console_translate
-from services.console.domain import board, explaining, figures, waterfall
+from services.console.domain import board, explaining, searching, waterfall
 from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.figures import IncidentQuery
+from services.console.domain.searching import IncidentQuery
 from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
@@ -106,7 +104,7 @@ def test_the_state_of_a_leg_is_its_most_urgent_one() -> None:
     assert {state for state in states if board.leg_state([replace(OFFER, state=state)]) != state} == set()
 
 
-# ── figures ──
+# ── search ──
 
 
 def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
@@ -122,26 +120,8 @@ def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
         IncidentQuery(outcome="over"),
         IncidentQuery(office="seoul"),
     ):
-        assert figures.matching([other, wanted], question) == [wanted], question
-    assert figures.matching([wanted, other], IncidentQuery()) == [other, wanted]
-
-
-def test_response_times_count_acknowledged_offers_and_no_exercises() -> None:
-    acknowledged = [
-        incident(f"i-{n}", replace(OFFER, offered_ms=0, acknowledged_ms=1_000 * n), replace(OFFER, offered_ms=0))
-        for n in range(1, 11)
-    ]
-    drill = incident("d", replace(OFFER, offered_ms=0, acknowledged_ms=10**9, exercise=True))
-    police = figures.legs(figures.live_only([*acknowledged, drill]))[1]
-    assert (police.leg, police.offered, police.acknowledged) == ("police", 20, 10)
-    assert police.seconds == {50: 5.0, 90: 9.0, 99: 10.0}
-    assert figures.legs([])[1].seconds == {}
-
-
-def test_the_share_of_false_alerts_is_that_of_closed_assignments() -> None:
-    closed = [incident("i", replace(OFFER, close_cause=cause)) for cause in ("EQUIPMENT", "BREACH_CONFIRMED", "OTHER")]
-    assert figures.false_share(figures.closings(closed)) == pytest.approx(1 / 3)
-    assert figures.false_share([]) is None
+        assert searching.matching([other, wanted], question) == [wanted], question
+    assert searching.matching([wanted, other], IncidentQuery()) == [other, wanted]
 
 
 # ── explanation ──

@@ -17,6 +17,8 @@ from typing import Any, cast
 import grpc.aio
 import pytest
 from google.protobuf import json_format
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from services.cli.calls import call
 from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER, VENDOR, VENDOR_ID, HeadEnd
@@ -150,6 +152,31 @@ def test_an_otlp_back_end_gets_each_span_once(reviewed: Reviewed) -> None:
             break
         assert time.monotonic() < deadline, (set(exported) ^ set(wanted), len(exported), len(wanted))
         time.sleep(0.2)
+
+
+def test_the_back_end_gets_no_orphan_and_opentelemetrys_conventions(reviewed: Reviewed) -> None:
+    wanted = {span.span_id for span in reviewed.trace.spans}
+    deadline = time.monotonic() + PATIENCE_S
+    while not wanted <= {span.span_id.hex() for _, span in reviewed.collector.spans()}:
+        assert time.monotonic() < deadline, "spans that never came"
+        time.sleep(0.2)
+    spans = [span for _, span in reviewed.collector.spans()]
+    known = {(span.trace_id, span.span_id) for span in spans}
+    roots: dict[bytes, int] = {}
+    for span in spans:
+        assert not span.parent_span_id or (span.trace_id, span.parent_span_id) in known, f"{span.name} is an orphan"
+        roots[span.trace_id] = roots.get(span.trace_id, 0) + (not span.parent_span_id)
+        assert (len(span.trace_id), len(span.span_id)) == (16, 8) and any(span.trace_id) and any(span.span_id)
+        assert 0 < span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.kind == OtlpSpan.SPAN_KIND_INTERNAL and span.status.code == Status.STATUS_CODE_UNSET
+        # Names are of low cardinality, and own attributes have the own namespace.
+        assert not re.search(r"[0-9a-f]{8}|#|[0-9]{4}", span.name), span.name
+        assert all(re.fullmatch(r"tandem\.[a-z][a-z0-9_]*", attribute.key) for attribute in span.attributes)
+    assert set(roots.values()) == {1}
+    resources = reviewed.collector.resources()
+    assert {resource["service.namespace"] for resource in resources} == {"tandem"}
+    assert {resource["service.name"] for resource in resources} == {span.service for span in reviewed.trace.spans}
+    assert reviewed.collector.scopes() == {"services.registry.traces"}
 
 
 def _exported(reviewed: Reviewed) -> list[tuple[str, str, str, str]]:

@@ -1,0 +1,1 @@
+"""Pages of the statistics over all incidents of a leg, with their plots and files."""

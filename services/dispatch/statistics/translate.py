@@ -1,0 +1,156 @@
+"""Translation between the statistics and their messages. Parsing validates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.common import times
+from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import translate
+from services.dispatch.statistics import domain
+from services.dispatch.statistics.domain import Measure
+from services.dispatch.statistics.queries import DAY_MS, BurdenRow, Period, PeriodCounts, SpreadRow, TookRow
+from tandem.common.v1 import alert_pb2
+from tandem.dispatch.v1 import statistics_pb2
+
+MAX_DAYS = 3_660
+PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
+MAX_SKIP = 1_000_000
+_EXAMPLE = "(example: 2026-07-06T00:00:00+09:00)"
+
+
+def period(request: statistics_pb2.GetStatisticsRequest | statistics_pb2.ListBurdensRequest) -> Period:
+    """Parses the period of a request. Raises InvalidField."""
+    for field in ("from", "until"):
+        if not request.HasField(field):
+            raise InvalidField(field, f"is missing {_EXAMPLE}")
+    asked = Period(
+        times.from_timestamp(getattr(request, "from")), times.from_timestamp(request.until)
+    )  # `from` is a word of Python
+    if asked.until_ms <= asked.from_ms:
+        raise InvalidField("until", "must be after `from`")
+    if asked.until_ms - asked.from_ms > MAX_DAYS * DAY_MS:
+        raise InvalidField("until", f"must be at most {MAX_DAYS} days after `from`")
+    return asked
+
+
+def page(request: statistics_pb2.ListBurdensRequest) -> tuple[int, int]:
+    """Parses the number of people to skip and the size of a page. Raises InvalidField."""
+    token = request.page_token
+    if token and not (token.isascii() and token.isdigit() and int(token[:9]) <= MAX_SKIP and len(token) <= 7):
+        raise InvalidField("page_token", "isn't a token of this leg: use next_page_token of the last response")
+    if request.page_size > MAX_PAGE_SIZE:
+        raise InvalidField("page_size", f"must be at most {MAX_PAGE_SIZE}")
+    return int(token or 0), request.page_size or PAGE_SIZE
+
+
+def statistics(counts: PeriodCounts, own: Leg, asked: Period) -> statistics_pb2.GetStatisticsResponse:
+    """The answer of GetStatistics."""
+    return statistics_pb2.GetStatisticsResponse(
+        incidents=counts.incidents,
+        behind=counts.behind,
+        response_times=[
+            times_of for (leg, measure), rows in counts.took.items() for times_of in _response_times(leg, measure, rows)
+        ],
+        intervals=_intervals(counts, asked),
+        outcomes=[
+            statistics_pb2.OutcomeCount(
+                leg=translate.LEGS[leg],
+                outcome=statistics_pb2.DispatchOutcome.ValueType(outcome),
+                kind=alert_pb2.AlertKind.ValueType(kind if leg is own else 0),
+                count=number,
+            )
+            for leg, found in counts.outcomes.items()
+            for outcome, kind, number in found
+        ],
+        burdens=[
+            spread
+            for kind, rows in (
+                (statistics_pb2.BURDENED_WEARER, counts.wearers),
+                (statistics_pb2.BURDENED_PROTECTED_PERSON, counts.persons),
+                (statistics_pb2.BURDENED_PLACE, counts.places),
+            )
+            if (spread := _spread(kind, rows))
+        ],
+    )
+
+
+def burden(row: BurdenRow) -> statistics_pb2.Burden:
+    """The burden of one person."""
+    return statistics_pb2.Burden(
+        subject_id=row.subject_id,
+        incidents=row.incidents,
+        visits=row.visits,
+        visits_for_nothing=row.for_nothing,
+        messages=row.messages,
+    )
+
+
+def _response_times(leg: Leg, measure: Measure, rows: Sequence[TookRow]) -> list[statistics_pb2.ResponseTimes]:
+    """The times of a leg as a whole and of its offices; none if nothing was offered."""
+    if not rows:
+        return []
+    offices = sorted({row.office_id for row in rows} - {""})
+    made = [_times_of(leg, measure, "", rows=rows)]
+    for office_id in offices:
+        made.append(_times_of(leg, measure, office_id, rows=[row for row in rows if row.office_id == office_id]))
+    return made
+
+
+def _times_of(leg: Leg, measure: Measure, office_id: str, *, rows: Sequence[TookRow]) -> statistics_pb2.ResponseTimes:
+    reached = [(row.ms, row.times) for row in rows if row.ms is not None]
+    offered = sum(row.times for row in rows)
+    due_ms = domain.due_ms(leg, measure)
+    message = statistics_pb2.ResponseTimes(
+        leg=translate.LEGS[leg],
+        office_id=office_id,
+        measure=statistics_pb2.ResponseMeasure.ValueType(measure),
+        offered=offered,
+        reached=sum(number for _, number in reached),
+    )
+    for name, percent in (("median_s", 50), ("p90_s", 90)):
+        if (ms := domain.percentile_of_counts(reached, percent)) is not None:
+            setattr(message, name, ms / 1000)
+    if due_ms is not None:
+        message.due_s, message.due, message.in_time = due_ms / 1000, offered, domain.in_time(reached, due_ms)
+    else:
+        message.due = sum(row.times for row in rows if row.in_time is not None)
+        message.in_time = sum(row.times for row in rows if row.in_time)
+    return message
+
+
+def _intervals(counts: PeriodCounts, asked: Period) -> list[statistics_pb2.IntervalFigures]:
+    """All intervals of the period, also those without an offer."""
+    by_number: dict[int, list[tuple[int | None, int]]] = {}
+    for number, ms, counted in counts.intervals:
+        by_number.setdefault(number, []).append((ms, counted))
+    made = []
+    for number, from_ms in enumerate(range(asked.from_ms, asked.until_ms, asked.step_ms)):
+        rows = by_number.get(number, [])
+        accepted = [(ms, counted) for ms, counted in rows if ms is not None]
+        interval = statistics_pb2.IntervalFigures(
+            offered=sum(counted for _, counted in rows),
+            in_time=domain.in_time(accepted, domain.ACCEPT_WITHIN_MS),
+        )
+        getattr(interval, "from").CopyFrom(times.to_timestamp(from_ms))
+        if (median_ms := domain.percentile_of_counts(accepted, 50)) is not None:
+            interval.median_s = median_ms / 1000
+        made.append(interval)
+    return made
+
+
+def _spread(
+    kind: statistics_pb2.BurdenedKind.ValueType, rows: Iterable[SpreadRow]
+) -> statistics_pb2.BurdenSpread | None:
+    people = [(row.incidents, row.people) for row in rows]
+    if not people:
+        return None
+    return statistics_pb2.BurdenSpread(
+        kind=kind,
+        people=sum(number for _, number in people),
+        median_incidents=domain.percentile_of_counts(people, 50) or 0,
+        p90_incidents=domain.percentile_of_counts(people, 90) or 0,
+        max_incidents=max(incidents for incidents, _ in people),
+        visits_for_nothing=sum(row.for_nothing for row in rows),
+    )

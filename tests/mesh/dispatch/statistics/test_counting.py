@@ -1,0 +1,118 @@
+"""The figures of a leg over its real store, on both engines: counted once, in pages, and again after a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.storage.db import open_database
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.answers import Acknowledge, Progress
+from services.dispatch.domain.assignment import AssignmentState
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import translate
+from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.store import Store
+from services.dispatch.statistics import queries
+from services.dispatch.statistics.collector import FiguresCollector
+from services.dispatch.statistics.domain import Measure, Outcome
+from services.dispatch.statistics.queries import Period, PeriodCounts
+from services.dispatch.statistics.tables import figures, progress
+from tandem.common.v1 import alert_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.dispatch.dispatch import METRICS, alert
+
+INCIDENTS = 5
+FOREVER = Period(0, 1 << 50)
+
+
+async def fold(leg: LegService, count: int) -> None:
+    for sequence in range(1, count + 1):
+        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), Leg.POLICE)
+        assert parsed
+        await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
+
+
+async def assignment_ids(store: Store) -> list[str]:
+    return sorted(row.assignment_id for listed in await store.incidents("", 100, "") for row in listed.own)
+
+
+async def counted(store: Store) -> PeriodCounts:
+    return await store.reading_history(lambda connection: queries.count(connection, Leg.POLICE, FOREVER))
+
+
+async def test_steps_are_counted_once_in_small_pages_and_on_after_a_restart(where: Path | str) -> None:
+    async with open_database(where, MIGRATIONS) as database:
+        store = Store(database)
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            await fold(leg, INCIDENTS)
+            first, second, *_ = await assignment_ids(store)
+            assert (await counted(store)).behind > 0
+            await FiguresCollector(store, leg.record.gate).catch_up()
+            before = await counted(store)
+            assert (before.incidents, before.behind) == (INCIDENTS, 0)
+            offered = sum(row.times for row in before.took[Leg.POLICE, Measure.ACCEPTANCE])
+            assert offered == len(await assignment_ids(store))
+            for id_ in (first, second):
+                await leg.answer(Acknowledge(id_, "spiffe://npa/desk/seoul", 0))
+            for state in (AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE):
+                await leg.answer(Progress(assignment_id=first, by="spiffe://npa/desk/seoul", state=state))
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            collector = FiguresCollector(store, leg.record.gate)
+            await collector.catch_up()
+            await collector.catch_up()
+        after = await counted(store)
+        accepted = [row for row in after.took[Leg.POLICE, Measure.ACCEPTANCE] if row.ms is not None]
+        assert sum(row.times for row in accepted) == 2
+        assert sum(row.times for row in after.took[Leg.POLICE, Measure.ARRIVAL] if row.ms is not None) == 1
+        assert after.outcomes[Leg.POLICE] == [(int(Outcome.UNDER_WAY), alert_pb2.RING_ENTERED, 2)]
+        assert sum(row.people for row in after.persons) + sum(row.people for row in after.places) > 0
+
+
+async def test_another_legs_assignment_is_counted_by_its_newest_step(where: Path | str) -> None:
+    async with open_database(where, MIGRATIONS) as database:
+        store = Store(database)
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            await fold(leg, 1)
+            for number, state in enumerate((dispatch_pb2.OFFERED, dispatch_pb2.ACKNOWLEDGED), 1):
+                await leg.record.secondary.put_peers([peer(number, state)], StreamPosition("INCIDENTS", "log", number))
+                await FiguresCollector(store, leg.record.gate).catch_up()
+        found = await counted(store)
+        assert [(row.ms, row.times) for row in found.took[Leg.WARNING, Measure.ACCEPTANCE]] == [(2_000, 1)]
+        async with database.reading() as connection:
+            left = await connection.scalar(sa.text("SELECT count(*) FROM figures_changed_peers"))
+        assert left == 0
+
+
+async def test_a_database_from_before_the_figures_counts_all_that_it_has(where: Path | str) -> None:
+    async with open_database(where, MIGRATIONS) as database:
+        store = Store(database)
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            await fold(leg, INCIDENTS)
+            await FiguresCollector(store, leg.record.gate).catch_up()
+            for table in (figures, progress):  # as the migration leaves them
+                await store.transaction(lambda connection, table=table: connection.execute(sa.delete(table)))  # type: ignore[misc]
+            assert (await counted(store)).took[Leg.POLICE, Measure.ACCEPTANCE] == []
+            await FiguresCollector(store, leg.record.gate).catch_up()
+        found = await counted(store)
+        assert found.behind == 0 and sum(row.times for row in found.took[Leg.POLICE, Measure.ACCEPTANCE]) == INCIDENTS
+
+
+def peer(number: int, state: dispatch_pb2.AssignmentState.ValueType) -> PeerRow:
+    assignment = dispatch_pb2.Assignment(
+        assignment_id="warning-1",
+        incident_id="incident-1",
+        leg=alert_pb2.WARNING,
+        subject_id="person-1",
+        order_ids=["order-1"],
+        state=state,
+    )
+    assignment.offered_at.FromMilliseconds(1_000)
+    if state == dispatch_pb2.ACKNOWLEDGED:
+        assignment.acknowledged_at.FromMilliseconds(3_000)
+    return PeerRow("warning-1", "incident-1", number, assignment.SerializeToString())
