@@ -100,9 +100,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         policy, following_metrics = leg.name.policy, FollowingMetrics(registry)
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
-        evidence_api = EvidenceApi(
-            leg=leg.name, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
-        )
+        evidence_api = EvidenceApi(leg.name, settings.clock, store=leg.store)
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
