@@ -13,7 +13,7 @@ from rich.text import Text
 from services.cli.terminal import fits, fitted, printable, styled
 from services.common import times
 from services.common.observability.expected_times import ExpectedTime, Outcome, late_spans
-from services.common.observability.spans import duration, in_order
+from services.common.observability.spans import duration, in_order, last_step_us
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
 WIDTH, NARROW = 24, 10
@@ -107,7 +107,7 @@ class _Scale:
             return min(max(us - self.from_us, 0) * width // whole_us, width - 1)
 
         cells = [" "] * width
-        for n in range(at(row.span.start_us), at(row.span.end_us) + 1):
+        for n in range(at(row.span.start_us), at(max(row.span.start_us, row.span.end_us - 1)) + 1):
             cells[n] = "█"
         for expected in row.dues:
             if self.from_us <= expected.due_us <= self.until_us:
@@ -179,14 +179,12 @@ def _result(expected: ExpectedTime) -> str:
 
 
 def _scale(spans: Sequence[trace_pb2.Span], selection: Selection) -> _Scale:
-    start_us, last_us = spans[0].start_us, max(span.end_us for span in spans)
+    start_us, last_us = spans[0].start_us, last_step_us(spans)
     until_us = last_us if selection.until_s is None else start_us + round(selection.until_s * 1e6)
     return _Scale(start_us, start_us + round(selection.from_s * 1e6), until_us)
 
 
-def _rows(
-    shown: TraceView, spans: Sequence[trace_pb2.Span], selection: Selection, *, scale: _Scale
-) -> Iterator[_Row]:
+def _rows(shown: TraceView, spans: Sequence[trace_pb2.Span], selection: Selection, *, scale: _Scale) -> Iterator[_Row]:
     late, medians = late_spans(shown.expected), {time.name: time.median_us for time in shown.like.times}
     dues: dict[str, list[ExpectedTime]] = {}
     for expected in shown.expected:
@@ -217,7 +215,9 @@ def _is_selected(
         return False
     if selection.depth is not None and depth > selection.depth:
         return False
-    return span.end_us >= scale.from_us and span.start_us <= scale.until_us
+    if selection.until_s is not None and span.start_us > scale.until_us:
+        return False
+    return span.end_us >= scale.from_us
 
 
 def _below(ordered: Sequence[tuple[trace_pb2.Span, int]], n: int) -> int:

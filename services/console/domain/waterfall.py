@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.common.observability.expected_times import ExpectedTime, late_spans
-from services.common.observability.spans import in_order
+from services.common.observability.spans import in_order, last_step_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ STEP_NAMES = {
 """Key of the texts for a leg's step. The key here is the rest of the span's name after the leg's name.
 
 Pages show any other step by that rest."""
+_END = 0.999
+"""Place of a bar that begins after the last step, 0 to 1."""
 USE = "ledger: "
 """Prefix of the names of spans that record a disclosure of personal data."""
 
@@ -159,7 +161,7 @@ def rows(
     own = [span for span in spans if span.trace_id == trace_id and not span.name.startswith(USE)]
     if not own:
         return []
-    first, last = min(span.start_us for span in own), max(span.end_us for span in own)
+    first, last = min(span.start_us for span in own), last_step_us(own)
     length = max(1, last - first)
     known = {span.span_id for span in own}
     ordered = sorted(own, key=lambda span: (span.start_us, span.end_us))
@@ -171,8 +173,8 @@ def rows(
         Row(
             span=span,
             depth=depth,
-            left=(span.start_us - first) / length,
-            width=(span.end_us - span.start_us) / length,
+            left=min((span.start_us - first) / length, _END),
+            width=(min(span.end_us, last) - span.start_us) / length if span.start_us < last else 0.0,
             orphan=bool(span.parent_span_id) and span.parent_span_id not in known,
             parent_span_id=span.parent_span_id if span.parent_span_id in known else "",
             children=children[span.span_id],

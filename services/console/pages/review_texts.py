@@ -71,6 +71,10 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "was_due": ("기한이었으나 이행 없음", "was due and had not come"),
     "units_none": ("출동 대원 위치 기록이 없습니다.", "No positions of units are on record."),
+    "evidence_gone": (
+        "이 기관에는 이 사건의 증거 사본이 없고, 원본 기록도 보존 기간이 지났습니다. 아래의 조치와 처리 과정은 남아 있습니다.",
+        "This leg has no copy of the evidence, and the log is past its retention. The steps and the trace below are left.",
+    ),
     "tracks_none": (
         "이 사건의 위치 기록이 남아 있지 않습니다. 경보와 조치만 재생합니다.",
         "No positions of this incident are left in the record. The replay has its alerts and steps alone.",
@@ -83,5 +87,25 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "findings": ("지적 사항", "Findings"),
+    "findings_hint": (
+        "기한이 지난 것부터 보입니다. 조치가 끝나면 결과를 적어 종결하십시오.",
+        "Those that are overdue come first. When it is done, close a finding with what came of it.",
+    ),
+    "findings_none": ("지적 사항이 없습니다.", "No findings."),
+    "findings_cut": ("앞의 500건만 보입니다.", "Only the first 500 are shown."),
+    "finding_text": ("지적 내용과 필요한 조치", "What was found, and what has to change"),
+    "finding_owner": ("조치 담당", "Who has to act"),
+    "finding_due": ("조치 기한", "By when"),
+    "finding_made_by": ("검토자", "Reviewer"),
+    "finding_outcome": ("조치 결과", "What came of it"),
+    "finding_close": ("결과 등록", "Close"),
+    "finding_add": ("지적 사항 등록", "Add the finding"),
+    "finding_overdue": ("기한 지남", "overdue"),
+    "finding_hint": (
+        "사람은 이름 대신 번호로 적으십시오. 등록한 내용은 고칠 수 없습니다.",
+        "Name people by their ids. A finding can't be changed afterwards.",
+    ),
+    "finding_not_kept": ("등록되지 않았습니다", "The finding was not stored"),
 }
 """Text in Korean and in English by key."""

@@ -25,6 +25,7 @@ from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
+from services.console.review.findings import FindingPages
 from services.console.review.views import IncidentPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
@@ -56,6 +57,7 @@ class Pages:
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
+        self._findings = FindingPages(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
@@ -71,6 +73,7 @@ class Pages:
             guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
             *self._answers.routes(),
+            *self._findings.routes(),
             guard.get("/search", VIEWERS, self.search),
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),

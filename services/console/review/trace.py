@@ -11,6 +11,7 @@ import grpc.aio
 
 from services.common.clock import wall_us
 from services.common.observability.expected_times import ExpectedTime, expected_times
+from services.common.observability.spans import last_step_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
@@ -48,6 +49,11 @@ class ShownTrace:
     def start_us(self) -> int:
         """Start of the incident, wall clock, microseconds since 1970 UTC; 0 without a trace."""
         return self.rows[0].span.start_us if self.rows else 0
+
+    @property
+    def length_us(self) -> int:
+        """Time from the start of the incident to its last step, microseconds; 0 without a trace."""
+        return last_step_us(row.span for row in self.rows) - self.start_us if self.rows else 0
 
 
 async def read(mesh: MeshClient, ask: Ask, incident: dispatch_pb2.Incident) -> ShownTrace:

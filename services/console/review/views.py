@@ -21,6 +21,7 @@ from services.console.domain.people import DESKS, VIEWERS, Role
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
 from services.console.pages import assets
+from services.console.review import incident_findings
 from services.console.review import trace as traces
 from services.console.review import translate as translate_evidence
 from services.console.review.refusals import AnswerRefusal
@@ -65,9 +66,14 @@ class IncidentPages:
         """Shows an incident with its replay and decisions. The leg records the legal grounds before it answers."""
         incident_id = id_of(ask)
         request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
-        answer = await self._mesh.leg_of(ask.user.role).evidence.ReadEvidence(
-            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
-        )
+        try:
+            answer = await self._mesh.leg_of(ask.user.role).evidence.ReadEvidence(
+                request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return await self.show(ask, has_copy=False, status=404)
         return await self.show(ask, answer)
 
     async def download(self, ask: Ask) -> web.StreamResponse:
@@ -88,9 +94,19 @@ class IncidentPages:
         )
 
     async def show(
-        self, ask: Ask, copy: evidence_pb2.ReadEvidenceResponse | None = None, refusal: AnswerRefusal | None = None
+        self,
+        ask: Ask,
+        copy: evidence_pb2.ReadEvidenceResponse | None = None,
+        refusal: AnswerRefusal | None = None,
+        *,
+        has_copy: bool = True,
+        wrong_finding: str = "",
+        status: int = 200,
     ) -> web.StreamResponse:
-        """Shows the current page of an incident, with the given evidence, or with the reason why an answer was refused."""
+        """Shows the current page of an incident, with the given evidence, or with the reason why an answer or finding was refused.
+
+        Without `has_copy` it says that the leg has no copy of the evidence, and shows what is left: answers and trace.
+        """
         incident_id = id_of(ask)
         incident = await self._read_incident(ask, incident_id)
         card = translate.incident(incident)
@@ -110,7 +126,7 @@ class IncidentPages:
         return assets.page(
             ask,
             "incident.html",
-            status=refusal.status if refusal else 200,
+            status=refusal.status if refusal else status,
             path=f"/incidents/{incident_id}",  # an answer's own address can't be read by GET
             page=page,
             card=card,
@@ -130,8 +146,12 @@ class IncidentPages:
             case_versions=waterfall.case_versions(trace.spans, trace.trace_id),
             subjects=subjects,
             uses=waterfall.uses(trace.spans),
+            findings=await incident_findings.of_incident(self._mesh, ask, incident_id),
+            new_finding_id=incident_findings.new_finding_id(),
+            wrong_finding=wrong_finding,
             grounds=await self._read_grounds(ask, board.shown(card)["orders"]),
             evidence=copy,
+            has_copy=has_copy,
             rules=translate_evidence.rules(copy) if copy is not None else {},
             decisions=decisions,
             bases=_bases(ask.user.role),

@@ -13,8 +13,8 @@ from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
 from services.registry.traces.domain.expected import ExpectedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
-from services.registry.traces.domain.typical import LikeIncidents
 from services.registry.traces.domain.spans import TraceSpan
+from services.registry.traces.domain.typical import LikeIncidents
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import contact_pb2, dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2

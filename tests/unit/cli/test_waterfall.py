@@ -87,7 +87,14 @@ def test_at_80_columns_no_line_is_longer_and_each_late_step_says_so() -> None:
 
 def test_folding_filter_and_zoom_show_a_part_and_say_what_is_folded() -> None:
     def names(selection: Selection) -> list[str]:
-        known = ("incident opened", "alert", "probation offered", "probation escalated", "probation accepted", "warning offered")
+        known = (
+            "incident opened",
+            "alert",
+            "probation offered",
+            "probation escalated",
+            "probation accepted",
+            "warning offered",
+        )
         return [name for line in printed(selection)[2:] for name in known if f" {name}" in line]
 
     assert names(Selection(depth=1)) == ["incident opened", "alert"]

@@ -42,12 +42,12 @@ def trace(
         str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; default: the newest.")
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    *,
     leg: Annotated[list[Part] | None, typer.Option(help="Show only this part; may be given several times.")] = None,
     late: Annotated[bool, typer.Option("--late", help="Show only steps that came too late, or not at all.")] = False,
     depth: Annotated[int | None, typer.Option(help="Fold the steps below this level; 0 is the root.", min=0)] = None,
     from_s: Annotated[float, typer.Option(help="Show the time from here on, seconds after the start.", min=0)] = 0.0,
     until_s: Annotated[float | None, typer.Option(help="Show the time until here, seconds after the start.")] = None,
-    *,
     details: Annotated[bool, typer.Option("--details", help="Show ids and messages on a narrow terminal too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -55,7 +55,9 @@ def trace(
     if incident_id:
         arguments.required_id("INCIDENT", incident_id)
     if until_s is not None and until_s <= from_s:
-        raise typer.BadParameter("must be greater than --from-s (example: --from-s 5 --until-s 20)", param_hint="--until-s")
+        raise typer.BadParameter(
+            "must be greater than --from-s (example: --from-s 5 --until-s 20)", param_hint="--until-s"
+        )
     shown = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
         print(json_format.MessageToJson(shown.trace, preserving_proto_field_name=True, indent=None))

@@ -88,7 +88,8 @@ const moments = new Map(tracks.map((track) => [track, track.points.map((at) => a
 
 const [fromMs, untilMs] = span(
   [...moments.values()].flat(),
-  alerts.map((alert) => alert.at),
+  // An account may be amended hours later, by reports that were buffered. The replay ends with the response all the same.
+  alerts.filter((alert) => alert.kind !== "ACCOUNT_AMENDED").map((alert) => alert.at),
   page.steps.flatMap((step) => step.states.map(([since]) => since)),
 );
 const slider = byId<HTMLInputElement>("slider");
@@ -109,7 +110,7 @@ function lateText(late: LateStep): string {
 
 /** Returns where a time is on the slider. */
 function valueOf(at: number): number {
-  return ((at - fromMs) / (untilMs - fromMs)) * STEPS;
+  return ((Math.min(at, untilMs) - fromMs) / (untilMs - fromMs)) * STEPS;
 }
 
 function show(at: number): void {

@@ -107,6 +107,8 @@ class _Assignment:
         self._found: list[ExpectedTime] = []
         self._open: dict[Expectation, ExpectedTime] = {}
         """Awaited steps."""
+        self._asked: StepFact | None = None
+        """Step that made the present offer. The time for an answer counts from it."""
 
     def read(self, steps: Sequence[StepFact]) -> list[ExpectedTime]:
         """The expected times of all steps, which are in order."""
@@ -117,6 +119,8 @@ class _Assignment:
             if is_offer:
                 self._lift(step)
             self._apply(step, before)
+            if is_offer or before is None or step.offer != before.offer:
+                self._asked = step
             self._await(step, is_offer)
             before = step
         return self._found
@@ -189,13 +193,14 @@ class _Assignment:
             self._expect(Expectation.WARNING_RECEIVED, step, step.receipt_due_us)
 
     def _expect(self, expectation: Expectation, step: StepFact, due_us: int) -> ExpectedTime:
+        since = self._asked if self._asked and expectation in _SINCE_OFFER else step
         expected = ExpectedTime(
             expectation=expectation,
             leg=step.leg,
             assignment_id=step.assignment_id,
-            since_us=step.done_us,
+            since_us=since.done_us,
             due_us=due_us,
-            since_span_id=self._span_id(step),
+            since_span_id=self._span_id(since),
             shows=_SHOWS.get(expectation, EVERYBODY) | _own_desk(expectation, step.leg),
         )
         self._open[expectation] = expected
@@ -203,6 +208,7 @@ class _Assignment:
         return expected
 
 
+_SINCE_OFFER = frozenset({Expectation.MACHINE_RECEIVES, Expectation.PERSON_ANSWERS, Expectation.PERSON_WARNED})
 _SHOWS = {
     Expectation.UNIT_DISPATCHED: SEE_ALL,
     Expectation.OTHER_LEG_ACTS: SEE_ALL,

@@ -30,7 +30,13 @@ ENTERED = AlertFact(
 
 def after(before: StepFact, state: str, at_s: float, **changes: object) -> StepFact:
     """The next step of an assignment."""
-    changed = {"number": before.number + 1, "state": state, "done_us": round(at_s * S), "due_us": None, "receipt_due_us": None}
+    changed = {
+        "number": before.number + 1,
+        "state": state,
+        "done_us": round(at_s * S),
+        "due_us": None,
+        "receipt_due_us": None,
+    }
     return replace(before, **{**changed, **changes})  # type: ignore[arg-type]
 
 
@@ -53,11 +59,14 @@ def test_a_unit_that_answers_in_time_keeps_each_deadline_that_its_leg_published(
     accepted = after(received, "ACKNOWLEDGED", 12, due_us=72 * S)
     steps = (OFFERED, received, accepted, after(accepted, "DISPATCHED", 20))
     expected = expected_times(INCIDENT, steps)
-    assert [(each.expectation.name, each.due_us // S, (each.met_us or 0) // S, each.outcome.name) for each in expected] == [
+    assert [
+        (each.expectation.name, each.due_us // S, (each.met_us or 0) // S, each.outcome.name) for each in expected
+    ] == [
         ("MACHINE_RECEIVES", 5, 1, "IN_TIME"),
         ("PERSON_ANSWERS", 30, 12, "IN_TIME"),
         ("UNIT_DISPATCHED", 72, 20, "IN_TIME"),
     ]
+    assert [each.since_us // S for each in expected] == [0, 0, 12], "an answer counts from the offer, not from its receipt"
     assert expected[0].since_span_id == span_id(OFFERED) and expected[0].met_span_id == span_id(received)
 
 
@@ -70,11 +79,16 @@ def test_an_answer_after_an_escalation_is_late_although_the_next_desk_kept_its_o
     repeated = after(escalated, "ESCALATED", 60, due_us=120 * S)
     over = after(repeated, "STOOD_DOWN", 90)
     unanswered = found(Expectation.PERSON_ANSWERS, TO_DESK, escalated, repeated, over)
-    assert unanswered.outcome is Outcome.MISSED and unanswered.missed_span_ids == [span_id(escalated), span_id(repeated)]
+    assert unanswered.outcome is Outcome.MISSED and unanswered.missed_span_ids == [
+        span_id(escalated),
+        span_id(repeated),
+    ]
 
 
 def test_a_machine_that_is_silent_is_missed_and_the_next_unit_has_a_time_of_its_own_for_its_answer() -> None:
-    next_unit = after(OFFERED, "ESCALATED", 5, offer=2, due_us=10 * S, level="NEXT_UNIT", escalation_reason="NOT_RECEIVED")
+    next_unit = after(
+        OFFERED, "ESCALATED", 5, offer=2, due_us=10 * S, level="NEXT_UNIT", escalation_reason="NOT_RECEIVED"
+    )
     received = after(next_unit, "ESCALATED", 6, received=True, due_us=35 * S)
     steps = (OFFERED, next_unit, received, after(received, "ACKNOWLEDGED", 31))
     assert outcomes(*steps) == {"MACHINE_RECEIVES": "LATE", "PERSON_ANSWERS": "IN_TIME"}
@@ -156,7 +170,9 @@ def test_like_incidents_have_the_same_deciding_alert_and_give_the_median_of_each
     accepted = after(TO_DESK, "ACKNOWLEDGED", 4)
     times = first_times(spans_of(INCIDENT, [ENTERED], [TO_DESK, accepted, after(accepted, "OFFERED", 60, offer=3)]))
     assert times == {"police offered": 0, "police accepted": 4 * S}
-    like = compared(likeness([ENTERED]), [times, {"police offered": 10, "police accepted": 8 * S}, {"police offered": 20}])
+    like = compared(
+        likeness([ENTERED]), [times, {"police offered": 10, "police accepted": 8 * S}, {"police offered": 20}]
+    )
     assert like.incidents == 3
     assert like.times == {"police offered": TypicalTime(10, 3), "police accepted": TypicalTime(4 * S, 2)}
     assert compared(likeness([ENTERED]), []).times == {}
