@@ -40,7 +40,7 @@ from services.registry.exercises.api import ExerciseServicer
 from services.registry.exercises.service import Exercises
 from services.registry.findings.api import SERVICE_NAME as FINDING_SERVICE_NAME
 from services.registry.findings.api import FindingServicer
-from services.registry.findings.service import Findings, FindingWatch
+from services.registry.findings.service import FindingWatch, ReviewFindings
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import open_signer
 from services.registry.metrics import RegistryMetrics
@@ -122,7 +122,7 @@ async def main(settings: RegistrySettings) -> None:
         exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
         wearing = WearingService(transactions, cases, disclosures, clock=log_meta.clock)
         cctv = CctvRequests(transactions, disclosures, clock=log_meta.clock)
-        findings = Findings(transactions, log_meta.clock)
+        findings = ReviewFindings(transactions, log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             records = RegistryServicer(

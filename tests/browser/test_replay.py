@@ -27,7 +27,7 @@ BEGAN_MS = 1_800_000_000_000
 LAST_POSITION, LAST_ALERT, OFFERED, ACCEPTED, STOOD_DOWN = 20 * S, 15 * S, 60 * S, 90 * S, 600 * S
 """Times of a drill whose positions end before the first offer, in ms after the first position."""
 AROUND = 120 * S
-PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="/static/app.css"><body class="review">
+PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="/static/style.css"><body class="review">
 <div id="map" class="replay"></div><svg id="marks" viewBox="0 0 1000 22"></svg><button id="play"></button>
 <button id="event-before"></button><button id="event-after"></button>
 <select id="speed"><option value="fit" selected></option><option value="1"></option><option value="60"></option></select>

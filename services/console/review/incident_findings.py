@@ -23,7 +23,7 @@ def new_finding_id() -> str:
     return f"finding-{secrets.token_hex(8)}"
 
 
-async def of_incident(mesh: MeshClient, ask: Ask, incident_id: str) -> Sequence[finding_pb2.Finding]:
+async def of_incident(mesh: MeshClient, ask: Ask, incident_id: str) -> Sequence[finding_pb2.ReviewFinding]:
     """Reads the findings about an incident; none while the registry is unavailable, and for a user who is no reviewer."""
     if ask.user.role not in REVIEWERS:
         return ()

@@ -12,8 +12,8 @@ from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
-from services.registry.findings.domain import Closing, Finding
-from services.registry.findings.service import Findings
+from services.registry.findings.domain import Closing, ReviewFinding
+from services.registry.findings.service import ReviewFindings
 from services.registry.records.translate import required_text
 from tandem.registry.v1 import finding_pb2, finding_pb2_grpc
 
@@ -26,13 +26,13 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class FindingServicer(finding_pb2_grpc.FindingServiceServicer):
     """Parses requests of the FindingService, runs the commands and builds the responses."""
 
-    def __init__(self, findings: Findings, clock: MeshClock) -> None:
+    def __init__(self, findings: ReviewFindings, clock: MeshClock) -> None:
         self._findings, self._clock = findings, clock
 
     async def PutFinding(
         self, request: finding_pb2.PutFindingRequest, context: _Context
     ) -> finding_pb2.PutFindingResponse:
-        finding = Finding(
+        finding = ReviewFinding(
             finding_id=fields.required_id("finding_id", request.finding_id),
             incident_id=fields.required_id("incident_id", request.incident_id),
             text=required_text("text", request.text, TEXT_MAX_CHARS),
@@ -58,12 +58,12 @@ class FindingServicer(finding_pb2_grpc.FindingServiceServicer):
         self, request: finding_pb2.ListFindingsRequest, context: _Context
     ) -> finding_pb2.ListFindingsResponse:
         incident_id = fields.required_id("incident_id", request.incident_id) if request.incident_id else ""
-        found, is_cut = await self._findings.list(incident_id, only_open=request.only_open)
+        found, is_cut = await self._findings.listed(incident_id, only_open=request.only_open)
         return finding_pb2.ListFindingsResponse(findings=map(self._to_proto, found), is_cut=is_cut)
 
-    def _to_proto(self, finding: Finding) -> finding_pb2.Finding:
+    def _to_proto(self, finding: ReviewFinding) -> finding_pb2.ReviewFinding:
         closing = finding.closing
-        return finding_pb2.Finding(
+        return finding_pb2.ReviewFinding(
             finding_id=finding.finding_id,
             incident_id=finding.incident_id,
             text=finding.text,

@@ -22,7 +22,7 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReviewFinding:
     """What a reviewer found in an incident."""
 
     finding_id: str
@@ -46,7 +46,7 @@ class Finding:
         """Whether it is open after its last day."""
         return self.closing is None and now_ms >= self.due_ms
 
-    def says(self, other: Finding) -> bool:
+    def says(self, other: ReviewFinding) -> bool:
         """Whether another finding has the same content."""
         return (self.incident_id, self.text, self.owner, self.due_on) == (
             other.incident_id,
@@ -56,7 +56,7 @@ class Finding:
         )
 
 
-def closed(finding: Finding, closing: Closing) -> Finding:
+def closed(finding: ReviewFinding, closing: Closing) -> ReviewFinding:
     """The closed finding. A repeated closing changes nothing. Raises FailedPrecondition if it has another outcome already."""
     if finding.closing is None:
         return replace(finding, closing=closing)

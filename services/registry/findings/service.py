@@ -13,7 +13,7 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Conflict, NotFound, Unavailable
 from services.registry.findings import domain, store
-from services.registry.findings.domain import Closing, Finding
+from services.registry.findings.domain import Closing, ReviewFinding
 from services.registry.findings.tables import findings
 from services.registry.transactions import Transactions
 
@@ -24,20 +24,20 @@ CHECK_INTERVAL_S = 60.0
 """How often overdue findings are looked for, seconds of wall time."""
 
 
-class Findings:
+class ReviewFindings:
     """The findings of reviewers."""
 
     def __init__(self, transactions: Transactions, clock: MeshClock) -> None:
         self._transactions, self._clock = transactions, clock
         self._vault = transactions.vault
 
-    async def put(self, finding: Finding) -> Finding:
+    async def put(self, finding: ReviewFinding) -> ReviewFinding:
         """Enter a finding, and return it as stored. A repeated one changes nothing.
 
         Raises NotFound if no alert of the incident is known, Conflict if the id has other content.
         """
 
-        def apply(connection: sa.Connection) -> Finding:
+        def apply(connection: sa.Connection) -> ReviewFinding:
             known = store.find(connection, self._vault, finding.finding_id)
             if known is not None:
                 if not known.says(finding):
@@ -50,10 +50,10 @@ class Findings:
 
         return await self._transactions.database.visit(apply)
 
-    async def close(self, finding_id: str, closing: Closing) -> Finding:
+    async def close(self, finding_id: str, closing: Closing) -> ReviewFinding:
         """Close a finding. A repeated closing changes nothing. Raises NotFound, FailedPrecondition."""
 
-        def apply(connection: sa.Connection) -> Finding:
+        def apply(connection: sa.Connection) -> ReviewFinding:
             known = store.find(connection, self._vault, finding_id)
             if known is None:
                 raise NotFound("finding_id: no such finding")
@@ -64,7 +64,7 @@ class Findings:
 
         return await self._transactions.database.visit(apply)
 
-    async def list(self, incident_id: str = "", *, only_open: bool = False) -> tuple[list[Finding], bool]:
+    async def listed(self, incident_id: str = "", *, only_open: bool = False) -> tuple[list[ReviewFinding], bool]:
         """Findings in their order, at most MAX_LISTED, and whether there are more."""
         condition = sa.true() if not incident_id else findings.c.incident_id == incident_id
         if only_open:
@@ -73,18 +73,18 @@ class Findings:
         found = await self._transactions.database.visit(read)
         return found[:MAX_LISTED], len(found) > MAX_LISTED
 
-    async def overdue(self) -> list[Finding]:
+    async def overdue(self) -> list[ReviewFinding]:
         """The overdue findings; forgets those past their retention."""
         now_ms = self._clock.now_ms()
         await self._transactions.database.visit(partial(store.forget_before, made_ms=now_ms - KEPT_MS))
-        found, _ = await self.list(only_open=True)
+        found, _ = await self.listed(only_open=True)
         return [finding for finding in found if finding.is_overdue(now_ms)]
 
 
 class FindingWatch:
     """Counts the overdue findings, and logs each once."""
 
-    def __init__(self, service: Findings, overdue: Gauge) -> None:
+    def __init__(self, service: ReviewFindings, overdue: Gauge) -> None:
         self._service, self._overdue = service, overdue
         self._logged: set[str] = set()
 

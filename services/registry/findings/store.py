@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.registry.findings.domain import Closing, Finding
+from services.registry.findings.domain import Closing, ReviewFinding
 from services.registry.findings.tables import findings
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
@@ -21,7 +21,7 @@ def is_known(connection: sa.Connection, incident_id: str) -> bool:
     return bool(connection.execute(sa.select(sa.exists().where(alerts))).scalar())
 
 
-def add(connection: sa.Connection, vault: Vault, finding: Finding) -> None:
+def add(connection: sa.Connection, vault: Vault, finding: ReviewFinding) -> None:
     """Add a finding."""
     owner = _owner(finding.finding_id)
     content = json.dumps([finding.text, finding.owner]).encode()
@@ -48,13 +48,13 @@ def close(connection: sa.Connection, vault: Vault, finding_id: str, *, closing: 
     connection.execute(sa.update(findings).where(findings.c.finding_id == finding_id).values(values))
 
 
-def find(connection: sa.Connection, vault: Vault, finding_id: str) -> Finding | None:
+def find(connection: sa.Connection, vault: Vault, finding_id: str) -> ReviewFinding | None:
     """A finding; None if there is none."""
     found = select(connection, vault, findings.c.finding_id == finding_id, limit=1)
     return found[0] if found else None
 
 
-def select(connection: sa.Connection, vault: Vault, condition: sa.ColumnElement[bool], *, limit: int) -> list[Finding]:
+def select(connection: sa.Connection, vault: Vault, condition: sa.ColumnElement[bool], *, limit: int) -> list[ReviewFinding]:
     """Findings that meet a condition: the open ones by due day, then the closed ones, newest first."""
     owner = sa.literal(f"{findings.name}/").concat(findings.c.finding_id)
     joined = findings.join(data_keys, data_keys.c.owner == owner)
@@ -78,13 +78,13 @@ def forget_before(connection: sa.Connection, made_ms: int) -> None:
         connection.execute(sa.delete(findings).where(findings.c.finding_id.in_(ids)))
 
 
-def _finding(row: sa.Row[Any], vault: Vault) -> Finding:
+def _finding(row: sa.Row[Any], vault: Vault) -> ReviewFinding:
     owner, key = _owner(row.finding_id), DataKey(row.ring, row.wrapped)
     text, acts = json.loads(vault.unseal(owner, row.sealed, key))
     closing = None
     if row.closed_ms is not None:
         closing = Closing(row.closed_ms, row.closed_by, vault.unseal(owner, row.sealed_outcome, key).decode())
-    return Finding(
+    return ReviewFinding(
         finding_id=row.finding_id,
         incident_id=row.incident_id,
         text=text,

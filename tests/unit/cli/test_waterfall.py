@@ -95,7 +95,7 @@ def test_folding_filter_and_zoom_show_a_part_and_say_what_is_folded() -> None:
             "probation accepted",
             "warning offered",
         )
-        return [name for line in printed(selection)[2:] for name in known if f" {name}" in line]
+        return [name for line in printed(selection)[2:-1] for name in known if f" {name}" in line]
 
     assert names(Selection(depth=1)) == ["incident opened", "alert"]
     assert any("(+4 below)" in line for line in printed(Selection(depth=1)))

@@ -28,8 +28,8 @@ from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
 
-class Part(StrEnum):
-    """Part of a trace."""
+class TracePart(StrEnum):
+    """TracePart of a trace."""
 
     DECISION = DECISION
     PROBATION = "probation"
@@ -43,7 +43,7 @@ def trace(
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     *,
-    leg: Annotated[list[Part] | None, typer.Option(help="Show only this part; may be given several times.")] = None,
+    leg: Annotated[list[TracePart] | None, typer.Option(help="Show only this part; may be given several times.")] = None,
     late: Annotated[bool, typer.Option("--late", help="Show only steps that came too late, or not at all.")] = False,
     depth: Annotated[int | None, typer.Option(help="Fold the steps below this level; 0 is the root.", min=0)] = None,
     from_s: Annotated[float, typer.Option(help="Show the time from here on, seconds after the start.", min=0)] = 0.0,

@@ -23,7 +23,7 @@ from services.registry.traces.domain.spans import (
 )
 
 
-class Expectation(Enum):
+class ExpectedStep(Enum):
     """A step of the response that has a deadline, as in tandem.registry.v1."""
 
     MACHINE_RECEIVES = 1
@@ -45,9 +45,9 @@ class Outcome(Enum):
 
 
 _MISSED_BY_REASON = {
-    "NOT_RECEIVED": Expectation.MACHINE_RECEIVES,
-    "NOT_ACKNOWLEDGED": Expectation.PERSON_ANSWERS,
-    "NOT_DISPATCHED": Expectation.UNIT_DISPATCHED,
+    "NOT_RECEIVED": ExpectedStep.MACHINE_RECEIVES,
+    "NOT_ACKNOWLEDGED": ExpectedStep.PERSON_ANSWERS,
+    "NOT_DISPATCHED": ExpectedStep.UNIT_DISPATCHED,
 }
 """The step that was missing, by the reason of an escalation. Any other reason isn't about a deadline."""
 _UNREACHED = frozenset({"NO_RECEIPT", "NO_CONTACT"})
@@ -59,7 +59,7 @@ _OVER = frozenset({"STOOD_DOWN", "CLOSED"})
 class ExpectedTime:
     """When a step was expected and when it came. Times are wall time, microseconds since 1970 UTC."""
 
-    expectation: Expectation
+    expectation: ExpectedStep
     leg: str
     assignment_id: str
     since_us: int
@@ -105,7 +105,7 @@ class _Assignment:
     def __init__(self, incident_id: str) -> None:
         self._incident_id = incident_id
         self._found: list[ExpectedTime] = []
-        self._open: dict[Expectation, ExpectedTime] = {}
+        self._open: dict[ExpectedStep, ExpectedTime] = {}
         """Awaited steps."""
         self._asked: StepFact | None = None
         """Step that made the present offer. The time for an answer counts from it."""
@@ -134,12 +134,12 @@ class _Assignment:
         self._note_flag(step, before)
         self._note_absence(step, before)
         if is_receipt(step, before):
-            self._meet(step, Expectation.MACHINE_RECEIVES)
+            self._meet(step, ExpectedStep.MACHINE_RECEIVES)
         if step.state != state_before and step.state in _ANSWERS:
             # A person who answers has the offer, whether or not the machine said so before.
-            self._meet(step, Expectation.MACHINE_RECEIVES, Expectation.PERSON_ANSWERS, Expectation.PERSON_WARNED)
+            self._meet(step, ExpectedStep.MACHINE_RECEIVES, ExpectedStep.PERSON_ANSWERS, ExpectedStep.PERSON_WARNED)
         if step.state != state_before and step.state in MOVES:
-            self._meet(step, Expectation.UNIT_DISPATCHED)
+            self._meet(step, ExpectedStep.UNIT_DISPATCHED)
         if step.state == "ESCALATED" and (before is None or not step.same_as(before)) and not is_receipt(step, before):
             self._escalate(step)
         if step.state != state_before and step.state in _OVER:
@@ -150,8 +150,8 @@ class _Assignment:
         if missing is None:
             self._lift(step)  # the offer goes to somebody else for another reason, who gets a time of their own
             return
-        if missing is Expectation.PERSON_ANSWERS and step.leg == WARNING:
-            missing = Expectation.PERSON_WARNED
+        if missing is ExpectedStep.PERSON_ANSWERS and step.leg == WARNING:
+            missing = ExpectedStep.PERSON_WARNED
         if expected := self._open.get(missing):
             expected.missed_span_ids.append(self._span_id(step))
 
@@ -159,20 +159,20 @@ class _Assignment:
         if before is None or step.flag == before.flag:
             return
         if step.flag == "REACHED":
-            self._meet(step, Expectation.WARNING_RECEIVED)
-        elif step.flag in _UNREACHED and (expected := self._open.get(Expectation.WARNING_RECEIVED)):
+            self._meet(step, ExpectedStep.WARNING_RECEIVED)
+        elif step.flag in _UNREACHED and (expected := self._open.get(ExpectedStep.WARNING_RECEIVED)):
             expected.missed_span_ids.append(self._span_id(step))
 
     def _note_absence(self, step: StepFact, before: StepFact | None) -> None:
         missing = set(step.absent) - set(before.absent if before else ())
         if missing:
             # The leg doesn't publish until when it waited; it notices the absence then.
-            expected = self._expect(Expectation.OTHER_LEG_ACTS, step, step.done_us)
+            expected = self._expect(ExpectedStep.OTHER_LEG_ACTS, step, step.done_us)
             expected.missed_span_ids.append(self._span_id(step))
         elif before and set(before.absent) > set(step.absent):
-            self._meet(step, Expectation.OTHER_LEG_ACTS)
+            self._meet(step, ExpectedStep.OTHER_LEG_ACTS)
 
-    def _meet(self, step: StepFact, *expectations: Expectation) -> None:
+    def _meet(self, step: StepFact, *expectations: ExpectedStep) -> None:
         for expectation in expectations:
             if expected := self._open.pop(expectation, None):
                 expected.met_us, expected.met_span_id = step.done_us, self._span_id(step)
@@ -182,7 +182,7 @@ class _Assignment:
         for expected in self._open.values():
             in_time = step.done_us <= expected.due_us
             expected.is_lifted = in_time
-            expected.is_kept = expected.expectation is Expectation.WARNING_RECEIVED and not in_time
+            expected.is_kept = expected.expectation is ExpectedStep.WARNING_RECEIVED and not in_time
         self._open.clear()
 
     def _await(self, step: StepFact, is_offer: bool) -> None:
@@ -190,9 +190,9 @@ class _Assignment:
         if step.due_us is not None and (awaited := _awaited(step)) and awaited not in self._open:
             self._expect(awaited, step, step.due_us)
         if is_offer and step.receipt_due_us is not None:
-            self._expect(Expectation.WARNING_RECEIVED, step, step.receipt_due_us)
+            self._expect(ExpectedStep.WARNING_RECEIVED, step, step.receipt_due_us)
 
-    def _expect(self, expectation: Expectation, step: StepFact, due_us: int) -> ExpectedTime:
+    def _expect(self, expectation: ExpectedStep, step: StepFact, due_us: int) -> ExpectedTime:
         since = self._asked if self._asked and expectation in _SINCE_OFFER else step
         expected = ExpectedTime(
             expectation=expectation,
@@ -208,25 +208,25 @@ class _Assignment:
         return expected
 
 
-_SINCE_OFFER = frozenset({Expectation.MACHINE_RECEIVES, Expectation.PERSON_ANSWERS, Expectation.PERSON_WARNED})
+_SINCE_OFFER = frozenset({ExpectedStep.MACHINE_RECEIVES, ExpectedStep.PERSON_ANSWERS, ExpectedStep.PERSON_WARNED})
 _SHOWS = {
-    Expectation.UNIT_DISPATCHED: SEE_ALL,
-    Expectation.OTHER_LEG_ACTS: SEE_ALL,
-    Expectation.WARNING_RECEIVED: SEE_PERSON_FLAG,
+    ExpectedStep.UNIT_DISPATCHED: SEE_ALL,
+    ExpectedStep.OTHER_LEG_ACTS: SEE_ALL,
+    ExpectedStep.WARNING_RECEIVED: SEE_PERSON_FLAG,
 }
 """Viewers of an expected time that isn't everybody's, as for the steps that meet it."""
 
 
-def _own_desk(expectation: Expectation, leg: str) -> frozenset[str]:
-    return frozenset({leg}) if expectation is not Expectation.WARNING_RECEIVED else frozenset()
+def _own_desk(expectation: ExpectedStep, leg: str) -> frozenset[str]:
+    return frozenset({leg}) if expectation is not ExpectedStep.WARNING_RECEIVED else frozenset()
 
 
-def _awaited(step: StepFact) -> Expectation | None:
+def _awaited(step: StepFact) -> ExpectedStep | None:
     """The step that a leg awaits until the deadline of another step; None if it awaits none."""
     if step.state == "ACKNOWLEDGED":
-        return Expectation.UNIT_DISPATCHED
+        return ExpectedStep.UNIT_DISPATCHED
     if step.state not in ("OFFERED", "ESCALATED"):
         return None
     if step.leg == WARNING:
-        return Expectation.PERSON_WARNED
-    return Expectation.MACHINE_RECEIVES if step.level and not step.received else Expectation.PERSON_ANSWERS
+        return ExpectedStep.PERSON_WARNED
+    return ExpectedStep.MACHINE_RECEIVES if step.level and not step.received else ExpectedStep.PERSON_ANSWERS

@@ -9,7 +9,7 @@ from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids
 from services.registry.traces import translate
-from services.registry.traces.domain.expected import Expectation, ExpectedTime, Outcome, expected_times
+from services.registry.traces.domain.expected import ExpectedStep, ExpectedTime, Outcome, expected_times
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, spans_of
 from services.registry.traces.domain.typical import TypicalTime, compared, first_times, likeness
@@ -45,7 +45,7 @@ def outcomes(*steps: StepFact) -> dict[str, str]:
     return {expected.expectation.name: expected.outcome.name for expected in expected_times(INCIDENT, steps)}
 
 
-def found(expectation: Expectation, *steps: StepFact) -> ExpectedTime:
+def found(expectation: ExpectedStep, *steps: StepFact) -> ExpectedTime:
     (expected,) = [each for each in expected_times(INCIDENT, steps) if each.expectation is expectation]
     return expected
 
@@ -66,19 +66,21 @@ def test_a_unit_that_answers_in_time_keeps_each_deadline_that_its_leg_published(
         ("PERSON_ANSWERS", 30, 12, "IN_TIME"),
         ("UNIT_DISPATCHED", 72, 20, "IN_TIME"),
     ]
-    assert [each.since_us // S for each in expected] == [0, 0, 12], "an answer counts from the offer, not from its receipt"
+    assert [each.since_us // S for each in expected] == [0, 0, 12], (
+        "an answer counts from the offer, not from its receipt"
+    )
     assert expected[0].since_span_id == span_id(OFFERED) and expected[0].met_span_id == span_id(received)
 
 
 def test_an_answer_after_an_escalation_is_late_although_the_next_desk_kept_its_own_deadline() -> None:
     escalated = after(TO_DESK, "ESCALATED", 30, due_us=60 * S, escalation_reason="NOT_ACKNOWLEDGED")
     accepted = after(escalated, "ACKNOWLEDGED", 45)
-    answer = found(Expectation.PERSON_ANSWERS, TO_DESK, escalated, accepted)
+    answer = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, escalated, accepted)
     assert (answer.outcome, answer.due_us, answer.met_us) == (Outcome.LATE, 30 * S, 45 * S)
     assert answer.missed_span_ids == [span_id(escalated)] and answer.met_span_id == span_id(accepted)
     repeated = after(escalated, "ESCALATED", 60, due_us=120 * S)
     over = after(repeated, "STOOD_DOWN", 90)
-    unanswered = found(Expectation.PERSON_ANSWERS, TO_DESK, escalated, repeated, over)
+    unanswered = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, escalated, repeated, over)
     assert unanswered.outcome is Outcome.MISSED and unanswered.missed_span_ids == [
         span_id(escalated),
         span_id(repeated),
@@ -120,19 +122,19 @@ def test_a_warning_is_due_at_its_gateway_and_its_receipt_half_a_minute_after_the
     assert outcomes(WARNED, delivered, after(delivered, "STOOD_DOWN", 20))["WARNING_RECEIVED"] == "LIFTED"
     unreached = after(delivered, "ACKNOWLEDGED", 31, flag="NO_RECEIPT")
     reached = after(unreached, "ACKNOWLEDGED", 50, flag="REACHED")
-    receipt = found(Expectation.WARNING_RECEIVED, WARNED, delivered, unreached)
+    receipt = found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached)
     assert receipt.outcome is Outcome.MISSED and receipt.missed_span_ids == [span_id(unreached)]
-    assert found(Expectation.WARNING_RECEIVED, WARNED, delivered, unreached, reached).outcome is Outcome.LATE
+    assert found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached, reached).outcome is Outcome.LATE
     repeated = after(WARNED, "ESCALATED", 10, due_us=20 * S, escalation_reason="NOT_ACKNOWLEDGED")
-    assert found(Expectation.PERSON_WARNED, WARNED, repeated).missed_span_ids == [span_id(repeated)]
+    assert found(ExpectedStep.PERSON_WARNED, WARNED, repeated).missed_span_ids == [span_id(repeated)]
 
 
 def test_a_leg_that_is_missed_is_marked_and_a_contact_with_the_wearer_has_no_expected_times() -> None:
     alone = after(TO_DESK, "OFFERED", 10, due_us=30 * S, absent=("probation",))
-    missed = found(Expectation.OTHER_LEG_ACTS, TO_DESK, alone)
+    missed = found(ExpectedStep.OTHER_LEG_ACTS, TO_DESK, alone)
     assert missed.outcome is Outcome.MISSED and missed.missed_span_ids == [span_id(alone)]
     back = after(alone, "OFFERED", 15, due_us=30 * S, absent=())
-    assert found(Expectation.OTHER_LEG_ACTS, TO_DESK, alone, back).outcome is Outcome.LATE
+    assert found(ExpectedStep.OTHER_LEG_ACTS, TO_DESK, alone, back).outcome is Outcome.LATE
     assert expected_times(INCIDENT, [replace(TO_DESK, contact="CONTACT_SENT")]) == []
 
 
