@@ -12,7 +12,7 @@ from rich.text import Text
 
 from services.cli.terminal import fits, fitted, printable, styled
 from services.common import times
-from services.common.observability.expected_times import ExpectedTime, Outcome, late_spans
+from services.common.observability.lateness import ExpectedTime, Outcome, late_spans
 from services.common.observability.spans import duration, in_order, last_step_us
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
 

@@ -22,7 +22,7 @@ from services.cli.stack import mesh as meshes
 from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.dispatch.chase import HOME, PATIENCE_S, UNITS, Chase, between, chase
 
 pytestmark = [
@@ -250,8 +250,11 @@ async def test_the_demo_is_replayed_to_its_end_and_its_trace_can_be_folded_and_f
     assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == []
 
 
-async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_not_come(reviewer: Reviewer) -> None:
-    await reviewer.open(await leave_drill(reviewer))
+async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_not_come(
+    reviewer: Reviewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident_id = await leave_drill(reviewer)
+    await reviewer.open(incident_id)
     page = await check_replay(reviewer)
     rows, expected = await check_trace(reviewer, page)
     unanswered = {row["leg"] for row in expected if row["expected"] == "PERSON_ANSWERS" and row["outcome"] == "MISSED"}
@@ -264,6 +267,13 @@ async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_no
     assert len(await reviewer.browser("text", page="reviewer", selector=".mark-late")) == len(page["late"])
     history = await reviewer.browser("text", page="reviewer", selector=".history .state-ESCALATED")
     assert len(history) == len(escalations) and set(history) == {"Escalated"}
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = await asyncio.to_thread(tandem, "trace", incident_id, "--dir", str(reviewer.mesh.folder))
+    print(printed.stdout)
+    lines = printed.stdout.splitlines()
+    assert printed.returncode == 0 and max(map(len, lines)) <= 80, printed.stderr
+    assert sum(line.endswith("DID NOT COME") for line in lines) == sum(row["outcome"] == "MISSED" for row in expected)
+    assert sum(line.endswith(" escalated") for line in lines) == len(escalations)
     await reviewer.shot("review-late", "#h-trace")
     await reviewer.shot("review-late-replay", "#h-replay")
 

@@ -1,4 +1,4 @@
-"""Expected times of an incident's steps for display: those of its trace, and the arrivals that each leg expects. Pure.
+"""Reads the expected times of an incident's steps: those of its trace, and the arrivals that each leg expects.
 
 A trace says when its steps were due. Only the leg itself knows when its unit is expected at the destination, as the travel time would
 tell the other agency how far away the protected person is.
@@ -6,58 +6,18 @@ tell the other agency how far away the protected person is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.observability.lateness import ARRIVES, RECEIPT, ExpectedTime, Outcome
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
-ARRIVES = "UNIT_ARRIVES"
-"""Name of the expectation that a unit arrives. The other names are those of tandem.registry.v1.Expectation without their prefix."""
-RECEIPT = "WARNING_RECEIVED"
 _ON_SCENE = ("on scene", "has the wearer")
 _OVER = ("stood down", "closed")
-
-
-class Outcome(StrEnum):
-    """What became of an expected step: names of tandem.registry.v1.ExpectationOutcome without their prefix."""
-
-    OPEN = "OPEN"
-    IN_TIME = "IN_TIME"
-    LATE = "LATE"
-    MISSED = "MISSED"
-    LIFTED = "LIFTED"
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedTime:
-    """When a step was expected and when it came. Times are wall time, microseconds since 1970 UTC."""
-
-    name: str
-    """Name of the expectation, such as PERSON_ANSWERS."""
-    outcome: Outcome
-    leg: str
-    assignment_id: str
-    since_us: int
-    due_us: int
-    met_us: int | None = None
-    since_span_id: str = ""
-    met_span_id: str = ""
-    missed_span_ids: tuple[str, ...] = ()
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the step came too late, or didn't come."""
-        return self.outcome in (Outcome.LATE, Outcome.MISSED)
-
-    @property
-    def late_us(self) -> int:
-        """By how much the step came too late; 0 if it came in time, or not at all."""
-        return max(0, self.met_us - self.due_us) if self.met_us is not None else 0
 
 
 def expected_times(
@@ -76,17 +36,6 @@ def expected_times(
         if arrival := _arrival(assignment, trace.spans, clock):
             found.append(arrival)
     return sorted((_as_of(expected, now_us) for expected in found), key=lambda expected: expected.due_us)
-
-
-def late_spans(expected_times: Iterable[ExpectedTime]) -> Mapping[str, ExpectedTime]:
-    """The late steps by the id of each span that shows one: the escalation or flag that states it, and the step that came too late."""
-    late: dict[str, ExpectedTime] = {}
-    for expected in expected_times:
-        for span_id in expected.missed_span_ids:
-            late.setdefault(span_id, replace(expected, met_us=None))
-        if expected.outcome is Outcome.LATE and expected.met_span_id:
-            late[expected.met_span_id] = expected
-    return late
 
 
 def _of_message(message: expected_time_pb2.ExpectedTime) -> ExpectedTime:

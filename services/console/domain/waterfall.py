@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.common.observability.expected_times import ExpectedTime, late_spans
+from services.common.observability.lateness import ExpectedTime, late_spans
 from services.common.observability.spans import in_order, last_step_us
 
 
@@ -63,6 +63,7 @@ class Row:
     """The expected time that the span shows as missed or too late; None if it shows none."""
     marks: tuple[DueMark, ...] = ()
     """When steps that begin or end with this span were due."""
+    is_escalation: bool = False
     typical: TypicalTime | None = None
     """Median time of like incidents; None where the incident has an earlier span of this name, or no like incident has one."""
 
@@ -70,11 +71,6 @@ class Row:
     def leg(self) -> str:
         """Name of the span's leg; empty for a service that is no leg."""
         return leg_of(self.span)
-
-    @property
-    def is_escalation(self) -> bool:
-        """Whether the span is an escalation."""
-        return self.leg != "" and self.span.name.partition(" ")[2] == ESCALATED
 
 
 ESCALATED = "escalated"
@@ -179,6 +175,7 @@ def rows(
             parent_span_id=span.parent_span_id if span.parent_span_id in known else "",
             children=children[span.span_id],
             late=late.get(span.span_id),
+            is_escalation=leg_of(span) != "" and span.name.partition(" ")[2] == ESCALATED,
             marks=tuple(
                 DueMark((expected.due_us - first) / length, expected)
                 for expected in marked.get(span.span_id, ())

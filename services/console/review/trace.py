@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 
 from services.common.clock import wall_us
-from services.common.observability.expected_times import ExpectedTime, expected_times
+from services.common.observability.expected_times import expected_times
+from services.common.observability.lateness import ExpectedTime
 from services.common.observability.spans import last_step_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.server import UNARY_DEADLINE_S
@@ -44,16 +45,10 @@ class ShownTrace:
     rows: Sequence[waterfall.Row]
     like: expected_time_pb2.CompareTraceResponse
     """Median times of like incidents. Names none while the registry can't compare."""
-
-    @property
-    def start_us(self) -> int:
-        """Start of the incident, wall clock, microseconds since 1970 UTC; 0 without a trace."""
-        return self.rows[0].span.start_us if self.rows else 0
-
-    @property
-    def length_us(self) -> int:
-        """Time from the start of the incident to its last step, microseconds; 0 without a trace."""
-        return last_step_us(row.span for row in self.rows) - self.start_us if self.rows else 0
+    start_us: int
+    """Start of the incident, wall clock, microseconds since 1970 UTC; 0 without a trace."""
+    length_us: int
+    """Time from the start of the incident to its last step, microseconds; 0 without a trace."""
 
 
 async def read(mesh: MeshClient, ask: Ask, incident: dispatch_pb2.Incident) -> ShownTrace:
@@ -66,13 +61,17 @@ async def read(mesh: MeshClient, ask: Ask, incident: dispatch_pb2.Incident) -> S
     expected = expected_times(trace, incident.assignments, mesh.clock, now_us=wall_us())
     spans = translate.spans(trace)
     typical = {time.name: TypicalTime(time.median_us, time.incidents) for time in like.times}
+    rows = waterfall.rows(spans, trace.trace_id, expected, typical=typical)
+    start_us = rows[0].span.start_us if rows else 0
     return ShownTrace(
         trace_id=trace.trace_id,
         spans=spans,
         is_cut=trace.is_cut,
         expected=expected,
-        rows=waterfall.rows(spans, trace.trace_id, expected, typical=typical),
+        rows=rows,
         like=like,
+        start_us=start_us,
+        length_us=last_step_us(row.span for row in rows) - start_us if rows else 0,
     )
 
 

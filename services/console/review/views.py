@@ -10,7 +10,7 @@ import grpc.aio
 from aiohttp import web
 
 from services.common import fields
-from services.common.observability.expected_times import late_spans
+from services.common.observability.lateness import late_spans
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import LEGAL_BASES, RecordKind
 from services.common.rpc.errors import InvalidField

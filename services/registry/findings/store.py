@@ -54,7 +54,9 @@ def find(connection: sa.Connection, vault: Vault, finding_id: str) -> ReviewFind
     return found[0] if found else None
 
 
-def select(connection: sa.Connection, vault: Vault, condition: sa.ColumnElement[bool], *, limit: int) -> list[ReviewFinding]:
+def select(
+    connection: sa.Connection, vault: Vault, condition: sa.ColumnElement[bool], *, limit: int
+) -> list[ReviewFinding]:
     """Findings that meet a condition: the open ones by due day, then the closed ones, newest first."""
     owner = sa.literal(f"{findings.name}/").concat(findings.c.finding_id)
     joined = findings.join(data_keys, data_keys.c.owner == owner)

@@ -90,7 +90,9 @@ class Traces:
             newest = await work.traces.newest_alerts()
             same = [id_ for id_, alerts in newest.items() if id_ != incident_id and likeness(alerts) == wanted]
             facts = await work.traces.facts_of_all(same[:MAX_COMPARED])
-        others = [IncidentFacts(id_, known, (), {}) for id_, known in facts.items()]
+        others = [
+            IncidentFacts(incident_id=id_, facts=known, uses=(), case_versions={}) for id_, known in facts.items()
+        ]
         # A trace has hundreds of spans, so those of 50 incidents don't hold up the event loop.
         times = await asyncio.to_thread(lambda: [first_times(shown_to(viewer, other.spans())) for other in others])
         return compared(wanted, times)

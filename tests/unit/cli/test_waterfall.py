@@ -9,7 +9,8 @@ import pytest
 from services.cli.terminal import SafeConsole
 from services.cli.waterfall import Selection, TraceView, views
 from services.common.clock import MeshClock
-from services.common.observability.expected_times import ARRIVES, ExpectedTime, Outcome, expected_times, late_spans
+from services.common.observability.expected_times import expected_times
+from services.common.observability.lateness import ARRIVES, ExpectedTime, Outcome, late_spans
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.observability.expected_times import ExpectedTime, Outcome
+from services.common.observability.lateness import ExpectedTime, Outcome
 from services.console.domain.waterfall import TraceSpan, TypicalTime, rows
 
 LATE = ExpectedTime(

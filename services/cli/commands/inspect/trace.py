@@ -43,7 +43,9 @@ def trace(
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     *,
-    leg: Annotated[list[TracePart] | None, typer.Option(help="Show only this part; may be given several times.")] = None,
+    leg: Annotated[
+        list[TracePart] | None, typer.Option(help="Show only this part; may be given several times.")
+    ] = None,
     late: Annotated[bool, typer.Option("--late", help="Show only steps that came too late, or not at all.")] = False,
     depth: Annotated[int | None, typer.Option(help="Fold the steps below this level; 0 is the root.", min=0)] = None,
     from_s: Annotated[float, typer.Option(help="Show the time from here on, seconds after the start.", min=0)] = 0.0,
@@ -88,7 +90,7 @@ async def _read(running: MeshConnection, incident_id: str) -> TraceView:
         like: expected_time_pb2.CompareTraceResponse = await call(clients.traces.CompareTrace, compare, me)
         assignments, silent = await _assignments(clients, incident_id)
     expected = expected_times(answer, assignments, clients.clock, now_us=wall_us())
-    return TraceView(answer, expected, like, silent)
+    return TraceView(answer, expected, like, silent=silent)
 
 
 async def _assignments(clients: Clients, incident_id: str) -> tuple[list[dispatch_pb2.Assignment], list[str]]:
