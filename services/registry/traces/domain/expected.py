@@ -154,6 +154,8 @@ class _Assignment:
             missing = ExpectedStep.PERSON_WARNED
         if expected := self._open.get(missing):
             expected.missed_span_ids.append(self._span_id(step))
+            # While the race is being lost, a leg waits for less time, and publishes that only by its escalation.
+            expected.due_us = min(expected.due_us, step.done_us)
 
     def _note_flag(self, step: StepFact, before: StepFact | None) -> None:
         if before is None or step.flag == before.flag:

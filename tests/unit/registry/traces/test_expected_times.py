@@ -87,6 +87,12 @@ def test_an_answer_after_an_escalation_is_late_although_the_next_desk_kept_its_o
     ]
 
 
+def test_an_escalation_before_the_published_deadline_shows_that_the_leg_waited_for_less_time() -> None:
+    in_a_race = after(TO_DESK, "ESCALATED", 10, due_us=20 * S, escalation_reason="NOT_ACKNOWLEDGED")
+    answer = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, in_a_race, after(in_a_race, "ACKNOWLEDGED", 12))
+    assert (answer.outcome, answer.due_us) == (Outcome.LATE, 10 * S)
+
+
 def test_a_machine_that_is_silent_is_missed_and_the_next_unit_has_a_time_of_its_own_for_its_answer() -> None:
     next_unit = after(
         OFFERED, "ESCALATED", 5, offer=2, due_us=10 * S, level="NEXT_UNIT", escalation_reason="NOT_RECEIVED"
