@@ -101,6 +101,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 async def reviewer(mesh: RunningMesh) -> AsyncIterator[Reviewer]:
     async with browser() as seen, meshes.connect(mesh.now) as clients:
         await seen.sign_in("reviewer", mesh.now.console_url, "reviewer", "en")
+        await seen.sign_in("korean", mesh.now.console_url, "reviewer", "ko")
         yield Reviewer(mesh, clients, seen)
 
 
@@ -265,6 +266,10 @@ async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_no
     assert len(await reviewer.browser("text", page="reviewer", selector=".mark-late")) == len(page["late"])
     history = await reviewer.browser("text", page="reviewer", selector=".history .state-ESCALATED")
     assert len(history) == len(escalations) and set(history) == {"Escalated"}
+    await reviewer.browser("open", page="korean", url=f"{reviewer.mesh.now.console_url}/incidents/{incident_id}")
+    verdicts = await reviewer.browser("text", page="korean", selector=".expected .verdict-MISSED")
+    assert len(verdicts) == sum(row["outcome"] == "MISSED" for row in expected)
+    assert set(verdicts) == {"기한까지 이행 없음"}
     monkeypatch.setenv("COLUMNS", "80")
     printed = await asyncio.to_thread(tandem, "trace", incident_id, "--dir", str(reviewer.mesh.folder))
     print(printed.stdout)
@@ -293,3 +298,32 @@ async def test_a_chase_shows_the_units_way_and_its_arrival_beside_the_time_that_
     assert [row["leg"] for row in arrivals] == ["police"] and arrivals[0]["outcome"] in ("IN_TIME", "LATE")
     assert {row["expected"] for row in expected} >= {"MACHINE_RECEIVES", "PERSON_ANSWERS", "UNIT_DISPATCHED"}
     await reviewer.shot("review-chase", "#h-replay")
+
+
+async def test_a_finding_is_written_with_its_owner_and_day_is_followed_and_closed(reviewer: Reviewer) -> None:
+    url, incident_id = reviewer.mesh.now.console_url, await newest(reviewer)
+
+    async def write(**given: str) -> None:
+        await reviewer.browser("open", page="reviewer", url=f"{url}/incidents/{incident_id}")
+        for name, value in given.items():
+            await reviewer.browser("fill", page="reviewer", selector=f"#new-finding [name={name}]", value=value)
+        await reviewer.browser("click", page="reviewer", selector="#new-finding button")
+
+    await write(text="the second unit was asked too late", owner=" ", due_on="2020-01-31")
+    await reviewer.browser("wait", page="reviewer", selector="#h-findings ~ .refusal")
+    (refused,) = await reviewer.browser("text", page="reviewer", selector="#h-findings ~ .refusal")
+    assert "owner" in refused
+    kept = await reviewer.eval("document.querySelector('#new-finding [name=text]').value")
+    assert kept == "the second unit was asked too late", "what was written isn't lost"
+    await write(text="the second unit was asked too late", owner="112 room", due_on="2020-01-31")
+    await reviewer.browser("wait", page="reviewer", selector="[data-finding]")
+    await reviewer.browser("open", page="reviewer", url=f"{url}/findings")
+    (overdue,) = await reviewer.browser("text", page="reviewer", selector="tr.late")
+    assert "2020-01-31 overdue" in overdue and incident_id in overdue and "112 room" in overdue
+    found = await reviewer.browser("axe", page="reviewer")
+    assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == []
+    await reviewer.browser("fill", page="reviewer", selector="[data-finding] [name=outcome]", value="asked at once now")
+    await reviewer.browser("click", page="reviewer", selector="[data-finding] button")
+    await reviewer.browser("wait", page="reviewer", selector="tr[data-finding]:not(.late)")
+    (closed,) = await reviewer.browser("text", page="reviewer", selector="tr[data-finding]")
+    assert "asked at once now" in closed and "overdue" not in closed

@@ -29,6 +29,7 @@ NO_TRACE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
+    grpc.StatusCode.UNIMPLEMENTED,  # the registry is of an older version, as during an upgrade
 )
 """Codes of the registry with which a page is shown without a trace."""
 

@@ -30,7 +30,6 @@ from tandem.common.v1 import notice_pb2 as common_notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.registry.v1 import disclosure_pb2, notice_pb2
 
-_NO_GROUNDS = (*traces.NO_TRACE, grpc.StatusCode.UNIMPLEMENTED)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 
 
@@ -170,7 +169,7 @@ class IncidentPages:
                     timeout=UNARY_DEADLINE_S,
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _NO_GROUNDS:
+                if error.code() not in traces.NO_TRACE:
                     raise
                 logger().info("no_grounds", order_id=order_id, code=error.code().name)
                 continue
