@@ -29,7 +29,7 @@ class FindingPages:
         return [
             self._guard.get("/findings", REVIEWERS, self.findings),
             self._guard.post("/incidents/{id}/findings", REVIEWERS, self.add),
-            self._guard.post("/findings/{finding}/close", REVIEWERS, self.close),
+            self._guard.post("/findings/{id}/close", REVIEWERS, self.close),
         ]
 
     async def findings(self, ask: Ask) -> web.StreamResponse:
@@ -57,7 +57,7 @@ class FindingPages:
     async def close(self, ask: Ask) -> web.StreamResponse:
         """Closes a finding with what came of it."""
         try:
-            finding_id = fields.required_id("finding", ask.request.match_info["finding"])
+            finding_id = fields.required_id("finding", ask.request.match_info["id"])
         except InvalidField as error:
             raise web.HTTPBadRequest(text=f"400: {error}") from None
         request = finding_pb2.CloseFindingRequest(finding_id=finding_id, outcome=ask.form.get("outcome", "").strip())
