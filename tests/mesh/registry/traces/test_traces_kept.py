@@ -58,20 +58,20 @@ async def test_an_incident_during_the_registrys_downtime_has_its_trace(registry:
 
 
 REVIEWER = "spiffe://tandem/reviewer/kim"
-REVIEWED = "incident-2"
+OTHER_INCIDENT = "incident-2"
 
 
 async def test_a_trace_has_its_expected_times_is_compared_with_like_incidents_and_gets_findings(
     registry: RegistryMesh,
 ) -> None:
     async with registry.connected() as client:
-        for number, incident_id in enumerate((INCIDENT, REVIEWED), 1):
+        for number, incident_id in enumerate((INCIDENT, OTHER_INCIDENT), 1):
             entered = dispatch.alert(10 * number, incident=incident_id)
             await dispatch.publish(client.bus, entered)
             due = {"due_at": times.to_timestamp(wall_us() // 1000 + 30_000), "cause": entered.cause}
             await step(client.bus, 1, dispatch_pb2.OFFERED, incident_id=incident_id, **due)
             await step(client.bus, 2, dispatch_pb2.ACKNOWLEDGED, incident_id=incident_id, cause=entered.cause)
-        for incident_id in (INCIDENT, REVIEWED):
+        for incident_id in (INCIDENT, OTHER_INCIDENT):
             (expected,) = (await whole_trace(registry, incident_id, 5)).expected_times
             assert expected.expectation == expected_time_pb2.EXPECTATION_PERSON_ANSWERS
             assert (
@@ -79,7 +79,7 @@ async def test_a_trace_has_its_expected_times_is_compared_with_like_incidents_an
             )
         async with rpc.channel(registry.address) as channel:
             traces = trace_pb2_grpc.TraceServiceStub(channel)
-            request = expected_time_pb2.CompareTraceRequest(incident_id=REVIEWED)
+            request = expected_time_pb2.CompareTraceRequest(incident_id=OTHER_INCIDENT)
             like = await traces.CompareTrace(request, metadata=rpc.bearer(REVIEWER, SECRET), timeout=WITHIN_S)
             assert (like.kind, like.demand, like.incidents) == ("RING_ENTERED", "RESPOND", 1)
             assert [(time.name, time.incidents) for time in like.times] == [
@@ -102,7 +102,12 @@ async def check_findings(registry: RegistryMesh, channel: grpc.aio.Channel) -> N
         return caught.value.code(), caught.value.details() or ""
 
     def finding(**changes: str) -> finding_pb2.PutFindingRequest:
-        given = {"finding_id": "f-1", "incident_id": REVIEWED, "text": "the second unit waited", "owner": "112 room"}
+        given = {
+            "finding_id": "f-1",
+            "incident_id": OTHER_INCIDENT,
+            "text": "the second unit waited",
+            "owner": "112 room",
+        }
         return finding_pb2.PutFindingRequest(**{**given, "due_on": "2020-02-29", **changes})
 
     for changes, field in (
