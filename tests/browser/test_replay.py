@@ -140,7 +140,7 @@ def seconds(moment: str) -> int:
 
 
 MOMENT = "document.querySelector('#moment').textContent"
-TO_THE_END_AT_ONCE = """(slider => {
+JUMP_TO_THE_END = """(slider => {
     document.querySelector("#speed").value = "fit";
     slider.value = 995;
     slider.dispatchEvent(new Event("input"));
@@ -198,7 +198,7 @@ async def test_the_speed_can_be_changed_while_a_replay_runs_and_it_stops_at_its_
         await seen("click", page="one", selector="#play")
         # At 60 times the speed, half a minute passes in half a second; a slow browser takes longer, never less.
         await seen("eval", page="one", expression=until(f"{MOMENT} > {json.dumps(before)}", "1"))
-        await seen("eval", page="one", expression=TO_THE_END_AT_ONCE)
+        await seen("eval", page="one", expression=JUMP_TO_THE_END)
         ended = until(
             "document.querySelector('#play').textContent === 'Play'", "document.querySelector('#slider').value"
         )

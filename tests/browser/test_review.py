@@ -280,7 +280,7 @@ async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_no
     await reviewer.shot("review-late", "#h-trace")
 
 
-async def test_a_chase_shows_the_units_way_and_its_arrival_beside_the_time_that_was_expected(
+async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_time(
     reviewer: Reviewer,
 ) -> None:
     async with asyncio.timeout(PATIENCE_S):

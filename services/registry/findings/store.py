@@ -42,7 +42,7 @@ def add(connection: sa.Connection, vault: Vault, finding: ReviewFinding) -> None
 def close(connection: sa.Connection, vault: Vault, finding_id: str, *, closing: Closing) -> None:
     """Store the end of a finding."""
     owner = _owner(finding_id)
-    stored = connection.execute(sa.select(data_keys).where(data_keys.c.owner == owner)).one()
+    [stored] = connection.execute(sa.select(data_keys).where(data_keys.c.owner == owner)).all()
     sealed = vault.seal(owner, closing.outcome.encode(), DataKey(stored.ring, stored.wrapped))
     values = {"closed_ms": closing.at_ms, "closed_by": closing.by, "sealed_outcome": sealed}
     connection.execute(sa.update(findings).where(findings.c.finding_id == finding_id).values(values))

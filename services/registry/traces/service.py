@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
-from services.registry.traces.domain.expected import ExpectedTime, expected_times
+from services.registry.traces.domain.expected import AwaitedTime, expected_times
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
 from services.registry.traces.domain.spans import TraceSpan, shown_to, spans_of
-from services.registry.traces.domain.typical import LikeIncidents, compared, first_times, likeness
+from services.registry.traces.domain.typical import LikeIncidents, compared, first_times, incident_kind
 from services.registry.traces.store import MAX_COMPARED, MAX_FACTS, MAX_USES
 from services.registry.transactions import Transactions
 
@@ -44,7 +44,7 @@ class IncidentFacts:
         """Facts about the incident's alerts."""
         return [fact for fact in self.facts if isinstance(fact, AlertFact)]
 
-    def expected_times(self) -> list[ExpectedTime]:
+    def expected_times(self) -> list[AwaitedTime]:
         """When each step of the response was expected and when it came."""
         return expected_times(self.incident_id, (fact for fact in self.facts if isinstance(fact, StepFact)))
 
@@ -85,10 +85,10 @@ class Traces:
 
     async def compare(self, incident_id: str, viewer: str) -> LikeIncidents:
         """Median times of the newest like incidents, without this one, of the steps that a viewer may see. Raises NotFound."""
-        wanted = likeness((await self.read(incident_id)).alerts)
+        wanted = incident_kind((await self.read(incident_id)).alerts)
         async with self._transactions.reading() as work:
             newest = await work.traces.newest_alerts()
-            same = [id_ for id_, alerts in newest.items() if id_ != incident_id and likeness(alerts) == wanted]
+            same = [id_ for id_, alerts in newest.items() if id_ != incident_id and incident_kind(alerts) == wanted]
             facts = await work.traces.facts_of_all(same[:MAX_COMPARED])
         others = [
             IncidentFacts(incident_id=id_, facts=known, uses=(), case_versions={}) for id_, known in facts.items()

@@ -11,7 +11,7 @@ from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging import stored
 from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
-from services.registry.traces.domain.expected import ExpectedTime
+from services.registry.traces.domain.expected import AwaitedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.domain.typical import LikeIncidents
@@ -116,7 +116,7 @@ def spans_to_proto(spans: Iterable[TraceSpan]) -> list[trace_pb2.Span]:
     ]
 
 
-def expected_to_proto(expected_times: Iterable[ExpectedTime]) -> list[expected_time_pb2.ExpectedTime]:
+def expected_to_proto(expected_times: Iterable[AwaitedTime]) -> list[expected_time_pb2.ExpectedTime]:
     """Expected times as messages for the response."""
     return [
         expected_time_pb2.ExpectedTime(

@@ -34,7 +34,7 @@ class ExpectedStep(Enum):
     OTHER_LEG_ACTS = 6
 
 
-class Outcome(Enum):
+class AwaitedOutcome(Enum):
     """What became of an expected step, as in tandem.registry.v1."""
 
     OPEN = 1
@@ -56,7 +56,7 @@ _OVER = frozenset({"STOOD_DOWN", "CLOSED"})
 
 
 @dataclass(slots=True)
-class ExpectedTime:
+class AwaitedTime:
     """When a step was expected and when it came. Times are wall time, microseconds since 1970 UTC."""
 
     expectation: ExpectedStep
@@ -76,24 +76,24 @@ class ExpectedTime:
     """It came in time, but the time isn't published."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> AwaitedOutcome:
         """What became of the step."""
         if self.met_us is not None:
-            return Outcome.IN_TIME if self.met_us <= self.due_us else Outcome.LATE
+            return AwaitedOutcome.IN_TIME if self.met_us <= self.due_us else AwaitedOutcome.LATE
         if self.missed_span_ids:
-            return Outcome.MISSED
+            return AwaitedOutcome.MISSED
         if self.is_kept:
-            return Outcome.IN_TIME
-        return Outcome.LIFTED if self.is_lifted else Outcome.OPEN
+            return AwaitedOutcome.IN_TIME
+        return AwaitedOutcome.LIFTED if self.is_lifted else AwaitedOutcome.OPEN
 
 
-def expected_times(incident_id: str, steps: Iterable[StepFact]) -> list[ExpectedTime]:
+def expected_times(incident_id: str, steps: Iterable[StepFact]) -> list[AwaitedTime]:
     """The expected times of all assignments, in the order in which they were due. A first contact with the wearer has none."""
     by_assignment: dict[str, list[StepFact]] = {}
     for step in steps:
         if not step.contact:
             by_assignment.setdefault(step.assignment_id, []).append(step)
-    found: list[ExpectedTime] = []
+    found: list[AwaitedTime] = []
     for own in by_assignment.values():
         found += _Assignment(incident_id).read(sorted(own, key=lambda step: step.number))
     return sorted(found, key=lambda expected: (expected.due_us, expected.assignment_id, expected.expectation.value))
@@ -104,13 +104,13 @@ class _Assignment:
 
     def __init__(self, incident_id: str) -> None:
         self._incident_id = incident_id
-        self._found: list[ExpectedTime] = []
-        self._open: dict[ExpectedStep, ExpectedTime] = {}
+        self._found: list[AwaitedTime] = []
+        self._open: dict[ExpectedStep, AwaitedTime] = {}
         """Awaited steps."""
         self._asked: StepFact | None = None
         """Step that made the present offer. The time for an answer counts from it."""
 
-    def read(self, steps: Sequence[StepFact]) -> list[ExpectedTime]:
+    def read(self, steps: Sequence[StepFact]) -> list[AwaitedTime]:
         """The expected times of all steps, which are in order."""
         before: StepFact | None = None
         for step in steps:
@@ -194,9 +194,9 @@ class _Assignment:
         if is_offer and step.receipt_due_us is not None:
             self._expect(ExpectedStep.WARNING_RECEIVED, step, step.receipt_due_us)
 
-    def _expect(self, expectation: ExpectedStep, step: StepFact, due_us: int) -> ExpectedTime:
+    def _expect(self, expectation: ExpectedStep, step: StepFact, due_us: int) -> AwaitedTime:
         since = self._asked if self._asked and expectation in _SINCE_OFFER else step
-        expected = ExpectedTime(
+        expected = AwaitedTime(
             expectation=expectation,
             leg=step.leg,
             assignment_id=step.assignment_id,

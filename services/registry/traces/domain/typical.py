@@ -14,7 +14,7 @@ _DEMANDS = ("RECORD", "WARN", "NOTIFY", "RESPOND")
 """Demands in the order of their gravity."""
 
 
-class Likeness(NamedTuple):
+class IncidentKind(NamedTuple):
     """What like incidents have in common: the alert that decided the gravest response, and the kind of exercise."""
 
     kind: str
@@ -22,7 +22,7 @@ class Likeness(NamedTuple):
     exercise: str
 
 
-class TypicalTime(NamedTuple):
+class MedianTime(NamedTuple):
     """Median time of a step, and the number of incidents that have such a step."""
 
     median_us: int
@@ -33,33 +33,33 @@ class TypicalTime(NamedTuple):
 class LikeIncidents:
     """Incidents that are like another one."""
 
-    likeness: Likeness
+    incident_kind: IncidentKind
     incidents: int
     """Number of incidents."""
-    times: dict[str, TypicalTime]
+    times: dict[str, MedianTime]
     """Median time of the first step of each name, from the start of the incident, microseconds of wall time."""
 
     @property
     def kind(self) -> str:
         """Kind of the deciding alert."""
-        return self.likeness.kind
+        return self.incident_kind.kind
 
     @property
     def demand(self) -> str:
         """Demand of the deciding alert."""
-        return self.likeness.demand
+        return self.incident_kind.demand
 
     @property
     def exercise(self) -> str:
         """Kind of exercise; empty for live incidents."""
-        return self.likeness.exercise
+        return self.incident_kind.exercise
 
 
-def likeness(alerts: Iterable[AlertFact]) -> Likeness:
-    """The likeness of an incident with at least one alert: that of its first alert of the gravest demand."""
+def incident_kind(alerts: Iterable[AlertFact]) -> IncidentKind:
+    """The kind of an incident with at least one alert, by its first alert of the gravest demand."""
     decided = sorted(alerts, key=lambda alert: alert.log_position)
     gravest = max(decided, key=lambda alert: _DEMANDS.index(alert.demand) if alert.demand in _DEMANDS else -1)
-    return Likeness(gravest.alert_kind, gravest.demand, gravest.exercise)
+    return IncidentKind(gravest.alert_kind, gravest.demand, gravest.exercise)
 
 
 def first_times(spans: Sequence[TraceSpan]) -> dict[str, int]:
@@ -71,11 +71,11 @@ def first_times(spans: Sequence[TraceSpan]) -> dict[str, int]:
     return times
 
 
-def compared(likeness_of_all: Likeness, incidents: Sequence[dict[str, int]]) -> LikeIncidents:
+def compared(shared_kind: IncidentKind, incidents: Sequence[dict[str, int]]) -> LikeIncidents:
     """Medians of the `first_times` of like incidents."""
     by_name: dict[str, list[int]] = {}
     for times in incidents:
         for name, after_us in times.items():
             by_name.setdefault(name, []).append(after_us)
-    medians = {name: TypicalTime(int(percentile(values, 50)), len(values)) for name, values in by_name.items()}
-    return LikeIncidents(likeness_of_all, len(incidents), medians)
+    medians = {name: MedianTime(int(percentile(values, 50)), len(values)) for name, values in by_name.items()}
+    return LikeIncidents(shared_kind, len(incidents), medians)

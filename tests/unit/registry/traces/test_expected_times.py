@@ -9,10 +9,10 @@ from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids
 from services.registry.traces import translate
-from services.registry.traces.domain.expected import ExpectedStep, ExpectedTime, Outcome, expected_times
+from services.registry.traces.domain.expected import AwaitedOutcome, AwaitedTime, ExpectedStep, expected_times
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, spans_of
-from services.registry.traces.domain.typical import TypicalTime, compared, first_times, likeness
+from services.registry.traces.domain.typical import MedianTime, compared, first_times, incident_kind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -45,7 +45,7 @@ def outcomes(*steps: StepFact) -> dict[str, str]:
     return {expected.expectation.name: expected.outcome.name for expected in expected_times(INCIDENT, steps)}
 
 
-def found(expectation: ExpectedStep, *steps: StepFact) -> ExpectedTime:
+def found(expectation: ExpectedStep, *steps: StepFact) -> AwaitedTime:
     (expected,) = [each for each in expected_times(INCIDENT, steps) if each.expectation is expectation]
     return expected
 
@@ -76,12 +76,12 @@ def test_an_answer_after_an_escalation_is_late_although_the_next_desk_kept_its_o
     escalated = after(TO_DESK, "ESCALATED", 30, due_us=60 * S, escalation_reason="NOT_ACKNOWLEDGED")
     accepted = after(escalated, "ACKNOWLEDGED", 45)
     answer = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, escalated, accepted)
-    assert (answer.outcome, answer.due_us, answer.met_us) == (Outcome.LATE, 30 * S, 45 * S)
+    assert (answer.outcome, answer.due_us, answer.met_us) == (AwaitedOutcome.LATE, 30 * S, 45 * S)
     assert answer.missed_span_ids == [span_id(escalated)] and answer.met_span_id == span_id(accepted)
     repeated = after(escalated, "ESCALATED", 60, due_us=120 * S)
     over = after(repeated, "STOOD_DOWN", 90)
     unanswered = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, escalated, repeated, over)
-    assert unanswered.outcome is Outcome.MISSED and unanswered.missed_span_ids == [
+    assert unanswered.outcome is AwaitedOutcome.MISSED and unanswered.missed_span_ids == [
         span_id(escalated),
         span_id(repeated),
     ]
@@ -90,7 +90,7 @@ def test_an_answer_after_an_escalation_is_late_although_the_next_desk_kept_its_o
 def test_an_escalation_before_the_published_deadline_shows_that_the_leg_waited_for_less_time() -> None:
     in_a_race = after(TO_DESK, "ESCALATED", 10, due_us=20 * S, escalation_reason="NOT_ACKNOWLEDGED")
     answer = found(ExpectedStep.PERSON_ANSWERS, TO_DESK, in_a_race, after(in_a_race, "ACKNOWLEDGED", 12))
-    assert (answer.outcome, answer.due_us) == (Outcome.LATE, 10 * S)
+    assert (answer.outcome, answer.due_us) == (AwaitedOutcome.LATE, 10 * S)
 
 
 def test_a_machine_that_is_silent_is_missed_and_the_next_unit_has_a_time_of_its_own_for_its_answer() -> None:
@@ -129,8 +129,8 @@ def test_a_warning_is_due_at_its_gateway_and_its_receipt_half_a_minute_after_the
     unreached = after(delivered, "ACKNOWLEDGED", 31, flag="NO_RECEIPT")
     reached = after(unreached, "ACKNOWLEDGED", 50, flag="REACHED")
     receipt = found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached)
-    assert receipt.outcome is Outcome.MISSED and receipt.missed_span_ids == [span_id(unreached)]
-    assert found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached, reached).outcome is Outcome.LATE
+    assert receipt.outcome is AwaitedOutcome.MISSED and receipt.missed_span_ids == [span_id(unreached)]
+    assert found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached, reached).outcome is AwaitedOutcome.LATE
     repeated = after(WARNED, "ESCALATED", 10, due_us=20 * S, escalation_reason="NOT_ACKNOWLEDGED")
     assert found(ExpectedStep.PERSON_WARNED, WARNED, repeated).missed_span_ids == [span_id(repeated)]
 
@@ -138,9 +138,9 @@ def test_a_warning_is_due_at_its_gateway_and_its_receipt_half_a_minute_after_the
 def test_a_leg_that_is_missed_is_marked_and_a_contact_with_the_wearer_has_no_expected_times() -> None:
     alone = after(TO_DESK, "OFFERED", 10, due_us=30 * S, absent=("probation",))
     missed = found(ExpectedStep.OTHER_LEG_ACTS, TO_DESK, alone)
-    assert missed.outcome is Outcome.MISSED and missed.missed_span_ids == [span_id(alone)]
+    assert missed.outcome is AwaitedOutcome.MISSED and missed.missed_span_ids == [span_id(alone)]
     back = after(alone, "OFFERED", 15, due_us=30 * S, absent=())
-    assert found(ExpectedStep.OTHER_LEG_ACTS, TO_DESK, alone, back).outcome is Outcome.LATE
+    assert found(ExpectedStep.OTHER_LEG_ACTS, TO_DESK, alone, back).outcome is AwaitedOutcome.LATE
     assert expected_times(INCIDENT, [replace(TO_DESK, contact="CONTACT_SENT")]) == []
 
 
@@ -173,14 +173,14 @@ def test_a_step_of_the_stream_has_the_deadline_of_its_leg_and_a_warnings_receipt
 
 def test_like_incidents_have_the_same_deciding_alert_and_give_the_median_of_each_first_step() -> None:
     warned = replace(ENTERED, alert_id="alert-0", sequence=5, demand="WARN")
-    assert likeness([warned, ENTERED]) == likeness([ENTERED]) != likeness([warned])
-    assert likeness([replace(ENTERED, exercise="DRILL")]) != likeness([ENTERED])
+    assert incident_kind([warned, ENTERED]) == incident_kind([ENTERED]) != incident_kind([warned])
+    assert incident_kind([replace(ENTERED, exercise="DRILL")]) != incident_kind([ENTERED])
     accepted = after(TO_DESK, "ACKNOWLEDGED", 4)
     times = first_times(spans_of(INCIDENT, [ENTERED], [TO_DESK, accepted, after(accepted, "OFFERED", 60, offer=3)]))
     assert times == {"police offered": 0, "police accepted": 4 * S}
     like = compared(
-        likeness([ENTERED]), [times, {"police offered": 10, "police accepted": 8 * S}, {"police offered": 20}]
+        incident_kind([ENTERED]), [times, {"police offered": 10, "police accepted": 8 * S}, {"police offered": 20}]
     )
     assert like.incidents == 3
-    assert like.times == {"police offered": TypicalTime(10, 3), "police accepted": TypicalTime(4 * S, 2)}
-    assert compared(likeness([ENTERED]), []).times == {}
+    assert like.times == {"police offered": MedianTime(10, 3), "police accepted": MedianTime(4 * S, 2)}
+    assert compared(incident_kind([ENTERED]), []).times == {}
