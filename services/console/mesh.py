@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc.aio
+from tandem.registry.v1.finding_pb2_grpc import FindingServiceStub
 
 from services.common.rpc import client, server
 from services.common.rpc.certificates import spiffe_id
@@ -48,6 +49,7 @@ class MeshClient:
         registry: RegistryServiceStub,
         traces: TraceServiceStub,
         *,
+        findings: FindingServiceStub,
         notices: NoticeServiceStub,
         match_reviews: MatchReviewServiceStub,
         ingest: IngestServiceStub,
@@ -59,6 +61,7 @@ class MeshClient:
         self.clock = settings.clock
         self.registry = registry
         self.traces = traces
+        self.findings = findings
         self.notices = notices
         self.match_reviews = match_reviews
         self.ingest = ingest
@@ -116,6 +119,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             settings=settings,
             registry=RegistryServiceStub(registry),
             traces=TraceServiceStub(registry),
+            findings=FindingServiceStub(registry),
             notices=NoticeServiceStub(registry),
             match_reviews=MatchReviewServiceStub(registry),
             ingest=IngestServiceStub(ingest),

@@ -38,6 +38,9 @@ from services.registry.disclosure.service import Disclosures
 from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercises.api import ExerciseServicer
 from services.registry.exercises.service import Exercises
+from services.registry.findings.api import SERVICE_NAME as FINDING_SERVICE_NAME
+from services.registry.findings.api import FindingServicer
+from services.registry.findings.service import FindingWatch, ReviewFindings
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import open_signer
 from services.registry.metrics import RegistryMetrics
@@ -73,6 +76,7 @@ from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
+    finding_pb2_grpc,
     match_review_pb2_grpc,
     notice_pb2_grpc,
     presence_unit_pb2_grpc,
@@ -118,6 +122,7 @@ async def main(settings: RegistrySettings) -> None:
         exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
         wearing = WearingService(transactions, cases, disclosures, clock=log_meta.clock)
         cctv = CctvRequests(transactions, disclosures, clock=log_meta.clock)
+        findings = ReviewFindings(transactions, log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             records = RegistryServicer(
@@ -141,6 +146,8 @@ async def main(settings: RegistrySettings) -> None:
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
             cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)
+            finding_servicer = FindingServicer(findings, log_meta.clock)
+            finding_pb2_grpc.add_FindingServiceServicer_to_server(finding_servicer, server)
             match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(
                 MatchReviewServicer(ReviewReading(disclosures, vault, log_meta.clock), reviews), server
             )
@@ -155,6 +162,7 @@ async def main(settings: RegistrySettings) -> None:
             NOTICE_SERVICE_NAME,
             TAG_RECORD_SERVICE_NAME,
             CCTV_SERVICE_NAME,
+            FINDING_SERVICE_NAME,
             MATCH_REVIEW_SERVICE_NAME,
         )
         readiness = Readiness()
@@ -188,6 +196,7 @@ async def main(settings: RegistrySettings) -> None:
                     reviews.run(),
                     reconciliation.run(),
                     CctvWatch(cctv, metrics.cctv_overdue).run(),
+                    FindingWatch(findings, metrics.findings_overdue).run(),
                     consume_disclosures(
                         bus,
                         disclosures,

@@ -72,6 +72,11 @@ class RegistryMetrics:
             ["after"],
             registry=registry,
         )
+        self.findings_overdue = Gauge(
+            "tandem_registry_findings_overdue",
+            "Findings of reviewers that are open after their last day",
+            registry=registry,
+        )
         self._put_off_messages = Gauge(
             "tandem_registry_put_off_messages",
             "Messages that wait for record work, by stream and work",

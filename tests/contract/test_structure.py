@@ -24,6 +24,7 @@ PURE_MODULES = {
     *("fields", "geometry", "ids", "percentiles", "times"),
     *(
         "messaging.flow",
+        "observability.lateness",
         "observability.spans",
         "observability.trace_ids",
         "privacy.grounds",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -18,7 +18,37 @@ class SpanLike(Protocol):
         """Id of the parent span. Empty for a root."""
 
 
+class TimedSpan(Protocol):
+    """A span with its service, end and details."""
+
+    @property
+    def service(self) -> str:
+        """Service that the span is of."""
+
+    @property
+    def end_us(self) -> int:
+        """End, microseconds."""
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """Details."""
+
+
 S = TypeVar("S", bound=SpanLike)
+_AMENDED = "ACCOUNT_AMENDED"
+
+
+def last_step_us(spans: Iterable[TimedSpan]) -> int:
+    """End of an incident's response: of its last step or alert, microseconds. A later amendment of its account doesn't count.
+
+    An account may be amended hours after the response, by reports that were buffered. Bars to that scale would show nothing.
+    """
+    ends = [(_is_of_response(span), span.end_us) for span in spans]
+    return max((end_us for of_response, end_us in ends if of_response), default=max(end_us for _, end_us in ends))
+
+
+def _is_of_response(span: TimedSpan) -> bool:
+    return span.service.startswith("dispatch-") or span.attributes.get("kind", _AMENDED) != _AMENDED
 
 
 def in_order(spans: Sequence[S], roots: Collection[str] = ("",)) -> list[tuple[S, int]]:

@@ -12,7 +12,7 @@ export default defineConfig({
     modulePreload: false,
     cssCodeSplit: false,
     chunkSizeWarningLimit: 2_000,
-    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts" }, output: names, checks: { pluginTimings: false } },
+    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts", waterfall: "src/waterfall.ts" }, output: names, checks: { pluginTimings: false } },
   },
   worker: { format: "es", rolldownOptions: { output: { ...names, entryFileNames: "map-worker.js" }, checks: { pluginTimings: false } } },
 });

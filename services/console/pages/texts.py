@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.statistics_texts import STATISTICS_TEXTS
+from services.console.pages.review_texts import REVIEW_TEXTS
 
 LANGUAGES = ("ko", "en")
 
@@ -14,6 +15,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
     **STATISTICS_TEXTS,
+    **REVIEW_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
@@ -341,6 +343,12 @@ ISLAND = (
     *("take", "taken", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
     *("source_GNSS", "source_WIFI", "source_CELL"),
+    *(
+        "was_due",
+        "units_none",
+        "late_by",
+        *(key for key in REVIEW_TEXTS if key.startswith("expected_") and key[9:].isupper()),
+    ),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *(key for key in TEXTS if (key.isupper() and key not in STATISTICS_TEXTS) or key.startswith("flag_")),

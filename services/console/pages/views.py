@@ -25,6 +25,7 @@ from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
+from services.console.review.findings import FindingPages
 from services.console.review.views import IncidentPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
@@ -57,6 +58,7 @@ class Pages:
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
+        self._findings = FindingPages(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
@@ -73,6 +75,7 @@ class Pages:
             guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
             *self._answers.routes(),
+            *self._findings.routes(),
             guard.get("/search", VIEWERS, self.search),
             *self._statistics.routes(),
             *self._match_reviews.routes(),

@@ -49,6 +49,10 @@ def replay(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
             }
             for track in copy.tracks
         ],
+        "units": [
+            {"unit": unit.unit_id, "points": [[at.time_ms, at.lon_deg, at.lat_deg] for at in unit.points]}
+            for unit in copy.units
+        ],
         "places": [place for case in copy.cases for place in _places(case)],
         "rings": sorted({ring.radius_m for case in copy.cases for ring in case.rings}),
         "alerts": [

@@ -10,32 +10,26 @@ import grpc.aio
 from aiohttp import web
 
 from services.common import fields
+from services.common.observability.lateness import late_spans
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import LEGAL_BASES, RecordKind
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import board, desk, explaining, waterfall
-from services.console.domain.board import IncidentCard
 from services.console.domain.people import DESKS, VIEWERS, Role
-from services.console.domain.waterfall import TraceSpan
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
 from services.console.pages import assets
+from services.console.review import incident_findings
+from services.console.review import trace as traces
 from services.console.review import translate as translate_evidence
 from services.console.review.refusals import AnswerRefusal
 from services.console.settings import ConsoleSettings
 from tandem.common.v1 import notice_pb2 as common_notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
-from tandem.registry.v1 import disclosure_pb2, notice_pb2, trace_pb2
+from tandem.registry.v1 import disclosure_pb2, notice_pb2
 
-_NO_TRACE = (
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
-)
-_NO_GROUNDS = (*_NO_TRACE, grpc.StatusCode.UNIMPLEMENTED)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 
 
@@ -71,9 +65,14 @@ class IncidentPages:
         """Shows an incident with its replay and decisions. The leg records the legal grounds before it answers."""
         incident_id = id_of(ask)
         request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
-        answer = await self._mesh.leg_of(ask.user.role).evidence.ReadEvidence(
-            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
-        )
+        try:
+            answer = await self._mesh.leg_of(ask.user.role).evidence.ReadEvidence(
+                request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return await self.show(ask, has_copy=False, status=404)
         return await self.show(ask, answer)
 
     async def download(self, ask: Ask) -> web.StreamResponse:
@@ -94,18 +93,30 @@ class IncidentPages:
         )
 
     async def show(
-        self, ask: Ask, copy: evidence_pb2.ReadEvidenceResponse | None = None, refusal: AnswerRefusal | None = None
+        self,
+        ask: Ask,
+        copy: evidence_pb2.ReadEvidenceResponse | None = None,
+        refusal: AnswerRefusal | None = None,
+        *,
+        has_copy: bool = True,
+        wrong_finding: str = "",
+        status: int = 200,
     ) -> web.StreamResponse:
-        """Shows the current page of an incident, with the given evidence, or with the reason why an answer was refused."""
+        """Shows the current page of an incident, with the given evidence, or with the reason why an answer or finding was refused.
+
+        Without `has_copy` it says that the leg has no copy of the evidence, and shows what is left: answers and trace.
+        """
         incident_id = id_of(ask)
-        card = await self._read_incident(ask, incident_id)
+        incident = await self._read_incident(ask, incident_id)
+        card = translate.incident(incident)
         page: dict[str, Any] = assets.island(ask, self._settings.tiles)
-        trace = await self._read_trace(ask, incident_id)
-        spans = translate.spans(trace) if trace else []
+        trace = await traces.read(self._mesh, ask, incident)
+        subjects = {to.assignment_id: to.subject_id for to in card.assignments}
         decisions: list[dict[str, Any]] = []
         if copy is not None:
             page["replay"] = translate_evidence.replay(copy)
-            page["steps"] = self._steps(card, spans)
+            page["steps"] = traces.replay_steps(self._mesh, card, trace)
+            page["late"] = traces.replay_late(self._mesh, subjects, trace.expected)
             tracks = translate_evidence.tracks(copy)
             for alert in translate_evidence.alerts(copy):
                 alert["sides"] = explaining.sides(tracks, alert["sequence"], alert["decided"])
@@ -114,7 +125,7 @@ class IncidentPages:
         return assets.page(
             ask,
             "incident.html",
-            status=refusal.status if refusal else 200,
+            status=refusal.status if refusal else status,
             path=f"/incidents/{incident_id}",  # an answer's own address can't be read by GET
             page=page,
             card=card,
@@ -127,46 +138,25 @@ class IncidentPages:
             max_reason=desk.MAX_REASON,
             max_note=desk.MAX_NOTE,
             refusal=refusal,
-            steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
+            steps={leg: waterfall.steps(trace.spans, leg) for leg in board.LEGS},
+            late=late_spans(trace.expected),
             step_name=waterfall.step_name,
-            rows=waterfall.rows(spans, trace.trace_id) if trace else [],
-            case_versions=waterfall.case_versions(spans, trace.trace_id) if trace else [],
-            subjects={to.assignment_id: to.subject_id for to in card.assignments},
-            is_cut=trace.is_cut if trace else False,
-            uses=waterfall.uses(spans),
+            trace=trace,
+            case_versions=waterfall.case_versions(trace.spans, trace.trace_id),
+            subjects=subjects,
+            uses=waterfall.uses(trace.spans),
+            findings=await incident_findings.of_incident(self._mesh, ask, incident_id),
+            new_finding_id=incident_findings.new_finding_id(),
+            wrong_finding=wrong_finding,
             grounds=await self._read_grounds(ask, board.shown(card)["orders"]),
             evidence=copy,
+            has_copy=has_copy,
             rules=translate_evidence.rules(copy) if copy is not None else {},
             decisions=decisions,
             bases=_bases(ask.user.role),
             purposes=PURPOSES,
             chosen=ask.form,
         )
-
-    def _steps(self, incident_card: IncidentCard, spans: list[TraceSpan]) -> list[dict[str, Any]]:
-        """Returns the states of each destination with their times, and its unit. The states are from the trace, else from the list."""
-        moves = waterfall.moves(spans)
-        steps = []
-        for to in incident_card.assignments:
-            listed = ((to.offered_ms, "OFFERED"), (to.acknowledged_ms, "ACKNOWLEDGED"))
-            traced = [[self._mesh.clock.to_mesh_ms(us // 1000), state] for us, state in moves.get(to.assignment_id, ())]
-            states = traced or [[at_ms, state] for at_ms, state in listed if at_ms is not None]
-            steps.append({"leg": to.leg, "subject": to.subject_id, "unit": to.unit_id, "states": states})
-        return steps
-
-    async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
-        """Returns the trace as far as the user may see it; None if there is no trace, or while the registry is unavailable."""
-        try:
-            return await self._mesh.traces.GetTrace(
-                trace_pb2.GetTraceRequest(incident_id=incident_id),
-                metadata=self._mesh.identity(ask.user),
-                timeout=UNARY_DEADLINE_S,
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in _NO_TRACE:
-                raise
-            logger().info("no_trace", incident_id=incident_id, code=error.code().name)
-            return None
 
     async def _read_grounds(self, ask: Ask, order_ids: Sequence[str]) -> list[tuple[str, ShownGround]]:
         """Returns the grounds of the orders; none for an order that the registry doesn't know, or while it is unavailable."""
@@ -179,7 +169,7 @@ class IncidentPages:
                     timeout=UNARY_DEADLINE_S,
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _NO_GROUNDS:
+                if error.code() not in traces.NO_TRACE:
                     raise
                 logger().info("no_grounds", order_id=order_id, code=error.code().name)
                 continue
@@ -188,14 +178,14 @@ class IncidentPages:
                 grounds.append((order_id, ShownGround(article, found.order_over)))
         return grounds
 
-    async def _read_incident(self, ask: Ask, incident_id: str) -> IncidentCard:
+    async def _read_incident(self, ask: Ask, incident_id: str) -> dispatch_pb2.Incident:
         request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)
         answer = await self._mesh.leg_of(ask.user.role).dispatch.ListIncidents(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
         if not answer.incidents:
             raise web.HTTPNotFound(text="404: the user's leg has no such incident")
-        return translate.incident(answer.incidents[0])
+        return answer.incidents[0]
 
 
 def id_of(ask: Ask) -> str:

@@ -49,7 +49,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import Choice
+from services.dispatch.domain.roster import READY_S, Choice
 
 
 class AssignmentState(IntEnum):
@@ -174,6 +174,13 @@ class Assignment:
     def unit_id(self) -> str:
         """The unit that has the offer or has accepted the assignment; empty if no unit has."""
         return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
+
+    @property
+    def arrival_due_ms(self) -> int | None:
+        """When the unit is expected at the destination, mesh time; None without a unit or an estimate of its travel time."""
+        if self.asked_ms is None or self.choice is None or not self.choice.unit_id or self.choice.travel_s is None:
+            return None
+        return self.asked_ms + 1000 * (READY_S + self.choice.travel_s)
 
     @property
     def losing(self) -> bool:

@@ -18,7 +18,7 @@ from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Escalated, Event, Raced, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.race import Approach
-from services.dispatch.domain.roster import Choice, Trip
+from services.dispatch.domain.roster import READY_S, Choice, Trip
 
 ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
 """States of an accepted assignment before its unit arrives."""
@@ -145,7 +145,7 @@ def _raced(
     )
     if losing and wearer_s is not None:
         best = _best(incident, assignment, situation)
-        if best and best.unit_id != assignment.unit_id and (best.travel_s or 0) + race.READY_S < wearer_s:
+        if best and best.unit_id != assignment.unit_id and (best.travel_s or 0) + READY_S < wearer_s:
             yield _offered(assignment, best, EscalationReason.RACE_LOST, situation=situation)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import Advice
+from services.dispatch.domain.roster import READY_S
 
 FOOT_MPS = 1.5
 """Pace of a brisk walk, metres per second."""
@@ -25,8 +26,6 @@ RECEDES_M = 50.0
 """Growth of the distance, metres, during such a movement, from which the wearer counts as going away. Then there is no race."""
 ARRIVES_S = 307
 """Assumed travel time of a unit without an estimate, seconds: police arrive 5 min 7 s after the call on average."""
-READY_S = 60
-"""Assumed time from an offer or its acceptance until the unit is on the way, seconds."""
 SOON_S = 30
 """Assumed remaining time of a unit that has been on the way for longer than its travel time, seconds."""
 MARGIN_S = 60

@@ -80,6 +80,10 @@ class UnitReport:
         return self.position
 
 
+READY_S = 60
+"""Assumed time from an offer or its acceptance until the unit is on the way, seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Travel:
     """Travel time of a unit to a destination, seconds, with its source."""

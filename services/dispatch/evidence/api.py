@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -22,6 +23,8 @@ from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.evidence.reading import EvidenceReading
 from services.dispatch.leg.api import admit
+from services.dispatch.leg.store import Store
+from services.dispatch.roster import tracks
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
 from tandem.registry.v1 import disclosure_pb2
@@ -34,8 +37,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: Leg, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
-        self._leg, self._clock, self._disclosures = leg, clock, disclosures
+    def __init__(self, leg: Leg, clock: MeshClock, *, store: Store) -> None:
+        self._leg, self._clock, self._store = leg, clock, store
+        self._disclosures = EvidenceDisclosures(leg, store)
         self._bus: Bus | None = None
         self._reading: EvidenceReading | None = None
 
@@ -50,7 +54,10 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         evidence = await self._disclosed(
             "read", request.incident_id, request.grounds, within_s=reading.COLLECTED_WITHIN_S
         )
-        return await asyncio.to_thread(view.view, evidence, self._clock)
+        response = await asyncio.to_thread(view.view, evidence, self._clock)
+        units = await self._store.reading_history(partial(tracks.tracks, incident_id=request.incident_id))
+        response.units.extend(view.unit_tracks(units))
+        return response
 
     async def DownloadEvidence(
         self, request: evidence_pb2.DownloadEvidenceRequest, context: Context

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.dispatch.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
 from services.dispatch.evidence.redaction import entry_of
+from services.dispatch.roster.tracks import UnitPosition
 from tandem.common.v1 import alert_pb2, log_pb2, presence_pb2
-from tandem.dispatch.v1 import evidence_pb2
+from tandem.dispatch.v1 import evidence_pb2, unit_track_pb2
 
 
 def view(evidence: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse:
@@ -40,6 +41,20 @@ def view(evidence: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceRespo
     measures = (alert_pb2.Measure.FromString(record.data) for record in evidence.of(flow.MEASURES.name))
     response.measures.extend(measure for measure in measures if measure.alert_id in known)
     return response
+
+
+def unit_tracks(units: Mapping[str, Sequence[UnitPosition]]) -> list[unit_track_pb2.UnitTrack]:
+    """Converts the positions of units, by unit id, to messages."""
+    return [
+        unit_track_pb2.UnitTrack(
+            unit_id=unit_id,
+            points=[
+                unit_track_pb2.UnitTrackPoint(time_ms=at.at_ms, lat_deg=at.point.lat_deg, lon_deg=at.point.lon_deg)
+                for at in positions
+            ],
+        )
+        for unit_id, positions in units.items()
+    ]
 
 
 def _add_points(

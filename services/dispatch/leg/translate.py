@@ -37,7 +37,7 @@ facts about units and targets. A unit's travel time reveals the protected person
 _TIMES = tuple(
     field.name.removesuffix("_at")
     for field in dispatch_pb2.Assignment.DESCRIPTOR.fields
-    if field.name.endswith("_at") and field.message_type is Timestamp.DESCRIPTOR
+    if field.name.endswith("_at") and field.name != "arrival_due_at" and field.message_type is Timestamp.DESCRIPTOR
 )
 """Times of an assignment: the message's `x_at` is the domain's `x_ms`."""
 REASON_MAX_CHARS = 200
@@ -252,6 +252,8 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         ms: int | None = getattr(assignment, f"{name}_ms")
         if ms is not None:
             getattr(message, f"{name}_at").CopyFrom(times.to_timestamp(ms))
+    if (arrival_ms := assignment.arrival_due_ms) is not None:
+        message.arrival_due_at.CopyFrom(times.to_timestamp(arrival_ms))
     contacts.add_contact(message, assignment)
     if assignment.flag is not None:
         message.person_flag.CopyFrom(_flag(assignment.flag))

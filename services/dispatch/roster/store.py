@@ -12,7 +12,8 @@ from services.common.rpc.errors import Conflict, NotFound
 from services.common.storage.db import insert_by_dialect
 from services.dispatch.domain.roster import Office, RosterOutcome, Status, Unit, UnitReport, decide_put, decide_report
 from services.dispatch.leg.tables import metadata
-from services.dispatch.roster import translate
+from services.dispatch.roster import tracks, translate
+from services.dispatch.roster.tracks import UnitPosition
 from tandem.dispatch.v1 import dispatch_pb2
 
 _roster = sa.Table(
@@ -121,7 +122,8 @@ def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> R
     row = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).first()
     if row is None or translate.stored_unit(row.payload).removed:
         raise NotFound(f"the roster has no unit {unit_id}")
-    outcome, merged = decide_report(_report(row), given)
+    before = _report(row)
+    outcome, merged = decide_report(before, given)
     if outcome is RosterOutcome.STORED:
         position = merged.position
         values = {
@@ -133,6 +135,8 @@ def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> R
             "changed": _next_version(connection),
         }
         connection.execute(sa.update(_units).where(_units.c.unit_id == unit_id).values(values))
+        # The last position before the assignment is noted too: it says where the unit set out.
+        tracks.note(connection, unit_id, [at for report in (before, merged) if (at := _position(report))])
     return outcome
 
 
@@ -155,6 +159,12 @@ def _next_version(connection: sa.Connection) -> int:
     next_version = version(connection) + 1
     connection.execute(_UPSERT_VERSION[connection.dialect.name], {"id": 1, "version": next_version})
     return next_version
+
+
+def _position(report: UnitReport) -> UnitPosition | None:
+    if report.position is None or report.position_ms is None:
+        return None
+    return UnitPosition(report.position_ms, report.position)
 
 
 def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common import ids
+from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
 from services.dispatch.notices import store as notices
@@ -37,8 +38,6 @@ from services.dispatch.warning.tables import (
 )
 from services.dispatch.warning.translate import WarnableAlert, notified_from_json, notified_to_json
 
-RECEIPT_WITHIN_MS = 30_000
-"""Time after which the police are notified of a warning without a receipt, milliseconds of mesh time."""
 TTL_MS = 600_000
 """Time after which a channel that hasn't accepted a message gives up, milliseconds of mesh time."""
 

@@ -14,7 +14,7 @@ from services.common.rpc.identity import Role
 from services.registry.traces import translate
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
 from services.registry.traces.service import Traces
-from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
+from tandem.registry.v1 import expected_time_pb2, trace_pb2, trace_pb2_grpc
 
 SERVICE_NAME = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
 
@@ -36,8 +36,18 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
         self, request: trace_pb2.GetTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> trace_pb2.GetTraceResponse:
         incident_id = fields.required_id("incident_id", request.incident_id)
-        spans, is_cut = await self._traces.read(incident_id)
-        shown = shown_to(_VIEWERS[server.caller().role], spans)
+        incident = await self._traces.read(incident_id)
+        viewer = _VIEWERS[server.caller().role]
+        expected = [time for time in incident.expected_times() if viewer in time.shows]
         return trace_pb2.GetTraceResponse(
-            trace_id=trace_ids.trace_id_of(incident_id), spans=translate.spans_to_proto(shown), is_cut=is_cut
+            trace_id=trace_ids.trace_id_of(incident_id),
+            spans=translate.spans_to_proto(shown_to(viewer, incident.spans())),
+            is_cut=incident.is_cut,
+            expected_times=translate.expected_to_proto(expected),
         )
+
+    async def CompareTrace(
+        self, request: expected_time_pb2.CompareTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> expected_time_pb2.CompareTraceResponse:
+        incident_id = fields.required_id("incident_id", request.incident_id)
+        return translate.like_to_proto(await self._traces.compare(incident_id, _VIEWERS[server.caller().role]))

@@ -16,7 +16,7 @@ from services.registry.disclosure.domain import Deed
 from services.registry.ledger.tables import ledger
 from services.registry.repository import Repository
 from services.registry.traces.domain import facts
-from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
+from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact
 from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
 _BATCH = (RowTarget(trace_facts, changing=()), RowTarget(trace_positions, changing=("log_id", "sequence", "trail")))
@@ -25,6 +25,11 @@ MAX_FACTS = 5_000
 
 MAX_USES = 5_000
 """Maximum number of uses of personal data per trace; later ones are omitted. The ledger has all of them."""
+
+MAX_COMPARED = 50
+"""Maximum number of like incidents that a trace is compared with."""
+_MAX_ALERTS = 2_000
+"""Number of newest alerts among which like incidents are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,25 @@ class TraceRepository(Repository):
         mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
         rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]
+
+    async def newest_alerts(self) -> dict[str, list[AlertFact]]:
+        """The newest alerts of all incidents by incident id, the newest incident first."""
+        newest = sa.select(trace_facts.c.incident_id, trace_facts.c.fact).where(trace_facts.c.fact_id.like("alert/%"))
+        by_incident: dict[str, list[AlertFact]] = {}
+        for row in await self._rows(newest.order_by(trace_facts.c.at_us.desc()).limit(_MAX_ALERTS)):
+            fact = facts.of_json(row.fact)
+            if isinstance(fact, AlertFact):
+                by_incident.setdefault(row.incident_id, []).append(fact)
+        return by_incident
+
+    async def facts_of_all(self, incident_ids: Collection[str]) -> dict[str, list[Fact]]:
+        """Stored facts of several incidents by incident id, the earliest of each first, at most 4 * MAX_FACTS in all."""
+        theirs = sa.select(trace_facts.c.incident_id, trace_facts.c.fact)
+        theirs = theirs.where(trace_facts.c.incident_id.in_(list(incident_ids)))
+        by_incident: dict[str, list[Fact]] = {}
+        for row in await self._rows(theirs.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(4 * MAX_FACTS)):
+            by_incident.setdefault(row.incident_id, []).append(facts.of_json(row.fact))
+        return {id_: own for id_, own in by_incident.items() if any(isinstance(fact, AlertFact) for fact in own)}
 
     async def versions_of(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[CaseVersion]]:
         """Versions of cases by case id, in the order in which they were made."""

@@ -7,14 +7,17 @@ from typing import Any
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging import stored
 from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
+from services.registry.traces.domain.expected import AwaitedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
+from services.registry.traces.domain.typical import LikeIncidents
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import contact_pb2, dispatch_pb2
-from tandem.registry.v1 import trace_pb2
+from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
 _DECIDED_DIGITS_MAX = 16
 """Maximum number of digits of a time in microseconds, enough until the year 2286. No evaluator sends a longer header."""
@@ -76,8 +79,17 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
         contact=_name(contact_pb2.ContactState, assignment.contact.state) if assignment.HasField("contact") else "",
         flag=_name(dispatch_pb2.WarningFlag, assignment.person_flag.flag) if assignment.HasField("person_flag") else "",
         task=_name(notice_pb2.Task, assignment.task) if assignment.task else "",
+        receipt_due_us=_receipt_due_us(step, clock),
     )
     return assignment.incident_id, fact
+
+
+def _receipt_due_us(step: dispatch_pb2.Step, clock: MeshClock) -> int | None:
+    """Until when the warning leg awaits a receipt of the warning that it offers; None for any other step."""
+    assignment = step.assignment
+    if assignment.leg != alert_pb2.WARNING or assignment.state != dispatch_pb2.OFFERED:
+        return None
+    return clock.to_wall_us(times.from_timestamp(step.at) + RECEIPT_WITHIN_MS)
 
 
 def _name(enum: Any, value: int) -> str:
@@ -102,3 +114,36 @@ def spans_to_proto(spans: Iterable[TraceSpan]) -> list[trace_pb2.Span]:
         )
         for span in spans
     ]
+
+
+def expected_to_proto(expected_times: Iterable[AwaitedTime]) -> list[expected_time_pb2.ExpectedTime]:
+    """Expected times as messages for the response."""
+    return [
+        expected_time_pb2.ExpectedTime(
+            expectation=expected_time_pb2.Expectation.ValueType(expected.expectation.value),
+            outcome=expected_time_pb2.ExpectationOutcome.ValueType(expected.outcome.value),
+            leg=expected.leg,
+            assignment_id=expected.assignment_id,
+            since_us=expected.since_us,
+            due_us=expected.due_us,
+            met_us=expected.met_us,
+            since_span_id=expected.since_span_id,
+            met_span_id=expected.met_span_id,
+            missed_span_ids=expected.missed_span_ids,
+        )
+        for expected in expected_times
+    ]
+
+
+def like_to_proto(like: LikeIncidents) -> expected_time_pb2.CompareTraceResponse:
+    """Median times of like incidents as the response."""
+    return expected_time_pb2.CompareTraceResponse(
+        kind=like.kind,
+        demand=like.demand,
+        exercise=like.exercise,
+        incidents=like.incidents,
+        times=[
+            expected_time_pb2.TypicalTime(name=name, median_us=time.median_us, incidents=time.incidents)
+            for name, time in sorted(like.times.items(), key=lambda item: item[1].median_us)
+        ],
+    )

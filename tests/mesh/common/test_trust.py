@@ -258,6 +258,7 @@ def test_the_check_of_roles_covers_all_services() -> None:
         "tandem.registry.v1.ExerciseService",
         "tandem.registry.v1.TagRecordService",
         "tandem.registry.v1.CctvService",
+        "tandem.registry.v1.FindingService",
         "tandem.registry.v1.MatchReviewService",
         "tandem.registry.v1.NoticeService",
         "tandem.registry.v1.PresenceUnitService",

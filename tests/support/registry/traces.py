@@ -21,27 +21,42 @@ from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh
 INCIDENT = "incident-1"
 
 
-async def step(bus: Bus, number: int, state: dispatch_pb2.AssignmentState.ValueType, **more: Any) -> None:
+async def step(
+    bus: Bus,
+    number: int,
+    state: dispatch_pb2.AssignmentState.ValueType,
+    *,
+    incident_id: str = INCIDENT,
+    **more: Any,
+) -> None:
     """A step of the police leg, as its outbox publishes it."""
     assignment = dispatch_pb2.Assignment(
-        assignment_id="assign-1", incident_id=INCIDENT, leg=alert_pb2.POLICE, state=state, **more
+        assignment_id=f"assign-{incident_id}", incident_id=incident_id, leg=alert_pb2.POLICE, state=state, **more
     )
     message = dispatch_pb2.Step(
-        step_id=f"step-{number}", at=times.to_timestamp(wall_us() // 1000 + 1), number=number, assignment=assignment
+        step_id=f"step-{incident_id}-{number}",
+        at=times.to_timestamp(wall_us() // 1000 + 1),
+        number=number,
+        assignment=assignment,
     )
-    subject = flow.incident_subject("police", INCIDENT)
+    subject = flow.incident_subject("police", incident_id)
     await bus.publish_until_stored(subject, message.SerializeToString(), msg_id=message.step_id)
 
 
 async def trace_of(registry: RegistryMesh, spans: int) -> list[trace_pb2.Span]:
-    """The trace of the incident, once it has at least `spans` spans."""
+    """The spans of the incident's trace, once it has at least `spans`."""
+    return list((await whole_trace(registry, INCIDENT, spans)).spans)
+
+
+async def whole_trace(registry: RegistryMesh, incident_id: str, spans: int) -> trace_pb2.GetTraceResponse:
+    """The trace of an incident, once it has at least `spans` spans."""
     await registry.service.ready(registry.address)
     async with rpc.channel(registry.address) as channel, asyncio.timeout(WITHIN_S):
         stub = trace_pb2_grpc.TraceServiceStub(channel)
         while True:
             try:
                 answer = await stub.GetTrace(
-                    trace_pb2.GetTraceRequest(incident_id=INCIDENT),
+                    trace_pb2.GetTraceRequest(incident_id=incident_id),
                     metadata=rpc.bearer("spiffe://tandem/reviewer/kim", SECRET),
                     timeout=rpc.UNARY_DEADLINE_S,
                 )
@@ -49,7 +64,7 @@ async def trace_of(registry: RegistryMesh, spans: int) -> list[trace_pb2.Span]:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
             else:
-                assert answer.trace_id == trace_ids.trace_id_of(INCIDENT)
+                assert answer.trace_id == trace_ids.trace_id_of(incident_id)
                 if len(answer.spans) >= spans:
-                    return list(answer.spans)
+                    return answer
             await asyncio.sleep(0.05)

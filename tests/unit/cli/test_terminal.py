@@ -37,7 +37,8 @@ def test_a_trace_escapes_text_from_the_registry() -> None:
     root.attributes.update({"incident_id": EVIL, "who": EVIL, "stored": EVIL})
     trace = trace_pb2.GetTraceResponse(trace_id="t", spans=[root])
     for width in (400, 80):  # as a table, and as lines
-        check(printed(*waterfall.views(trace, SafeConsole(width=width))))
+        selection = waterfall.Selection(details=True)
+        check(printed(*waterfall.views(waterfall.TraceView(trace), SafeConsole(width=width), selection)))
 
 
 def test_incidents_escape_text_from_the_legs() -> None:

@@ -1,23 +1,40 @@
-"""`tandem trace`: show the steps of an incident in order, with their durations."""
+"""`tandem trace`: show the steps of an incident in order, with their durations and the times that were due."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import grpc.aio
 import typer
 import uvloop
 from google.protobuf import json_format
 
 from services.cli import arguments, waterfall
-from services.cli.calls import call
+from services.cli.calls import call, may_succeed_later
 from services.cli.failure import FAILED, CommandFailed
 from services.cli.simulate import outcome
 from services.cli.simulate.actors import REVIEWER
+from services.cli.simulate.outcome import AGENCIES
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import for_results
-from tandem.registry.v1 import trace_pb2
+from services.cli.waterfall import DECISION, Selection, TraceView
+from services.common.clock import wall_us
+from services.common.observability.expected_times import expected_times
+from services.common.rpc.server import UNARY_DEADLINE_S
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.registry.v1 import expected_time_pb2, trace_pb2
+
+
+class TracePart(StrEnum):
+    """TracePart of a trace."""
+
+    DECISION = DECISION
+    PROBATION = "probation"
+    POLICE = "police"
+    WARNING = "warning"
 
 
 def trace(
@@ -25,25 +42,70 @@ def trace(
         str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; default: the newest.")
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    *,
+    leg: Annotated[
+        list[TracePart] | None, typer.Option(help="Show only this part; may be given several times.")
+    ] = None,
+    late: Annotated[bool, typer.Option("--late", help="Show only steps that came too late, or not at all.")] = False,
+    depth: Annotated[int | None, typer.Option(help="Fold the steps below this level; 0 is the root.", min=0)] = None,
+    from_s: Annotated[float, typer.Option(help="Show the time from here on, seconds after the start.", min=0)] = 0.0,
+    until_s: Annotated[float | None, typer.Option(help="Show the time until here, seconds after the start.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Show ids and messages on a narrow terminal too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show an incident's trace, from the deciding report to the answers of both legs."""
+    """Show an incident's trace, from the deciding report to the answers of both legs, and what was late."""
     if incident_id:
         arguments.required_id("INCIDENT", incident_id)
-    response = uvloop.run(_read(mesh.load(folder), incident_id))
+    if until_s is not None and until_s <= from_s:
+        raise typer.BadParameter(
+            "must be greater than --from-s (example: --from-s 5 --until-s 20)", param_hint="--until-s"
+        )
+    shown = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
-        print(json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None))
-    else:
-        console = for_results()
-        console.print(*waterfall.views(response, console), sep="\n")
+        print(json_format.MessageToJson(shown.trace, preserving_proto_field_name=True, indent=None))
+        return
+    console = for_results()
+    selection = Selection(
+        legs=[part.value for part in leg or ()],
+        late_only=late,
+        depth=depth,
+        from_s=from_s,
+        until_s=until_s,
+        details=details,
+    )
+    console.print(*waterfall.views(shown, console, selection), sep="\n")
 
 
-async def _read(running: MeshConnection, incident_id: str) -> trace_pb2.GetTraceResponse:
+async def _read(running: MeshConnection, incident_id: str) -> TraceView:
     async with mesh.connect(running) as clients:
         if not incident_id:
             known = await outcome.read(clients)
             if not known:
                 raise CommandFailed("no incidents", FAILED)
             incident_id = known[-1].incident_id
+        me = clients.identity(REVIEWER)
         request = trace_pb2.GetTraceRequest(incident_id=incident_id)
-        return await call(clients.traces.GetTrace, request, clients.identity(REVIEWER))
+        answer: trace_pb2.GetTraceResponse = await call(clients.traces.GetTrace, request, me)
+        compare = expected_time_pb2.CompareTraceRequest(incident_id=incident_id)
+        like: expected_time_pb2.CompareTraceResponse = await call(clients.traces.CompareTrace, compare, me)
+        assignments, silent = await _assignments(clients, incident_id)
+    expected = expected_times(answer, assignments, clients.clock, now_us=wall_us())
+    return TraceView(answer, expected, like, silent=silent)
+
+
+async def _assignments(clients: Clients, incident_id: str) -> tuple[list[dispatch_pb2.Assignment], list[str]]:
+    """The assignments of both agencies, and the legs that don't answer. Each leg knows the travel times of its own units alone."""
+    found: list[dispatch_pb2.Assignment] = []
+    silent: list[str] = []
+    request, me = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id), clients.identity(REVIEWER)
+    for leg in AGENCIES:
+        try:
+            answer = await clients.dispatch[leg].ListIncidents(request, metadata=me, timeout=UNARY_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if not may_succeed_later(error):
+                raise
+            silent.append(leg)
+            continue
+        own = (assignment for incident in answer.incidents for assignment in incident.assignments)
+        found += [assignment for assignment in own if assignment.HasField("arrival_due_at")]
+    return found, silent

@@ -27,8 +27,15 @@ interface Place {
   line?: LonLat[];
 }
 
+/** A unit of the own leg, with the positions that it reported: time in milliseconds, longitude, latitude. */
+interface Unit {
+  unit: string;
+  points: [number, number, number][];
+}
+
 interface Replay {
   tracks: Track[];
+  units: Unit[];
   places: Place[];
   rings: number[];
   alerts: { at: number; kind: string; ring: number }[];
@@ -43,32 +50,73 @@ interface Step {
   states: [number, string][];
 }
 
+/** A step that came too late, or not at all. */
+interface LateStep {
+  /** Key of its text. */
+  name: string;
+  leg: string;
+  subject: string;
+  due: number;
+  /** When it came; null where it didn't. */
+  met: number | null;
+}
+
 interface ReplayPage extends Page {
   replay: Replay;
   steps: Step[];
+  late: LateStep[];
+}
+
+/** A mark on the time line. */
+interface Mark {
+  at: number;
+  sort: "alert" | "step" | "late";
+  text: string;
 }
 
 const STEPS = 1_000;
+/** Duration of a replay at the speed `fit`, in ms. */
 const PLAYED_MS = 12_000;
 /** Largest radius of a ring that the first view shows completely, in m. */
 const RING_SHOWN_M = 3_000;
 
 const page = readPage<ReplayPage>();
-const { tracks, places, rings, alerts } = page.replay;
+const { tracks, units, places, rings, alerts } = page.replay;
 const text = (key: string): string => page.texts[key] ?? key;
-for (const track of tracks) track.points.sort((a, b) => a[0] - b[0]);
+for (const track of [...tracks, ...units]) track.points.sort((a, b) => a[0] - b[0]);
 const moments = new Map(tracks.map((track) => [track, track.points.map((at) => at[0])]));
 
 const [fromMs, untilMs] = span(
   [...moments.values()].flat(),
-  alerts.map((alert) => alert.at),
+  // An account may be amended hours later, by reports that were buffered. The replay ends with the response all the same.
+  alerts.filter((alert) => alert.kind !== "ACCOUNT_AMENDED").map((alert) => alert.at),
   page.steps.flatMap((step) => step.states.map(([since]) => since)),
 );
 const slider = byId<HTMLInputElement>("slider");
+const speed = byId<HTMLSelectElement>("speed");
 let map: MapLibre | undefined;
+/** Time that is shown. The slider is coarser than a replay in real time needs. */
+let shownMs = alerts.length ? Math.min(...alerts.map((alert) => alert.at)) : fromMs;
 
-function moment(): number {
-  return fromMs + ((untilMs - fromMs) * Number(slider.value)) / STEPS;
+const marks: Mark[] = [
+  ...alerts.map((alert): Mark => ({ at: alert.at, sort: "alert", text: `${text(alert.kind)}${alert.ring ? ` ${alert.ring} m` : ""}` })),
+  ...page.steps.flatMap((step) => step.states.map(([at, state]): Mark => ({ at, sort: "step", text: `${text(step.leg)} → ${step.subject}: ${text(state)}` }))),
+  ...page.late.map((late): Mark => ({ at: late.due, sort: "late", text: lateText(late) })),
+].sort((a, b) => a.at - b.at);
+
+function lateText(late: LateStep): string {
+  return `${text(late.leg)} → ${late.subject}: ${text(late.name)} ${text("was_due")}`;
+}
+
+/** Returns where a time is on the slider. */
+function valueOf(at: number): number {
+  return ((Math.min(at, untilMs) - fromMs) / (untilMs - fromMs)) * STEPS;
+}
+
+function show(at: number): void {
+  shownMs = Math.max(fromMs, Math.min(untilMs, at));
+  slider.value = String(valueOf(shownMs));
+  draw();
 }
 
 function known(track: Track, at: number): Point | undefined {
@@ -115,11 +163,28 @@ function features(at: number): Feature[] {
   return found;
 }
 
+function unitFeatures(at: number): Feature[] {
+  return units.flatMap((unit) => {
+    const way = unit.points.filter((point) => point[0] <= at);
+    const now = way.at(-1);
+    if (!now) return [];
+    const line = feature("unit-way", "", { type: "LineString", coordinates: way.map((point) => [point[1], point[2]]) });
+    return [...(way.length > 1 ? [line] : []), feature("unit", `${text("unit")} ${unit.unit}`, { type: "Point", coordinates: [now[1], now[2]] })];
+  });
+}
+
+function unitLines(at: number): string[] {
+  return units.flatMap((unit) => {
+    const now = unit.points.filter((point) => point[0] <= at).at(-1);
+    return now ? [`${text("unit")} ${unit.unit}: ${((at - now[0]) / 1000).toFixed(0)} s`] : [];
+  });
+}
+
 function draw(): void {
-  const at = moment();
+  const at = shownMs;
   byId("moment").textContent = timeOfDay(at);
   slider.setAttribute("aria-valuetext", timeOfDay(at));
-  map?.getSource<GeoJSONSource>("replay")?.setData({ type: "FeatureCollection", features: features(at) });
+  map?.getSource<GeoJSONSource>("replay")?.setData({ type: "FeatureCollection", features: [...features(at), ...unitFeatures(at)] });
   const lines: string[] = [];
   for (const track of tracks) {
     const now = known(track, at);
@@ -130,17 +195,55 @@ function draw(): void {
     const near = places.map((place) => Math.max(0, distanceM([now[1], now[2]], middle(place)) - (place.radius ?? 0)));
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }
+  lines.push(...unitLines(at));
   for (const step of page.steps) {
     const state = step.states.filter(([since]) => since <= at).at(-1);
     const unit = step.unit ? ` (${text("unit")} ${step.unit})` : "";
     if (state) lines.push(`${text(step.leg)} → ${step.subject}${unit}: ${text(state[1])}`);
   }
+  const overdue = page.late.filter((late) => late.due <= at && (late.met === null || late.met > at)).map(lateText);
   const last = alerts.filter((alert) => alert.at <= at).at(-1);
   if (last) lines.push(`${timeOfDay(last.at)} ${text(last.kind)}${last.ring ? ` ${last.ring} m` : ""}`);
-  byId("state-at").replaceChildren(...lines.map((line) => make("li", {}, line)));
+  byId("state-at").replaceChildren(...lines.map((line) => make("li", {}, line)), ...overdue.map((line) => make("li", { class: "bad" }, line)));
+  const past = lastBefore(marks.map((mark) => mark.at), at);
+  for (const [n, item] of [...byId("events").children].entries()) item.toggleAttribute("aria-current", n === past);
+  byId("now").setAttribute("x1", String(valueOf(at)));
+  byId("now").setAttribute("x2", String(valueOf(at)));
 }
 
-slider.addEventListener("input", draw);
+slider.addEventListener("input", () => {
+  shownMs = fromMs + ((untilMs - fromMs) * Number(slider.value)) / STEPS;
+  draw();
+});
+
+function drawMarks(): void {
+  const svg = byId("marks");
+  const line = (attributes: Record<string, string>): SVGElement => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    svg.append(made);
+    return made;
+  };
+  for (const mark of marks) {
+    const x = String(valueOf(mark.at));
+    const made = line({ class: `mark mark-${mark.sort}`, x1: x, x2: x, y1: "2", y2: "20" });
+    made.addEventListener("click", () => show(mark.at));
+    const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+    title.textContent = `${timeOfDay(mark.at)} ${mark.text}`;
+    made.append(title);
+  }
+  line({ id: "now", class: "mark-now", x1: "0", x2: "0", y1: "0", y2: "22" });
+  byId("events").replaceChildren(
+    ...marks.map((mark) => {
+      const button = make("button", { type: "button", class: `plain event-${mark.sort}` }, `${timeOfDay(mark.at)} ${mark.text}`);
+      button.addEventListener("click", () => show(mark.at));
+      return make("li", {}, button);
+    }),
+  );
+}
+
+byId("event-before").addEventListener("click", () => show(marks.findLast((mark) => mark.at < shownMs)?.at ?? fromMs));
+byId("event-after").addEventListener("click", () => show(marks.find((mark) => mark.at > shownMs)?.at ?? untilMs));
 
 let playing: number | undefined;
 const play = byId<HTMLButtonElement>("play");
@@ -153,20 +256,20 @@ function stop(): void {
 
 play.addEventListener("click", () => {
   if (playing !== undefined) return stop();
-  if (Number(slider.value) >= STEPS) slider.value = "0";
-  const beganAt = performance.now();
-  const began = Number(slider.value);
+  if (shownMs >= untilMs) show(fromMs);
+  let beforeMs = performance.now();
   play.textContent = text("pause");
-  const step = (at: number): void => {
-    slider.value = String(Math.min(STEPS, began + ((at - beganAt) / PLAYED_MS) * STEPS));
-    draw();
-    if (Number(slider.value) >= STEPS) stop();
+  const step = (now: number): void => {
+    const factor = speed.value === "fit" ? (untilMs - fromMs) / PLAYED_MS : Number(speed.value);
+    show(shownMs + (now - beforeMs) * factor);
+    beforeMs = now;
+    if (shownMs >= untilMs) stop();
     else playing = requestAnimationFrame(step);
   };
   playing = requestAnimationFrame(step);
 });
 
-const COLOR = ["match", ["get", "sort"], ["wearer", "wearer-way", "wearer-accuracy"], "#c0392b", "ring", "#8a5a00", "#0b6e4f"] as never;
+const COLOR = ["match", ["get", "sort"], ["wearer", "wearer-way", "wearer-accuracy"], "#c0392b", "ring", "#8a5a00", ["unit", "unit-way"], "#0b4f9e", "#0b6e4f"] as never;
 
 void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
   opened.addSource("replay", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
@@ -174,13 +277,13 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
   opened.addLayer({ id: "areas", type: "fill", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "fill-color": COLOR, "fill-opacity": 0.2 } });
   opened.addLayer({ id: "rings", type: "line", source: "replay", filter: only("ring"), paint: { "line-color": COLOR, "line-width": 1.5, "line-dasharray": [4, 3] } });
   opened.addLayer({ id: "edges", type: "line", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "line-color": COLOR, "line-width": 1 } });
-  opened.addLayer({ id: "ways", type: "line", source: "replay", filter: only("wearer-way", "protected-way"), paint: { "line-color": COLOR, "line-width": 3 } });
-  opened.addLayer({ id: "dots", type: "circle", source: "replay", filter: only("wearer", "protected"), paint: { "circle-color": COLOR, "circle-radius": 7, "circle-stroke-color": "#ffffff", "circle-stroke-width": 2 } });
+  opened.addLayer({ id: "ways", type: "line", source: "replay", filter: only("wearer-way", "protected-way", "unit-way"), paint: { "line-color": COLOR, "line-width": 3 } });
+  opened.addLayer({ id: "dots", type: "circle", source: "replay", filter: only("wearer", "protected", "unit"), paint: { "circle-color": COLOR, "circle-radius": 7, "circle-stroke-color": "#ffffff", "circle-stroke-width": 2 } });
   opened.addLayer({
     id: "names",
     type: "symbol",
     source: "replay",
-    filter: only("wearer", "protected"),
+    filter: only("wearer", "protected", "unit"),
     layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
     paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });
@@ -198,10 +301,12 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     const seen = track.points.filter((at) => at[0] >= fromMs && at[0] <= untilMs);
     for (const at of before ? [before, ...seen] : seen) bounds.extend([at[1], at[2]]);
   }
+  for (const unit of units) for (const at of unit.points) bounds.extend([at[1], at[2]]);
   const shown = Math.max(0, ...rings.filter((ring) => ring <= RING_SHOWN_M));
   for (const place of places) for (const at of disc(middle(place), shown)) bounds.extend(at);
   if (!bounds.isEmpty()) opened.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
   map = opened;
   draw();
 });
-draw();
+drawMarks();
+show(shownMs);

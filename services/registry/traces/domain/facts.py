@@ -104,6 +104,9 @@ class StepFact:
     contact: str = ""
     """State of the first contact with the wearer; empty in an assignment for which somebody may have to go."""
 
+    receipt_due_us: int | None = None
+    """Warning leg's offer: until when a receipt of the warning is awaited; None in any other step."""
+
     def same_as(self, other: StepFact) -> bool:
         """Whether both steps leave the assignment in the same state, as far as the facts show."""
         return (self.state, self.received, self.offer, self.due_us, self.contact) == (

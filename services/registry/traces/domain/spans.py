@@ -21,7 +21,8 @@ from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUs
 REVIEWER, OPERATOR = "reviewer", "operator"
 EVERYBODY = frozenset({"probation", "police", REVIEWER, OPERATOR})
 """Viewers of a trace: the desk of each agency, named by its leg, the reviewers, and the operators."""
-_SEE_ALL = frozenset({REVIEWER, OPERATOR})
+SEE_ALL = frozenset({REVIEWER, OPERATOR})
+"""Viewers who see the steps of each desk."""
 
 STEP_NAME_OF_STATE = {
     "NOTIFIED": "told",
@@ -40,14 +41,17 @@ STEP_NAME_OF_STATE = {
 """Name of a step by the state that it leads to. Any other state is shown by its own name."""
 _DELIVERED = "delivered"
 """Name of the step when a gateway has accepted a warning."""
-_OFFERS = frozenset({"NOTIFIED", "OFFERED"})
+OFFERS = frozenset({"NOTIFIED", "OFFERED"})
+"""States that an alert leads to."""
+WARNING = "warning"
+"""Name of the leg that warns protected persons."""
 _AMENDED = "ACCOUNT_AMENDED"
 _OVER = "STOOD_DOWN"
 _NOTED = "noted"
 """Name of a step that has no meaning for other legs; its content stays within the leg."""
-_MOVES = frozenset({"DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
+MOVES = frozenset({"DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
 """States that the other agency's desk doesn't see: the police's travel time reveals how far away the protected person is."""
-_SEE_PERSON_FLAG = frozenset({"police", REVIEWER})
+SEE_PERSON_FLAG = frozenset({"police", REVIEWER})
 """Viewers who see that a protected person wasn't reached or is under duress. The warning leg shows this to the same viewers."""
 
 
@@ -175,7 +179,7 @@ class _SpanBuilder:
     def _decision(self, alerts: Sequence[AlertFact]) -> list[TraceSpan]:
         first = alerts[0]
         entry = f"LOG_{first.partition}#{first.sequence}"
-        shows = _SEE_ALL.union(*(alert.legs for alert in alerts))
+        shows = SEE_ALL.union(*(alert.legs for alert in alerts))
         spans, parent_id, since_us = [], self._root_id, first.entry_us
         if first.received_us is not None:
             sent = trace_ids.parsed(first.sender)
@@ -223,7 +227,7 @@ class _SpanBuilder:
                 "checked_by": ", ".join(alert.checked_by),
             }
             times_us = (since_us, alert.published_us)
-            legs = _SEE_ALL.union(alert.legs, alert.checked_by)
+            legs = SEE_ALL.union(alert.legs, alert.checked_by)
             spans.append(
                 self._span(
                     ("alert", alert.alert_id),
@@ -248,7 +252,7 @@ class _SpanBuilder:
             before: StepFact | None = None
             for step in sorted(assignment_steps, key=lambda step: step.number):
                 step_name, shows = _name_and_viewers(step, before)
-                offers = step.state in _OFFERS and step_name == STEP_NAME_OF_STATE[step.state]
+                offers = step.state in OFFERS and step_name == STEP_NAME_OF_STATE[step.state]
                 parent_id = offer_id
                 if offers or not offer_id or step_name == STEP_NAME_OF_STATE[_OVER]:
                     parent_id, alert_us = self._leading_alert(step)
@@ -342,9 +346,9 @@ def _about_use(use: DataUse) -> dict[str, str]:
 
 def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, frozenset[str]]:
     """Name of a step and its viewers, from the change that the step made to its assignment."""
-    own_desk = _SEE_ALL | {step.leg}
+    own_desk = SEE_ALL | {step.leg}
     if before and step.flag != before.flag:
-        return step.flag.lower().replace("_", " ") or _NOTED, _SEE_PERSON_FLAG
+        return step.flag.lower().replace("_", " ") or _NOTED, SEE_PERSON_FLAG
     if before and step.absent != before.absent:
         missing = sorted(set(step.absent) - set(before.absent))
         back = sorted(set(before.absent) - set(step.absent))
@@ -353,15 +357,15 @@ def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, fro
         return f"first contact: {step.contact.removeprefix('CONTACT_').lower().replace('_', ' ')}", EVERYBODY
     if before and before.same_as(step):
         return _NOTED, own_desk
-    if _is_receipt(step, before):
+    if is_receipt(step, before):
         return "received by the desk", EVERYBODY
-    if step.leg == "warning" and step.state == "ACKNOWLEDGED":
+    if step.leg == WARNING and step.state == "ACKNOWLEDGED":
         return _DELIVERED, EVERYBODY
     step_name = STEP_NAME_OF_STATE.get(step.state, step.state.lower().replace("_", " "))
-    return step_name, EVERYBODY if step.state not in _MOVES else own_desk
+    return step_name, EVERYBODY if step.state not in MOVES else own_desk
 
 
-def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
+def is_receipt(step: StepFact, before: StepFact | None) -> bool:
     """Whether a step only records that the desk's client received an offer.
 
     An assignment stays received while it is escalated to the same desk. So a step that changes the state or the offer is the
@@ -370,7 +374,7 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
     if not step.received:
         return False
     if before is None:
-        return step.state in _OFFERS
+        return step.state in OFFERS
     return not before.received and (before.state, before.offer) == (step.state, step.offer)
 
 

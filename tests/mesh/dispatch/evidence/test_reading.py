@@ -8,16 +8,20 @@ from pathlib import Path
 import grpc
 import pytest
 
+from services.common import times
+from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.dispatch.evidence import reading, retention
 from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from services.dispatch.settings import DispatchSettings
-from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, evidence_pb2_grpc
+from tandem.common.v1 import geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, evidence_pb2_grpc, roster_pb2
 from tandem.registry.v1 import disclosure_pb2
 from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import DESKS, PATIENCE_S, SECRET, RunningLeg, alert, publish, running, settings
+from tests.support.dispatch.roster_records import office, put, unit
 from tests.support.geofence import log
 
 INCIDENT = "incident-1"
@@ -70,6 +74,46 @@ async def test_an_incident_without_a_copy_is_read_from_the_streams(
         # Retention makes the final copy later, and says so.
         assert not EvidenceFiles(given.evidence).has(INCIDENT, CopyMoment.CLOSED)
         assert metric(leg, "tandem_evidence_put_off") == 1 and metric(leg, "tandem_evidence_put_off_age_seconds") > 0
+
+
+async def test_a_read_has_the_way_of_a_unit_from_where_it_set_out_and_no_other_unit(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    await bus.publish(flow.log_subject(0, "case"), log.case_entry("1").SerializeToString())
+    given = settings("police", nats, tmp_path)
+    async with running(given) as leg, leg.desk.subscription() as steps:
+        await put(leg.desk, [office()], [unit("a1"), unit("a2")])
+
+        async def move(unit_id: str, lat_deg: float) -> int:
+            """Reports the position of a unit, and returns the time of the report."""
+            at_ms = MeshClock().now_ms()
+            where = geometry_pb2.Point(lat_deg=lat_deg, lon_deg=127)
+            await leg.desk.call(
+                "ReportUnit",
+                unit_id=unit_id,
+                status=roster_pb2.AVAILABLE,
+                position=where,
+                at=times.to_timestamp(at_ms),
+            )
+            return at_ms
+
+        before = {unit_id: await move(unit_id, 37.4) for unit_id in ("a1", "a2")}
+        await publish_alert(bus)
+        chosen = (await steps.next(dispatch_pb2.OFFERED)).step.assignment.choice.unit_id
+        (other,) = before.keys() - {chosen}
+        moved = [await move(chosen, 37.45), await move(chosen, 37.5)]
+        await move(other, 37.6)
+        (track,) = (await until_alerts(given, 1)).units
+        assert track.unit_id == chosen
+        assert {point.time_ms: point.lat_deg for point in track.points} == {
+            before[chosen]: 37.4,
+            moved[0]: 37.45,
+            moved[1]: 37.5,
+        }
+        await publish_alert(bus, ends=True)
+        await steps.next(dispatch_pb2.STOOD_DOWN)
+        await move(chosen, 37.7)  # the response is over, and where the unit goes from here is nobody's business
+        assert list((await until_alerts(given, 2)).units) == [track]
 
 
 async def test_a_copy_that_was_put_off_is_made_after_a_restart(

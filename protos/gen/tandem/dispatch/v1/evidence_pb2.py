@@ -26,10 +26,11 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb2
 from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
+from tandem.dispatch.v1 import unit_track_pb2 as tandem_dot_dispatch_dot_v1_dot_unit__track__pb2
 from tandem.registry.v1 import disclosure_pb2 as tandem_dot_registry_dot_v1_dot_disclosure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/evidence.proto\x12\x12tandem.dispatch.v1\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\x1a#tandem/registry/v1/disclosure.proto\"X\n\x13ReadEvidenceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"\x8c\x02\n\x14ReadEvidenceResponse\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\x12-\n\x05\x63\x61ses\x18\x03 \x03(\x0b\x32\x1e.tandem.common.v1.CaseSnapshot\x12&\n\x05rules\x18\x04 \x01(\x0b\x32\x17.tandem.common.v1.Rules\x12)\n\x06tracks\x18\x05 \x03(\x0b\x32\x19.tandem.dispatch.v1.Track\x12\'\n\x06\x61lerts\x18\x06 \x03(\x0b\x32\x17.tandem.common.v1.Alert\x12+\n\x08measures\x18\x07 \x03(\x0b\x32\x19.tandem.common.v1.Measure\"q\n\x05Track\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x11\n\tof_wearer\x18\x03 \x01(\x08\x12.\n\x06points\x18\x04 \x03(\x0b\x32\x1e.tandem.dispatch.v1.TrackPoint\"\xab\x01\n\nTrackPoint\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x12\n\narrived_ms\x18\x02 \x01(\x03\x12\x0f\n\x07lat_deg\x18\x03 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x04 \x01(\x01\x12\x12\n\naccuracy_m\x18\x05 \x01(\x01\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSource\"\\\n\x17\x44ownloadEvidenceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"(\n\x18\x44ownloadEvidenceResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xff\x01\n\x0f\x45videnceService\x12n\n\x0cReadEvidence\x12\'.tandem.dispatch.v1.ReadEvidenceRequest\x1a(.tandem.dispatch.v1.ReadEvidenceResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x12|\n\x10\x44ownloadEvidence\x12+.tandem.dispatch.v1.DownloadEvidenceRequest\x1a,.tandem.dispatch.v1.DownloadEvidenceResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/evidence.proto\x12\x12tandem.dispatch.v1\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\x1a#tandem/dispatch/v1/unit_track.proto\x1a#tandem/registry/v1/disclosure.proto\"X\n\x13ReadEvidenceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"\xba\x02\n\x14ReadEvidenceResponse\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\x12-\n\x05\x63\x61ses\x18\x03 \x03(\x0b\x32\x1e.tandem.common.v1.CaseSnapshot\x12&\n\x05rules\x18\x04 \x01(\x0b\x32\x17.tandem.common.v1.Rules\x12)\n\x06tracks\x18\x05 \x03(\x0b\x32\x19.tandem.dispatch.v1.Track\x12\'\n\x06\x61lerts\x18\x06 \x03(\x0b\x32\x17.tandem.common.v1.Alert\x12+\n\x08measures\x18\x07 \x03(\x0b\x32\x19.tandem.common.v1.Measure\x12,\n\x05units\x18\x14 \x03(\x0b\x32\x1d.tandem.dispatch.v1.UnitTrack\"q\n\x05Track\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x11\n\tof_wearer\x18\x03 \x01(\x08\x12.\n\x06points\x18\x04 \x03(\x0b\x32\x1e.tandem.dispatch.v1.TrackPoint\"\xab\x01\n\nTrackPoint\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x12\n\narrived_ms\x18\x02 \x01(\x03\x12\x0f\n\x07lat_deg\x18\x03 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x04 \x01(\x01\x12\x12\n\naccuracy_m\x18\x05 \x01(\x01\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSource\"\\\n\x17\x44ownloadEvidenceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"(\n\x18\x44ownloadEvidenceResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xff\x01\n\x0f\x45videnceService\x12n\n\x0cReadEvidence\x12\'.tandem.dispatch.v1.ReadEvidenceRequest\x1a(.tandem.dispatch.v1.ReadEvidenceResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x12|\n\x10\x44ownloadEvidence\x12+.tandem.dispatch.v1.DownloadEvidenceRequest\x1a,.tandem.dispatch.v1.DownloadEvidenceResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,18 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVIDENCESERVICE'].methods_by_name['ReadEvidence']._serialized_options = b'\212\265\030\003\003\004\007\220\265\030\001'
   _globals['_EVIDENCESERVICE'].methods_by_name['DownloadEvidence']._loaded_options = None
   _globals['_EVIDENCESERVICE'].methods_by_name['DownloadEvidence']._serialized_options = b'\212\265\030\003\003\004\007\220\265\030\001'
-  _globals['_READEVIDENCEREQUEST']._serialized_start=216
-  _globals['_READEVIDENCEREQUEST']._serialized_end=304
-  _globals['_READEVIDENCERESPONSE']._serialized_start=307
-  _globals['_READEVIDENCERESPONSE']._serialized_end=575
-  _globals['_TRACK']._serialized_start=577
-  _globals['_TRACK']._serialized_end=690
-  _globals['_TRACKPOINT']._serialized_start=693
-  _globals['_TRACKPOINT']._serialized_end=864
-  _globals['_DOWNLOADEVIDENCEREQUEST']._serialized_start=866
-  _globals['_DOWNLOADEVIDENCEREQUEST']._serialized_end=958
-  _globals['_DOWNLOADEVIDENCERESPONSE']._serialized_start=960
-  _globals['_DOWNLOADEVIDENCERESPONSE']._serialized_end=1000
-  _globals['_EVIDENCESERVICE']._serialized_start=1003
-  _globals['_EVIDENCESERVICE']._serialized_end=1258
+  _globals['_READEVIDENCEREQUEST']._serialized_start=253
+  _globals['_READEVIDENCEREQUEST']._serialized_end=341
+  _globals['_READEVIDENCERESPONSE']._serialized_start=344
+  _globals['_READEVIDENCERESPONSE']._serialized_end=658
+  _globals['_TRACK']._serialized_start=660
+  _globals['_TRACK']._serialized_end=773
+  _globals['_TRACKPOINT']._serialized_start=776
+  _globals['_TRACKPOINT']._serialized_end=947
+  _globals['_DOWNLOADEVIDENCEREQUEST']._serialized_start=949
+  _globals['_DOWNLOADEVIDENCEREQUEST']._serialized_end=1041
+  _globals['_DOWNLOADEVIDENCERESPONSE']._serialized_start=1043
+  _globals['_DOWNLOADEVIDENCERESPONSE']._serialized_end=1083
+  _globals['_EVIDENCESERVICE']._serialized_start=1086
+  _globals['_EVIDENCESERVICE']._serialized_end=1341
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from tandem.common.v1 import alert_pb2 as _alert_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
 from tandem.common.v1 import presence_pb2 as _presence_pb2
+from tandem.dispatch.v1 import unit_track_pb2 as _unit_track_pb2
 from tandem.registry.v1 import disclosure_pb2 as _disclosure_pb2
 import builtins as _builtins
 import sys
@@ -63,6 +64,7 @@ class ReadEvidenceResponse(_message.Message):
     TRACKS_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """The log still held the complete two hours before the incident."""
     ended: _builtins.bool
@@ -87,6 +89,10 @@ class ReadEvidenceResponse(_message.Message):
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[_alert_pb2.Measure]:
         """Measures of the alerts, unordered. None for probation."""
 
+    @_builtins.property
+    def units(self) -> _containers.RepeatedCompositeFieldContainer[_unit_track_pb2.UnitTrack]:
+        """Positions of this leg's units while they had an assignment of the incident, from the leg's own record."""
+
     def __init__(
         self,
         *,
@@ -97,10 +103,11 @@ class ReadEvidenceResponse(_message.Message):
         tracks: _abc.Iterable[Global___Track] | None = ...,
         alerts: _abc.Iterable[_alert_pb2.Alert] | None = ...,
         measures: _abc.Iterable[_alert_pb2.Measure] | None = ...,
+        units: _abc.Iterable[_unit_track_pb2.UnitTrack] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "cases", b"cases", "ended", b"ended", "measures", b"measures", "rules", b"rules", "tracks", b"tracks", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "cases", b"cases", "ended", b"ended", "measures", b"measures", "rules", b"rules", "tracks", b"tracks", "units", b"units", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from tandem.registry.v1 import expected_time_pb2 as _expected_time_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,6 +50,7 @@ class GetTraceResponse(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
     IS_CUT_FIELD_NUMBER: _builtins.int
+    EXPECTED_TIMES_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
     """W3C id of the incident's trace, 32 hex digits, the same in an OTLP back end and in the services' log lines."""
     is_cut: _builtins.bool
@@ -57,16 +59,21 @@ class GetTraceResponse(_message.Message):
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """Spans, the root first, then by start time. Includes the linked traces of how the orders came into force."""
 
+    @_builtins.property
+    def expected_times(self) -> _containers.RepeatedCompositeFieldContainer[_expected_time_pb2.ExpectedTime]:
+        """When each step of the response was expected and when it came, as far as the caller may see it, in the order of the due times."""
+
     def __init__(
         self,
         *,
         trace_id: _builtins.str = ...,
         spans: _abc.Iterable[Global___Span] | None = ...,
         is_cut: _builtins.bool = ...,
+        expected_times: _abc.Iterable[_expected_time_pb2.ExpectedTime] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_cut", b"is_cut", "spans", b"spans", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_times", b"expected_times", "is_cut", b"is_cut", "spans", b"spans", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

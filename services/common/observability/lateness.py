@@ -1,0 +1,59 @@
+"""Expected times of an incident's steps, and which of its spans show that a step was late. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+ARRIVES = "UNIT_ARRIVES"
+"""Name of the expectation that a unit arrives. The other names are those of tandem.registry.v1.Expectation without their prefix."""
+RECEIPT = "WARNING_RECEIVED"
+
+
+class Outcome(StrEnum):
+    """What became of an expected step: names of tandem.registry.v1.ExpectationOutcome without their prefix."""
+
+    OPEN = "OPEN"
+    IN_TIME = "IN_TIME"
+    LATE = "LATE"
+    MISSED = "MISSED"
+    LIFTED = "LIFTED"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedTime:
+    """When a step was expected and when it came. Times are wall time, microseconds since 1970 UTC."""
+
+    name: str
+    """Name of the expectation, such as PERSON_ANSWERS."""
+    outcome: Outcome
+    leg: str
+    assignment_id: str
+    since_us: int
+    due_us: int
+    met_us: int | None = None
+    since_span_id: str = ""
+    met_span_id: str = ""
+    missed_span_ids: tuple[str, ...] = ()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the step came too late, or didn't come."""
+        return self.outcome in (Outcome.LATE, Outcome.MISSED)
+
+    @property
+    def late_us(self) -> int:
+        """By how much the step came too late; 0 if it came in time, or not at all."""
+        return max(0, self.met_us - self.due_us) if self.met_us is not None else 0
+
+
+def late_spans(expected_times: Iterable[ExpectedTime]) -> Mapping[str, ExpectedTime]:
+    """The late steps by the id of each span that shows one: the escalation or flag that states it, and the step that came too late."""
+    late: dict[str, ExpectedTime] = {}
+    for expected in expected_times:
+        for span_id in expected.missed_span_ids:
+            late.setdefault(span_id, replace(expected, met_us=None))
+        if expected.outcome is Outcome.LATE and expected.met_span_id:
+            late[expected.met_span_id] = expected
+    return late
