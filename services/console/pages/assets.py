@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.common.observability.spans import duration
 from services.console.guard import Ask
+from services.console.pages.theme import chosen_theme
 
 FOLDER = Path(__file__).parents[1]
 STATIC = FOLDER / "static"
@@ -55,6 +56,8 @@ def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Respo
     common = {
         "t": ask.texts,
         "lang": ask.texts.language,
+        "back": ask.request.path_qs,
+        "theme": chosen_theme(ask.request),
         "user": ask.session.user,
         "csrf": ask.csrf,
         "badge": ask.badge,

@@ -18,6 +18,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "search": ("검색·통계", "Search and figures"),
     "devices": ("단말 상태", "Devices"),
     "language": ("English", "한국어"),
+    "to_dark": ("어두운 화면", "Dark"),
+    "to_light": ("밝은 화면", "Light"),
     "sign_in": ("로그인", "Sign in"),
     "sign_out": ("로그아웃", "Sign out"),
     "sign_in_dev": (

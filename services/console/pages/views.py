@@ -21,7 +21,7 @@ from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
-from services.console.pages import assets
+from services.console.pages import assets, theme
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
@@ -67,6 +67,7 @@ class Pages:
             guard.open_get("/static/{name}", assets.static),
             *self._signing_in.routes(),
             guard.open_post("/language", self.language),
+            guard.open_post("/theme", theme.choose_theme),
             guard.get("/", ALL_ROLES, self.live),
             guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
