@@ -58,6 +58,7 @@ class Pages:
         self._answers = Answers(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
+        guard.show_errors(assets.error_page)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -76,7 +77,12 @@ class Pages:
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
+            guard.get("/{unknown:.*}", ALL_ROLES, self.unknown),  # the last: it matches every path
         ]
+
+    async def unknown(self, ask: Ask) -> web.StreamResponse:
+        """Answers an address that is no page. Raises HTTPNotFound."""
+        raise web.HTTPNotFound
 
     async def language(self, ask: Ask) -> web.StreamResponse:
         """Switches to the other language."""
@@ -103,6 +109,7 @@ class Pages:
         with feed.viewed():
             async for id_, message in feed.changes(ask.request.headers.get("Last-Event-ID", "")):
                 if self._guard.is_over(ask.session):
+                    await response.write(b"event: ended\ndata:\n\n")
                     break
                 text = json.dumps(message, separators=(",", ":"))
                 await response.write(f"id: {id_}\ndata: {text}\n\n".encode())

@@ -101,7 +101,7 @@ class IdentityProvider:
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
         now_s = int(time.time())
-        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "4711", "iat": now_s, "exp": now_s + 60}
+        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "4711", "iat": now_s, "exp": now_s + 600}
         claims |= {"nonce": begun["nonce"], **self.person}
         claims = {name: value for name, value in claims.items() if value is not None}
         token = self.make(claims) if self.make else self.signed(claims)
