@@ -187,12 +187,12 @@ class RouteGuard:
         return self._error_page(ask, status, text)
 
     async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
-        self._check_host(request)
+        _check_host(request, self._hosts)
         known, end = await self._session(request)
         session = request[_SESSION] = known or sessions.new_session(None, time.time())
         form: dict[str, str] = {}
         if request.method == "POST":
-            self._check_origin(request)
+            _check_origin(request)
             body = await common_web.body_of(request)
             if request.content_type != "application/x-www-form-urlencoded":
                 raise web.HTTPUnsupportedMediaType(text="415: Content-Type must be application/x-www-form-urlencoded")
@@ -264,21 +264,23 @@ class RouteGuard:
             max_age=sessions.LASTS_S,
         )
 
-    def _check_host(self, request: web.Request) -> None:
-        """Refuses a host name that isn't configured, such as a foreign name that points at this address (DNS rebinding)."""
-        host = request.headers.get("Host", "")
-        if not _HOST.fullmatch(host):
-            raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
-        name = _parts(f"//{host}", "Host").hostname or ""
-        if name not in LOOPBACK and host not in self._hosts:
-            raise web.HTTPMisdirectedRequest(
-                text="421: the console is not served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
-            )
 
-    def _check_origin(self, request: web.Request) -> None:
-        origin = request.headers.get("Origin")
-        if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
-            raise web.HTTPForbidden(text="403: the request was sent from another site (Origin)")
+def _check_host(request: web.Request, hosts: Collection[str]) -> None:
+    """Refuses a host name that isn't configured, such as a foreign name that points at this address (DNS rebinding)."""
+    host = request.headers.get("Host", "")
+    if not _HOST.fullmatch(host):
+        raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
+    name = _parts(f"//{host}", "Host").hostname or ""
+    if name not in LOOPBACK and host not in hosts:
+        raise web.HTTPMisdirectedRequest(
+            text="421: the console is not served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
+        )
+
+
+def _check_origin(request: web.Request) -> None:
+    origin = request.headers.get("Origin")
+    if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
+        raise web.HTTPForbidden(text="403: the request was sent from another site (Origin)")
 
 
 def _parts(address: str, header: str) -> SplitResult:

@@ -43,9 +43,9 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """Opens a browser and closes it at the end."""
-    environment = {**os.environ, "CHROMIUM": CHROMIUM}
+async def browser(trusted_key: str = "") -> AsyncIterator[Browser]:
+    """Opens a browser and closes it at the end. It accepts the certificates of the authority whose key has this hash."""
+    environment = {**os.environ, "CHROMIUM": CHROMIUM, "TRUSTED_KEY": trusted_key}
     process = await asyncio.create_subprocess_exec(
         *("node", "drive.mjs"),
         cwd=HERE,

@@ -80,7 +80,7 @@ class Pages:
             guard.get("/{unknown:.*}", ALL_ROLES, self.unknown),  # the last: it matches every path
         ]
 
-    async def unknown(self, ask: Ask) -> web.StreamResponse:
+    async def unknown(self, _: Ask) -> web.StreamResponse:
         """Answers an address that is no page. Raises HTTPNotFound."""
         raise web.HTTPNotFound
 

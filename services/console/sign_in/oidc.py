@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,8 @@ class Provider:
 
     def __init__(self, issuer: str, client_id: str, client_secret: str) -> None:
         self._issuer, self._client_id, self._client_secret = issuer, client_id, client_secret
+        # aiohttp's own context has the authorities of the time of its import, which may be before SSL_CERT_FILE was set.
+        self._tls = ssl.create_default_context()
 
     async def address(self, redirect_uri: str, state: str, nonce: str, *, verifier: str) -> str:
         """Returns the provider's address to which a browser goes to sign in. Raises ProviderAway.
@@ -134,7 +137,8 @@ class Provider:
                     raise ProviderAway(f"it answered a revocation with status {status}")
 
     def _client(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_S))
+        connector = aiohttp.TCPConnector(ssl=self._tls)
+        return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=WITHIN_S))
 
     async def _document(self, client: aiohttp.ClientSession) -> Mapping[str, Any]:
         url = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
