@@ -59,12 +59,13 @@ class Accounts:
             watched.seen_at_s = time.time()
 
     async def check(self, session: ConsoleSession) -> None:
-        """Checks the account of a session that this process doesn't know; any other is only noted as in use."""
+        """Checks the account of a session that this process doesn't know, or that nobody used for a while; else notes its use."""
         if not (session.account and session.account.refresh_token) or session.session_id in self._ended:
             return
         watched = self._watched.get(session.session_id) or self._watch(session, 0.0)
+        was_idle = self._is_idle(watched, time.time())
         watched.seen_at_s = time.time()
-        if not watched.check_at_s:
+        if was_idle or not watched.check_at_s:
             await self._check(watched)
 
     def end_of(self, session_id: str) -> AccountEnd | None:
@@ -101,10 +102,11 @@ class Accounts:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.time()
-            self._forget_unused(now_s)
+            self._forget_over(now_s)
             async with asyncio.TaskGroup() as tasks:
-                for watched in [each for each in self._watched.values() if each.check_at_s <= now_s]:
-                    tasks.create_task(check(watched))
+                for watched in list(self._watched.values()):
+                    if watched.check_at_s <= now_s and not self._is_idle(watched, now_s):
+                        tasks.create_task(check(watched))
 
     def _watch(self, session: ConsoleSession, check_at_s: float) -> _Watched:
         token = session.account.refresh_token if session.account else ""
@@ -113,13 +115,12 @@ class Accounts:
             self._watched[session.session_id] = watched
         return watched
 
-    def _forget_unused(self, now_s: float) -> None:
-        kept_s = 2 * self._interval_s + RETRY_S
-        self._watched = {
-            id_: watched
-            for id_, watched in self._watched.items()
-            if watched.seen_at_s + kept_s > now_s and watched.session.until_s > now_s
-        }
+    def _is_idle(self, watched: _Watched, now_s: float) -> bool:
+        return watched.seen_at_s + 2 * self._interval_s + RETRY_S <= now_s
+
+    def _forget_over(self, now_s: float) -> None:
+        # An idle session is kept: its refresh token may be newer than the one in its cookie.
+        self._watched = {id_: watched for id_, watched in self._watched.items() if watched.session.until_s > now_s}
         self._ends = {id_: end for id_, end in self._ends.items() if end[1] > now_s}
 
     async def _check(self, watched: _Watched) -> None:
