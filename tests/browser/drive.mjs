@@ -75,7 +75,7 @@ const commands = {
   },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
   // Colour scheme that the browser's user prefers: light or dark.
-  prefer: async ({ page, scheme }) => (await pageOf(page)).emulateMedia({ colorScheme: scheme }),
+  prefer: async ({ page, scheme, language }) => (await pageOf(page, language)).emulateMedia({ colorScheme: scheme }),
   cookies: async ({ page }) => (await pageOf(page)).context().cookies(),
   resize: async ({ page, width, height }) => (await pageOf(page)).setViewportSize({ width, height }),
   shot: async ({ page, path }) => {

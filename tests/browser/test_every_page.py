@@ -130,8 +130,9 @@ async def test_each_page_is_visited() -> None:
 async def test_each_page_is_accessible_fits_and_speaks_its_language(toured: Toured, language: str, theme: str) -> None:
     found: dict[str, list[Any]] = {}
     for page in PAGES:
-        await toured.browser("prefer", page=f"{page.role or 'nobody'}-{language}", scheme=theme)
-        tab = await toured.reach(page, language)
+        tab = f"{page.role or 'nobody'}-{language}"
+        await toured.browser("prefer", page=tab, scheme=theme, language=language)
+        await toured.reach(page, language)
         where = f"{page.role} {page.path} {' '.join(page.clicks)}"
         for width in WIDTHS:
             await toured.browser("resize", page=tab, width=width, height=HEIGHT)

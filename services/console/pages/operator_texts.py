@@ -83,6 +83,10 @@ OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
     "command_remind_wearer": ("피부착자에게 안내", "Tell the wearer to turn round"),
     "command_show_notice": ("알림 표시", "Show a notice"),
     "unknown": ("알 수 없음", "unknown"),
+    "not sent: another asker needs a shorter interval": (
+        "보내지 않음: 더 짧은 주기의 요청이 있음",
+        "Not sent: another asker needs a shorter interval",
+    ),
     "each_s": ("초", " s"),
     "each_min": ("분", " min"),
 }
