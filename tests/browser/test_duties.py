@@ -70,10 +70,12 @@ async def find_the_most_urgent(hands: Hands) -> None:
 
 async def accept_both(hands: Hands) -> None:
     """Both destinations of the own leg are accepted with the keyboard."""
+    own = "#incidents tbody tr:first-child td[data-leg=police]"
     await hands.press("j")
-    for _ in range(2):
-        await hands.press("a")
-    await hands.see("#incidents tbody tr:first-child td[data-leg=police]:not(:has(button.take)) .state-ACKNOWLEDGED")
+    await hands.press("a")
+    await hands.see(f"{own} .state-ACKNOWLEDGED")
+    await hands.press("a")
+    await hands.see(f"{own}:not(:has(button.take))")
 
 
 async def decide_a_review(hands: Hands) -> None:
