@@ -14,8 +14,8 @@ const browser = await chromium.launch({
     ...["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"],
     ...["--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"],
     "--autoplay-policy=no-user-gesture-required",
-    // Hash of the key of a test's authority, whose certificates the browser accepts.
-    ...(process.env.TRUSTED_KEY ? [`--ignore-certificate-errors-spki-list=${process.env.TRUSTED_KEY}`] : []),
+    // Hashes of the keys of a test's certificates, which the browser accepts.
+    ...(process.env.TRUSTED_KEYS ? [`--ignore-certificate-errors-spki-list=${process.env.TRUSTED_KEYS}`] : []),
   ],
 });
 const pages = new Map();

@@ -43,9 +43,9 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser(trusted_key: str = "") -> AsyncIterator[Browser]:
-    """Opens a browser and closes it at the end. It accepts the certificates of the authority whose key has this hash."""
-    environment = {**os.environ, "CHROMIUM": CHROMIUM, "TRUSTED_KEY": trusted_key}
+async def browser(trusted_keys: str = "") -> AsyncIterator[Browser]:
+    """Opens a browser and closes it at the end. It accepts certificates whose keys have these comma-separated hashes."""
+    environment = {**os.environ, "CHROMIUM": CHROMIUM, "TRUSTED_KEYS": trusted_keys}
     process = await asyncio.create_subprocess_exec(
         *("node", "drive.mjs"),
         cwd=HERE,

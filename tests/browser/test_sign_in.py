@@ -111,9 +111,9 @@ class Agency:
         return str((await self.browser("text", page=page, selector=selector))[0])
 
 
-def key_hash(authority: Authority) -> str:
-    """Hash of an authority's public key, as Chromium expects it."""
-    public = x509.load_pem_x509_certificate(authority.cert).public_key()
+def key_hash(cert: Path) -> str:
+    """Hash of a certificate's public key, as Chromium expects it."""
+    public = x509.load_pem_x509_certificate(cert.read_bytes()).public_key()
     encoded = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return base64.b64encode(hashlib.sha256(encoded).digest()).decode()
 
@@ -147,7 +147,8 @@ async def agency(packages: None, tmp_path_factory: pytest.TempPathFactory) -> As
             consoles[client] = await stack.enter_async_context(console_bench(own, settings, authority))
         callbacks = {client: f"{bench.url}/sign-in/callback" for client, bench in consoles.items()}
         provider = await stack.enter_async_context(certified_provider(port, cert, key, callbacks=callbacks))
-        seen = await stack.enter_async_context(browser(key_hash(authority)))
+        pages = [folder / client / "tandem-service-console.pem" for client in CLIENTS]
+        seen = await stack.enter_async_context(browser(",".join(key_hash(path) for path in (cert, *pages))))
         yield Agency(provider, seen, consoles)
 
 

@@ -190,7 +190,7 @@ class Provider:
             exp={"essential": True},
             iat={"essential": True},
             sub={"essential": True},
-            **({} if nonce is None else {"nonce": {"essential": True, "value": nonce}}),
+            nonce={"essential": False} if nonce is None else {"essential": True, "value": nonce},
         )
         try:
             claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
