@@ -99,12 +99,15 @@ class SignedCookies:
     def unseal(self, cookie: str, now_s: float) -> ConsoleSession | None:
         """Returns the session of a cookie; None if the cookie isn't valid or has expired."""
         signed = _read(self._sessions, cookie)
-        if signed is None or int(signed.content["until"]) <= now_s:
+        if signed is None:
             return None
         content = signed.content
+        until_s = int(content.get("until", 0))  # a cookie of a version that kept no end is over
+        if until_s <= now_s:
+            return None
         user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
         account = self._decrypted(content["account"]) if "account" in content else None
-        return ConsoleSession(content["id"], user, int(content["until"]), account)
+        return ConsoleSession(content["id"], user, until_s, account)
 
     def _decrypted(self, secret: str) -> ProviderAccount | None:
         for key in self._encryption_keys:
