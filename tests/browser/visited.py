@@ -26,7 +26,7 @@ PAGES = (
     VisitedPage("police", "/", shows="#incidents tr .demand-RESPOND", shot="console-live-dark-ko"),
     VisitedPage("probation", "/", shows="#incidents tr .demand-RESPOND"),
     VisitedPage("reviewer", "/", shows="#incidents tr .demand-RESPOND"),
-    VisitedPage("police", "/search", shows="#h-found", shot="console-search-dark-ko"),
+    VisitedPage("police", "/search", shows="#h-found"),
     VisitedPage("police", "/incidents/{incident}"),
     VisitedPage("police", "/incidents/{incident}", shows="#state-at li", clicks=("#show-evidence",)),
     VisitedPage("probation", "/incidents/{incident}", shows="#state-at li", clicks=("#show-evidence",)),
