@@ -7,6 +7,9 @@ import { createServer } from "node:https";
 import { createInterface } from "node:readline";
 import { Provider } from "oidc-provider";
 
+// The provider writes its notices to the console; answers alone go to the output.
+for (const kind of ["log", "info", "warn"]) console[kind] = console.error;
+const answer = (result) => process.stdout.write(`${JSON.stringify({ result: result ?? null })}\n`);
 const [port, cert, key, callbacks] = process.argv.slice(2);
 const accounts = new Map(); // claims by account id; a closed account is none
 const seen = { challenges: [], refreshed: 0, revoked: 0 };
@@ -56,9 +59,9 @@ const commands = {
 };
 const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, provider.callback());
 await new Promise((resolve) => server.listen(Number(port), "localhost", resolve));
-console.log(JSON.stringify({ result: "ready" }));
+answer("ready");
 for await (const line of createInterface({ input: process.stdin })) {
   const { command, ...given } = JSON.parse(line);
-  console.log(JSON.stringify({ result: commands[command](given) ?? null }));
+  answer(commands[command](given));
 }
 process.exit(0);

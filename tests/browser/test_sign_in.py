@@ -97,7 +97,7 @@ class Agency:
 
     async def live(self, page: str) -> None:
         """Returns when the page is the live page of a user who is signed in."""
-        await self.browser("wait", page=page, selector="#connection.ok, #connection.wait")
+        await self.browser("wait", page=page, selector="body.live nav a[aria-current]")
 
     async def until_counted(self, what: str, least: int) -> None:
         """Returns when the provider has seen something so many times."""
