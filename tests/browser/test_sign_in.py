@@ -193,7 +193,7 @@ async def test_an_open_live_page_ends_with_its_account_and_says_why(
     await agency.sign_in(end)
     await agency.live(end)
     await agency.provider("account", id="4711", claims=claims)
-    assert await agency.text(end, "#ended") == TEXTS[f"ended_{end}"][ENGLISH]
+    assert await agency.text(end, "#session-ended") == TEXTS[f"ended_{end}"][ENGLISH]
     console = agency.consoles["console"].url
     await agency.browser("open", page=end, url=f"{console}/search")
     assert await agency.browser("text", page=end, selector=".who form[action='/sign-out']") == []
