@@ -176,15 +176,17 @@ class RouteGuard:
         if self._error_page is None or "text/html" not in request.headers.get("Accept", ""):
             return web.Response(status=status, text=text)
         session = request.get(_SESSION) or sessions.new_session(None, time.time())
-        ask = Ask(
+        return self._error_page(self._ask(request, session), status, text)
+
+    def _ask(self, request: web.Request, session: ConsoleSession, form: dict[str, str] | None = None) -> Ask:
+        return Ask(
             request=request,
             session=session,
             texts=Texts(_language(request)),
             csrf=self._cookies.token_of(session),
-            form={},
+            form=form or {},
             badge=self._badge_of(session.user.role) if session.user else None,
         )
-        return self._error_page(ask, status, text)
 
     async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
         _check_host(request, self._hosts)
@@ -207,17 +209,7 @@ class RouteGuard:
             raise web.HTTPUnauthorized(text="401: sign in first")
         if roles is not None and session.user and session.user.role not in roles:
             raise web.HTTPForbidden(text="403: this page is for other roles")
-        texts = Texts(_language(request))
-        response = await page(
-            Ask(
-                request=request,
-                session=session,
-                texts=texts,
-                csrf=self._cookies.token_of(session),
-                form=form,
-                badge=self._badge_of(session.user.role) if session.user else None,
-            )
-        )
+        response = await page(self._ask(request, session, form))
         # An error page begins no session: the browser may have one already, and didn't send its strict cookie along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
         if known and self._accounts and not response.prepared:
