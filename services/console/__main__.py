@@ -22,8 +22,10 @@ from services.console.guard import RouteGuard
 from services.console.live.feed import Feed
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
+from services.console.sign_in.accounts import Accounts
 from services.console.sign_in.ended_sessions import Ended
 from services.console.sign_in.keys import open_keys
+from services.console.sign_in.oidc import Provider
 
 MAX_CONNECTIONS = 500
 
@@ -34,7 +36,8 @@ async def run(settings: ConsoleSettings) -> None:
     keys = open_keys(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
-    guard = RouteGuard(settings, keys, ended)
+    accounts = _accounts(settings, ended)
+    guard = RouteGuard(settings, keys, ended, accounts=accounts)
     roles = [role for role in Role if role in VIEWERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}
@@ -57,7 +60,16 @@ async def run(settings: ConsoleSettings) -> None:
                 degraded=partial(_degraded, feeds),
             ),
         ):
-            await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
+            checks = [accounts.run()] if accounts else []
+            await running.until_stopped(*(feed.run() for feed in feeds.values()), *checks, asyncio.Event().wait())  # type: ignore[arg-type]
+
+
+def _accounts(settings: ConsoleSettings, ended: Ended) -> Accounts | None:
+    """Returns the checks of accounts; None without an identity provider."""
+    if not settings.oidc_issuer:
+        return None
+    provider = Provider(settings.oidc_issuer, settings.oidc_client_id, settings.oidc_client_secret.get_secret_value())
+    return Accounts(provider, settings.oidc_rule, settings.oidc_check_interval_s, ended=ended)
 
 
 def _unready(feeds: Mapping[Role, Feed]) -> str:

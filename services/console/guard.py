@@ -20,12 +20,15 @@ from services.console.pages.texts import LANGUAGES, Texts
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
+from services.console.sign_in.accounts import AccountEnd, Accounts
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.sessions import Attempt, ConsoleSession, SignedCookies
+from services.console.sign_in.sessions import Attempt, ConsoleSession, ProviderAccount, SignedCookies
 
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
 LANGUAGE_COOKIE = "tandem_language"
+_SESSION = "tandem_session"
+"""Key of a request's session in the request."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
@@ -52,16 +55,27 @@ class Ask:
 
 
 Page = Callable[[Ask], Awaitable[web.StreamResponse]]
+ErrorPage = Callable[[Ask, int, str], web.Response]
+"""Makes the page of an error from its status and its text."""
 
 
 class RouteGuard:
     """Makes all routes of the console, each behind access control."""
 
-    def __init__(self, settings: ConsoleSettings, keys: Sequence[bytes], ended: Ended | None = None) -> None:
+    def __init__(
+        self,
+        settings: ConsoleSettings,
+        keys: Sequence[bytes],
+        ended: Ended | None = None,
+        *,
+        accounts: Accounts | None = None,
+    ) -> None:
+        """`accounts` checks accounts with the identity provider; None without one."""
         # Cookies depend on the issuer: a change of the identity provider ends all sessions.
         self._settings, self._cookies = settings, SignedCookies(keys, settings.oidc_issuer)
-        self._ended = ended or Ended()
+        self._ended, self._accounts = ended or Ended(), accounts
         self._badge_of: Callable[[Role], ReviewBadge | None] = lambda _: None
+        self._error_page: ErrorPage | None = None
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
         self._policy = (
@@ -72,6 +86,10 @@ class RouteGuard:
     def show_badges(self, badge_of: Callable[[Role], ReviewBadge | None]) -> None:
         """Sets where each page gets the number of match reviews that wait for a person."""
         self._badge_of = badge_of
+
+    def show_errors(self, error_page: ErrorPage) -> None:
+        """Sets the page that browsers get in place of an error's plain text."""
+        self._error_page = error_page
 
     def get(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
         """Makes the route of a page for these roles."""
@@ -89,17 +107,31 @@ class RouteGuard:
         """Makes the route of a form that anybody may send; it still needs the token of its session."""
         return web.post(path, self._handler(None, page))
 
-    def signed_in(self, user: ConsoleUser | None, response: web.StreamResponse) -> None:
-        """Begins a new session of a user, or an anonymous one."""
-        self._set_cookie(response, sessions.new_session(user, time.time()))
+    def signed_in(
+        self,
+        user: ConsoleUser | None,
+        response: web.StreamResponse,
+        account: ProviderAccount | None = None,
+        *,
+        until_s: int | None = None,
+    ) -> None:
+        """Begins a new session of a user, or an anonymous one. It lasts a shift, or until `until_s` if that is sooner."""
+        session = sessions.new_session(user, time.time(), account=account, until_s=until_s)
+        if self._accounts and user:
+            self._accounts.began(session)
+        self._set_cookie(response, session)
 
     async def signed_out(self, session: ConsoleSession, response: web.StreamResponse) -> None:
         """Ends a session, also for copies of its cookie, and begins an anonymous one in this browser."""
         await self._ended.add(session.session_id, session.until_s)
         self.signed_in(None, response)
+        if self._accounts:
+            await self._accounts.revoke(session)
 
     def is_over(self, session: ConsoleSession) -> bool:
         """Returns whether a session has ended or expired by now, which may be after its request came."""
+        if self._accounts:
+            self._accounts.seen(session)
         return session.session_id in self._ended or session.until_s <= time.time()
 
     def attempt_begun(self, attempt: Attempt, response: web.StreamResponse) -> None:
@@ -129,25 +161,40 @@ class RouteGuard:
             try:
                 response = await self._answer(request, roles, page)
             except web.HTTPException as error:
-                response = error
+                response = error if error.status < 400 else self._failed(request, error.status, error.text or "")
             except grpc.aio.AioRpcError as error:
                 # The service's error text holds no personal data, so it may be shown.
-                response = web.Response(
-                    status=http_status(error.code()), text=f"{error.code().name}: {error.details()}"
-                )
+                response = self._failed(request, http_status(error.code()), f"{error.code().name}: {error.details()}")
             if not response.prepared:
                 self.protect(response)
             return response
 
         return handle
 
+    def _failed(self, request: web.Request, status: int, text: str) -> web.Response:
+        """Makes the answer of an error: a page for a browser, else plain text."""
+        if self._error_page is None or "text/html" not in request.headers.get("Accept", ""):
+            return web.Response(status=status, text=text)
+        session = request.get(_SESSION) or sessions.new_session(None, time.time())
+        return self._error_page(self._ask(request, session), status, text)
+
+    def _ask(self, request: web.Request, session: ConsoleSession, form: dict[str, str] | None = None) -> Ask:
+        return Ask(
+            request=request,
+            session=session,
+            texts=Texts(_language(request)),
+            csrf=self._cookies.token_of(session),
+            form=form or {},
+            badge=self._badge_of(session.user.role) if session.user else None,
+        )
+
     async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
-        self._check_host(request)
-        known = self._session(request)
-        session = known or sessions.new_session(None, time.time())
+        _check_host(request, self._hosts)
+        known, end = await self._session(request)
+        session = request[_SESSION] = known or sessions.new_session(None, time.time())
         form: dict[str, str] = {}
         if request.method == "POST":
-            self._check_origin(request)
+            _check_origin(request)
             body = await common_web.body_of(request)
             if request.content_type != "application/x-www-form-urlencoded":
                 raise web.HTTPUnsupportedMediaType(text="415: Content-Type must be application/x-www-form-urlencoded")
@@ -158,23 +205,17 @@ class RouteGuard:
                 raise web.HTTPForbidden(text="403: this form is of another session: load the page again")
         if roles is not None and session.user is None:
             if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
-                return see_other("/sign-in")
+                return see_other(f"/sign-in?ended={end.value}" if end else "/sign-in")
             raise web.HTTPUnauthorized(text="401: sign in first")
         if roles is not None and session.user and session.user.role not in roles:
             raise web.HTTPForbidden(text="403: this page is for other roles")
-        texts = Texts(_language(request))
-        response = await page(
-            Ask(
-                request=request,
-                session=session,
-                texts=texts,
-                csrf=self._cookies.token_of(session),
-                form=form,
-                badge=self._badge_of(session.user.role) if session.user else None,
-            )
-        )
+        response = await page(self._ask(request, session, form))
         # An error page begins no session: the browser may have one already, and didn't send its strict cookie along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
+        if known and self._accounts and not response.prepared:
+            current = self._accounts.current(known)
+            new = current != known
+            session = current
         if new and sessions.COOKIE not in response.cookies:
             self._set_cookie(response, session)
         return response
@@ -194,13 +235,16 @@ class RouteGuard:
         if self._settings.tls:
             headers["Strict-Transport-Security"] = "max-age=31536000"
 
-    def _session(self, request: web.Request) -> ConsoleSession | None:
+    async def _session(self, request: web.Request) -> tuple[ConsoleSession | None, AccountEnd | None]:
+        """Returns the session of a request; None with the reason if the identity provider ended it."""
         session = self._cookies.unseal(request.cookies.get(sessions.COOKIE, ""), time.time())
+        if session and self._accounts:
+            await self._accounts.check(session)
         if session and self.is_over(session):
-            return None
+            return None, self._accounts.end_of(session.session_id) if self._accounts else None
         if session and session.user and self._settings.console_role not in (None, session.user.role):
-            return None
-        return session
+            return None, None
+        return session, None
 
     def _set_cookie(self, response: web.StreamResponse, session: ConsoleSession) -> None:
         response.set_cookie(
@@ -212,21 +256,23 @@ class RouteGuard:
             max_age=sessions.LASTS_S,
         )
 
-    def _check_host(self, request: web.Request) -> None:
-        """Refuses a host name that isn't configured, such as a foreign name that points at this address (DNS rebinding)."""
-        host = request.headers.get("Host", "")
-        if not _HOST.fullmatch(host):
-            raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
-        name = _parts(f"//{host}", "Host").hostname or ""
-        if name not in LOOPBACK and host not in self._hosts:
-            raise web.HTTPMisdirectedRequest(
-                text="421: the console is not served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
-            )
 
-    def _check_origin(self, request: web.Request) -> None:
-        origin = request.headers.get("Origin")
-        if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
-            raise web.HTTPForbidden(text="403: the request was sent from another site (Origin)")
+def _check_host(request: web.Request, hosts: Collection[str]) -> None:
+    """Refuses a host name that isn't configured, such as a foreign name that points at this address (DNS rebinding)."""
+    host = request.headers.get("Host", "")
+    if not _HOST.fullmatch(host):
+        raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
+    name = _parts(f"//{host}", "Host").hostname or ""
+    if name not in LOOPBACK and host not in hosts:
+        raise web.HTTPMisdirectedRequest(
+            text="421: the console is not served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
+        )
+
+
+def _check_origin(request: web.Request) -> None:
+    origin = request.headers.get("Origin")
+    if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
+        raise web.HTTPForbidden(text="403: the request was sent from another site (Origin)")
 
 
 def _parts(address: str, header: str) -> SplitResult:

@@ -57,6 +57,9 @@ class ConsoleSettings(HttpSettings):
     """Claim of the ID token that gives the role: a text or a list of texts."""
     oidc_name_claim: str = "preferred_username"
     """Claim of the ID token that gives the user's name for the chain and the ledger."""
+    oidc_check_interval_s: int = Field(default=300, ge=1, le=3600)
+    """Interval in s at which the console asks the identity provider whether the account of a session in use is still open and has
+    the same role."""
 
     @property
     def oidc_rule(self) -> Rule:

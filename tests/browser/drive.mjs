@@ -14,6 +14,8 @@ const browser = await chromium.launch({
     ...["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"],
     ...["--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"],
     "--autoplay-policy=no-user-gesture-required",
+    // Hashes of the keys of a test's certificates, which the browser accepts.
+    ...(process.env.TRUSTED_KEYS ? [`--ignore-certificate-errors-spki-list=${process.env.TRUSTED_KEYS}`] : []),
   ],
 });
 const pages = new Map();
@@ -72,6 +74,9 @@ const commands = {
     return handle.jsonValue();
   },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
+  // Colour scheme that the browser's user prefers: light or dark.
+  prefer: async ({ page, scheme, language }) => (await pageOf(page, language)).emulateMedia({ colorScheme: scheme }),
+  cookies: async ({ page }) => (await pageOf(page)).context().cookies(),
   resize: async ({ page, width, height }) => (await pageOf(page)).setViewportSize({ width, height }),
   shot: async ({ page, path }) => {
     await (await pageOf(page)).screenshot({ path });

@@ -43,9 +43,9 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """Opens a browser and closes it at the end."""
-    environment = {**os.environ, "CHROMIUM": CHROMIUM}
+async def browser(trusted_keys: str = "") -> AsyncIterator[Browser]:
+    """Opens a browser and closes it at the end. It accepts certificates whose keys have these comma-separated hashes."""
+    environment = {**os.environ, "CHROMIUM": CHROMIUM, "TRUSTED_KEYS": trusted_keys}
     process = await asyncio.create_subprocess_exec(
         *("node", "drive.mjs"),
         cwd=HERE,

@@ -20,12 +20,11 @@ import pytest_asyncio
 
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import Clients
-from tandem.registry.v1 import registry_pb2, review_pb2
+from tandem.registry.v1 import review_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.undecided import ADDRESS, NAME, put_undecided_records
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.dispatch.receivers import Receiver, receiver_entry
-from tests.support.registry import records
-from tests.support.registry.registry import MOJ, NPA
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,7 +34,6 @@ pytestmark = [
 ]
 ROOT = HERE.parents[1]
 RATE = 100
-NAME, ADDRESS = "남궁비밀", "서울특별시 비밀구 숨은로 17"
 LANGUAGES = {"police": "ko", "probation": "en"}
 TEXT_WITHOUT_IDS = """(main => {
     for (const id of main.querySelectorAll("code, time, option, input")) id.remove();
@@ -139,32 +137,12 @@ async def alarmed(mesh: RunningMesh, receiver: Receiver) -> AsyncIterator[Alarme
     async with receiver.serving(), browser() as seen, meshes.connect(mesh.now) as clients:
         for role in ("police", "probation", "reviewer", "operator"):
             await seen.sign_in(role, mesh.now.console_url, role, LANGUAGES.get(role, "en"))
-        await _put(clients)
+        await put_undecided_records(clients)
         answer = await clients.registry.ListReviews(
             review_pb2.ListReviewsRequest(), metadata=clients.identity("spiffe://npa/desk/test")
         )
         (review,) = answer.reviews
         yield Alarmed(mesh.now.console_url, seen, clients, receiver, review.case_id)
-
-
-async def _put(clients: Clients) -> None:
-    """A wearer, and an emergency measure against a respondent of the same name who was born a year later."""
-    wearer = records.wearer("w-review", "780717-1234567")
-    wearer.name, wearer.birth_date, wearer.sex = NAME, "1978-07-17", registry_pb2.SEX_MALE
-    wearer.phone, wearer.address = "010-9876-5432", ADDRESS
-    order = records.order("o-review", ("p-review",), national_id="")
-    order.type = registry_pb2.ORDER_TYPE_POLICE_EMERGENCY
-    order.duration_reason = "a test's order lasts long"
-    order.respondent.name, order.respondent.birth_date = NAME, "1979-07-17"
-    order.respondent.sex, order.respondent.phone = registry_pb2.SEX_MALE, "010-9876-5433"
-    moj, npa = clients.identity(MOJ), clients.identity(NPA)
-    put_wearer = registry_pb2.PutWearerRequest(wearer=wearer)
-    await clients.registry.PutWearer(put_wearer, metadata=moj, wait_for_ready=True, timeout=PATIENCE_S)
-    tag = records.tag("tag-review", "w-review")
-    await clients.registry.PutTag(registry_pb2.PutTagRequest(tag=tag), metadata=moj)
-    person = registry_pb2.PutProtectedPersonRequest(protected_person=records.person("p-review"))
-    await clients.registry.PutProtectedPerson(person, metadata=npa)
-    await clients.registry.PutOrder(registry_pb2.PutOrderRequest(order=order), metadata=npa)
 
 
 async def test_a_review_left_alone_for_15_minutes_alarms_both_agencies(alarmed: Alarmed) -> None:

@@ -9,6 +9,7 @@ export default defineConfig({
     outDir: "../static",
     emptyOutDir: false, // the base map is there, which isn't made here
     target: "es2022",
+    cssTarget: ["chrome123", "firefox120", "safari17.5"], // the first that know light-dark()
     modulePreload: false,
     cssCodeSplit: false,
     chunkSizeWarningLimit: 2_000,

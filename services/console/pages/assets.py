@@ -11,6 +11,8 @@ from aiohttp import web
 
 from services.common.observability.spans import duration
 from services.console.guard import Ask
+from services.console.pages.texts import TEXTS
+from services.console.pages.theme import chosen_theme
 
 FOLDER = Path(__file__).parents[1]
 STATIC = FOLDER / "static"
@@ -55,12 +57,20 @@ def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Respo
     common = {
         "t": ask.texts,
         "lang": ask.texts.language,
+        "back": ask.request.path_qs,
+        "theme": chosen_theme(ask.request),
         "user": ask.session.user,
         "csrf": ask.csrf,
         "badge": ask.badge,
     }
     text = _templates.get_template(template).render({**common, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
+
+
+def error_page(ask: Ask, status: int, detail: str) -> web.Response:
+    """Renders the page of an error in the user's language. `detail` is the English text of the console or of a service."""
+    reason = f"error_{status}"
+    return page(ask, "error.html", status=status, reason=reason if reason in TEXTS else "error_other", detail=detail)
 
 
 def island(ask: Ask, tiles: str) -> dict[str, Any]:

@@ -83,6 +83,19 @@ OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
     "command_remind_wearer": ("피부착자에게 안내", "Tell the wearer to turn round"),
     "command_show_notice": ("알림 표시", "Show a notice"),
     "unknown": ("알 수 없음", "unknown"),
+    "not sent: the device refused this interval within the last hour": (
+        "보내지 않음: 단말이 최근 1시간 안에 같은 주기를 거부함",
+        "Not sent: the device refused this interval within the last hour",
+    ),
+    "not sent: a newer interval came first": (
+        "보내지 않음: 더 새로운 주기 요청이 있음",
+        "Not sent: a newer interval came first",
+    ),
+    "superseded by a newer interval": ("더 새로운 주기 요청으로 대체됨", "Superseded by a newer interval"),
+    "not sent: another asker needs a shorter interval": (
+        "보내지 않음: 더 짧은 주기의 요청이 있음",
+        "Not sent: another asker needs a shorter interval",
+    ),
     "each_s": ("초", " s"),
     "each_min": ("분", " min"),
 }

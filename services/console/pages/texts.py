@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.disclosure_texts import DISCLOSURE_TEXTS
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.statistics_texts import STATISTICS_TEXTS
@@ -16,12 +17,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     **MATCH_REVIEW_TEXTS,
     **STATISTICS_TEXTS,
     **REVIEW_TEXTS,
+    **DISCLOSURE_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
     "search": ("검색", "Search"),
     "devices": ("단말 상태", "Devices"),
     "language": ("English", "한국어"),
+    "to_dark": ("어두운 화면", "Dark"),
+    "to_light": ("밝은 화면", "Light"),
     "sign_in": ("로그인", "Sign in"),
     "sign_out": ("로그아웃", "Sign out"),
     "sign_in_dev": (
@@ -35,6 +39,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "sign_in_oidc": (
         "기관 계정으로 로그인합니다.",
         "Sign in with your agency's account.",
+    ),
+    "ended_closed": (
+        "기관 계정이 닫혔거나 로그인이 종료되어 로그아웃되었습니다. 다시 로그인하십시오.",
+        "You were signed out, because your agency's account was closed or its sign-in ended. Sign in again.",
+    ),
+    "ended_role_changed": (
+        "계정의 권한이 바뀌어 로그아웃되었습니다. 새 권한으로 다시 로그인하십시오.",
+        "You were signed out, because your account's role has changed. Sign in again with the new role.",
     ),
     "go_on": ("계속", "Continue"),
     "again": ("다시 로그인", "Sign in again"),

@@ -21,7 +21,7 @@ from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
-from services.console.pages import assets
+from services.console.pages import assets, theme
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
@@ -62,6 +62,7 @@ class Pages:
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
+        guard.show_errors(assets.error_page)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -71,6 +72,7 @@ class Pages:
             guard.open_get("/static/{name}", assets.static),
             *self._signing_in.routes(),
             guard.open_post("/language", self.language),
+            guard.open_post("/theme", theme.choose_theme),
             guard.get("/", ALL_ROLES, self.live),
             guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
@@ -81,7 +83,12 @@ class Pages:
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
+            guard.get("/{unknown:.*}", ALL_ROLES, self.unknown),  # the last: it matches every path
         ]
+
+    async def unknown(self, _: Ask) -> web.StreamResponse:
+        """Answers an address that is no page. Raises HTTPNotFound."""
+        raise web.HTTPNotFound
 
     async def language(self, ask: Ask) -> web.StreamResponse:
         """Switches to the other language."""
@@ -108,6 +115,7 @@ class Pages:
         with feed.viewed():
             async for id_, message in feed.changes(ask.request.headers.get("Last-Event-ID", "")):
                 if self._guard.is_over(ask.session):
+                    await response.write(b"event: ended\ndata:\n\n")
                     break
                 text = json.dumps(message, separators=(",", ":"))
                 await response.write(f"id: {id_}\ndata: {text}\n\n".encode())

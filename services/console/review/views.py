@@ -204,7 +204,7 @@ def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
     return disclosure_pb2.Grounds(legal_basis=ask.form.get("legal_basis", ""), purpose=purpose, reference=incident_id)
 
 
-def _bases(role: Role) -> list[tuple[str, str]]:
-    """Returns the legal bases that allow reading the evidence of the role's leg."""
+def _bases(role: Role) -> list[str]:
+    """Returns the codes of the legal bases that allow reading the evidence of the role's leg."""
     needed = {RecordKind.WEARER} if role is Role.PROBATION else {RecordKind.WEARER, RecordKind.PROTECTED_PERSON}
-    return [(legal_base.code, legal_base.article) for legal_base in LEGAL_BASES if needed <= legal_base.kinds]
+    return [legal_base.code for legal_base in LEGAL_BASES if needed <= legal_base.kinds]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -37,6 +39,20 @@ class TokenRefused(Exception):
     """The provider rejected the authorization code, or returned a token that doesn't verify."""
 
 
+class GrantEnded(Exception):
+    """The provider no longer honours a refresh token: the account was closed, its sign-in ended, or the token was used before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderGrant:
+    """The provider's answer about a person."""
+
+    claims: dict[str, Any] | None
+    """Verified claims of the ID token; None if a refresh gave no ID token, which the standard allows."""
+    refresh_token: str
+    """Token for the next refresh; empty if the provider gave none."""
+
+
 def is_safe(url: str) -> bool:
     """Returns whether secrets may be sent to a URL: by https, or on this machine."""
     parts = urlsplit(url)
@@ -48,6 +64,8 @@ class Provider:
 
     def __init__(self, issuer: str, client_id: str, client_secret: str) -> None:
         self._issuer, self._client_id, self._client_secret = issuer, client_id, client_secret
+        # aiohttp's own context has the authorities of the time of its import, which may be before SSL_CERT_FILE was set.
+        self._tls = ssl.create_default_context()
 
     async def address(self, redirect_uri: str, state: str, nonce: str, *, verifier: str) -> str:
         """Returns the provider's address to which a browser goes to sign in. Raises ProviderAway.
@@ -70,16 +88,57 @@ class Provider:
         }
         return f"{address}{'&' if urlsplit(address).query else '?'}{urlencode(query)}"
 
-    async def claims(self, code: str, redirect_uri: str, nonce: str, *, verifier: str, now_s: float) -> dict[str, Any]:
-        """Exchanges a code and returns the verified claims of its token. Raises ProviderAway, TokenRefused."""
+    async def exchange(
+        self, code: str, redirect_uri: str, nonce: str, *, verifier: str, now_s: float
+    ) -> tuple[dict[str, Any], str]:
+        """Exchanges a code. Returns the verified claims, and a refresh token or an empty text. Raises ProviderAway, TokenRefused."""
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         async with self._client() as client:
             document = await self._document(client)
-            token = await self._exchange(client, document, code, redirect_uri=redirect_uri, verifier=verifier)
+            status, answer = await self._post(
+                client, document, "token_endpoint", form=form | {"code_verifier": verifier}
+            )
+            if 400 <= status < 500:
+                raise TokenRefused("the provider rejected the code")
+            token = answer.get("id_token")
+            if status != 200 or not isinstance(token, str):
+                raise ProviderAway("its answer has no id_token")
             keys = await self._keys(client, _endpoint(document, "jwks_uri"))
-        return self._verified(token, keys, nonce, now_s=now_s)
+        return self._verified(token, keys, now_s=now_s, nonce=nonce), _text(answer.get("refresh_token"))
+
+    async def refresh(self, refresh_token: str, now_s: float) -> ProviderGrant:
+        """Asks whether an account is still open, and for its present claims. Raises ProviderAway, TokenRefused, GrantEnded.
+
+        Errors of the console's own configuration, such as a wrong secret, are no reason to end sessions: they raise ProviderAway.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        async with self._client() as client:
+            document = await self._document(client)
+            status, answer = await self._post(client, document, "token_endpoint", form=form)
+            if status == 400 and answer.get("error") == "invalid_grant":
+                raise GrantEnded
+            if status != 200:
+                raise ProviderAway(f"it answered a refresh with status {status}")
+            token = answer.get("id_token")
+            claims = None
+            if isinstance(token, str):
+                keys = await self._keys(client, _endpoint(document, "jwks_uri"))
+                claims = self._verified(token, keys, now_s=now_s)
+        return ProviderGrant(claims, _text(answer.get("refresh_token")) or refresh_token)
+
+    async def revoke(self, refresh_token: str) -> None:
+        """Ends a grant at the provider, if it has an endpoint for that (RFC 7009). Raises ProviderAway."""
+        async with self._client() as client:
+            document = await self._document(client)
+            if "revocation_endpoint" in document:
+                form = {"token": refresh_token, "token_type_hint": "refresh_token"}
+                status, _ = await self._post(client, document, "revocation_endpoint", form=form, has_answer=False)
+                if status != 200:
+                    raise ProviderAway(f"it answered a revocation with status {status}")
 
     def _client(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_S))
+        connector = aiohttp.TCPConnector(ssl=self._tls)
+        return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=WITHIN_S))
 
     async def _document(self, client: aiohttp.ClientSession) -> Mapping[str, Any]:
         url = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
@@ -88,33 +147,25 @@ class Provider:
             raise ProviderAway("its document isn't that of this issuer")
         return document
 
-    async def _exchange(
+    async def _post(
         self,
         client: aiohttp.ClientSession,
         document: Mapping[str, Any],
-        code: str,
+        endpoint: str,
         *,
-        redirect_uri: str,
-        verifier: str,
-    ) -> str:
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
-        form["code_verifier"] = verifier
+        form: Mapping[str, str],
+        has_answer: bool = True,
+    ) -> tuple[int, Mapping[str, Any]]:
+        """Sends a form to an endpoint of the provider, with the client's secret."""
         headers = {}
         methods = document.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
         if "client_secret_basic" in methods:
             pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}"
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         else:
-            form |= {"client_id": self._client_id, "client_secret": self._client_secret}
-        status, answer = await _request(
-            client, "POST", _endpoint(document, "token_endpoint"), data=form, headers=headers
-        )
-        token = answer.get("id_token")
-        if 400 <= status < 500:
-            raise TokenRefused("the provider rejected the code")
-        if status != 200 or not isinstance(token, str):
-            raise ProviderAway("its answer has no id_token")
-        return token
+            form = {**form, "client_id": self._client_id, "client_secret": self._client_secret}
+        url = _endpoint(document, endpoint)
+        return await _request(client, "POST", url, has_answer=has_answer, data=form, headers=headers)
 
     async def _keys(self, client: aiohttp.ClientSession, url: str) -> KeySet:
         status, answer = await _request(client, "GET", url)
@@ -129,7 +180,8 @@ class Provider:
             pass
         raise ProviderAway("its key set has no usable keys")
 
-    def _verified(self, token: str, keys: KeySet, nonce: str, *, now_s: float) -> dict[str, Any]:
+    def _verified(self, token: str, keys: KeySet, *, now_s: float, nonce: str | None = None) -> dict[str, Any]:
+        """Returns the claims of a token. A refreshed token needs no nonce (OpenID Connect Core 12.2)."""
         wanted = jwt.JWTClaimsRegistry(
             now=int(now_s),
             leeway=LEEWAY_S,
@@ -138,7 +190,7 @@ class Provider:
             exp={"essential": True},
             iat={"essential": True},
             sub={"essential": True},
-            nonce={"essential": True, "value": nonce},
+            nonce={"essential": False} if nonce is None else {"essential": True, "value": nonce},
         )
         try:
             claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
@@ -160,14 +212,23 @@ def _endpoint(document: Mapping[str, Any], name: str) -> str:
     return url
 
 
-async def _request(client: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
-    """Returns the status and the JSON object of an answer. Redirects aren't followed: they could carry the secret elsewhere."""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+async def _request(
+    client: aiohttp.ClientSession, method: str, url: str, *, has_answer: bool = True, **more: Any
+) -> tuple[int, Mapping[str, Any]]:
+    """Returns the status and the JSON object of an answer, which is empty without `has_answer`.
+
+    Redirects aren't followed: they could carry the secret elsewhere.
+    """
     try:
         async with client.request(method, url, allow_redirects=False, **more) as answer:
             body = await answer.content.read(MAX_ANSWER_BYTES)
             while len(body) < MAX_ANSWER_BYTES and (part := await answer.content.read(MAX_ANSWER_BYTES - len(body))):
                 body += part
-            content = json.loads(body)
+            content = json.loads(body) if has_answer else {}
     except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
         raise ProviderAway(type(error).__name__) from None
     if not isinstance(content, dict):

@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from itsdangerous import BadData, Signer, URLSafeTimedSerializer
+from joserfc import jwe
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
 
 from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
@@ -30,6 +33,16 @@ _HMAC_SHA256: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashl
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderAccount:
+    """Account at the identity provider by which a user signed in."""
+
+    subject: str
+    """The provider's id of the person."""
+    refresh_token: str = ""
+    """Token that the provider exchanges for news of the account; empty if it gave none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsoleSession:
     """Session of a browser, as its cookie holds it."""
 
@@ -39,6 +52,8 @@ class ConsoleSession:
     """Signed-in user; None before signing in."""
     until_s: int
     """Expiry by wall clock, seconds since 1970 UTC."""
+    account: ProviderAccount | None = None
+    """Account at the identity provider; None for development users, and before signing in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +78,46 @@ class SignedCookies:
         """
         self._sessions = _serializer(keys, "session", issuer)
         self._attempts = _serializer(keys, "attempt", issuer)
+        # The refresh token is a secret, also from this browser's users: it is encrypted, not only signed.
+        self._encryption_keys = [_encryption_key(key, issuer) for key in keys]
         self._tokens = Signer(keys, salt=_salt("token", issuer), **_HMAC_SHA256)
 
     def seal(self, session: ConsoleSession) -> str:
-        """Returns the cookie of a session that begins now."""
+        """Returns the cookie of a session, signed now."""
         user = session.user
         content = {
             "id": session.session_id,
             "role": user.role.value if user else "",
             "name": user.name if user else "",
+            "until": str(session.until_s),
         }
+        if session.account:
+            secret = f"{session.account.refresh_token}\n{session.account.subject}".encode()
+            content["account"] = jwe.encrypt_compact(_ENCRYPTION, secret, self._encryption_keys[-1])
         return self._sessions.dumps(content)
 
     def unseal(self, cookie: str, now_s: float) -> ConsoleSession | None:
         """Returns the session of a cookie; None if the cookie isn't valid or has expired."""
         signed = _read(self._sessions, cookie)
-        if signed is None or signed.at_s + LASTS_S <= now_s:
+        if signed is None:
             return None
         content = signed.content
+        until_s = int(content.get("until", 0))  # a cookie of a version that kept no end is over
+        if until_s <= now_s:
+            return None
         user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
-        return ConsoleSession(content["id"], user, signed.at_s + LASTS_S)
+        account = self._decrypted(content["account"]) if "account" in content else None
+        return ConsoleSession(content["id"], user, until_s, account)
+
+    def _decrypted(self, secret: str) -> ProviderAccount | None:
+        for key in self._encryption_keys:
+            try:
+                text = (jwe.decrypt_compact(secret, key).plaintext or b"").decode()
+            except JoseError:
+                continue
+            refresh_token, _, subject = text.partition("\n")
+            return ProviderAccount(subject, refresh_token)
+        return None
 
     def seal_attempt(self, attempt: Attempt) -> str:
         """Returns the cookie of an attempt that begins now."""
@@ -104,9 +139,16 @@ class SignedCookies:
         return self._tokens.verify_signature(session.session_id, token.encode(errors="replace"))
 
 
-def new_session(user: ConsoleUser | None, now_s: float) -> ConsoleSession:
-    """Makes a session of a user, or an anonymous one. A new id at each sign-in prevents session fixation."""
-    return ConsoleSession(secrets.token_hex(16), user, int(now_s) + LASTS_S)
+def new_session(
+    user: ConsoleUser | None, now_s: float, *, account: ProviderAccount | None = None, until_s: int | None = None
+) -> ConsoleSession:
+    """Makes a session of a user, or an anonymous one. A new id at each sign-in prevents session fixation.
+
+    It lasts a shift, or until `until_s`, seconds since 1970 UTC, if that is sooner.
+    """
+    shift_ends_s = int(now_s) + LASTS_S
+    until_s = shift_ends_s if until_s is None else min(until_s, shift_ends_s)
+    return ConsoleSession(secrets.token_hex(16), user, until_s, account)
 
 
 def new_attempt() -> Attempt:
@@ -144,6 +186,13 @@ def _read(serializer: URLSafeTimedSerializer, cookie: str) -> _Signed | None:
 
 def _serializer(keys: Sequence[bytes], purpose: str, issuer: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(keys, salt=_salt(purpose, issuer), signer_kwargs=_HMAC_SHA256)
+
+
+_ENCRYPTION = {"alg": "dir", "enc": "A256GCM"}
+
+
+def _encryption_key(key: bytes, issuer: str) -> OctKey:
+    return OctKey.import_key(hmac.digest(key, _salt("refresh token", issuer), "sha256"))
 
 
 def _salt(purpose: str, issuer: str) -> bytes:

@@ -14,10 +14,13 @@ from services.console.pages import assets
 from services.console.redirects import HOME, see_other, to_provider
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
+from services.console.sign_in.accounts import AccountEnd
 from services.console.sign_in.oidc import Provider, ProviderAway, TokenRefused
-from services.console.sign_in.sessions import Attempt
+from services.console.sign_in.sessions import Attempt, ProviderAccount
 
 _STATUS = {"provider_away": 503}
+MAX_REFRESH_TOKEN = 2_000
+"""Length of the longest refresh token that fits into the cookie, whose limit in browsers is 4,096 bytes."""
 
 
 class _Refused(Exception):
@@ -47,7 +50,14 @@ class SigningIn:
         """Shows the available way to sign in."""
         if ask.session.user:
             return see_other(HOME)
-        return assets.page(ask, "sign_in.html", roles=self._roles(), provider=self._provider is not None)
+        end = ask.request.query.get("ended", "")
+        return assets.page(
+            ask,
+            "sign_in.html",
+            roles=self._roles(),
+            provider=self._provider is not None,
+            ended=end if end in set(AccountEnd) else "",
+        )
 
     async def signed_in(self, ask: Ask) -> web.StreamResponse:
         """Signs in a development user, on loopback with development tokens only."""
@@ -84,12 +94,13 @@ class SigningIn:
         detail = ""
         try:
             attempt = self._attempt(ask)
-            claims = await self._known_provider().claims(
+            now_s = time.time()
+            claims, refresh_token = await self._known_provider().exchange(
                 ask.request.query.get("code", ""),
                 self._callback_uri(ask),
                 attempt.nonce,
                 verifier=attempt.verifier,
-                now_s=time.time(),
+                now_s=now_s,
             )
             user = user_of(claims, self._settings.oidc_rule)
         except _Refused as error:
@@ -104,7 +115,11 @@ class SigningIn:
             logger().info("signed_in", role=user.role.value)
             # Not a redirect: browsers send no strict cookie after a redirect that began at the provider's site.
             response = assets.page(ask, "signed_in.html")
-            self._guard.signed_in(user, response)
+            checkable = 0 < len(refresh_token) <= MAX_REFRESH_TOKEN
+            account = ProviderAccount(claims["sub"], refresh_token if checkable else "")
+            # Without news of the account, a session is good for no longer than the token that proved it.
+            until_s = None if checkable else int(claims["exp"])
+            self._guard.signed_in(user, response, account, until_s=until_s)
             response.del_cookie(sessions.ATTEMPT_COOKIE, path=sessions.CALLBACK)
             return response
         return self._refusal(ask, reason, detail)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.console.guard import RouteGuard
 from services.console.mesh import MeshClient
+from services.console.pages.texts import TEXTS
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
@@ -109,6 +110,43 @@ async def test_probations_page_asks_the_police_leg_for_nothing(bench: ConsoleBen
     assert watching <= {("probation", "spiffe://moj/desk/console"), ("police", "spiffe://npa/desk/console")}
 
 
+# ── errors and themes ──
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/no/such/page", 404), ("/static/none.js", 404), ("/search?from=rubbish", 400), ("/reporting", 403)],
+)
+async def test_a_browser_gets_an_error_as_a_page_in_its_language_and_others_as_text(
+    bench: ConsoleBench, path: str, status: int
+) -> None:
+    async with bench.visitor("police") as visitor:
+        for language, index in (("ko", 0), ("en", 1)):
+            answer = await visitor.get(path, **{"Accept": "text/html", "Accept-Language": language})
+            assert answer[0] == status and TEXTS[f"error_{status}"][index] in answer[1], answer[1]
+            assert "duty-1" in answer[1] and "default-src 'none'" in answer[2]["Content-Security-Policy"]
+        status_of_script, text, _ = await visitor.get(path, Accept="*/*")
+        assert status_of_script == status and "<html" not in text
+
+
+async def test_a_theme_is_one_of_two_and_stays_in_the_browser_that_chose_it(bench: ConsoleBench) -> None:
+    async with bench.visitor("police") as visitor, bench.visitor("police") as other:
+        assert "data-theme" not in await visitor.read("/search")
+        for rubbish in ("", "auto", '"><script>'):
+            assert (await visitor.post("/theme", theme=rubbish))[0] == 400
+        assert (await visitor.post("/theme", csrf="0", theme="dark"))[0] == 403
+        async with visitor.client.post(
+            visitor.url + "/theme",
+            data={"csrf": visitor.csrf, "theme": "dark", "back": "https://elsewhere.example/"},
+            allow_redirects=False,
+        ) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/")
+        assert 'data-theme="dark"' in await visitor.read("/search")
+        assert "data-theme" not in await other.read("/search")
+        status, text, _ = await other.get("/search", Cookie='tandem_theme="><script>')
+        assert "data-theme" not in text and status in (200, 401)
+
+
 # ── forged requests ──
 
 
@@ -128,7 +166,7 @@ async def test_a_form_without_its_sessions_token_does_nothing(bench: ConsoleBenc
 async def test_a_changed_cookie_is_refused(bench: ConsoleBench) -> None:
     async with bench.visitor("operator") as visitor:
         cookie = next(iter(visitor.client.cookie_jar)).value
-        payload, signed_at, signature = cookie.split(".")
+        payload, signed_at, signature = cookie.rsplit(".", 2)
         async with bench.visitor() as forger:
             for changed in (
                 f"{payload[:-4]}AAAA.{signed_at}.{signature}",

@@ -56,6 +56,12 @@ class IdentityProvider:
     """Makes a token of claims in place of an honest signature."""
     document_changes: dict[str, Any] = field(default_factory=dict)
     """Values that are added to the discovery document or replace its values."""
+    refresh_tokens: list[str] = field(default_factory=list)
+    """Refresh tokens that are good, each for one use; with none, the provider gives no refresh tokens."""
+    refusal: tuple[int, str] | None = None
+    """Status and error code of each refresh, in place of an answer."""
+    refreshed: int = 0
+    """Number of refreshes so far, also of refused ones."""
     asked: list[dict[str, str]] = field(default_factory=list)
     """Queries of the browsers' authorization requests."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -89,6 +95,8 @@ class IdentityProvider:
     async def token(self, request: web.Request) -> web.Response:
         """Exchanges a code for a token, once, for its client with the PKCE verifier."""
         form = await request.post()
+        if form["grant_type"] == "refresh_token":
+            return self._refresh(str(form["refresh_token"]))
         begun = self.codes.pop(str(form["code"]), None)
         digest = hashlib.sha256(str(form["code_verifier"]).encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -101,11 +109,28 @@ class IdentityProvider:
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
         now_s = int(time.time())
-        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "4711", "iat": now_s, "exp": now_s + 60}
-        claims |= {"nonce": begun["nonce"], **self.person}
+        return self._tokens({"nonce": begun["nonce"]}, now_s)
+
+    def _refresh(self, refresh_token: str) -> web.Response:
+        self.refreshed += 1
+        if self.refusal:
+            status, error = self.refusal
+            return web.json_response({"error": error}, status=status)
+        if refresh_token not in self.refresh_tokens:
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        self.refresh_tokens.remove(refresh_token)
+        self.refresh_tokens.append(secrets.token_hex(8))
+        return self._tokens({}, int(time.time()))
+
+    def _tokens(self, further: dict[str, Any], now_s: int) -> web.Response:
+        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "4711", "iat": now_s, "exp": now_s + 600}
+        claims |= {**further, **self.person}
         claims = {name: value for name, value in claims.items() if value is not None}
         token = self.make(claims) if self.make else self.signed(claims)
-        return web.json_response({"access_token": "unused", "token_type": "Bearer", "id_token": token})
+        answer = {"access_token": "unused", "token_type": "Bearer", "id_token": token}
+        if self.refresh_tokens:
+            answer["refresh_token"] = self.refresh_tokens[-1]
+        return web.json_response(answer)
 
     async def keys(self, request: web.Request) -> web.Response:
         """Serves the public keys."""

@@ -248,6 +248,7 @@ function connect(): void {
     isOpen = true;
   };
   source.onmessage = (event: MessageEvent<string>) => receive(JSON.parse(event.data) as Message);
+  source.addEventListener("ended", () => location.assign("/")); // the sign-in page says why
   source.onerror = () => {
     isOpen = false;
     showConnection();

@@ -6,6 +6,7 @@ import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
 import "./app.css";
+import { followTheme, themed } from "./theme";
 
 // MapLibre's default worker URL would be missing from the build.
 setWorkerUrl(workerUrl);
@@ -33,7 +34,7 @@ function label(layer: string, size: number, minzoom: number, maxzoom: number): L
     minzoom,
     maxzoom,
     layout: { "text-field": ["get", "name"], "text-font": FONTS, "text-size": size },
-    paint: { "text-color": "#46566b", "text-halo-color": "#f6f8fa", "text-halo-width": 1.5 },
+    paint: { "text-color": "--map-label", "text-halo-color": "--map-halo", "text-halo-width": 1.5 },
   };
 }
 
@@ -43,11 +44,11 @@ function style(tiles: string, attribution: string): StyleSpecification {
     version: 8,
     sources: { [SOURCE]: { type: "vector", url: `pmtiles://${url}`, attribution } },
     layers: [
-      { id: "sea", type: "background", paint: { "background-color": "#d6e4ee" } },
-      { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": "#f6f8fa" } },
-      { ...boundary("town", "#d3dae3", 0.8), minzoom: 9 },
-      boundary("district", "#aab7c6", 1),
-      boundary("province", "#75869b", 1.4),
+      { id: "sea", type: "background", paint: { "background-color": "--map-sea" } },
+      { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": "--map-land" } },
+      { ...boundary("town", "--map-town", 0.8), minzoom: 9 },
+      boundary("district", "--map-district", 1),
+      boundary("province", "--map-province", 1.4),
       label("province", 14, 4, 8),
       label("district", 13, 8, 10.5),
       label("town", 12, 10.5, 24),
@@ -56,9 +57,10 @@ function style(tiles: string, attribution: string): StyleSpecification {
 }
 
 export function openMap(container: HTMLElement, tiles: string, attribution: string): Promise<MapLibre> {
+  const base = style(tiles, attribution);
   const map = new MapLibre({
     container,
-    style: style(tiles, attribution),
+    style: { ...base, layers: base.layers.map(themed) },
     center: [127.6, 36.4],
     zoom: 6,
     maxZoom: 18,
@@ -71,6 +73,7 @@ export function openMap(container: HTMLElement, tiles: string, attribution: stri
   map.addControl(new AttributionControl({ compact: false }));
   map.addControl(new NavigationControl({ showCompass: false }), "top-right");
   map.addControl(new ScaleControl({ unit: "metric" }), "bottom-left");
+  for (const layer of base.layers) followTheme(map, layer);
   return new Promise((resolve) => map.once("load", () => resolve(map)));
 }
 

@@ -1,0 +1,159 @@
+"""The duties of a shift by a script, as an officer would do them: how many clicks, keys and seconds each needs. No duty needs an id.
+
+It prints a table. Duties whose pages don't exist yet are listed in it as missing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+
+from services.cli.simulate import demo
+from services.cli.simulate.actors import Alerts
+from services.cli.stack import mesh as meshes
+from services.console.pages.assets import KOREA
+from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.undecided import put_undecided_records
+from tests.support.common.mesh import RunningMesh, running_mesh
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    # A closed browser leaves warnings.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+DESK = "police"
+
+
+@dataclass
+class Hands:
+    """An officer's mouse and keyboard, which count."""
+
+    url: str
+    browser: Browser
+    clicks: int = 0
+    keys: int = 0
+    typed: list[str] = field(default_factory=list)
+    """Texts typed so far in the duty."""
+
+    async def click(self, selector: str) -> None:
+        """Clicks an element."""
+        self.clicks += 1
+        await self.browser("click", page=DESK, selector=selector)
+
+    async def press(self, key: str) -> None:
+        """Presses a key."""
+        self.keys += 1
+        await self.browser("press", page=DESK, key=key)
+
+    async def type(self, selector: str, text: str) -> None:
+        """Types a text into a field."""
+        self.keys += len(text)
+        self.typed.append(text)
+        await self.browser("fill", page=DESK, selector=selector, value=text)
+
+    async def see(self, selector: str) -> None:
+        """Returns when an element is there."""
+        await self.browser("wait", page=DESK, selector=selector)
+
+
+async def find_the_most_urgent(hands: Hands) -> None:
+    """The first row of the live page is the demand to respond."""
+    await hands.see("#incidents tbody tr:first-child .demand-RESPOND")
+
+
+async def accept_both(hands: Hands) -> None:
+    """Both destinations of the own leg are accepted with the keyboard."""
+    own = "#incidents tbody tr:first-child td[data-leg=police]"
+    await hands.press("j")
+    await hands.press("a")
+    await hands.see(f"{own} .state-ACKNOWLEDGED")
+    await hands.press("a")
+    await hands.see(f"{own}:not(:has(button.take))")
+
+
+async def decide_a_review(hands: Hands) -> None:
+    """From the live page to a decided review."""
+    await hands.click("nav a[href='/reviews']")
+    await hands.click("button.open")
+    await hands.see("#sides")
+    await hands.click("#act-confirm summary")
+    await hands.type("#act-confirm input[name=reason]", "전화로 확인")
+    await hands.click("#act-confirm button.main")
+    await hands.see("#review-state[data-state=CONFIRMED], .done")
+
+
+async def find_yesterdays_incident(hands: Hands) -> None:
+    """By the time alone, from the night before until now."""
+    now = datetime.now(UTC).astimezone(KOREA)
+    await hands.click("nav a[href='/search']")
+    await hands.type("input[name=from]", (now - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M"))
+    await hands.type("input[name=until]", (now + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M"))
+    await hands.click("form[role=search] button.main")
+    await hands.click("section[aria-labelledby=h-found] tbody tr:first-child a")
+    await hands.see("#h-timeline")
+
+
+Act = Callable[[Hands], Awaitable[None]]
+DUTIES: tuple[tuple[str, Act | None], ...] = (
+    ("find the most urgent incident", find_the_most_urgent),
+    ("who is it", None),
+    ("where is she", None),
+    ("accept both destinations", accept_both),
+    ("tell the other leg", None),
+    ("note a call", None),
+    ("hand over the shift", None),
+    ("decide a match review", decide_a_review),
+    ("find yesterday's incident", find_yesterdays_incident),
+    ("which device is about to die", None),
+)
+"""Duties in their order; None where the page doesn't exist yet."""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    assert CHROMIUM, "needs Chromium"
+    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ids_and_hands(mesh: RunningMesh) -> AsyncIterator[tuple[list[str], Hands]]:
+    """The ids that nobody should have to type, and an officer of the 112 room before a demand to respond."""
+    plan = demo.new_plan()
+    async with (
+        browser() as seen,
+        meshes.connect(mesh.now) as clients,
+        demo.stage(clients, plan) as stage,
+        Alerts(clients, (plan.id("order"),)) as alerts,
+    ):
+        await put_undecided_records(clients)
+        await seen.sign_in(DESK, mesh.now.console_url, DESK, "ko")
+        for name, _, act in demo.STEPS:
+            await act(stage)
+            if name == "respond":
+                break
+        incident_id = next(seen.alert.incident_id for seen in alerts.seen if seen.alert.incident_id)
+        ids = [incident_id, *(plan.id(what) for what in ("order", "tag", "app")), stage.wearer_id, stage.person_id]
+        yield ids, Hands(mesh.now.console_url, seen)
+
+
+async def test_the_duties_of_a_shift_need_no_id(ids_and_hands: tuple[list[str], Hands]) -> None:
+    ids, hands = ids_and_hands
+    print(f"\n{'duty':<32} {'clicks':>6} {'keys':>5} {'seconds':>8}")
+    for duty, act in DUTIES:
+        if act is None:
+            print(f"{duty:<32} {'no page yet':>21}")
+            continue
+        hands.clicks, hands.keys, hands.typed = 0, 0, []
+        begun_s = time.monotonic()
+        await act(hands)
+        print(f"{duty:<32} {hands.clicks:>6} {hands.keys:>5} {time.monotonic() - begun_s:>8.1f}")
+        assert not [id_ for id_ in ids if any(id_ in text for text in hands.typed)], duty
