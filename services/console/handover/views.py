@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from typing import Any
 
 import grpc.aio
 from aiohttp import web
@@ -26,6 +27,7 @@ from services.console.pages.refusals import FormRefusal
 from services.console.redirects import see_other
 from services.console.services_away import unless_away
 from tandem.dispatch.v1 import dispatch_pb2, handover_pb2
+from tandem.dispatch.v1.handover_pb2_grpc import HandoverServiceStub
 from tandem.registry.v1 import review_pb2
 
 MAX_SHOWN = 20
@@ -88,7 +90,7 @@ class HandoverPages:
         is_desk = ask.user.role in DESKS
         listed = await unless_away("dispatch", self._handovers(ask), away)
         cards = listed or []
-        values = {"open_incidents": None, "reviews": None, "devices": None}
+        values: dict[str, Any] = {"open_incidents": None, "reviews": None, "devices": None}
         if is_desk:
             open_incidents, waiting, devices = await asyncio.gather(
                 unless_away("dispatch", self._open_incidents(ask), away),
@@ -120,7 +122,7 @@ class HandoverPages:
             **values,
         )
 
-    def _leg(self, ask: Ask):  # type: ignore[no-untyped-def]  # generated
+    def _leg(self, ask: Ask) -> HandoverServiceStub:
         return self._mesh.leg_of(ask.user.role).handover
 
     async def _handovers(self, ask: Ask) -> list[HandoverCard]:

@@ -10,7 +10,7 @@ import grpc.aio
 
 from services.console.guard import http_status
 from services.console.pages.texts import TEXTS, Texts
-from services.console.review.refusals import details
+from services.console.review.refusals import reason_and_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def of_service(
     The key is `prefix` with the service's code, the wrong field or the HTTP status, whichever the texts have first.
     """
     status = http_status(error.code())
-    code, path = details(error)
+    code, path = reason_and_path(error)
     field = path.rpartition(".")[2].partition("[")[0]
     candidates = (f"{prefix}_{code}", f"{prefix}_wrong_{field}", f"{prefix}_{status}", f"refused_{status}")
     key = next((key for key in candidates if key in TEXTS), "refused_502")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.desk_texts import DESK_TEXTS
+from services.console.pages.duty_texts import DUTY_TEXTS
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 
@@ -12,6 +14,8 @@ LANGUAGES = ("ko", "en")
 TEXTS: dict[str, tuple[str, str]] = {
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
+    **DUTY_TEXTS,
+    **DESK_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),

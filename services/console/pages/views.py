@@ -12,20 +12,26 @@ from aiohttp import web
 
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
+from services.console.burden.views import BurdenPages
+from services.console.devices.reading import DeviceReader
+from services.console.devices.views import DevicePages
 from services.console.domain import board, figures
 from services.console.domain.board import IncidentCard
 from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
+from services.console.handover.views import HandoverPages
 from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
 from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
+from services.console.people.views import PeoplePages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
 from services.console.review.views import IncidentPages
+from services.console.roster.views import RosterPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
 from tandem.dispatch.v1 import dispatch_pb2
@@ -58,6 +64,14 @@ class Pages:
         self._answers = Answers(guard, mesh, self._incidents)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
+        devices = DeviceReader(mesh)
+        self._duty_routes = [
+            *HandoverPages(guard, mesh, devices).routes(),
+            *DevicePages(guard, mesh, devices).routes(),
+            *PeoplePages(guard, mesh).routes(),
+            *BurdenPages(guard, mesh).routes(),
+            *RosterPages(guard, mesh).routes(),
+        ]
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -75,6 +89,7 @@ class Pages:
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
+            *self._duty_routes,
         ]
 
     async def language(self, ask: Ask) -> web.StreamResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,10 +26,6 @@ duty_records = sa.Table(
 )
 """Records of the shifts. `subject_id` is the id of the handover. The table `events` has the same form for incidents."""
 _WRITTEN, _ACKNOWLEDGED = "handover_written", "handover_acknowledged"
-_KINDS: dict[str, type[HandoverWritten] | type[HandoverAcknowledged]] = {
-    _WRITTEN: HandoverWritten,
-    _ACKNOWLEDGED: HandoverAcknowledged,
-}
 _NEWEST = sa.select(duty_records.c.id, duty_records.c.hash).order_by(duty_records.c.id.desc()).limit(1)
 MAX_OPEN = 200
 """Maximum number of open incidents in a handover."""
@@ -86,10 +83,11 @@ def _handovers(connection: sa.Connection, handover_ids: Sequence[str]) -> list[S
     acknowledged: dict[str, HandoverAcknowledged] = {}
     query = sa.select(duty_records.c.kind, duty_records.c.body).where(duty_records.c.subject_id.in_(handover_ids))
     for kind, body in connection.execute(query):
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(body).items()}
-        record = _KINDS[kind](**values)
-        if isinstance(record, HandoverWritten):
-            written[record.handover_id] = record
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(body).items()
+        }
+        if kind == _WRITTEN:
+            written[values["handover_id"]] = HandoverWritten(**values)
         else:
-            acknowledged[record.handover_id] = record
+            acknowledged[values["handover_id"]] = HandoverAcknowledged(**values)
     return [ShiftHandover(written[id_], acknowledged.get(id_)) for id_ in handover_ids if id_ in written]

@@ -1,4 +1,4 @@
-"""Handovers of the shifts and the burden of an order by real gRPC: stored append-only, acknowledged by another person, refused input."""
+"""Handovers of the shifts and the burden of an order by real gRPC: stored append-only, acknowledged by another, refused input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ async def refusal(work: Any) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details() or ""
 
 
-async def test_a_handover_is_written_once_and_acknowledged_by_another_person(bus: Bus, police: DispatchSettings) -> None:
+async def test_a_handover_is_written_once_and_acknowledged_by_another_person(
+    bus: Bus, police: DispatchSettings
+) -> None:
     given = {"handover_id": "h-1", "notes": NOTES, "review_case_ids": ["case-1"], "device_ids": ["tag-1", "tag-1"]}
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))
