@@ -18,7 +18,7 @@ from services.console.devices.views import DevicePages
 from services.console.domain import board, figures
 from services.console.domain.board import IncidentCard
 from services.console.domain.figures import IncidentQuery
-from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
+from services.console.domain.people import ALL_ROLES, DESKS, RECORD_CLERKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.handover.views import HandoverPages
 from services.console.live.feed import Feed
@@ -28,6 +28,7 @@ from services.console.operators.views import ReportingPages
 from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
 from services.console.people.views import PeoplePages
+from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
 from services.console.review.views import IncidentPages
@@ -71,6 +72,7 @@ class Pages:
             *PeoplePages(guard, mesh).routes(),
             *BurdenPages(guard, mesh).routes(),
             *RosterPages(guard, mesh).routes(),
+            *RecordPages(guard, mesh).routes(),
         ]
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
@@ -87,7 +89,7 @@ class Pages:
             *self._answers.routes(),
             guard.get("/search", VIEWERS, self.search),
             *self._match_reviews.routes(),
-            guard.get("/devices", ALL_ROLES, self.devices),
+            guard.get("/devices", ALL_ROLES - RECORD_CLERKS, self.devices),
             *self._reporting.routes(),
             *self._duty_routes,
         ]
@@ -104,7 +106,7 @@ class Pages:
     async def live(self, ask: Ask) -> web.StreamResponse:
         """Shows the live page; operators are sent to the devices."""
         if ask.user.role not in VIEWERS:
-            return see_other("/devices")
+            return see_other("/records" if ask.user.role in RECORD_CLERKS else "/devices")
         page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.role.leg if ask.user.role in DESKS else ""}
         return assets.page(ask, "live.html", page=page)
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,14 +15,19 @@ from google.rpc import error_details_pb2
 
 from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
+from services.common.rpc import server
 from services.geofence.api import MAX_ALERT_STREAMS
-from tandem.common.v1 import alert_pb2
+from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.geofence.v1 import device_state_pb2
 from tests.support import torn
 from tests.support.geofence.evaluators import (
     OPERATOR,
+    POLICE,
     PROBATION,
     REVIEWER,
+    SECRET,
     WITHIN_S,
+    Client,
     Evaluators,
     approach,
     connected,
@@ -262,3 +268,39 @@ async def test_watch_alerts_calls_beyond_the_limit_are_rejected(single: Evaluato
                     await asyncio.sleep(0.1)
         for stream in streams:
             stream.cancel()
+
+
+async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: Evaluators) -> None:
+    async with connected(three) as (bus, clients):
+        await enter(bus, 0, case_entry("battery", from_ms=0, place=True))
+        low = log_pb2.EquipmentReport(
+            device_id="tbattery", report_id="low", event=log_pb2.BATTERY_LOW, event_time_ms=1, received_wall_us=1
+        )
+        sequence = await enter(bus, 0, log_pb2.LogEntry(equipment=low))
+        for client in clients:
+            await client.case("case-battery", sequence)
+
+            async def listed(who: str, client: Client = client, **asked: Any) -> list[device_state_pb2.DeviceState]:
+                answer = await client.device_states.ListDeviceStates(
+                    device_state_pb2.ListDeviceStatesRequest(**asked),
+                    metadata=server.bearer(who, SECRET),
+                    timeout=WITHIN_S,
+                )
+                return list(answer.devices)
+
+            (tag,) = await listed(PROBATION, device_id="tbattery")
+            assert (tag.subject_id, tag.kind, list(tag.active_events)) == (
+                "wbattery",
+                log_pb2.TAG,
+                [log_pb2.BATTERY_LOW],
+            )
+            assert tag.HasField("last_heard") and not tag.HasField("accuracy_m")
+            assert "tbattery" in {row.device_id for row in await listed(PROBATION, only_in_trouble=True)}
+            assert {row.kind for row in await listed(POLICE)} == {log_pb2.PROTECTIVE_DEVICE}
+            for who, code in (
+                (POLICE, grpc.StatusCode.NOT_FOUND),
+                (REVIEWER, grpc.StatusCode.PERMISSION_DENIED),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await listed(who, device_id="tbattery")
+                assert refused.value.code() is code
