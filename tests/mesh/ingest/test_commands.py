@@ -15,7 +15,7 @@ from services.common import ids
 from services.common.messaging import flow
 from services.common.rpc import server
 from tandem.common.v1 import command_pb2, first_contact_pb2, log_pb2
-from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2, ingest_pb2_grpc
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.common.nats import running_server
 from tests.support.ingest.ingest import (
     SECRET,
@@ -375,39 +375,3 @@ async def test_receipts_are_stored_before_they_are_answered_and_no_command_is_re
         assert not [command for answer in answers for command in answer.commands]
         states = {(await Desk(mesh, channel).state("many", command_id))[0] for command_id in ids[::20]}
         assert states == {"RECEIVED"}
-
-
-async def test_each_desk_sees_the_batteries_of_its_own_side(client: Client, desk: Desk) -> None:
-    await client.route("low-tag", "full-tag")
-    call = client.open()
-    await call.write(
-        request(
-            1,
-            position("low-tag", "b-1", battery_pct=9.0),
-            position("full-tag", "b-2", battery_pct=95.0),
-            position("nobody", "b-3", battery_pct=1.0),
-        )
-    )
-    await call.read()
-    async with server.channel(desk.mesh.address) as channel:
-        stub: Any = battery_pb2_grpc.BatteryServiceStub(channel)
-
-        async def listed(who: str, **asked: Any) -> list[tuple[str, float]]:
-            answer = await stub.ListBatteries(
-                battery_pb2.ListBatteriesRequest(**asked), metadata=server.bearer(who, SECRET), timeout=WITHIN_S
-            )
-            return [(row.device_id, row.charge_pct) for row in answer.devices]
-
-        assert await listed(MOJ_DESK, max_pct=20.0) == [("low-tag", 9.0)]
-        assert [id_ for id_, _ in await listed(MOJ_DESK) if id_.endswith("-tag")] == ["low-tag", "full-tag"]
-        assert await listed(MOJ_DESK, device_id="low-tag") == [("low-tag", 9.0)]
-        assert "low-tag" not in dict(await listed(NPA_DESK)), "tags are probation's"
-        for who, asked, code in (
-            (NPA_DESK, {"device_id": "low-tag"}, grpc.StatusCode.PERMISSION_DENIED),
-            (MOJ_DESK, {"device_id": "nobody"}, grpc.StatusCode.NOT_FOUND),
-            (MOJ_DESK, {"max_pct": 101.0}, grpc.StatusCode.INVALID_ARGUMENT),
-            (VENDOR, {}, grpc.StatusCode.PERMISSION_DENIED),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await listed(who, **asked)
-            assert refused.value.code() is code, (who, asked)
