@@ -13,9 +13,13 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.burden import store as burden
 from services.dispatch.handover import store
+from services.dispatch.handover.domain import HandoverWritten
+from services.dispatch.leg import tables
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1 import dispatch_pb2, handover_pb2, handover_pb2_grpc, order_burden_pb2, order_burden_pb2_grpc
+from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch.dispatch import DESKS, SECRET, RunningLeg, alert, publish, running
 
 KIM, LEE, PARK = (f"spiffe://npa/desk/{name}" for name in ("kim", "lee", "park"))
@@ -137,3 +141,35 @@ async def test_the_burden_of_an_order_counts_what_its_incidents_sent(bus: Bus, p
         later = offer.offered_at
         later.seconds += 3_600
         assert not (await call(leg, "ListOrderIncidents", KIM, order_id=order_id, opened_from=later)).incidents
+
+
+async def test_handovers_and_the_incidents_of_an_order_are_read_alike_on_postgresql(postgres: PostgresServer) -> None:
+    url = postgres.new_schemas("police")["police"]
+    rows = [
+        {
+            "incident_id": id_,
+            "opened_sequence": n,
+            "opened_ms": n,
+            "ended_ms": None,
+            "order_ids": ids,
+            "exercise": exercise,
+        }
+        for n, (id_, ids, exercise) in enumerate(
+            (("i-1", ["o-1"], 0), ("i-2", ["o-2", "o-1"], 0), ("i-3", ["o-10"], 0), ("canary", ["o-1"], 2))
+        )
+    ]
+    written = [HandoverWritten(f"h-{n}", "글", ("i-2",), (), ("tag-1",), KIM, n) for n in range(3)]
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(tables.incidents), rows)
+        assert store.open_incident_ids(connection) == ("i-3", "i-2", "i-1")
+        found = burden.incidents_of(connection, "o-1", 0, limit=9)
+        assert [incident.incident_id for incident in found] == ["i-2", "i-1"]
+        assert [found.incident_id for found in burden.incidents_of(connection, "o-1", 1, limit=9)] == ["i-2"]
+        for handover in written:
+            store.append(connection, handover)
+        assert [known.written for known in store.newest(connection, 2, "h-2")] == [written[1], written[0]]
+        assert store.first_broken_record(connection) is None
+
+    async with open_database(url, MIGRATIONS) as database:
+        await database.visit(work)
