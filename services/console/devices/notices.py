@@ -49,6 +49,7 @@ def _notice(device: WatchedDevice, now_ms: int) -> Item:
         "decided": now_ms,
         "kind": "LOW_BATTERY",
         "demand": "NOTIFY",
+        "device": device.device_id,
         "incident": "",
         "order": "",
         "wearer": device.subject_id,

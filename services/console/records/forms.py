@@ -161,7 +161,7 @@ FORMS = {
                 FormField("national_id", "800229-1234567", is_required=False),
                 *_PERSON,
                 FormField("protected_person_ids", "P-77 P-78", is_required=False),
-                FormField("places", "home 37.5665 126.9780 50", is_required=False, sort="textarea"),
+                FormField("places", "home-1 37.5665 126.9780 50", is_required=False, sort="textarea"),
                 FormField("valid_from", "2026-03-02T18:00", sort="datetime-local"),
                 FormField("valid_until", "2026-06-01T18:00", is_required=False, sort="datetime-local"),
                 FormField("duration_reason", is_required=False),
