@@ -10,7 +10,7 @@ import pytest
 
 from services.common import times
 from services.console.pages.texts import TEXTS
-from tandem.common.v1 import log_pb2, presence_pb2
+from tandem.common.v1 import command_pb2, log_pb2, presence_pb2
 from tandem.geofence.v1 import device_state_pb2
 from tandem.ingest.v1 import battery_pb2
 from tests.support.console.console import PATIENCE_S
@@ -33,7 +33,7 @@ def devices() -> FakeDevices:
     low = log_pb2.BATTERY_LOW
     return FakeDevices(  # type: ignore[abstract]  # the console calls no other methods
         asked=[listed("tag-2", 3, asks=asks(("spiffe://moj/desk/lee", 60)), observed_interval_s=61)],
-        commands=[command("c-1", 3, 60, reason="")],
+        commands=[command("c-1", 3, 60, report_every=command_pb2.ReportEvery(interval_s=60))],
         batteries=[battery("tag-1", 12), battery("tag-2", 15, 1.5), battery("tag-5", 80)],
         states=[
             state(device_id="tag-1", subject_id="w-1", last_heard=heard),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,9 +273,14 @@ async def test_watch_alerts_calls_beyond_the_limit_are_rejected(single: Evaluato
 
 async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: Evaluators) -> None:
     async with connected(three) as (bus, clients):
+        now_ms = int(time.time() * 1000)
         await enter(bus, 0, case_entry("battery", from_ms=0, place=True))
         low = log_pb2.EquipmentReport(
-            device_id="tbattery", report_id="low", event=log_pb2.BATTERY_LOW, event_time_ms=1, received_wall_us=1
+            device_id="tbattery",
+            report_id="low",
+            event=log_pb2.BATTERY_LOW,
+            event_time_ms=now_ms,
+            received_wall_us=now_ms * 1000,
         )
         sequence = await enter(bus, 0, log_pb2.LogEntry(equipment=low))
         for client in clients:
