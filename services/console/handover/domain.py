@@ -34,10 +34,6 @@ class HandoverCard:
         """Whether nobody has acknowledged it yet."""
         return not self.acknowledged_by
 
-    def is_by(self, name: str) -> bool:
-        """Whether a user of this console with a name wrote it."""
-        return name_of(self.written_by) == name
-
 
 def name_of(spiffe_id: str) -> str:
     """Name of a person in a SPIFFE id, such as `kim` of spiffe://npa/desk/kim and of spiffe://npa/desk/console/kim."""

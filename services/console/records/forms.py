@@ -1,4 +1,4 @@
-"""Forms of single records: the fields of each kind, and the registry's message from a form. Pure.
+"""Forms of single records: the fields of each kind, and the registry's message from a form.
 
 The registry validates. Only what can't become a message at all is refused here, with the field's name.
 """
@@ -113,49 +113,49 @@ FORMS = {
     form.kind: form
     for form in (
         RecordForm(
-            "wearer",
-            Role.PROBATION_RECORDS,
-            (FormField("wearer_id", "W-1024"), FormField("national_id", "800229-1234567"), *_PERSON, _VERSION),
-            _wearer,
+            kind="wearer",
+            role=Role.PROBATION_RECORDS,
+            fields=(FormField("wearer_id", "W-1024"), FormField("national_id", "800229-1234567"), *_PERSON, _VERSION),
+            make=_wearer,
         ),
         RecordForm(
-            "tag",
-            Role.PROBATION_RECORDS,
-            (
+            kind="tag",
+            role=Role.PROBATION_RECORDS,
+            fields=(
                 FormField("device_id", "TAG-0417"),
                 FormField("wearer_id", "W-1024"),
                 FormField("basis", sort="select", options=_BASES),
                 FormField("vendor_id", "vendor-1", is_required=False),
                 _VERSION,
             ),
-            _tag,
+            make=_tag,
         ),
         RecordForm(
-            "protected-person",
-            Role.POLICE_RECORDS,
-            (
+            kind="protected-person",
+            role=Role.POLICE_RECORDS,
+            fields=(
                 FormField("person_id", "P-77"),
                 FormField("name", "성춘향"),
                 FormField("relation", sort="select", options=_RELATIONS),
                 _VERSION,
             ),
-            _protected_person,
+            make=_protected_person,
         ),
         RecordForm(
-            "device",
-            Role.POLICE_RECORDS,
-            (
+            kind="device",
+            role=Role.POLICE_RECORDS,
+            fields=(
                 FormField("device_id", "APP-5310"),
                 FormField("person_id", "P-77"),
                 FormField("vendor_id", "vendor-1", is_required=False),
                 _VERSION,
             ),
-            _device,
+            make=_device,
         ),
         RecordForm(
-            "order",
-            Role.POLICE_RECORDS,
-            (
+            kind="order",
+            role=Role.POLICE_RECORDS,
+            fields=(
                 FormField("order_id", "2026-JUNG-31"),
                 FormField("type", sort="select", options=_TYPES),
                 FormField("national_id", "800229-1234567", is_required=False),
@@ -167,7 +167,7 @@ FORMS = {
                 FormField("duration_reason", is_required=False),
                 _VERSION,
             ),
-            _order,
+            make=_order,
         ),
     )
 }

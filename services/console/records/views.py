@@ -53,7 +53,9 @@ class RecordPages:
         try:
             answer = await self._put(ask, form)
         except InvalidField as error:
-            refusal = FormRefusal(400, f"record_wrong_{error.field}", error.field, examples[error.field], form=ask.form)
+            refusal = FormRefusal(
+                400, f"record_wrong_{error.field}", error.field, example=examples[error.field], form=ask.form
+            )
             return self._page(ask, form, ask.form, refusal=refusal)
         except grpc.aio.AioRpcError as error:
             logger().info("record_not_stored", kind=form.kind, code=error.code().name)

@@ -1,4 +1,4 @@
-"""Forms of the roster: an office or unit from the fields of a form, with the field that is wrong. Pure."""
+"""Forms of the roster: an office or unit from the fields of a form, with the field that is wrong."""
 
 from __future__ import annotations
 

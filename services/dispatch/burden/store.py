@@ -42,7 +42,10 @@ def incidents_of(connection: sa.Connection, order_id: str, from_ms: int, *, limi
         .order_by(incidents.opened_sequence.desc())
         .limit(limit)
     )
-    found = {row.incident_id: IncidentOfOrder(*row) for row in connection.execute(query, {"order_id": order_id})}
+    found = {
+        incident_id: IncidentOfOrder(incident_id, opened_ms, ended_ms, exercise=exercise)
+        for incident_id, opened_ms, ended_ms, exercise in connection.execute(query, {"order_id": order_id})
+    }
     for ids in _batches(list(found)):
         _add_own(connection, found, ids)
         _add_others(connection, found, ids)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from services.common.rpc.errors import InvalidField
 from services.dispatch.handover.domain import HandoverAcknowledged, HandoverWritten, ShiftHandover
 from services.dispatch.leg import chain
-from services.dispatch.leg.chain import ChainedEvent, ChainHead
+from services.dispatch.leg.chain import ChainHead
 from services.dispatch.leg.tables import metadata
 
 duty_records = sa.Table(
@@ -69,12 +69,6 @@ def append(connection: sa.Connection, record: HandoverWritten | HandoverAcknowle
     link = chain.link(head, record.handover_id, kind, body=body)
     values = {"id": link.id, "subject_id": link.incident_id, "kind": kind, "body": body, "hash": link.hash}
     connection.execute(sa.insert(duty_records).values(values))
-
-
-def first_broken_record(connection: sa.Connection) -> int | None:
-    """Id of the first record that breaks the chain, because a record was changed, added or removed; None where all verify."""
-    rows = connection.execute(sa.select(duty_records).order_by(duty_records.c.id))
-    return chain.first_broken(ChainHead(), (ChainedEvent._make(row) for row in rows))[1]
 
 
 def _handovers(connection: sa.Connection, handover_ids: Sequence[str]) -> list[ShiftHandover]:

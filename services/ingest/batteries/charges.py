@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.ingest.domain import ReportedCharge
 
@@ -24,6 +24,11 @@ class BatteryCharge:
     """Charge when the device was last charged, or when it was first heard."""
     full_at_ms: int
 
+    @classmethod
+    def first(cls, charge_pct: float, at_ms: int) -> BatteryCharge:
+        """The battery of a device that is heard for the first time, or was charged."""
+        return cls(charge_pct=charge_pct, at_ms=at_ms, full_pct=charge_pct, full_at_ms=at_ms)
+
     @property
     def empty_ms(self) -> int | None:
         """When the battery will be empty at the rate since `full_at_ms`; None if the charge fell too little for an estimate."""
@@ -35,8 +40,8 @@ class BatteryCharge:
     def after(self, charge_pct: float, at_ms: int) -> BatteryCharge:
         """The battery after a newer report."""
         if charge_pct >= self.charge_pct + RECHARGED_PCT or charge_pct >= self.full_pct:
-            return BatteryCharge(charge_pct, at_ms, charge_pct, at_ms)
-        return BatteryCharge(charge_pct, at_ms, self.full_pct, self.full_at_ms)
+            return BatteryCharge.first(charge_pct, at_ms)
+        return replace(self, charge_pct=charge_pct, at_ms=at_ms)
 
 
 class ReportedBatteries:
@@ -83,7 +88,5 @@ class ReportedBatteries:
         known = self._charges.get(device_id)
         if known is not None and at_ms <= known.at_ms:
             return False
-        self._charges[device_id] = (
-            known.after(charge_pct, at_ms) if known else BatteryCharge(charge_pct, at_ms, charge_pct, at_ms)
-        )
+        self._charges[device_id] = known.after(charge_pct, at_ms) if known else BatteryCharge.first(charge_pct, at_ms)
         return True

@@ -33,7 +33,9 @@ def devices() -> FakeDevices:
     low = log_pb2.BATTERY_LOW
     return FakeDevices(  # type: ignore[abstract]  # the console calls no other methods
         asked=[listed("tag-2", 3, asks=asks(("spiffe://moj/desk/lee", 60)), observed_interval_s=61)],
-        commands=[command("c-1", 3, 60, report_every=command_pb2.ReportEvery(interval_s=60))],
+        commands=[
+            command("c-1", command_pb2.COMMAND_STATE_RECEIVED, 60, report_every=command_pb2.ReportEvery(interval_s=60))
+        ],
         batteries=[battery("tag-1", 12), battery("tag-2", 15, 1.5), battery("tag-5", 80)],
         states=[
             state(device_id="tag-1", subject_id="w-1", last_heard=heard),
@@ -43,7 +45,7 @@ def devices() -> FakeDevices:
                 last_heard=heard,
                 last_fix=heard,
                 accuracy_m=7.6,
-                source=presence_pb2.GNSS,
+                source=presence_pb2.POSITION_SOURCE_GNSS,
                 active_events=[low],
             ),
             state(device_id="tag-3", subject_id="w-3", active_events=[low]),

@@ -26,7 +26,6 @@ from tests.support.geofence.evaluators import (
     POLICE,
     PROBATION,
     REVIEWER,
-    SECRET,
     WITHIN_S,
     Client,
     Evaluators,
@@ -37,7 +36,7 @@ from tests.support.geofence.evaluators import (
     running_evaluators,
 )
 from tests.support.geofence.log import case_entry
-from tests.support.ingest.ingest import details
+from tests.support.ingest.ingest import SECRET, details
 
 MANY = 800
 PADDING = 1_000
