@@ -261,13 +261,18 @@ def test_the_check_of_roles_covers_all_services() -> None:
         "tandem.registry.v1.MatchReviewService",
         "tandem.registry.v1.NoticeService",
         "tandem.registry.v1.PresenceUnitService",
+        "tandem.registry.v1.RecordSearchService",
         "tandem.registry.v1.TraceService",
+        "tandem.ingest.v1.BatteryService",
         "tandem.ingest.v1.CommandService",
+        "tandem.geofence.v1.DeviceStateService",
         "tandem.geofence.v1.PositionService",
         "tandem.geofence.v1.WhatIfService",
         "tandem.dispatch.v1.ContactService",
         "tandem.dispatch.v1.EvidenceService",
         "tandem.dispatch.v1.FollowingService",
+        "tandem.dispatch.v1.HandoverService",
+        "tandem.dispatch.v1.OrderBurdenService",
         "tandem.dispatch.v1.RosterService",
     }
     assert all(descriptor_pool.Default().FindServiceByName(service) for service in services)
