@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +13,16 @@ import pytest
 
 from services.common.rpc import server
 from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc
-from tests.support.ingest.ingest import SECRET, VENDOR, WITHIN_S, Client, IngestMesh, position, request
+from tests.support.ingest.ingest import (
+    SECRET,
+    VENDOR,
+    WITHIN_S,
+    Client,
+    IngestMesh,
+    position,
+    request,
+    running_ingest,
+)
 
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
 
@@ -56,3 +67,23 @@ async def test_each_desk_sees_the_batteries_of_its_own_side(client: Client, mesh
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await listed(who, **asked)
             assert refused.value.code() is code, (who, asked)
+
+
+async def test_another_process_learns_a_charge_and_a_new_one_knows_it(
+    client: Client, mesh: IngestMesh, tmp_path: Path
+) -> None:
+    await client.route("shared-tag")
+    call = client.open()
+    await call.write(request(2, position("shared-tag", "s-1", battery_pct=7.0)))
+    await call.read()
+    for name in ("beside", "after"):  # the second one starts when nobody says the charge once more
+        with running_ingest(mesh.nats, tmp_path / f"{name}.log") as other:
+            async with other.connected(), server.channel(other.address) as channel:
+                stub: Any = battery_pb2_grpc.BatteryServiceStub(channel)
+                request_ = battery_pb2.ListBatteriesRequest(max_pct=8.0)
+                async with asyncio.timeout(WITHIN_S):
+                    while True:
+                        answer = await stub.ListBatteries(request_, metadata=server.bearer(MOJ_DESK, SECRET))
+                        if [row.device_id for row in answer.devices] == ["shared-tag"]:
+                            break
+                        await asyncio.sleep(0.1)
