@@ -37,7 +37,7 @@ class DeviceReader:
         devices = domain.joined(equipment or [], batteries or [])
         return [device for device in devices if device.is_in_trouble]
 
-    async def one_device(self, user: ConsoleUser, device_id: str, away: list[str]) -> WatchedDevice:
+    async def of_device(self, user: ConsoleUser, device_id: str, away: list[str]) -> WatchedDevice:
         """Returns a device. A device that an evaluator doesn't know, or whose charge nobody knows, lacks that part."""
         identity = self._mesh.identity(user)
         equipment, battery = await asyncio.gather(

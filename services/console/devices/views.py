@@ -71,7 +71,7 @@ class DevicePages:
     async def _show(self, ask: Ask, device_id: str) -> web.StreamResponse:
         away: list[str] = []
         device, asked, lines = await asyncio.gather(
-            self._reader.one_device(ask.user, device_id, away),
+            self._reader.of_device(ask.user, device_id, away),
             unless_away("ingest", self._asked(ask, device_id), away),
             unless_away("ingest", self._history(ask, device_id), away),
         )
