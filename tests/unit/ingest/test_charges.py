@@ -1,4 +1,4 @@
-"""Battery charges: only accepted devices count, a charger starts the estimate afresh, and the time until empty follows from the fall."""
+"""Battery charges: only accepted devices count, charging starts the estimate afresh, and the time until empty follows from the fall."""
 
 from __future__ import annotations
 
