@@ -17,7 +17,7 @@ DUTY_TEXTS: dict[str, tuple[str, str]] = {
     "handover_then": ("작성 당시", "When it was written"),
     "handover_devices": ("확인이 필요한 단말", "Devices in trouble"),
     "handover_no_incidents": ("진행 중인 사건이 없습니다.", "No incident is open."),
-    "handover_no_reviews": ("대기 중인 동일인 확인이 없습니다.", "No match review waits."),
+    "handover_no_reviews": ("대기 중인 동일인 검토가 없습니다.", "No match review waits."),
     "handover_no_devices": ("확인이 필요한 단말이 없습니다.", "No device is in trouble."),
     "handover_write": ("인계 작성", "Write the handover"),
     "handover_write_hint": (
@@ -55,7 +55,7 @@ DUTY_TEXTS: dict[str, tuple[str, str]] = {
         "The leg doesn't answer: incidents and handovers may be missing here.",
     ),
     "handover_away_registry": (
-        "등록 서버가 응답하지 않습니다. 동일인 확인 목록이 없습니다.",
+        "등록 서버가 응답하지 않습니다. 동일인 검토 목록이 없습니다.",
         "The registry doesn't answer: match reviews are missing here.",
     ),
     "handover_away_ingest": (

@@ -33,8 +33,8 @@ class FormRefusal:
     def words(self, texts: Texts) -> str:
         """Returns the refusal as one line of text: the field, what is wrong, and an example."""
         name = texts(f"input_{self.field}") if f"input_{self.field}" in TEXTS else ""
-        example = f"{texts('for_example')} {self.example}" if self.example else ""
-        return ": ".join(part for part in (name, texts(self.key), self.detail, example) if part)
+        example = f" ({texts('for_example')} {self.example})" if self.example else ""
+        return ": ".join(part for part in (name, texts(self.key), self.detail) if part) + example
 
 
 def of_service(
