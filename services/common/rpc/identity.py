@@ -27,8 +27,8 @@ CONSOLES = {
 }
 """SPIFFE ids of the consoles' certificates, by the console's role."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
-    (rf"spiffe://moj/records(?:/{_PERSON})?", Role.ROLE_MOJ_RECORDS),
-    (rf"spiffe://npa/records(?:/{_PERSON})?", Role.ROLE_NPA_RECORDS),
+    (rf"spiffe://moj/records(?:/console(?:/{_NAME})?)?", Role.ROLE_MOJ_RECORDS),
+    (rf"spiffe://npa/records(?:/console(?:/{_NAME})?)?", Role.ROLE_NPA_RECORDS),
     (rf"spiffe://moj/desk/{_PERSON}", Role.ROLE_MOJ_DESK),
     (rf"spiffe://npa/desk/{_PERSON}", Role.ROLE_NPA_DESK),
     (r"spiffe://vendor/[a-z0-9-]+", Role.ROLE_VENDOR),

@@ -34,8 +34,8 @@ _SPIFFE = {
     Role.PROBATION: "spiffe://moj/desk/",
     Role.REVIEWER: "spiffe://tandem/reviewer/",
     Role.OPERATOR: "spiffe://tandem/operator/",
-    Role.POLICE_RECORDS: "spiffe://npa/records/",
-    Role.PROBATION_RECORDS: "spiffe://moj/records/",
+    Role.POLICE_RECORDS: "spiffe://npa/records/console/",
+    Role.PROBATION_RECORDS: "spiffe://moj/records/console/",
 }
 DESKS = frozenset({Role.POLICE, Role.PROBATION})
 """Roles that have a leg and answer its offers."""

@@ -33,8 +33,8 @@ class RecordPages:
         """Makes the routes."""
         return [
             self._guard.get("/records", RECORD_CLERKS, self.kinds),
-            self._guard.get("/records/{kind}", RECORD_CLERKS, self.form),
-            self._guard.post("/records/{kind}", RECORD_CLERKS, self.put),
+            self._guard.get("/records/{id}", RECORD_CLERKS, self.form),
+            self._guard.post("/records/{id}", RECORD_CLERKS, self.put),
         ]
 
     async def kinds(self, ask: Ask) -> web.StreamResponse:
@@ -100,7 +100,7 @@ class RecordPages:
 
 def _form_of(ask: Ask) -> RecordForm:
     """Returns the form of the address. Raises HTTPNotFound for no kind, and HTTPForbidden for one of the other agency."""
-    form = FORMS.get(ask.request.match_info["kind"])
+    form = FORMS.get(ask.request.match_info["id"])
     if form is None:
         raise web.HTTPNotFound(text=f"404: there are no such records: {', '.join(FORMS)}")
     if form.role is not ask.user.role:
