@@ -19,12 +19,18 @@ from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
+from tandem.dispatch.v1.handover_pb2_grpc import HandoverServiceStub
+from tandem.dispatch.v1.order_burden_pb2_grpc import OrderBurdenServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.dispatch.v1.statistics_pb2_grpc import StatisticsServiceStub
+from tandem.geofence.v1.device_state_pb2_grpc import DeviceStateServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
+from tandem.ingest.v1.battery_pb2_grpc import BatteryServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
+from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
+from tandem.registry.v1.record_search_pb2_grpc import RecordSearchServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
@@ -36,8 +42,20 @@ class LegClient:
     dispatch: DispatchServiceStub
     evidence: EvidenceServiceStub
     following: FollowingServiceStub
+    handover: HandoverServiceStub
+    order_burden: OrderBurdenServiceStub
     roster: RosterServiceStub
     statistics: StatisticsServiceStub
+
+
+@dataclass(frozen=True, slots=True)
+class DeskClient:
+    """Stubs that the pages of a desk need beside its leg: devices, people and orders."""
+
+    batteries: BatteryServiceStub
+    device_states: DeviceStateServiceStub
+    disclosures: DisclosureServiceStub
+    record_search: RecordSearchServiceStub
 
 
 class MeshClient:
@@ -56,6 +74,7 @@ class MeshClient:
         commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
         legs: dict[str, LegClient],
+        desk: DeskClient,
     ) -> None:
         self._settings = settings
         self.clock = settings.clock
@@ -67,6 +86,7 @@ class MeshClient:
         self.ingest = ingest
         self.commands = commands
         self.geofence = geofence
+        self.desk = desk
         self.legs = legs
         """Legs by name: probation, police."""
 
@@ -111,10 +131,12 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 dispatch=DispatchServiceStub(leg),
                 evidence=EvidenceServiceStub(leg),
                 following=FollowingServiceStub(leg),
+                handover=HandoverServiceStub(leg),
+                order_burden=OrderBurdenServiceStub(leg),
                 roster=RosterServiceStub(leg),
                 statistics=StatisticsServiceStub(leg),
             )
-        ingest = await channel(settings.ingest)
+        ingest, geofence = await channel(settings.ingest), await channel(settings.geofence)
         yield MeshClient(
             settings=settings,
             registry=RegistryServiceStub(registry),
@@ -124,6 +146,12 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             match_reviews=MatchReviewServiceStub(registry),
             ingest=IngestServiceStub(ingest),
             commands=CommandServiceStub(ingest),
-            geofence=GeofenceServiceStub(await channel(settings.geofence)),
+            geofence=GeofenceServiceStub(geofence),
             legs=legs,
+            desk=DeskClient(
+                batteries=BatteryServiceStub(ingest),
+                device_states=DeviceStateServiceStub(geofence),
+                disclosures=DisclosureServiceStub(registry),
+                record_search=RecordSearchServiceStub(registry),
+            ),
         )

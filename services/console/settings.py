@@ -13,7 +13,7 @@ from services.console.domain.claims import Rule
 from services.console.domain.people import Role
 from services.console.sign_in.oidc import is_safe
 
-_ROLES = Literal["police", "probation", "reviewer", "operator"]
+_ROLES = Literal["police", "probation", "reviewer", "operator", "police-records", "probation-records"]
 
 
 class ConsoleSettings(HttpSettings):

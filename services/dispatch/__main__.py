@@ -24,6 +24,7 @@ from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
+from services.dispatch.burden.api import OrderBurdenApi
 from services.dispatch.contact.api import ContactApi
 from services.dispatch.contact.confirmations import ContactConfirmations
 from services.dispatch.evidence.api import EvidenceApi
@@ -43,6 +44,7 @@ from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import Targets
+from services.dispatch.handover.api import HandoverApi
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
@@ -67,6 +69,10 @@ from tandem.dispatch.v1 import (
     evidence_pb2_grpc,
     following_pb2,
     following_pb2_grpc,
+    handover_pb2,
+    handover_pb2_grpc,
+    order_burden_pb2,
+    order_burden_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
     statistics_pb2,
@@ -77,7 +83,16 @@ MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
-    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2, statistics_pb2)
+    for file in (
+        calls_pb2,
+        dispatch_pb2,
+        evidence_pb2,
+        following_pb2,
+        handover_pb2,
+        order_burden_pb2,
+        roster_pb2,
+        statistics_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -217,6 +232,8 @@ def _add_servicers(
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     calls_pb2_grpc.add_ContactServiceServicer_to_server(ContactApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
+    handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverApi(leg, clock), server)
+    order_burden_pb2_grpc.add_OrderBurdenServiceServicer_to_server(OrderBurdenApi(leg), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
     statistics_pb2_grpc.add_StatisticsServiceServicer_to_server(statistics_api, server)

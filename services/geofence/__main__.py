@@ -21,6 +21,7 @@ from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
+from services.geofence.devices.states import DeviceStateApi
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.sharing.api import PositionServicer
@@ -28,6 +29,8 @@ from services.geofence.sharing.outbox import DisclosureOutbox
 from services.geofence.store import CheckpointStore
 from services.geofence.what_if.api import WhatIfServicer
 from tandem.geofence.v1 import (
+    device_state_pb2,
+    device_state_pb2_grpc,
     geofence_pb2,
     geofence_pb2_grpc,
     positions_pb2,
@@ -40,6 +43,7 @@ SERVICE_NAMES = (
     geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name,
     what_if_pb2.DESCRIPTOR.services_by_name["WhatIfService"].full_name,
     positions_pb2.DESCRIPTOR.services_by_name["PositionService"].full_name,
+    device_state_pb2.DESCRIPTOR.services_by_name["DeviceStateService"].full_name,
 )
 
 
@@ -75,6 +79,8 @@ async def main() -> None:
             geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
             what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
             positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
+            states = DeviceStateApi(evaluators, log_meta.partitions)
+            device_state_pb2_grpc.add_DeviceStateServiceServicer_to_server(states, server)
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,

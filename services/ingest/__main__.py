@@ -21,6 +21,7 @@ from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Routes
+from services.ingest.batteries.api import BatteryApi
 from services.ingest.commands.api import CommandApi
 from services.ingest.commands.service import Commands
 from services.ingest.endpoints import http
@@ -35,9 +36,11 @@ from services.ingest.sensing.reporting import ReportingList
 from services.ingest.sensing.requests import SensingRequests
 from services.ingest.sensing.sharing import FixSharing
 from services.ingest.settings import IngestSettings
-from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2, ingest_pb2_grpc
 
-SERVICE_NAMES = [service.full_name for service in ingest_pb2.DESCRIPTOR.services_by_name.values()]
+SERVICE_NAMES = [
+    service.full_name for file in (battery_pb2, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
+]
 
 
 async def main() -> None:
@@ -99,6 +102,8 @@ async def main() -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(reports, server)
             api = CommandApi(commands, reporting, routes, clock=clock)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(api, server)
+            batteries = BatteryApi(observed_reports.batteries, routes)
+            battery_pb2_grpc.add_BatteryServiceServicer_to_server(batteries, server)
 
         phones = http.PhoneEndpoint(
             intake, routes, commands.delivery, quarantine=quarantine, clock=clock, metrics=metrics

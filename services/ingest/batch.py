@@ -27,6 +27,7 @@ from services.ingest.domain import (
     Reason,
     Refusal,
     Report,
+    ReportedCharge,
     UnitPresence,
 )
 
@@ -50,6 +51,8 @@ class Reports:
     contacts: Sequence[ContactReport] = ()
     contact_indexes: Sequence[int] = ()
     unreadable: Sequence[Refusal] = ()
+    charges: Sequence[ReportedCharge] = ()
+    """Battery charges that came with positions, of devices that aren't checked yet."""
     claimed: Mapping[int, str] = field(default_factory=dict)
     """Device id in each unreadable report, by the report's index in the batch. Empty if the report has none."""
     contexts: Contexts = ()

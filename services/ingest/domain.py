@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 FUTURE_MS = 120_000
 """Maximum time by which a report may be ahead of mesh time, milliseconds. A report further ahead is refused with CLOCK_AHEAD."""
@@ -117,6 +117,16 @@ class EquipmentEvent:
     report_id: str
     event: int
     event_time_ms: int
+
+
+class ReportedCharge(NamedTuple):
+    """Battery charge that a device reported with a position."""
+
+    device_id: str
+    charge_pct: float
+    """Charge, percent, 0 to 100."""
+    fix_time_ms: int
+    """Time of the position, milliseconds since 1970 UTC."""
 
 
 Report: TypeAlias = Position | EquipmentEvent | UnitPresence | ContactReport

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions, UnitPresence
+from services.ingest.domain import (
+    MAX_REPORTED_ACCURACY_M,
+    EquipmentEvent,
+    Position,
+    Positions,
+    ReportedCharge,
+    UnitPresence,
+)
 from tandem.common.v1 import log_pb2, presence_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.ingest.v1 import presence_pb2 as ingest_presence_pb2
@@ -122,6 +129,15 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         accuracy_mm=[round(accuracy * 1000) or 1 for accuracy in accuracy_m],
         sources=[*sources] if any(sources) else [],
     )
+
+
+def charges(msgs: Iterable[ingest_pb2.Position]) -> list[ReportedCharge]:
+    """Returns the battery charges of positions; those that are out of range, or without a time, are left out."""
+    return [
+        ReportedCharge(msg.device_id, msg.battery_pct, times.from_timestamp(msg.fix_time))
+        for msg in msgs
+        if msg.HasField("battery_pct") and 0 <= msg.battery_pct <= 100 and msg.fix_time.seconds > 0
+    ]
 
 
 _SOURCES = frozenset(presence_pb2.PositionSource.values())

@@ -60,6 +60,9 @@ from services.registry.reviews.api import SERVICE_NAME as MATCH_REVIEW_SERVICE_N
 from services.registry.reviews.api import MatchReviewServicer
 from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
+from services.registry.search.api import SERVICE_NAME as RECORD_SEARCH_SERVICE_NAME
+from services.registry.search.api import RecordSearchServicer
+from services.registry.search.service import RecordSearch
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
 from services.registry.traces.api import SERVICE_NAME as TRACE_SERVICE_NAME
@@ -80,6 +83,7 @@ from tandem.registry.v1 import (
     match_review_pb2_grpc,
     notice_pb2_grpc,
     presence_unit_pb2_grpc,
+    record_search_pb2_grpc,
     registry_pb2_grpc,
     tag_record_pb2_grpc,
     trace_pb2_grpc,
@@ -151,6 +155,8 @@ async def main(settings: RegistrySettings) -> None:
             match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(
                 MatchReviewServicer(ReviewReading(disclosures, vault, log_meta.clock), reviews), server
             )
+            search = RecordSearchServicer(RecordSearch(disclosures, transactions), log_meta.clock)
+            record_search_pb2_grpc.add_RecordSearchServiceServicer_to_server(search, server)
 
         names = (
             SERVICE_NAME,
@@ -164,6 +170,7 @@ async def main(settings: RegistrySettings) -> None:
             CCTV_SERVICE_NAME,
             FINDING_SERVICE_NAME,
             MATCH_REVIEW_SERVICE_NAME,
+            RECORD_SEARCH_SERVICE_NAME,
         )
         readiness = Readiness()
         relay = Relay(

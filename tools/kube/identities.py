@@ -5,8 +5,7 @@ from __future__ import annotations
 from services.cli.stack import nats_server
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
-from services.common.rpc.identity import Role, caller_of
-from services.console.domain.people import SELF, ConsoleUser
+from services.common.rpc.identity import CONSOLES, Role, caller_of
 from services.console.domain.people import Role as ConsoleRole
 
 PREFIX = "tls-"
@@ -18,7 +17,7 @@ _OTHERS = ("otel-collector", "jaeger")
 def identity_of(name: str) -> str:
     """The SPIFFE id of a console, which is a desk's, or of a service; empty for an unknown name."""
     if name in _CONSOLES:
-        return ConsoleUser(_CONSOLES[name], SELF).spiffe_id
+        return CONSOLES[_CONSOLES[name].value]
     if name == "nats":
         return nats_server.IDENTITY
     return SERVICE + name if name in {*flow.USERS, *_OTHERS} else ""
@@ -27,7 +26,7 @@ def identity_of(name: str) -> str:
 def serves(secret: str, console_role: str) -> bool:
     """Whether services give the holder of this Secret the role that a console of `console_role` needs."""
     own = identity_of(secret.removeprefix(PREFIX))
-    return bool(own) and role_of(own) == role_of(ConsoleUser(ConsoleRole(console_role), SELF).spiffe_id)
+    return bool(own) and role_of(own) == role_of(CONSOLES[ConsoleRole(console_role).value])
 
 
 def role_of(spiffe_id: str) -> Role.ValueType:

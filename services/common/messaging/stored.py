@@ -199,6 +199,15 @@ def observed_fixes(data: bytes) -> ingest_pb2.ObservedFixes:
     for device_id, fix_time_ms in zip(message.device_ids, message.fix_times_ms, strict=True):
         fields.required_id("device_ids", device_id)
         _moment("fix_times_ms", fix_time_ms)
+    charges = message.charges
+    if not len(charges.device_ids) == len(charges.charge_pcts) == len(charges.fix_times_ms):
+        raise InvalidField("charges", "must have as many charges and times as device ids")
+    for device_id, charge_pct, fix_time_ms in zip(
+        charges.device_ids, charges.charge_pcts, charges.fix_times_ms, strict=True
+    ):
+        fields.required_id("charges.device_ids", device_id)
+        fields.number("charges.charge_pcts", charge_pct, 0, greatest=100)
+        _moment("charges.fix_times_ms", fix_time_ms)
     return message
 
 

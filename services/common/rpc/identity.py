@@ -22,11 +22,13 @@ CONSOLES = {
     "probation": "spiffe://moj/desk/console",
     "reviewer": "spiffe://tandem/reviewer/console",
     "operator": "spiffe://tandem/operator/console",
+    "police-records": "spiffe://npa/records/console",
+    "probation-records": "spiffe://moj/records/console",
 }
 """SPIFFE ids of the consoles' certificates, by the console's role."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
-    (r"spiffe://moj/records", Role.ROLE_MOJ_RECORDS),
-    (r"spiffe://npa/records", Role.ROLE_NPA_RECORDS),
+    (rf"spiffe://moj/records(?:/console(?:/{_NAME})?)?", Role.ROLE_MOJ_RECORDS),
+    (rf"spiffe://npa/records(?:/console(?:/{_NAME})?)?", Role.ROLE_NPA_RECORDS),
     (rf"spiffe://moj/desk/{_PERSON}", Role.ROLE_MOJ_DESK),
     (rf"spiffe://npa/desk/{_PERSON}", Role.ROLE_NPA_DESK),
     (r"spiffe://vendor/[a-z0-9-]+", Role.ROLE_VENDOR),

@@ -18,6 +18,10 @@ class Role(StrEnum):
     """Person who reviews incidents afterwards."""
     OPERATOR = "operator"
     """Person who runs the mesh."""
+    POLICE_RECORDS = "police-records"
+    """Clerk who enters the police's records: orders, protected persons and their devices."""
+    PROBATION_RECORDS = "probation-records"
+    """Clerk who enters the Ministry's records: wearers and tags."""
 
     @property
     def leg(self) -> str:
@@ -30,11 +34,15 @@ _SPIFFE = {
     Role.PROBATION: "spiffe://moj/desk/",
     Role.REVIEWER: "spiffe://tandem/reviewer/",
     Role.OPERATOR: "spiffe://tandem/operator/",
+    Role.POLICE_RECORDS: "spiffe://npa/records/console/",
+    Role.PROBATION_RECORDS: "spiffe://moj/records/console/",
 }
 DESKS = frozenset({Role.POLICE, Role.PROBATION})
 """Roles that have a leg and answer its offers."""
 VIEWERS = frozenset({Role.POLICE, Role.PROBATION, Role.REVIEWER})
 """Roles that see incidents."""
+RECORD_CLERKS = frozenset({Role.POLICE_RECORDS, Role.PROBATION_RECORDS})
+"""Roles that enter an agency's records, and see nothing else."""
 ALL_ROLES = frozenset(Role)
 SELF = "console"
 """Name under which the console itself subscribes. No user can have it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,6 +18,7 @@ from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
 from services.console.operators import translate
 from services.console.pages import assets
+from services.console.services_away import unless_away
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -30,12 +29,6 @@ MAX_HISTORY = 30
 """Maximum number of commands on the page of a device."""
 PAGE_SIZE = 1_000
 EXAMINED_BATCH = 5_000
-T = TypeVar("T")
-_AWAY = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
-)
 
 
 class ReportingPages:
@@ -59,7 +52,7 @@ class ReportingPages:
             raise web.HTTPBadRequest(text=f"400: problem must be one of {', '.join(Problem)}")
         away: list[str] = []
         asked, measured = await asyncio.gather(
-            _unless_away("ingest", self._asked(ask), away), _unless_away("geofence", self._measured(ask), away)
+            unless_away("ingest", self._asked(ask), away), unless_away("geofence", self._measured(ask), away)
         )
         if asked is None and measured is None:
             raise web.HTTPServiceUnavailable(text="503: neither ingest nor an evaluator answers: load the page again")
@@ -95,7 +88,7 @@ class ReportingPages:
             ingest_pb2.ListCommandsRequest(device_id=device_id), metadata=identity, timeout=UNARY_DEADLINE_S
         )
         away: list[str] = []
-        tag = await _unless_away("geofence", self._tag(ask, device_id), away)
+        tag = await unless_away("geofence", self._tag(ask, device_id), away)
         (card,) = reporting.joined(map(translate.asked, listed.devices), [tag] if tag else [])
         lines = [translate.history(status) for status in commands.commands]
         return assets.page(
@@ -146,14 +139,3 @@ class ReportingPages:
                 return None
             raise
         return translate.measured(answer.devices[0])
-
-
-async def _unless_away(service: str, call: Coroutine[Any, Any, T], away: list[str]) -> T | None:
-    """Returns the result of a call; None, and the service's name in `away`, if the service doesn't answer."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        if error.code() not in _AWAY:
-            raise
-        away.append(service)
-        return None

@@ -49,7 +49,12 @@ def _exact(ms: int | None) -> str:
     return "" if ms is None else _clock(ms) + f".{ms % 1000:03d}"
 
 
-_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "took": duration}
+def _local(ms: int) -> str:
+    """Formats a time in Korea's time zone as a form's field of the type datetime-local has it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M")
+
+
+_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:

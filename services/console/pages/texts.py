@@ -9,6 +9,11 @@ from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.statistics_texts import STATISTICS_TEXTS
 from services.console.pages.review_texts import REVIEW_TEXTS
+from services.console.pages.desk_texts import DESK_TEXTS
+from services.console.pages.duty_texts import DUTY_TEXTS
+from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
+from services.console.pages.operator_texts import OPERATOR_TEXTS
+from services.console.pages.record_texts import RECORD_TEXTS
 
 LANGUAGES = ("ko", "en")
 
@@ -18,6 +23,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     **STATISTICS_TEXTS,
     **REVIEW_TEXTS,
     **DISCLOSURE_TEXTS,
+    **DUTY_TEXTS,
+    **DESK_TEXTS,
+    **RECORD_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),

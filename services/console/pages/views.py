@@ -12,21 +12,28 @@ from aiohttp import web
 
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
+from services.console.burden.views import BurdenPages
+from services.console.devices.reading import DeviceReader
+from services.console.devices.views import DevicePages
 from services.console.domain import board, searching
 from services.console.domain.board import IncidentCard
-from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
+from services.console.domain.people import ALL_ROLES, DESKS, RECORD_CLERKS, VIEWERS, Role
 from services.console.domain.searching import IncidentQuery
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
+from services.console.handover.views import HandoverPages
 from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
 from services.console.pages import assets, theme
 from services.console.pages.texts import LANGUAGES
+from services.console.people.views import PeoplePages
+from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
 from services.console.review.findings import FindingPages
 from services.console.review.views import IncidentPages
+from services.console.roster.views import RosterPages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
 from services.console.statistics.views import StatisticsPages
@@ -63,6 +70,15 @@ class Pages:
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
         guard.show_errors(assets.error_page)
+        devices = DeviceReader(mesh)
+        self._duty_routes = [
+            *HandoverPages(guard, mesh, devices).routes(),
+            *DevicePages(guard, mesh, devices).routes(),
+            *PeoplePages(guard, mesh).routes(),
+            *BurdenPages(guard, mesh).routes(),
+            *RosterPages(guard, mesh).routes(),
+            *RecordPages(guard, mesh).routes(),
+        ]
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -81,8 +97,9 @@ class Pages:
             guard.get("/search", VIEWERS, self.search),
             *self._statistics.routes(),
             *self._match_reviews.routes(),
-            guard.get("/devices", ALL_ROLES, self.devices),
+            guard.get("/devices", ALL_ROLES - RECORD_CLERKS, self.devices),
             *self._reporting.routes(),
+            *self._duty_routes,
             guard.get("/{unknown:.*}", ALL_ROLES, self.unknown),  # the last: it matches every path
         ]
 
@@ -102,7 +119,7 @@ class Pages:
     async def live(self, ask: Ask) -> web.StreamResponse:
         """Shows the live page; operators are sent to the devices."""
         if ask.user.role not in VIEWERS:
-            return see_other("/devices")
+            return see_other("/records" if ask.user.role in RECORD_CLERKS else "/devices")
         page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.role.leg if ask.user.role in DESKS else ""}
         return assets.page(ask, "live.html", page=page)
 

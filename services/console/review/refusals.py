@@ -59,13 +59,19 @@ def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> An
 
 def details(error: grpc.aio.AioRpcError) -> tuple[str, str]:
     """Returns the reason code of an error, and the form's name of the wrong field; each is empty if the error has none."""
+    code, path = reason_and_path(error)
+    return code, _FIELDS.get(path, "")
+
+
+def reason_and_path(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """Returns the reason code of an error, and the path of the wrong field in the request; each is empty if the error has none."""
     status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all attributes that from_call reads
     info, wrong = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details if status else ():
         if detail.Unpack(info):
             return info.reason, ""
         if detail.Unpack(wrong) and wrong.field_violations:
-            return "", _FIELDS.get(wrong.field_violations[0].field, "")
+            return "", wrong.field_violations[0].field
     return "", ""
 
 

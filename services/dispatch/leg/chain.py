@@ -52,8 +52,12 @@ class ChainHead:
 
 def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
     """The chain link of an event that is appended after `head`."""
-    kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return link(head, incident_id, STORED_NAMES[type(event)], body=body)
+
+
+def link(head: ChainHead, incident_id: str, kind: str, *, body: str) -> ChainedEvent:
+    """The chain link of any record with an id, a kind and a body that is appended after `head`."""
     return ChainedEvent(
         id=head.id + 1,
         incident_id=incident_id,

@@ -34,7 +34,7 @@ All commands share one namespace of ids, and the first command with an id keeps 
 an id and so block a command for another agency's device.
 """
 
-_DEVICE_KINDS = {
+DEVICE_KINDS = {
     access_pb2.ROLE_MOJ_DESK: (log_pb2.TAG,),
     access_pb2.ROLE_NPA_DESK: (log_pb2.PROTECTIVE_DEVICE,),
     access_pb2.ROLE_OPERATOR: (log_pb2.TAG, log_pb2.PROTECTIVE_DEVICE),
@@ -101,7 +101,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         if request.page_token:
             fields.required_id("page_token", request.page_token)
         size = int(fields.number("page_size", request.page_size, 0, greatest=MAX_PAGE)) or USUAL_PAGE
-        found = self._reporting.page(_DEVICE_KINDS[caller.role], request.page_token, size + 1)
+        found = self._reporting.page(DEVICE_KINDS[caller.role], request.page_token, size + 1)
         return ingest_pb2.ListReportingResponse(
             devices=[self._reporting.of_device(device_id, caller) for device_id in found[:size]],
             next_page_token=found[size - 1] if len(found) > size else "",
@@ -115,7 +115,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         if request.device_id:
             raise InvalidField("subject_id", "is set together with device_id: set only one of them")
         fields.required_id("subject_id", request.subject_id)
-        kinds = _DEVICE_KINDS[server.caller().role]
+        kinds = DEVICE_KINDS[server.caller().role]
         # A subject that has only devices of the other agency gets the answer of an unknown subject, so that they aren't disclosed.
         ours = self._routes.of_subject(request.subject_id, kinds)
         if not ours:
@@ -127,7 +127,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         known = self._routes.registration(device_id)
         if known is None:
             raise NotFound("device_id: no such device is registered")
-        if known.kind not in _DEVICE_KINDS[server.caller().role]:
+        if known.kind not in DEVICE_KINDS[server.caller().role]:
             raise PermissionDenied("device_id: the device belongs to the other agency")
 
 

@@ -40,7 +40,8 @@ def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
         positions = translate.read_positions(messages) if len(messages) > SMALL_REQUEST else None
         if positions is not None:
             count = len(messages)
-            return Reports(count, positions, range(count), contexts=contexts, is_backfill=is_backfill)
+            charges = translate.charges(messages)
+            return Reports(count, positions, range(count), charges=charges, contexts=contexts, is_backfill=is_backfill)
     reports: list[Report | InvalidField] = []
     claimed: list[str] = []
     for request in requests:
@@ -51,6 +52,7 @@ def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
     context_of = [context for count, context in contexts for _ in range(count)]
     batch.contexts = [(1, context_of[i]) for i in batch.position_indexes] if context_of else ()
     batch.is_backfill = is_backfill
+    batch.charges = [charge for request in requests for charge in translate.charges(request.positions)]
     return batch
 
 

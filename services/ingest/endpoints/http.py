@@ -99,6 +99,7 @@ class PhoneEndpoint:
         units = self._routes.units_heard(sent.device_id, sent.surroundings.identifiers)
         said = phones.said_by(sent, units, "location.coords" if as_json else "lat")
         reports = Reports.of(said, [sent.device_id] * len(said))
+        reports.charges = sent.charges
         try:
             batch = await self._intake.accept(Sender("", "", sent.device_id), reports, endpoint=Endpoint.HTTP)
         except RetryableError as error:

@@ -1,7 +1,8 @@
 """Parses the OsmAnd protocol, as https://www.traccar.org/osmand documents its query and form, into reports.
 
-Access points (`wifi`), beacons and cells that the phone heard show it at registered units (`phones.surroundings`). Parameters that the
-log doesn't keep (speed, bearing, altitude, batt, charge, event and any other) are ignored. Neither causes the refusal of a position.
+Access points (`wifi`), beacons and cells that the phone heard show it at registered units (`phones.surroundings`). `batt` is the
+battery charge. Parameters that nobody keeps (speed, bearing, altitude, charge, event and any other) are ignored. None of them
+causes the refusal of a position.
 """
 
 from __future__ import annotations
@@ -86,7 +87,17 @@ def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
             "alarm", values["alarm"], device_id, report_id=report_id, time_ms=fix_time, received_ms=received_ms
         )
     at_ms = min(fix_time, received_ms) if isinstance(fix_time, int) else received_ms
-    return PhoneRequest(device_id, reports, report_id, at_ms=at_ms, surroundings=heard)
+    return PhoneRequest(
+        device_id, reports, report_id, at_ms=at_ms, surroundings=heard, charge_pct=_charge_pct(values.get("batt", ""))
+    )
+
+
+def _charge_pct(text: str) -> float | None:
+    """Parses a battery charge, percent. Whatever isn't one is ignored."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    charge_pct = float(text)
+    return charge_pct if 0 <= charge_pct <= 100 else None
 
 
 def _listed(values: Mapping[str, str], name: str) -> list[str]:

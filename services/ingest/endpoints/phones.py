@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import ContactReport, EquipmentEvent, Position, UnitPresence
+from services.ingest.domain import ContactReport, EquipmentEvent, Position, ReportedCharge, UnitPresence
 from tandem.common.v1 import log_pb2, presence_pb2
 
 DEFAULT_ACCURACY_M = 50.0
@@ -123,6 +123,13 @@ class PhoneRequest:
     """Time of the request by the phone, or of its receipt if that is missing or wrong; milliseconds since 1970 UTC."""
     surroundings: PhoneSurroundings
     """What the phone heard around it."""
+    charge_pct: float | None = None
+    """Battery charge, percent, 0 to 100. None if the request has none, or one out of range."""
+
+    @property
+    def charges(self) -> list[ReportedCharge]:
+        """The battery charge, if the request has one."""
+        return [] if self.charge_pct is None else [ReportedCharge(self.device_id, self.charge_pct, self.at_ms)]
 
 
 def position(

@@ -2,7 +2,8 @@
 
 The format is that of the app's background-location SDK: one location per request, and -1 for an unknown value. Some versions send
 a `uuid` with each location. The app puts what its settings name, such as `wifi`, `beacon` and `cell`, into `extras`; these are read as
-in the OsmAnd protocol. Values that the log doesn't keep (speed, heading, battery, activity, event and any other) are ignored.
+in the OsmAnd protocol, and the level of `battery` is the charge. Values that nobody keeps (speed, heading, activity, event and any
+other) are ignored.
 """
 
 from __future__ import annotations
@@ -47,7 +48,17 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
     at_ms = received_ms
     with suppress(InvalidField):  # the position's refusal names the error
         at_ms = min(_time_ms(location), received_ms)
-    return PhoneRequest(device_id, reports, report_id, at_ms=at_ms, surroundings=heard)
+    return PhoneRequest(
+        device_id, reports, report_id, at_ms=at_ms, surroundings=heard, charge_pct=_charge_pct(location.get("battery"))
+    )
+
+
+def _charge_pct(battery: Any) -> float | None:
+    """Parses the SDK's battery, whose level is 0 to 1 and -1 if it isn't known. Whatever isn't one is ignored."""
+    level = battery.get("level") if isinstance(battery, dict) else None
+    if isinstance(level, bool) or not isinstance(level, int | float):
+        return None
+    return level * 100.0 if 0 <= level <= 1 else None
 
 
 def _listed(location: Mapping[str, Any], extras: Mapping[str, Any], name: str) -> list[str]:

@@ -14,8 +14,9 @@ from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError
+from services.ingest.domain import ReportedCharge
 from services.ingest.sensing.observed import ObservedReports
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import battery_pb2, ingest_pb2
 
 SHARE_INTERVAL_S = 5.0
 MESSAGE_FIXES = 10_000
@@ -41,8 +42,18 @@ class FixSharing:
                     device_ids, fix_times_ms = zip(*fixes[first : first + MESSAGE_FIXES], strict=True)
                     message = ingest_pb2.ObservedFixes(device_ids=device_ids, fix_times_ms=fix_times_ms)
                     await self._bus.publish(self._subject, message.SerializeToString())
+                await self._publish_charges()
             except RetryableError as error:
                 logger().warning("fixes_not_shared", fixes=len(fixes), reason=error.reason)
+
+    async def _publish_charges(self) -> None:
+        charges = self._observed.batteries.unshared()
+        for first in range(0, len(charges), MESSAGE_FIXES):
+            device_ids, charge_pcts, fix_times_ms = zip(*charges[first : first + MESSAGE_FIXES], strict=True)
+            message = battery_pb2.ReportedCharges(
+                device_ids=device_ids, charge_pcts=charge_pcts, fix_times_ms=fix_times_ms
+            )
+            await self._bus.publish(self._subject, ingest_pb2.ObservedFixes(charges=message).SerializeToString())
 
     async def follow(self) -> None:
         """Follows the stream until cancelled. A fix that is known already changes nothing."""
@@ -54,6 +65,14 @@ class FixSharing:
                         self._bus, "ingest-observed", others, parse=lambda data, _: stored.observed_fixes(data)
                     ):
                         self._observed.accepted_elsewhere(zip(fixes.device_ids, fixes.fix_times_ms, strict=True))
+                        self._observed.batteries.accepted_elsewhere(
+                            map(
+                                ReportedCharge,
+                                fixes.charges.device_ids,
+                                fixes.charges.charge_pcts,
+                                fixes.charges.fix_times_ms,
+                            )
+                        )
                     self._cursor = messages[-1].cursor
             except StreamWentBack as error:
                 cursors.alarm(self._bus, error)

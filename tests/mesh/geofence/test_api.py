@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,14 +16,18 @@ from google.rpc import error_details_pb2
 
 from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
+from services.common.rpc import server
 from services.geofence.api import MAX_ALERT_STREAMS
-from tandem.common.v1 import alert_pb2
+from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.geofence.v1 import device_state_pb2
 from tests.support import torn
 from tests.support.geofence.evaluators import (
     OPERATOR,
+    POLICE,
     PROBATION,
     REVIEWER,
     WITHIN_S,
+    Client,
     Evaluators,
     approach,
     connected,
@@ -30,7 +36,7 @@ from tests.support.geofence.evaluators import (
     running_evaluators,
 )
 from tests.support.geofence.log import case_entry
-from tests.support.ingest.ingest import details
+from tests.support.ingest.ingest import SECRET, details
 
 MANY = 800
 PADDING = 1_000
@@ -74,6 +80,47 @@ async def test_either_evaluator_answers_the_same_bytes(three: Evaluators) -> Non
         ]
         waits = f"partition 0 hasn't applied sequence {last[0] + 1000} yet"
         assert errors == [(grpc.StatusCode.NOT_FOUND, "no such case")] * 2 + [(grpc.StatusCode.UNAVAILABLE, waits)] * 2
+
+
+async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: Evaluators) -> None:
+    async with connected(three) as (bus, clients):
+        now_ms = int(time.time() * 1000)
+        await enter(bus, 0, case_entry("battery", from_ms=0, place=True))
+        low = log_pb2.EquipmentReport(
+            device_id="tbattery",
+            report_id="low",
+            event=log_pb2.BATTERY_LOW,
+            event_time_ms=now_ms,
+            received_wall_us=now_ms * 1000,
+        )
+        sequence = await enter(bus, 0, log_pb2.LogEntry(equipment=low))
+        for client in clients:
+            await client.case("case-battery", sequence)
+
+            async def listed(who: str, client: Client = client, **asked: Any) -> list[device_state_pb2.DeviceState]:
+                answer = await client.device_states.ListDeviceStates(
+                    device_state_pb2.ListDeviceStatesRequest(**asked),
+                    metadata=server.bearer(who, SECRET),
+                    timeout=WITHIN_S,
+                )
+                return list(answer.devices)
+
+            (tag,) = await listed(PROBATION, device_id="tbattery")
+            assert (tag.subject_id, tag.kind, list(tag.active_events)) == (
+                "wbattery",
+                log_pb2.TAG,
+                [log_pb2.BATTERY_LOW],
+            )
+            assert tag.HasField("last_heard") and not tag.HasField("accuracy_m")
+            assert "tbattery" in {row.device_id for row in await listed(PROBATION, only_in_trouble=True)}
+            assert {row.kind for row in await listed(POLICE)} == {log_pb2.PROTECTIVE_DEVICE}
+            for who, code in (
+                (POLICE, grpc.StatusCode.NOT_FOUND),
+                (REVIEWER, grpc.StatusCode.PERMISSION_DENIED),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await listed(who, device_id="tbattery")
+                assert refused.value.code() is code
 
 
 async def test_a_pending_case_in_one_partition_waits_for_no_other_partition(three: Evaluators) -> None:

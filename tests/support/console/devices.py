@@ -18,8 +18,8 @@ from services.common.rpc.errors import NotFound
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import command_pb2
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
-from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tandem.geofence.v1 import device_state_pb2, device_state_pb2_grpc, geofence_pb2, geofence_pb2_grpc
+from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2, ingest_pb2_grpc
 from tests.support.common.ports import free_port
 from tests.support.console.console import SECRET, ConsoleBench, console_bench
 
@@ -84,12 +84,19 @@ def command(
 
 
 @dataclass
-class FakeDevices(ingest_pb2_grpc.CommandServiceServicer, geofence_pb2_grpc.GeofenceServiceServicer):
+class FakeDevices(
+    ingest_pb2_grpc.CommandServiceServicer,
+    geofence_pb2_grpc.GeofenceServiceServicer,
+    battery_pb2_grpc.BatteryServiceServicer,
+    device_state_pb2_grpc.DeviceStateServiceServicer,
+):
     """Devices that the fake services list, two a page. `callers` has the SPIFFE ids of all callers."""
 
     asked: list[ingest_pb2.DeviceReporting] = field(default_factory=list)
     tags: list[geofence_pb2.TagQuality] = field(default_factory=list)
     commands: list[ingest_pb2.CommandStatus] = field(default_factory=list)
+    batteries: list[battery_pb2.DeviceBattery] = field(default_factory=list)
+    states: list[device_state_pb2.DeviceState] = field(default_factory=list)
     missing_partitions: list[int] = field(default_factory=list)
     callers: set[str] = field(default_factory=set)
 
@@ -136,6 +143,23 @@ class FakeDevices(ingest_pb2_grpc.CommandServiceServicer, geofence_pb2_grpc.Geof
             next_page_token=page[1].device_id if len(page) > 2 else "",
             missing_partitions=self.missing_partitions,
         )
+
+    async def ListBatteries(
+        self, request: battery_pb2.ListBatteriesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> battery_pb2.ListBatteriesResponse:
+        """Lists the batteries, or that of one device."""
+        found = [row for row in self.batteries if request.device_id in ("", row.device_id)]
+        limit = request.max_pct if request.HasField("max_pct") else 100
+        return battery_pb2.ListBatteriesResponse(devices=[row for row in found if row.charge_pct <= limit])
+
+    async def ListDeviceStates(
+        self, request: device_state_pb2.ListDeviceStatesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> device_state_pb2.ListDeviceStatesResponse:
+        """Lists the states, or that of one device."""
+        found = [row for row in self.states if request.device_id in ("", row.device_id)]
+        if request.device_id and not found:
+            raise NotFound("device_id: no such device")
+        return device_state_pb2.ListDeviceStatesResponse(devices=found)
 
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -221,6 +245,8 @@ async def operators_bench(folder: Path, devices: FakeDevices, *, without: str = 
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(quarantine, server)
         ingest_pb2_grpc.add_CommandServiceServicer_to_server(devices, server)
         geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(devices, server)
+        battery_pb2_grpc.add_BatteryServiceServicer_to_server(devices, server)
+        device_state_pb2_grpc.add_DeviceStateServiceServicer_to_server(devices, server)
 
     async with rpc.serve(
         CommonSettings(port=0, dev_secret=SECRET), add, history=HistoryBudget(PriorityGate())

@@ -110,11 +110,10 @@ class Subscription:
 class RunningLeg:
     """A client of a running leg."""
 
-    def __init__(
-        self, leg: str, stub: dispatch_pb2_grpc.DispatchServiceStub, roster: roster_pb2_grpc.RosterServiceStub
-    ) -> None:
-        self._stub = stub
-        self._roster = roster
+    def __init__(self, leg: str, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self._stub = dispatch_pb2_grpc.DispatchServiceStub(channel)
+        self._roster = roster_pb2_grpc.RosterServiceStub(channel)
         self.registry = CollectorRegistry()
         """Metrics of a leg that runs within this process."""
         self.desk = self.caller(DESKS[leg])
@@ -144,11 +143,7 @@ async def client(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
     """Opens a client of a leg, once its health is SERVING."""
     async with server.channel(f"127.0.0.1:{configured.port}") as channel:
         await _until_serving(health_pb2_grpc.HealthStub(channel))
-        yield RunningLeg(
-            configured.leg,
-            dispatch_pb2_grpc.DispatchServiceStub(channel),
-            roster_pb2_grpc.RosterServiceStub(channel),
-        )
+        yield RunningLeg(configured.leg, channel)
 
 
 async def _until_serving(health: health_pb2_grpc.HealthStub) -> None:

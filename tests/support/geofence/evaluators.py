@@ -16,7 +16,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
+from tandem.geofence.v1 import device_state_pb2_grpc, geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
@@ -87,6 +87,7 @@ class Client:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.geofence: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
+        self.device_states: Any = device_state_pb2_grpc.DeviceStateServiceStub(channel)
         self.what_if: Any = what_if_pb2_grpc.WhatIfServiceStub(channel)
 
     async def case(self, case_id: str, min_sequence: int = 0, who: str = POLICE) -> geofence_pb2.GetCaseResponse:

@@ -27,10 +27,11 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.common.v1 import command_pb2 as tandem_dot_common_dot_v1_dot_command__pb2
 from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
+from tandem.ingest.v1 import battery_pb2 as tandem_dot_ingest_dot_v1_dot_battery__pb2
 from tandem.ingest.v1 import presence_pb2 as tandem_dot_ingest_dot_v1_dot_presence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/ingest/v1/ingest.proto\x12\x10tandem.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/command.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\x1a\x1ftandem/ingest/v1/presence.proto\"\xbe\x02\n\x08Position\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12,\n\x08\x66ix_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07lat_deg\x18\x04 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x05 \x01(\x01\x12\x12\n\naccuracy_m\x18\x06 \x01(\x01\x12\x16\n\tspeed_mps\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncourse_deg\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x62\x61ttery_pct\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSourceB\x0c\n\n_speed_mpsB\r\n\x0b_course_degB\x0e\n\x0c_battery_pct\"\x96\x01\n\x0e\x45quipmentEvent\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x02\n\rReportRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12-\n\tpositions\x18\x02 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x03 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x04 \x01(\x08\x12\x32\n\x08receipts\x18\x05 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\x12\x10\n\x08together\x18\x06 \x01(\x08\x12-\n\tpresences\x18\n \x03(\x0b\x32\x1a.tandem.ingest.v1.Presence\"\xbd\x01\n\x0eReportResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12+\n\x08outcomes\x18\x02 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x03 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12\x0f\n\x07\x62\x61tches\x18\x05 \x01(\r\"\xed\x01\n\x12ReportBatchRequest\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x02 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x03 \x01(\x08\x12\x32\n\x08receipts\x18\x04 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\x12-\n\tpresences\x18\n \x03(\x0b\x32\x1a.tandem.ingest.v1.Presence\"\xa2\x01\n\x13ReportBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x02 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\"d\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\"\x9a\x01\n\rDeviceCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x17\n\x0frefused_because\x18\x03 \x01(\t\"*\n\x15ListQuarantineRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"`\n\x16ListQuarantineResponse\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x12\n\nincomplete\x18\x02 \x01(\x08\"\xc1\x01\n\x0bQuarantined\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12+\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12)\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x10QuarantineCounts\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x16\n\x0e\x64\x65vices_merged\x18\x02 \x01(\x08\"\xab\x01\n\x12SendCommandRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x13\n\x0bvalid_for_s\x18\x04 \x01(\r\x12\x11\n\treference\x18\x05 \x01(\t\x12\x12\n\nsubject_id\x18\x06 \x01(\t\"E\n\x13SendCommandResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x13ListCommandsRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"I\n\x14ListCommandsResponse\x12\x31\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1f.tandem.ingest.v1.CommandStatus\"\xd1\x01\n\rCommandStatus\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"P\n\x14ListReportingRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x15ListReportingResponse\x12\x32\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32!.tandem.ingest.v1.DeviceReporting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x03\n\x0f\x44\x65viceReporting\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x04\x61sks\x18\x02 \x03(\x0b\x32\x1e.tandem.ingest.v1.ReportingAsk\x12\x19\n\x11own_ask_in_effect\x18\x03 \x01(\x08\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12\x32\n\x0e\x64\x65livery_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frefused_because\x18\x06 \x01(\t\x12\x1b\n\x13observed_interval_s\x18\x07 \x01(\r\x12*\n\x05obeys\x18\x08 \x01(\x0e\x32\x1b.tandem.ingest.v1.Obedience\x12\x0c\n\x04slow\x18\t \x01(\x08\x12,\n\x08last_fix\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clocates_sent\x18\x0b \x01(\r\x12\x18\n\x10locates_answered\x18\x0c \x01(\r\"9\n\rObservedFixes\x12\x12\n\ndevice_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x66ix_times_ms\x18\x02 \x03(\x03\"\x9e\x01\n\x0cReportingAsk\x12\x10\n\x08\x61sked_by\x18\x01 \x01(\t\x12\x12\n\ninterval_s\x18\x02 \x01(\r\x12,\n\x08\x61sked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x05 \x01(\x08*=\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02*\xd6\x01\n\x0bRefusalCode\x12\x1c\n\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUSAL_CODE_INVALID\x10\x01\x12\x1c\n\x18REFUSAL_CODE_CLOCK_AHEAD\x10\x02\x12\x1f\n\x1bREFUSAL_CODE_UNKNOWN_DEVICE\x10\x03\x12\x18\n\x14REFUSAL_CODE_REVOKED\x10\x04\x12\x1a\n\x16REFUSAL_CODE_NOT_YOURS\x10\x05\x12\x1a\n\x16REFUSAL_CODE_TOO_OFTEN\x10\x06*{\n\tObedience\x12\x19\n\x15OBEDIENCE_UNSPECIFIED\x10\x00\x12\x17\n\x13OBEDIENCE_NOT_ASKED\x10\x01\x12\x15\n\x11OBEDIENCE_NOT_YET\x10\x02\x12\x11\n\rOBEDIENCE_YES\x10\x03\x12\x10\n\x0cOBEDIENCE_NO\x10\x04\x32\xba\x02\n\rIngestService\x12V\n\x06Report\x12\x1f.tandem.ingest.v1.ReportRequest\x1a .tandem.ingest.v1.ReportResponse\"\x05\x8a\xb5\x18\x01\x05(\x01\x30\x01\x12\x61\n\x0bReportBatch\x12$.tandem.ingest.v1.ReportBatchRequest\x1a%.tandem.ingest.v1.ReportBatchResponse\"\x05\x8a\xb5\x18\x01\x05\x12n\n\x0eListQuarantine\x12\'.tandem.ingest.v1.ListQuarantineRequest\x1a(.tandem.ingest.v1.ListQuarantineResponse\"\t\x8a\xb5\x18\x01\x08\x90\xb5\x18\x01\x32\xcf\x02\n\x0e\x43ommandService\x12\x62\n\x0bSendCommand\x12$.tandem.ingest.v1.SendCommandRequest\x1a%.tandem.ingest.v1.SendCommandResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12j\n\x0cListCommands\x12%.tandem.ingest.v1.ListCommandsRequest\x1a&.tandem.ingest.v1.ListCommandsResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x08\x90\xb5\x18\x01\x12m\n\rListReporting\x12&.tandem.ingest.v1.ListReportingRequest\x1a\'.tandem.ingest.v1.ListReportingResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x08\x90\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/ingest/v1/ingest.proto\x12\x10tandem.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/command.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\x1a\x1etandem/ingest/v1/battery.proto\x1a\x1ftandem/ingest/v1/presence.proto\"\xbe\x02\n\x08Position\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12,\n\x08\x66ix_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07lat_deg\x18\x04 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x05 \x01(\x01\x12\x12\n\naccuracy_m\x18\x06 \x01(\x01\x12\x16\n\tspeed_mps\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncourse_deg\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x62\x61ttery_pct\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSourceB\x0c\n\n_speed_mpsB\r\n\x0b_course_degB\x0e\n\x0c_battery_pct\"\x96\x01\n\x0e\x45quipmentEvent\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x02\n\rReportRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12-\n\tpositions\x18\x02 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x03 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x04 \x01(\x08\x12\x32\n\x08receipts\x18\x05 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\x12\x10\n\x08together\x18\x06 \x01(\x08\x12-\n\tpresences\x18\n \x03(\x0b\x32\x1a.tandem.ingest.v1.Presence\"\xbd\x01\n\x0eReportResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12+\n\x08outcomes\x18\x02 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x03 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12\x0f\n\x07\x62\x61tches\x18\x05 \x01(\r\"\xed\x01\n\x12ReportBatchRequest\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x02 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x03 \x01(\x08\x12\x32\n\x08receipts\x18\x04 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\x12-\n\tpresences\x18\n \x03(\x0b\x32\x1a.tandem.ingest.v1.Presence\"\xa2\x01\n\x13ReportBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x02 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\"d\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\"\x9a\x01\n\rDeviceCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x17\n\x0frefused_because\x18\x03 \x01(\t\"*\n\x15ListQuarantineRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"`\n\x16ListQuarantineResponse\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x12\n\nincomplete\x18\x02 \x01(\x08\"\xc1\x01\n\x0bQuarantined\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12+\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12)\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x10QuarantineCounts\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x16\n\x0e\x64\x65vices_merged\x18\x02 \x01(\x08\"\xab\x01\n\x12SendCommandRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x13\n\x0bvalid_for_s\x18\x04 \x01(\r\x12\x11\n\treference\x18\x05 \x01(\t\x12\x12\n\nsubject_id\x18\x06 \x01(\t\"E\n\x13SendCommandResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x13ListCommandsRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"I\n\x14ListCommandsResponse\x12\x31\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1f.tandem.ingest.v1.CommandStatus\"\xd1\x01\n\rCommandStatus\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"P\n\x14ListReportingRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x15ListReportingResponse\x12\x32\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32!.tandem.ingest.v1.DeviceReporting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x03\n\x0f\x44\x65viceReporting\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12,\n\x04\x61sks\x18\x02 \x03(\x0b\x32\x1e.tandem.ingest.v1.ReportingAsk\x12\x19\n\x11own_ask_in_effect\x18\x03 \x01(\x08\x12\x30\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12\x32\n\x0e\x64\x65livery_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frefused_because\x18\x06 \x01(\t\x12\x1b\n\x13observed_interval_s\x18\x07 \x01(\r\x12*\n\x05obeys\x18\x08 \x01(\x0e\x32\x1b.tandem.ingest.v1.Obedience\x12\x0c\n\x04slow\x18\t \x01(\x08\x12,\n\x08last_fix\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clocates_sent\x18\x0b \x01(\r\x12\x18\n\x10locates_answered\x18\x0c \x01(\r\"m\n\rObservedFixes\x12\x12\n\ndevice_ids\x18\x01 \x03(\t\x12\x14\n\x0c\x66ix_times_ms\x18\x02 \x03(\x03\x12\x32\n\x07\x63harges\x18\x03 \x01(\x0b\x32!.tandem.ingest.v1.ReportedCharges\"\x9e\x01\n\x0cReportingAsk\x12\x10\n\x08\x61sked_by\x18\x01 \x01(\t\x12\x12\n\ninterval_s\x18\x02 \x01(\r\x12,\n\x08\x61sked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07refused\x18\x05 \x01(\x08*=\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02*\xd6\x01\n\x0bRefusalCode\x12\x1c\n\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUSAL_CODE_INVALID\x10\x01\x12\x1c\n\x18REFUSAL_CODE_CLOCK_AHEAD\x10\x02\x12\x1f\n\x1bREFUSAL_CODE_UNKNOWN_DEVICE\x10\x03\x12\x18\n\x14REFUSAL_CODE_REVOKED\x10\x04\x12\x1a\n\x16REFUSAL_CODE_NOT_YOURS\x10\x05\x12\x1a\n\x16REFUSAL_CODE_TOO_OFTEN\x10\x06*{\n\tObedience\x12\x19\n\x15OBEDIENCE_UNSPECIFIED\x10\x00\x12\x17\n\x13OBEDIENCE_NOT_ASKED\x10\x01\x12\x15\n\x11OBEDIENCE_NOT_YET\x10\x02\x12\x11\n\rOBEDIENCE_YES\x10\x03\x12\x10\n\x0cOBEDIENCE_NO\x10\x04\x32\xba\x02\n\rIngestService\x12V\n\x06Report\x12\x1f.tandem.ingest.v1.ReportRequest\x1a .tandem.ingest.v1.ReportResponse\"\x05\x8a\xb5\x18\x01\x05(\x01\x30\x01\x12\x61\n\x0bReportBatch\x12$.tandem.ingest.v1.ReportBatchRequest\x1a%.tandem.ingest.v1.ReportBatchResponse\"\x05\x8a\xb5\x18\x01\x05\x12n\n\x0eListQuarantine\x12\'.tandem.ingest.v1.ListQuarantineRequest\x1a(.tandem.ingest.v1.ListQuarantineResponse\"\t\x8a\xb5\x18\x01\x08\x90\xb5\x18\x01\x32\xcf\x02\n\x0e\x43ommandService\x12\x62\n\x0bSendCommand\x12$.tandem.ingest.v1.SendCommandRequest\x1a%.tandem.ingest.v1.SendCommandResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12j\n\x0cListCommands\x12%.tandem.ingest.v1.ListCommandsRequest\x1a&.tandem.ingest.v1.ListCommandsResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x08\x90\xb5\x18\x01\x12m\n\rListReporting\x12&.tandem.ingest.v1.ListReportingRequest\x1a\'.tandem.ingest.v1.ListReportingResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x08\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,60 +50,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDSERVICE'].methods_by_name['ListCommands']._serialized_options = b'\212\265\030\003\003\004\010\220\265\030\001'
   _globals['_COMMANDSERVICE'].methods_by_name['ListReporting']._loaded_options = None
   _globals['_COMMANDSERVICE'].methods_by_name['ListReporting']._serialized_options = b'\212\265\030\003\003\004\010\220\265\030\001'
-  _globals['_OUTCOME']._serialized_start=3753
-  _globals['_OUTCOME']._serialized_end=3814
-  _globals['_REFUSALCODE']._serialized_start=3817
-  _globals['_REFUSALCODE']._serialized_end=4031
-  _globals['_OBEDIENCE']._serialized_start=4033
-  _globals['_OBEDIENCE']._serialized_end=4156
-  _globals['_POSITION']._serialized_start=242
-  _globals['_POSITION']._serialized_end=560
-  _globals['_EQUIPMENTEVENT']._serialized_start=563
-  _globals['_EQUIPMENTEVENT']._serialized_end=713
-  _globals['_REPORTREQUEST']._serialized_start=716
-  _globals['_REPORTREQUEST']._serialized_end=981
-  _globals['_REPORTRESPONSE']._serialized_start=984
-  _globals['_REPORTRESPONSE']._serialized_end=1173
-  _globals['_REPORTBATCHREQUEST']._serialized_start=1176
-  _globals['_REPORTBATCHREQUEST']._serialized_end=1413
-  _globals['_REPORTBATCHRESPONSE']._serialized_start=1416
-  _globals['_REPORTBATCHRESPONSE']._serialized_end=1578
-  _globals['_REFUSAL']._serialized_start=1580
-  _globals['_REFUSAL']._serialized_end=1680
-  _globals['_DEVICECOMMAND']._serialized_start=1683
-  _globals['_DEVICECOMMAND']._serialized_end=1837
-  _globals['_COMMANDRECEIPT']._serialized_start=1839
-  _globals['_COMMANDRECEIPT']._serialized_end=1919
-  _globals['_LISTQUARANTINEREQUEST']._serialized_start=1921
-  _globals['_LISTQUARANTINEREQUEST']._serialized_end=1963
-  _globals['_LISTQUARANTINERESPONSE']._serialized_start=1965
-  _globals['_LISTQUARANTINERESPONSE']._serialized_end=2061
-  _globals['_QUARANTINED']._serialized_start=2064
-  _globals['_QUARANTINED']._serialized_end=2257
-  _globals['_QUARANTINECOUNTS']._serialized_start=2259
-  _globals['_QUARANTINECOUNTS']._serialized_end=2353
-  _globals['_SENDCOMMANDREQUEST']._serialized_start=2356
-  _globals['_SENDCOMMANDREQUEST']._serialized_end=2527
-  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2529
-  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2598
-  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2600
-  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2640
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2642
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2715
-  _globals['_COMMANDSTATUS']._serialized_start=2718
-  _globals['_COMMANDSTATUS']._serialized_end=2927
-  _globals['_LISTREPORTINGREQUEST']._serialized_start=2929
-  _globals['_LISTREPORTINGREQUEST']._serialized_end=3009
-  _globals['_LISTREPORTINGRESPONSE']._serialized_start=3011
-  _globals['_LISTREPORTINGRESPONSE']._serialized_end=3111
-  _globals['_DEVICEREPORTING']._serialized_start=3114
-  _globals['_DEVICEREPORTING']._serialized_end=3531
-  _globals['_OBSERVEDFIXES']._serialized_start=3533
-  _globals['_OBSERVEDFIXES']._serialized_end=3590
-  _globals['_REPORTINGASK']._serialized_start=3593
-  _globals['_REPORTINGASK']._serialized_end=3751
-  _globals['_INGESTSERVICE']._serialized_start=4159
-  _globals['_INGESTSERVICE']._serialized_end=4473
-  _globals['_COMMANDSERVICE']._serialized_start=4476
-  _globals['_COMMANDSERVICE']._serialized_end=4811
+  _globals['_OUTCOME']._serialized_start=3837
+  _globals['_OUTCOME']._serialized_end=3898
+  _globals['_REFUSALCODE']._serialized_start=3901
+  _globals['_REFUSALCODE']._serialized_end=4115
+  _globals['_OBEDIENCE']._serialized_start=4117
+  _globals['_OBEDIENCE']._serialized_end=4240
+  _globals['_POSITION']._serialized_start=274
+  _globals['_POSITION']._serialized_end=592
+  _globals['_EQUIPMENTEVENT']._serialized_start=595
+  _globals['_EQUIPMENTEVENT']._serialized_end=745
+  _globals['_REPORTREQUEST']._serialized_start=748
+  _globals['_REPORTREQUEST']._serialized_end=1013
+  _globals['_REPORTRESPONSE']._serialized_start=1016
+  _globals['_REPORTRESPONSE']._serialized_end=1205
+  _globals['_REPORTBATCHREQUEST']._serialized_start=1208
+  _globals['_REPORTBATCHREQUEST']._serialized_end=1445
+  _globals['_REPORTBATCHRESPONSE']._serialized_start=1448
+  _globals['_REPORTBATCHRESPONSE']._serialized_end=1610
+  _globals['_REFUSAL']._serialized_start=1612
+  _globals['_REFUSAL']._serialized_end=1712
+  _globals['_DEVICECOMMAND']._serialized_start=1715
+  _globals['_DEVICECOMMAND']._serialized_end=1869
+  _globals['_COMMANDRECEIPT']._serialized_start=1871
+  _globals['_COMMANDRECEIPT']._serialized_end=1951
+  _globals['_LISTQUARANTINEREQUEST']._serialized_start=1953
+  _globals['_LISTQUARANTINEREQUEST']._serialized_end=1995
+  _globals['_LISTQUARANTINERESPONSE']._serialized_start=1997
+  _globals['_LISTQUARANTINERESPONSE']._serialized_end=2093
+  _globals['_QUARANTINED']._serialized_start=2096
+  _globals['_QUARANTINED']._serialized_end=2289
+  _globals['_QUARANTINECOUNTS']._serialized_start=2291
+  _globals['_QUARANTINECOUNTS']._serialized_end=2385
+  _globals['_SENDCOMMANDREQUEST']._serialized_start=2388
+  _globals['_SENDCOMMANDREQUEST']._serialized_end=2559
+  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2561
+  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2630
+  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2632
+  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2672
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2674
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2747
+  _globals['_COMMANDSTATUS']._serialized_start=2750
+  _globals['_COMMANDSTATUS']._serialized_end=2959
+  _globals['_LISTREPORTINGREQUEST']._serialized_start=2961
+  _globals['_LISTREPORTINGREQUEST']._serialized_end=3041
+  _globals['_LISTREPORTINGRESPONSE']._serialized_start=3043
+  _globals['_LISTREPORTINGRESPONSE']._serialized_end=3143
+  _globals['_DEVICEREPORTING']._serialized_start=3146
+  _globals['_DEVICEREPORTING']._serialized_end=3563
+  _globals['_OBSERVEDFIXES']._serialized_start=3565
+  _globals['_OBSERVEDFIXES']._serialized_end=3674
+  _globals['_REPORTINGASK']._serialized_start=3677
+  _globals['_REPORTINGASK']._serialized_end=3835
+  _globals['_INGESTSERVICE']._serialized_start=4243
+  _globals['_INGESTSERVICE']._serialized_end=4557
+  _globals['_COMMANDSERVICE']._serialized_start=4560
+  _globals['_COMMANDSERVICE']._serialized_end=4895
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import command_pb2 as _command_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
 from tandem.common.v1 import presence_pb2 as _presence_pb2
+from tandem.ingest.v1 import battery_pb2 as _battery_pb2
 from tandem.ingest.v1 import presence_pb2 as _presence_pb2_1
 import builtins as _builtins
 import sys
@@ -950,6 +951,7 @@ class ObservedFixes(_message.Message):
 
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     FIX_TIMES_MS_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Id of the device of each fix."""
@@ -958,15 +960,20 @@ class ObservedFixes(_message.Message):
     def fix_times_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Time of each fix, milliseconds since 1970 UTC."""
 
+    @_builtins.property
+    def charges(self) -> _battery_pb2.ReportedCharges:
+        """Battery charges that changed by a percent or more, of all devices."""
+
     def __init__(
         self,
         *,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         fix_times_ms: _abc.Iterable[_builtins.int] | None = ...,
+        charges: _battery_pb2.ReportedCharges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "fix_times_ms", b"fix_times_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "device_ids", b"device_ids", "fix_times_ms", b"fix_times_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
