@@ -49,6 +49,7 @@ from services.dispatch.leg.reconcile import Reconciler
 from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.notes.api import NoteApi
 from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
@@ -65,6 +66,8 @@ from tandem.dispatch.v1 import (
     evidence_pb2_grpc,
     following_pb2,
     following_pb2_grpc,
+    notes_pb2,
+    notes_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
 )
@@ -73,7 +76,7 @@ MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
-    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
+    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, notes_pb2, roster_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -204,6 +207,7 @@ def _add_servicers(
     calls_pb2_grpc.add_ContactServiceServicer_to_server(ContactApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
+    notes_pb2_grpc.add_NoteServiceServicer_to_server(NoteApi(leg), server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
 
 
