@@ -18,11 +18,13 @@ from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
+from tandem.dispatch.v1.notes_pb2_grpc import NoteServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
+from tandem.registry.v1.parties_pb2_grpc import PartyServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
@@ -34,6 +36,7 @@ class LegClient:
     dispatch: DispatchServiceStub
     evidence: EvidenceServiceStub
     following: FollowingServiceStub
+    notes: NoteServiceStub
     roster: RosterServiceStub
 
 
@@ -48,6 +51,7 @@ class MeshClient:
         *,
         notices: NoticeServiceStub,
         match_reviews: MatchReviewServiceStub,
+        parties: PartyServiceStub,
         ingest: IngestServiceStub,
         commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
@@ -59,6 +63,7 @@ class MeshClient:
         self.traces = traces
         self.notices = notices
         self.match_reviews = match_reviews
+        self.parties = parties
         self.ingest = ingest
         self.commands = commands
         self.geofence = geofence
@@ -106,6 +111,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 dispatch=DispatchServiceStub(leg),
                 evidence=EvidenceServiceStub(leg),
                 following=FollowingServiceStub(leg),
+                notes=NoteServiceStub(leg),
                 roster=RosterServiceStub(leg),
             )
         ingest = await channel(settings.ingest)
@@ -115,6 +121,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             traces=TraceServiceStub(registry),
             notices=NoticeServiceStub(registry),
             match_reviews=MatchReviewServiceStub(registry),
+            parties=PartyServiceStub(registry),
             ingest=IngestServiceStub(ingest),
             commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(await channel(settings.geofence)),

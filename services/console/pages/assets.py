@@ -14,6 +14,9 @@ from services.console.guard import Ask
 
 FOLDER = Path(__file__).parents[1]
 STATIC = FOLDER / "static"
+THEME_COOKIE = "tandem_theme"
+THEMES = ("auto", "light", "dark")
+"""Themes of the pages; auto is the browser's."""
 KOREA = timezone(timedelta(hours=9), "KST")
 _TYPES = {
     ".js": "text/javascript; charset=utf-8",
@@ -58,9 +61,16 @@ def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Respo
         "user": ask.session.user,
         "csrf": ask.csrf,
         "badge": ask.badge,
+        "theme": theme_of(ask),
     }
     text = _templates.get_template(template).render({**common, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
+
+
+def theme_of(ask: Ask) -> str:
+    """Returns the theme that this browser chose."""
+    chosen = ask.request.cookies.get(THEME_COOKIE, "")
+    return chosen if chosen in THEMES else THEMES[0]
 
 
 def island(ask: Ask, tiles: str) -> dict[str, Any]:

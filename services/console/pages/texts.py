@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.live_texts import LIVE_ISLAND, LIVE_TEXTS
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
+    **LIVE_TEXTS,
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
@@ -85,10 +87,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "warning": ("피해자 알림", "Warning"),
     "take": ("접수", "Accept"),
     "taken": ("접수 완료", "Accepted"),
-    "take_hint": (
-        "키보드: j·k 이동, a 접수, Enter 열기",
-        "Keyboard: j and k move, a accepts, Enter opens",
-    ),
     "answer": ("응답", "Answer"),
     "next_step": ("다음 단계", "Next step"),
     "refuse": ("거절", "Refuse"),
@@ -348,6 +346,8 @@ ISLAND = (
     *("source_GNSS", "source_WIFI", "source_CELL"),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
+    *LIVE_ISLAND,
+    "order",
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )
 """Keys of the texts that the scripts need."""

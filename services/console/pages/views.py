@@ -12,16 +12,18 @@ from aiohttp import web
 
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
-from services.console.domain import board, figures
+from services.console.domain import board, desk, figures, notes
 from services.console.domain.board import IncidentCard
 from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
+from services.console.live.cards import IncidentCards, order_bases
 from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
 from services.console.pages import assets
+from services.console.pages.live_texts import LIVE_SHORTCUTS
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
@@ -56,6 +58,7 @@ class Pages:
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
+        self._cards = IncidentCards(guard, mesh, feeds)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
@@ -67,10 +70,12 @@ class Pages:
             guard.open_get("/static/{name}", assets.static),
             *self._signing_in.routes(),
             guard.open_post("/language", self.language),
+            guard.open_post("/theme", self.theme),
             guard.get("/", ALL_ROLES, self.live),
             guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
             *self._answers.routes(),
+            *self._cards.routes(),
             guard.get("/search", VIEWERS, self.search),
             *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
@@ -84,14 +89,37 @@ class Pages:
         response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=365 * 86_400)
         return response
 
+    async def theme(self, ask: Ask) -> web.StreamResponse:
+        """Switches to the next of the themes: the system's, light, dark."""
+        next_theme = assets.THEMES[(assets.THEMES.index(assets.theme_of(ask)) + 1) % len(assets.THEMES)]
+        response = see_other(ask.form.get("back", HOME))
+        response.set_cookie(assets.THEME_COOKIE, next_theme, httponly=True, samesite="Strict", max_age=365 * 86_400)
+        return response
+
     # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def live(self, ask: Ask) -> web.StreamResponse:
         """Shows the live page; operators are sent to the devices."""
         if ask.user.role not in VIEWERS:
             return see_other("/devices")
-        page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.role.leg if ask.user.role in DESKS else ""}
-        return assets.page(ask, "live.html", page=page)
+        page = {
+            **assets.island(ask, self._settings.tiles),
+            "leg": ask.user.role.leg if ask.user.role in DESKS else "",
+            "name": ask.user.name,
+            "streets": self._settings.streets,
+        }
+        return assets.page(
+            ask,
+            "live.html",
+            page=page,
+            bases=order_bases(),
+            causes=desk.CAUSES,
+            max_reason=desk.MAX_REASON,
+            max_note=desk.MAX_NOTE,
+            note_kinds=notes.NOTE_KINDS,
+            noted_results=notes.NOTED_RESULTS,
+            shortcuts=LIVE_SHORTCUTS,
+        )
 
     async def stream(self, ask: Ask) -> web.StreamResponse:
         """Sends the live page's changes as server-sent events. A browser that reconnects names the last event that it saw."""

@@ -64,10 +64,10 @@ def test_an_incident_that_left_the_list_is_gone_for_a_browser_that_was_away() ->
 
 def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
     page = LivePage()
-    page.put_target("i-1", {"id": "kept", "at": 0})
+    page.put_target("i-1", {"id": "kept", "at": None, "fix": None})
     seen = recent = page.number
     for n in range(numbered_items.MAX_GONE + 1):
-        page.put_target("i-2", {"id": f"t-{n}", "at": n})
+        page.put_target("i-2", {"id": f"t-{n}", "at": None, "fix": n})
         recent = page.number
         page.drop_targets("i-2")
     assert page.since(seen)["reset"]
@@ -77,10 +77,10 @@ def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
 
 def test_an_item_that_came_back_is_not_gone() -> None:
     page = LivePage()
-    page.put_target("i-1", {"id": "t", "at": 1})
+    page.put_target("i-1", {"id": "t", "at": None, "fix": 1})
     seen = page.number
     page.drop_targets("i-1")
-    page.put_target("i-1", {"id": "t", "at": 1})
+    page.put_target("i-1", {"id": "t", "at": None, "fix": 1})
     back = page.since(seen)
     assert (ids(back["targets"]), back["gone"]) == (["t"], [])
 
