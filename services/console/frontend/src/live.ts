@@ -1,6 +1,6 @@
 // The live page. Changes come as server-sent events, at most twice a second.
 
-import { NoticeCount, showReviewAlarm, showReviews } from "./badges";
+import { showReviewAlarm, showReviews } from "./badges";
 import type { Reviews } from "./badges";
 import { Card, canBeClosed, canBeRefused, nextState } from "./card";
 import type { Act, NamedOrder } from "./card";
@@ -9,26 +9,15 @@ import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
 import { NoteForm, drawNotes } from "./notes";
 import type { Note } from "./notes";
-import { byId, make, readPage, timeOfDay } from "./page";
+import { byId, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
 import { flash, play } from "./sound";
 import type { Sound } from "./sound";
+import { Ticker } from "./ticker";
+import type { Alert } from "./ticker";
 import { Words } from "./words";
 import type { Destination, TrackPoint } from "./words";
-
-interface Alert {
-  id: string;
-  at: number;
-  kind: string;
-  demand: string;
-  incident: string;
-  wearer: string;
-  target: string;
-  ring: number;
-  distance: number | null;
-  exercise: boolean;
-}
 
 interface Message {
   reset: boolean;
@@ -53,7 +42,6 @@ interface Around {
 
 const SILENT_MS = 12_000;
 const RECONNECT_MS = 3_000;
-const MAX_ALERTS = 100;
 /** Flags of an incident that sound the gravest. */
 const GRAVE = new Set(["duress", "losing"]);
 
@@ -71,8 +59,9 @@ const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate 
 
 const announce = byId("announce");
 const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
+/** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
-/** Rings that an order states, or that alerts name, by incident. */
+/** Last sound of each incident. */
 const alarmed = new Map<string, Sound>();
 /** Whether the user has chosen: then no other incident takes the card away. */
 let isUsersChoice = false;
@@ -326,27 +315,7 @@ function receiveReviews(received: Reviews | null): void {
 
 // ── alerts ──
 
-const notices = new NoticeCount(words, `${page.role} ${page.name}`);
-
-function addAlerts(alerts: Alert[]): void {
-  const list = byId("alerts");
-  for (const alert of alerts) {
-    const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
-    item.append(make("span", { class: `tag demand-${alert.demand}` }, text(alert.demand)), ` ${text(alert.kind)}`);
-    if (alert.ring) item.append(` ${alert.ring} m`);
-    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
-    if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, text("exercise")));
-    if (alert.incident) {
-      const button = make("button", { type: "button", class: "plain" }, text("chosen"));
-      button.addEventListener("click", () => rows.incidents.has(alert.incident) && choose(alert.incident));
-      item.append(" ", button);
-    }
-    list.prepend(item);
-  }
-  while (list.children.length > MAX_ALERTS) list.lastElementChild?.remove();
-  byId("no-alerts").hidden = list.children.length > 0;
-  notices.add(alerts);
-}
+const ticker = new Ticker(words, `${page.role} ${page.name}`, (incident) => rows.incidents.has(incident) && choose(incident));
 
 // ── the connection ──
 
@@ -379,8 +348,7 @@ function receive(message: Message): void {
   if (message.reset) {
     rows.incidents.clear();
     map.clear();
-    byId("alerts").replaceChildren();
-    notices.clear();
+    ticker.clear();
   }
   for (const id of message.gone) {
     rows.incidents.delete(id);
@@ -399,7 +367,7 @@ function receive(message: Message): void {
     rows.incidents.set(incident.id, incident);
     alarm(incident);
   }
-  if (message.alerts.length) addAlerts(message.alerts);
+  if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
   const incident = chosen();
   if (incident && notesSeen >= 0 && incident.notes !== notesSeen) void readAround(incident.id);
