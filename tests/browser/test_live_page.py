@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -66,6 +67,7 @@ class Watched:
     async def shot(self, page: str, name: str) -> None:
         """Saves a picture for the documentation, where TANDEM_SHOTS is set."""
         if folder := os.environ.get("TANDEM_SHOTS"):
+            await asyncio.sleep(3)  # the map's tiles
             await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
 
     async def own(self, leg: str) -> list[dispatch_pb2.Assignment]:
@@ -213,15 +215,23 @@ async def test_another_roles_incident_has_a_stated_answer(watched: Watched) -> N
 
 
 async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watched: Watched) -> None:
-    for theme in ("dark", "light"):
-        await watched.browser("eval", page="police", expression=f"document.documentElement.dataset.theme = '{theme}'")
+    for theme in ("light", "dark"):
+        await watched.browser("click", page="police", selector="form[action='/theme'] button")
+        await watched.browser("wait", page="police", selector=f"html[data-theme={theme}]")
+        await watched.choose("police")
+        await watched.browser("press", page="police", key="w")
+        await watched.browser("press", page="police", key="Enter")
+        await watched.browser("wait", page="police", selector="#card-who .named")
         for width, height in ((1440, 900), (1920, 1080)):
             await watched.browser("resize", page="police", width=width, height=height)
+            await watched.browser("press", page="police", key="f")
+            await watched.until("police", "document.querySelector('#card-where').textContent.includes('금곡동')")
             sizes = await watched.browser("eval", page="police", expression=_SIZES)
             assert sizes["beyond"] <= 0 and all(box[0] > 250 and box[1] > 150 for box in sizes["boxes"]), (width, sizes)
             found = await watched.browser("axe", page="police")
             assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == [], theme
-            await watched.shot("police", f"console-live-{theme}-{width}")
+            if (theme, width) in (("light", 1440), ("dark", 1920)):
+                await watched.shot("police", f"console-live-{theme}-{width}")
     await watched.browser("press", page="probation", key="?")
     await watched.browser("wait", page="probation", selector="#help[open]")
     await watched.browser("press", page="probation", key="Escape")

@@ -29,10 +29,15 @@ export function drawNotes(notes: Note[], words: Words): void {
   );
 }
 
+/** Returns a random key. `randomUUID` would need a secure context. */
+function newKey(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** Form for a note. `send` returns why it was refused, or an empty text. */
 export class NoteForm {
   #form = document.getElementById("note-form") as HTMLFormElement | null;
-  #key = crypto.randomUUID();
+  #key = newKey();
   #incident = "";
 
   constructor(send: (incident: string, note: URLSearchParams) => Promise<string>) {
@@ -47,7 +52,7 @@ export class NoteForm {
       void send(this.#incident, note).then((refused) => {
         // A refused note stays in the form; the same key makes a repeated attempt the same note.
         if (refused) return;
-        this.#key = crypto.randomUUID();
+        this.#key = newKey();
         form.reset();
         byId("note-result").hidden = true;
       });
@@ -60,7 +65,7 @@ export class NoteForm {
     this.#incident = incident;
     this.#form.hidden = !incident;
     this.#form.reset();
-    this.#key = crypto.randomUUID();
+    this.#key = newKey();
     byId("note-result").hidden = true;
   }
 
