@@ -1,4 +1,4 @@
-"""The live page in a real browser on a real mesh: the chosen incident in words, names by disclosure, notes, and answers that come too late.
+"""The live page in a real browser on a real mesh: the card in words, names by disclosure, notes, and answers that come too late.
 
 `make test-browser` runs it. With TANDEM_SHOTS it saves its pictures in that folder.
 """
@@ -116,10 +116,14 @@ async def test_the_card_says_in_words_where_the_wearer_is_and_what_is_due(watche
     where = await watched.text("police", "#card-where")
     assert re.search(r"\d+ 초 전 위치, 오차 \d+ m", where), where
     assert re.search(r"보호장소 home-\w+에(서 [동서남북]+쪽 .*m| 있을 수 있음)", where), where
-    assert re.search(r"까지 접수하십시오 \(\d+ 초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own"))
+    assert re.search(
+        r"까지 접수하십시오 \(\d+ 초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own")
+    )
     others = await watched.text("police", "#card-others")
     assert "보호관찰: 접수 대기." in others and "피해자 알림:" in others
-    assert "이탈" not in await watched.text("police", "#card-head") and "접근" in await watched.text("police", "#card-head")
+    assert "이탈" not in await watched.text("police", "#card-head") and "접근" in await watched.text(
+        "police", "#card-head"
+    )
     limited = await watched.text("probation", "#card-where")
     assert "Probation isn't told where she is" in limited
     assert "보호장소" not in limited and watched.stage.person_id not in await _html(watched, "probation")
@@ -170,7 +174,9 @@ async def test_a_call_that_is_kept_stays_with_its_desk(watched: Watched) -> None
     await watched.browser("click", page="probation", selector="#note-form button")
     await watched.until("probation", "document.querySelectorAll('#notes li').length === 2")
     assert "Call to the other desk, No answer" in await watched.text("probation", "#notes li:first-child")
-    await watched.browser("fill", page="probation", selector="#note-form input[name=text]", value="a later note for both")
+    await watched.browser(
+        "fill", page="probation", selector="#note-form input[name=text]", value="a later note for both"
+    )
     await watched.browser("click", page="probation", selector="#note-form button")
     await watched.until("police", "document.querySelector('#notes').textContent.includes('a later note for both')")
     assert "통화" not in await watched.text("police", "#notes")

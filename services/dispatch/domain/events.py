@@ -278,8 +278,7 @@ class Raced:
     responder_s: int
     """The responder's time to the destination, seconds."""
     by_ring: bool
-    """True if the wearer's distance is known only by the ring. `wearer_s` is then the greatest possible time: the ring's radius divided
-    by the wearer's pace."""
+    """Whether the distance is known only by the ring. `wearer_s` is then the greatest possible time: radius divided by pace."""
     supervisor_desk: str = ""
     """Supervisor's desk that is notified too; empty if there is no roster."""
     due_ms: int | None = None
@@ -350,8 +349,10 @@ Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
 """Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 ContactStep: TypeAlias = ContactBegun | ContactStepped
+SideStep: TypeAlias = Flagged | NoteAdded
+"""Step that states a fact beside the assignment's progress."""
 Step: TypeAlias = (
-    Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep | ContactStep | NoteAdded
+    Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | SideStep | PrivateStep | ContactStep
 )
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
 

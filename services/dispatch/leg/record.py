@@ -72,9 +72,7 @@ class SecondaryRecords:
         """Ends the work, as SecondaryWrites.close."""
         await self._writes.close()
 
-    async def put_peers(
-        self, rows: Sequence[PeerRow], position: StreamPosition, notes: Sequence[NoteRow] = ()
-    ) -> None:
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition, notes: Sequence[NoteRow] = ()) -> None:
         """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
         await self._writes.add(partial(self._store.put_peers, rows=rows, position=position, notes=notes))
 

@@ -20,7 +20,15 @@ from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainHead
-from services.dispatch.leg.rows import AssignmentRow, IncidentRow, ListedIncident, NoteRow, PeerRow, StepRow, StreamPosition
+from services.dispatch.leg.rows import (
+    AssignmentRow,
+    IncidentRow,
+    ListedIncident,
+    NoteRow,
+    PeerRow,
+    StepRow,
+    StreamPosition,
+)
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (RowTarget(tables.peers, ("number", "payload"), newer="number"), RowTarget(tables.notes, ()), POSITIONS)

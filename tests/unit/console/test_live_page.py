@@ -88,7 +88,9 @@ def test_a_track_has_the_last_ten_minutes_once_and_goes_with_its_incident() -> N
 
 def test_the_rings_of_an_incident_are_those_of_its_alerts() -> None:
     page = LivePage()
-    for n, (incident_id, ring) in enumerate([("i-1", 1000.0), ("i-1", 100.0), ("i-1", 1000.0), ("i-2", 600.0), ("i-1", 0)]):
+    for n, (incident_id, ring) in enumerate(
+        [("i-1", 1000.0), ("i-1", 100.0), ("i-1", 1000.0), ("i-2", 600.0), ("i-1", 0)]
+    ):
         page.add_alert({"id": f"alert-{n}", "incident": incident_id, "ring": ring})
     assert page.rings("i-1") == [100.0, 1000.0]
 

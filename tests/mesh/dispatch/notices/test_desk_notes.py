@@ -40,16 +40,16 @@ class Noting(NamedTuple):
     async def list(self, who: str = "", incident_id: str = "incident-1") -> list[notes_pb2.IncidentNote]:
         """Lists the notes of an incident."""
         request = notes_pb2.ListNotesRequest(incident_id=incident_id)
-        return list(
-            (await self.stub.ListNotes(request, metadata=server.bearer(who or DESKS[self.leg], SECRET))).notes
-        )
+        return list((await self.stub.ListNotes(request, metadata=server.bearer(who or DESKS[self.leg], SECRET))).notes)
 
     async def until_listed(self, *texts: str) -> list[notes_pb2.IncidentNote]:
         """The leg's notes, once they have these texts."""
         async with asyncio.timeout(PATIENCE_S):
-            while [note.text for note in (listed := await self.list())] != list(texts):
+            while True:
+                listed = await self.list()
+                if [note.text for note in listed] == list(texts):
+                    return listed
                 await asyncio.sleep(0.05)
-        return listed
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ async def desks(nats: TestServer, bus: Bus, tmp_path: Path) -> AsyncIterator[dic
 
 async def test_both_desks_read_a_note_once_but_not_one_that_is_kept(desks: dict[str, Noting]) -> None:
     police, probation = desks["police"], desks["probation"]
-    first = await police.add("key-1", text="<b>통화</b> 완료", kind=notes_pb2.CALLED_UNIT, result=notes_pb2.NOTED_SPOKEN)
+    first = await police.add(
+        "key-1", text="<b>통화</b> 완료", kind=notes_pb2.CALLED_UNIT, result=notes_pb2.NOTED_SPOKEN
+    )
     assert (first.by, first.leg, first.kept) == (DESKS["police"], 2, False)
     assert await police.add("key-1", text="sent twice") == first
     await police.add("key-2", text="for us alone", kept=True)

@@ -36,7 +36,9 @@ def request(**fields: object) -> notes_pb2.AddNoteRequest:
 
 
 def test_the_numbers_are_those_of_the_protos() -> None:
-    assert {kind.name: int(kind) for kind in NoteKind} | {"NOTE_KIND_UNSPECIFIED": 0} == dict(notes_pb2.NoteKind.items())
+    assert {kind.name: int(kind) for kind in NoteKind} | {"NOTE_KIND_UNSPECIFIED": 0} == dict(
+        notes_pb2.NoteKind.items()
+    )
     results = {result.name: int(result) for result in NotedResult if result} | {"NOTED_RESULT_UNSPECIFIED": 0}
     assert results == dict(notes_pb2.NotedResult.items())
 
@@ -99,9 +101,7 @@ def test_a_bad_note_names_its_field(fields: dict[str, object], field: str) -> No
 
 
 def test_a_call_needs_no_text() -> None:
-    command = translate.command(
-        request(kind=notes_pb2.CALLED_WEARER, result=notes_pb2.NOTED_NO_ANSWER, text=""), BY
-    )
+    command = translate.command(request(kind=notes_pb2.CALLED_WEARER, result=notes_pb2.NOTED_NO_ANSWER, text=""), BY)
     assert (command.kind, command.result) == (NoteKind.CALLED_WEARER, NotedResult.NOTED_NO_ANSWER)
 
 
@@ -128,7 +128,9 @@ def test_the_other_desk_gets_a_shared_note_and_the_warning_leg_none() -> None:
     assert peer.subject_id == "p"  # the note itself is no part of the assignment
 
 
-@pytest.mark.parametrize("changes", [{"kept": True}, {"incident_id": "incident-2"}, {"leg": alert_pb2.PROBATION}, {"text": "x" * 501}])
+@pytest.mark.parametrize(
+    "changes", [{"kept": True}, {"incident_id": "incident-2"}, {"leg": alert_pb2.PROBATION}, {"text": "x" * 501}]
+)
 def test_a_note_that_may_not_be_shared_is_refused(changes: dict[str, object]) -> None:
     (event,) = offered().do(note())
     with pytest.raises(InvalidField):
