@@ -227,8 +227,7 @@ class LegReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepsLost:
-    """INCIDENTS holds steps of this assignment that this record lacks, as after an older copy of the record was restored. They are not
-    read back. The next step gets the number after the last lost one."""
+    """INCIDENTS holds steps of this assignment that this record lacks. They are not read back; the next step is numbered after them."""
 
     at_ms: int
     assignment_id: str
