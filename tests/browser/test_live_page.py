@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from services.cli.monitor import drill as drills
 from services.cli.simulate import demo
 from services.cli.simulate.actors import Alerts
 from services.cli.stack import mesh as meshes
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 
 pytestmark = [
     pytest.mark.browser,
@@ -204,6 +205,22 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
     await watched.until("police", "document.querySelector('#card-refusal').textContent.includes('상태가 바뀌었습니다')")
     (now,) = [to for to in await watched.own("police") if to.assignment_id == first.assignment_id]
     assert now.state == dispatch_pb2.DISPATCHED
+
+
+async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) -> None:
+    await watched.choose("police")
+    await watched.browser("wait", page="police", selector=f"#map[data-fitted='{watched.incident_id}']")
+    watch = """new MutationObserver(() => {
+        if (document.querySelector("#incidents .exercise")) window.sawExercise = true;
+        if (document.querySelector("#card")?.dataset.incident !== window.chosenId) window.cardMoved = true;
+    }).observe(document.body, { subtree: true, childList: true, attributes: true });
+    window.chosenId = document.querySelector("#card").dataset.incident;"""
+    await watched.browser("eval", page="police", expression=watch)
+    before = await watched.browser("eval", page="police", expression="map.dataset.centre")
+    await drills.Drill(watched.stage.clients, True, PATIENCE_S).run()
+    await watched.until("police", "window.sawExercise === true")
+    after = await watched.browser("eval", page="police", expression="[map.dataset.centre, window.cardMoved ?? false]")
+    assert after == [before, False]
 
 
 async def test_another_roles_incident_has_a_stated_answer(watched: Watched) -> None:
