@@ -69,7 +69,6 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "born": ("{day} 출생", "born {day}"),
     "sex_MALE": ("남", "male"),
     "sex_FEMALE": ("여", "female"),
-    "since": ("{at}부터 ({for})", "since {at} ({for})"),
     "cause_since": ("{cause}: {at}부터, {for} 경과", "{cause} since {at}, for {for}"),
     "where_wearer": ("피부착자 위치: {place}.", "The wearer is at {place}."),
     "where_unknown": (
@@ -102,7 +101,6 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "wind_5": ("남서쪽", "south-west"),
     "wind_6": ("서쪽", "west"),
     "wind_7": ("북서쪽", "north-west"),
-    "state_is": ("현재 상태", "State"),
     "accept_by": (
         "{at}까지 접수하십시오 ({left}). 지나면 다음 순번으로 넘어갑니다.",
         "Accept by {at} ({left}), or the next in line is asked.",

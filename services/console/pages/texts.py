@@ -347,6 +347,8 @@ ISLAND = (
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *LIVE_ISLAND,
+    "answer_503",
+    *(key for key in TEXTS if key.startswith("basis_")),
     "order",
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )
