@@ -43,6 +43,7 @@ interface Notice {
   kind: string;
   wearer: string;
   target: string;
+  exercise: boolean;
 }
 
 /** Counts notices: unread ones, and devices whose last notice says that they are silent or disturbed. */
@@ -74,7 +75,7 @@ export class NoticeCount {
   }
 
   add(notices: Notice[]): void {
-    for (const notice of notices) {
+    for (const notice of notices.filter((each) => !each.exercise)) {
       this.#newest = Math.max(this.#newest, notice.at);
       if (notice.at > this.#readUntil) this.#unread += 1;
       const device = notice.target || notice.wearer;

@@ -162,11 +162,11 @@ export class Card {
       state.append(" ", make("small", {}, words.say("by_whom", { by, at: timeOfDay(to.taken) })));
     }
     const steps = make("div", { class: "do-line", role: "group", "aria-label": name });
-    if (OFFERS.has(to.state)) steps.append(this.#button("acknowledge", incident, to, words.say("do_acknowledge"), true));
+    if (OFFERS.has(to.state)) steps.append(this.#button("acknowledge", incident, to, words.say("desk_acknowledge"), true));
     const following = nextState(to);
-    if (following) steps.append(this.#button("progress", incident, to, words.say(`do_${following}`), true, following));
-    if (canBeClosed(to)) steps.append(this.#button("close", incident, to, words.say("do_close"), !following));
-    if (canBeRefused(to)) steps.append(this.#button("reject", incident, to, words.say("do_reject"), false));
+    if (following) steps.append(this.#button("progress", incident, to, words.say(`desk_${following}`), true, following));
+    if (canBeClosed(to)) steps.append(this.#button("close", incident, to, words.say("desk_close"), !following));
+    if (canBeRefused(to)) steps.append(this.#button("reject", incident, to, words.say("desk_reject"), false));
     return make("article", { class: "destination", "data-assignment": to.id }, state, make("p", { class: "next" }, next), steps);
   }
 

@@ -85,12 +85,20 @@ function nameOf(incident: Incident | undefined, subject: string): string {
   const person = orders.flatMap((order) => order.persons).find((known) => known.id === subject);
   if (person?.name) return `${text("protected")} ${person.name}`;
   const target = incident ? map.targets.get(`${incident.id}/${subject}`) : undefined;
-  if (subject.includes("/")) return `${text("place")} ${subject.split("/").at(-1)}`;
   if (target?.sort === "wearer" || leg === "probation") {
     const respondent = orders[0]?.respondent.name;
-    return respondent ? `${text("wearer")} ${respondent}` : `${text("wearer")} ${subject}`;
+    return respondent ? `${text("wearer")} ${respondent}` : text("wearer");
   }
-  return `${text("protected")} ${subject}`;
+  // An id tells destinations of one kind apart. A single one needs none.
+  const isPlace = subject.includes("/");
+  const alike = incident ? destinationsOf(incident).filter((other) => other.includes("/") === isPlace).length : 0;
+  const kind = text(isPlace ? "place" : "protected");
+  return alike > 1 ? `${kind} ${subject.split("/").at(-1)}` : kind;
+}
+
+/** Protected persons and places of an incident: the police's destinations. */
+function destinationsOf(incident: Incident): string[] {
+  return [...new Set((incident.legs["police"] ?? []).map((to) => to.subject))];
 }
 
 function chosen(): Incident | undefined {

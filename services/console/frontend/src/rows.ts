@@ -204,7 +204,7 @@ export class Rows {
     row.replaceChildren(pick);
     const offers = this.offers(incident).length;
     if (offers) {
-      const key = offers > 1 ? "do_all" : "do_acknowledge";
+      const key = offers > 1 ? "desk_all" : "desk_acknowledge";
       const button = make("button", { type: "button", class: "take" }, `${this.texts[key]}${offers > 1 ? ` (${offers})` : ""}`);
       button.addEventListener("click", () => this.accept(incident));
       row.append(button);

@@ -52,8 +52,8 @@ export class Ticker {
     if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
     if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, words.say("exercise")));
     if (alert.incident) {
-      const subject = (alert.target || alert.wearer).split("/").at(-1) ?? "";
-      const button = make("button", { type: "button", class: "plain" }, subject);
+      const kind = alert.target.includes("/") ? "place" : alert.target ? "protected" : "wearer";
+      const button = make("button", { type: "button", class: "plain" }, words.say(kind));
       button.addEventListener("click", () => this.choose(alert.incident));
       item.append(" ", button);
     }
