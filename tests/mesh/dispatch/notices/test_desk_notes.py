@@ -37,7 +37,7 @@ class Noting(NamedTuple):
         note: notes_pb2.IncidentNote = (await self.stub.AddNote(request, metadata=metadata)).note
         return note
 
-    async def list(self, who: str = "", incident_id: str = "incident-1") -> list[notes_pb2.IncidentNote]:
+    async def listed(self, who: str = "", incident_id: str = "incident-1") -> list[notes_pb2.IncidentNote]:
         """Lists the notes of an incident."""
         request = notes_pb2.ListNotesRequest(incident_id=incident_id)
         return list((await self.stub.ListNotes(request, metadata=server.bearer(who or DESKS[self.leg], SECRET))).notes)
@@ -46,9 +46,9 @@ class Noting(NamedTuple):
         """The leg's notes, once they have these texts."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                listed = await self.list()
-                if [note.text for note in listed] == list(texts):
-                    return listed
+                notes = await self.listed()
+                if [note.text for note in notes] == list(texts):
+                    return notes
                 await asyncio.sleep(0.05)
 
 
@@ -82,7 +82,7 @@ async def test_both_desks_read_a_note_once_but_not_one_that_is_kept(desks: dict[
     await probation.add("key-1", text="seen")
     own = await police.until_listed("<b>통화</b> 완료", "for us alone", "and for both", "seen")
     assert [note.kept for note in own] == [False, True, False, False]
-    assert await police.list(REVIEWER) == own
+    assert await police.listed(REVIEWER) == own
 
 
 async def test_bad_notes_are_refused_and_leave_nothing(desks: dict[str, Noting]) -> None:
@@ -91,8 +91,8 @@ async def test_bad_notes_are_refused_and_leave_nothing(desks: dict[str, Noting])
     await refused(police.add("", text="x"), grpc.StatusCode.INVALID_ARGUMENT, "note_key")
     await refused(police.add("k", kind=notes_pb2.CALLED_WEARER), grpc.StatusCode.INVALID_ARGUMENT, "result")
     await refused(police.add("k", incident_id="incident-9"), grpc.StatusCode.NOT_FOUND)
-    await refused(police.list(incident_id="incident-9"), grpc.StatusCode.NOT_FOUND)
+    await refused(police.listed(incident_id="incident-9"), grpc.StatusCode.NOT_FOUND)
     await refused(police.add("k", DESKS["probation"]), grpc.StatusCode.PERMISSION_DENIED)
-    await refused(police.list(DESKS["probation"]), grpc.StatusCode.PERMISSION_DENIED)
+    await refused(police.listed(DESKS["probation"]), grpc.StatusCode.PERMISSION_DENIED)
     await refused(police.add("k", REVIEWER), grpc.StatusCode.PERMISSION_DENIED)
-    assert await police.list() == []
+    assert await police.listed() == []
