@@ -27,7 +27,7 @@ class NumberedAlert(NamedTuple):
     alert: Item
 
 
-class TrackPoint(NamedTuple):
+class TargetFix(NamedTuple):
     """A position of a target's track."""
 
     fix_ms: int
@@ -45,7 +45,7 @@ class LivePage:
         """Group of each grouped incident, by incident id."""
         self._targets_of: dict[str, set[str]] = {}
         """Ids of the shown targets, by incident id."""
-        self._tracks: dict[str, deque[TrackPoint]] = {}
+        self._tracks: dict[str, deque[TargetFix]] = {}
         """Positions of each shown target, by its id."""
         self._alerts: deque[NumberedAlert] = deque(maxlen=MAX_ALERTS)
 
@@ -98,7 +98,7 @@ class LivePage:
         if target["at"] and target["fix"]:
             track = self._tracks.setdefault(target["id"], deque(maxlen=MAX_TRACK))
             if not track or target["fix"] > track[-1].fix_ms:
-                track.append(TrackPoint(target["fix"], *target["at"][:2]))
+                track.append(TargetFix(target["fix"], *target["at"][:2]))
             while track[0].fix_ms < target["fix"] - TRACK_MS:
                 track.popleft()
 
@@ -143,7 +143,7 @@ class LivePage:
 
         return [card.incident_id for card in sorted(cards, key=urgency)[:most]]
 
-    def tracks(self, incident_id: str) -> dict[str, list[TrackPoint]]:
+    def tracks(self, incident_id: str) -> dict[str, list[TargetFix]]:
         """Returns the tracks of an incident's shown targets, oldest position first, by target id."""
         shown = self._targets_of.get(incident_id, ())
         return {target_id: list(self._tracks[target_id]) for target_id in shown if target_id in self._tracks}

@@ -28,7 +28,7 @@ from services.console.review.views import id_of
 from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
 from tandem.registry.v1 import disclosure_pb2, parties_pb2, registry_pb2
 
-NAMES, NOTE = "names", "note"
+READ_NAMES, ADD_NOTE = "names", "note"
 """Acts that can be refused."""
 
 
@@ -62,7 +62,7 @@ class IncidentCards:
                 timeout=UNARY_DEADLINE_S,
             )
         except grpc.aio.AioRpcError as error:
-            return _refused(ask, refusals.of_leg(error, NOTE, {}))
+            return _refused(ask, refusals.of_leg(error, ADD_NOTE, {}))
         around = self._feeds[ask.user.role].around(incident_id)
         return web.json_response({**around, "notes": [_note(note) for note in answer.notes]})
 
@@ -75,13 +75,13 @@ class IncidentCards:
                 dispatch_pb2.ListIncidentsRequest(incident_id=incident_id), metadata=metadata, timeout=UNARY_DEADLINE_S
             )
             if not listed.incidents:
-                return _refused(ask, AnswerRefusal(404, "answer_404", act=NAMES))
+                return _refused(ask, AnswerRefusal(404, "answer_404", act=READ_NAMES))
             if listed.incidents[0].HasField("ended_at"):
-                return _refused(ask, AnswerRefusal(409, "names_ended", act=NAMES))
+                return _refused(ask, AnswerRefusal(409, "names_ended", act=READ_NAMES))
             orders = [await self._order(ask, order_id, incident_id) for order_id in listed.incidents[0].order_ids]
         except grpc.aio.AioRpcError as error:
             logger().info("names_refused", incident_id=incident_id, code=error.code().name)
-            return _refused(ask, refusals.of_leg(error, NAMES, {}))
+            return _refused(ask, refusals.of_leg(error, READ_NAMES, {}))
         return web.json_response({"orders": orders})
 
     async def _order(self, ask: Ask, order_id: str, incident_id: str) -> dict[str, Any]:
@@ -121,10 +121,10 @@ class IncidentCards:
                 request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
             )
         except BadField as error:
-            return _refused(ask, refusals.of_field(error, NOTE, ask.form))
+            return _refused(ask, refusals.of_field(error, ADD_NOTE, ask.form))
         except grpc.aio.AioRpcError as error:
             logger().info("note_refused", incident_id=incident_id, code=error.code().name)
-            return _refused(ask, refusals.of_leg(error, NOTE, ask.form))
+            return _refused(ask, refusals.of_leg(error, ADD_NOTE, ask.form))
         return web.json_response(_note(answer.note))
 
 

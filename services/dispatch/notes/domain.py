@@ -14,7 +14,7 @@ from services.dispatch.domain.enums import Exercise
 if TYPE_CHECKING:
     from services.dispatch.domain.incident import Incident
 
-MAX_NOTES = 500
+INCIDENT_NOTES_MAX = 500
 """Maximum number of notes of one leg in an incident."""
 TOO_MANY_NOTES = "TOO_MANY_NOTES"
 """Machine-readable reason for refusing a note."""
@@ -84,8 +84,10 @@ def decide(incident: Incident, command: AddNote, now_ms: int) -> Iterator[NoteAd
     id_ = note_id(incident, command.note_key)
     if id_ in incident.note_ids:
         return
-    if len(incident.note_ids) >= MAX_NOTES:
-        raise FailedPrecondition(f"the incident has {MAX_NOTES} notes of this leg: it takes no more", TOO_MANY_NOTES)
+    if len(incident.note_ids) >= INCIDENT_NOTES_MAX:
+        raise FailedPrecondition(
+            f"the incident has {INCIDENT_NOTES_MAX} notes of this leg: it takes no more", TOO_MANY_NOTES
+        )
     yield NoteAdded(
         at_ms=now_ms,
         assignment_id=first,

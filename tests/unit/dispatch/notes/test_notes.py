@@ -75,7 +75,7 @@ def test_an_unknown_incident_takes_no_note() -> None:
 
 def test_an_incident_takes_a_limited_number_of_notes() -> None:
     story = offered()
-    for n in range(domain.MAX_NOTES):
+    for n in range(domain.INCIDENT_NOTES_MAX):
         story.do(note(f"key-{n}"))
     with pytest.raises(FailedPrecondition, match="takes no more"):
         story.do(note("key-more"))
