@@ -51,7 +51,7 @@ class MeshClient:
         *,
         notices: NoticeServiceStub,
         match_reviews: MatchReviewServiceStub,
-        parties: PartyServiceStub,
+        order_people: PartyServiceStub,
         ingest: IngestServiceStub,
         commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
@@ -63,7 +63,7 @@ class MeshClient:
         self.traces = traces
         self.notices = notices
         self.match_reviews = match_reviews
-        self.parties = parties
+        self.order_people = order_people
         self.ingest = ingest
         self.commands = commands
         self.geofence = geofence
@@ -121,7 +121,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             traces=TraceServiceStub(registry),
             notices=NoticeServiceStub(registry),
             match_reviews=MatchReviewServiceStub(registry),
-            parties=PartyServiceStub(registry),
+            order_people=PartyServiceStub(registry),
             ingest=IngestServiceStub(ingest),
             commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(await channel(settings.geofence)),

@@ -44,9 +44,9 @@ from services.registry.metrics import RegistryMetrics
 from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
 from services.registry.notices.api import NoticeServicer
 from services.registry.notices.service import NoticeGrounds
-from services.registry.parties.api import SERVICE_NAME as PARTY_SERVICE_NAME
-from services.registry.parties.api import PartyServicer
-from services.registry.parties.service import PartyReading
+from services.registry.order_people.api import SERVICE_NAME as PARTY_SERVICE_NAME
+from services.registry.order_people.api import PartyServicer
+from services.registry.order_people.service import PartyReading
 from services.registry.presence_units.api import SERVICE_NAME as PRESENCE_UNIT_SERVICE_NAME
 from services.registry.presence_units.api import PresenceUnitServicer
 from services.registry.presence_units.service import PresenceUnits
@@ -142,8 +142,8 @@ async def main(settings: RegistrySettings) -> None:
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
-            parties = PartyServicer(PartyReading(disclosures, vault), log_meta.clock)
-            parties_pb2_grpc.add_PartyServiceServicer_to_server(parties, server)
+            people = PartyServicer(PartyReading(disclosures, vault), log_meta.clock)
+            parties_pb2_grpc.add_PartyServiceServicer_to_server(people, server)
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
             cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)

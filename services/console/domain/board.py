@@ -190,7 +190,7 @@ def _assignment(assignment: AssignmentCard) -> dict[str, Any]:
         "demand": assignment.demand,
         "offer": assignment.offer_number,
         "offered": assignment.offered_ms,
-        "taken": assignment.acknowledged_ms,
+        "accepted": assignment.acknowledged_ms,
         "by": assignment.acknowledged_by,
         "due": assignment.due_ms,
         "office": assignment.office_id,

@@ -98,7 +98,8 @@ class LivePage:
         if target["at"] and target["fix"]:
             track = self._tracks.setdefault(target["id"], deque(maxlen=MAX_TRACK))
             if not track or target["fix"] > track[-1].fix_ms:
-                track.append(TargetFix(target["fix"], *target["at"][:2]))
+                lon_deg, lat_deg, _ = target["at"]
+                track.append(TargetFix(target["fix"], lon_deg, lat_deg))
             while track[0].fix_ms < target["fix"] - TRACK_MS:
                 track.popleft()
 

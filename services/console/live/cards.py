@@ -90,7 +90,7 @@ class IncidentCards:
             purpose=disclosure_pb2.PURPOSE_ENFORCEMENT,
             reference=incident_id,
         )
-        read = await self._mesh.parties.ReadParties(
+        read = await self._mesh.order_people.ReadParties(
             parties_pb2.ReadPartiesRequest(order_id=order_id, grounds=grounds),
             metadata=self._mesh.identity(ask.user),
             timeout=UNARY_DEADLINE_S,

@@ -32,11 +32,7 @@ class NoteApi(notes_pb2_grpc.NoteServiceServicer):
         command = translate.command(request, server.caller().spiffe_id)
         committed = await self._leg.record.handle([IncidentCommand(incident_id, command)], self._leg.now())
         id_ = note_id(committed[incident_id].incident, command.note_key)
-        (payload,) = await self._leg.store.transaction(
-            lambda connection: connection.execute(
-                sa.select(tables.notes.c.payload).where(tables.notes.c.note_id == id_)
-            ).one()
-        )
+        payload = await self._leg.store.transaction(partial(_payload, id_=id_))
         return notes_pb2.AddNoteResponse(note=notes_pb2.IncidentNote.FromString(payload))
 
     async def ListNotes(self, request: notes_pb2.ListNotesRequest, context: Context) -> notes_pb2.ListNotesResponse:
@@ -56,3 +52,11 @@ def _payloads(connection: sa.Connection, *, incident_id: str) -> list[bytes] | N
     notes = tables.notes.c
     query = sa.select(notes.payload).where(notes.incident_id == incident_id).order_by(notes.at_ms, notes.note_id)
     return list(connection.scalars(query))
+
+
+def _payload(connection: sa.Connection, *, id_: str) -> bytes:
+    """The stored note with this id. Raises NotFound."""
+    payload = connection.scalar(sa.select(tables.notes.c.payload).where(tables.notes.c.note_id == id_))
+    if payload is None:
+        raise NotFound(f"no note {id_}")
+    return bytes(payload)

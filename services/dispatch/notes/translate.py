@@ -60,7 +60,12 @@ def message(incident_id: str, leg: Leg, event: NoteAdded) -> notes_pb2.IncidentN
 
 def row(note: notes_pb2.IncidentNote) -> NoteRow:
     """The row of a note."""
-    return NoteRow(note.note_id, note.incident_id, times.from_timestamp(note.at), note.SerializeToString())
+    return NoteRow(
+        note_id=note.note_id,
+        incident_id=note.incident_id,
+        at_ms=times.from_timestamp(note.at),
+        payload=note.SerializeToString(),
+    )
 
 
 def shared(payload: bytes, subject: str, leg: Leg) -> NoteRow | None:

@@ -101,7 +101,7 @@ class Client:
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
         self.match_reviews = match_review_pb2_grpc.MatchReviewServiceStub(channel)
-        self.parties = parties_pb2_grpc.PartyServiceStub(channel)
+        self.order_people = parties_pb2_grpc.PartyServiceStub(channel)
         self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
         self.tag_records = tag_record_pb2_grpc.TagRecordServiceStub(channel)
         self.cctv = cctv_pb2_grpc.CctvServiceStub(channel)

@@ -157,9 +157,9 @@ export class Card {
     const name = this.nameOf(incident, to.subject);
     const state = make("p", { class: "state-line" }, make("strong", {}, name), " ", make("span", { class: `state state-${to.state}` }, words.say(to.state)));
     if (to.unit) state.append(" ", make("small", {}, words.say("asked_unit", { unit: to.unit })));
-    if (to.by && to.taken !== null) {
+    if (to.by && to.accepted !== null) {
       const by = to.by.split("/").at(-1) ?? to.by;
-      state.append(" ", make("small", {}, words.say("by_whom", { by, at: timeOfDay(to.taken) })));
+      state.append(" ", make("small", {}, words.say("by_whom", { by, at: timeOfDay(to.accepted) })));
     }
     const steps = make("div", { class: "do-line", role: "group", "aria-label": name });
     if (OFFERS.has(to.state)) steps.append(this.#button("acknowledge", incident, to, words.say("desk_acknowledge"), true));
@@ -186,7 +186,7 @@ export class Card {
     const { words } = this;
     const said = [words.say("other_line", { leg: words.say(leg), state: words.say(to.state) })];
     if (to.offered !== null) said.push(words.say("other_offered", { at: timeOfDay(to.offered) }));
-    if (to.taken !== null) said.push(words.say("other_accepted", { at: timeOfDay(to.taken) }));
+    if (to.accepted !== null) said.push(words.say("other_accepted", { at: timeOfDay(to.accepted) }));
     if (to.due !== null) said.push(words.say("other_due", { at: timeOfDay(to.due) }));
     if (to.closed) said.push(`${words.say(to.closed)}.`);
     return said.join(" ");

@@ -67,7 +67,7 @@ export function palette(): Palette {
   return theme === "dark" || (theme !== "light" && system.matches) ? DARK : LIGHT;
 }
 
-/** Calls a function when the system's theme changes. The switch of the page loads it anew. */
+/** Calls a function when the system's theme changes. The page's own switch reloads the page. */
 export function onThemeChange(changed: () => void): void {
   system.addEventListener("change", changed);
 }

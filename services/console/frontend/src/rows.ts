@@ -9,7 +9,7 @@ export interface Assignment {
   demand: string;
   offer: number;
   offered: number | null;
-  taken: number | null;
+  accepted: number | null;
   by: string;
   due: number | null;
   /** Unit that is asked or goes; empty where the desk itself is asked, and for another leg. */

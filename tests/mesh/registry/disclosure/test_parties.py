@@ -11,7 +11,7 @@ import pytest
 from services.common.rpc import server
 from tandem.registry.v1 import disclosure_pb2, parties_pb2, registry_pb2
 from tests.support.registry import records
-from tests.support.registry.registry import SECRET, WITHIN_S, Client, RegistryMesh
+from tests.support.registry.registry import NPA, SECRET, WITHIN_S, Client, RegistryMesh
 
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/seoul", "spiffe://npa/desk/seoul"
 BASIS = "TAG_DECREE_23_10"
@@ -35,7 +35,7 @@ async def read(client: Client, who: str, **grounds: object) -> parties_pb2.ReadP
         order_id="o-parties",
         grounds=disclosure_pb2.Grounds(**whole),  # type: ignore[arg-type]
     )
-    answer: parties_pb2.ReadPartiesResponse = await client.parties.ReadParties(
+    answer: parties_pb2.ReadPartiesResponse = await client.order_people.ReadParties(
         request, metadata=server.bearer(who, SECRET), timeout=WITHIN_S
     )
     return answer
@@ -73,7 +73,7 @@ async def test_nothing_is_disclosed_without_grounds_or_to_another_role(client: C
             await read(client, NPA_DESK, **grounds)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert field in (refused.value.details() or "")
-    for stranger in ("spiffe://tandem/reviewer/one", "spiffe://tandem/operator/one", "spiffe://npa/records/test"):
+    for stranger in ("spiffe://tandem/reviewer/one", "spiffe://tandem/operator/one", NPA):
         with pytest.raises(grpc.aio.AioRpcError) as denied:
             await read(client, stranger)
         assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED

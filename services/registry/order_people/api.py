@@ -17,7 +17,7 @@ from services.common.rpc.server import caller
 from services.registry.disclosure.domain import article_of
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.domain import ProtectedPerson, Respondent
-from services.registry.parties.service import PartyReading
+from services.registry.order_people.service import PartyReading
 from services.registry.records.kinds import ORDERS, PERSONS
 from tandem.registry.v1 import parties_pb2, parties_pb2_grpc, registry_pb2
 
@@ -44,14 +44,14 @@ class PartyServicer(parties_pb2_grpc.PartyServiceServicer):
             raise InvalidField("grounds.reference", "is missing: name the incident (example: incident-1)")
         who = caller()
         # Shielded, so that a transaction is never cancelled halfway.
-        parties, disclosure_id = await asyncio.shield(self._reading.read(who, grounds, order_id))
+        people, disclosure_id = await asyncio.shield(self._reading.read(who, grounds, order_id))
         shows = ORDERS.shows[who.role]
         is_police = who.role == Role.ROLE_NPA_DESK
         return parties_pb2.ReadPartiesResponse(
-            article=article_of(parties.order),
-            respondent=_respondent(parties.order.respondent, shows),
-            protected_persons=[_person(person, PERSONS.shows[who.role]) for person in parties.persons],
-            rings_m=sorted({ring.radius_m for ring in parties.rings}) if is_police else [],
+            article=article_of(people.order),
+            respondent=_respondent(people.order.respondent, shows),
+            protected_persons=[_person(person, PERSONS.shows[who.role]) for person in people.persons],
+            rings_m=sorted({ring.radius_m for ring in people.rings}) if is_police else [],
             disclosure_id=disclosure_id,
         )
 
