@@ -231,7 +231,7 @@ _WATCH = """(() => {
 
 async def _measure(chromium: Browser, url: str, seconds: float) -> Result:
     await chromium.sign_in("desk", url, "police")
-    await chromium("wait", page="desk", selector="#incidents tbody tr:nth-child(500)")
+    await chromium("wait", page="desk", selector="#incidents li:nth-child(500)")
     await asyncio.sleep(min(WARM_UP_S, seconds / 4))
     await chromium("eval", page="desk", expression=_WATCH)
     await asyncio.sleep(2)  # the first message holds the whole state and is no update

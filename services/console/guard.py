@@ -77,10 +77,10 @@ class RouteGuard:
         self._badge_of: Callable[[Role], ReviewBadge | None] = lambda _: None
         self._error_page: ErrorPage | None = None
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
-        tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
+        tiles = "".join(f" {origin}" for origin in settings.tiles_origins)
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; worker-src 'self'; "
-            f"img-src 'self' data: blob:; connect-src 'self'{tiles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+            f"img-src 'self' data: blob:{tiles}; connect-src 'self'{tiles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         )
 
     def show_badges(self, badge_of: Callable[[Role], ReviewBadge | None]) -> None:

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc.aio
-from tandem.registry.v1.finding_pb2_grpc import FindingServiceStub
 
 from services.common.rpc import client, server
 from services.common.rpc.certificates import spiffe_id
@@ -20,6 +19,7 @@ from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.dispatch.v1.handover_pb2_grpc import HandoverServiceStub
+from tandem.dispatch.v1.notes_pb2_grpc import NoteServiceStub
 from tandem.dispatch.v1.order_burden_pb2_grpc import OrderBurdenServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.dispatch.v1.statistics_pb2_grpc import StatisticsServiceStub
@@ -28,8 +28,10 @@ from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.battery_pb2_grpc import BatteryServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
+from tandem.registry.v1.finding_pb2_grpc import FindingServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
+from tandem.registry.v1.parties_pb2_grpc import PartyServiceStub
 from tandem.registry.v1.record_search_pb2_grpc import RecordSearchServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
@@ -44,6 +46,7 @@ class LegClient:
     following: FollowingServiceStub
     handover: HandoverServiceStub
     order_burden: OrderBurdenServiceStub
+    notes: NoteServiceStub
     roster: RosterServiceStub
     statistics: StatisticsServiceStub
 
@@ -70,6 +73,7 @@ class MeshClient:
         findings: FindingServiceStub,
         notices: NoticeServiceStub,
         match_reviews: MatchReviewServiceStub,
+        order_people: PartyServiceStub,
         ingest: IngestServiceStub,
         commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
@@ -83,6 +87,7 @@ class MeshClient:
         self.findings = findings
         self.notices = notices
         self.match_reviews = match_reviews
+        self.order_people = order_people
         self.ingest = ingest
         self.commands = commands
         self.geofence = geofence
@@ -133,6 +138,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 following=FollowingServiceStub(leg),
                 handover=HandoverServiceStub(leg),
                 order_burden=OrderBurdenServiceStub(leg),
+                notes=NoteServiceStub(leg),
                 roster=RosterServiceStub(leg),
                 statistics=StatisticsServiceStub(leg),
             )
@@ -144,6 +150,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             findings=FindingServiceStub(registry),
             notices=NoticeServiceStub(registry),
             match_reviews=MatchReviewServiceStub(registry),
+            order_people=PartyServiceStub(registry),
             ingest=IngestServiceStub(ingest),
             commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(geofence),

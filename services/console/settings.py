@@ -13,6 +13,10 @@ from services.console.domain.claims import Rule
 from services.console.domain.people import Role
 from services.console.sign_in.oidc import is_safe
 
+_STREETS = re.compile(
+    r"https?://[A-Za-z0-9.:\[\]-]+/"
+    r"([^\s;,'\"{}]*\.pmtiles|[^\s;,'\"{}]*\{z\}/\{x\}/\{y\}(@2x)?\.(pbf|mvt|png|jpg|jpeg|webp))(\?[^\s;,'\"{}]*)?"
+)
 _ROLES = Literal["police", "probation", "reviewer", "operator", "police-records", "probation-records"]
 
 
@@ -44,6 +48,10 @@ class ConsoleSettings(HttpSettings):
     tiles: str = ""
     """Address of a PMTiles file that replaces the console's base map, such as https://tiles.example/korea.pmtiles; empty for the
     console's own."""
+
+    streets: str = ""
+    """Address of a street map beneath the live page's marks: a PMTiles file, or a template with {z}, {x} and {y} of vector tiles
+    (.pbf, .mvt) or pictures (.png, .jpg, .webp), such as https://tiles.example/{z}/{x}/{y}.png; empty for none."""
 
     oidc_issuer: str = ""
     """Issuer of the identity provider, exactly as its document gives it, such as https://id.example/realms/npa; empty for none."""
@@ -90,10 +98,10 @@ class ConsoleSettings(HttpSettings):
         return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
 
     @property
-    def tiles_origin(self) -> str:
-        """Origin of the base map if it isn't the console's own; else empty."""
-        parts = urlsplit(self.tiles)
-        return f"{parts.scheme}://{parts.netloc}" if self.tiles else ""
+    def tiles_origins(self) -> tuple[str, ...]:
+        """Origins of maps that aren't the console's own."""
+        parts = (urlsplit(address) for address in (self.tiles, self.streets) if "://" in address)
+        return tuple(dict.fromkeys(f"{part.scheme}://{part.netloc}" for part in parts))
 
     @model_validator(mode="after")
     def _refuse_bad_origins(self) -> Self:
@@ -105,6 +113,11 @@ class ConsoleSettings(HttpSettings):
         if self.tiles and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[^\s;,'\"]*", self.tiles):
             raise ValueError(
                 "TANDEM_TILES must be the http(s) address of a PMTiles file (example: https://tiles.example/korea.pmtiles)"
+            )
+        if self.streets and not _STREETS.fullmatch(self.streets):
+            raise ValueError(
+                "TANDEM_STREETS must be the http(s) address of a PMTiles file or of tiles with {z}, {x} and {y} "
+                "(example: https://tiles.example/{z}/{x}/{y}.png)"
             )
         return self
 

@@ -92,6 +92,8 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         flags=frozenset(ShownFlag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
         exercise=message.exercise == exercise_pb2.DRILL,
+        notes=message.notes,
+        is_contact=message.task == notice_pb2.CONTACT,
         is_check=message.task == notice_pb2.CHECK,
     )
 
@@ -158,6 +160,7 @@ def target(incident_id: str, message: following_pb2.TargetPosition) -> dict[str,
         "id": f"{incident_id}/{message.subject_id}",
         "sort": "wearer" if message.is_wearer else "place" if "/" in message.subject_id else "protected",
         "unknown": message.unknown,
+        "fix": moment(message, "fix_time"),
         "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
     }
 

@@ -51,6 +51,7 @@ from services.dispatch.leg.reconcile import Reconciler
 from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.notes.api import NoteApi
 from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
@@ -71,6 +72,8 @@ from tandem.dispatch.v1 import (
     following_pb2_grpc,
     handover_pb2,
     handover_pb2_grpc,
+    notes_pb2,
+    notes_pb2_grpc,
     order_burden_pb2,
     order_burden_pb2_grpc,
     roster_pb2,
@@ -89,6 +92,7 @@ SERVICES = tuple(
         evidence_pb2,
         following_pb2,
         handover_pb2,
+        notes_pb2,
         order_burden_pb2,
         roster_pb2,
         statistics_pb2,
@@ -235,6 +239,7 @@ def _add_servicers(
     handover_pb2_grpc.add_HandoverServiceServicer_to_server(HandoverApi(leg, clock), server)
     order_burden_pb2_grpc.add_OrderBurdenServiceServicer_to_server(OrderBurdenApi(leg), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
+    notes_pb2_grpc.add_NoteServiceServicer_to_server(NoteApi(leg), server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
     statistics_pb2_grpc.add_StatisticsServiceServicer_to_server(statistics_api, server)
 

@@ -47,6 +47,9 @@ from services.registry.metrics import RegistryMetrics
 from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
 from services.registry.notices.api import NoticeServicer
 from services.registry.notices.service import NoticeGrounds
+from services.registry.order_people.api import SERVICE_NAME as PARTY_SERVICE_NAME
+from services.registry.order_people.api import PartyServicer
+from services.registry.order_people.service import PartyReading
 from services.registry.presence_units.api import SERVICE_NAME as PRESENCE_UNIT_SERVICE_NAME
 from services.registry.presence_units.api import PresenceUnitServicer
 from services.registry.presence_units.service import PresenceUnits
@@ -82,6 +85,7 @@ from tandem.registry.v1 import (
     finding_pb2_grpc,
     match_review_pb2_grpc,
     notice_pb2_grpc,
+    parties_pb2_grpc,
     presence_unit_pb2_grpc,
     record_search_pb2_grpc,
     registry_pb2_grpc,
@@ -147,6 +151,8 @@ async def main(settings: RegistrySettings) -> None:
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
+            people = PartyServicer(PartyReading(disclosures, vault), log_meta.clock)
+            parties_pb2_grpc.add_PartyServiceServicer_to_server(people, server)
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
             cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)
@@ -166,6 +172,7 @@ async def main(settings: RegistrySettings) -> None:
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
             NOTICE_SERVICE_NAME,
+            PARTY_SERVICE_NAME,
             TAG_RECORD_SERVICE_NAME,
             CCTV_SERVICE_NAME,
             FINDING_SERVICE_NAME,

@@ -36,7 +36,7 @@ EVIDENCE_WITHIN_S = 30.0
 RINGS_CLEARED = 6
 """Rings that are cleared: three round the protected person and three round her home."""
 WATCHING = ("police", "probation", "reviewer")
-DEMAND = "#incidents tr .demand-RESPOND"
+DEMAND = "#incidents .demand-RESPOND"
 NOTE_WHEN_SHOWN = f"""new MutationObserver(() => {{
     if (!window.shown && document.querySelector("{DEMAND}")) window.shown = Date.now();
 }}).observe(document.body, {{subtree: true, childList: true}})"""
@@ -171,7 +171,7 @@ async def _stream_of(played: Played, page: str) -> dict[str, Any]:
 async def test_an_offer_is_acknowledged_with_the_keyboard_alone(played: Played) -> None:
     await played.browser("press", page="police", key="j")
     await played.browser("press", page="police", key="a")
-    await played.browser("wait", page="police", selector="td[data-leg=police] .state-ACKNOWLEDGED")
+    await played.browser("wait", page="police", selector="#incidents [data-leg=police] .state-ACKNOWLEDGED")
     listed = await played.stage.clients.dispatch["police"].ListIncidents(
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://tandem/reviewer/test"),
@@ -189,8 +189,7 @@ async def test_an_assignment_is_answered_to_its_close_with_the_keyboard_alone(pl
     press = partial(played.browser, "press", page="probation")
     await press(key="j")
     await press(key="a")
-    await played.browser("wait", page="probation", selector="td[data-leg=probation] .state-ACKNOWLEDGED")
-    await played.browser("eval", page="probation", expression="document.querySelector('#incidents a').focus()")
+    await played.browser("wait", page="probation", selector="#incidents [data-leg=probation] .state-ACKNOWLEDGED")
     await press(key="Enter")
     own = ".leg-probation article"
     for state in ("DISPATCHED", "EN_ROUTE", "ON_SCENE"):

@@ -67,6 +67,10 @@ class AssignmentCard:
     close_cause: str = ""
     flags: frozenset[ShownFlag] = frozenset()
     exercise: bool = False
+    notes: int = 0
+    """Number of notes that the leg's desk wrote with the assignment."""
+    is_contact: bool = False
+    """Whether it is the first contact with the wearer, for which nobody goes."""
     is_check: bool = False
     """Whether the task is to look into the wearer's act after a notice of the Ministry."""
 
@@ -173,6 +177,7 @@ def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
         "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
         "exercise": any(assignment.exercise for assignment in incident.assignments),
         "flags": sorted(flag.name for flag in flags(incident)),
+        "notes": sum(assignment.notes for assignment in incident.assignments),
         "legs": {leg: [_assignment(assignment) for assignment in incident.of(leg)] for leg in LEGS},
     }
 
@@ -185,10 +190,13 @@ def _assignment(assignment: AssignmentCard) -> dict[str, Any]:
         "demand": assignment.demand,
         "offer": assignment.offer_number,
         "offered": assignment.offered_ms,
-        "taken": assignment.acknowledged_ms,
+        "accepted": assignment.acknowledged_ms,
         "by": assignment.acknowledged_by,
         "due": assignment.due_ms,
         "office": assignment.office_id,
         "unit": assignment.unit_id,
         "escalation_level": assignment.escalation_level,
+        "received": assignment.received_ms,
+        "closed": assignment.close_cause,
+        "contact": assignment.is_contact,
     }

@@ -14,6 +14,10 @@ from services.console.domain.numbered_items import Item, ItemKey, ItemKind, Numb
 MAX_INCIDENTS = 1_000
 """Maximum number of incidents to keep: the oldest ended ones are dropped. Open incidents are always kept."""
 MAX_ALERTS = 200
+TRACK_MS = 600_000
+"""Age up to which positions of a followed target are kept for its track, in ms of mesh time."""
+MAX_TRACK = 240
+"""Maximum number of positions of a track."""
 
 
 class NumberedAlert(NamedTuple):
@@ -21,6 +25,14 @@ class NumberedAlert(NamedTuple):
 
     number: int
     alert: Item
+
+
+class TargetFix(NamedTuple):
+    """A position of a target's track."""
+
+    fix_ms: int
+    lon_deg: float
+    lat_deg: float
 
 
 class LivePage:
@@ -33,6 +45,8 @@ class LivePage:
         """Group of each grouped incident, by incident id."""
         self._targets_of: dict[str, set[str]] = {}
         """Ids of the shown targets, by incident id."""
+        self._tracks: dict[str, deque[TargetFix]] = {}
+        """Positions of each shown target, by its id."""
         self._alerts: deque[NumberedAlert] = deque(maxlen=MAX_ALERTS)
 
     # ── from the mesh ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -81,11 +95,19 @@ class LivePage:
         """Adds or moves a target of an incident."""
         self._targets_of.setdefault(incident_id, set()).add(target["id"])
         self._items.put(ItemKey(ItemKind.TARGET, target["id"]), target)
+        if target["at"] and target["fix"]:
+            track = self._tracks.setdefault(target["id"], deque(maxlen=MAX_TRACK))
+            if not track or target["fix"] > track[-1].fix_ms:
+                lon_deg, lat_deg, _ = target["at"]
+                track.append(TargetFix(target["fix"], lon_deg, lat_deg))
+            while track[0].fix_ms < target["fix"] - TRACK_MS:
+                track.popleft()
 
     def drop_targets(self, incident_id: str) -> None:
         """Removes the targets of an incident."""
         for target_id in self._targets_of.pop(incident_id, ()):
             self._items.remove(ItemKey(ItemKind.TARGET, target_id))
+            self._tracks.pop(target_id, None)
 
     def replace_units(self, units: Mapping[str, Item]) -> None:
         """Replaces all units, by id."""
@@ -121,6 +143,16 @@ class LivePage:
             return level, card.incident_id not in followed, due_ms
 
         return [card.incident_id for card in sorted(cards, key=urgency)[:most]]
+
+    def tracks(self, incident_id: str) -> dict[str, list[TargetFix]]:
+        """Returns the tracks of an incident's shown targets, oldest position first, by target id."""
+        shown = self._targets_of.get(incident_id, ())
+        return {target_id: list(self._tracks[target_id]) for target_id in shown if target_id in self._tracks}
+
+    def rings(self, incident_id: str) -> list[float]:
+        """Returns the radii of the rings that the kept alerts of an incident name, in m, ascending."""
+        named = {alert["ring"] for _, alert in self._alerts if alert["incident"] == incident_id and alert["ring"]}
+        return sorted(named)
 
     def units(self) -> Mapping[str, Item]:
         """Returns the units by id."""

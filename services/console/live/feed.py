@@ -93,6 +93,10 @@ class Feed:
         """Returns the kept alerts, newest first."""
         return self._page.alerts()
 
+    def around(self, incident_id: str) -> dict[str, Any]:
+        """Returns the tracks of an incident's targets, and the rings that its alerts name."""
+        return {"tracks": self._page.tracks(incident_id), "rings": self._page.rings(incident_id)}
+
     def badge(self) -> ReviewBadge | None:
         """Returns the match reviews that wait for a person; None if they are unknown, or if the role decides none."""
         waiting = self._reviews.waiting

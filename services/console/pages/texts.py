@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.console.pages.disclosure_texts import DISCLOSURE_TEXTS
-from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
-from services.console.pages.operator_texts import OPERATOR_TEXTS
-from services.console.pages.statistics_texts import STATISTICS_TEXTS
-from services.console.pages.review_texts import REVIEW_TEXTS
 from services.console.pages.desk_texts import DESK_TEXTS
+from services.console.pages.disclosure_texts import DISCLOSURE_TEXTS
 from services.console.pages.duty_texts import DUTY_TEXTS
+from services.console.pages.live_texts import LIVE_ISLAND, LIVE_TEXTS
 from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.record_texts import RECORD_TEXTS
+from services.console.pages.review_texts import REVIEW_TEXTS
+from services.console.pages.statistics_texts import STATISTICS_TEXTS
 
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
+    **LIVE_TEXTS,
     **OPERATOR_TEXTS,
     **MATCH_REVIEW_TEXTS,
     **STATISTICS_TEXTS,
@@ -109,10 +109,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "warning": ("피해자 알림", "Warning"),
     "take": ("접수", "Accept"),
     "taken": ("접수 완료", "Accepted"),
-    "take_hint": (
-        "키보드: j·k 이동, a 접수, Enter 열기",
-        "Keyboard: j and k move, a accepts, Enter opens",
-    ),
     "answer": ("응답", "Answer"),
     "next_step": ("다음 단계", "Next step"),
     "refuse": ("거절", "Refuse"),
@@ -371,6 +367,10 @@ ISLAND = (
     ),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
+    *LIVE_ISLAND,
+    "answer_503",
+    *(key for key in TEXTS if key.startswith("basis_")),
+    "order",
     *(key for key in TEXTS if (key.isupper() and key not in STATISTICS_TEXTS) or key.startswith("flag_")),
 )
 """Keys of the texts that the scripts need."""

@@ -15,17 +15,19 @@ from services.console import translate
 from services.console.burden.views import BurdenPages
 from services.console.devices.reading import DeviceReader
 from services.console.devices.views import DevicePages
-from services.console.domain import board, searching
+from services.console.domain import board, desk, notes, searching
 from services.console.domain.board import IncidentCard
 from services.console.domain.people import ALL_ROLES, DESKS, RECORD_CLERKS, VIEWERS, Role
 from services.console.domain.searching import IncidentQuery
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.handover.views import HandoverPages
+from services.console.live.cards import IncidentCards, order_bases
 from services.console.live.feed import Feed
 from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
 from services.console.pages import assets, theme
+from services.console.pages.live_texts import LIVE_SHORTCUTS
 from services.console.pages.texts import LANGUAGES
 from services.console.people.views import PeoplePages
 from services.console.records.views import RecordPages
@@ -66,6 +68,7 @@ class Pages:
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
         self._findings = FindingPages(guard, mesh, self._incidents)
+        self._cards = IncidentCards(guard, mesh, feeds)
         self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
@@ -94,6 +97,7 @@ class Pages:
             *self._incidents.routes(),
             *self._answers.routes(),
             *self._findings.routes(),
+            *self._cards.routes(),
             guard.get("/search", VIEWERS, self.search),
             *self._statistics.routes(),
             *self._match_reviews.routes(),
@@ -120,8 +124,24 @@ class Pages:
         """Shows the live page; operators are sent to the devices."""
         if ask.user.role not in VIEWERS:
             return see_other("/records" if ask.user.role in RECORD_CLERKS else "/devices")
-        page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.role.leg if ask.user.role in DESKS else ""}
-        return assets.page(ask, "live.html", page=page)
+        page = {
+            **assets.island(ask, self._settings.tiles),
+            "leg": ask.user.role.leg if ask.user.role in DESKS else "",
+            "name": ask.user.name,
+            "streets": self._settings.streets,
+        }
+        return assets.page(
+            ask,
+            "live.html",
+            page=page,
+            bases=order_bases(),
+            causes=desk.CAUSES,
+            max_reason=desk.MAX_REASON,
+            max_note=desk.MAX_NOTE,
+            note_kinds=notes.NOTE_KINDS,
+            noted_results=notes.NOTED_RESULTS,
+            shortcuts=LIVE_SHORTCUTS,
+        )
 
     async def stream(self, ask: Ask) -> web.StreamResponse:
         """Sends the live page's changes as server-sent events. A browser that reconnects names the last event that it saw."""

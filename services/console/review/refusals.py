@@ -84,5 +84,10 @@ _FIELDS = {
     "cause": "cause",
     "note": "note",
     "legal_basis": "legal_basis",
+    "grounds.legal_basis": "legal_basis",
+    "note_key": "key",
+    "kind": "kind",
+    "result": "result",
+    "text": "text",
 }
 """Form field of each request field."""

@@ -50,6 +50,7 @@ from services.dispatch.domain.events import (
 )
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import READY_S, Choice
+from services.dispatch.notes.domain import NoteAdded
 
 
 class AssignmentState(IntEnum):
@@ -169,6 +170,8 @@ class Assignment:
     task: Task = Task.RESPOND
     contact: WearerContact | None = None
     """The first contact with the wearer, if this is its assignment; None in an assignment for which somebody may have to go."""
+    notes: int = 0
+    """Number of notes that the desk wrote with this assignment."""
 
     @property
     def unit_id(self) -> str:
@@ -191,7 +194,16 @@ class Assignment:
 FirstStep: TypeAlias = Notified | Offered | ContactBegun
 """Step that begins an assignment, or restarts an assignment that was over."""
 LaterStep: TypeAlias = (
-    Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep | ContactStepped
+    Reoffered
+    | Escalated
+    | NobodyAvailable
+    | Answer
+    | StoodDown
+    | LegFinding
+    | Flagged
+    | PrivateStep
+    | ContactStepped
+    | NoteAdded
 )
 """Step of an assignment that has begun."""
 
@@ -209,6 +221,7 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
         kind=step.kind,
         cause=step.cause,
         flag=before.flag if before else None,
+        notes=before.notes if before else 0,
     )
     match step:
         case Notified():
@@ -243,6 +256,8 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
             return replace(new, contact=_stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
             return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
+        case NoteAdded():
+            return replace(new, notes=new.notes + 1)
         case _:
             assert_never(step)
 

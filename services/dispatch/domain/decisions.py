@@ -35,6 +35,8 @@ from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.leg import Leg
+from services.dispatch.notes import domain as notes
+from services.dispatch.notes.domain import AddNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ Command: TypeAlias = (
     | ShowTargets
     | Answering
     | ContactCommand
+    | AddNote
 )
 
 
@@ -138,6 +141,8 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return following.decide(incident, command, situation)
         case Receive() | Acknowledge() | Reject() | Progress() | Close():
             return answers.decide(incident, command, situation)
+        case AddNote():
+            return notes.decide(incident, command, situation.now_ms)
         case Confirm() | RecordCall():
             return contacts.decide(incident, command, situation.now_ms)
         case _:

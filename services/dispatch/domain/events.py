@@ -21,6 +21,7 @@ from services.dispatch.domain.enums import (
 )
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice
+from services.dispatch.notes.domain import NoteAdded
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
@@ -226,8 +227,7 @@ class LegReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepsLost:
-    """INCIDENTS holds steps of this assignment that this record lacks, for instance because an older copy of the record was restored.
-    The lost steps are not read back. The next step gets the number after the last lost one."""
+    """INCIDENTS holds steps of this assignment that this record lacks. They are not read back; the next step is numbered after them."""
 
     at_ms: int
     assignment_id: str
@@ -277,8 +277,7 @@ class Raced:
     responder_s: int
     """The responder's time to the destination, seconds."""
     by_ring: bool
-    """True if the wearer's distance is known only by the ring. `wearer_s` is then the greatest possible time: the ring's radius divided
-    by the wearer's pace."""
+    """Whether the distance is known only by the ring. `wearer_s` is then the greatest possible time: radius divided by pace."""
     supervisor_desk: str = ""
     """Supervisor's desk that is notified too; empty if there is no roster."""
     due_ms: int | None = None
@@ -287,8 +286,7 @@ class Raced:
 
 @dataclass(frozen=True, slots=True)
 class SceneShared:
-    """The rings show that the wearer came to the protected person or place, or left.
-    While the wearer is there, both legs go to the same scene."""
+    """The rings show that the wearer came to the protected person or place, or left. Both legs go to one scene while he is there."""
 
     at_ms: int
     assignment_id: str
@@ -350,8 +348,10 @@ Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
 """Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 ContactStep: TypeAlias = ContactBegun | ContactStepped
+SideStep: TypeAlias = Flagged | NoteAdded
+"""Step that states a fact beside the assignment's progress."""
 Step: TypeAlias = (
-    Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep | ContactStep
+    Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | SideStep | PrivateStep | ContactStep
 )
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
 
@@ -394,6 +394,7 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         ContactBegun: EventKind("ContactBegun", "contact_begun"),
         ContactStepped: EventKind("ContactStepped", "contact_stepped"),
         TargetsShown: EventKind("TargetsShown"),
+        NoteAdded: EventKind("NoteAdded", "noted"),
     }
 )
 """All kinds of events."""

@@ -28,6 +28,7 @@ from services.dispatch.domain.events import (
     TargetsShown,
 )
 from services.dispatch.domain.leg import Leg
+from services.dispatch.notes.domain import NoteAdded
 
 T = TypeVar("T")
 
@@ -87,6 +88,8 @@ class Incident:
     """Ring status by threat."""
     exercise: Exercise = Exercise.NONE
     """Whether the incident is live or an exercise. An incident belongs to one wearer, so all its alerts agree."""
+    note_ids: frozenset[str] = frozenset()
+    """Ids of the notes that the leg's desk wrote."""
 
     def ring_m(self, assignment_id: str) -> float | None:
         """Radius, metres, of the smallest ring of a destination that the wearer is in; None outside all rings."""
@@ -155,6 +158,8 @@ def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incid
         incident = replace(incident, asked=_with(incident.asked, step.assignment_id, answered))
     if asked and isinstance(step, Closed):
         new = replace(new, closed_place=asked.last.place)
+    if isinstance(step, NoteAdded):
+        incident = replace(incident, note_ids=incident.note_ids | {step.note_id})
     return _with_assignment(incident, new)
 
 

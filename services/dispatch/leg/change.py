@@ -16,7 +16,9 @@ from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event, Offered, PrivateStep, Reoffered, Step
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.rows import AssignmentRow, IncidentRow, StreamPosition
+from services.dispatch.leg.rows import AssignmentRow, IncidentRow, NoteRow, StreamPosition
+from services.dispatch.notes import translate as translate_notes
+from services.dispatch.notes.domain import NoteAdded
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -165,6 +167,7 @@ class Change:
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
     incidents: dict[str, IncidentRow] = field(default_factory=dict)
     awaited: list[AwaitedRow] = field(default_factory=list)
+    notes: list[NoteRow] = field(default_factory=list)
     _messages: dict[str, _AssignmentMessage] = field(default_factory=dict)
     """Message in the last step of each assignment, by assignment id."""
 
@@ -204,8 +207,11 @@ class Change:
             assignment,
             event.at_ms,
             latency_ms=latency_ms.get(event.assignment_id),
-            kept=isinstance(event, PrivateStep),
+            kept=isinstance(event, PrivateStep) or (isinstance(event, NoteAdded) and event.kept),
         )
+        if isinstance(event, NoteAdded):
+            step.note.CopyFrom(translate_notes.message(incident.incident_id, incident.leg, event))
+            self.notes.append(translate_notes.row(step.note))
         self.steps.append(NumberedStep(self.head.id, step))
         self._messages[event.assignment_id] = _AssignmentMessage(incident, assignment, step.assignment)
 

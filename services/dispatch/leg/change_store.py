@@ -27,6 +27,7 @@ _WRITTEN = (
     RowTarget(tables.assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_id")),
     RowTarget(tables.incidents, ("ended_ms", "order_ids")),
     RowTarget(store.awaited_legs, ()),
+    RowTarget(tables.notes, ()),
     POSITIONS,
 )
 _READ = """
@@ -93,6 +94,7 @@ def write(connection: sa.Connection, change: Change, positions: Sequence[StreamP
             list(change.assignments.values()),
             [(*row[:4], json.dumps(row.order_ids), row.exercise) for row in change.incidents.values()],
             change.awaited,
+            change.notes,
             positions,
         ),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
@@ -22,8 +23,9 @@ from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert, concerns
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
+from services.dispatch.notes import translate as translate_notes
 
 PASSED_INTERVAL_S = 5.0
 """Interval at which a stream position is stored while all alerts concern other legs, seconds. Until then it is only in memory."""
@@ -81,22 +83,31 @@ def _alert(data: bytes, subject: str, leg: Leg) -> Alert | None:
     return translate.alert(data, leg, subject)
 
 
+class _PeerStep(NamedTuple):
+    """A step of another leg, as this leg keeps it."""
+
+    row: PeerRow
+    note: NoteRow | None
+
+
+def _peer(data: bytes, subject: str, leg: Leg) -> _PeerStep:
+    return _PeerStep(translate.peer(data, subject, leg), translate_notes.shared(data, subject, leg))
+
+
 async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
     """Stores the other legs' assignments until cancelled."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
     async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after, health=health):
-        rows = await dead_letters.parse_or_keep(
-            bus,
-            flow.peers_reader(leg.name),
-            messages,
-            parse=lambda data, subject: translate.peer(data, subject, leg.name),
+        steps = await dead_letters.parse_or_keep(
+            bus, flow.peers_reader(leg.name), messages, parse=lambda data, subject: _peer(data, subject, leg.name)
         )
+        rows, notes = [step.row for step in steps], [step.note for step in steps if step.note]
         if leg.name.policy.answers_flags:
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
         async with leg.record.gate.sharing():
-            await retried(partial(leg.record.secondary.put_peers, rows, position))
+            await retried(partial(leg.record.secondary.put_peers, rows, position, notes))
         leg.record.subscriptions.notify_others(rows)
 
 

@@ -37,7 +37,7 @@ from services.dispatch.leg.change import (
 )
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
-from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition
 from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import Subscriptions
 from services.dispatch.metrics import DispatchMetrics
@@ -72,9 +72,9 @@ class SecondaryRecords:
         """Ends the work, as SecondaryWrites.close."""
         await self._writes.close()
 
-    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
-        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position))
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition, notes: Sequence[NoteRow] = ()) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
+        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position, notes=notes))
 
     async def mark_published(self, published: Published, log_id: str) -> None:
         """Records that steps were published, under the id of the log."""

@@ -57,6 +57,16 @@ class PeerRow(NamedTuple):
     """tandem.dispatch.v1.Assignment, serialised."""
 
 
+class NoteRow(NamedTuple):
+    """Row of a note of a desk, of this leg or shared by another one."""
+
+    note_id: str
+    incident_id: str
+    at_ms: int
+    payload: bytes
+    """tandem.dispatch.v1.IncidentNote, serialised."""
+
+
 class StreamPosition(NamedTuple):
     """Position up to which a stream has been consumed."""
 

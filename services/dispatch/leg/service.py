@@ -116,7 +116,7 @@ class LegService:
         commands = [
             IncidentCommand(step.assignment.incident_id, CompareSteps(id_, step.number)) for id_, step in lost.items()
         ]
-        await self.record.handle(commands, self._now())
+        await self.record.handle(commands, self.now())
 
     async def answer(self, command: DeskAnswer, canary: bool = False) -> dispatch_pb2.Assignment:
         """Applies the desk's answer to an assignment, or the watch's answer to a canary. A repeated answer changes nothing.
@@ -153,7 +153,7 @@ class LegService:
 
     async def confirm(self, incident_id: str, command: Confirm) -> None:
         """Records what became of a message to the wearer. A repeated or outdated confirmation changes nothing."""
-        await retried(partial(self.record.handle, [IncidentCommand(incident_id, command)], self._now()))
+        await retried(partial(self.record.handle, [IncidentCommand(incident_id, command)], self.now()))
 
     async def flag(self, incident_id: str, flag: Flag) -> None:
         """Records a flag of a protected person. A repeated flag changes nothing. Raises NotFound."""
@@ -162,14 +162,14 @@ class LegService:
 
     async def pass_deadlines(self) -> None:
         """Escalates a page of assignments whose deadlines have passed. DeadlineWatch repeats the call until nothing is due."""
-        now = self._now()
+        now = self.now()
         if due := await self.store.due(now.now_ms):
             commands = [IncidentCommand(row.incident_id, PassDeadline(row.assignment_id)) for row in due]
             await self.record.handle(commands, await self._situation(_subjects(due), now))
 
     async def check_other_legs(self) -> None:
         """Notifies the desk of each other leg that showed no step in time although it must respond, and of each that returned."""
-        now = self._now()
+        now = self.now()
 
         def check(connection: Connection) -> Sequence[IncidentCommand]:
             changes = absence.check(connection, now.now_ms)
@@ -187,7 +187,7 @@ class LegService:
         """Records that a desk receives live positions of these incidents' targets from now on. Returns those that are open."""
         commands = [IncidentCommand(incident_id, ShowTargets(by)) for incident_id in incident_ids]
         try:
-            await self.record.handle(commands, self._now())
+            await self.record.handle(commands, self.now())
         except FailedPrecondition:
             if len(commands) == 1:
                 return []
@@ -199,7 +199,7 @@ class LegService:
 
         `going` names the units that may be gone afterwards. The positions of their destinations are looked up before the transaction.
         """
-        situation = self._now()
+        situation = self.now()
         if going:
             to = await self.store.transaction(partial(roster.destinations, unit_ids=going))
             situation = await self._situation(to, situation)
@@ -216,15 +216,15 @@ class LegService:
     async def catch_up(self) -> None:
         """Applies the commits of other processes of this leg, and sends their steps to the desks of this process."""
         if await self.store.head() != self.record.head:
-            await self.record.handle([], self._now())
+            await self.record.handle([], self.now())
 
-    def _now(self) -> Situation:
+    def now(self) -> Situation:
         """The present situation, without a board."""
         return Situation(self._clock.now_ms(), self._deadlines)
 
     async def _situation(self, subject_ids: Iterable[str], now: Situation | None = None) -> Situation:
         """The present situation, with the travel times to destinations."""
-        now = now or self._now()
+        now = now or self.now()
         return replace(now, board=await self._availability.ahead(subject_ids, now.now_ms))
 
     async def follow(

@@ -20,11 +20,24 @@ from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainHead
-from services.dispatch.leg.rows import AssignmentRow, IncidentRow, ListedIncident, PeerRow, StepRow, StreamPosition
+from services.dispatch.leg.rows import (
+    AssignmentRow,
+    IncidentRow,
+    ListedIncident,
+    NoteRow,
+    PeerRow,
+    StepRow,
+    StreamPosition,
+)
 from services.dispatch.statistics.tables import changed_peers
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
-_PEERS = (RowTarget(tables.peers, ("number", "payload"), newer="number"), RowTarget(changed_peers, ()), POSITIONS)
+_PEERS = (
+    RowTarget(tables.peers, ("number", "payload"), newer="number"),
+    RowTarget(changed_peers, ()),
+    RowTarget(tables.notes, ()),
+    POSITIONS,
+)
 _PAGE = 100
 T = TypeVar("T")
 
@@ -185,10 +198,18 @@ class Store:
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put_peers(self, connection: sa.Connection, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, and the stream position, within a transaction."""
+    def put_peers(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[PeerRow],
+        position: StreamPosition,
+        *,
+        notes: Sequence[NoteRow] = (),
+    ) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
-        write(connection, _PEERS, (list(newest.values()), [(id_,) for id_ in newest], [position]))
+        notes = list({note.note_id: note for note in notes}.values())
+        write(connection, _PEERS, (list(newest.values()), [(id_,) for id_ in newest], notes, [position]))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.

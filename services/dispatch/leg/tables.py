@@ -73,6 +73,14 @@ peers = sa.Table(
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
 )
+notes = sa.Table(
+    "notes",
+    metadata,
+    sa.Column("note_id", sa.String, primary_key=True),
+    sa.Column("incident_id", sa.String, nullable=False, index=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
 
 positions = sa.Table(
     "positions",

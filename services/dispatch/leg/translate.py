@@ -29,7 +29,7 @@ _PUBLISHED = frozenset(
         *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
         *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
         *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
-        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact"),
+        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact", "notes"),
     }
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
@@ -247,6 +247,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
         exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
         task=notice_pb2.Task.ValueType(assignment.task),
+        notes=assignment.notes,
     )
     for name in _TIMES:
         ms: int | None = getattr(assignment, f"{name}_ms")

@@ -249,7 +249,7 @@ def test_every_method_names_its_allowed_roles(method: MethodDescriptor) -> None:
 
 
 FURTHER_SERVICES = {
-    "registry": "Cctv DeviceToken Disclosure Exercise MatchReview Notice PresenceUnit RecordSearch TagRecord Trace",
+    "registry": "Cctv DeviceToken Disclosure Exercise Finding MatchReview Notice PresenceUnit RecordSearch TagRecord Trace",
     "ingest": "Battery Command",
     "geofence": "DeviceState Position WhatIf",
     "dispatch": "Contact Evidence Following Handover OrderBurden Roster",

@@ -123,7 +123,7 @@ async def test_a_reader_gets_the_open_incidents_then_each_change_of_any_process(
             await second_leg.change_roster(partial(store.report_unit, unit_id="a1", given=report))
             assert (await changes.next()).units >= {"a1"}
             for _ in range(3):
-                await second_leg.record.handle([], second_leg._now())
+                await second_leg.record.handle([], second_leg.now())
             next_changes = asyncio.create_task(changes.next())
             await asyncio.sleep(0)
             assert not next_changes.done(), "a transaction without a change is no news"

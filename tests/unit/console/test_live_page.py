@@ -7,7 +7,7 @@ from typing import Any
 
 from services.console.domain import live_page, numbered_items
 from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.live_page import LivePage
+from services.console.domain.live_page import TRACK_MS, LivePage
 
 OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
 NOTICE = replace(OFFER, state="NOTIFIED", demand="NOTIFY", kind="SILENT", due_ms=None)
@@ -64,10 +64,10 @@ def test_an_incident_that_left_the_list_is_gone_for_a_browser_that_was_away() ->
 
 def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
     page = LivePage()
-    page.put_target("i-1", {"id": "kept", "at": 0})
+    page.put_target("i-1", {"id": "kept", "at": None, "fix": None})
     seen = recent = page.number
     for n in range(numbered_items.MAX_GONE + 1):
-        page.put_target("i-2", {"id": f"t-{n}", "at": n})
+        page.put_target("i-2", {"id": f"t-{n}", "at": None, "fix": n})
         recent = page.number
         page.drop_targets("i-2")
     assert page.since(seen)["reset"]
@@ -75,12 +75,32 @@ def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
     assert page.since(recent)["gone"] == [f"t-{numbered_items.MAX_GONE}"]
 
 
+def test_a_track_has_the_last_ten_minutes_once_and_goes_with_its_incident() -> None:
+    page = LivePage()
+    for fix_ms in (0, 1, TRACK_MS, TRACK_MS, TRACK_MS + 2):
+        page.put_target("i-1", {"id": "i-1/w", "at": [127.0, 37.0 + fix_ms / 1e6, 9.0], "fix": fix_ms or None})
+    page.put_target("i-1", {"id": "i-1/o/home", "at": [127.0, 37.0, 20.0], "fix": None})  # a place has no track
+    track = page.tracks("i-1")
+    assert list(track) == ["i-1/w"] and [point.fix_ms for point in track["i-1/w"]] == [TRACK_MS, TRACK_MS + 2]
+    page.drop_targets("i-1")
+    assert page.tracks("i-1") == {}
+
+
+def test_the_rings_of_an_incident_are_those_of_its_alerts() -> None:
+    page = LivePage()
+    for n, (incident_id, ring) in enumerate(
+        [("i-1", 1000.0), ("i-1", 100.0), ("i-1", 1000.0), ("i-2", 600.0), ("i-1", 0)]
+    ):
+        page.add_alert({"id": f"alert-{n}", "incident": incident_id, "ring": ring})
+    assert page.rings("i-1") == [100.0, 1000.0]
+
+
 def test_an_item_that_came_back_is_not_gone() -> None:
     page = LivePage()
-    page.put_target("i-1", {"id": "t", "at": 1})
+    page.put_target("i-1", {"id": "t", "at": None, "fix": 1})
     seen = page.number
     page.drop_targets("i-1")
-    page.put_target("i-1", {"id": "t", "at": 1})
+    page.put_target("i-1", {"id": "t", "at": None, "fix": 1})
     back = page.since(seen)
     assert (ids(back["targets"]), back["gone"]) == (["t"], [])
 

@@ -34,3 +34,11 @@ export function lastBefore(moments: readonly number[], at: number): number {
   }
   return low - 1;
 }
+
+/** Returns the bearing from one point to another, in degrees clockwise from north, 0 to 360. */
+export function bearingDeg([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
+  const dLon = (lonB - lonA) * RAD;
+  const y = Math.sin(dLon) * Math.cos(latB * RAD);
+  const x = Math.cos(latA * RAD) * Math.sin(latB * RAD) - Math.sin(latA * RAD) * Math.cos(latB * RAD) * Math.cos(dLon);
+  return (Math.atan2(y, x) / RAD + 360) % 360;
+}

@@ -1,32 +1,23 @@
 // The live page. Changes come as server-sent events, at most twice a second.
 
+import { showReviewAlarm, showReviews } from "./badges";
+import type { Reviews } from "./badges";
+import { Card, canBeClosed, canBeRefused, nextState } from "./card";
+import type { Act, NamedOrder } from "./card";
+import { ask } from "./dialogs";
 import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
-import { byId, make, readPage, timeOfDay } from "./page";
+import { NoteForm, drawNotes } from "./notes";
+import type { Note } from "./notes";
+import { byId, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
-
-interface Alert {
-  id: string;
-  at: number;
-  kind: string;
-  demand: string;
-  incident: string;
-  wearer: string;
-  target: string;
-  ring: number;
-  distance: number | null;
-  exercise: boolean;
-}
-
-/** Match reviews that wait for a person. */
-interface Reviews {
-  open: number;
-  /** Since when the oldest has been waiting, in ms since 1970 UTC. */
-  since_ms: number | null;
-  /** Reviews that have waited for 15 minutes or more. */
-  alarmed: number;
-}
+import { flash, play } from "./sound";
+import type { Sound } from "./sound";
+import { Ticker } from "./ticker";
+import type { Alert } from "./ticker";
+import { Words } from "./words";
+import type { Destination, TrackPoint } from "./words";
 
 interface Message {
   reset: boolean;
@@ -42,156 +33,297 @@ interface Message {
   alerts: Alert[];
 }
 
+/** What the chosen incident's card asks of the server. */
+interface Around {
+  notes: Note[];
+  rings: number[];
+  tracks: Record<string, TrackPoint[]>;
+}
+
 const SILENT_MS = 12_000;
 const RECONNECT_MS = 3_000;
-const MAX_ALERTS = 100;
+/** Flags of an incident that sound the gravest. */
+const GRAVE = new Set(["duress", "losing"]);
 
 const page = readPage();
-const texts = page.texts;
-const text = (key: string): string => texts[key] ?? key;
+const leg = page.leg ?? "";
+const words = new Words(page.texts);
+const text = (key: string): string => words.say(key);
 let offsetMs = 0;
 let rate = 1;
 let wallAtMs = 0;
 /** Time by the mesh's clock, in ms since 1970 UTC. */
 const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate : Date.now());
 
-// ── list ──
+// ── the queue and the chosen incident ──
 
 const announce = byId("announce");
-const rows = new Rows(byId<HTMLTableElement>("incidents").tBodies[0] as HTMLTableSectionElement, texts, page.leg ?? "", now, acknowledge);
-const alarmed = new Set<string>();
+const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
+/** Names that were disclosed, by incident. They are forgotten with the page. */
+const names = new Map<string, NamedOrder[]>();
+/** Last sound of each incident. */
+const alarmed = new Map<string, Sound>();
+/** Whether the user has chosen: then no other incident takes the card away. */
+let isUsersChoice = false;
+let notesSeen = -1;
 
-function drawList(): void {
-  const count = rows.draw();
-  byId("none").hidden = count > 0;
-  byId("count").textContent = String([...rows.incidents.values()].filter((incident) => incident.ended === null).length);
+const map = new LiveMap(byId("map"), page, text, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
+const card = new Card(words, leg, now, (incident, subject) => nameOf(incident, subject) || subject, act, () => void showNames());
+const noteForm = new NoteForm(addNote);
+
+function incidentOf(target: Target): string {
+  return target.id.slice(0, target.id.indexOf("/"));
 }
 
-async function acknowledge(incident: string, assignment: Assignment): Promise<void> {
-  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer), seen: assignment.state });
+function subjectOf(target: Target): string {
+  return target.id.slice(target.id.indexOf("/") + 1);
+}
+
+/** Name of a destination: of a person as it was disclosed, else what it is. */
+function nameOf(incident: Incident | undefined, subject: string): string {
+  const orders = incident ? (names.get(incident.id) ?? []) : [];
+  const person = orders.flatMap((order) => order.persons).find((known) => known.id === subject);
+  if (person?.name) return `${text("protected")} ${person.name}`;
+  const target = incident ? map.targets.get(`${incident.id}/${subject}`) : undefined;
+  if (target?.sort === "wearer" || leg === "probation") {
+    const respondent = orders[0]?.respondent.name;
+    return respondent ? `${text("wearer")} ${respondent}` : text("wearer");
+  }
+  // An id tells destinations of one kind apart. A single one needs none.
+  const isPlace = subject.includes("/");
+  const alike = incident ? destinationsOf(incident).filter((other) => other.includes("/") === isPlace).length : 0;
+  const kind = text(isPlace ? "place" : "protected");
+  return alike > 1 ? `${kind} ${subject.split("/").at(-1)}` : kind;
+}
+
+/** Protected persons and places of an incident: the police's destinations. */
+function destinationsOf(incident: Incident): string[] {
+  return [...new Set((incident.legs["police"] ?? []).map((to) => to.subject))];
+}
+
+function chosen(): Incident | undefined {
+  return rows.incidents.get(rows.chosen);
+}
+
+function choose(incident: string): void {
+  isUsersChoice = true;
+  show(incident);
+}
+
+/** Shows an incident's card and fits the map to it. */
+function show(incident: string): void {
+  rows.chosen = incident;
+  rows.mark();
+  card.refused("");
+  notesSeen = -1;
+  drawNotes([], words);
+  noteForm.show(incident);
+  map.choose(incident);
+  drawCard();
+  void readAround(incident);
+}
+
+/** Chooses an incident where none is chosen any more, and says where a more urgent one waits. */
+function chooseFirst(): void {
+  const first = rows.first();
+  const present = chosen();
+  // An exercise is shown where nothing else is, but moves nothing: the map stays until the user chooses it.
+  if (!present || (!isUsersChoice && present.exercise && first && !first.exercise)) {
+    isUsersChoice = false;
+    if (first && !first.exercise) show(first.id);
+    else if (!first && rows.chosen) show("");
+  }
+  const waits = first && present && first.id !== present.id && first.level < present.level && first.alarm && !first.exercise;
+  byId("more-urgent").hidden = !waits;
+}
+
+function showUrgent(): void {
+  const first = rows.first();
+  if (first) choose(first.id);
+}
+
+function drawCard(): void {
+  const incident = chosen();
+  card.draw(incident, incident ? names.get(incident.id) : undefined, incident ? where(incident) : []);
+}
+
+function where(incident: Incident): string[] {
+  if (!leg) return [text("where_reviewer")];
+  const targets = map.of(incident.id);
+  const wearer = targets.find((target) => target.sort === "wearer");
+  const to = targets
+    .filter((target) => target.sort !== "wearer")
+    .map((target): Destination => ({ ...target, name: nameOf(incident, subjectOf(target)), isPlace: target.sort === "place" }));
+  const place = wearer?.at ? map.place([wearer.at[0], wearer.at[1]]) : "";
+  const said = words.where(wearer, place, wearer ? (map.tracks.get(wearer.id) ?? []) : [], to, now());
+  if (leg === "probation") said.push(text("where_limits"));
+  return said;
+}
+
+async function readAround(incident: string): Promise<void> {
+  if (!incident) return;
+  notesSeen = rows.incidents.get(incident)?.notes ?? 0;
+  const answer = await fetch(`/incidents/${incident}/card`, { headers: { Accept: "application/json" } }).catch(() => undefined);
+  if (rows.chosen !== incident) return;
+  if (!answer?.ok) {
+    card.refused(answer ? await answer.text() : text("note_away"));
+    return;
+  }
+  const around = (await answer.json()) as Around;
+  drawNotes(around.notes, words);
+  for (const [id, track] of Object.entries(around.tracks)) map.tracks.set(id, track);
+  map.rings = [...new Set([...around.rings, ...(names.get(incident) ?? []).flatMap((order) => order.rings)])].sort((a, b) => a - b);
+  map.redraw();
+  drawCard();
+}
+
+// ── answers ──
+
+/** Sends a form. Returns the answer, and shows in the card why it was refused. */
+async function send(path: string, body: URLSearchParams): Promise<Response | undefined> {
   const headers = { "X-CSRF-Token": page.csrf, Accept: "application/json" };
-  const answer = await fetch(`/incidents/${incident}/acknowledge`, { method: "POST", body, headers });
-  announce.textContent = answer.ok ? `${text("taken")}: ${assignment.subject}` : await answer.text();
+  const answer = await fetch(path, { method: "POST", body, headers }).catch(() => undefined);
+  const refused = answer?.ok ? "" : answer ? await answer.text() : text("answer_503");
+  card.refused(refused);
+  announce.textContent = refused || text("stored");
+  return answer?.ok ? answer : undefined;
 }
 
+function seen(to: Assignment): URLSearchParams {
+  return new URLSearchParams({ assignment: to.id, offer: String(to.offer), seen: to.state });
+}
+
+function act(name: Act, incident: Incident, to: Assignment, state?: string): void {
+  void answer(name, incident, to, state);
+}
+
+async function answer(name: Act, incident: Incident, to: Assignment, state?: string): Promise<boolean> {
+  const body = seen(to); // the state that the user saw, also where a dialog is open for a while
+  if (state) body.set("state", state);
+  if (name === "close" || name === "reject") {
+    const given = await ask(`ask-${name}`, nameOf(incident, to.subject) || to.subject);
+    if (!given) return false;
+    for (const [field, value] of given) body.set(field, value);
+  }
+  return Boolean(await send(`/incidents/${incident.id}/${name}`, body));
+}
+
+async function acceptAll(incident: Incident): Promise<void> {
+  if (rows.chosen !== incident.id) choose(incident.id);
+  for (const to of rows.offers(incident)) if (!(await answer("acknowledge", incident, to))) return;
+}
+
+async function addNote(incident: string, note: URLSearchParams): Promise<string> {
+  if (!(await send(`/incidents/${incident}/notes`, note))) return byId("card-refusal").textContent || text("note_away");
+  await readAround(incident);
+  return "";
+}
+
+async function showNames(): Promise<void> {
+  const incident = chosen();
+  if (!incident || !leg || names.has(incident.id)) return;
+  const basis = await ask("ask-names", "");
+  const answer = basis && (await send(`/incidents/${incident.id}/names`, basis));
+  if (!answer) return;
+  names.set(incident.id, ((await answer.json()) as { orders: NamedOrder[] }).orders);
+  if (rows.chosen === incident.id) await readAround(incident.id);
+}
+
+// ── keys ──
+
+/** The own leg's first destination for which a condition holds. */
+function first(condition: (to: Assignment) => boolean): Assignment | undefined {
+  return (chosen()?.legs[leg] ?? []).find(condition);
+}
+
+function actOnFirst(name: Act, condition: (to: Assignment) => boolean): void {
+  const incident = chosen();
+  const to = first(condition);
+  if (incident && to) act(name, incident, to, name === "progress" ? nextState(to) : undefined);
+}
+
+const KEYS: Record<string, () => void> = {
+  j: () => rows.move(1),
+  k: () => rows.move(-1),
+  u: showUrgent,
+  a: () => {
+    const incident = chosen();
+    if (incident) void acceptAll(incident);
+  },
+  s: () => actOnFirst("progress", (to) => nextState(to) !== undefined),
+  r: () => actOnFirst("reject", canBeRefused),
+  c: () => actOnFirst("close", canBeClosed),
+  w: () => void showNames(),
+  n: () => noteForm.focus(),
+  f: () => map.fit(),
+  Enter: () => {
+    if (rows.chosen) location.assign(`/incidents/${rows.chosen}`);
+  },
+  "?": () => byId<HTMLDialogElement>("help").showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  const on = event.target instanceof HTMLElement ? event.target : document.body;
+  if (event.ctrlKey || event.altKey || event.metaKey || on.closest("input, select, textarea, dialog")) return;
+  // Enter does what the focused control does, but on a row of the queue, which is chosen already.
+  if (event.key === "Enter" && on.closest("a, button") && !on.matches(".chosen-row .pick")) return;
+  const work = KEYS[event.key];
+  if (!work) return;
+  event.preventDefault();
+  work();
+});
+
+byId("show-help").addEventListener("click", () => KEYS["?"]?.());
+byId("fit").addEventListener("click", () => map.fit());
+byId("more-urgent").addEventListener("click", showUrgent);
+byId("test-sound").addEventListener("click", () => play("demand"));
 byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
   rows.showEnded = (event.target as HTMLInputElement).checked;
   drawList();
 });
 
-document.addEventListener("keydown", (event) => {
-  const typing = event.target instanceof HTMLElement && event.target.closest("input, select, textarea");
-  if (event.ctrlKey || event.altKey || event.metaKey || typing) return;
-  if (event.key === "j") rows.move(1);
-  else if (event.key === "k") rows.move(-1);
-  else if (event.key === "a") rows.takeFocused();
-});
+// ── alarms ──
 
-setInterval(() => rows.tick(), 1_000);
+function sound(which: Sound): void {
+  if (byId<HTMLInputElement>("sound").checked) play(which);
+}
 
-// ── sound and title ──
-
-let audio: AudioContext | undefined;
-
-function beep(): void {
-  audio ??= new AudioContext();
-  // Browsers allow sound only after a user's gesture on the page; the title and the announcement work without one.
-  void audio.resume();
-  for (const [i, frequency] of [880, 660, 880].entries()) {
-    const tone = audio.createOscillator();
-    const volume = audio.createGain();
-    volume.gain.value = 0.2;
-    tone.frequency.value = frequency;
-    tone.connect(volume).connect(audio.destination);
-    tone.start(audio.currentTime + 0.25 * i);
-    tone.stop(audio.currentTime + 0.25 * i + 0.2);
+/** Sounds a new demand once, and once more where it becomes grave. Exercises are announced without a sound. */
+function alarm(incident: Incident): void {
+  const isGrave = incident.flags.some((flag) => GRAVE.has(flag)) && incident.ended === null;
+  const which = isGrave ? "grave" : incident.alarm ? "demand" : undefined;
+  const before = alarmed.get(incident.id);
+  if (!which) alarmed.delete(incident.id);
+  else if (before !== which && before !== "grave") {
+    alarmed.set(incident.id, which);
+    const kind = incident.exercise ? `${text("exercise")}: ` : "";
+    announce.textContent = `${kind}${text("new_alarm")}: ${text(incident.cause)}`;
+    if (incident.exercise) return;
+    flash(text("new_alarm"));
+    sound(which);
   }
 }
-
-const title = document.title;
-let flashing: ReturnType<typeof setInterval> | undefined;
-
-function flash(what: string): void {
-  clearInterval(flashing);
-  let on = false;
-  flashing = setInterval(() => {
-    on = !on;
-    document.title = on ? `● ${what}` : title;
-  }, 700);
-}
-
-function calm(): void {
-  clearInterval(flashing);
-  document.title = title;
-}
-
-for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, calm);
-byId("test-sound").addEventListener("click", beep);
-
-function alarm(incident: Incident): void {
-  alarmed.add(incident.id);
-  announce.textContent = `${text("new_alarm")}: ${incident.id}`;
-  flash(text("new_alarm"));
-  if (byId<HTMLInputElement>("sound").checked) beep();
-}
-
-// ── match reviews ──
 
 let reviews: Reviews | null = null;
 let alarmedReviews = 0;
 
-function showReviews(): void {
-  const badge = document.getElementById("review-badge");
-  if (!badge || !wallAtMs) return;
-  const waiting = reviews?.open ?? 0;
-  const minutes = Math.max(0, Math.floor((now() - (reviews?.since_ms ?? now())) / 60_000));
-  const shown = reviews === null ? "?" : `${waiting} · ${minutes}${text("minutes")}`;
-  if (badge.textContent !== shown) badge.textContent = shown;
-  badge.title = reviews === null ? text("reviews_unknown") : "";
-  badge.hidden = reviews !== null && waiting === 0;
-  badge.classList.toggle("alarm", (reviews?.alarmed ?? 0) > 0);
-}
-
 function receiveReviews(received: Reviews | null): void {
   reviews = received;
   if (received) {
-    const bar = byId("review-alarm");
-    bar.hidden = received.alarmed === 0;
-    const shown = received.alarmed ? `${text("reviews")} ${received.alarmed}: ${text("reviews_alarm")}` : "";
-    const link = bar.querySelector("a");
-    if (link && link.textContent !== shown) link.textContent = shown;
+    showReviewAlarm(received, words);
     // Each review sounds once, when its 15 minutes are over. It stays on the page until somebody decides it.
     if (received.alarmed > alarmedReviews) {
       flash(text("reviews"));
-      if (byId<HTMLInputElement>("sound").checked) beep();
+      sound("review");
     }
     alarmedReviews = received.alarmed;
   }
-  showReviews();
+  showReviews(reviews, words, now());
 }
-
-setInterval(showReviews, 1_000);
 
 // ── alerts ──
 
-function addAlerts(alerts: Alert[]): void {
-  const list = byId("alerts");
-  for (const alert of alerts) {
-    const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
-    item.append(make("span", { class: `tag demand-${alert.demand}` }, text(alert.demand)), ` ${text(alert.kind)}`);
-    if (alert.ring) item.append(` ${alert.ring} m`);
-    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
-    if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, text("exercise")));
-    if (alert.incident) item.append(" ", make("a", { href: `/incidents/${alert.incident}` }, alert.target || alert.wearer));
-    list.prepend(item);
-  }
-  while (list.children.length > MAX_ALERTS) list.lastElementChild?.remove();
-  byId("no-alerts").hidden = list.children.length > 0;
-}
-
-// ── map ──
-
-const map = new LiveMap(byId("map"), page.tiles, text);
+const ticker = new Ticker(words, `${page.role} ${page.name}`, (incident) => rows.incidents.has(incident) && choose(incident));
 
 // ── the connection ──
 
@@ -209,6 +341,13 @@ function showConnection(): void {
   connection.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
 }
 
+function drawList(): void {
+  const count = rows.draw();
+  byId("none").hidden = count > 0;
+  byId("count").textContent = String([...rows.incidents.values()].filter((incident) => incident.ended === null).length);
+  chooseFirst();
+}
+
 function receive(message: Message): void {
   heardMs = wallAtMs = Date.now();
   offsetMs = message.now;
@@ -217,16 +356,12 @@ function receive(message: Message): void {
   if (message.reset) {
     rows.incidents.clear();
     map.clear();
-    byId("alerts").replaceChildren();
+    ticker.clear();
   }
   for (const id of message.gone) {
     rows.incidents.delete(id);
+    names.delete(id);
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
-  }
-  for (const incident of message.incidents) {
-    rows.incidents.set(incident.id, incident);
-    if (!incident.alarm) alarmed.delete(incident.id);
-    else if (!alarmed.has(incident.id)) alarm(incident);
   }
   for (const target of message.targets) {
     map.targets.set(target.id, target);
@@ -236,9 +371,16 @@ function receive(message: Message): void {
     map.units.set(unit.id, unit);
     map.moved(unit.id);
   }
-  if (message.alerts.length) addAlerts(message.alerts);
+  for (const incident of message.incidents) {
+    rows.incidents.set(incident.id, incident);
+    alarm(incident);
+  }
+  if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
+  const incident = chosen();
+  if (incident && notesSeen >= 0 && incident.notes !== notesSeen) void readAround(incident.id);
   receiveReviews(message.reviews);
+  drawCard();
   showConnection();
 }
 
@@ -258,4 +400,11 @@ function connect(): void {
 }
 
 connect();
-setInterval(showConnection, 1_000);
+setInterval(() => {
+  rows.tick();
+  if (wallAtMs) {
+    drawCard();
+    showReviews(reviews, words, now());
+  }
+  showConnection();
+}, 1_000);

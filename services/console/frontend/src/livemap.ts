@@ -1,14 +1,21 @@
-// The map of the live page: targets of open incidents, and the desk's own units. Changes are drawn together, and only after the previous
-// ones are drawn: with thousands of subjects, drawing takes longer than the interval between changes.
+// The map of the live page: targets of open incidents, the desk's own units, and rings and tracks of the chosen incident. Changes are
+// drawn together, and only after the previous ones are drawn: with thousands of subjects, drawing takes longer than the interval between
+// changes. The map moves only when an incident is chosen, so an exercise or another incident never moves it.
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
-import type { Map as MapLibre } from "maplibre-gl";
-import { METRES, openMap, pixelsAtZoom0 } from "./map";
+import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
+import { disc } from "./geo";
+import type { LonLat } from "./geo";
+import { METRES, openMap, pixelsAtZoom0, placeAt, repaint } from "./map";
+import { onThemeChange, palette } from "./palette";
+import type { TrackPoint } from "./words";
 
 export interface Target {
   id: string;
   sort: "wearer" | "place" | "protected";
   unknown: boolean;
+  /** Time of the fix in ms; null for a place. */
+  fix: number | null;
   /** Longitude, latitude, accuracy in metres. */
   at: [number, number, number] | null;
 }
@@ -32,30 +39,44 @@ const NEAR = 10;
 const DRAW_INTERVAL_MS = 500;
 /** Additional interval for each item on the map, in ms: 20,000 items are drawn every 2.5 s, and each reports every 15 s. */
 const EXTRA_INTERVAL_MS = 0.1;
-type Feature = GeoJSON.Feature<GeoJSON.Point>;
-type LonLatPair = [number, number];
+const TRACK_MS = 600_000;
+/** Largest radius of a ring that the view is fitted to, in m. */
+const RING_SHOWN_M = 1_000;
+type Feature = GeoJSON.Feature;
 
 export class LiveMap {
   readonly targets = new Map<string, Target>();
   readonly units = new Map<string, Unit>();
+  /** Tracks of the chosen incident's targets, by target id. */
+  tracks = new Map<string, TrackPoint[]>();
+  rings: number[] = [];
   #map: MapLibre | undefined;
   #moved = new Set<string>();
-  #touched = false;
-  #fitted = 0;
+  #incident = "";
+  #fitDue = false;
   #drawnAtMs = -Infinity;
+  #names = new Map<string, string>();
 
   constructor(
     container: HTMLElement,
-    tiles: string,
+    page: { tiles: string; streets?: string },
     private readonly text: (key: string) => string,
+    private readonly nameOf: (target: Target) => string,
   ) {
-    void openMap(container, tiles, text("attribution")).then((opened) => this.#open(opened));
+    void openMap(container, page.tiles, text("attribution"), page.streets).then((opened) => this.#open(opened));
     setInterval(() => this.#draw(), DRAW_INTERVAL_MS);
+    onThemeChange(() => this.#map && repaint(this.#map, layers()));
   }
 
   /** Notes that an item has moved, come or gone; it is drawn soon. */
   moved(id: string): void {
     this.#moved.add(id);
+    const target = this.targets.get(id);
+    if (!target?.at || !target.fix || !this.#incident || !id.startsWith(`${this.#incident}/`)) return;
+    const track = this.tracks.get(id) ?? [];
+    this.tracks.set(id, track);
+    if ((track.at(-1)?.[0] ?? 0) < target.fix) track.push([target.fix, target.at[0], target.at[1]]);
+    while ((track[0]?.[0] ?? Infinity) < target.fix - TRACK_MS) track.shift();
   }
 
   clear(): void {
@@ -65,10 +86,48 @@ export class LiveMap {
     }
   }
 
+  /** Chooses an incident: the map is fitted to it, now or when its first position is known. */
+  choose(incident: string): void {
+    for (const target of this.of(this.#incident)) this.#moved.add(target.id); // their marks shrink
+    this.#incident = incident;
+    this.tracks = new Map(this.of(incident).map((target) => [target.id, []]));
+    this.rings = [];
+    this.fit();
+  }
+
+  /** Fits the map to the chosen incident. */
+  fit(): void {
+    this.#fitDue = true;
+    this.redraw();
+  }
+
+  /** Draws the chosen incident once more, as its rings, tracks or names have changed. */
+  redraw(): void {
+    for (const target of this.of(this.#incident)) this.#moved.add(target.id);
+    if (this.#map) this.#draw();
+  }
+
+  /** Targets of an incident. */
+  of(incident: string): Target[] {
+    return incident ? [...this.targets.values()].filter((target) => target.id.startsWith(`${incident}/`)) : [];
+  }
+
+  /** Name of the place at a position; the position itself where the map doesn't show the place. */
+  place(at: LonLat): string {
+    const key = at.map((degrees) => degrees.toFixed(4)).join(" ");
+    const found = this.#map ? placeAt(this.#map, at) : { areas: [], street: "" };
+    const area = found.areas.join(" ");
+    const name = area && found.street ? this.text("near_road").replace("{place}", area).replace("{road}", found.street) : area;
+    if (name && this.#names.size < 500) this.#names.set(key, name);
+    return name || this.#names.get(key) || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
+  }
+
   #draw(): void {
-    const source = this.#map?.getSource<GeoJSONSource>("subjects");
-    if (!this.#map || !source || !this.#moved.size || document.hidden || !this.#map.isSourceLoaded("subjects")) return;
-    if (performance.now() < this.#drawnAtMs + EXTRA_INTERVAL_MS * (this.targets.size + this.units.size)) return;
+    const map = this.#map;
+    const source = map?.getSource<GeoJSONSource>("subjects");
+    if (!map || !source || document.hidden || !map.isSourceLoaded("subjects")) return;
+    this.#fit(map);
+    if (!this.#moved.size || performance.now() < this.#drawnAtMs + EXTRA_INTERVAL_MS * (this.targets.size + this.units.size)) return;
     this.#drawnAtMs = performance.now();
     const add: Feature[] = [];
     const remove: string[] = [];
@@ -78,72 +137,135 @@ export class LiveMap {
       else remove.push(id);
     }
     this.#moved.clear();
-    source.updateData({ add, remove });
-    this.#fit();
+    source.updateData({ add: add as never, remove });
+    map.getSource<GeoJSONSource>("chosen")?.setData({ type: "FeatureCollection", features: this.#chosen() });
   }
 
-  #fit(): void {
-    const map = this.#map;
-    if (map && !this.#touched && this.targets.size > this.#fitted) {
-      const bounds = new LngLatBounds();
-      for (const target of this.targets.values()) if (target.at) bounds.extend([target.at[0], target.at[1]]);
-      for (const unit of this.units.values()) if (unit.going) bounds.extend(unit.at);
-      if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
+  #fit(map: MapLibre): void {
+    const located = this.of(this.#incident).filter((target) => target.at);
+    if (!this.#fitDue || !located.length) return;
+    this.#fitDue = false;
+    const bounds = new LngLatBounds();
+    for (const target of located) {
+      const [lon, lat, accuracy] = target.at as [number, number, number];
+      const ring = Math.max(0, ...this.rings.filter((m) => m <= RING_SHOWN_M));
+      for (const corner of disc([lon, lat], Math.max(accuracy, target.sort === "wearer" ? 0 : ring))) bounds.extend(corner);
     }
-    this.#fitted = this.targets.size;
+    for (const unit of this.units.values()) if (unit.incident === this.#incident && unit.going) bounds.extend(unit.at);
+    map.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
+    map.getContainer().dataset["fitted"] = this.#incident;
   }
 
   #feature(id: string): Feature | undefined {
     const unit = this.units.get(id);
-    if (unit) return this.#point(id, unit.at, "unit", unit.unknown, 0, `${unit.name}\n${this.#stateText(unit)}`, unit.going);
+    if (unit) return point(id, unit.at, { sort: "unit", unknown: unit.unknown, r0: 0, name: `${unit.name}\n${this.#stateText(unit)}`, grave: unit.going });
     const target = this.targets.get(id);
     if (!target?.at) return undefined;
     const [lon, lat, accuracy] = target.at;
-    const name = target.unknown ? `${this.text(target.sort)}\n${this.text("unknown_position")}` : this.text(target.sort);
-    return this.#point(id, [lon, lat], target.sort, target.unknown, pixelsAtZoom0(accuracy, lat), name, true);
+    const grave = id.startsWith(`${this.#incident}/`);
+    const own = this.nameOf(target);
+    const name = target.unknown ? `${own}\n${this.text("unknown_position")}` : own;
+    return point(id, [lon, lat], { sort: target.sort, unknown: target.unknown, r0: pixelsAtZoom0(accuracy, lat), name, grave });
+  }
+
+  /** Rings round the protected persons and places of the chosen incident, and its tracks. */
+  #chosen(): Feature[] {
+    const found: Feature[] = [];
+    for (const target of this.of(this.#incident)) {
+      const track = this.tracks.get(target.id) ?? [];
+      if (track.length > 1) found.push(line("track", "", target.sort, track.map(([, lon, lat]) => [lon, lat])));
+      if (target.sort === "wearer" || !target.at) continue;
+      const [lon, lat, accuracy] = target.at;
+      for (const ring of this.rings) {
+        const radius = ring + (target.sort === "place" ? accuracy : 0);
+        found.push(line("ring", `${ring} m`, target.sort, disc([lon, lat], radius)));
+      }
+    }
+    return found;
   }
 
   #stateText(unit: Unit): string {
     return unit.unknown ? `${this.text(unit.state)}, ${this.text("unknown_position")}` : this.text(unit.state);
   }
 
-  #point(id: string, at: LonLatPair, sort: string, unknown: boolean, r0: number, name: string, grave: boolean): Feature {
-    return { type: "Feature", geometry: { type: "Point", coordinates: at }, properties: { id, sort, unknown, r0, name, grave } };
-  }
-
   #open(opened: MapLibre): void {
-    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: { type: "FeatureCollection", features: [] } });
-    const color = ["match", ["get", "sort"], "wearer", "#c0392b", "unit", "#0b4f9e", "#0b6e4f"] as never;
-    opened.addLayer({
+    const empty = { type: "FeatureCollection", features: [] } as never;
+    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: empty });
+    opened.addSource("chosen", { type: "geojson", data: empty });
+    for (const layer of layers()) opened.addLayer(layer);
+    this.#map = opened;
+    // For tests and support: what the map shows can't be read off its canvas.
+    opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
+    this.#draw();
+  }
+}
+
+function point(id: string, at: LonLat, properties: Record<string, unknown>): Feature {
+  return { type: "Feature", geometry: { type: "Point", coordinates: at }, properties: { id, ...properties } };
+}
+
+function line(kind: string, name: string, sort: string, coordinates: LonLat[]): Feature {
+  return { type: "Feature", geometry: { type: "LineString", coordinates }, properties: { kind, name, sort } };
+}
+
+function layers(): LayerSpecification[] {
+  const colors = palette();
+  const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, colors.protected] as never;
+  const isUnit = ["==", ["get", "sort"], "unit"];
+  return [
+    {
+      id: "rings",
+      type: "line",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "ring"],
+      paint: { "line-color": color, "line-width": 1.5, "line-dasharray": [4, 3] },
+    },
+    {
+      id: "tracks",
+      type: "line",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "track"],
+      layout: { "line-cap": "round", "line-join": "round" },
+      paint: { "line-color": color, "line-width": 3, "line-opacity": 0.6 },
+    },
+    {
+      id: "ring-names",
+      type: "symbol",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "ring"],
+      layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+      paint: { "text-color": color, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+    {
       id: "accuracy",
       type: "circle",
       source: "subjects",
       minzoom: NEAR,
       filter: [">", ["get", "r0"], 0],
       paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
-    });
+    },
     // At low zoom, marks are small and have no edge: there may be thousands.
-    opened.addLayer({
+    {
       id: "marks-far",
       type: "circle",
       source: "subjects",
       maxzoom: NEAR,
-      paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], "#8793a0", color] as never },
-    });
-    opened.addLayer({
+      paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], colors.old, color] as never },
+    },
+    {
       id: "marks",
       type: "circle",
       source: "subjects",
       minzoom: NEAR,
       layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, "unit", 2, 0] as never },
       paint: {
-        "circle-radius": ["case", ["get", "grave"], 7, 5] as never,
-        "circle-color": ["case", ["get", "unknown"], "#ffffff", color] as never,
-        "circle-stroke-color": ["case", ["all", ["==", ["get", "sort"], "unit"], ["!", ["get", "unknown"]]], "#ffffff", color] as never,
+        "circle-radius": ["case", ["get", "grave"], 8, 5] as never,
+        "circle-color": ["case", ["get", "unknown"], colors.paper, color] as never,
+        "circle-stroke-color": ["case", ["all", isUnit, ["!", ["get", "unknown"]]], colors.paper, color] as never,
         "circle-stroke-width": 3,
       },
-    });
-    opened.addLayer({
+    },
+    {
       id: "names",
       type: "symbol",
       source: "subjects",
@@ -156,10 +278,7 @@ export class LiveMap {
         "text-variable-anchor": ["top", "bottom", "right", "left"],
         "text-radial-offset": 1.1,
       },
-      paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
-    });
-    for (const event of ["dragstart", "wheel"] as const) opened.on(event, () => (this.#touched = true));
-    this.#map = opened;
-    this.#draw();
-  }
+      paint: { "text-color": colors.ink, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+  ];
 }

@@ -5,8 +5,13 @@ import type { LayerSpecification, StyleSpecification } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
+import { onThemeChange, palette } from "./palette";
+import type { Palette } from "./palette";
+import { STREETS, STREET_LINES, openStreets } from "./streets";
+import type { Streets } from "./streets";
 import "./app.css";
-import { followTheme, themed } from "./theme";
+import "./live.css";
+import "./theme.css";
 
 // MapLibre's default worker URL would be missing from the build.
 setWorkerUrl(workerUrl);
@@ -14,6 +19,9 @@ addProtocol("pmtiles", new Protocol().tile);
 
 const SOURCE = "korea";
 const FONTS = ["sans-serif"];
+
+/** Layers without colour that answer in which area a point lies. */
+const AREAS = ["province-area", "district-area", "town-area"];
 
 function boundary(layer: string, color: string, width: number): LayerSpecification {
   return {
@@ -25,7 +33,11 @@ function boundary(layer: string, color: string, width: number): LayerSpecificati
   };
 }
 
-function label(layer: string, size: number, minzoom: number, maxzoom: number): LayerSpecification {
+function area(layer: string): LayerSpecification {
+  return { id: `${layer}-area`, type: "fill", source: SOURCE, "source-layer": layer, paint: { "fill-opacity": 0 } };
+}
+
+function label(layer: string, size: number, minzoom: number, maxzoom: number, colors: Palette): LayerSpecification {
   return {
     id: `${layer}-label`,
     type: "symbol",
@@ -34,33 +46,37 @@ function label(layer: string, size: number, minzoom: number, maxzoom: number): L
     minzoom,
     maxzoom,
     layout: { "text-field": ["get", "name"], "text-font": FONTS, "text-size": size },
-    paint: { "text-color": "--map-label", "text-halo-color": "--map-halo", "text-halo-width": 1.5 },
+    paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
   };
 }
 
-function style(tiles: string, attribution: string): StyleSpecification {
+function baseLayers(colors: Palette, streets: Streets | undefined): LayerSpecification[] {
+  return [
+    { id: "sea", type: "background", paint: { "background-color": colors.sea } },
+    { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": colors.land } },
+    ...["province", "district", "town"].map(area),
+    ...(streets?.layers(colors) ?? []),
+    { ...boundary("town", colors.town, 0.8), minzoom: 9 },
+    boundary("district", colors.district, 1),
+    boundary("province", colors.province, 1.4),
+    label("province", 14, 4, 8, colors),
+    label("district", 13, 8, 10.5, colors),
+    label("town", 12, 10.5, 24, colors),
+  ];
+}
+
+/** Opens the base map. `streets` is the address of a street map, or empty. */
+export async function openMap(container: HTMLElement, tiles: string, attribution: string, streets = ""): Promise<MapLibre> {
   const url = new URL(tiles, location.href).href;
-  return {
+  const opened = streets ? await openStreets(streets) : undefined;
+  const style: StyleSpecification = {
     version: 8,
-    sources: { [SOURCE]: { type: "vector", url: `pmtiles://${url}`, attribution } },
-    layers: [
-      { id: "sea", type: "background", paint: { "background-color": "--map-sea" } },
-      { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": "--map-land" } },
-      { ...boundary("town", "--map-town", 0.8), minzoom: 9 },
-      boundary("district", "--map-district", 1),
-      boundary("province", "--map-province", 1.4),
-      label("province", 14, 4, 8),
-      label("district", 13, 8, 10.5),
-      label("town", 12, 10.5, 24),
-    ],
+    sources: { [SOURCE]: { type: "vector", url: `pmtiles://${url}`, attribution }, ...(opened && { [STREETS]: opened.source }) },
+    layers: baseLayers(palette(), opened),
   };
-}
-
-export function openMap(container: HTMLElement, tiles: string, attribution: string): Promise<MapLibre> {
-  const base = style(tiles, attribution);
   const map = new MapLibre({
     container,
-    style: { ...base, layers: base.layers.map(themed) },
+    style,
     center: [127.6, 36.4],
     zoom: 6,
     maxZoom: 18,
@@ -73,8 +89,35 @@ export function openMap(container: HTMLElement, tiles: string, attribution: stri
   map.addControl(new AttributionControl({ compact: false }));
   map.addControl(new NavigationControl({ showCompass: false }), "top-right");
   map.addControl(new ScaleControl({ unit: "metric" }), "bottom-left");
-  for (const layer of base.layers) followTheme(map, layer);
+  onThemeChange(() => repaint(map, baseLayers(palette(), opened)));
   return new Promise((resolve) => map.once("load", () => resolve(map)));
+}
+
+/** Gives the layers of a map the colours of a new theme. */
+export function repaint(map: MapLibre, layers: LayerSpecification[]): void {
+  for (const layer of layers) {
+    for (const [name, value] of Object.entries(layer.paint ?? {})) map.setPaintProperty(layer.id, name as never, value as never);
+  }
+}
+
+/** Half the side of the square in which the nearest street is looked for, in pixels. */
+const STREET_NEAR_PX = 40;
+
+/** Names of the areas in which a point lies, the greatest first, and of a street near it. Empty where the map doesn't show the point. */
+export function placeAt(map: MapLibre, at: [number, number]): { areas: string[]; street: string } {
+  const point = map.project(at);
+  const named = (layers: string[], where: Parameters<MapLibre["queryRenderedFeatures"]>[0]): [string, string][] =>
+    map
+      .queryRenderedFeatures(where, { layers: layers.filter((layer) => map.getLayer(layer)) })
+      .map((feature) => [feature.layer.id, String(feature.properties["name"] ?? "")]);
+  const areas = new Map(named(AREAS, point));
+  const streets = STREET_LINES.some((layer) => map.getLayer(layer))
+    ? named(STREET_LINES, [
+        [point.x - STREET_NEAR_PX, point.y - STREET_NEAR_PX],
+        [point.x + STREET_NEAR_PX, point.y + STREET_NEAR_PX],
+      ])
+    : [];
+  return { areas: AREAS.map((layer) => areas.get(layer) ?? "").filter(Boolean), street: streets.find(([, name]) => name)?.[1] ?? "" };
 }
 
 /** Radius of a circle layer in metres. Features give `r0`, their radius in pixels at zoom 0. */

@@ -8,6 +8,10 @@ export interface Page {
   texts: Record<string, string>;
   /** Address of the base map, a PMTiles file. */
   tiles: string;
+  /** Address of a street map; empty or absent for none. */
+  streets?: string;
+  /** Name of the user; absent on pages that don't need it. */
+  name?: string;
   language: string;
 }
 

@@ -1,12 +1,13 @@
 // The replay of one incident: all known positions at the moment that the slider shows.
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
-import type { Map as MapLibre } from "maplibre-gl";
+import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { disc, distanceM, lastBefore } from "./geo";
 import type { LonLat } from "./geo";
-import { openMap } from "./map";
+import { openMap, repaint } from "./map";
 import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
+import { onThemeChange, palette } from "./palette";
 import { span } from "./span";
 
 /** Time in milliseconds, longitude, latitude, accuracy in metres, and where the position comes from. */
@@ -269,32 +270,46 @@ play.addEventListener("click", () => {
   playing = requestAnimationFrame(step);
 });
 
-const COLOR = ["match", ["get", "sort"], ["wearer", "wearer-way", "wearer-accuracy"], "#c0392b", "ring", "#8a5a00", ["unit", "unit-way"], "#0b4f9e", "#0b6e4f"] as never;
+function replayLayers(): LayerSpecification[] {
+  const colors = palette();
+  const color = ["match", ["get", "sort"], ["wearer", "wearer-way", "wearer-accuracy"], colors.wearer, "ring", colors.ring, ["unit", "unit-way"], colors.unit, colors.protected] as never;
+  const only = (...sorts: string[]) => ["in", ["get", "sort"], ["literal", sorts]] as never;
+  const areas = only("place", "wearer-accuracy", "protected-accuracy");
+  return [
+    { id: "areas", type: "fill", source: "replay", filter: areas, paint: { "fill-color": color, "fill-opacity": 0.2 } },
+    { id: "rings", type: "line", source: "replay", filter: only("ring"), paint: { "line-color": color, "line-width": 1.5, "line-dasharray": [4, 3] } },
+    { id: "edges", type: "line", source: "replay", filter: areas, paint: { "line-color": color, "line-width": 1 } },
+    { id: "ways", type: "line", source: "replay", filter: only("wearer-way", "protected-way", "unit-way"), paint: { "line-color": color, "line-width": 3 } },
+    {
+      id: "dots",
+      type: "circle",
+      source: "replay",
+      filter: only("wearer", "protected", "unit"),
+      paint: { "circle-color": color, "circle-radius": 7, "circle-stroke-color": colors.paper, "circle-stroke-width": 2 },
+    },
+    {
+      id: "names",
+      type: "symbol",
+      source: "replay",
+      filter: only("wearer", "protected", "unit"),
+      layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
+      paint: { "text-color": colors.ink, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+    {
+      id: "ring-names",
+      type: "symbol",
+      source: "replay",
+      filter: only("ring"),
+      layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+      paint: { "text-color": colors.ring, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+  ];
+}
 
 void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
   opened.addSource("replay", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
-  const only = (...sorts: string[]) => ["in", ["get", "sort"], ["literal", sorts]] as never;
-  opened.addLayer({ id: "areas", type: "fill", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "fill-color": COLOR, "fill-opacity": 0.2 } });
-  opened.addLayer({ id: "rings", type: "line", source: "replay", filter: only("ring"), paint: { "line-color": COLOR, "line-width": 1.5, "line-dasharray": [4, 3] } });
-  opened.addLayer({ id: "edges", type: "line", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "line-color": COLOR, "line-width": 1 } });
-  opened.addLayer({ id: "ways", type: "line", source: "replay", filter: only("wearer-way", "protected-way", "unit-way"), paint: { "line-color": COLOR, "line-width": 3 } });
-  opened.addLayer({ id: "dots", type: "circle", source: "replay", filter: only("wearer", "protected", "unit"), paint: { "circle-color": COLOR, "circle-radius": 7, "circle-stroke-color": "#ffffff", "circle-stroke-width": 2 } });
-  opened.addLayer({
-    id: "names",
-    type: "symbol",
-    source: "replay",
-    filter: only("wearer", "protected", "unit"),
-    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
-    paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
-  });
-  opened.addLayer({
-    id: "ring-names",
-    type: "symbol",
-    source: "replay",
-    filter: only("ring"),
-    layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
-    paint: { "text-color": "#6b4600", "text-halo-color": "#ffffff", "text-halo-width": 2 },
-  });
+  for (const layer of replayLayers()) opened.addLayer(layer);
+  onThemeChange(() => repaint(opened, replayLayers()));
   const bounds = new LngLatBounds();
   for (const track of tracks) {
     const before = known(track, fromMs);

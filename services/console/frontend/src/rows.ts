@@ -1,4 +1,4 @@
-// The list of incidents: one row for each, or one for many notices of one cause. Only changed rows are redrawn.
+// The queue of incidents, the most urgent first: one row for each, or one for many notices of one cause. Only changed rows are redrawn.
 
 import { make, timeOfDay } from "./page";
 
@@ -8,9 +8,15 @@ export interface Assignment {
   state: string;
   demand: string;
   offer: number;
+  offered: number | null;
+  accepted: number | null;
+  by: string;
   due: number | null;
   /** Unit that is asked or goes; empty where the desk itself is asked, and for another leg. */
   unit: string;
+  closed: string;
+  /** Whether it is the first contact with the wearer, for which nobody goes. */
+  contact: boolean;
 }
 
 export interface Incident {
@@ -24,33 +30,51 @@ export interface Incident {
   group: string;
   alarm: boolean;
   exercise: boolean;
+  orders: string[];
   flags: string[];
+  /** Number of notes; a greater one means that there is a new note. */
+  notes: number;
   legs: Record<string, Assignment[]>;
 }
 
-const LEGS = ["probation", "police", "warning"];
+export const LEGS = ["probation", "police", "warning"];
 /** States in which an offer waits for an answer. */
-const OFFERS = new Set(["OFFERED", "ESCALATED"]);
+export const OFFERS = new Set(["OFFERED", "ESCALATED"]);
 
 export class Rows {
   readonly incidents = new Map<string, Incident>();
   showEnded = false;
-  #rows = new Map<string, HTMLTableRowElement>();
+  /** Id of the chosen incident; empty for none. */
+  chosen = "";
+  #rows = new Map<string, HTMLElement>();
   #drawn = new Map<string, Incident>();
   #open = new Set<string>();
+  #order: string[] = [];
   /** Rows that are visible, or nearly: only their clocks are updated. */
   #visible = new Set<Element>();
   #observer = new IntersectionObserver((entries) => this.#visibilityChanged(entries), { rootMargin: "200px" });
 
   constructor(
-    private readonly body: HTMLTableSectionElement,
+    private readonly body: HTMLElement,
     private readonly texts: Record<string, string>,
     private readonly leg: string,
     private readonly now: () => number,
-    private readonly accept: (incident: string, assignment: Assignment) => void,
+    private readonly choose: (incident: string) => void,
+    private readonly accept: (incident: Incident) => void,
   ) {}
 
-  /** Redraws the table from `incidents`. Returns the number of rows. */
+  /** Own leg's offers of an incident that wait for an answer. */
+  offers(incident: Incident): Assignment[] {
+    return (incident.legs[this.leg] ?? []).filter((to) => OFFERS.has(to.state));
+  }
+
+  /** The most urgent incident; live ones come before exercises. */
+  first(): Incident | undefined {
+    const sorted = this.#sorted();
+    return sorted.find((incident) => !incident.exercise) ?? sorted[0];
+  }
+
+  /** Redraws the queue from `incidents`. Returns the number of rows. */
   draw(): number {
     const shown: string[] = [];
     const groups = new Map<string, Incident[]>();
@@ -82,7 +106,7 @@ export class Rows {
       const before = this.#drawn.get(key);
       const row = key.startsWith("group ") && many ? this.#groupRow(key, many) : this.#row(key);
       if (!old) this.#observer.observe(row);
-      // Only changed rows can have moved. All others keep their order and stay in the table.
+      // Only changed rows can have moved. All others keep their order and stay in the list.
       else if (before !== this.#drawn.get(key) || many) row.remove();
       return row;
     });
@@ -93,8 +117,19 @@ export class Rows {
     }
     // A row that moves loses the focus.
     if (focused instanceof HTMLElement && focused !== document.activeElement && this.body.contains(focused)) focused.focus();
+    this.#order = shown;
+    this.mark();
     this.tick();
     return shown.length;
+  }
+
+  /** Marks the chosen row. */
+  mark(): void {
+    for (const [key, row] of this.#rows) {
+      const isChosen = key === this.chosen;
+      if (row.classList.contains("chosen-row") !== isChosen) row.classList.toggle("chosen-row", isChosen);
+      row.querySelector(".pick")?.setAttribute("aria-pressed", String(isChosen));
+    }
   }
 
   /** Updates the deadline clocks of the visible rows. */
@@ -117,32 +152,30 @@ export class Rows {
     const cell = row.querySelector<HTMLElement>("[data-due]");
     if (!cell) return;
     const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-    const shown = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
+    const shown = left >= 0 ? `${left} ${this.texts["sec"]}` : `${this.texts["overdue"]} ${-left} ${this.texts["sec"]}`;
     if (cell.textContent !== shown) cell.textContent = shown;
     cell.classList.toggle("bad", left < 10);
   }
 
-  /** Moves the focus by a number of rows. */
+  /** Chooses the row a number of rows further on. */
   move(by: number): void {
-    const links = [...this.body.querySelectorAll<HTMLElement>("a, .group button")];
-    const at = links.findIndex((link) => link.closest("tr") === document.activeElement?.closest("tr"));
-    links[Math.max(0, Math.min(links.length - 1, at + by))]?.focus();
-  }
-
-  /** Acknowledges the own leg's offer in the focused row, or in the first row. */
-  takeFocused(): void {
-    const row = document.activeElement?.closest("tr") ?? this.body;
-    row.querySelector<HTMLButtonElement>("button.take")?.click();
+    const ids = this.#order.filter((key) => !key.startsWith("group "));
+    const at = ids.indexOf(this.chosen);
+    const next = ids[at < 0 ? 0 : Math.max(0, Math.min(ids.length - 1, at + by))];
+    if (next === undefined) return;
+    this.choose(next);
+    this.#rows.get(next)?.querySelector<HTMLElement>(".pick")?.focus();
   }
 
   #sorted(): Incident[] {
     const all = [...this.incidents.values()].filter((incident) => this.showEnded || incident.ended === null);
     const due = (incident: Incident): number => incident.due ?? Infinity;
-    return all.sort((a, b) => a.level - b.level || Math.sign(due(a) - due(b)) || b.opened - a.opened);
+    const closer = (a: Incident, b: Incident): number => Math.sign(due(a) - due(b)) || 0;
+    return all.sort((a, b) => a.level - b.level || Number(a.exercise) - Number(b.exercise) || closer(a, b) || b.opened - a.opened);
   }
 
-  #groupRow(key: string, many: Incident[]): HTMLTableRowElement {
-    const row = this.#rows.get(key) ?? make("tr", { class: "group" });
+  #groupRow(key: string, many: Incident[]): HTMLElement {
+    const row = this.#rows.get(key) ?? make("li", { class: "group" });
     const group = many[0]?.group ?? "";
     const text = `${this.texts[group] ?? group} × ${many.length} (${this.texts["group_of"]})`;
     if (row.dataset["text"] !== text) {
@@ -151,65 +184,59 @@ export class Rows {
         this.#open.add(group);
         this.draw();
       });
-      row.replaceChildren(make("td", { colspan: "6" }, `${text} `, button));
+      row.replaceChildren(`${text} `, button);
       row.dataset["text"] = text;
     }
     this.#rows.set(key, row);
     return row;
   }
 
-  #row(id: string): HTMLTableRowElement {
+  #row(id: string): HTMLElement {
     const incident = this.incidents.get(id) as Incident;
-    const row = this.#rows.get(id) ?? make("tr", { "data-incident": id });
+    const row = this.#rows.get(id) ?? make("li", { "data-incident": id });
     this.#rows.set(id, row);
     if (this.#drawn.get(id) === incident) return row;
     this.#drawn.set(id, incident);
     const hadFocus = row.contains(document.activeElement) ? document.activeElement?.className : undefined;
     row.className = `level-${incident.level}`;
-    row.replaceChildren(
-      make("td", {}, this.#tag(incident.demand, `tag demand-${incident.demand}`), " ", this.texts[incident.cause] ?? incident.cause),
-      incident.due === null ? make("td") : make("td", { class: "number", "data-due": String(incident.due) }),
-      this.#name(incident),
-      ...LEGS.map((leg) => this.#leg(incident.id, leg, incident.legs[leg] ?? [])),
-    );
-    if (hadFocus !== undefined) (row.querySelector<HTMLElement>(".take") ?? row.querySelector<HTMLElement>("a"))?.focus();
+    const pick = make("button", { type: "button", class: "pick" }, this.#line(incident), this.#notices(incident), this.#legs(incident));
+    pick.addEventListener("click", () => this.choose(id));
+    row.replaceChildren(pick);
+    const offers = this.offers(incident).length;
+    if (offers) {
+      const key = offers > 1 ? "desk_all" : "desk_acknowledge";
+      const button = make("button", { type: "button", class: "take" }, `${this.texts[key]}${offers > 1 ? ` (${offers})` : ""}`);
+      button.addEventListener("click", () => this.accept(incident));
+      row.append(button);
+    }
+    if (hadFocus !== undefined) row.querySelector<HTMLElement>(hadFocus === "take" ? ".take, .pick" : ".pick")?.focus();
     return row;
   }
 
-  #name(incident: Incident): HTMLElement {
-    const cell = make("th", { scope: "row" }, make("a", { href: `/incidents/${incident.id}` }, incident.id.replace("incident-", "")));
-    cell.append(make("small", {}, ` ${timeOfDay(incident.opened)}`));
-    if (incident.exercise) cell.append(" ", make("span", { class: "exercise" }, this.texts["exercise"] ?? ""));
-    for (const flag of incident.flags) cell.append(" ", make("span", { class: "flag" }, this.texts[`flag_${flag}`] ?? flag));
-    return cell;
+  #line(incident: Incident): HTMLElement {
+    const line = make("span", { class: "line" }, this.#tag(incident.demand, `tag demand-${incident.demand}`));
+    line.append(make("strong", {}, this.texts[incident.cause] ?? incident.cause));
+    if (incident.exercise) line.append(make("span", { class: "exercise" }, this.texts["exercise"] ?? ""));
+    line.append(make("time", {}, timeOfDay(incident.opened)));
+    if (incident.due !== null) line.append(make("span", { class: "due", "data-due": String(incident.due) }));
+    return line;
   }
 
-  #leg(incident: string, leg: string, assignments: Assignment[]): HTMLElement {
-    const cell = make("td", { "data-leg": leg });
-    for (const to of assignments) {
-      const line = make("div", { class: "assignment" }, this.#tag(to.state, `state state-${to.state}`));
-      if (leg === this.leg) {
-        const unit = to.unit ? `${to.unit} → ` : "";
-        line.append(" ", make("small", { title: `${unit}${to.subject}` }, `${unit}${shortened(to.subject)}`));
-      }
-      if (leg === this.leg && OFFERS.has(to.state)) {
-        const name = `${this.texts["take"]} ${to.subject}`;
-        const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
-        button.addEventListener("click", () => this.accept(incident, to));
-        line.append(" ", button);
-      }
-      cell.append(line);
-    }
-    return cell;
+  #notices(incident: Incident): HTMLElement {
+    const flags = incident.flags.map((flag) => make("span", { class: "flag" }, this.texts[`flag_${flag}`] ?? flag));
+    return make("span", { class: "flags" }, ...flags);
+  }
+
+  #legs(incident: Incident): HTMLElement {
+    const cells = LEGS.map((leg) => {
+      const states = [...new Set((incident.legs[leg] ?? []).map((to) => to.state))];
+      const tags = states.map((state) => this.#tag(state, `state state-${state}`));
+      return make("span", { "data-leg": leg }, make("small", {}, this.texts[leg] ?? leg), ...tags);
+    });
+    return make("span", { class: "leg-states" }, ...cells);
   }
 
   #tag(code: string, className: string): HTMLElement {
     return make("span", { class: className }, this.texts[code] ?? code);
   }
-}
-
-/** Shortens a subject to what fits; of `order/place` it keeps the place. */
-function shortened(subject: string): string {
-  const name = subject.split("/").at(-1) ?? subject;
-  return name.length > 19 ? `${name.slice(0, 18)}…` : name;
 }

@@ -85,7 +85,9 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 @example(5034, []).via("a ring that time alone entered was open from the tick on instead of from its own moment")
 @example(5050, []).via("a ring that time alone entered counted as entered by a late report")
 @example(4068, []).via("the same, with a second approach")
-@example(9887, []).via("a position that no case named was destroyed as of the next entry instead of as of the full hour")
+@example(9887, []).via(
+    "a position that no case named was destroyed as of the next entry instead of as of the full hour"
+)
 @settings(max_examples=60, deadline=None)
 def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: list[float]) -> None:
     def essence(story: Story) -> list[tuple[object, ...]]:

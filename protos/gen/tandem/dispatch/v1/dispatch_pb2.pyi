@@ -14,6 +14,7 @@ from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 from tandem.common.v1 import notice_pb2 as _notice_pb2
 from tandem.dispatch.v1 import contact_pb2 as _contact_pb2
+from tandem.dispatch.v1 import notes_pb2 as _notes_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -454,6 +455,7 @@ class Assignment(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     CONTACT_FIELD_NUMBER: _builtins.int
     ARRIVAL_DUE_AT_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of the incident, leg and destination, and of the task if it isn't the response."""
     incident_id: _builtins.str
@@ -490,6 +492,8 @@ class Assignment(_message.Message):
     """The task. CHECK: look into the wearer's act at once; only the desk ends it. CONTACT: speak to the wearer; it has no offer and no
     unit, and is NOTIFIED until it is STOOD_DOWN. Unspecified for the response to the incident.
     """
+    notes: _builtins.int
+    """Number of notes that this leg's desk wrote with this assignment. A greater number means that ListNotes has news."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the orders that the incident concerns."""
@@ -596,10 +600,11 @@ class Assignment(_message.Message):
         task: _notice_pb2.Task.ValueType = ...,
         contact: _contact_pb2.WearerContact | None = ...,
         arrival_due_at: _timestamp_pb2.Timestamp | None = ...,
+        notes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "arrival_due_at", b"arrival_due_at", "cause", b"cause", "choice", b"choice", "contact", b"contact", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "notes", b"notes", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
@@ -658,6 +663,7 @@ class Step(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Hash of the assignment, state and number."""
     number: _builtins.int
@@ -672,6 +678,10 @@ class Step(_message.Message):
     def assignment(self) -> Global___Assignment:
         """The assignment after the step."""
 
+    @_builtins.property
+    def note(self) -> _notes_pb2.IncidentNote:
+        """The note that a desk wrote with this step. Absent in every other step. The assignment is one of the incident, as it was before."""
+
     def __init__(
         self,
         *,
@@ -680,10 +690,11 @@ class Step(_message.Message):
         assignment: Global___Assignment | None = ...,
         number: _builtins.int = ...,
         kept: _builtins.bool = ...,
+        note: _notes_pb2.IncidentNote | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "note", b"note"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "kept", b"kept", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "kept", b"kept", "note", b"note", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

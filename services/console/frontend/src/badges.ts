@@ -1,0 +1,99 @@
+// Badges of the live page: match reviews that wait, notices that nobody has read, devices that are silent or disturbed.
+
+import { byId } from "./page";
+import type { Words } from "./words";
+
+/** Match reviews that wait for a person. */
+export interface Reviews {
+  open: number;
+  /** Since when the oldest has been waiting, in ms since 1970 UTC. */
+  since_ms: number | null;
+  /** Reviews that have waited for 15 minutes or more. */
+  alarmed: number;
+}
+
+/** Shows how many match reviews wait, and for how long the oldest has. `reviews` is null where that is unknown. */
+export function showReviews(reviews: Reviews | null, words: Words, now: number): void {
+  const badge = document.getElementById("review-badge");
+  if (!badge) return;
+  const waiting = reviews?.open ?? 0;
+  const minutes = Math.max(0, Math.floor((now - (reviews?.since_ms ?? now)) / 60_000));
+  const shown = reviews === null ? "?" : `${waiting} · ${minutes}${words.say("minutes")}`;
+  if (badge.textContent !== shown) badge.textContent = shown;
+  badge.title = reviews === null ? words.say("reviews_unknown") : "";
+  badge.hidden = reviews !== null && waiting === 0;
+  badge.classList.toggle("alarm", (reviews?.alarmed ?? 0) > 0);
+}
+
+/** Shows the bar of match reviews that have waited for too long. */
+export function showReviewAlarm(reviews: Reviews, words: Words): void {
+  const bar = byId("review-alarm");
+  bar.hidden = reviews.alarmed === 0;
+  const shown = reviews.alarmed ? `${words.say("reviews")} ${reviews.alarmed}: ${words.say("reviews_alarm")}` : "";
+  const link = bar.querySelector("a");
+  if (link && link.textContent !== shown) link.textContent = shown;
+}
+
+/** Kinds of notices about devices that report nothing, or nothing that can be trusted. */
+const DISTURBED = new Set(["SILENT", "JAMMED", "DEVICE_OFF", "TAMPERED", "PROTECTED_DEVICE_LOST", "IMPLAUSIBLE", "LOW_BATTERY"]);
+const HEARD = "HEARD_AGAIN";
+
+interface Notice {
+  at: number;
+  kind: string;
+  wearer: string;
+  target: string;
+  exercise: boolean;
+}
+
+/** Counts notices: unread ones, and devices whose last notice says that they are silent or disturbed. */
+export class NoticeCount {
+  #unread = 0;
+  #disturbed = new Map<string, boolean>();
+  #readUntil: number;
+
+  constructor(
+    private readonly words: Words,
+    user: string,
+  ) {
+    const key = `tandem-read-until ${user}`;
+    this.#readUntil = Number(sessionStorage.getItem(key) ?? 0);
+    byId("mark-read").addEventListener("click", () => {
+      this.#readUntil = this.#newest;
+      sessionStorage.setItem(key, String(this.#readUntil));
+      this.#unread = 0;
+      this.#show();
+    });
+  }
+
+  #newest = 0;
+
+  /** Forgets all notices, as the page gets all of them once more. */
+  clear(): void {
+    this.#unread = 0;
+    this.#disturbed.clear();
+  }
+
+  add(notices: Notice[]): void {
+    for (const notice of notices.filter((each) => !each.exercise)) {
+      this.#newest = Math.max(this.#newest, notice.at);
+      if (notice.at > this.#readUntil) this.#unread += 1;
+      const device = notice.target || notice.wearer;
+      if (DISTURBED.has(notice.kind)) this.#disturbed.set(device, true);
+      else if (notice.kind === HEARD) this.#disturbed.delete(device);
+    }
+    this.#show();
+  }
+
+  #show(): void {
+    badge("unread", this.words.say("unread", { n: this.#unread }), this.#unread);
+    badge("silent", this.words.say("silent_badge", { n: this.#disturbed.size }), this.#disturbed.size);
+    byId("mark-read").hidden = !this.#unread;
+  }
+}
+
+function badge(id: string, text: string, count: number): void {
+  const shown = byId(id);
+  shown.textContent = text;
+  shown.hidden = !count;
+}

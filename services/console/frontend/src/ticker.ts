@@ -1,0 +1,62 @@
+// The list of the newest alerts, below the queue.
+
+import { NoticeCount } from "./badges";
+import { byId, make, timeOfDay } from "./page";
+import type { Words } from "./words";
+
+export interface Alert {
+  id: string;
+  at: number;
+  kind: string;
+  demand: string;
+  incident: string;
+  wearer: string;
+  target: string;
+  ring: number;
+  distance: number | null;
+  exercise: boolean;
+}
+
+const MAX_ALERTS = 100;
+
+export class Ticker {
+  #list = byId("alerts");
+  #count: NoticeCount;
+
+  constructor(
+    private readonly words: Words,
+    user: string,
+    private readonly choose: (incident: string) => void,
+  ) {
+    this.#count = new NoticeCount(words, user);
+  }
+
+  /** Forgets all alerts, as the page gets all of them once more. */
+  clear(): void {
+    this.#list.replaceChildren();
+    this.#count.clear();
+  }
+
+  add(alerts: Alert[]): void {
+    for (const alert of alerts) this.#list.prepend(this.#item(alert));
+    while (this.#list.children.length > MAX_ALERTS) this.#list.lastElementChild?.remove();
+    byId("no-alerts").hidden = this.#list.children.length > 0;
+    this.#count.add(alerts);
+  }
+
+  #item(alert: Alert): HTMLElement {
+    const { words } = this;
+    const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
+    item.append(make("span", { class: `tag demand-${alert.demand}` }, words.say(alert.demand)), ` ${words.say(alert.kind)}`);
+    if (alert.ring) item.append(` ${alert.ring} m`);
+    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
+    if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, words.say("exercise")));
+    if (alert.incident) {
+      const kind = alert.target.includes("/") ? "place" : alert.target ? "protected" : "wearer";
+      const button = make("button", { type: "button", class: "plain" }, words.say(kind));
+      button.addEventListener("click", () => this.choose(alert.incident));
+      item.append(" ", button);
+    }
+    return item;
+  }
+}

@@ -1,0 +1,123 @@
+// Sentences of the chosen incident's card. No DOM, no clock.
+
+import { bearingDeg, distanceM } from "./geo";
+import type { LonLat } from "./geo";
+
+export type Texts = Record<string, string>;
+/** Time in ms, longitude, latitude. */
+export type TrackPoint = [number, number, number];
+
+/** Position of a target with its accuracy in m; for a place, its radius. */
+export interface Located {
+  at: [number, number, number] | null;
+  unknown: boolean;
+  /** Time of the fix in ms; null for a place. */
+  fix: number | null;
+}
+
+/** A protected person or place, with the name that the card uses. */
+export interface Destination extends Located {
+  name: string;
+  isPlace: boolean;
+}
+
+/** Distance in m below which two positions may be one. */
+const SAME_M = 10;
+/** Time over which a movement is told, in ms, and the least way that counts as one, in m. */
+const MOVED_MS = 120_000;
+const MOVED_M = 30;
+const MINUTE_MS = 60_000;
+
+export class Words {
+  constructor(private readonly texts: Texts) {}
+
+  /** Returns the text of a key, with its `{x}` replaced. */
+  say(key: string, values: Record<string, string | number> = {}): string {
+    return (this.texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
+  }
+
+  /** Returns a length of time in ms, in words: 45 s, 12 min, 3 h. */
+  time(ms: number): string {
+    const s = Math.max(0, Math.round(ms / 1000));
+    if (s < 90) return `${s} ${this.say("sec")}`;
+    return s < 5_400 ? `${Math.round(s / 60)} ${this.say("min")}` : `${Math.round(s / 3_600)} ${this.say("hour")}`;
+  }
+
+  /** Returns how long a deadline is away, or for how long it is over. */
+  left(dueMs: number, nowMs: number): string {
+    return this.say(dueMs >= nowMs ? "left" : "late", { n: this.time(Math.abs(dueMs - nowMs)) });
+  }
+
+  wind(degrees: number): string {
+    return this.say(`wind_${Math.round(degrees / 45) % 8}`);
+  }
+
+  /** Returns the band in which a distance lies, as both positions have an accuracy. Empty where they may be one. */
+  band(distance: number, accuracy: number): string {
+    const from = rounded(Math.max(0, distance - accuracy));
+    const to = rounded(distance + accuracy);
+    if (from < SAME_M) return "";
+    return from === to ? this.say("band_about", { m: `${to} m` }) : this.say("band", { from, to });
+  }
+
+  /** Returns where the wearer is: place, age and accuracy, distance and direction from each destination, movement. */
+  where(wearer: Located | undefined, place: string, track: TrackPoint[], to: Destination[], nowMs: number): string[] {
+    if (!wearer?.at) return [this.say("where_none")];
+    const said = [this.say(wearer.unknown ? "where_unknown" : "where_wearer", { place })];
+    if (wearer.unknown) said.push(this.say("where_last", { place }));
+    const age = this.time(nowMs - (wearer.fix ?? nowMs));
+    said.push(this.say("where_age", { age, m: Math.round(wearer.at[2]) }));
+    said.push(...to.map((destination) => this.#fromDestination(wearer.at as LonLat3, destination)));
+    if (!wearer.unknown) said.push(...this.#movement(track, nearest(wearer.at, to), wearer.at[2]));
+    return said;
+  }
+
+  #fromDestination(wearer: LonLat3, to: Destination): string {
+    if (!to.at || to.unknown) return this.say("where_person_unknown", { to: to.name });
+    const here: LonLat = [wearer[0], wearer[1]];
+    const there: LonLat = [to.at[0], to.at[1]];
+    // Distances from a place count from its edge, as the order's rings do.
+    const distance = Math.max(0, distanceM(here, there) - (to.isPlace ? to.at[2] : 0));
+    const band = this.band(distance, wearer[2] + (to.isPlace ? 0 : to.at[2]));
+    if (!band) return this.say("where_at", { to: to.name });
+    return this.say("where_band", { to: to.name, band, wind: this.wind(bearingDeg(there, here)) });
+  }
+
+  #movement(track: TrackPoint[], to: Destination | undefined, accuracy: number): string[] {
+    const last = track.at(-1);
+    if (!last) return [];
+    const before = track.find((point) => point[0] >= last[0] - MOVED_MS) ?? last;
+    const tookMs = last[0] - before[0];
+    if (tookMs < MINUTE_MS / 2) return [];
+    const moved = distanceM(position(before), position(last));
+    if (moved < Math.max(MOVED_M, accuracy)) return tookMs >= MOVED_MS * 0.75 ? [this.say("standing")] : [];
+    const kmh = Math.round((moved / tookMs) * 3_600);
+    const said = [this.say("moving", { wind: this.wind(bearingDeg(position(before), position(last))), kmh })];
+    const minute = track.find((point) => point[0] >= last[0] - MINUTE_MS) ?? last;
+    if (to?.at && !to.unknown && minute !== last) {
+      const there: LonLat = [to.at[0], to.at[1]];
+      const change = distanceM(position(minute), there) - distanceM(position(last), there);
+      const m = rounded(Math.abs(change));
+      if (m >= SAME_M) said.push(this.say(change > 0 ? "nearer" : "farther", { m }));
+    }
+    return said;
+  }
+}
+
+type LonLat3 = [number, number, number];
+
+function position([, lon, lat]: TrackPoint): LonLat {
+  return [lon, lat];
+}
+
+function nearest(wearer: LonLat3, to: Destination[]): Destination | undefined {
+  const from = (destination: Destination): number =>
+    destination.at && !destination.unknown ? distanceM([wearer[0], wearer[1]], [destination.at[0], destination.at[1]]) : Infinity;
+  return [...to].sort((a, b) => from(a) - from(b))[0];
+}
+
+/** Rounds a distance in m to what can be said of it: to 10 m below 200 m, 50 m below 1 km, 100 m beyond. */
+function rounded(m: number): number {
+  const step = m < 200 ? 10 : m < 1_000 ? 50 : 100;
+  return Math.round(m / step) * step;
+}

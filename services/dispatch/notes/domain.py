@@ -1,0 +1,100 @@
+"""Notes and calls that a desk records in an incident. Pure. A note is an event of the chain, so nobody changes or removes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from services.common import ids
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.enums import Exercise
+
+if TYPE_CHECKING:
+    from services.dispatch.domain.incident import Incident
+
+INCIDENT_NOTES_MAX = 500
+"""Maximum number of notes of one leg in an incident."""
+TOO_MANY_NOTES = "TOO_MANY_NOTES"
+"""Machine-readable reason for refusing a note."""
+
+
+class NoteKind(IntEnum):
+    """Kind of a note; numbers of tandem.dispatch.v1.NoteKind."""
+
+    NOTE = 1
+    CALLED_WEARER = 2
+    CALLED_PROTECTED_PERSON = 3
+    CALLED_OTHER_DESK = 4
+    CALLED_UNIT = 5
+    CALLED_OTHER = 6
+
+
+class NotedResult(IntEnum):
+    """What came of a call; numbers of tandem.dispatch.v1.NotedResult."""
+
+    UNSPECIFIED = 0
+    NOTED_SPOKEN = 1
+    NOTED_NO_ANSWER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NoteAdded:
+    """The desk wrote a note. It changes no state and no deadline."""
+
+    at_ms: int
+    assignment_id: str
+    """The assignment whose step publishes the note: the first of the incident."""
+    note_id: str
+    by: str
+    """SPIFFE id of the writer."""
+    kind: NoteKind
+    result: NotedResult
+    text: str
+    kept: bool
+    """Whether the note stays with the leg."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddNote:
+    """Command: add a note to an incident."""
+
+    by: str
+    """SPIFFE id of the caller."""
+    note_key: str
+    """Id that the caller chose. A second note with the same key isn't added."""
+    kind: NoteKind
+    result: NotedResult
+    text: str
+    kept: bool
+
+
+def note_id(incident: Incident, note_key: str) -> str:
+    """Id of a note of an incident."""
+    return ids.hash_id("note", incident.incident_id, incident.leg, note_key)
+
+
+def decide(incident: Incident, command: AddNote, now_ms: int) -> Iterator[NoteAdded]:
+    """Event that a note leads to; none if the incident has the note. Raises NotFound or FailedPrecondition."""
+    # A canary has no desk that could write about it.
+    first = next(iter(incident.assignments), "") if incident.exercise is not Exercise.CANARY else ""
+    if not first:
+        raise NotFound(f"no incident {incident.incident_id} in the {incident.leg} leg")
+    id_ = note_id(incident, command.note_key)
+    if id_ in incident.note_ids:
+        return
+    if len(incident.note_ids) >= INCIDENT_NOTES_MAX:
+        raise FailedPrecondition(
+            f"the incident has {INCIDENT_NOTES_MAX} notes of this leg: it takes no more", TOO_MANY_NOTES
+        )
+    yield NoteAdded(
+        at_ms=now_ms,
+        assignment_id=first,
+        note_id=id_,
+        by=command.by,
+        kind=command.kind,
+        result=command.result,
+        text=command.text,
+        kept=command.kept,
+    )
