@@ -49,6 +49,7 @@ from services.dispatch.leg.reconcile import Reconciler
 from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.phones.api import PhoneNoticeApi
 from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
@@ -65,6 +66,8 @@ from tandem.dispatch.v1 import (
     evidence_pb2_grpc,
     following_pb2,
     following_pb2_grpc,
+    phone_notice_pb2,
+    phone_notice_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
 )
@@ -73,7 +76,7 @@ MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
-    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
+    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, phone_notice_pb2, roster_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -103,6 +106,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         evidence_api = EvidenceApi(
             leg=leg.name, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
+        phone_api = PhoneNoticeApi(leg.name)
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
@@ -111,7 +115,14 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         async with (
             rpc.serve(
                 settings,
-                partial(_add_servicers, leg=leg, follower=follower, evidence_api=evidence_api, clock=settings.clock),
+                partial(
+                    _add_servicers,
+                    leg=leg,
+                    follower=follower,
+                    evidence_api=evidence_api,
+                    phone_api=phone_api,
+                    clock=settings.clock,
+                ),
                 *SERVICES,
                 history=leg.history,
             ) as server,
@@ -131,6 +142,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     open_warnings(settings, leg, WarningMetrics(registry), http_closed=process_metrics.http_closed)
                 )
                 readiness.need(warnings.streams.alerts.unable)
+                phone_api.connected(warnings.phones)
             works = [
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),
@@ -198,12 +210,14 @@ def _add_servicers(
     leg: LegService,
     follower: TargetFollower | None,
     evidence_api: EvidenceApi,
+    phone_api: PhoneNoticeApi,
     clock: MeshClock,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     calls_pb2_grpc.add_ContactServiceServicer_to_server(ContactApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
+    phone_notice_pb2_grpc.add_PhoneNoticeServiceServicer_to_server(phone_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
 
 

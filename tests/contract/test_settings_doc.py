@@ -11,6 +11,7 @@ import pytest
 from services.common.settings import CommonSettings
 from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
+from services.field.settings import FieldSettings
 from services.geofence.settings import GeofenceSettings as GeofenceSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
@@ -20,6 +21,7 @@ SETTINGS_CLASSES = (
     CommonSettings,
     ConsoleSettings,
     DispatchSettings,
+    FieldSettings,
     GeofenceSettings,
     IngestSettings,
     RegistrySettings,
