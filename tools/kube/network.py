@@ -121,9 +121,9 @@ def policies() -> dict[str, str]:
             ]
             anywhere = sorted(port for service, port in open_ports() if service == name and folder == "base")
             if own or anywhere:
-                policies.append(
-                    _policy(name, own, anywhere, outside=OUTSIDE.get(name) if folder == "base" else None, suffix="" if folder_of.get(name, "base") == folder else folder)
-                )
+                outside = OUTSIDE.get(name) if folder == "base" else None
+                suffix = "" if folder_of.get(name, "base") == folder else folder
+                policies.append(_policy(name, own, anywhere, outside=outside, suffix=suffix))
     return {folder: HEAD + yaml.safe_dump_all(policies, sort_keys=False) for folder, policies in made.items()}
 
 
@@ -145,9 +145,7 @@ def _for_all_pods() -> Iterator[Object]:
     yield _named("metrics", {}, ingress=[{"from": [_namespace("monitoring")], "ports": _ports(OBSERVE, MONITOR)}])
 
 
-def _policy(
-    name: str, own: Sequence[Call], anywhere: Sequence[int], *, outside: int | None, suffix: str
-) -> Object:
+def _policy(name: str, own: Sequence[Call], anywhere: Sequence[int], *, outside: int | None, suffix: str) -> Object:
     into = [
         {"from": [_pods(caller)], "ports": _ports(*ports)}
         for caller in _unique(call.caller for call in own if call.callee == name)

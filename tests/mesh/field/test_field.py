@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import grpc
@@ -16,83 +16,21 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.cli.calls import call
-from services.cli.simulate import demo
-from services.cli.simulate.actors import DESKS, NPA_RECORDS
+from services.cli.simulate.actors import DESKS
 from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
 from services.common.messaging import flow
 from services.common.rpc.gatekeeper import allowed_roles
 from services.common.rpc.identity import FIELD
 from services.field.guard import CODE_BURST
 from services.field.push.messages import BODY
-from tandem.common.v1 import access_pb2, alert_pb2, contact_pb2
+from tandem.common.v1 import access_pb2, alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.registry.v1 import enrolment_pb2, registry_pb2
-from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
-from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.common.methods import methods
-from tests.support.field.phone import PhoneClient, PushService, phone, position
+from tests.support.field.phone import PushService, phone, position
+from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DURESS_CHOICE = 2
-
-
-class Scene:
-    """The demo's records, a phone of the protected person, and one of another person."""
-
-    def __init__(self, mesh: RunningMesh, clients: Clients, stage: demo.DemoStage, push: PushService) -> None:
-        self.mesh, self.clients, self.stage, self.push = mesh, clients, stage, push
-        self.url = mesh.now.field_url
-        self.hers, self.others = stage.plan.id("phone"), stage.plan.id("phone-of-another")
-
-    async def put_phones(self) -> None:
-        """Puts the devices, and her contact with a duress answer."""
-        npa, registry = self.clients.identity(NPA_RECORDS), self.clients.registry
-        contact = contact_pb2.Contact(
-            handle="010-0000-0000", language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE
-        )
-        hers = registry_pb2.ProtectedPerson(
-            person_id=self.stage.person_id, name="Demo protected person", source_version=2, contact=contact
-        )
-        other = registry_pb2.ProtectedPerson(person_id=self.stage.plan.id("other"), name="Other", source_version=1)
-        for person in (hers, other):
-            await call(
-                registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa
-            )
-        for device_id, person in ((self.hers, hers), (self.others, other)):
-            device = registry_pb2.Device(device_id=device_id, person_id=person.person_id, source_version=1)
-            await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
-
-    async def code(self, device_id: str) -> str:
-        """A new code, as a police desk issues it."""
-        async with meshes.channel(self.mesh.now, "registry") as channel:
-            request = enrolment_pb2.IssueEnrolmentCodeRequest(device_id=device_id)
-            method = EnrolmentServiceStub(channel).IssueEnrolmentCode
-            return str((await call(method, request, self.clients.identity(DESKS["police"]))).code)
-
-    @asynccontextmanager
-    async def enrolled(self, device_id: str) -> AsyncIterator[PhoneClient]:
-        """A phone that is enrolled."""
-        async with phone(self.url) as client:
-            answer = await client.enrol(await self.code(device_id))
-            assert answer.status == 200, answer
-            yield client
-
-    def stored(self, notice_id: str) -> tuple[Any, ...]:
-        """Times of the receipts of a notice in the warning leg's database: delivered, displayed, answered."""
-        path = self.mesh.folder / "data" / "dispatch-warning" / "warning.sqlite3"
-        with closing(sqlite3.connect(path, timeout=10)) as database:
-            query = "SELECT delivered_ms, displayed_ms, acknowledged_ms FROM messages WHERE message_id = ?"
-            return tuple(database.execute(query, (notice_id,)).fetchone())
-
-
-async def until(check: Callable[[], Awaitable[Any]]) -> Any:
-    """Waits until a check gives something."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not (found := await check()):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +47,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) ->
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Scene]:
-    async with (
-        push_service.serving(),
-        meshes.connect(mesh.now) as clients,
-        demo.stage(clients, demo.new_plan()) as stage,
-    ):
-        made = Scene(mesh, clients, stage, push_service)
-        for step in (stage.set_rules, stage.put_tag, stage.put_order, stage.see_match):
-            await step()
-        await made.put_phones()
+    async with scene_on(mesh, push_service) as made:
         yield made
 
 
@@ -282,9 +212,7 @@ async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(sce
                 answer = await scene.clients.dispatch[leg].ListIncidents(
                     dispatch_pb2.ListIncidentsRequest(), metadata=scene.clients.identity(DESKS[leg])
                 )
-                kinds = {
-                    a.alert.kind for incident in answer.incidents for a in incident.assignments if a.HasField("alert")
-                }
+                kinds = {each.kind for incident in answer.incidents for each in incident.assignments}
                 reached += alert_pb2.PANIC in kinds
             return reached == 2
 
