@@ -39,7 +39,7 @@ CODE_PER_S, CODE_BURST = 0.1, 20
 
 
 @dataclass(frozen=True, slots=True)
-class PhoneRequest:
+class PhoneCall:
     """A request that passed access control."""
 
     request: web.Request
@@ -52,7 +52,7 @@ class PhoneRequest:
         return text_of(self.content, name)
 
 
-Answer = Callable[[PhoneRequest], Awaitable[web.Response]]
+Answer = Callable[[PhoneCall], Awaitable[web.Response]]
 OpenAnswer = Callable[[web.Request, Any], Awaitable[web.StreamResponse]]
 
 
@@ -136,7 +136,7 @@ class PhoneGuard:
             if wait_s := self._by_person.wait_s(session.device_id, time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
             try:
-                return await answer(PhoneRequest(request, _parsed(request, body), session))
+                return await answer(PhoneCall(request, _parsed(request, body), session))
             except Unauthenticated:
                 self._known.forget(session)
                 raise Refused(401, "ended") from None

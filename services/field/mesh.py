@@ -59,7 +59,7 @@ class IngestEndpoint:
             return ReportAnswer(Outcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
 
     def _tls(self) -> ssl.SSLContext | bool:
-        """Accepts the one certificate of the endpoint, whoever issued it and for whatever name phones know it."""
+        """Accepts the one certificate of the endpoint, for any issuer and name."""
         if self._cert is None or urlsplit(self._url).scheme != "https":
             return True
         now_s = asyncio.get_running_loop().time()

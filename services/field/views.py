@@ -19,7 +19,7 @@ from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
 from services.field.domain.reports import Outcome, PhoneReport, ReportAnswer
-from services.field.guard import PhoneGuard, PhoneRequest, Refused, text_of
+from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
 from services.field.mesh import WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
@@ -34,7 +34,9 @@ from tandem.registry.v1 import enrolment_pb2
 STATIC = Path(__file__).with_name("static")
 MAX_WAIT_S = 25.0
 """Maximum time for which a request for notices waits for news, seconds: less than mobile networks keep an idle connection."""
-REPORTS_AT_ONCE = 8
+MAX_CODE_LENGTH = 64
+"""Number of characters of a typed code that are passed on: more than any code with spaces has."""
+REPORT_CONCURRENCY = 8
 """Concurrent requests to ingest for one phone's batch."""
 KINDS = {
     "delivered": phone_notice_pb2.PHONE_DELIVERED,
@@ -99,11 +101,11 @@ class AppPages:
         return web.Response(body=body, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
 
     async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
-        key = text_of(content, "key")
+        key, code = text_of(content, "key"), text_of(content, "code")
         proof.public_key(key)
         try:
             enrolled = await self._mesh.enrolments.Enrol(
-                enrolment_pb2.EnrolRequest(code=text_of(content, "code")[:64]),
+                enrolment_pb2.EnrolRequest(code=code[:MAX_CODE_LENGTH] if code.isascii() else ""),
                 metadata=self._mesh.to_registry,
                 timeout=WITHIN_S,
             )
@@ -116,9 +118,9 @@ class AppPages:
         self._guard.enrolled(session, response)
         return response
 
-    async def _reports(self, ask: PhoneRequest) -> web.Response:
+    async def _reports(self, ask: PhoneCall) -> web.Response:
         sent = reports.parse(ask.content)
-        lane, session = asyncio.Semaphore(REPORTS_AT_ONCE), ask.session
+        lane, session = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session
 
         async def send(report: PhoneReport) -> ReportAnswer:
             async with lane:
@@ -128,7 +130,7 @@ class AppPages:
         for answer in answers:
             self._metrics.reports.labels(answer.outcome.value).inc()
         if any(answer.outcome is Outcome.UNKNOWN_PHONE for answer in answers):
-            await self._tell_ended_from_new(session)
+            await self._refuse_if_ended(session)
         commands = [command for answer in answers for command in answer.commands]
         return web.json_response(
             {
@@ -139,12 +141,12 @@ class AppPages:
             }
         )
 
-    async def _tell_ended_from_new(self, session: PhoneSession) -> None:
+    async def _refuse_if_ended(self, session: PhoneSession) -> None:
         """Raises Unauthenticated if a token that ingest doesn't know has ended. It may also be too new: then ingest knows it soon."""
         self._known.forget(session)
         await self._known.check(session)
 
-    async def _notices(self, ask: PhoneRequest) -> web.Response:
+    async def _notices(self, ask: PhoneCall) -> web.Response:
         """The notices, at once if they aren't those that the phone knows, else with the next news."""
         await self._known.check(ask.session)
         known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
@@ -181,7 +183,7 @@ class AppPages:
         digest = hashlib.sha256(json.dumps(notices).encode()).hexdigest()[:16]
         return {"notices": notices, "digest": digest, "away": bool(self._news.away)}
 
-    async def _receipt(self, ask: PhoneRequest) -> web.Response:
+    async def _receipt(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
         kind, choice = KINDS.get(ask.text("kind")), ask.content.get("choice", 0)
         if kind is None:
@@ -200,11 +202,11 @@ class AppPages:
         )
         return web.json_response({})  # the same for each kind, choice and repetition
 
-    async def _push_key(self, ask: PhoneRequest) -> web.Response:
+    async def _push_key(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
         return web.json_response({"key": self._key.public})
 
-    async def _put_push(self, ask: PhoneRequest) -> web.Response:
+    async def _put_push(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
         address = parse_address(
             ask.session.device_id,
@@ -216,7 +218,7 @@ class AppPages:
         await self._addresses.put(address)
         return web.json_response({})
 
-    async def _leave(self, ask: PhoneRequest) -> web.Response:
+    async def _leave(self, ask: PhoneCall) -> web.Response:
         """Forgets the phone. Its token stays good until the police end it or enrol another phone: the cookie alone has it."""
         await self._known.check(ask.session)
         await self._addresses.delete(ask.session.device_id)

@@ -26,7 +26,7 @@ class PushAddress:
 
     device_id: str
     endpoint: str = field(repr=False)
-    """Address at the push service. Whoever has it and the server's key can wake the phone."""
+    """Address at the push service. With it and the server's key, the phone can be woken."""
     p256dh: str = field(repr=False)
     """Public key of the phone's browser, base64url."""
     auth: str = field(repr=False)

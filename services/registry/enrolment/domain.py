@@ -17,7 +17,7 @@ DEFAULT_VALID_S, MIN_VALID_S, MAX_VALID_S = 900, 60, 86_400
 """Validity of a code, seconds."""
 
 
-class Phone(NamedTuple):
+class EnrolledDevice(NamedTuple):
     """A protective device and its person."""
 
     device_id: str

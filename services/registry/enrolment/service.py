@@ -12,7 +12,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionD
 from services.registry.device_tokens.service import DeviceTokens, device_of
 from services.registry.domain import Device
 from services.registry.enrolment import domain
-from services.registry.enrolment.domain import EnrolmentCode, Phone
+from services.registry.enrolment.domain import EnrolledDevice, EnrolmentCode
 from services.registry.reconciliation.domain import Agency
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import UnitOfWork
@@ -33,7 +33,7 @@ class EnrolledPhone(NamedTuple):
     """A phone, and its token, which is shown once."""
 
     token: str
-    phone: Phone
+    phone: EnrolledDevice
 
 
 class Enrolments:
@@ -78,7 +78,7 @@ class Enrolments:
         logger().info("phone_enrolled", device_id=stored.device_id)
         return EnrolledPhone(token, phone)
 
-    async def find(self, token: str) -> Phone:
+    async def find(self, token: str) -> EnrolledDevice:
         """The phone of a token. Raises NotFound if the token has ended or was never issued, or the device is out of service."""
         async with self._transactions.reading() as work:
             hashed = hashlib.sha256(token.encode()).digest()
@@ -92,14 +92,14 @@ def _hash(code: str) -> bytes:
     return hashlib.sha256(b"enrolment " + code.encode()).digest()
 
 
-async def _phone_in_service(work: UnitOfWork, device_id: str) -> Phone:
+async def _phone_in_service(work: UnitOfWork, device_id: str) -> EnrolledDevice:
     """The device with its person. Raises NotFound, PermissionDenied for a tag, FailedPrecondition if it is out of service."""
 
-    def read(working: WorkingSet) -> Phone | None:
+    def read(working: WorkingSet) -> EnrolledDevice | None:
         device = device_of(working, Agency.NPA, device_id)
         if not isinstance(device, Device):
             raise PermissionDenied("device_id: is no protective device")
-        return Phone(device_id, device.person_id) if device.removed_at_ms is None else None
+        return EnrolledDevice(device_id, device.person_id) if device.removed_at_ms is None else None
 
     phone = await work.change(read)
     if phone is None:

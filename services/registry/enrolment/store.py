@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from services.registry.device_tokens.tables import device_tokens
-from services.registry.enrolment.domain import EnrolmentCode, Phone
+from services.registry.enrolment.domain import EnrolledDevice, EnrolmentCode
 from services.registry.enrolment.tables import enrolment_codes
 from services.registry.records.tables import devices
 from services.registry.repository import Repository
@@ -37,7 +37,7 @@ class EnrolmentRepository(Repository):
         marked = await self._connection.execute(sa.update(enrolment_codes).where(unused).values(used_ms=now_ms))
         return marked.rowcount > 0
 
-    async def phone_of_token(self, sha256: bytes, now_ms: int) -> Phone | None:
+    async def phone_of_token(self, sha256: bytes, now_ms: int) -> EnrolledDevice | None:
         """The protective device with a valid token of this hash; None if there is none in service."""
         valid = device_tokens.c.valid_until_ms.is_(None) | (device_tokens.c.valid_until_ms > now_ms)
         query = (
@@ -46,4 +46,4 @@ class EnrolmentRepository(Repository):
             .where(device_tokens.c.sha256 == sha256, valid, devices.c.removed_at_ms.is_(None))
         )
         rows = await self._rows(query)
-        return Phone(rows[0].device_id, rows[0].person_id) if rows else None
+        return EnrolledDevice(rows[0].device_id, rows[0].person_id) if rows else None

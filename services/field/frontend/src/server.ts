@@ -14,7 +14,7 @@ export class Refused extends Error {
 
 const PATIENCE_MS = 40_000; // a request for notices waits for 25 s
 
-export async function call<T>(method: "GET" | "POST", path: string, content?: unknown, again = true): Promise<T> {
+export async function call<T>(method: "GET" | "POST", path: string, content?: unknown, isFirst = true): Promise<T> {
   const body = content === undefined ? "" : JSON.stringify(content);
   const atMs = Date.now() + ((await setting<number>("clock_ahead_ms")) ?? 0);
   const proof = `${atMs}.${await signed(`${method}\n${path}\n${atMs}\n${await sha256(body)}`)}`;
@@ -30,7 +30,7 @@ export async function call<T>(method: "GET" | "POST", path: string, content?: un
   });
   const answered = await answer.json().catch(() => ({}));
   if (answer.ok) return answered as T;
-  if (answered.error === "clock" && again) {
+  if (answered.error === "clock" && isFirst) {
     await keep("clock_ahead_ms", answered.now_ms - Date.now());
     return call(method, path, content, false);
   }
