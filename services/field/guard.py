@@ -27,7 +27,7 @@ from services.field.settings import FieldSettings
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
-    "worker-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'"
+    "worker-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 """Content security policy of every answer."""
 ADDRESS_PER_S, ADDRESS_BURST = 100.0, 1_000

@@ -24,7 +24,7 @@ async function begin(): Promise<void> {
   const chosen = (await setting<string>("language")) ?? navigator.language.slice(0, 2);
   await speak(LANGUAGES.includes(chosen) ? chosen : "ko");
   listen();
-  if ("serviceWorker" in navigator) await navigator.serviceWorker.register("/service-worker.js");
+  if ("serviceWorker" in navigator) navigator.serviceWorker.register("/service-worker.js").catch(() => undefined);
   if (await setting<boolean>("enrolled")) start();
   else screen("enrol");
 }

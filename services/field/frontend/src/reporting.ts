@@ -36,6 +36,8 @@ export class Reporting {
   private askedS: number | null = null;
   private sending: Promise<void> | undefined;
   private timer = 0;
+  private retry = 0;
+  private shownPanic = "";
   private wasLow = false;
 
   constructor(private readonly changed: () => void) {
@@ -53,19 +55,23 @@ export class Reporting {
   async panic(visible: boolean): Promise<void> {
     if (visible) this.set({ panic: "sending" });
     const report: KeptReport = { id: crypto.randomUUID(), at_ms: Date.now(), alarm: "panic" };
+    if (visible) this.shownPanic = report.id;
     await keepReport(report);
-    const sent = await this.sendAlone(report);
-    if (visible && sent) this.set({ panic: "sent" });
+    await this.sendAlone(report);
     await this.send();
     void this.report();
   }
 
   // Beside whatever is under way, which may hang on a bad network.
-  private async sendAlone(report: KeptReport): Promise<boolean> {
+  private async sendAlone(report: KeptReport): Promise<void> {
     const answer = await call<Answer>("POST", "/api/reports", { reports: [report] }).catch(() => undefined);
-    const stored = answer?.results[0]?.outcome === "stored";
-    if (stored) await forgetReport(report.id);
-    return stored;
+    if (answer?.results[0]?.outcome !== "stored") return;
+    await forgetReport(report.id);
+    this.noteStored(report.id);
+  }
+
+  private noteStored(id: string): void {
+    if (id === this.shownPanic) this.set({ panic: "sent" });
   }
 
   private async report(): Promise<void> {
@@ -128,6 +134,7 @@ export class Reporting {
         for (const result of answer.results) {
           if (result.outcome === "later") later = true;
           else await forgetReport(result.id);
+          if (result.outcome === "stored") this.noteStored(result.id);
         }
         this.askedS = answer.interval_s;
         const stored = answer.results.some((result) => result.outcome === "stored");
@@ -143,7 +150,8 @@ export class Reporting {
         this.set({ connected: unreadable });
       }
       if (later) {
-        if (!this.state.ended) setTimeout(() => void this.send(), 1_000 * RETRY_S);
+        clearTimeout(this.retry);
+        if (!this.state.ended) this.retry = setTimeout(() => void this.send(), 1_000 * RETRY_S);
         break;
       }
     }
