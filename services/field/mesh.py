@@ -80,15 +80,17 @@ def pinned(cert: Path) -> ssl.SSLContext:
 
 def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
     refused = content.get("refused") or [{}]
-    reason = {"field": str(refused[0].get("field", "")), "reason": str(refused[0].get("reason", ""))}
+    field, reason = str(refused[0].get("field", "")), str(refused[0].get("reason", ""))
     commands = content.get("commands", ())
     if status == 401:
-        return ReportAnswer(Outcome.UNKNOWN_PHONE, **reason)
+        return ReportAnswer(Outcome.UNKNOWN_PHONE, field, reason)
     if status in (429, 503) or status >= 500:
         wait_s = int(retry_after) if retry_after.isdigit() else RETRY_AFTER_S
-        return ReportAnswer(Outcome.LATER, **reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands)
+        return ReportAnswer(
+            Outcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
+        )
     stored = status == 200 and content.get("accepted", 0) > 0
-    return ReportAnswer(Outcome.STORED if stored else Outcome.REFUSED, **reason, commands=commands)
+    return ReportAnswer(Outcome.STORED if stored else Outcome.REFUSED, field, reason, commands=commands)
 
 
 class FieldMesh:

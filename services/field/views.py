@@ -111,7 +111,9 @@ class AppPages:
             )
         except grpc.aio.AioRpcError as error:
             raise _refusal_of_code(error) from None
-        session = PhoneSession(enrolled.device_id, enrolled.person_id, enrolled.token, key)
+        session = PhoneSession(
+            device_id=enrolled.device_id, person_id=enrolled.person_id, token=enrolled.token, key=key
+        )
         # The phone that had this device before must not be woken by its notices.
         await self._addresses.delete(enrolled.device_id)
         response = web.json_response({"enrolled": True, "interval_s": DEFAULT_INTERVAL_S})
@@ -257,6 +259,7 @@ def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
 
 
 def _reason_of(error: grpc.aio.AioRpcError) -> str:
-    status, info = rpc_status.from_call(error), error_details_pb2.ErrorInfo()
+    info = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has the parts of a call that this reads
     found = status is not None and any(detail.Unpack(info) for detail in status.details)
     return info.reason if found else ""

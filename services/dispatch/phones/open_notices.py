@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class OpenNotices:
         rows = await fetch_rows(self._database, _OF_DEVICE, values)
         return [ReadableNotice(message_of(row[1:]), row[0]) for row in rows]
 
-    async def follow(self) -> AsyncIterator[DueNotice | None]:
+    async def follow(self) -> AsyncGenerator[DueNotice | None]:
         """Yields each notice that can be read, then None, then each further notice, until closed."""
         notified: dict[tuple[str, str], int] = {}
         while True:

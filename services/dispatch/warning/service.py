@@ -360,7 +360,7 @@ async def open_warnings(
         phones = PhoneAccess(
             store=store, notices=open_notices, receipts=receipts, contacts=contacts, clock=clock, wake=sender.wake
         )
-        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones)
+        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones=phones)
 
 
 def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:

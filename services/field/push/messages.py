@@ -78,7 +78,7 @@ def parse_address(device_id: str, endpoint: str, p256dh: str, *, auth: str, serv
             key = b""
         if len(key) != length:
             raise InvalidField(name, f"must be {length} bytes in base64url, as the browser gives them")
-    return PushAddress(device_id, endpoint, p256dh, auth)
+    return PushAddress(device_id, endpoint=endpoint, p256dh=p256dh, auth=auth)
 
 
 class PushKey:

@@ -17,9 +17,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate.actors import DESKS
-from tandem.common.v1 import alert_pb2
-from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
@@ -178,17 +175,7 @@ async def test_a_silent_panic_changes_nothing_on_the_screen_and_reaches_both_leg
         await seen.browser("click", page="hers", selector="#title")
     assert await seen.browser("eval", page="hers", expression=body) == before
 
-    async def at_both() -> bool:
-        reached = 0
-        for leg in ("probation", "police"):
-            answer = await seen.scene.clients.dispatch[leg].ListIncidents(
-                dispatch_pb2.ListIncidentsRequest(), metadata=seen.scene.clients.identity(DESKS[leg])
-            )
-            kinds = {each.kind for incident in answer.incidents for each in incident.assignments}
-            reached += alert_pb2.PANIC in kinds
-        return reached == 2
-
-    await until(at_both)
+    await until(seen.scene.offered_at_both)
 
 
 async def test_the_visible_panic_is_asked_for_twice_and_says_that_it_arrived(seen: Seen) -> None:

@@ -23,7 +23,7 @@ from services.common.rpc.gatekeeper import allowed_roles
 from services.common.rpc.identity import FIELD
 from services.field.guard import CODE_BURST
 from services.field.push.messages import BODY
-from tandem.common.v1 import access_pb2, alert_pb2
+from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.common.methods import methods
@@ -70,7 +70,7 @@ async def test_a_code_works_once_for_one_phone_and_each_refusal_is_stated(scene:
         assert (await second.enrol(newer)).status == 200
 
         async def ended() -> bool:
-            return (await first.report(position(1, 37.6, 127.2))).content.get("error") == "ended"
+            return bool((await first.report(position(1, 37.6, 127.2))).content.get("error") == "ended")
 
         await until(ended)
         assert (await first.notices())[:2] == (401, {"error": "ended"})
@@ -102,7 +102,8 @@ async def test_reports_are_stored_once_and_what_is_wrong_is_said_for_each(scene:
     async with scene.enrolled(scene.others) as hers:
 
         async def is_known() -> bool:  # ingest learns of a new token by the log of devices
-            return (await hers.report(position(0, 37.6, 127.2))).content["results"][0]["outcome"] == "stored"
+            answer = await hers.report(position(0, 37.6, 127.2))
+            return bool(answer.content["results"][0]["outcome"] == "stored")
 
         await until(is_known)
         good = position(1, 37.6, 127.2)
@@ -206,17 +207,7 @@ async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(sce
 
         await until(panicked)
 
-        async def at_both() -> bool:
-            reached = 0
-            for leg in ("probation", "police"):
-                answer = await scene.clients.dispatch[leg].ListIncidents(
-                    dispatch_pb2.ListIncidentsRequest(), metadata=scene.clients.identity(DESKS[leg])
-                )
-                kinds = {each.kind for incident in answer.incidents for each in incident.assignments}
-                reached += alert_pb2.PANIC in kinds
-            return reached == 2
-
-        await until(at_both)
+        await until(scene.offered_at_both)
 
         async def forgotten() -> bool:
             path = scene.mesh.folder / "data" / "field" / "field.sqlite3"
@@ -280,9 +271,9 @@ async def test_every_answer_has_a_strict_policy_and_none_of_the_api_is_cached(sc
         for path in ("/static/..%2fsettings.py", "/static/../settings.py", "/static/x.json", "/api/nothing"):
             async with client._session.get(scene.url + path) as answer:
                 assert answer.status == 404, path
-        answer = await client.notices()
-        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Server"] == "app"
-        assert "'unsafe" not in answer.headers["Content-Security-Policy"]
+        headers = (await client.notices()).headers
+        assert headers["Cache-Control"] == "no-store" and headers["Server"] == "app"
+        assert "'unsafe" not in headers["Content-Security-Policy"]
 
 
 async def test_codes_cannot_be_guessed_at_speed(scene: Scene) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from yarl import URL
 
 from services.common.clock import wall_us
 from services.field.phones.proof import HEADER, statement
@@ -83,7 +84,7 @@ class PhoneClient:
 
     def take_cookie(self, value: str) -> None:
         """Puts somebody else's cookie into this phone."""
-        self._session.cookie_jar.update_cookies({"app": value}, response_url=aiohttp.client.URL(self.url + "/api/x"))
+        self._session.cookie_jar.update_cookies({"app": value}, response_url=URL(self.url + "/api/x"))
 
 
 @asynccontextmanager

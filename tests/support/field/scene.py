@@ -13,7 +13,8 @@ from services.cli.simulate import demo
 from services.cli.simulate.actors import DESKS, NPA_RECORDS
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import Clients
-from tandem.common.v1 import contact_pb2
+from tandem.common.v1 import alert_pb2, contact_pb2
+from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import enrolment_pb2, registry_pb2
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tests.support.common.mesh import PATIENCE_S, RunningMesh
@@ -62,6 +63,17 @@ class Scene:
             answer = await client.enrol(await self.code(device_id))
             assert answer.status == 200, answer
             yield client
+
+    async def offered_at_both(self) -> bool:
+        """Whether both agencies' desks have an offer."""
+        found = []
+        for leg, number in (("probation", alert_pb2.PROBATION), ("police", alert_pb2.POLICE)):
+            answer = await self.clients.dispatch[leg].ListIncidents(
+                dispatch_pb2.ListIncidentsRequest(), metadata=self.clients.identity(DESKS[leg])
+            )
+            own = [each for incident in answer.incidents for each in incident.assignments if each.leg == number]
+            found.append(any(assignment.HasField("offered_at") for assignment in own))
+        return all(found)
 
     def stored(self, notice_id: str) -> tuple[Any, ...]:
         """Times of the receipts of a notice in the warning leg's database: delivered, displayed, answered."""
