@@ -53,14 +53,15 @@ class PhoneNoticeApi(phone_notice_pb2_grpc.PhoneNoticeServiceServicer):
         self, request: phone_notice_pb2.ListPhoneNoticesRequest, context: Context
     ) -> phone_notice_pb2.ListPhoneNoticesResponse:
         """Lists the notices to a device that can be read."""
+        notices = self._opened().notices
         device_id = fields.required_id("device_id", request.device_id)
-        notices = await self._opened().notices.of_device(device_id)
-        return phone_notice_pb2.ListPhoneNoticesResponse(notices=map(_to_proto, notices))
+        return phone_notice_pb2.ListPhoneNoticesResponse(notices=map(_to_proto, await notices.of_device(device_id)))
 
     async def RecordPhoneReceipt(
         self, request: phone_notice_pb2.RecordPhoneReceiptRequest, context: Context
     ) -> phone_notice_pb2.RecordPhoneReceiptResponse:
         """Records a receipt of a notice."""
+        access = self._opened()
         device_id = fields.required_id("device_id", request.device_id)
         notice_id = fields.required_id("notice_id", request.notice_id)
         kind = KINDS.get(request.kind)
@@ -68,7 +69,6 @@ class PhoneNoticeApi(phone_notice_pb2_grpc.PhoneNoticeServiceServicer):
             raise InvalidField("kind", "must be PHONE_DELIVERED, PHONE_DISPLAYED or PHONE_ANSWERED")
         if (kind is ReceiptKind.ACKNOWLEDGED) != (request.choice in CHOICES) or request.choice not in (0, *CHOICES):
             raise InvalidField("choice", "must be 1, 2 or 3 with PHONE_ANSWERED, else 0")
-        access = self._opened()
         message = await access.store.message(notice_id)
         channel = ChannelId(ChannelKind.DEVICE, device_id)
         if message is None or not await access.store.was_sent_over(notice_id, channel):

@@ -77,7 +77,7 @@ async def test_a_code_works_once_for_one_phone_and_each_refusal_is_stated(scene:
     printed = tandem("enrol", scene.others, "--dir", str(scene.mesh.folder))
     assert printed.returncode == 0 and printed.stdout.endswith(f"at {scene.url}\n")
     tag = tandem("enrol", scene.stage.plan.id("tag"), "--dir", str(scene.mesh.folder))
-    assert tag.returncode == 1 and "belongs to the other agency" in tag.stderr
+    assert tag.returncode == 2 and "belongs to the other agency" in tag.stderr
 
 
 async def test_a_copied_cookie_is_worth_nothing_without_the_phone(scene: Scene) -> None:
