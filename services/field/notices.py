@@ -61,6 +61,11 @@ class NoticeNews:
             if not self._waiting[device_id]:
                 del self._waiting[device_id]
 
+    def wake(self, device_id: str) -> None:
+        """Wakes the pages that wait for a device's notices."""
+        for event in self._waiting.get(device_id, ()):
+            event.set()
+
     async def run(self) -> None:
         """Follows the warning leg until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -83,8 +88,7 @@ class NoticeNews:
             self.away = ""
             if not due.notice_id:
                 continue
-            for event in self._waiting.get(due.device_id, ()):
-                event.set()
+            self.wake(due.device_id)
             self._begin(tasks, due.device_id, due.notice_id, expires_ms=times.from_timestamp(due.expires_at))
 
     def _begin(self, tasks: asyncio.TaskGroup, device_id: str, notice_id: str, *, expires_ms: int) -> None:

@@ -116,6 +116,8 @@ class AppPages:
         )
         # The phone that had this device before must not be woken by its notices.
         await self._addresses.delete(enrolled.device_id)
+        self._known.forget_device(enrolled.device_id)
+        self._news.wake(enrolled.device_id)
         response = web.json_response({"enrolled": True, "interval_s": DEFAULT_INTERVAL_S})
         self._guard.enrolled(session, response)
         return response

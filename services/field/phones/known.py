@@ -46,6 +46,10 @@ class KnownPhones:
         """Drops what is known of a phone, because ingest says that its token has ended."""
         self._known.pop(hashlib.sha256(session.token.encode()).digest(), None)
 
+    def forget_device(self, device_id: str) -> None:
+        """Drops what is known of a device's phones, because another one is enrolled."""
+        self._known = {hashed: known for hashed, known in self._known.items() if known.phone[0] != device_id}
+
     async def _ask(self, token: str, hashed: bytes, known: _Known | None) -> _Known:
         now_s = time.monotonic()
         try:
