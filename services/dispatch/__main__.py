@@ -52,6 +52,7 @@ from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.notes.api import NoteApi
+from services.dispatch.phones.api import PhoneNoticeApi
 from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
@@ -76,6 +77,8 @@ from tandem.dispatch.v1 import (
     notes_pb2_grpc,
     order_burden_pb2,
     order_burden_pb2_grpc,
+    phone_notice_pb2,
+    phone_notice_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
     statistics_pb2,
@@ -93,6 +96,7 @@ SERVICES = tuple(
         following_pb2,
         handover_pb2,
         notes_pb2,
+        phone_notice_pb2,
         order_burden_pb2,
         roster_pb2,
         statistics_pb2,
@@ -126,6 +130,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         evidence_api = EvidenceApi(leg.name, settings.clock, store=leg.store)
         disclosures = EvidenceDisclosures(leg.name, leg.store)
         statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
+        phone_api = PhoneNoticeApi(leg.name)
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
@@ -140,6 +145,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     follower=follower,
                     evidence_api=evidence_api,
                     statistics_api=statistics_api,
+                    phone_api=phone_api,
                     clock=settings.clock,
                 ),
                 *SERVICES,
@@ -161,6 +167,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     open_warnings(settings, leg, WarningMetrics(registry), http_closed=process_metrics.http_closed)
                 )
                 readiness.need(warnings.streams.alerts.unable)
+                phone_api.connected(warnings.phones)
             works = [
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),
@@ -231,6 +238,7 @@ def _add_servicers(
     follower: TargetFollower | None,
     evidence_api: EvidenceApi,
     statistics_api: StatisticsApi,
+    phone_api: PhoneNoticeApi,
     clock: MeshClock,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
@@ -240,6 +248,7 @@ def _add_servicers(
     order_burden_pb2_grpc.add_OrderBurdenServiceServicer_to_server(OrderBurdenApi(leg), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     notes_pb2_grpc.add_NoteServiceServicer_to_server(NoteApi(leg), server)
+    phone_notice_pb2_grpc.add_PhoneNoticeServiceServicer_to_server(phone_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
     statistics_pb2_grpc.add_StatisticsServiceServicer_to_server(statistics_api, server)
 

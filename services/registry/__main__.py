@@ -35,6 +35,9 @@ from services.registry.disclosure.api import SERVICE_NAME as DISCLOSURE_SERVICE_
 from services.registry.disclosure.api import DisclosureServicer
 from services.registry.disclosure.consumer import consume_disclosures
 from services.registry.disclosure.service import Disclosures
+from services.registry.enrolment.api import SERVICE_NAME as ENROLMENT_SERVICE_NAME
+from services.registry.enrolment.api import EnrolmentServicer
+from services.registry.enrolment.service import Enrolments
 from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercises.api import ExerciseServicer
 from services.registry.exercises.service import Exercises
@@ -81,6 +84,7 @@ from tandem.registry.v1 import (
     cctv_pb2_grpc,
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
+    enrolment_pb2_grpc,
     exercise_pb2_grpc,
     finding_pb2_grpc,
     match_review_pb2_grpc,
@@ -126,6 +130,7 @@ async def main(settings: RegistrySettings) -> None:
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
         tokens = DeviceTokens(transactions, cases, log_meta.clock)
+        enrolments = Enrolments(transactions, tokens, log_meta.clock)
         grounds = NoticeGrounds(transactions, log_meta.clock)
         exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
         wearing = WearingService(transactions, cases, disclosures, clock=log_meta.clock)
@@ -148,6 +153,7 @@ async def main(settings: RegistrySettings) -> None:
             unit_servicer = PresenceUnitServicer(units, AREAS[settings.service_area])
             presence_unit_pb2_grpc.add_PresenceUnitServiceServicer_to_server(unit_servicer, server)
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
+            enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(EnrolmentServicer(enrolments), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
@@ -168,6 +174,7 @@ async def main(settings: RegistrySettings) -> None:
             SERVICE_NAME,
             DISCLOSURE_SERVICE_NAME,
             DEVICE_TOKEN_SERVICE_NAME,
+            ENROLMENT_SERVICE_NAME,
             PRESENCE_UNIT_SERVICE_NAME,
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,

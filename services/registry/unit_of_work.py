@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry.cases.store import CaseRepository
+from services.registry.enrolment.store import EnrolmentRepository
 from services.registry.keys.store import KeyRepository
 from services.registry.keys.vault import Vault
 from services.registry.ledger.store import LedgerRepository
@@ -40,6 +41,7 @@ class UnitOfWork:
         self.reconciliation = ReconciliationRepository(connection, vault)
         self.cases = CaseRepository(connection)
         self.routes = RouteRepository(connection)
+        self.enrolments = EnrolmentRepository(connection)
         self.outbox = OutboxRepository(connection)
         self.ledger = LedgerRepository(connection)
         self.traces = TraceRepository(connection)

@@ -96,6 +96,33 @@ const commands = {
     await session.send("HeapProfiler.collectGarbage");
     return (await session.send("Runtime.getHeapUsage")).usedSize;
   },
+  // A page on a telephone that is at a place, with the rights that the app asks for.
+  phone: async ({ page, url, language, at, width }) => {
+    const context = await browser.newContext({
+      viewport: { width: width ?? 360, height: 740 }, isMobile: true, hasTouch: true, locale: language, geolocation: at,
+      permissions: at ? ["geolocation", "notifications"] : [],
+    });
+    context.setDefaultTimeout(PATIENCE_MS);
+    const opened = await context.newPage();
+    opened.on("pageerror", (error) => faults.push(`${page}: ${error.stack ?? error}`));
+    opened.on("request", (request) => origins.add(new URL(request.url()).origin));
+    pages.set(page, opened);
+    return (await opened.goto(url)).status();
+  },
+  locate: async ({ page, at }) => (await pageOf(page)).context().setGeolocation(at),
+  offline: async ({ page, offline }) => (await pageOf(page)).context().setOffline(offline),
+  // A push message, as the browser hands it to the service worker.
+  push: async ({ page, data }) => {
+    const opened = await pageOf(page);
+    const session = await opened.context().newCDPSession(opened);
+    const registered = new Promise((resolve) => {
+      session.on("ServiceWorker.workerRegistrationUpdated", ({ registrations }) => registrations[0] && resolve(registrations[0]));
+    });
+    await session.send("ServiceWorker.enable");
+    const { registrationId } = await registered;
+    const { origin } = new URL(opened.url());
+    await session.send("ServiceWorker.deliverPushMessage", { origin, registrationId, data });
+  },
   seen: async () => ({ origins: [...origins].sort(), faults }),
 };
 

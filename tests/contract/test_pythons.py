@@ -17,6 +17,8 @@ PYTHONS = sorted(
     re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE),
     key=lambda version: int(version.partition(".")[2]),
 )
+PURE_SOURCES = ("http-ece",)
+"""Packages without a wheel that are pure Python, so that building them needs nothing but the registry."""
 NO_TEST_TWICE = ("--last-failed", "--lf", "--reruns", "flaky")
 
 
@@ -32,6 +34,7 @@ def test_each_locked_package_has_a_wheel_for_each_supported_python(python: str, 
     command = (
         *(str(Path(sysconfig.get_path("scripts")) / "uv"), "pip", "install", "--dry-run", "--quiet"),
         *("--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
+        *(part for name in PURE_SOURCES for part in ("--no-binary", name)),
         *("--require-hashes", "--target", str(tmp_path), "-r", str(ROOT / "requirements.lock")),
     )
     try:

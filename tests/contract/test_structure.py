@@ -17,7 +17,7 @@ from services.common.messaging import flow
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
 NAMES = sorted(folder.name for folder in SERVICES.iterdir() if (folder / "__init__.py").exists())
-CLIENTS = {"cli", "console"}
+CLIENTS = {"cli", "console", "field"}
 """Packages under services/ that are clients of all services."""
 
 PURE_MODULES = {

@@ -10,6 +10,8 @@ from services.console.domain.people import Role as ConsoleRole
 
 PREFIX = "tls-"
 _CONSOLES = {f"console-{role.value}": role for role in ConsoleRole}
+FIELD = "field"
+"""The service that faces phones. It is no user of the NATS server."""
 _OTHERS = ("otel-collector", "jaeger")
 """Third-party programs, which call none of our methods."""
 
@@ -20,7 +22,7 @@ def identity_of(name: str) -> str:
         return CONSOLES[_CONSOLES[name].value]
     if name == "nats":
         return nats_server.IDENTITY
-    return SERVICE + name if name in {*flow.USERS, *_OTHERS} else ""
+    return SERVICE + name if name in {*flow.USERS, FIELD, *_OTHERS} else ""
 
 
 def serves(secret: str, console_role: str) -> bool:

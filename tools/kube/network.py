@@ -29,9 +29,13 @@ GRPC = {
     "dispatch-warning": 7406,
 }
 """gRPC port of each service. Agencies, vendors, desks and gateways call from anywhere, and authenticate by certificate."""
-PAGES = {"ingest": 7432, "console-police": 7408, "console-probation": 7408}
+PAGES = {"ingest": 7432, "console-police": 7408, "console-probation": 7408, "field": 7409}
 """HTTPS port of each service that phones or browsers call from anywhere."""
-OBSERVED = (*GRPC, "console-police", "console-probation")
+OBSERVED = (*GRPC, "console-police", "console-probation", "field")
+OUTSIDE = {"field": 443}
+"""HTTPS port at which each of these services calls the public internet: the push services of phones."""
+PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+"""Networks that are no public internet, to which no such call goes."""
 
 
 class Call(NamedTuple):
@@ -56,6 +60,10 @@ CALLS = (
         for desk in ("police", "probation")
         for callee in ("registry", "ingest", "geofence", f"dispatch-{desk}")
     ),
+    # Field faces the internet, so it reaches no more than it needs: enrolment, notices, and ingest's endpoint for phones.
+    Call("field", "registry", GRPC["registry"]),
+    Call("field", "dispatch-warning", GRPC["dispatch-warning"]),
+    Call("field", "ingest", PAGES["ingest"]),
     # Only the registry makes spans.
     Call("registry", "otel-collector", OTLP),
     Call("otel-collector", "jaeger", OTLP),
@@ -113,9 +121,9 @@ def policies() -> dict[str, str]:
             ]
             anywhere = sorted(port for service, port in open_ports() if service == name and folder == "base")
             if own or anywhere:
-                policies.append(
-                    _policy(name, own, anywhere, suffix="" if folder_of.get(name, "base") == folder else folder)
-                )
+                outside = OUTSIDE.get(name) if folder == "base" else None
+                suffix = "" if folder_of.get(name, "base") == folder else folder
+                policies.append(_policy(name, own, anywhere, outside=outside, suffix=suffix))
     return {folder: HEAD + yaml.safe_dump_all(policies, sort_keys=False) for folder, policies in made.items()}
 
 
@@ -137,7 +145,7 @@ def _for_all_pods() -> Iterator[Object]:
     yield _named("metrics", {}, ingress=[{"from": [_namespace("monitoring")], "ports": _ports(OBSERVE, MONITOR)}])
 
 
-def _policy(name: str, own: Sequence[Call], anywhere: Sequence[int], *, suffix: str) -> Object:
+def _policy(name: str, own: Sequence[Call], anywhere: Sequence[int], *, outside: int | None, suffix: str) -> Object:
     into = [
         {"from": [_pods(caller)], "ports": _ports(*ports)}
         for caller in _unique(call.caller for call in own if call.callee == name)
@@ -150,6 +158,8 @@ def _policy(name: str, own: Sequence[Call], anywhere: Sequence[int], *, suffix: 
     ]
     if anywhere:
         into.append({"ports": _ports(*anywhere)})
+    if outside:
+        out.append({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": list(PRIVATE)}}], "ports": _ports(outside)})
     given = {"ingress": into, "egress": out}
     label = {"matchLabels": {"app.kubernetes.io/name": name}}
     policy = f"{name}-{suffix.rpartition('/')[2]}" if suffix else name

@@ -9,6 +9,7 @@ from typing import Any
 from services.common.settings import SECRETS_DIR, CommonSettings
 from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
+from services.field.settings import FieldSettings
 from services.geofence.settings import GeofenceSettings as GeofenceSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
@@ -24,6 +25,7 @@ SERVICES: dict[str, type[CommonSettings]] = {
     "services.geofence": GeofenceSettings,
     "services.dispatch": DispatchSettings,
     "services.console": ConsoleSettings,
+    "services.field": FieldSettings,
     "services.cli": RegistrySettings,
 }
 """Settings class of each started package. The Jobs run `services.cli` with the registry's settings."""
@@ -231,7 +233,9 @@ class _Checker:
             yield f"callers know it by no name: set the annotation {HOSTNAME}"
         for workload in self._selected({"matchLabels": obj["spec"]["selector"]}):
             certificate = self._objects.get(f"Certificate/{workload['metadata']['name']}")
-            if name and certificate and name not in certificate["spec"].get("dnsNames", ()):
+            # Phones and browsers see the certificate of the pages, which is no one of the mesh.
+            by_mesh = any(port["name"] == "grpc" for port in obj["spec"]["ports"])
+            if name and by_mesh and certificate and name not in certificate["spec"].get("dnsNames", ()):
                 yield f"callers know it as {name}, which isn't a name in the certificate of {workload['metadata']['name']}"
 
     def _service(self, obj: Object) -> Iterator[str]:

@@ -63,6 +63,8 @@ class MeshConnection:
     """Folder of all certificates; None if callers authenticate by development tokens."""
     console_url: str
     """URL of the console for a browser; empty if there is no console."""
+    field_url: str = ""
+    """URL of the protected persons' app; empty for a mesh that `tandem up` didn't start."""
     metrics_urls: Mapping[str, str] = field(default_factory=dict)
     """URL of each process's metrics and readiness, by process name; empty for a mesh that `tandem up` didn't start."""
 
@@ -80,6 +82,7 @@ class MeshConnection:
             "certificates": str(self.certificates or ""),
             "partitions": self.partitions,
             "console_url": self.console_url,
+            "field_url": self.field_url,
             "metrics_urls": dict(self.metrics_urls),
         }
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
@@ -113,6 +116,7 @@ def load(folder: Path) -> MeshConnection:
         certificates=certificates,
         partitions=content["partitions"],
         console_url=content["console_url"],
+        field_url=content["field_url"],
         metrics_urls=content["metrics_urls"],
     )
 

@@ -110,8 +110,17 @@ CONSOLE = Service(
 )
 """The console: serves pages by HTTP, and is a client of all other services."""
 
+FIELD = Service(
+    name="field",
+    package="field",
+    nats_user="",
+    offset=9,
+    more_ports={"TANDEM_METRICS_PORT": 49},
+)
+"""The app of protected persons: it faces their phones, and is a client of the registry, ingest and the warning leg."""
+
 _OFFSETS = (
-    *(offset for service in (*SERVICES, CONSOLE) for offset in (service.offset, *service.more_ports.values())),
+    *(offset for service in (*SERVICES, CONSOLE, FIELD) for offset in (service.offset, *service.more_ports.values())),
     NATS_OFFSET,
     NATS_MONITOR_OFFSET,
 )
@@ -145,6 +154,11 @@ def console_url(base_port: int, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + CONSOLE.offset}"
 
 
+def field_url(base_port: int, tls: bool) -> str:
+    """URL of the protected persons' app."""
+    return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + FIELD.offset}"
+
+
 def warning_key(folder: Path) -> Path:
     """Path of the warning leg's private key."""
     return folder / "data" / "dispatch-warning" / "warning.key"
@@ -161,6 +175,7 @@ def program(service: Service, folder: Path, base_port: int, *, given: Mapping[st
         "TANDEM_HOST": "127.0.0.1",
         **(_neighbours(base_port) if service.package == "dispatch" else {}),
         **(_all(base_port) if service is CONSOLE else {}),
+        **(_of_field(base_port) if service is FIELD else {}),
         "TANDEM_PORT": str(base_port + service.offset),
         **{name: str(base_port + offset) for name, offset in service.more_ports.items()},
         "TANDEM_DATA_DIR": str(folder / "data" / service.name),
@@ -194,6 +209,17 @@ def _all(base_port: int) -> dict[str, str]:
         f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{address_of[f'dispatch-{leg}']}" for leg in ("probation", "police")
     }
     return {**_neighbours(base_port), **legs}
+
+
+def _of_field(base_port: int) -> dict[str, str]:
+    """Addresses of the services that field calls."""
+    address_of = addresses(base_port)
+    phones = next(service.more_ports["TANDEM_HTTP_PORT"] for service in SERVICES if service.name == "ingest")
+    return {
+        "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}",
+        "TANDEM_DISPATCH_WARNING": f"ipv4:{address_of['dispatch-warning']}",
+        "TANDEM_INGEST_PHONES": f"http://127.0.0.1:{base_port + phones}",
+    }
 
 
 def used_port(base_port: int) -> int | None:

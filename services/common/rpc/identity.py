@@ -26,6 +26,8 @@ CONSOLES = {
     "probation-records": "spiffe://moj/records/console",
 }
 """SPIFFE ids of the consoles' certificates, by the console's role."""
+FIELD = "spiffe://tandem/service/field"
+"""SPIFFE id of the service that faces phones on the internet."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (rf"spiffe://moj/records(?:/console(?:/{_NAME})?)?", Role.ROLE_MOJ_RECORDS),
     (rf"spiffe://npa/records(?:/console(?:/{_NAME})?)?", Role.ROLE_NPA_RECORDS),
@@ -39,6 +41,8 @@ _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     # A leg calls other services on behalf of its agency's desk, so it has the desk's role and no more.
     (r"spiffe://tandem/service/dispatch-probation", Role.ROLE_MOJ_DESK),
     (r"spiffe://tandem/service/dispatch-police", Role.ROLE_NPA_DESK),
+    # Field faces the internet, so it has a role of its own, which few methods allow.
+    (FIELD, Role.ROLE_FIELD),
     (r"spiffe://tandem/service/[a-z0-9-]+", Role.ROLE_SERVICE),
 )
 

@@ -24,6 +24,11 @@ class ContactBook:
         """Returns the newest readable contact of a person; None if there is none. Raises Unavailable."""
         return self.unsealed((await self._store.contacts_of([person_id]))[person_id])
 
+    async def is_duress(self, person_id: str, choice: int) -> bool:
+        """Whether an answer is the choice that the person and the police have agreed to mean duress. Raises Unavailable."""
+        contact = await self.of(person_id)
+        return contact is not None and contact.duress_choice == choice
+
     def unsealed(self, rows: Iterable[ContactRow]) -> contact_pb2.Contact | None:
         """Unseals the first readable contact of a person; None if there is none. Logs an unreadable contact as critical."""
         for row in rows:

@@ -114,7 +114,9 @@ class AnswerEndpoint:
             form = await request.post()
             choice, event = str(form.get("choice", "")), str(form.get("event", ""))
             if choice in CHOICES and not event:
-                await self._note(message, ReceiptKind.ACKNOWLEDGED, await self._is_duress(message, choice))
+                await self._note(
+                    message, ReceiptKind.ACKNOWLEDGED, await self._contacts.is_duress(message.person_id, int(choice))
+                )
             elif event == "displayed" and not choice:
                 await self._note(message, ReceiptKind.DISPLAYED)
             else:
@@ -133,10 +135,6 @@ class AnswerEndpoint:
         if message is None:
             raise InvalidLink(_GONE)
         return message
-
-    async def _is_duress(self, message: MessageRow, choice: str) -> bool:
-        contact = await self._contacts.of(message.person_id)
-        return contact is not None and contact.duress_choice == int(choice)
 
     async def _note(self, message: MessageRow, receipt: ReceiptKind, duress: bool = False) -> None:
         await self._receipts.put(message, receipt, self._clock.now_ms(), duress=duress)

@@ -41,6 +41,8 @@ from services.dispatch.leg.rows import AssignmentRow, StreamPosition
 from services.dispatch.leg.service import LegService
 from services.dispatch.notices.ledger import NoticeLedger
 from services.dispatch.notices.opening import NoticeOpener
+from services.dispatch.phones.access import PhoneAccess
+from services.dispatch.phones.open_notices import OpenNotices
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
@@ -80,6 +82,7 @@ class Warnings:
     sender: WarningSender
     streams: WarningStreams
     updates: LegUpdates
+    phones: PhoneAccess
 
     async def run(self) -> None:
         """Sends messages, checks receipts and updates the leg, until cancelled. Needs no NATS."""
@@ -329,7 +332,8 @@ async def open_warnings(
     links = AnswerLinks(open_key(settings.link_key), settings.link_url) if settings.link_port is not None else None
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))
-        store, receipts = WarningStore(database), ReceiptStore(database)
+        open_notices = OpenNotices(database, clock)
+        store, receipts = WarningStore(database, open_notices.opened), ReceiptStore(database)
         contacts = ContactBook(store, keys)
         channels = {}
         for gateway in gateways:
@@ -353,7 +357,10 @@ async def open_warnings(
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         streams = WarningStreams(store, receipts, clock, mesh=mesh, wake=sender.wake)
-        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock))
+        phones = PhoneAccess(
+            store=store, notices=open_notices, receipts=receipts, contacts=contacts, clock=clock, wake=sender.wake
+        )
+        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones=phones)
 
 
 def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:

@@ -3,7 +3,7 @@ functions that it calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -62,8 +62,9 @@ async def fetch_rows(
 class WarningStore:
     """Alerts, contacts and messages in the database of the warnings. All methods raise Unavailable if the database refuses."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, on_open: Callable[[], None] = lambda: None) -> None:
         self._database = database
+        self._on_open = on_open
 
     # ── incoming ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,6 +159,7 @@ class WarningStore:
                 _open(connection, message)
 
         await self._database.visit(work)
+        self._on_open()
 
     async def refuse(self, message_id: str) -> None:
         """Stores that a waiting notice of the Ministry isn't given."""

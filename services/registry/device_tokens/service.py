@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from collections.abc import Callable
 
 from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
@@ -33,11 +34,19 @@ class DeviceTokens:
 
         Raises NotFound, PermissionDenied if the device belongs to the other agency, FailedPrecondition if it is out of service.
         """
+        token, command = self.issuing(agency, device_id, keep_older_for_s)
+        await self._transactions.change(command)
+        return token
+
+    def issuing(
+        self, agency: Agency, device_id: str, keep_older_for_s: int
+    ) -> tuple[str, Callable[[WorkingSet], None]]:
+        """A new token, and the command that issues it as a part of a transaction. It raises the errors of `issue`."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         hashed = hashlib.sha256(token.encode()).digest()
 
         def apply(working: WorkingSet) -> None:
-            device = _device_of(working, agency, device_id)
+            device = device_of(working, agency, device_id)
             effects = self._cases.begin_routes(working, [device])
             if effects.is_revoked(device):
                 raise FailedPrecondition("device_id: this device is out of service, so it can't get a token")
@@ -45,14 +54,13 @@ class DeviceTokens:
             tokens = rotated(older, hashed, self._clock.now_ms(), keep_older_for_s=keep_older_for_s)
             self._apply(working, effects, device, tokens=tokens, event="device_token_issued")
 
-        await self._transactions.change(apply)
-        return token
+        return token, apply
 
     async def revoke(self, agency: Agency, device_id: str) -> int:
         """Revoke all tokens of a device; returns how many were valid. Raises NotFound, PermissionDenied."""
 
         def apply(working: WorkingSet) -> int:
-            device = _device_of(working, agency, device_id)
+            device = device_of(working, agency, device_id)
             effects = self._cases.begin_routes(working, [device])
             valid = valid_at(effects.found.tokens.get(device_id, []), self._clock.now_ms())
             self._apply(working, effects, device, tokens=[], event="device_tokens_revoked")
@@ -69,7 +77,8 @@ class DeviceTokens:
         self._cases.apply(working, effects)
 
 
-def _device_of(working: WorkingSet, agency: Agency, device_id: str) -> Tag | Device:
+def device_of(working: WorkingSet, agency: Agency, device_id: str) -> Tag | Device:
+    """An agency's tag or device. Raises NotFound, PermissionDenied if it belongs to the other agency."""
     tag, device = working.records.find(TAGS, device_id), working.records.find(DEVICES, device_id)
     mine, other = (tag, device) if agency is Agency.MOJ else (device, tag)
     record = mine.open() if mine else None

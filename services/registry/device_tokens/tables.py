@@ -11,7 +11,7 @@ device_tokens = sa.Table(
     metadata,
     sa.Column("id", BIG_KEY, primary_key=True),
     sa.Column("device_id", sa.String(64), nullable=False, index=True),
-    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False, index=True),
     sa.Column("valid_until_ms", sa.BigInteger),
     sqlite_autoincrement=True,
 )

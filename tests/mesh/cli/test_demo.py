@@ -35,7 +35,11 @@ def test_mesh_json_lists_all_processes_and_is_readable_by_its_owner_only(mesh: R
     path = mesh.folder / "mesh.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     names = {service.name for service in processes.SERVICES}
-    assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {"nats", processes.CONSOLE.name}
+    assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {
+        "nats",
+        processes.CONSOLE.name,
+        processes.FIELD.name,
+    }
     assert all(is_alive(pid) for pid in mesh.now.pids.values())
     assert (mesh.now.clock.rate, mesh.now.partitions) == (RATE, 1)
 

@@ -54,7 +54,7 @@ def test_status_names_each_process_and_the_console(mesh: RunningMesh) -> None:
     shown = json.loads(tandem("status", "--dir", str(mesh.folder), "--json").stdout)
     assert {process["name"] for process in shown["processes"]} == {
         "nats",
-        *(service.name for service in (*processes.SERVICES, processes.CONSOLE)),
+        *(service.name for service in (*processes.SERVICES, processes.FIELD, processes.CONSOLE)),
     }
     assert all(process["pid"] for process in shown["processes"])
     assert shown["console_url"] == mesh.now.console_url

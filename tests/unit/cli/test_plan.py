@@ -33,6 +33,7 @@ def environment(plan: MeshPlan, name: str) -> dict[str, str]:
 def test_with_development_tokens_the_console_starts_and_nobody_has_a_certificate() -> None:
     assert [program.name for program in PLAN.programs()] == [
         *(service.name for service in processes.SERVICES),
+        "field",
         "console",
     ]
     assert PLAN.shown_addresses()["console"] == "http://127.0.0.1:7408" == PLAN.connection({}).console_url
@@ -40,12 +41,15 @@ def test_with_development_tokens_the_console_starts_and_nobody_has_a_certificate
         assert program.environment["TANDEM_DEV_SECRET"] == "secret"
         assert program.environment["TANDEM_CLOCK_RATE"] == "10"
         assert "TANDEM_TLS_CERT" not in program.environment
-        assert ("TANDEM_NATS_URL" in program.environment) is (program.name != "console")
+        assert ("TANDEM_NATS_URL" in program.environment) is (program.name not in ("console", "field"))
 
 
 def test_with_certificates_each_service_has_its_own_and_the_console_needs_a_provider() -> None:
     assert not TLS.has_console and TLS.console_url == "" and "console" not in TLS.shown_addresses()
     assert environment(TLS, "ingest")["TANDEM_TLS_CERT"] == "/certs/tandem-service-ingest/tls.crt"
+    field = environment(TLS, "field")
+    assert field["TANDEM_TLS_CERT"] == field["TANDEM_HTTP_TLS_CERT"] == "/certs/tandem-service-field/tls.crt"
+    assert "TANDEM_NATS_URL" not in field and TLS.shown_addresses()["field"] == "https://127.0.0.1:7409"
     with_provider = replace(TLS, console_role="police")
     console = environment(with_provider, "console")
     assert console["TANDEM_TLS_CERT"] == "/certs/npa-desk-console/tls.crt"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from services.cli.stack.processes import CONSOLE, SERVICES
+from services.cli.stack.processes import CONSOLE, FIELD, SERVICES
 
 
 def test_processes_on_the_way_to_the_offers_go_before_the_others() -> None:
-    niceness = {service.name: service.niceness for service in (*SERVICES, CONSOLE)}
+    niceness = {service.name: service.niceness for service in (*SERVICES, CONSOLE, FIELD)}
     response = {name for name, nice in niceness.items() if nice == 0}
     assert response == {
-        "ingest", "geofence-0", "geofence-1", "dispatch-probation", "dispatch-police", "dispatch-warning",
+        "ingest", "geofence-0", "geofence-1", "dispatch-probation", "dispatch-police", "dispatch-warning", "field",
     }  # fmt: skip
     assert 0 < niceness["console"] < niceness["registry"]

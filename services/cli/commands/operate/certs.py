@@ -22,7 +22,7 @@ from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import AUTHORITY, folder_of
 from services.common.rpc.errors import Unauthenticated
-from services.common.rpc.identity import CONSOLES, caller_of
+from services.common.rpc.identity import CONSOLES, FIELD, caller_of
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9.-]+(/[a-z0-9-]+)+")
 CLIENTS = (
@@ -40,7 +40,7 @@ CLIENTS = (
 """Identities of callers: the demo's simulated callers, drills, the watch, and the consoles."""
 CONSOLE_SERVER = SERVICE + "console"
 """Identity with which a console serves its pages; as a client it uses its agency's identity."""
-SERVERS = (nats_server.IDENTITY, CONSOLE_SERVER, *(SERVICE + user for user in flow.USERS))
+SERVERS = (nats_server.IDENTITY, CONSOLE_SERVER, FIELD, *(SERVICE + user for user in flow.USERS))
 LOOPBACK = ("localhost", "127.0.0.1")
 
 

@@ -16,7 +16,7 @@ from services.common.messaging.permissions import SERVICE
 from services.common.messaging.streams import LogMetadata
 from services.common.privacy import sealing
 from services.common.rpc.certificates import Files, files_of
-from services.common.rpc.identity import CONSOLES
+from services.common.rpc.identity import CONSOLES, FIELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,18 @@ class MeshPlan:
     @property
     def services(self) -> tuple[Service, ...]:
         """The services to start, in order."""
-        return (*processes.SERVICES, processes.CONSOLE) if self.has_console else processes.SERVICES
+        console = (processes.CONSOLE,) if self.has_console else ()
+        return (*processes.SERVICES, processes.FIELD, *console)
 
     @property
     def console_url(self) -> str:
         """URL of the console; empty if there is none."""
         return processes.console_url(self.base_port, tls=self.certificates is not None) if self.has_console else ""
+
+    @property
+    def field_url(self) -> str:
+        """URL of the protected persons' app."""
+        return processes.field_url(self.base_port, tls=self.certificates is not None)
 
     def programs(self) -> list[Program]:
         """The programs of all services."""
@@ -70,6 +76,7 @@ class MeshPlan:
             partitions=self.log_meta.partitions,
             certificates=self.certificates,
             console_url=self.console_url,
+            field_url=self.field_url,
             metrics_urls=processes.metrics_urls(self.services, self.base_port),
         )
 
@@ -79,6 +86,7 @@ class MeshPlan:
             **processes.addresses(self.base_port),
             **processes.other_addresses(self.services, self.base_port),
             **({processes.CONSOLE.name: self.console_url} if self.has_console else {}),
+            processes.FIELD.name: self.field_url,
             "nats-server": self.server.url,
             "nats-server's monitor": self.server.monitor_url,
         }
@@ -101,14 +109,20 @@ class MeshPlan:
         settings = {"TANDEM_NATS_URL": self.server.url_as(service.nats_user)} if service.nats_user else {}
         if not self.certificates:
             return settings
+        if service is processes.FIELD:
+            files = files_of(self.certificates, FIELD)
+            return {**_tls_settings(files), **_pages_settings(files)}
         if service is not processes.CONSOLE:
             return settings | _tls_settings(files_of(self.certificates, SERVICE + service.nats_user))
         pages = files_of(self.certificates, certs.CONSOLE_SERVER)
         return {
             **_tls_settings(files_of(self.certificates, CONSOLES[self.console_role])),
-            "TANDEM_HTTP_TLS_CERT": str(pages.cert),
-            "TANDEM_HTTP_TLS_KEY": str(pages.key),
+            **_pages_settings(pages),
         }
+
+
+def _pages_settings(files: Files) -> dict[str, str]:
+    return {"TANDEM_HTTP_TLS_CERT": str(files.cert), "TANDEM_HTTP_TLS_KEY": str(files.key)}
 
 
 def _tls_settings(files: Files) -> dict[str, str]:

@@ -182,6 +182,7 @@ async def _run(options: Options) -> int:
         if options.exit:
             return code
         where = f"its console is at {plan.console_url} ." if plan.has_console else "it has no console."
+        where += f" Her app is at {plan.field_url} (`tandem enrol`)."
         console.print(f"The mesh runs; {where} Ctrl-C stops it, or `tandem down`. Its state: `tandem status`.")
         await watchdog_end
         raise AssertionError("the watchdog ended")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/access.proto\x12\x10tandem.common.v1\x1a google/protobuf/descriptor.proto*\xe1\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10ROLE_MOJ_RECORDS\x10\x01\x12\x14\n\x10ROLE_NPA_RECORDS\x10\x02\x12\x11\n\rROLE_MOJ_DESK\x10\x03\x12\x11\n\rROLE_NPA_DESK\x10\x04\x12\x0f\n\x0bROLE_VENDOR\x10\x05\x12\x18\n\x14ROLE_WARNING_GATEWAY\x10\x06\x12\x11\n\rROLE_REVIEWER\x10\x07\x12\x11\n\rROLE_OPERATOR\x10\x08\x12\x0e\n\nROLE_WATCH\x10\t\x12\x10\n\x0cROLE_SERVICE\x10\n:O\n\rallowed_roles\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x03(\x0e\x32\x16.tandem.common.v1.Role:7\n\rreads_history\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/access.proto\x12\x10tandem.common.v1\x1a google/protobuf/descriptor.proto*\xf1\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10ROLE_MOJ_RECORDS\x10\x01\x12\x14\n\x10ROLE_NPA_RECORDS\x10\x02\x12\x11\n\rROLE_MOJ_DESK\x10\x03\x12\x11\n\rROLE_NPA_DESK\x10\x04\x12\x0f\n\x0bROLE_VENDOR\x10\x05\x12\x18\n\x14ROLE_WARNING_GATEWAY\x10\x06\x12\x11\n\rROLE_REVIEWER\x10\x07\x12\x11\n\rROLE_OPERATOR\x10\x08\x12\x0e\n\nROLE_WATCH\x10\t\x12\x10\n\x0cROLE_SERVICE\x10\n\x12\x0e\n\nROLE_FIELD\x10\x0b:O\n\rallowed_roles\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x03(\x0e\x32\x16.tandem.common.v1.Role:7\n\rreads_history\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.access_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROLE']._serialized_start=86
-  _globals['_ROLE']._serialized_end=311
+  _globals['_ROLE']._serialized_end=327
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """A process of Tandem, except the two agencies' legs, which call as their desks. Services communicate over NATS, so no method
     allows this role; a call is refused and logged.
     """
+    ROLE_FIELD: _Role.ValueType  # 11
+    """The service that faces phones on the internet. It asks for a phone's person after the phone has proven its token."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Roles of callers. A caller proves a SPIFFE id by mutual TLS, or by a development token on loopback.
@@ -77,6 +79,8 @@ ROLE_SERVICE: Role.ValueType  # 10
 """A process of Tandem, except the two agencies' legs, which call as their desks. Services communicate over NATS, so no method
 allows this role; a call is refused and logged.
 """
+ROLE_FIELD: Role.ValueType  # 11
+"""The service that faces phones on the internet. It asks for a phone's person after the phone has proven its token."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ALLOWED_ROLES_FIELD_NUMBER: _builtins.int

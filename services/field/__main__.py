@@ -1,0 +1,94 @@
+"""`python -m services.field`: the app of protected persons, the one service that faces phones on the internet.
+
+It is a client of the mesh with an identity of its own. It stores the keys of its cookies and of its push messages, and the phones'
+addresses at their push services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import uvloop
+
+from services.common import running
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed, watch_disk
+from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.storage.db import open_database
+from services.common.web import server
+from services.field import mesh as meshes
+from services.field.guard import PhoneGuard
+from services.field.metrics import FieldMetrics
+from services.field.notices import NoticeNews
+from services.field.phones.known import KnownPhones
+from services.field.phones.sessions import PhoneCookies, open_keys
+from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
+from services.field.push.store import PushAddresses
+from services.field.settings import FieldSettings
+from services.field.views import AppPages
+
+MIGRATIONS = Path(__file__).parent / "push" / "migrations"
+MAX_CONNECTIONS = 20_000
+"""Maximum number of connections. Each open app keeps a request for notices waiting."""
+
+
+async def run(settings: FieldSettings) -> None:
+    """Serves the app until it is stopped, even while services of the mesh are unavailable."""
+    collector = process_registry()
+    process_metrics, metrics = ProcessMetrics(collector), FieldMetrics(collector)
+    cookies = PhoneCookies(open_keys(settings.data_dir / "cookies.key"))
+    key = PushKey(settings.data_dir / "push.pem", settings.push_contact)
+    watch_disk(settings.data_dir, process_metrics)
+    connector = aiohttp.TCPConnector(resolver=PublicResolver(), limit=0, use_dns_cache=False)
+    async with (
+        open_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,
+        meshes.connect(settings) as mesh,
+        aiohttp.ClientSession(
+            connector=connector, timeout=TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as push_session,
+    ):
+        addresses, known = PushAddresses(database), KnownPhones(mesh)
+        push = PushClient(push_session, key, settings.push_hosts)
+        news = NoticeNews(mesh, addresses, push, clock=settings.clock, metrics=metrics)
+        guard = PhoneGuard(settings, cookies, known, metrics=metrics)
+        pages = AppPages(
+            guard,
+            mesh,
+            known=known,
+            news=news,
+            addresses=addresses,
+            key=key,
+            push_hosts=settings.push_hosts,
+            metrics=metrics,
+        )
+        async with (
+            server.served(
+                "field",
+                pages.routes(),
+                settings.host,
+                port=settings.port,
+                closed=process_metrics.http_closed,
+                tls=settings.http_tls,
+                most=MAX_CONNECTIONS,
+            ),
+            observed(
+                settings.host,
+                settings.metrics_port,
+                lambda: f"notices can't be followed: {news.away}" if news.away else "",
+                metrics=process_metrics,
+            ),
+        ):
+            await running.until_stopped(news.run(), asyncio.Event().wait())  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Reads the settings from the environment and runs field."""
+    heartbeat.start()
+    telemetry.configure("field")
+    uvloop.run(run(FieldSettings()))
+
+
+if __name__ == "__main__":
+    main()

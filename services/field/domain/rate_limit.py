@@ -1,0 +1,24 @@
+"""Rate limits of requests by address and by person. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+
+class RequestLimit:
+    """Rate limit per key: `per_s` in the long run and `burst` at once. Generic cell rate algorithm (ITU-T I.371)."""
+
+    def __init__(self, per_s: float, burst: int, max_keys: int = 100_000) -> None:
+        self._interval_s, self._ahead_s, self._max_keys = 1 / per_s, burst / per_s, max_keys
+        self._due_s: dict[str, float] = {}
+        """By key: when its next request would be due if its requests so far were spaced evenly, seconds."""
+
+    def wait_s(self, key: str, now_s: float, cost: int = 1) -> float:
+        """Counts a request, and returns 0; or returns the time after which it may be repeated, seconds, and doesn't count it."""
+        due_s = max(self._due_s.get(key, now_s), now_s) + cost * self._interval_s
+        if due_s > now_s + self._ahead_s:
+            return due_s - now_s - self._ahead_s
+        if key not in self._due_s and len(self._due_s) >= self._max_keys:
+            self._due_s = {known: due for known, due in self._due_s.items() if due > now_s}
+            if len(self._due_s) >= self._max_keys:
+                return self._interval_s  # more keys than anybody has phones: an attack, in which known keys go on
+        self._due_s[key] = due_s
+        return 0.0

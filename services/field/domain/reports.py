@@ -1,0 +1,128 @@
+"""Reports of a phone, as the app sends them and as ingest's endpoint for phones takes them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from services.common import fields
+from services.common.rpc.errors import InvalidField
+
+MAX_REPORTS = 50
+"""Maximum number of reports in a request. A phone that was offline for longer sends several requests."""
+MAX_ACCURACY_M = 1e6
+"""Maximum accuracy that is passed on, metres. Ingest has the bound that counts, and says so."""
+ALARMS = {"panic": "sos", "battery_low": "lowBattery"}
+"""Alarms of the app by the name that the OsmAnd protocol has for them (docs/devices.md)."""
+SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
+"""Bounds of the interval that the app is asked to keep, seconds."""
+
+
+class Outcome(Enum):
+    """What became of a report."""
+
+    STORED = "stored"
+    """It is durable in the log."""
+    REFUSED = "refused"
+    """It can never be accepted, so the phone forgets it."""
+    LATER = "later"
+    """The phone keeps it and sends it again."""
+    UNKNOWN_PHONE = "unknown phone"
+    """The phone's token has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneReport:
+    """A report that a phone made: a position, or an alarm without one."""
+
+    report_id: str
+    """The phone's own id of the report, for the answer."""
+    at_ms: int
+    """Time of the position or alarm by the phone's clock, milliseconds since 1970 UTC."""
+    alarm: str = ""
+    position: Mapping[str, float] = field(default_factory=dict)
+    """lat, lon in degrees on WGS84 and accuracy in metres; empty for an alarm."""
+
+    @property
+    def is_panic(self) -> bool:
+        """Whether the report is a panic, which goes before all others."""
+        return self.alarm == ALARMS["panic"]
+
+    def form(self, device_id: str) -> dict[str, str]:
+        """The report in the OsmAnd protocol. The same report is the same form, so that ingest counts it once."""
+        values = {
+            "id": device_id,
+            "timestamp": str(self.at_ms),
+            **{name: repr(value) for name, value in self.position.items()},
+        }
+        return values | ({"alarm": self.alarm} if self.alarm else {})
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAnswer:
+    """What became of a report, with ingest's reason, and the commands that came with the answer."""
+
+    outcome: Outcome
+    field: str = ""
+    reason: str = ""
+    retry_after_s: int = 0
+    commands: Sequence[Mapping[str, Any]] = ()
+
+
+def parse(content: Any) -> list[PhoneReport]:
+    """Parses the reports of a request, panics first. Raises InvalidField; then nothing of the request is used."""
+    given = content.get("reports") if isinstance(content, dict) else None
+    if not isinstance(given, list) or not given:
+        raise InvalidField("reports", "must be a list with at least one report")
+    fields.at_most("reports", given, MAX_REPORTS)
+    reports = []
+    for number, report in enumerate(given):
+        try:
+            reports.append(_report(report))
+        except InvalidField as error:
+            raise error.under(f"reports[{number}]") from None
+    return sorted(reports, key=lambda report: not report.is_panic)
+
+
+def _report(content: Any) -> PhoneReport:
+    if not isinstance(content, dict):
+        raise InvalidField("", "must be an object")
+    report_id = fields.required_id("id", content["id"] if isinstance(content.get("id"), str) else "")
+    at_ms = content.get("at_ms")
+    if not isinstance(at_ms, int) or isinstance(at_ms, bool) or not 0 < at_ms < 1 << 53:
+        raise InvalidField("at_ms", "must be milliseconds since 1970 (example: 1795603655000)")
+    if "alarm" in content:
+        alarm = ALARMS.get(content["alarm"]) if isinstance(content["alarm"], str) else None
+        if alarm is None:
+            raise InvalidField("alarm", f"must be {' or '.join(ALARMS)}")
+        return PhoneReport(report_id, at_ms, alarm)
+    bounds = {"lat": (-90.0, 90.0), "lon": (-180.0, 180.0), "accuracy": (0.0, MAX_ACCURACY_M)}
+    return PhoneReport(
+        report_id,
+        at_ms,
+        position={name: _number(content, name, limits) for name, limits in bounds.items()},
+    )
+
+
+def _number(content: Mapping[str, Any], name: str, bounds: tuple[float, float]) -> float:
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidField(name, "must be a number")
+    return fields.number(name, float(value), bounds[0], greatest=bounds[1])
+
+
+def interval_s(commands: Sequence[Mapping[str, Any]]) -> int | None:
+    """The interval that ingest's commands ask for, seconds, within the app's bounds; None if they ask for none."""
+    asked = [
+        int(interval["interval_s"])
+        for command in commands
+        if (interval := command.get("instruction", {}).get("report_every")) and "interval_s" in interval
+    ]
+    return min(max(min(asked), SOONEST_INTERVAL_S), LATEST_INTERVAL_S) if asked else None
+
+
+def wants_position_now(commands: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether ingest's commands ask for a position at once."""
+    return any("locate_now" in command.get("instruction", {}) for command in commands)

@@ -1,0 +1,238 @@
+"""Access control of the app's routes: rate limits, the phone's cookie and proof, and security headers. Denies by default."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+from aiohttp import web
+
+from services.common.clock import wall_us
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
+from services.common.web.server import body_of
+from services.field.domain.rate_limit import RequestLimit
+from services.field.metrics import FieldMetrics
+from services.field.phones import proof
+from services.field.phones.known import KnownPhones
+from services.field.phones.sessions import COOKIE, LASTS_S, PhoneCookies, PhoneSession
+from services.field.settings import FieldSettings
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
+    "worker-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""Content security policy of every answer."""
+ADDRESS_PER_S, ADDRESS_BURST = 100.0, 1_000
+"""Requests of one address: in the long run a second, and at once. A mobile network's address has many phones behind it."""
+PERSON_PER_S, PERSON_BURST = 2.0, 120
+"""Requests of one person's phone: in the long run a second, and at once."""
+CODE_PER_S, CODE_BURST = 0.1, 20
+"""Enrolment codes that one address may try: in the long run a second, and at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneCall:
+    """A request that passed access control."""
+
+    request: web.Request
+    content: Any
+    """Parsed JSON of the body; None without a body."""
+    session: PhoneSession
+
+    def text(self, name: str) -> str:
+        """A text of the content, empty if it is missing or no text."""
+        return text_of(self.content, name)
+
+
+Answer = Callable[[PhoneCall], Awaitable[web.Response]]
+OpenAnswer = Callable[[web.Request, Any], Awaitable[web.StreamResponse]]
+
+
+def text_of(content: Any, name: str) -> str:
+    """A text of a parsed JSON object, empty if it is missing or no text."""
+    value = content.get(name) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+class Refused(Exception):
+    """A request is refused. `code` is for the app, which has a text for it in each language."""
+
+    def __init__(self, status: int, code: str, *, wait_s: float = 0.0, **more: Any) -> None:
+        super().__init__(code)
+        self.status, self.code, self.wait_s, self.more = status, code, wait_s, more
+
+    def answer(self) -> web.Response:
+        """The answer with the code."""
+        response = web.json_response({"error": self.code, **self.more}, status=self.status)
+        if self.wait_s:
+            response.headers["Retry-After"] = str(math.ceil(self.wait_s))
+        return response
+
+
+class PhoneGuard:
+    """Makes all routes of the app, each behind access control."""
+
+    def __init__(
+        self, settings: FieldSettings, cookies: PhoneCookies, known: KnownPhones, *, metrics: FieldMetrics
+    ) -> None:
+        self._settings, self._cookies, self._known, self._metrics = settings, cookies, known, metrics
+        self._by_address = RequestLimit(ADDRESS_PER_S, ADDRESS_BURST)
+        self._by_person = RequestLimit(PERSON_PER_S, PERSON_BURST)
+        self._codes = RequestLimit(CODE_PER_S, CODE_BURST)
+
+    def open_get(self, path: str, answer: OpenAnswer) -> web.RouteDef:
+        """Makes the route of a file that is the same for everybody."""
+        return web.get(path, self._handler(lambda request: answer(request, None)), allow_head=False)
+
+    def enrolling(self, path: str, answer: OpenAnswer) -> web.RouteDef:
+        """Makes the route by which a phone is enrolled, the only one that needs no cookie and changes something."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._check_origin(request)
+            if wait_s := self._codes.wait_s(_address(request), time.monotonic()):
+                raise Refused(429, "too_often", wait_s=wait_s)
+            return await answer(request, _parsed(request, await body_of(request)))
+
+        return web.post(path, self._handler(handle))
+
+    def get(self, path: str, answer: Answer) -> web.RouteDef:
+        """Makes a route for an enrolled phone."""
+        return web.get(path, self._handler(self._for_phone(answer)), allow_head=False)
+
+    def post(self, path: str, answer: Answer) -> web.RouteDef:
+        """Makes a route for an enrolled phone, by which something changes."""
+        return web.post(path, self._handler(self._for_phone(answer)))
+
+    def enrolled(self, session: PhoneSession, response: web.Response) -> None:
+        """Gives a phone its cookie."""
+        response.set_cookie(
+            COOKIE,
+            self._cookies.seal(session),
+            path="/api",
+            httponly=True,
+            secure=self._settings.http_tls is not None,
+            samesite="Strict",
+            max_age=LASTS_S,
+        )
+
+    def left(self, response: web.Response) -> None:
+        """Takes a phone's cookie away."""
+        response.del_cookie(COOKIE, path="/api")
+
+    def _for_phone(self, answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST":
+                self._check_origin(request)
+            body = await body_of(request)
+            session = self._proven(request, body)
+            if wait_s := self._by_person.wait_s(session.device_id, time.monotonic()):
+                raise Refused(429, "too_often", wait_s=wait_s)
+            try:
+                return await answer(PhoneCall(request, _parsed(request, body), session))
+            except Unauthenticated:
+                self._known.forget(session)
+                raise Refused(401, "ended") from None
+
+        return handle
+
+    def _proven(self, request: web.Request, body: bytes) -> PhoneSession:
+        """The phone that sent a request. Raises Refused unless its cookie and its proof are right."""
+        session = self._cookies.open(request.cookies.get(COOKIE, ""))
+        if session is None:
+            raise Refused(401, "not_enrolled")
+        header, now_ms = request.headers.get(proof.HEADER, ""), wall_us() // 1000
+        at_ms = proof.time_of(header)
+        if at_ms is None:
+            raise Refused(401, "no_proof")
+        signed = proof.statement(request.method, request.path_qs, at_ms, body=body)
+        if not proof.is_valid(header, session.key, signed):
+            logger().warning("phone_without_its_key", device_id=session.device_id)
+            raise Refused(401, "no_proof")
+        if abs(now_ms - at_ms) > proof.MAX_SKEW_MS:
+            raise Refused(401, "clock", now_ms=now_ms)
+        return session
+
+    def _handler(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                if wait_s := self._by_address.wait_s(_address(request), time.monotonic()):
+                    raise Refused(429, "too_often", wait_s=wait_s)
+                response = await answer(request)
+            except Refused as refused:
+                response = refused.answer()
+            except InvalidField as error:
+                response = web.json_response(
+                    {"error": "invalid", "field": error.field, "reason": error.reason}, status=400
+                )
+            except RetryableError as error:
+                response = Refused(503, "away", wait_s=error.retry_after_s).answer()
+            except grpc.aio.AioRpcError as error:
+                response = _of_rpc(error)
+            except web.HTTPException as error:
+                response = web.json_response({"error": "http", "status": error.status}, status=error.status)
+            self._metrics.answers.labels(str(response.status)).inc()
+            self._protect(response)
+            return response
+
+        return handle
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Refuses a request that a page of another site made. Browsers say whose page it is."""
+        origin = request.headers.get("Origin")
+        own = request.headers.get("Host", "")
+        if origin is None or (origin not in self._settings.origins and urlsplit(origin).netloc != own):
+            raise Refused(403, "other_site")
+        if request.content_type != "application/json":
+            raise Refused(415, "not_json")
+
+    def _protect(self, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers["Content-Security-Policy"] = POLICY
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Frame-Options"] = "DENY"
+        headers["Server"] = "app"
+        headers["Referrer-Policy"] = "no-referrer"
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        headers["Permissions-Policy"] = "geolocation=(self), camera=(), microphone=()"
+        headers.setdefault("Cache-Control", "no-store")
+        if self._settings.http_tls:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+
+
+def _address(request: web.Request) -> str:
+    return request.remote or ""
+
+
+def _parsed(request: web.Request, body: bytes) -> Any:
+    if request.method != "POST":
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidField("", "must be JSON") from None
+
+
+_ANSWERS = {
+    grpc.StatusCode.INVALID_ARGUMENT: (400, "invalid"),
+    grpc.StatusCode.NOT_FOUND: (404, "not_found"),
+    grpc.StatusCode.FAILED_PRECONDITION: (409, "not_now"),
+}
+
+
+def _of_rpc(error: grpc.aio.AioRpcError) -> web.Response:
+    """The answer to a failed call. What a service says stays here: it names parts of the mesh that no phone needs to know."""
+    status, code = _ANSWERS.get(error.code(), (503, "away"))
+    if status == 503:
+        logger().warning("call_failed", code=error.code().name)
+    return Refused(status, code, wait_s=5.0 if status == 503 else 0.0).answer()

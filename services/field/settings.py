@@ -1,0 +1,81 @@
+"""Settings of the service that faces phones on the internet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from services.common.settings import LOOPBACK, HttpSettings
+from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, is_push_service
+
+
+class FieldSettings(HttpSettings):
+    """Settings of field, from the environment. `__main__` reads them once."""
+
+    port: int = Field(default=7409, ge=0, le=65535)
+    """TCP port of the app."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz."""
+    registry: str = Field(default="ipv4:127.0.0.1:7401", min_length=1)
+    """gRPC target of the registry: enrolment, and whose a token is."""
+    dispatch_warning: str = Field(default="ipv4:127.0.0.1:7406", min_length=1)
+    """gRPC target of the warning leg: notices and their receipts."""
+    ingest_phones: str = "http://127.0.0.1:7432"
+    """Address of ingest's endpoint for phones, which takes the reports."""
+    ingest_phones_cert: Path | None = None
+    """Certificate of that endpoint, PEM. No other one is accepted. Needed for https."""
+    public_origins: str = ""
+    """Further origins under which phones reach the app, comma-separated, such as https://app.example. Loopback is always included."""
+    push_services: str = ",".join(DEFAULT_PUSH_SERVICES)
+    """Hosts of the push services to which messages go, comma-separated; `*.` stands for any name below. On loopback without
+    certificates an address such as http://127.0.0.1:9000 is accepted, for tests."""
+    push_contact: str = "mailto:operator@tandem.invalid"
+    """Contact of the operator, which push services get with each message (VAPID, RFC 8292)."""
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins under which phones reach the app besides loopback."""
+        return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
+
+    @property
+    def push_hosts(self) -> tuple[str, ...]:
+        """Entries of `push_services`."""
+        return tuple(entry.strip() for entry in self.push_services.split(",") if entry.strip())
+
+    @model_validator(mode="after")
+    def _refuse_bad_addresses(self) -> Self:
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
+                raise ValueError(f'TANDEM_PUBLIC_ORIGINS: "{origin}" is not an origin (example: https://app.example)')
+        for entry in self.push_hosts:
+            if not is_push_service(entry, plain=not self.tls):
+                raise ValueError(f'TANDEM_PUSH_SERVICES: "{entry}" is no host (example: *.push.apple.com)')
+        if not re.fullmatch(r"mailto:\S+@\S+|https://\S+", self.push_contact):
+            raise ValueError(
+                "TANDEM_PUSH_CONTACT must be a mailto: or https: address (example: mailto:duty@police.example)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_to_services(self) -> Self:
+        self.refuse_plaintext_to("registry", "dispatch_warning")
+        parts = urlsplit(self.ingest_phones)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            raise ValueError(
+                "TANDEM_INGEST_PHONES must be an http(s) address without a path (example: https://ingest:7432)"
+            )
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError(
+                f"TANDEM_INGEST_PHONES names {parts.hostname}, which isn't loopback: use an https:// address"
+            )
+        if parts.scheme == "https" and self.ingest_phones_cert is None:
+            raise ValueError("TANDEM_INGEST_PHONES_CERT is missing: https needs the endpoint's certificate")
+        if (self.tls or self.http_tls_cert or self.http_tls_key) and not self.http_tls:
+            raise ValueError(
+                "TANDEM_HTTP_TLS_CERT or TANDEM_HTTP_TLS_KEY is missing: with certificates the app needs its own"
+            )
+        return self

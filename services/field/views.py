@@ -1,0 +1,267 @@
+"""The app's files, and what her phone asks and sends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from aiohttp import web
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from services.common import fields, times
+from services.common.rpc.errors import InvalidField
+from services.field.domain import reports
+from services.field.domain.reports import Outcome, PhoneReport, ReportAnswer
+from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
+from services.field.mesh import WITHIN_S, FieldMesh
+from services.field.metrics import FieldMetrics
+from services.field.notices import NoticeNews
+from services.field.phones import proof
+from services.field.phones.known import KnownPhones
+from services.field.phones.sessions import PhoneSession
+from services.field.push.messages import PushKey, parse_address
+from services.field.push.store import PushAddresses
+from tandem.dispatch.v1 import phone_notice_pb2
+from tandem.registry.v1 import enrolment_pb2
+
+STATIC = Path(__file__).with_name("static")
+MAX_WAIT_S = 25.0
+"""Maximum time for which a request for notices waits for news, seconds: less than mobile networks keep an idle connection."""
+MAX_CODE_LENGTH = 64
+"""Number of characters of a typed code that are passed on: more than any code with spaces has."""
+REPORT_CONCURRENCY = 8
+"""Concurrent requests to ingest for one phone's batch."""
+KINDS = {
+    "delivered": phone_notice_pb2.PHONE_DELIVERED,
+    "displayed": phone_notice_pb2.PHONE_DISPLAYED,
+    "answered": phone_notice_pb2.PHONE_ANSWERED,
+}
+_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
+}
+_TOP = ("index.html", "service-worker.js", "manifest.webmanifest")
+"""Files at the top of the site. A service worker rules the folder in which it is."""
+
+
+class AppPages:
+    """All routes of the app."""
+
+    def __init__(
+        self,
+        guard: PhoneGuard,
+        mesh: FieldMesh,
+        *,
+        known: KnownPhones,
+        news: NoticeNews,
+        addresses: PushAddresses,
+        key: PushKey,
+        push_hosts: tuple[str, ...],
+        metrics: FieldMetrics,
+    ) -> None:
+        self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
+        self._addresses, self._key, self._push_hosts, self._metrics = addresses, key, push_hosts, metrics
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The routes of the app. Any other path is 404."""
+        guard = self._guard
+        return (
+            guard.open_get("/", self._file),
+            *(guard.open_get(f"/{name}", self._file) for name in _TOP),
+            guard.open_get("/static/{name}", self._file),
+            guard.enrolling("/api/enrol", self._enrol),
+            guard.post("/api/reports", self._reports),
+            guard.get("/api/notices", self._notices),
+            guard.post("/api/receipts", self._receipt),
+            guard.get("/api/push", self._push_key),
+            guard.post("/api/push", self._put_push),
+            guard.post("/api/leave", self._leave),
+        )
+
+    async def _file(self, request: web.Request, _content: Any) -> web.StreamResponse:
+        name = request.match_info.get("name") or request.path.strip("/") or "index.html"
+        path = STATIC / name
+        if path.parent != STATIC or path.suffix not in _TYPES or not path.is_file():
+            raise web.HTTPNotFound
+        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her.
+        body = await asyncio.to_thread(path.read_bytes)
+        return web.Response(body=body, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
+
+    async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
+        key, code = text_of(content, "key"), text_of(content, "code")
+        proof.public_key(key)
+        try:
+            enrolled = await self._mesh.enrolments.Enrol(
+                enrolment_pb2.EnrolRequest(code=code[:MAX_CODE_LENGTH] if code.isascii() else ""),
+                metadata=self._mesh.to_registry,
+                timeout=WITHIN_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _refusal_of_code(error) from None
+        session = PhoneSession(
+            device_id=enrolled.device_id, person_id=enrolled.person_id, token=enrolled.token, key=key
+        )
+        # The phone that had this device before must not be woken by its notices.
+        await self._addresses.delete(enrolled.device_id)
+        self._known.forget_device(enrolled.device_id)
+        self._news.wake(enrolled.device_id)
+        response = web.json_response({"enrolled": True, "interval_s": DEFAULT_INTERVAL_S})
+        self._guard.enrolled(session, response)
+        return response
+
+    async def _reports(self, ask: PhoneCall) -> web.Response:
+        sent = reports.parse(ask.content)
+        lane, session = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session
+
+        async def send(report: PhoneReport) -> ReportAnswer:
+            async with lane:
+                return await self._mesh.ingest.report(session.token, session.device_id, report)
+
+        answers = await asyncio.gather(*map(send, sent))
+        for answer in answers:
+            self._metrics.reports.labels(answer.outcome.value).inc()
+        if any(answer.outcome is Outcome.UNKNOWN_PHONE for answer in answers):
+            await self._refuse_if_ended(session)
+        commands = [command for answer in answers for command in answer.commands]
+        return web.json_response(
+            {
+                "results": [_result(report, answer) for report, answer in zip(sent, answers, strict=True)],
+                "interval_s": reports.interval_s(commands),
+                "position_now": reports.wants_position_now(commands),
+                "notices_away": bool(self._news.away),
+            }
+        )
+
+    async def _refuse_if_ended(self, session: PhoneSession) -> None:
+        """Raises Unauthenticated if a token that ingest doesn't know has ended. It may also be too new: then ingest knows it soon."""
+        self._known.forget(session)
+        await self._known.check(session)
+
+    async def _notices(self, ask: PhoneCall) -> web.Response:
+        """The notices, at once if they aren't those that the phone knows, else with the next news."""
+        await self._known.check(ask.session)
+        known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
+        device_id = ask.session.device_id
+        news = asyncio.ensure_future(self._news.wait(device_id, MAX_WAIT_S if waits else 0.0))
+        await asyncio.sleep(0)  # from here on no notice is missed
+        try:
+            content = await self._read_notices(device_id)
+            if waits and content["digest"] == known:
+                await news
+                await self._known.check(ask.session)
+                content = await self._read_notices(device_id)
+        finally:
+            news.cancel()
+        return web.json_response(content)
+
+    async def _read_notices(self, device_id: str) -> dict[str, Any]:
+        listed = await self._mesh.notices.ListPhoneNotices(
+            phone_notice_pb2.ListPhoneNoticesRequest(device_id=device_id),
+            metadata=self._mesh.to_warning,
+            timeout=WITHIN_S,
+        )
+        notices = [
+            {
+                "id": notice.notice_id,
+                "text": notice.text,
+                "language": notice.language,
+                "sent_ms": times.from_timestamp(notice.sent_at),
+                "expires_ms": times.from_timestamp(notice.expires_at),
+                "is_over": notice.is_over,
+            }
+            for notice in listed.notices
+        ]
+        digest = hashlib.sha256(json.dumps(notices).encode()).hexdigest()[:16]
+        return {"notices": notices, "digest": digest, "away": bool(self._news.away)}
+
+    async def _receipt(self, ask: PhoneCall) -> web.Response:
+        await self._known.check(ask.session)
+        kind, choice = KINDS.get(ask.text("kind")), ask.content.get("choice", 0)
+        if kind is None:
+            raise InvalidField("kind", f"must be one of {', '.join(KINDS)}")
+        if not isinstance(choice, int) or isinstance(choice, bool) or not 0 <= choice <= 3:
+            raise InvalidField("choice", "must be 1, 2 or 3 with answered, else 0")
+        await self._mesh.notices.RecordPhoneReceipt(
+            phone_notice_pb2.RecordPhoneReceiptRequest(
+                device_id=ask.session.device_id,
+                notice_id=fields.required_id("notice", ask.text("notice")),
+                kind=kind,
+                choice=choice,
+            ),
+            metadata=self._mesh.to_warning,
+            timeout=WITHIN_S,
+        )
+        return web.json_response({})  # the same for each kind, choice and repetition
+
+    async def _push_key(self, ask: PhoneCall) -> web.Response:
+        await self._known.check(ask.session)
+        return web.json_response({"key": self._key.public})
+
+    async def _put_push(self, ask: PhoneCall) -> web.Response:
+        await self._known.check(ask.session)
+        address = parse_address(
+            ask.session.device_id,
+            ask.text("endpoint"),
+            ask.text("p256dh"),
+            auth=ask.text("auth"),
+            services=self._push_hosts,
+        )
+        await self._addresses.put(address)
+        return web.json_response({})
+
+    async def _leave(self, ask: PhoneCall) -> web.Response:
+        """Forgets the phone. Its token stays good until the police end it or enrol another phone: the cookie alone has it."""
+        await self._known.check(ask.session)
+        await self._addresses.delete(ask.session.device_id)
+        response = web.json_response({})
+        self._guard.left(response)
+        return response
+
+
+DEFAULT_INTERVAL_S = 15
+"""Interval between the reports of an app that nobody asked for another one, seconds."""
+
+
+def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
+    outcome = Outcome.LATER if answer.outcome is Outcome.UNKNOWN_PHONE else answer.outcome
+    return {
+        "id": report.report_id,
+        "outcome": outcome.value,
+        "field": answer.field,
+        "reason": answer.reason,
+        "retry_after_s": answer.retry_after_s,
+    }
+
+
+_CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
+
+
+def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
+    """The answer to a code that the registry refuses."""
+    match error.code():
+        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
+            return Refused(404, "code_unknown")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return Refused(409, _CODES.get(_reason_of(error), "device_ended"))
+        case _:
+            return error
+
+
+def _reason_of(error: grpc.aio.AioRpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has the parts of a call that this reads
+    found = status is not None and any(detail.Unpack(info) for detail in status.details)
+    return info.reason if found else ""

@@ -1,0 +1,224 @@
+"""Her app in a real browser, as on a telephone, on a real mesh: connect, report, be warned, answer, panic, without a network.
+
+`make test-browser` runs it; it needs Chromium and Node.js. With TANDEM_SHOTS it saves its pictures in that folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.field.phone import PushService
+from tests.support.field.scene import Scene, scene_on, until
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    # A closed browser leaves warnings.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+ROOT = HERE.parents[1]
+HOME = {"latitude": 37.6360, "longitude": 127.2165, "accuracy": 12}
+SENT = "#state[data-sent]:not([data-sent='0'])"
+
+
+class Seen:
+    """The scene, and a browser with her phone (`hers`, in Korean) and another person's (`other`, in English)."""
+
+    def __init__(self, scene: Scene, seen: Browser) -> None:
+        self.scene, self.browser = scene, seen
+
+    async def open(self, page: str, language: str, **more: Any) -> None:
+        await self.browser("phone", page=page, url=self.scene.url, language=language, **more)
+        await self.browser("wait", page=page, selector="#enrol:not([hidden])")
+
+    async def connect(self, page: str, device_id: str) -> None:
+        await self.browser("fill", page=page, selector="#code", value=await self.scene.code(device_id))
+        await self.browser("click", page=page, selector="#enrol-form button")
+        await self.browser("wait", page=page, selector="#main:not([hidden])")
+
+    async def shot(self, page: str, name: str) -> None:
+        if folder := os.environ.get("TANDEM_SHOTS"):
+            await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
+
+    async def clean(self, page: str) -> None:
+        found = [fault for fault in await self.browser("axe", page=page) if fault["impact"] in ("serious", "critical")]
+        assert found == []
+        wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not await self.browser("eval", page=page, expression=wide)
+
+    async def waiting(self, page: str) -> int:
+        expression = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
+            const r = o.result.transaction("reports").objectStore("reports").count();
+            r.onsuccess = () => { o.result.close(); done(r.result); }; }; })"""
+        return int(await self.browser("eval", page=page, expression=expression))
+
+
+@pytest.fixture(scope="module")
+def push_service() -> PushService:
+    return PushService()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
+    assert CHROMIUM, "needs Chromium"
+    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+    settings = {"TANDEM_PUSH_SERVICES": push_service.origin}
+    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings=settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def seen(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Seen]:
+    async with scene_on(mesh, push_service) as scene, browser() as opened:
+        yield Seen(scene, opened)
+
+
+async def test_she_connects_her_phone_and_it_reports(seen: Seen) -> None:
+    await seen.open("hers", "ko", at=HOME)
+    await seen.clean("hers")
+    await seen.browser("fill", page="hers", selector="#code", value="AAAA-AAAA-AAAA")
+    await seen.browser("click", page="hers", selector="#enrol-form button")
+    await until(
+        lambda: seen.browser("eval", page="hers", expression="document.querySelector('#enrol-said').textContent")
+    )
+    assert await seen.browser("text", page="hers", selector="#enrol-said") == [
+        "등록되지 않은 번호입니다. 번호를 다시 확인하십시오."
+    ]
+    await seen.shot("hers", "her-app-connect-ko")
+    await seen.connect("hers", seen.scene.hers)
+    await seen.browser("wait", page="hers", selector=SENT)
+    await seen.clean("hers")
+    assert await seen.browser("eval", page="hers", expression="document.title") == "오늘"
+    await seen.shot("hers", "her-app-ko")
+
+
+async def test_a_refused_location_is_said_of_her_phone_and_notices_still_come(seen: Seen) -> None:
+    await seen.open("other", "en")
+    await seen.connect("other", seen.scene.others)
+    await seen.browser("wait", page="other", selector="#health li")
+    [health] = await seen.browser("text", page="other", selector="#health")
+    assert "Location is off for this app" in health or "can't find its position" in health
+    await seen.clean("other")
+
+
+async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_content(seen: Seen) -> None:
+    await seen.scene.stage.warn()
+    await seen.browser("wait", page="hers", selector="#notices li.newest")
+    [text] = await seen.browser("text", page="hers", selector="#notices li.newest p")
+    assert "2 km" in text
+    await seen.clean("hers")
+    await seen.shot("hers", "her-app-notice-ko")
+    [notice_id] = await seen.browser(
+        "eval", page="hers", expression="[...document.querySelectorAll('#notices li')].map(e => e.dataset.notice)"
+    )
+
+    async def displayed() -> bool:
+        return bool(seen.scene.stored(notice_id)[1])
+
+    await until(displayed)
+    await seen.browser("push", page="hers", data=json.dumps({"v": 1}))
+    shown = (
+        "navigator.serviceWorker.ready.then(r => r.getNotifications()).then(n => n.map(e => e.title + e.body).join())"
+    )
+    assert await until(lambda: seen.browser("eval", page="hers", expression=shown)) == "새 소식"
+    assert await seen.browser("text", page="other", selector="#notices li") == []
+
+    # Each answer does the same thing at once.
+    await seen.browser("click", page="hers", selector=".answers button:nth-child(2)")
+    assert await seen.browser("text", page="hers", selector=".answers") == ["확인되었습니다."]
+
+    async def answered() -> bool:
+        return bool(seen.scene.stored(notice_id)[2])
+
+    await until(answered)
+
+
+async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same(seen: Seen) -> None:
+    await seen.browser("offline", page="hers", offline=True)
+    for step in range(1, 4):
+        await seen.browser("locate", page="hers", at=HOME | {"latitude": 37.6360 + step / 10_000})
+        await seen.browser("eval", page="hers", expression="void document.dispatchEvent(new Event('visibilitychange'))")
+
+        async def kept(least: int = step) -> bool:
+            return await seen.waiting("hers") >= least
+
+        await until(kept)
+    assert "통신이 되지 않아" in (await seen.browser("text", page="hers", selector="#health"))[0]
+    await seen.browser("eval", page="hers", expression="void location.reload()")
+    await seen.browser("wait", page="hers", selector="#main:not([hidden])")
+    assert await seen.waiting("hers") >= 3
+    await seen.browser("offline", page="hers", offline=False)
+
+    async def sent() -> bool:
+        return await seen.waiting("hers") == 0
+
+    await until(sent)
+    await seen.browser("wait", page="hers", selector=SENT)
+
+
+async def test_a_silent_panic_changes_nothing_on_the_screen_and_reaches_both_legs(seen: Seen) -> None:
+    body = "document.querySelector('main').innerText"
+    before = await seen.browser("eval", page="hers", expression=body)
+    for _ in range(5):
+        await seen.browser("click", page="hers", selector="#title")
+    assert await seen.browser("eval", page="hers", expression=body) == before
+
+    await until(seen.scene.offered_at_both)
+
+
+async def test_the_visible_panic_is_asked_for_twice_and_says_that_it_arrived(seen: Seen) -> None:
+    await seen.browser("click", page="other", selector="#panic")
+    await seen.browser("click", page="other", selector="#panic-no")
+    await seen.browser("click", page="other", selector="#panic")
+    await seen.browser("click", page="other", selector="#panic-yes")
+
+    async def said() -> bool:
+        return "has arrived" in (await seen.browser("text", page="other", selector="#panic-said"))[0]
+
+    await until(said)
+    await seen.shot("other", "her-app-panic-en")
+
+
+async def test_another_phone_for_the_device_ends_the_first(seen: Seen) -> None:
+    await seen.open("second", "en", at=HOME)
+    await seen.connect("second", seen.scene.others)
+    await seen.browser("wait", page="other", selector="#ended:not([hidden])")
+    await seen.clean("other")
+
+
+async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: Seen) -> None:
+    cached = """caches.keys().then(async names => (await Promise.all(names.map(async name =>
+        (await (await caches.open(name)).keys()).map(request => new URL(request.url).pathname)))).flat())"""
+    paths = await seen.browser("eval", page="hers", expression=cached)
+    assert paths and not [path for path in paths if path.startswith("/api")]
+    assert await seen.browser("eval", page="hers", expression="document.cookie") == ""
+    assert await seen.browser("eval", page="hers", expression="localStorage.length + sessionStorage.length") == 0
+    with closing(sqlite3.connect(seen.scene.mesh.folder / "data" / "field" / "field.sqlite3")) as database:
+        assert "protected person" not in str(database.execute("SELECT * FROM push_addresses").fetchall()).lower()
+
+
+async def test_the_quick_exit_leaves_no_way_back_and_nothing_else_is_fetched(seen: Seen) -> None:
+    found = await seen.browser("seen")
+    assert found["origins"] == [seen.scene.url] and not [fault for fault in found["faults"] if "Error" in fault]
+    await seen.browser("offline", page="second", offline=True)
+    await seen.browser("click", page="second", selector="#exit")
+
+    async def left() -> bool:
+        # What takes the app's place can't be loaded here; the app's own page is gone at any rate.
+        address = await seen.browser("eval", page="second", expression="location.href + document.body.innerText")
+        return "Today" not in address
+
+    await until(left)
+    await asyncio.sleep(0)

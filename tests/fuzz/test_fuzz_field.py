@@ -1,0 +1,87 @@
+"""Fuzz tests of what a phone sends to field: reports, push addresses, proofs and cookies, which must be accepted or refused in words.
+
+`make fuzz` runs them for minutes, `make test` runs the same few examples each time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.common.rpc.errors import InvalidField
+from services.field.domain import reports
+from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint
+from services.field.phones import proof
+from services.field.phones.sessions import PhoneCookies
+from services.ingest.endpoints import osmand
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+"""Duration for all targets together, seconds. If 0, the default, each target gets one round of the same two hundred examples."""
+COOKIES = PhoneCookies([bytes(range(32))])
+HOSTS = st.sampled_from(
+    ["fcm.googleapis.com", "x.push.apple.com", "10.0.0.1", "[::1]", "evil.example", "localhost", "0x7f.1"]
+)
+PIECES = st.sampled_from(["https://", "http://", "//", "@", ":", "443", "/", "\\", "#", "?", "\t", "%2f", ".", "경"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ("id", "at_ms", "lat", "lon", "accuracy", "alarm")
+REPORT = st.dictionaries(
+    st.sampled_from(FIELDS), JSON | st.just("panic") | st.floats(-200, 200) | st.integers(0, 1 << 60)
+)
+
+
+def fuzzed(check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+    """Runs a check on many examples, for its share of SECONDS."""
+    run = settings(
+        max_examples=200, deadline=None, derandomize=not SECONDS, database=None, suppress_health_check=list(HealthCheck)
+    )(given(*strategies)(check))
+    until_s = time.monotonic() + SECONDS / 4
+    cast(Callable[[], None], run)()
+    while time.monotonic() < until_s:
+        cast(Callable[[], None], run)()
+
+
+def test_reports_are_read_or_refused_with_the_field() -> None:
+    def check(content: Any) -> None:
+        try:
+            parsed = reports.parse(content)
+        except InvalidField as error:
+            assert error.field.startswith("reports")
+            return
+        for report in parsed:
+            form = report.form("phone-1")
+            assert osmand.parse(form, 1_795_603_655_000).device_id == "phone-1"
+
+    fuzzed(check, JSON | st.fixed_dictionaries({"reports": st.lists(REPORT, max_size=3) | JSON}))
+
+
+def test_no_address_but_a_known_push_services_is_called() -> None:
+    def check(pieces: list[str]) -> None:
+        try:
+            endpoint = check_endpoint("".join(pieces), DEFAULT_PUSH_SERVICES)
+        except InvalidField:
+            return
+        host = urlsplit(endpoint).hostname or ""
+        assert host == "fcm.googleapis.com" or host.endswith(".push.apple.com")
+        assert endpoint.startswith("https://") and "\\" not in urlsplit(endpoint).netloc
+
+    fuzzed(check, st.lists(PIECES | HOSTS | st.text(max_size=3), max_size=8))
+
+
+def test_made_up_proofs_and_cookies_open_nothing() -> None:
+    def check(header: str, key: str, cookie: str) -> None:
+        assert not proof.is_valid(header, key, b"signed")
+        at_ms = proof.time_of(header)
+        assert at_ms is None or 0 <= at_ms < 10**15
+        assert COOKIES.open(cookie) is None
+
+    fuzzed(check, st.text(max_size=120), st.text(max_size=100), st.text(max_size=200))

@@ -1,0 +1,283 @@
+"""Her phone on a whole mesh: enrolled by a code, reporting, warned by push, answering, and shut out where it has no right.
+
+Everything runs on one mesh, with the demo's people; her phone is a second device of the protected person.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from services.cli.simulate.actors import DESKS
+from services.cli.stack import mesh as meshes
+from services.common.messaging import flow
+from services.common.rpc.gatekeeper import allowed_roles
+from services.common.rpc.identity import FIELD
+from services.field.guard import CODE_BURST
+from services.field.push.messages import BODY
+from tandem.common.v1 import access_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.common.methods import methods
+from tests.support.field.phone import PushService, phone, position
+from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def push_service() -> PushService:
+    return PushService()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
+    settings = {"TANDEM_PUSH_SERVICES": f"fcm.googleapis.com,{push_service.origin}"}
+    with running_mesh(tmp_path_factory.mktemp("field") / "mesh", settings=settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Scene]:
+    async with scene_on(mesh, push_service) as made:
+        yield made
+
+
+async def test_a_code_works_once_for_one_phone_and_each_refusal_is_stated(scene: Scene) -> None:
+    async with phone(scene.url) as first, phone(scene.url) as second:
+        assert (await first.notices()).content["error"] == "not_enrolled"
+        code = await scene.code(scene.others)
+        typed = code.replace("-", " ").lower()
+        answer = await first.enrol(typed)
+        assert answer.status == 200 and answer.content == {"enrolled": True, "interval_s": 15}
+        cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and scene.others not in cookie
+        assert (await second.enrol(code))[:2] == (409, {"error": "code_used"})
+        for foreign in ("AAAA-AAAA-AAAA", "", "\ud800", "x" * 5_000):
+            assert (await second.enrol(foreign))[:2] == (404, {"error": "code_unknown"})
+        replaced, newer = await scene.code(scene.others), await scene.code(scene.others)
+        assert (await second.enrol(replaced))[:2] == (409, {"error": "code_used"})
+        # The newer phone of a device ends the older.
+        assert (await first.notices()).status == 200
+        assert (await second.enrol(newer)).status == 200
+
+        async def ended() -> bool:
+            return bool((await first.report(position(1, 37.6, 127.2))).content.get("error") == "ended")
+
+        await until(ended)
+        assert (await first.notices())[:2] == (401, {"error": "ended"})
+    printed = tandem("enrol", scene.others, "--dir", str(scene.mesh.folder))
+    assert printed.returncode == 0 and printed.stdout.endswith(f"at {scene.url}\n")
+    tag = tandem("enrol", scene.stage.plan.id("tag"), "--dir", str(scene.mesh.folder))
+    assert tag.returncode == 2 and "belongs to the other agency" in tag.stderr
+
+
+async def test_a_copied_cookie_is_worth_nothing_without_the_phone(scene: Scene) -> None:
+    async with scene.enrolled(scene.others) as owner, phone(scene.url) as thief:
+        thief.take_cookie(owner.cookie())
+        assert (await thief.notices())[:2] == (401, {"error": "no_proof"})
+        assert (await thief.report(position(1, 37.6, 127.2)))[:2] == (401, {"error": "no_proof"})
+        # A proof is of one request, and of its time.
+        proof = owner.proof("GET", "/api/push", b"")
+        assert (await owner.ask("GET", "/api/notices", **{"X-Proof": proof})).content["error"] == "no_proof"
+        owner.ahead_ms = 600_000
+        late = await owner.notices()
+        assert late.status == 401 and late.content["error"] == "clock" and late.content["now_ms"] > 0
+        owner.ahead_ms = 0
+        other_site = await owner.ask("POST", "/api/leave", {}, Origin="https://elsewhere.example")
+        assert other_site[:2] == (403, {"error": "other_site"})
+        assert (await owner.ask("POST", "/api/leave", {})).status == 200
+        assert (await owner.notices()).content["error"] == "not_enrolled"
+
+
+async def test_reports_are_stored_once_and_what_is_wrong_is_said_for_each(scene: Scene) -> None:
+    async with scene.enrolled(scene.others) as hers:
+
+        async def is_known() -> bool:  # ingest learns of a new token by the log of devices
+            answer = await hers.report(position(0, 37.6, 127.2))
+            return bool(answer.content["results"][0]["outcome"] == "stored")
+
+        await until(is_known)
+        good = position(1, 37.6, 127.2)
+        wild, vague = position(2, 37.6, 127.2, at_ms=good["at_ms"] + 3_600_000), position(3, 37.6, 127.2, accuracy=5e5)
+        answer = await hers.report(good, good | {"id": "r4"}, wild, vague)
+        results = {result["id"]: result for result in answer.content["results"]}
+        assert results["r1"]["outcome"] == results["r4"]["outcome"] == "stored"
+        assert results["r2"]["outcome"] == "refused" and results["r2"]["reason"]
+        assert results["r3"]["outcome"] == "refused" and results["r3"]["field"]
+        for bad in ({"lat": 91}, {"lat": None}, {"lon": "x"}, {"at_ms": 1.5}, {"id": "a b"}, {"alarm": "fire"}):
+            refused = await hers.report(good, good | {"id": "r5"} | bad)
+            assert refused.status == 400 and refused.content["field"].startswith("reports[1].")
+        assert (await hers.ask("POST", "/api/reports", {"reports": []})).status == 400
+        assert (await hers.ask("POST", "/api/reports", {"reports": [good] * 51})).status == 400
+        assert (await hers.ask("POST", "/api/reports", [1])).status == 400
+
+
+async def test_a_push_address_in_the_own_network_or_of_nobody_known_is_refused(scene: Scene) -> None:
+    keys = scene.push.address
+    async with scene.enrolled(scene.others) as hers:
+        for endpoint in (
+            "https://127.0.0.1/x",
+            "https://localhost/x",
+            "http://fcm.googleapis.com/x",
+            "https://fcm.googleapis.com:8443/x",
+            "https://fcm.googleapis.com@10.0.0.1/x",
+            "https://10.0.0.1/x",
+            "https://[::1]/x",
+            "https://evil.example/x",
+            "https://fcm.googleapis.com.evil.example/x",
+            "http://127.0.0.1:7401/x",
+            "https://[::1",
+            "",
+        ):
+            answer = await hers.ask("POST", "/api/push", keys | {"endpoint": endpoint})
+            assert answer.status == 400 and answer.content["field"] == "endpoint", endpoint
+        for name in ("p256dh", "auth"):
+            answer = await hers.ask("POST", "/api/push", keys | {name: "AAAA"})
+            assert answer.status == 400 and answer.content["field"] == name
+
+
+async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scene: Scene) -> None:
+    async with scene.enrolled(scene.hers) as hers, scene.enrolled(scene.others) as other:
+        assert len((await hers.ask("GET", "/api/push")).content["key"]) == 87
+        assert (await hers.ask("POST", "/api/push", scene.push.address)).status == 200
+        before = (await hers.notices()).content
+        assert before["notices"] == [] and not before["away"]
+        waiting = asyncio.create_task(hers.notices(before["digest"], wait=True))
+        await scene.stage.warn()
+        content = (await waiting).content
+
+        async def pushed() -> bool:
+            return bool(scene.push.messages)
+
+        await until(pushed)
+        headers, body = scene.push.messages[0]
+        assert (
+            body == BODY
+            and headers["Authorization"].startswith("vapid ")
+            and headers["Content-Encoding"] == "aes128gcm"
+        )
+        [notice] = content["notices"]
+        assert "within 2 km" in notice["text"] and notice["language"] == "en" and not notice["is_over"]
+
+        # Receipts: of this phone alone, the first counts, and each answer looks the same.
+        receipt = {"notice": notice["id"], "kind": "displayed"}
+        foreign = await other.ask("POST", "/api/receipts", receipt)
+        assert foreign[:2] == (404, {"error": "not_found"})
+        assert (await other.notices()).content["notices"] == []
+        answers = [await hers.ask("POST", "/api/receipts", receipt)]
+        displayed_ms = scene.stored(notice["id"])[1]
+        answers.append(await hers.ask("POST", "/api/receipts", receipt))
+        assert displayed_ms and scene.stored(notice["id"])[1] == displayed_ms
+        for choice in (1, DURESS_CHOICE, 3, DURESS_CHOICE):
+            answers.append(await hers.ask("POST", "/api/receipts", receipt | {"kind": "answered", "choice": choice}))
+        assert {(answer.status, str(answer.content), answer.headers["Content-Length"]) for answer in answers} == {
+            (200, "{}", "2")
+        }
+        for bad in ({"kind": "seen"}, {"choice": 9}, {"choice": "1"}, {"notice": "a b"}, {"kind": "answered"}):
+            assert (await hers.ask("POST", "/api/receipts", receipt | bad)).status == 400
+
+        async def duress_at_the_police() -> bool:
+            answer = await scene.clients.dispatch["police"].ListIncidents(
+                dispatch_pb2.ListIncidentsRequest(), metadata=scene.clients.identity(DESKS["police"])
+            )
+            return any("DURESS" in str(incident) for incident in answer.incidents)
+
+        await until(duress_at_the_police)
+
+
+async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(scene: Scene) -> None:
+    async with scene.enrolled(scene.hers) as hers:
+        assert (await hers.ask("POST", "/api/push", scene.push.address)).status == 200
+        scene.push.status, sent = 410, len(scene.push.messages)
+
+        async def panicked() -> bool:
+            panic = {"id": "p1", "at_ms": position(0, 0, 0)["at_ms"], "alarm": "panic"}
+            answer = await hers.report(position(1, 37.636, 127.2165), panic)
+            assert [result["id"] for result in answer.content["results"]] == ["p1", "r1"]
+            return bool(answer.content["results"][0]["outcome"] == "stored")
+
+        await until(panicked)
+
+        await until(scene.offered_at_both)
+
+        async def forgotten() -> bool:
+            path = scene.mesh.folder / "data" / "field" / "field.sqlite3"
+            with closing(sqlite3.connect(path, timeout=10)) as database:
+                return (
+                    len(scene.push.messages) > sent and not database.execute("SELECT * FROM push_addresses").fetchall()
+                )
+
+        await until(forgotten)
+
+
+ALLOWED = {"Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt"}
+"""The only methods that field may call."""
+
+
+async def test_field_may_call_five_methods_and_no_stream_of_the_log(scene: Scene) -> None:
+    assert "field" not in flow.USERS
+    tried: dict[str, set[grpc.StatusCode]] = {}
+    now = scene.mesh.now
+    async with AsyncExitStack() as stack:
+        channels = {name: await stack.enter_async_context(meshes.channel(now, name)) for name in now.addresses}
+        for method in methods():
+            service = method.containing_service.full_name
+            part = service.split(".")[1]
+            for name in (name for name in channels if name.startswith(part)):
+                path = f"/{service}/{method.name}"
+                kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+                made = getattr(channels[name], kind)(path)
+                code = await _code_of(made, method.client_streaming, scene.clients.identity(FIELD))
+                if code is not grpc.StatusCode.UNIMPLEMENTED:
+                    tried.setdefault(method.name, set()).add(code)
+                if method.name not in ALLOWED:
+                    assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED), (path, code)
+                    assert access_pb2.ROLE_FIELD not in allowed_roles(path)
+    assert len(tried) > 60
+    for name in ALLOWED - {"Enrol", "FindPhone"}:  # of the warning leg alone
+        assert grpc.StatusCode.PERMISSION_DENIED in tried[name]
+    for name in ALLOWED:
+        assert tried[name] - {grpc.StatusCode.PERMISSION_DENIED}
+
+
+async def _code_of(method: Any, client_streams: bool, metadata: Any) -> grpc.StatusCode:
+    # A stream of requests stays open, since its end may cross the refusal on the way.
+    made = method(metadata=metadata, timeout=5.0) if client_streams else method(b"", metadata=metadata, timeout=5.0)
+    try:
+        if hasattr(made, "read"):
+            await made.read()
+            made.cancel()
+        else:
+            await made
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_every_answer_has_a_strict_policy_and_none_of_the_api_is_cached(scene: Scene) -> None:
+    async with phone(scene.url) as client:
+        for path in ("/static/en.json", "/manifest.webmanifest", "/static/icon.svg"):
+            async with client._session.get(scene.url + path) as answer:
+                assert answer.status == 200, path
+                assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        for path in ("/static/..%2fsettings.py", "/static/../settings.py", "/static/x.json", "/api/nothing"):
+            async with client._session.get(scene.url + path) as answer:
+                assert answer.status == 404, path
+        headers = (await client.notices()).headers
+        assert headers["Cache-Control"] == "no-store" and headers["Server"] == "app"
+        assert "'unsafe" not in headers["Content-Security-Policy"]
+
+
+async def test_codes_cannot_be_guessed_at_speed(scene: Scene) -> None:
+    async with phone(scene.url) as client:
+        answers = [await client.enrol("AAAA-AAAA-AAAA") for _ in range(CODE_BURST + 1)]
+        assert answers[-1].status == 429 and int(answers[-1].headers["Retry-After"]) > 0

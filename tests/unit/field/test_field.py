@@ -1,0 +1,228 @@
+"""Decisions of field: push addresses, rate limits, reports, the phone's proof and cookie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from pydantic import ValidationError
+
+from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.field.domain import reports
+from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
+from services.field.domain.rate_limit import RequestLimit
+from services.field.phones import proof
+from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
+from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
+from services.field.settings import FieldSettings
+from tests.support.common.ports import free_port
+from tests.support.field.phone import Point, PushService, Raw, base64url
+
+SESSION = PhoneSession("phone-1", "person-1", "token", "key")
+FRONTEND = Path(__file__).parents[3] / "services" / "field" / "frontend"
+GOOD = {"id": "r1", "at_ms": 1_795_603_655_000, "lat": 37.5, "lon": 127.0, "accuracy": 12}
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://fcm.googleapis.com/fcm/send/x",
+        "https://web.push.apple.com/x",
+        "https://db5p.notify.windows.com:443/w/?token=x",
+    ],
+)
+def test_known_push_services_are_accepted(endpoint: str) -> None:
+    assert check_endpoint(endpoint, DEFAULT_PUSH_SERVICES) == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://fcm.googleapis.com/x",
+        "https://push.apple.com/x",
+        "https://evilpush.apple.com.example/x",
+        "https://fcm.googleapis.com:22/x",
+        "https://user@fcm.googleapis.com/x",
+        "https://fcm.googleapis.com\\@10.0.0.1/x",
+        "https://169.254.169.254/latest",
+        "https://fcm.googleapis.com/\nx",
+        "https://fcm.googleapis.com:x/",
+        "ftp://fcm.googleapis.com/x",
+        "https://fcm.googleapis.com/" + "x" * 2_000,
+        "",
+    ],
+)
+def test_other_addresses_are_refused(endpoint: str) -> None:
+    with pytest.raises(InvalidField):
+        check_endpoint(endpoint, DEFAULT_PUSH_SERVICES)
+
+
+def test_only_public_addresses_are_called() -> None:
+    assert all(map(is_public, ("142.250.76.1", "2404:6800:4004::1")))
+    for private in ("10.1.2.3", "127.0.0.1", "169.254.169.254", "192.168.0.1", "100.64.0.1", "::1", "fe80::1%eth0"):
+        assert not is_public(private)
+    for mapped in ("::ffff:10.0.0.1", "fc00::1", "0.0.0.1", "224.0.0.1", "ff02::1"):
+        assert not is_public(mapped)
+
+
+async def test_a_name_that_leads_into_the_own_network_is_not_called() -> None:
+    resolver = PublicResolver()
+    with pytest.raises(OSError, match="no public address"):
+        await resolver.resolve("localhost", 443)
+    await resolver.close()
+
+
+async def test_a_push_service_that_is_away_is_tried_later_and_a_bad_key_never(tmp_path: Path) -> None:
+    key, service = PushKey(tmp_path / "push.pem", "mailto:duty@police.example"), PushService()
+    assert PushKey(tmp_path / "push.pem", "mailto:duty@police.example").public == key.public
+    away = f"http://127.0.0.1:{free_port()}"
+    keys = service.address
+    async with aiohttp.ClientSession() as session:
+        client = PushClient(session, key, (away,))
+        address = parse_address("d", f"{away}/x", keys["p256dh"], auth=keys["auth"], services=(away,))
+        assert await client.send(address, 60) is PushOutcome.LATER
+        narrowed = PushClient(session, key, DEFAULT_PUSH_SERVICES)
+        assert await narrowed.send(address, 60) is PushOutcome.REFUSED
+        redirecting = PushService()
+        redirecting.status = 307
+        async with redirecting.serving():
+            moved = parse_address(
+                "d", redirecting.address["endpoint"], redirecting.address["p256dh"],
+                auth=redirecting.address["auth"], services=(redirecting.origin,),
+            )  # fmt: skip
+            assert await PushClient(session, key, (redirecting.origin,)).send(moved, 60) is PushOutcome.REFUSED
+            assert len(redirecting.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(201, "sent"), (404, "gone"), (410, "gone"), (400, "refused"), (413, "refused"), (429, "later"), (503, "later")],
+)
+def test_what_a_push_service_says_is_understood(status: int, outcome: str) -> None:
+    assert outcome_of(status).value == outcome
+
+
+def test_requests_beyond_the_rate_wait_and_keys_dont_share_it() -> None:
+    limit = RequestLimit(1.0, 3)
+    assert [limit.wait_s("a", 100.0) for _ in range(4)] == [0, 0, 0, 1.0]
+    assert limit.wait_s("b", 100.0) == 0 and limit.wait_s("a", 101.0) == 0
+    full = RequestLimit(1.0, 3, max_keys=2)
+    assert [full.wait_s(key, 0.0) for key in ("a", "b")] == [0, 0]
+    assert full.wait_s("c", 0.0) > 0 and full.wait_s("a", 0.0) == 0 and full.wait_s("c", 10.0) == 0
+
+
+def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
+    parsed = reports.parse({"reports": [GOOD, {"id": "p", "at_ms": 5, "alarm": "panic"}]})
+    assert [report.report_id for report in parsed] == ["p", "r1"] and parsed[0].is_panic
+    assert parsed[0].form("d") == {"id": "d", "timestamp": "5", "alarm": "sos"}
+    assert parsed[1].form("d") == parsed[1].form("d")
+    assert parsed[1].form("d")["lat"] == "37.5" and "alarm" not in parsed[1].form("d")
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (None, "reports"),
+        ([], "reports"),
+        ({"reports": {}}, "reports"),
+        ({"reports": [GOOD] * 51}, "reports"),
+        ({"reports": [1]}, "reports[0]"),
+        ({"reports": [GOOD | {"lat": float("nan")}]}, "reports[0].lat"),
+        ({"reports": [GOOD | {"lon": True}]}, "reports[0].lon"),
+        ({"reports": [GOOD | {"at_ms": -1}]}, "reports[0].at_ms"),
+        ({"reports": [GOOD | {"at_ms": 1 << 60}]}, "reports[0].at_ms"),
+        ({"reports": [GOOD | {"id": ["x"]}]}, "reports[0].id"),
+        ({"reports": [GOOD | {"alarm": ["panic"]}]}, "reports[0].alarm"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_named(content: Any, field: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        reports.parse(content)
+    assert refused.value.field == field
+
+
+def test_the_interval_is_the_smallest_that_is_asked_within_the_apps_bounds() -> None:
+    def every(interval_s: int) -> dict[str, Any]:
+        return {"instruction": {"report_every": {"interval_s": interval_s, "for_s": 60}}}
+
+    assert reports.interval_s([]) is None
+    assert reports.interval_s([every(60), every(10), {"instruction": {"vibrate": {}}}]) == 10
+    assert reports.interval_s([every(1)]) == 5 and reports.interval_s([every(3_600)]) == 300
+    assert reports.wants_position_now([{"instruction": {"locate_now": {}}}]) and not reports.wants_position_now(
+        [every(9)]
+    )
+
+
+def test_a_proof_is_of_one_key_one_request_and_one_time() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = PushService().address["p256dh"]
+    signed = proof.statement("POST", "/api/reports", 5, body=b"{}")
+    r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(hashes.SHA256())))
+    header = f"5.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+    own = base64url(key.public_key().public_bytes(Raw, Point))
+    assert proof.is_valid(header, own, signed) and proof.time_of(header) == 5
+    assert not proof.is_valid(header, public, signed)
+    assert not proof.is_valid(header, own, proof.statement("POST", "/api/reports", 5, body=b"{ }"))
+    for bad in ("", "5", "5.", "5.AAAA", "5.!!", f"{header}A"):
+        assert not proof.is_valid(bad, own, signed)
+    assert proof.time_of("x.y") is None and proof.time_of("²") is None
+    for point in ("", "AAAA", base64url(b"\4" + bytes(64))):
+        with pytest.raises(InvalidField):
+            proof.public_key(point)
+
+
+def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
+    keys = open_keys(tmp_path / "cookies.key")
+    sealed = PhoneCookies(keys).seal(SESSION)
+    assert PhoneCookies(open_keys(tmp_path / "cookies.key")).open(sealed) == SESSION
+    newer = PhoneCookies((*keys, bytes(32)))
+    assert newer.open(sealed) == SESSION and PhoneCookies(keys).open(newer.seal(SESSION)) is None
+    for bad in ("", "x", sealed[:-4], "²"):
+        assert PhoneCookies(keys).open(bad) is None
+    assert "person-1" not in sealed
+    (tmp_path / "short").write_text("ab")
+    with pytest.raises(FailedPrecondition, match="64 hex digits"):
+        open_keys(tmp_path / "short")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"public_origins": "app.example"}, "TANDEM_PUBLIC_ORIGINS"),
+        ({"push_services": "https://x/"}, "TANDEM_PUSH_SERVICES"),
+        ({"push_contact": "nobody"}, "TANDEM_PUSH_CONTACT"),
+        ({"ingest_phones": "http://10.0.0.1:7432"}, "isn't loopback"),
+        ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
+        ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
+        ({"registry": "dns:///registry:7401"}, "TANDEM_REGISTRY"),
+    ],
+)
+def test_wrong_settings_are_refused_at_the_start(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        FieldSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None:
+    texts = {name: json.loads((FRONTEND / "public" / f"{name}.json").read_text()) for name in ("ko", "en")}
+    assert texts["ko"].keys() == texts["en"].keys()
+    assert all(text.strip() for by_name in texts.values() for text in by_name.values())
+    used = {name for name in texts["en"] if name in (FRONTEND / "src" / "app.ts").read_text()}
+    used |= {name for name in texts["en"] if f'"{name}"' in (FRONTEND / "public" / "index.html").read_text()}
+    composed = {name for name in texts["en"] if name.startswith(("answer_", "refused_", "location_", "panic_"))}
+    assert texts["en"].keys() == used | composed
+
+
+def test_the_app_can_be_installed_and_says_nothing_by_its_name() -> None:
+    manifest = json.loads((FRONTEND / "public" / "manifest.webmanifest").read_text())
+    assert manifest["display"] == "standalone" and manifest["start_url"] == manifest["scope"] == "/"
+    sizes = {icon["sizes"] for icon in manifest["icons"]}
+    assert {"192x192", "512x512"} <= sizes
+    for icon in manifest["icons"]:
+        assert (FRONTEND / "public" / Path(icon["src"]).name).exists()
+    assert manifest["name"] == manifest["short_name"] == "오늘"
