@@ -32,7 +32,7 @@ const provider = new Provider(`https://localhost:${port}`, {
   ttl: { IdToken: (ctx, token, client) => (client.clientId === "without-refresh" ? 30 : 3600), RefreshToken: 43200 },
   issueRefreshToken: async (ctx, client) => client.grantTypeAllowed("refresh_token"),
   rotateRefreshToken: true,
-  findAccount: async (ctx, id) => accounts.has(id) && { accountId: id, claims: async () => ({ sub: id, ...accounts.get(id) }) },
+  findAccount: async (ctx, id) => (accounts.has(id) ? { accountId: id, claims: async () => ({ sub: id, ...accounts.get(id) }) } : undefined),
   // The agency's own client needs no consent of its officers.
   loadExistingGrant: async (ctx) => {
     const grant = new ctx.oidc.provider.Grant({ clientId: ctx.oidc.client.clientId, accountId: ctx.oidc.session.accountId });

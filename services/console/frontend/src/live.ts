@@ -395,7 +395,12 @@ function connect(): void {
     isOpen = false;
     showConnection();
     // The browser reconnects by itself and names its last message, unless the request was refused: the session may have ended.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
+    if (source.readyState !== EventSource.CLOSED) return;
+    setTimeout(connect, RECONNECT_MS);
+    // Without a session the home page redirects to the sign-in page, which says why the session ended.
+    fetch("/", { headers: { Accept: "text/html" }, redirect: "manual" })
+      .then((home) => home.type === "opaqueredirect" && location.assign("/"))
+      .catch(() => undefined);
   };
 }
 
