@@ -323,7 +323,15 @@ function receiveReviews(received: Reviews | null): void {
 
 // ── alerts ──
 
-const ticker = new Ticker(words, `${page.role} ${page.name}`, (incident) => rows.incidents.has(incident) && choose(incident));
+const ticker = new Ticker(words, `${page.role} ${page.name}`, (incident) => rows.incidents.has(incident) && choose(incident), subjectName);
+
+/** What an alert is about: an alert names a place by its own id, without the order. */
+function subjectName(alert: Alert): string {
+  if (!alert.target) return text("wearer");
+  const known = (rows.incidents.get(alert.incident)?.legs["police"] ?? []).map((to) => to.subject);
+  if (known.some((subject) => subject.endsWith(`/${alert.target}`))) return text("place");
+  return text(known.includes(alert.target) ? "protected" : "order");
+}
 
 // ── the connection ──
 

@@ -27,6 +27,7 @@ export class Ticker {
     private readonly words: Words,
     user: string,
     private readonly choose: (incident: string) => void,
+    private readonly nameOf: (alert: Alert) => string,
   ) {
     this.#count = new NoticeCount(words, user);
   }
@@ -52,8 +53,7 @@ export class Ticker {
     if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
     if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, words.say("exercise")));
     if (alert.incident) {
-      const kind = alert.target.includes("/") ? "place" : alert.target ? "protected" : "wearer";
-      const button = make("button", { type: "button", class: "plain" }, words.say(kind));
+      const button = make("button", { type: "button", class: "plain" }, this.nameOf(alert));
       button.addEventListener("click", () => this.choose(alert.incident));
       item.append(" ", button);
     }
