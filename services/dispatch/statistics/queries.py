@@ -213,8 +213,8 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
     agencies = [leg for leg in Leg if leg.policy.has_units]
     located = own.policy.may_locate_person
     return PeriodCounts(
-        incidents=connection.scalar(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}) or 0,
-        behind=connection.scalar(_BEHIND, {"most": MAX_BEHIND}) or 0,
+        incidents=connection.execute(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}).scalar_one(),
+        behind=connection.execute(_BEHIND, {"most": MAX_BEHIND}).scalar_one(),
         took=MappingProxyType(took),
         intervals=intervals,
         outcomes={
