@@ -41,6 +41,9 @@ _INTERVAL = sa.text(
 _OUTCOMES = sa.text(
     f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
 )
+_INCIDENTS = sa.text(
+    "SELECT count(*) FROM incidents WHERE exercise = 0 AND opened_ms >= :from_ms AND opened_ms < :until_ms"
+)
 _BEHIND = sa.text("""
     SELECT (SELECT count(*) FROM (SELECT 1 FROM steps WHERE sequence > coalesce((SELECT step_sequence FROM figures_progress), 0)
                 LIMIT :most) AS a)
