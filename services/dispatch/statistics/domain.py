@@ -128,7 +128,7 @@ class ResponseFigures:
     def took_ms(self, measure: Measure) -> int | None:
         """Rounded time from the first offer to the end of a measure, milliseconds; None if it wasn't reached."""
         reached_ms = {
-            # Whoever accepts an offer has received it, whether or not the machine confirmed that.
+            # A desk that accepts an offer has received it, whether or not the machine confirmed that.
             Measure.RECEIPT: _first(self.received_ms, self.acknowledged_ms),
             Measure.ACCEPTANCE: self.acknowledged_ms,
             Measure.ARRIVAL: self.arrived_ms,

@@ -44,65 +44,6 @@ _OUTCOMES = sa.text(
 _INCIDENTS = sa.text(
     "SELECT count(*) FROM incidents WHERE exercise = 0 AND opened_ms >= :from_ms AND opened_ms < :until_ms"
 )
-_BEHIND = 10_000
-"""Maximum number of steps, and of other legs' assignments, that are counted as not counted yet."""
-_NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
-_IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
-
-
-def _times(column: str) -> sa.TextClause:
-    return sa.text(
-        f"SELECT office_id, {column}, count(*) FROM figures"  # noqa: S608  # names of the code's own columns
-        f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, {column}"
-    )
-
-
-_TOOK = {Measure.RECEIPT: _times("receipt_took_ms"), Measure.ACCEPTANCE: _times("acceptance_took_ms")}
-_ARRIVED = sa.text(
-    "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
-)
-_INTERVAL = sa.text(
-    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
-)
-_OUTCOMES = sa.text(
-    f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
-)
-_INCIDENTS = sa.text("""
-    SELECT count(*) FROM (
-        SELECT incident_id FROM figures WHERE opened_ms >= :from_ms AND opened_ms < :until_ms GROUP BY incident_id
-    ) AS incidents
-""")
-_BEHIND = 10_000
-"""Maximum number of steps, and of other legs' assignments, that are counted as not counted yet."""
-_NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
-_IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
-
-
-def _times(column: str) -> sa.TextClause:
-    return sa.text(
-        f"SELECT office_id, {column}, count(*) FROM figures"  # noqa: S608  # names of the code's own columns
-        f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, {column}"
-    )
-
-
-_TOOK = {Measure.RECEIPT: _times("receipt_took_ms"), Measure.ACCEPTANCE: _times("acceptance_took_ms")}
-_ARRIVED = sa.text(
-    "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
-)
-_INTERVAL = sa.text(
-    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
-)
-_OUTCOMES = sa.text(
-    f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
-)
-_INCIDENTS = sa.text(
-    "SELECT count(DISTINCT incident_id) FROM figures WHERE leg IN ('probation', 'police', 'warning')"
-    " AND opened_ms >= :from_ms AND opened_ms < :until_ms"
-)
 _BEHIND = sa.text("""
     SELECT (SELECT count(*) FROM (SELECT 1 FROM steps WHERE sequence > coalesce((SELECT step_sequence FROM figures_progress), 0)
                 LIMIT :most) AS a)
@@ -117,7 +58,7 @@ _OF_LEG = f"""
 """  # noqa: S608
 _AT_WEARER, _AT_PERSON = "= 'probation'", "IN ('police', 'warning')"
 _WEARERS = _OF_LEG.format(leg="probation")
-# In an incident each leg has one response for a person, and whoever the police go to is warned, too.
+# In an incident each leg has one response for a person, and a person to whom the police go is warned, too.
 _BY_LEGS = f"""
     SELECT subject_id, max(incidents) AS incidents, sum(visits) AS visits, sum(for_nothing) AS for_nothing,
         sum(messages) AS messages
@@ -158,7 +99,7 @@ class BurdenRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class StatisticsPeriod:
     """A period in which incidents were opened, mesh time, milliseconds since 1970 UTC."""
 
     from_ms: int
@@ -190,7 +131,7 @@ class PeriodCounts:
     places: Sequence[SpreadRow] = ()
 
 
-def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
+def count(connection: sa.Connection, own: Leg, period: StatisticsPeriod) -> PeriodCounts:
     """Counts a period in one snapshot. Only a leg that may know where a protected person is counts burdens of persons and places."""
     took: dict[tuple[Leg, Measure], Sequence[TookRow]] = {}
     for leg in Leg:
@@ -207,14 +148,14 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
         (number, ms, counted)
         for number, from_ms in enumerate(range(period.from_ms, period.until_ms, period.step_ms))
         for ms, counted in connection.execute(
-            _INTERVAL, Period(from_ms, min(period.until_ms, from_ms + period.step_ms)).parameters(own)
+            _INTERVAL, StatisticsPeriod(from_ms, min(period.until_ms, from_ms + period.step_ms)).parameters(own)
         )
     ]
     agencies = [leg for leg in Leg if leg.policy.has_units]
     located = own.policy.may_locate_person
     return PeriodCounts(
-        incidents=connection.scalar(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}) or 0,
-        behind=connection.scalar(_BEHIND, {"most": MAX_BEHIND}) or 0,
+        incidents=connection.execute(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}).scalar_one(),
+        behind=connection.execute(_BEHIND, {"most": MAX_BEHIND}).scalar_one(),
         took=MappingProxyType(took),
         intervals=intervals,
         outcomes={
@@ -230,13 +171,15 @@ def count(connection: sa.Connection, own: Leg, period: Period) -> PeriodCounts:
     )
 
 
-def _spread(connection: sa.Connection, burdens: str, period: Period) -> list[SpreadRow]:
+def _spread(connection: sa.Connection, burdens: str, period: StatisticsPeriod) -> list[SpreadRow]:
     query = sa.text(f"SELECT incidents, count(*), sum(for_nothing) FROM ({burdens}) AS people GROUP BY incidents")  # noqa: S608
     rows = connection.execute(query, {"from_ms": period.from_ms, "until_ms": period.until_ms})
     return [SpreadRow(int(incidents), int(people), int(for_nothing)) for incidents, people, for_nothing in rows]
 
 
-def burdens(connection: sa.Connection, period: Period, of_wearers: bool, *, skip: int, limit: int) -> list[BurdenRow]:
+def burdens(
+    connection: sa.Connection, period: StatisticsPeriod, of_wearers: bool, *, skip: int, limit: int
+) -> list[BurdenRow]:
     """Burdens of people, the greatest number of incidents first, after the first `skip` of them."""
     query = sa.text(
         f"{_WEARERS if of_wearers else _PERSONS} ORDER BY incidents DESC, subject_id LIMIT :limit OFFSET :skip"

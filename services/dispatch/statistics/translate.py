@@ -10,7 +10,7 @@ from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.statistics import domain
 from services.dispatch.statistics.domain import Measure
-from services.dispatch.statistics.queries import DAY_MS, BurdenRow, Period, PeriodCounts, SpreadRow, TookRow
+from services.dispatch.statistics.queries import DAY_MS, BurdenRow, PeriodCounts, SpreadRow, StatisticsPeriod, TookRow
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import statistics_pb2
 
@@ -20,12 +20,12 @@ MAX_SKIP = 1_000_000
 _EXAMPLE = "(example: 2026-07-06T00:00:00+09:00)"
 
 
-def period(request: statistics_pb2.GetStatisticsRequest | statistics_pb2.ListBurdensRequest) -> Period:
+def period(request: statistics_pb2.GetStatisticsRequest | statistics_pb2.ListBurdensRequest) -> StatisticsPeriod:
     """Parses the period of a request. Raises InvalidField."""
     for field in ("from", "until"):
         if not request.HasField(field):
             raise InvalidField(field, f"is missing {_EXAMPLE}")
-    asked = Period(
+    asked = StatisticsPeriod(
         times.from_timestamp(getattr(request, "from")), times.from_timestamp(request.until)
     )  # `from` is a word of Python
     if asked.until_ms <= asked.from_ms:
@@ -45,7 +45,7 @@ def page(request: statistics_pb2.ListBurdensRequest) -> tuple[int, int]:
     return int(token or 0), request.page_size or PAGE_SIZE
 
 
-def statistics(counts: PeriodCounts, own: Leg, asked: Period) -> statistics_pb2.GetStatisticsResponse:
+def statistics(counts: PeriodCounts, own: Leg, asked: StatisticsPeriod) -> statistics_pb2.GetStatisticsResponse:
     """The answer of GetStatistics."""
     return statistics_pb2.GetStatisticsResponse(
         incidents=counts.incidents,
@@ -120,7 +120,7 @@ def _times_of(leg: Leg, measure: Measure, office_id: str, *, rows: Sequence[Took
     return message
 
 
-def _intervals(counts: PeriodCounts, asked: Period) -> list[statistics_pb2.IntervalFigures]:
+def _intervals(counts: PeriodCounts, asked: StatisticsPeriod) -> list[statistics_pb2.IntervalFigures]:
     """All intervals of the period, also those without an offer."""
     by_number: dict[int, list[tuple[int | None, int]]] = {}
     for number, ms, counted in counts.intervals:

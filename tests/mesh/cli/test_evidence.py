@@ -139,7 +139,7 @@ def test_the_walkthrough_quotes_what_the_commands_print(made: Made, tmp_path: Pa
         else:
             printed = "\n".join(page.extract_text() for page in PdfReader(here["report.pdf"]).pages)
         assert quoted.missing(quote, printed) == [], (words, printed)
-    assert {quote.command.split()[1] for quote in quotes} >= {"trace", "explain", "evidence", "report"}
+    assert {quote.command.split()[1] for quote in quotes} >= {"explain", "evidence", "report"}
 
 
 def can_unshare() -> bool:

@@ -21,14 +21,14 @@ from services.dispatch.leg.store import Store
 from services.dispatch.statistics import queries
 from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.statistics.domain import Measure, Outcome
-from services.dispatch.statistics.queries import Period, PeriodCounts
+from services.dispatch.statistics.queries import PeriodCounts, StatisticsPeriod
 from services.dispatch.statistics.tables import figures, progress
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 
 INCIDENTS = 5
-FOREVER = Period(0, 1 << 50)
+FOREVER = StatisticsPeriod(0, 1 << 50)
 
 
 async def fold(leg: LegService, count: int) -> None:
