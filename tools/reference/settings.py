@@ -28,7 +28,11 @@ SECTIONS: tuple[tuple[str, type[CommonSettings], str], ...] = (
     ("Geofence, each evaluator", GeofenceSettings, ""),
     ("Dispatch, each leg", DispatchSettings, "Three values are those of probation, police and warning."),
     ("Console", ConsoleSettings, "[The console](console.md#settings) says more."),
-    ("Field", FieldSettings, "[Her app](her-app.md) says more. Field connects to no NATS server, so those of NATS don't concern it."),
+    (
+        "Field",
+        FieldSettings,
+        "[Her app](her-app.md) says more. Field connects to no NATS server, so those of NATS don't concern it.",
+    ),
 )
 INTRODUCTION = """Each process reads its settings once, at its start, from environment variables, or from the files of the folder
 `TANDEM_SECRETS_DIR`, each named like a setting. A wrong value is named, and the process ends. A process under `tandem up` gets those of
