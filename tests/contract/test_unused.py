@@ -12,8 +12,10 @@ KINDS = {"class", "function", "method", "property", "unreachable_code"}
 """Kinds of unused code that are findings. ruff finds unused imports, arguments and local variables."""
 CALLED_BY_LIBRARIES: Mapping[str, str] = {
     "intercept_service": "gRPC calls interceptors by this name",
-    "on_files": "mkdocs calls hooks by this name, and by the three below",
+    "on_files": "mkdocs calls hooks by this name, and by those below",
+    "on_nav": "mkdocs",
     "on_page_markdown": "mkdocs",
+    "enlarge": "typer calls `tandem streams enlarge`",
     "on_post_page": "mkdocs",
     "on_post_template": "mkdocs",
     "settings_customise_sources": "pydantic-settings calls it for each settings object",

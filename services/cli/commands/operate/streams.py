@@ -25,7 +25,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
-from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
+from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 
 WITHIN_S = 60.0
@@ -124,13 +124,11 @@ def enlarge(
 
 async def _enlarge(running: MeshConnection, stream: str, max_bytes: int) -> tuple[int, int]:
     """Returns the size before and after, bytes. Raises CommandFailed, Unavailable or a nats error."""
+    known = await monitoring.read_monitor(running, "jsz?accounts=1&streams=1&consumers=1&config=1")
+    if stream not in {found["stream"] for found in _streams_of(known)}:
+        raise CommandFailed(f"{stream}: the server has no such stream (see `tandem streams show`)", MISUSED)
     async with running.nats.bus_as("setup") as bus:
-        try:
-            config = (await bus.api(f"STREAM.INFO.{stream}", {}))["config"]
-        except NotFound:
-            raise CommandFailed(
-                f"{stream}: the server has no such stream (see `tandem streams show`)", MISUSED
-            ) from None
+        config = (await bus.api(f"STREAM.INFO.{stream}", {}))["config"]
         before: int = config["max_bytes"]
         if before <= 0 or max_bytes <= before:
             most = "without a limit" if before <= 0 else f"{_size(before)} now"
