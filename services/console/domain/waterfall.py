@@ -23,12 +23,6 @@ class TraceSpan:
     end_us: int
     attributes: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def name_keys(self) -> tuple[str, ...]:
-        """Keys of the texts that name the span: its name, or a leg and the leg's step."""
-        leg, _, _ = self.name.partition(" ")
-        return (leg, step_name(self)) if self.service == f"dispatch-{leg}" else (self.name,)
-
 
 @dataclass(frozen=True, slots=True)
 class TypicalTime:

@@ -20,9 +20,6 @@ LIVE_SHORTCUTS = (
 LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "chosen": ("선택한 사건", "Chosen incident"),
     "choose_one": ("왼쪽에서 사건을 선택하십시오.", "Choose an incident on the left."),
-    "theme_auto": ("화면: 자동", "Theme: system"),
-    "theme_light": ("화면: 밝게", "Theme: light"),
-    "theme_dark": ("화면: 어둡게", "Theme: dark"),
     "help": ("단축키", "Keys"),
     "done": ("닫기", "Done"),
     "cancel": ("취소", "Cancel"),

@@ -107,7 +107,7 @@ class SignedCookies:
             return None
         user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
         account = self._decrypted(content["account"]) if "account" in content else None
-        return ConsoleSession(content["id"], user, until_s, account)
+        return ConsoleSession(content["id"], user, until_s, account=account)
 
     def _decrypted(self, secret: str) -> ProviderAccount | None:
         for key in self._encryption_keys:
@@ -148,7 +148,7 @@ def new_session(
     """
     shift_ends_s = int(now_s) + LASTS_S
     until_s = shift_ends_s if until_s is None else min(until_s, shift_ends_s)
-    return ConsoleSession(secrets.token_hex(16), user, until_s, account)
+    return ConsoleSession(secrets.token_hex(16), user, until_s, account=account)
 
 
 def new_attempt() -> Attempt:

@@ -15,7 +15,7 @@ MAX_REPORTS = 50
 MAX_ACCURACY_M = 1e6
 """Maximum accuracy that is passed on, metres. Ingest has the bound that counts, and says so."""
 ALARMS = {"panic": "sos", "battery_low": "lowBattery"}
-"""Alarms of the app by the name that the OsmAnd protocol has for them (docs/devices.md)."""
+"""Alarms of the app by the name that the OsmAnd protocol has for them (docs/reference/devices.md)."""
 SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
 """Bounds of the interval that the app is asked to keep, seconds."""
 
