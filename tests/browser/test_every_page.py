@@ -27,6 +27,7 @@ from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.browser.undecided import put_undecided_records
 from tests.browser.visited import NO_PAGES, PAGES, VisitedPage
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.support.console.korean import LATIN_ALLOWED
 
 pytestmark = [
     pytest.mark.browser,
@@ -40,11 +41,6 @@ LANGUAGES = ("ko", "en")
 THEMES = ("light", "dark")
 WIDTHS = (1440, 1920)
 HEIGHT = 900
-LATIN_ALLOWED = frozenset({"s", "ms", "m", "km", "j", "k", "a", "Enter", "CCTV", "GPS"})
-"""Latin words of the Korean console: units, keys of the keyboard, and abbreviations that Korean has no other word for.
-
-An id is no word: it holds a digit, or stands in `code`. What is marked as English (`lang`) is there for people who read that.
-"""
 TEXTS_OF_THE_PAGE = """(() => {
     const left = "script, style, code, time, [lang=en], .maplibregl-map";
     const texts = [document.title];
