@@ -27,7 +27,7 @@ from services.console.sign_in.sessions import Attempt, ConsoleSession, ProviderA
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
 LANGUAGE_COOKIE = "tandem_language"
-_SESSION = "tandem_session"
+_SESSION = web.RequestKey("tandem_session", ConsoleSession)
 """Key of a request's session in the request."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 

@@ -62,6 +62,7 @@ const commands = {
   },
   click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
   fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),
+  select: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).selectOption(value),
   press: async ({ page, key }) => (await pageOf(page)).keyboard.press(key),
   text: async ({ page, selector }) => (await pageOf(page)).locator(selector).allInnerTexts(),
   // Time at which the element was there, milliseconds since 1970.

@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 ROOT = HERE.parents[1]
-ROLES = ("police", "probation", "reviewer", "operator")
+ROLES = ("police", "probation", "reviewer", "operator", "police-records")
 LANGUAGES = ("ko", "en")
 THEMES = ("light", "dark")
 WIDTHS = (1440, 1920)
@@ -109,7 +109,7 @@ async def toured(mesh: RunningMesh) -> AsyncIterator[Toured]:
         for role in ROLES:
             for language in LANGUAGES:
                 await seen.sign_in(f"{role}-{language}", mesh.now.console_url, role, language)
-        yield Toured(mesh.now.console_url, seen, {"incident": incident_id, "tag": plan.id("tag")})
+        yield Toured(mesh.now.console_url, seen, {"incident": incident_id, "order": plan.id("order"), "tag": plan.id("tag")})
 
 
 async def test_each_page_is_visited() -> None:

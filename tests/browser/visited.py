@@ -11,7 +11,7 @@ class VisitedPage(NamedTuple):
     role: str
     """Role that visits it; empty for nobody who is signed in."""
     path: str
-    """Path, with {incident} and {tag} for those of the demo."""
+    """Path, with {incident}, {order} and {tag} for those of the demo."""
     shows: str = "main h1, main h2"
     """Element that is there when the page is whole."""
     clicks: tuple[str, ...] = ()
@@ -23,9 +23,9 @@ class VisitedPage(NamedTuple):
 
 PAGES = (
     VisitedPage("", "/sign-in"),
-    VisitedPage("police", "/", shows="#incidents tr .demand-RESPOND", shot="console-live-dark-ko"),
-    VisitedPage("probation", "/", shows="#incidents tr .demand-RESPOND"),
-    VisitedPage("reviewer", "/", shows="#incidents tr .demand-RESPOND"),
+    VisitedPage("police", "/", shows="#incidents li .demand-RESPOND", shot="console-live-dark-ko"),
+    VisitedPage("probation", "/", shows="#incidents li .demand-RESPOND"),
+    VisitedPage("reviewer", "/", shows="#incidents li .demand-RESPOND"),
     VisitedPage("police", "/search", shows="#h-found"),
     VisitedPage("police", "/incidents/{incident}"),
     VisitedPage("police", "/incidents/{incident}", shows="#state-at li", clicks=("#show-evidence",)),
@@ -37,10 +37,26 @@ PAGES = (
     VisitedPage("operator", "/devices"),
     VisitedPage("operator", "/reporting"),
     VisitedPage("operator", "/reporting/{tag}"),
+    VisitedPage("police", "/statistics", shows="#h-times"),
+    VisitedPage("reviewer", "/statistics", shows="#h-times"),
+    VisitedPage("reviewer", "/findings", shows="#h-findings"),
+    VisitedPage("police", "/handover", shows="#h-write"),
+    VisitedPage("probation", "/handover", shows="#h-write"),
+    VisitedPage("police", "/people", shows="#h-search"),
+    VisitedPage("police", "/roster", shows="#h-units"),
+    VisitedPage("police", "/watched-devices", shows="#h-watched"),
+    VisitedPage("probation", "/watched-devices/{tag}", shows="#h-now"),
+    VisitedPage("police", "/watched-devices/{tag}", status=403),
+    VisitedPage("police", "/orders/{order}", shows="#h-sent"),
+    VisitedPage("police-records", "/records"),
+    VisitedPage("police-records", "/records/order"),
     VisitedPage("police", "/search?from=rubbish", status=400),
     VisitedPage("police", "/no/such/page", status=404),
     VisitedPage("police", "/incidents/no-such-incident", status=404),
     VisitedPage("reviewer", "/reviews", status=403),
 )
-NO_PAGES = ("/static/{name}", "/stream", "/sign-in/begin", "/sign-in/callback", "/reviews/{id}", "/{unknown:.*}")
+NO_PAGES = (
+    *("/static/{name}", "/stream", "/sign-in/begin", "/sign-in/callback", "/reviews/{id}", "/{unknown:.*}"),
+    *("/incidents/{id}/card", "/statistics.csv"),
+)
 """Routes for GET that are no pages of their own. A match review by its address shows the same button as the list."""

@@ -249,10 +249,11 @@ def test_every_method_names_its_allowed_roles(method: MethodDescriptor) -> None:
 
 
 FURTHER_SERVICES = {
-    "registry": "Cctv DeviceToken Disclosure Exercise Finding MatchReview Notice PresenceUnit RecordSearch TagRecord Trace",
+    "registry": "Cctv DeviceToken Disclosure Enrolment Exercise Finding MatchReview Notice Party PresenceUnit RecordSearch"
+    " TagRecord Trace",
     "ingest": "Battery Command",
     "geofence": "DeviceState Position WhatIf",
-    "dispatch": "Contact Evidence Following Handover OrderBurden Roster",
+    "dispatch": "Contact Evidence Following Handover Note OrderBurden PhoneNotice Roster Statistics",
 }
 """Services by package, beside the one that has the package's name."""
 
