@@ -14,7 +14,6 @@ from tests.simulation.mutants import HARMLESS, MUTANTS
     [
         ("ingest_gives_all_batches_of_a_second_one_message_id", "I1"),
         ("the_registry_publishes_no_cases", "I7"),
-        ("she_is_not_warned", "warned"),
     ],
 )
 def test_a_defect_is_found(mutant: str, judge: str) -> None:

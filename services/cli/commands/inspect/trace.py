@@ -43,14 +43,14 @@ def trace(
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     *,
-    leg: Annotated[
+    part: Annotated[
         list[TracePart] | None, typer.Option(help="Show only this part; may be given several times.")
     ] = None,
     late: Annotated[bool, typer.Option("--late", help="Show only steps that came too late, or not at all.")] = False,
     depth: Annotated[int | None, typer.Option(help="Fold the steps below this level; 0 is the root.", min=0)] = None,
     from_s: Annotated[float, typer.Option(help="Show the time from here on, seconds after the start.", min=0)] = 0.0,
     until_s: Annotated[float | None, typer.Option(help="Show the time until here, seconds after the start.")] = None,
-    details: Annotated[bool, typer.Option("--details", help="Show ids and messages on a narrow terminal too.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show ids and messages on a narrow terminal too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show an incident's trace, from the deciding report to the answers of both legs, and what was late."""
@@ -66,12 +66,12 @@ def trace(
         return
     console = for_results()
     selection = Selection(
-        legs=[part.value for part in leg or ()],
+        legs=[shown_part.value for shown_part in part or ()],
         late_only=late,
         depth=depth,
         from_s=from_s,
         until_s=until_s,
-        details=details,
+        details=wide,
     )
     console.print(*waterfall.views(shown, console, selection), sep="\n")
 
