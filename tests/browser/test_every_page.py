@@ -109,7 +109,9 @@ async def toured(mesh: RunningMesh) -> AsyncIterator[Toured]:
         for role in ROLES:
             for language in LANGUAGES:
                 await seen.sign_in(f"{role}-{language}", mesh.now.console_url, role, language)
-        yield Toured(mesh.now.console_url, seen, {"incident": incident_id, "order": plan.id("order"), "tag": plan.id("tag")})
+        yield Toured(
+            mesh.now.console_url, seen, {"incident": incident_id, "order": plan.id("order"), "tag": plan.id("tag")}
+        )
 
 
 async def test_each_page_is_visited() -> None:
