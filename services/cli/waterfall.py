@@ -12,7 +12,7 @@ from rich.text import Text
 
 from services.cli.terminal import fits, fitted, printable, styled
 from services.common import times
-from services.common.observability.lateness import ExpectedTime, Outcome, late_spans
+from services.common.observability.lateness import ExpectedTime, StepOutcome, late_spans
 from services.common.observability.spans import duration, in_order, last_step_us
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
@@ -44,10 +44,10 @@ _EXPECTED = {
     "UNIT_ARRIVES": "arrival on the scene",
 }
 _OUTCOMES = {
-    Outcome.OPEN: "awaited",
-    Outcome.IN_TIME: "in time",
-    Outcome.MISSED: "DID NOT COME",
-    Outcome.LIFTED: "not needed any more",
+    StepOutcome.OPEN: "awaited",
+    StepOutcome.IN_TIME: "in time",
+    StepOutcome.MISSED: "DID NOT COME",
+    StepOutcome.LIFTED: "not needed any more",
 }
 
 
@@ -170,12 +170,12 @@ def _expected(expected_times: Sequence[ExpectedTime], selection: Selection) -> I
         name = f"{expected.leg}: {_EXPECTED.get(expected.name, expected.name)}"
         came = "-" if expected.met_us is None else duration(expected.met_us - expected.since_us)
         line = f"{name:<37} {duration(expected.due_us - expected.since_us):>9} {came:>10}  "
-        style = "bold red" if expected.is_late else "green" if expected.outcome is Outcome.IN_TIME else "dim"
+        style = "bold red" if expected.is_late else "green" if expected.outcome is StepOutcome.IN_TIME else "dim"
         yield styled(line, (_result(expected), style))
 
 
 def _result(expected: ExpectedTime) -> str:
-    return f"{duration(expected.late_us)} LATE" if expected.outcome is Outcome.LATE else _OUTCOMES[expected.outcome]
+    return f"{duration(expected.late_us)} LATE" if expected.outcome is StepOutcome.LATE else _OUTCOMES[expected.outcome]
 
 
 def _scale(spans: Sequence[trace_pb2.Span], selection: Selection) -> _Scale:

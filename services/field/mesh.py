@@ -19,7 +19,7 @@ from services.common.rpc.certificates import spiffe_id
 from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.identity import FIELD
 from services.common.rpc.server import Metadata
-from services.field.domain.reports import Outcome, PhoneReport, ReportAnswer
+from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.settings import FieldSettings
 from tandem.dispatch.v1.phone_notice_pb2_grpc import PhoneNoticeServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
@@ -56,7 +56,7 @@ class IngestEndpoint:
                 content = await answer.json() if answer.content_type == "application/json" else {}
                 return _answer(answer.status, content, answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return ReportAnswer(Outcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
+            return ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
 
     def _tls(self) -> ssl.SSLContext | bool:
         """Accepts the one certificate of the endpoint, for any issuer and name."""
@@ -83,14 +83,14 @@ def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
     field, reason = str(refused[0].get("field", "")), str(refused[0].get("reason", ""))
     commands = content.get("commands", ())
     if status == 401:
-        return ReportAnswer(Outcome.UNKNOWN_PHONE, field, reason)
+        return ReportAnswer(ReportOutcome.UNKNOWN_PHONE, field, reason)
     if status in (429, 503) or status >= 500:
         wait_s = int(retry_after) if retry_after.isdigit() else RETRY_AFTER_S
         return ReportAnswer(
-            Outcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
+            ReportOutcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
         )
     stored = status == 200 and content.get("accepted", 0) > 0
-    return ReportAnswer(Outcome.STORED if stored else Outcome.REFUSED, field, reason, commands=commands)
+    return ReportAnswer(ReportOutcome.STORED if stored else ReportOutcome.REFUSED, field, reason, commands=commands)
 
 
 class FieldMesh:

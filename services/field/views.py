@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
-from services.field.domain.reports import Outcome, PhoneReport, ReportAnswer
+from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
 from services.field.mesh import WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
@@ -133,7 +133,7 @@ class AppPages:
         answers = await asyncio.gather(*map(send, sent))
         for answer in answers:
             self._metrics.reports.labels(answer.outcome.value).inc()
-        if any(answer.outcome is Outcome.UNKNOWN_PHONE for answer in answers):
+        if any(answer.outcome is ReportOutcome.UNKNOWN_PHONE for answer in answers):
             await self._refuse_if_ended(session)
         commands = [command for answer in answers for command in answer.commands]
         return web.json_response(
@@ -236,7 +236,7 @@ DEFAULT_INTERVAL_S = 15
 
 
 def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
-    outcome = Outcome.LATER if answer.outcome is Outcome.UNKNOWN_PHONE else answer.outcome
+    outcome = ReportOutcome.LATER if answer.outcome is ReportOutcome.UNKNOWN_PHONE else answer.outcome
     return {
         "id": report.report_id,
         "outcome": outcome.value,

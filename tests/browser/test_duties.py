@@ -105,7 +105,7 @@ async def note(hands: Hands, kind: str, text: str) -> None:
     await hands.see(f"#notes li:nth-child({before + 1})")
 
 
-async def tell_the_other_leg(hands: Hands) -> None:
+async def write_to_the_other_leg(hands: Hands) -> None:
     """A note that both desks read."""
     await note(hands, "NOTE", "남문에서 만납시다")
 
@@ -157,7 +157,7 @@ DUTIES: tuple[tuple[str, Act], ...] = (
     ("who is it", who_is_it),
     ("where is she", where_is_she),
     ("accept both destinations", accept_both),
-    ("tell the other leg", tell_the_other_leg),
+    ("tell the other leg", write_to_the_other_leg),
     ("note a call", note_a_call),
     ("hand over the shift", hand_over),
     ("decide a match review", decide_a_review),

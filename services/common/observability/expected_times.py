@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.observability.lateness import ARRIVES, RECEIPT, ExpectedTime, Outcome
+from services.common.observability.lateness import ARRIVES, RECEIPT, ExpectedTime, StepOutcome
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
@@ -42,7 +42,7 @@ def _of_message(message: expected_time_pb2.ExpectedTime) -> ExpectedTime:
     outcome = expected_time_pb2.ExpectationOutcome.Name(message.outcome).removeprefix("EXPECTATION_OUTCOME_")
     return ExpectedTime(
         name=expected_time_pb2.Expectation.Name(message.expectation).removeprefix("EXPECTATION_"),
-        outcome=Outcome(outcome) if outcome in set(Outcome) else Outcome.OPEN,
+        outcome=StepOutcome(outcome) if outcome in set(StepOutcome) else StepOutcome.OPEN,
         leg=message.leg,
         assignment_id=message.assignment_id,
         since_us=message.since_us,
@@ -69,11 +69,11 @@ def _arrival(
     there = next((span for span in own if span.name.partition(" ")[2] in _ON_SCENE), None)
     over = next((span for span in own if span.name.partition(" ")[2] in _OVER), None)
     if there:
-        outcome = Outcome.IN_TIME if there.end_us <= due_us else Outcome.LATE
+        outcome = StepOutcome.IN_TIME if there.end_us <= due_us else StepOutcome.LATE
     elif over:
-        outcome = Outcome.LIFTED if over.end_us <= due_us else Outcome.MISSED
+        outcome = StepOutcome.LIFTED if over.end_us <= due_us else StepOutcome.MISSED
     else:
-        outcome = Outcome.OPEN
+        outcome = StepOutcome.OPEN
     return ExpectedTime(
         name=ARRIVES,
         outcome=outcome,
@@ -84,12 +84,12 @@ def _arrival(
         met_us=there.end_us if there else None,
         since_span_id=accepted.span_id if accepted else "",
         met_span_id=there.span_id if there else "",
-        missed_span_ids=(over.span_id,) if outcome is Outcome.MISSED and over else (),
+        missed_span_ids=(over.span_id,) if outcome is StepOutcome.MISSED and over else (),
     )
 
 
 def _as_of(expected: ExpectedTime, now_us: int) -> ExpectedTime:
     # The time of a receipt isn't published, so nothing is known of one until the leg flags that it is missing.
-    if expected.outcome is Outcome.OPEN and expected.name != RECEIPT and now_us > expected.due_us:
-        return replace(expected, outcome=Outcome.MISSED)
+    if expected.outcome is StepOutcome.OPEN and expected.name != RECEIPT and now_us > expected.due_us:
+        return replace(expected, outcome=StepOutcome.MISSED)
     return expected

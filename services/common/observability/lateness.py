@@ -11,7 +11,7 @@ ARRIVES = "UNIT_ARRIVES"
 RECEIPT = "WARNING_RECEIVED"
 
 
-class Outcome(StrEnum):
+class StepOutcome(StrEnum):
     """What became of an expected step: names of tandem.registry.v1.ExpectationOutcome without their prefix."""
 
     OPEN = "OPEN"
@@ -27,7 +27,7 @@ class ExpectedTime:
 
     name: str
     """Name of the expectation, such as PERSON_ANSWERS."""
-    outcome: Outcome
+    outcome: StepOutcome
     leg: str
     assignment_id: str
     since_us: int
@@ -40,7 +40,7 @@ class ExpectedTime:
     @property
     def is_late(self) -> bool:
         """Whether the step came too late, or didn't come."""
-        return self.outcome in (Outcome.LATE, Outcome.MISSED)
+        return self.outcome in (StepOutcome.LATE, StepOutcome.MISSED)
 
     @property
     def late_us(self) -> int:
@@ -54,6 +54,6 @@ def late_spans(expected_times: Iterable[ExpectedTime]) -> Mapping[str, ExpectedT
     for expected in expected_times:
         for span_id in expected.missed_span_ids:
             late.setdefault(span_id, replace(expected, met_us=None))
-        if expected.outcome is Outcome.LATE and expected.met_span_id:
+        if expected.outcome is StepOutcome.LATE and expected.met_span_id:
             late[expected.met_span_id] = expected
     return late

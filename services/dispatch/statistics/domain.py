@@ -20,7 +20,7 @@ class Measure(IntEnum):
     ARRIVAL = 3
 
 
-class Outcome(IntEnum):
+class DispatchOutcome(IntEnum):
     """How a dispatch ended; numbers of tandem.dispatch.v1.DispatchOutcome. NOT_SENT is no dispatch and is never sent to a caller."""
 
     NOT_SENT = 0
@@ -35,21 +35,21 @@ class Outcome(IntEnum):
 
 
 FOR_NOTHING = (
-    Outcome.FALSE_POSITION,
-    Outcome.EQUIPMENT,
-    Outcome.AUTHORISED,
-    Outcome.NOBODY_FOUND,
-    Outcome.BEFORE_ARRIVAL,
+    DispatchOutcome.FALSE_POSITION,
+    DispatchOutcome.EQUIPMENT,
+    DispatchOutcome.AUTHORISED,
+    DispatchOutcome.NOBODY_FOUND,
+    DispatchOutcome.BEFORE_ARRIVAL,
 )
 """Outcomes of dispatches for nothing."""
 ACCEPT_WITHIN_MS = 30_000
 """Time in which a person must accept an offer, and her device must confirm a warning, milliseconds."""
 _OUTCOMES = {
-    CloseCause.BREACH_CONFIRMED: Outcome.BREACH_CONFIRMED,
-    CloseCause.FALSE_POSITION: Outcome.FALSE_POSITION,
-    CloseCause.EQUIPMENT: Outcome.EQUIPMENT,
-    CloseCause.AUTHORISED: Outcome.AUTHORISED,
-    CloseCause.NOBODY_FOUND: Outcome.NOBODY_FOUND,
+    CloseCause.BREACH_CONFIRMED: DispatchOutcome.BREACH_CONFIRMED,
+    CloseCause.FALSE_POSITION: DispatchOutcome.FALSE_POSITION,
+    CloseCause.EQUIPMENT: DispatchOutcome.EQUIPMENT,
+    CloseCause.AUTHORISED: DispatchOutcome.AUTHORISED,
+    CloseCause.NOBODY_FOUND: DispatchOutcome.NOBODY_FOUND,
 }
 _ARRIVED = (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
 
@@ -100,7 +100,7 @@ class ResponseFigures:
     """Office of the last offer."""
     kind: int = 0
     """Number of the last offer's tandem.common.v1.AlertKind."""
-    outcome: Outcome = Outcome.NOT_SENT
+    outcome: DispatchOutcome = DispatchOutcome.NOT_SENT
 
     def after(self, seen: AssignmentSeen) -> ResponseFigures:
         """Returns the figures after a step. A repeated step changes nothing."""
@@ -122,7 +122,7 @@ class ResponseFigures:
             has_arrived=has_arrived,
             office_id=seen.office_id or self.office_id,
             kind=seen.kind or self.kind,
-            outcome=_outcome(seen, has_arrived) if is_sent else Outcome.NOT_SENT,
+            outcome=_outcome(seen, has_arrived) if is_sent else DispatchOutcome.NOT_SENT,
         )
 
     def took_ms(self, measure: Measure) -> int | None:
@@ -173,12 +173,12 @@ def _first(known_ms: int | None, seen_ms: int | None) -> int | None:
     return min(times, default=None)
 
 
-def _outcome(seen: AssignmentSeen, has_arrived: bool) -> Outcome:
+def _outcome(seen: AssignmentSeen, has_arrived: bool) -> DispatchOutcome:
     if seen.close_cause in _OUTCOMES:
         return _OUTCOMES[seen.close_cause]
     if seen.state not in (AssignmentState.STOOD_DOWN, AssignmentState.CLOSED):
-        return Outcome.UNDER_WAY
+        return DispatchOutcome.UNDER_WAY
     # A desk that closes as OTHER has a reason that isn't one of the others, whether or not the unit arrived.
     if seen.close_cause is None and not has_arrived:
-        return Outcome.BEFORE_ARRIVAL
-    return Outcome.UNCLASSIFIED
+        return DispatchOutcome.BEFORE_ARRIVAL
+    return DispatchOutcome.UNCLASSIFIED

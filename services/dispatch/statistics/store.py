@@ -15,7 +15,7 @@ from services.common.storage.rows import RowTarget, write
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Task
 from services.dispatch.leg.tables import incidents, peers, steps
-from services.dispatch.statistics.domain import AssignmentSeen, Measure, Outcome, ResponseFigures
+from services.dispatch.statistics.domain import AssignmentSeen, DispatchOutcome, Measure, ResponseFigures
 from services.dispatch.statistics.tables import changed_peers, figures, progress
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -97,7 +97,7 @@ def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ResponseF
             has_arrived=row.has_arrived,
             office_id=row.office_id,
             kind=row.kind,
-            outcome=Outcome(row.outcome),
+            outcome=DispatchOutcome(row.outcome),
         )
         for row in connection.execute(query)
     }

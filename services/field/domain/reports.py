@@ -20,7 +20,7 @@ SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
 """Bounds of the interval that the app is asked to keep, seconds."""
 
 
-class Outcome(Enum):
+class ReportOutcome(Enum):
     """What became of a report."""
 
     STORED = "stored"
@@ -64,7 +64,7 @@ class PhoneReport:
 class ReportAnswer:
     """What became of a report, with ingest's reason, and the commands that came with the answer."""
 
-    outcome: Outcome
+    outcome: ReportOutcome
     field: str = ""
     reason: str = ""
     retry_after_s: int = 0

@@ -10,7 +10,7 @@ from services.cli.terminal import SafeConsole
 from services.cli.waterfall import Selection, TraceView, views
 from services.common.clock import MeshClock
 from services.common.observability.expected_times import expected_times
-from services.common.observability.lateness import ARRIVES, ExpectedTime, Outcome, late_spans
+from services.common.observability.lateness import ARRIVES, ExpectedTime, StepOutcome, late_spans
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
@@ -134,14 +134,14 @@ def step(id_: str, name: str, at_s: float) -> trace_pb2.Span:
 
 def test_an_arrival_is_expected_by_the_legs_own_estimate_and_late_after_it() -> None:
     accepted = step("k", "accepted", 2)
-    assert arrival(accepted).outcome is Outcome.OPEN
-    assert arrival(accepted, now_s=101).outcome is Outcome.MISSED, "nobody has arrived, and nobody stood down"
-    assert arrival(accepted, step("s", "on scene", 90)).outcome is Outcome.IN_TIME
+    assert arrival(accepted).outcome is StepOutcome.OPEN
+    assert arrival(accepted, now_s=101).outcome is StepOutcome.MISSED, "nobody has arrived, and nobody stood down"
+    assert arrival(accepted, step("s", "on scene", 90)).outcome is StepOutcome.IN_TIME
     late = arrival(accepted, step("s", "on scene", 130))
-    assert (late.outcome, late.late_us, late_spans([late])["s"]) == (Outcome.LATE, 30 * S, late)
-    assert arrival(accepted, step("d", "stood down", 60)).outcome is Outcome.LIFTED
+    assert (late.outcome, late.late_us, late_spans([late])["s"]) == (StepOutcome.LATE, 30 * S, late)
+    assert arrival(accepted, step("d", "stood down", 60)).outcome is StepOutcome.LIFTED
     missed = arrival(accepted, step("d", "stood down", 160))
-    assert missed.outcome is Outcome.MISSED and set(late_spans([missed])) == {"d"}
+    assert missed.outcome is StepOutcome.MISSED and set(late_spans([missed])) == {"d"}
     unaccepted = arriving()
     unaccepted.ClearField("acknowledged_at")
     assert expected_times(trace_pb2.GetTraceResponse(), [unaccepted], MeshClock(), now_us=0) == []

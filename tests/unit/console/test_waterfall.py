@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from services.common.observability.lateness import ExpectedTime, Outcome
+from services.common.observability.lateness import ExpectedTime, StepOutcome
 from services.console.domain.waterfall import TraceSpan, TypicalTime, rows
 
 LATE = ExpectedTime(
     name="PERSON_ANSWERS",
-    outcome=Outcome.LATE,
+    outcome=StepOutcome.LATE,
     leg="police",
     assignment_id="a",
     since_us=10,

@@ -20,7 +20,7 @@ from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
 from services.dispatch.statistics import queries
 from services.dispatch.statistics.collector import FiguresCollector
-from services.dispatch.statistics.domain import Measure, Outcome
+from services.dispatch.statistics.domain import DispatchOutcome, Measure
 from services.dispatch.statistics.queries import PeriodCounts, StatisticsPeriod
 from services.dispatch.statistics.tables import figures, progress
 from tandem.common.v1 import alert_pb2
@@ -70,7 +70,7 @@ async def test_steps_are_counted_once_in_small_pages_and_on_after_a_restart(wher
         accepted = [row for row in after.took[Leg.POLICE, Measure.ACCEPTANCE] if row.ms is not None]
         assert sum(row.times for row in accepted) == 2
         assert sum(row.times for row in after.took[Leg.POLICE, Measure.ARRIVAL] if row.ms is not None) == 1
-        assert after.outcomes[Leg.POLICE] == [(int(Outcome.UNDER_WAY), alert_pb2.RING_ENTERED, 2)]
+        assert after.outcomes[Leg.POLICE] == [(int(DispatchOutcome.UNDER_WAY), alert_pb2.RING_ENTERED, 2)]
         assert sum(row.people for row in after.persons) + sum(row.people for row in after.places) > 0
 
 

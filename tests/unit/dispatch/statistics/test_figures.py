@@ -14,8 +14,8 @@ from services.dispatch.domain.enums import CloseCause, Task
 from services.dispatch.domain.leg import Leg
 from services.dispatch.statistics.domain import (
     AssignmentSeen,
+    DispatchOutcome,
     Measure,
-    Outcome,
     ResponseFigures,
     due_ms,
     percentile_of_counts,
@@ -79,31 +79,35 @@ def test_an_arrival_without_an_estimate_is_neither_late_nor_in_time() -> None:
 @pytest.mark.parametrize(
     ("last", "arrives", "outcome"),
     [
-        (replace(ACCEPTED, state=AssignmentState.STOOD_DOWN), False, Outcome.BEFORE_ARRIVAL),
-        (replace(ACCEPTED, state=AssignmentState.STOOD_DOWN), True, Outcome.UNCLASSIFIED),
-        (replace(ACCEPTED, state=AssignmentState.CLOSED, close_cause=CloseCause.OTHER), False, Outcome.UNCLASSIFIED),
+        (replace(ACCEPTED, state=AssignmentState.STOOD_DOWN), False, DispatchOutcome.BEFORE_ARRIVAL),
+        (replace(ACCEPTED, state=AssignmentState.STOOD_DOWN), True, DispatchOutcome.UNCLASSIFIED),
+        (
+            replace(ACCEPTED, state=AssignmentState.CLOSED, close_cause=CloseCause.OTHER),
+            False,
+            DispatchOutcome.UNCLASSIFIED,
+        ),
         (
             replace(ACCEPTED, state=AssignmentState.CLOSED, close_cause=CloseCause.EQUIPMENT),
             False,
-            Outcome.EQUIPMENT,
+            DispatchOutcome.EQUIPMENT,
         ),
         (
             replace(ACCEPTED, state=AssignmentState.CLOSED, close_cause=CloseCause.BREACH_CONFIRMED),
             True,
-            Outcome.BREACH_CONFIRMED,
+            DispatchOutcome.BREACH_CONFIRMED,
         ),
-        (replace(ACCEPTED, state=AssignmentState.EN_ROUTE), False, Outcome.UNDER_WAY),
-        (replace(SEEN, state=AssignmentState.STOOD_DOWN), False, Outcome.BEFORE_ARRIVAL),
+        (replace(ACCEPTED, state=AssignmentState.EN_ROUTE), False, DispatchOutcome.UNDER_WAY),
+        (replace(SEEN, state=AssignmentState.STOOD_DOWN), False, DispatchOutcome.BEFORE_ARRIVAL),
     ],
 )
-def test_the_outcome_of_a_dispatch(last: AssignmentSeen, arrives: bool, outcome: Outcome) -> None:
+def test_the_outcome_of_a_dispatch(last: AssignmentSeen, arrives: bool, outcome: DispatchOutcome) -> None:
     scene = [replace(ACCEPTED, state=AssignmentState.ON_SCENE)] if arrives else []
     assert figures(SEEN, ACCEPTED, *scene, last).outcome is outcome
 
 
 def test_an_offer_that_nobody_accepted_is_no_dispatch_and_neither_is_a_contact() -> None:
-    assert figures(SEEN, replace(SEEN, state=AssignmentState.STOOD_DOWN)).outcome is Outcome.NOT_SENT
-    assert figures(ACCEPTED, task=Task.CONTACT).outcome is Outcome.NOT_SENT
+    assert figures(SEEN, replace(SEEN, state=AssignmentState.STOOD_DOWN)).outcome is DispatchOutcome.NOT_SENT
+    assert figures(ACCEPTED, task=Task.CONTACT).outcome is DispatchOutcome.NOT_SENT
 
 
 def test_a_warning_has_ten_seconds_and_a_desks_machine_five() -> None:
