@@ -14,7 +14,6 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
-from services import registry
 from services.common import ids
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import bus as buses
@@ -30,10 +29,10 @@ from services.registry.records import translate
 from services.registry.records.kinds import ORDERS
 from services.registry.relay import service
 from services.registry.tables import MIGRATIONS, metadata
-from tests.support.common.tables import import_tables
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
 from tests.support.registry.registry import RegistryMesh, running_registry
+from tests.support.registry.tables import import_tables
 
 
 @pytest.fixture
@@ -248,7 +247,7 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
 
 
 async def test_the_migrations_create_the_tables_that_the_store_expects(where: Path | str) -> None:
-    import_tables(registry)
+    import_tables()
 
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
