@@ -244,7 +244,7 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     assert {row["service"] for row in rows} == SERVICES
     assert [row for row in rows if int(row["us"]) < 0 or "orphan" in row] == []
     seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
-    assert any("spiffe://tandem/service/dispatch-police" in row and "shared" in row for row in seen)
+    assert any("spiffe://tandem/service/dispatch-police" in row and "Share of locations began" in row for row in seen)
     await played.shot("reviewer", "console-review")
     await played.shot("reviewer", "console-trace", at="#h-trace")
 

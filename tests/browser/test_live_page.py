@@ -220,8 +220,8 @@ async def test_another_roles_incident_has_a_stated_answer(watched: Watched) -> N
 
 
 async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watched: Watched) -> None:
-    for theme in ("light", "dark"):
-        await watched.browser("click", page="police", selector="form[action='/theme'] button")
+    for theme in ("dark", "light"):
+        await watched.browser("click", page="police", selector=f".to-{theme}")
         await watched.browser("wait", page="police", selector=f"html[data-theme={theme}]")
         await watched.choose("police")
         await watched.browser("press", page="police", key="w")

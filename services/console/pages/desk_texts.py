@@ -46,6 +46,7 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "input_record_id": ("기록 번호", "Id of the record"),
     "input_legal_basis": ("근거 조문", "Legal basis"),
     "input_purpose": ("목적", "Purpose"),
+    "closings": ("종결 사유", "Closing cause"),
     "burden": ("명령별 출동 부담", "Burden of an order"),
     "burden_days": ("최근 {}일", "last {} days"),
     "burden_sent": ("무엇을, 왜 보냈는가", "What it sent, and for what"),

@@ -137,10 +137,10 @@ class StatisticsPages:
         )
 
 
-def _bases(role: Role) -> list[tuple[str, str]]:
-    """Legal bases that allow to list all kinds of people that the role may list."""
+def _bases(role: Role) -> list[str]:
+    """Codes of the legal bases that allow to list all kinds of people that the role may list."""
     needed = {RecordKind.WEARER} if role is Role.PROBATION else set(_KINDS.values())
-    return [(basis.code, basis.article) for basis in LEGAL_BASES if needed <= basis.kinds]
+    return [basis.code for basis in LEGAL_BASES if needed <= basis.kinds]
 
 
 def _file(name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> web.Response:
