@@ -125,6 +125,11 @@ _BY_CODE = {basis.code: basis for basis in LEGAL_BASES}
 _LOOKS_PERSONAL = re.compile(r"[0-9]{6}-?[0-9]{7}|0[0-9]{1,2}-?[0-9]{3,4}-?[0-9]{4}")
 
 
+def codes_for(*kinds: RecordKind) -> list[str]:
+    """Codes of the articles that allow to read records of all these kinds."""
+    return [basis.code for basis in LEGAL_BASES if basis.kinds.issuperset(kinds)]
+
+
 @dataclass(frozen=True, slots=True)
 class Grounds:
     """Grounds for reading a record: legal basis, purpose and reference."""

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.common import times
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import LEGAL_BASES, RecordKind
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain.desk import BadField
@@ -34,7 +34,7 @@ READ_NAMES, ADD_NOTE = "names", "note"
 
 def order_bases() -> list[str]:
     """Returns the codes of the articles that allow to read who the people of an order are."""
-    return [basis.code for basis in LEGAL_BASES if RecordKind.ORDER in basis.kinds]
+    return codes_for(RecordKind.ORDER)
 
 
 class IncidentCards:

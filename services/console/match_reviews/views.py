@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, times
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import LEGAL_BASES, RecordKind
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console.domain import match_reviews
@@ -153,7 +153,7 @@ class MatchReviewPages:
             case_id=case_id,
             card=card,
             refusal=refusal,
-            bases=[basis.code for basis in LEGAL_BASES if {RecordKind.WEARER, RecordKind.ORDER} <= basis.kinds],
+            bases=codes_for(RecordKind.WEARER, RecordKind.ORDER),
             now_ms=self._mesh.clock.now_ms(),
             rules=_RULES,
         )

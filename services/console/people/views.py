@@ -8,7 +8,7 @@ import grpc.aio
 from aiohttp import web
 
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import LEGAL_BASES, RecordKind
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console.domain.people import VIEWERS, Role
 from services.console.guard import Ask, RouteGuard
@@ -85,7 +85,7 @@ class PeoplePages:
             found=found,
             searched=[_KINDS[kind] for kind in answer.searched if kind in _KINDS] if answer else [],
             refusal=refusal,
-            bases=[basis.code for basis in LEGAL_BASES if RecordKind.WEARER in basis.kinds],
+            bases=codes_for(RecordKind.WEARER),
             purposes=PURPOSES,
             is_reviewer=ask.user.role is Role.REVIEWER,
         )

@@ -12,7 +12,7 @@ from aiohttp import web
 from services.common import fields
 from services.common.observability.lateness import late_spans
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import LEGAL_BASES, RecordKind
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
@@ -206,5 +206,5 @@ def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
 
 def _bases(role: Role) -> list[str]:
     """Returns the codes of the legal bases that allow reading the evidence of the role's leg."""
-    needed = {RecordKind.WEARER} if role is Role.PROBATION else {RecordKind.WEARER, RecordKind.PROTECTED_PERSON}
-    return [legal_base.code for legal_base in LEGAL_BASES if needed <= legal_base.kinds]
+    persons = () if role is Role.PROBATION else (RecordKind.PROTECTED_PERSON,)
+    return codes_for(RecordKind.WEARER, *persons)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from services.common.privacy.grounds import LEGAL_BASES, RecordKind
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console.domain.people import VIEWERS, Role
 from services.console.guard import Ask, RouteGuard
@@ -139,8 +139,7 @@ class StatisticsPages:
 
 def _bases(role: Role) -> list[str]:
     """Codes of the legal bases that allow to list all kinds of people that the role may list."""
-    needed = {RecordKind.WEARER} if role is Role.PROBATION else set(_KINDS.values())
-    return [basis.code for basis in LEGAL_BASES if needed <= basis.kinds]
+    return codes_for(RecordKind.WEARER) if role is Role.PROBATION else codes_for(*_KINDS.values())
 
 
 def _file(name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> web.Response:
