@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 
 from bench.decision.placement import Play, Spot, moved
+from services.geofence.domain.agenda.due import Agenda, Due
 from services.geofence.domain.alerts import Alert, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Case, Demand, Entry
-from services.geofence.domain.state import Due, State
+from services.geofence.domain.state import State
 
 HOME = Spot(0, 375_000_000, 1_270_000_000)
 
@@ -85,9 +85,9 @@ class ScriptedFold:
         """Gives what is due at the entry's stamp."""
         self.bodies.append(entry.body)
         if isinstance(entry.body, Case):
-            state.due = [Due(at_ms, "case", False) for at_ms in sorted(self._outputs)]
+            state.due = Agenda(Due(at_ms, "case", False) for at_ms in self._outputs)
         state.sequence = entry.sequence
         given: list[Output] = []
-        while state.due and state.due[0].at_ms <= entry.stamp_ms:
-            given.append(self._outputs[heapq.heappop(state.due).at_ms])
+        while state.due.next_ms is not None and state.due.next_ms <= entry.stamp_ms:
+            given.append(self._outputs[state.due.pop().at_ms])
         return given

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-
 from services.geofence.domain import accounts
+from services.geofence.domain.agenda.due import Due
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import equipment, sensing, silence
@@ -13,7 +12,7 @@ from services.geofence.domain.detectors.pipeline import ON_AMEND, ON_END, ON_FIX
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import RingState
-from services.geofence.domain.state import CaseState, Due, RingKey
+from services.geofence.domain.state import CaseState, RingKey
 
 
 def apply(decisions: Decisions, case: Case) -> None:
@@ -36,9 +35,9 @@ def apply(decisions: Decisions, case: Case) -> None:
     else:
         _take_over_devices(decisions, case)
         if case.valid_until_ms is not None:
-            heapq.heappush(state.due, Due(case.valid_until_ms, case.case_id, is_boundary=True))
+            state.due.add(Due(case.valid_until_ms, case.case_id, is_boundary=True))
         if case.valid_from_ms > now_ms:
-            heapq.heappush(state.due, Due(case.valid_from_ms, case.case_id, is_boundary=True))
+            state.due.add(Due(case.valid_from_ms, case.case_id, is_boundary=True))
             return
         begin(decisions, case_state, now_ms)
     decisions.end_if_quiet(case_state)
@@ -54,8 +53,7 @@ def _amend(decisions: Decisions, case_state: CaseState, case: Case) -> None:
         on_amend(context, amendment)
     decisions.end_if_quiet(case_state)
     state.forget(before)
-    state.due = [due for due in state.due if due.case_id != case.case_id]
-    heapq.heapify(state.due)
+    state.due.drop_case(case.case_id)
     case_state.case, case_state.next_check_ms = case, None
 
 
@@ -105,7 +103,7 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: Cau
             if check_ms is None or next_ms < check_ms:
                 check_ms = next_ms
     if check_ms is not None and check_ms != case_state.next_check_ms:
-        heapq.heappush(decisions.state.due, Due(check_ms, case_state.case.case_id, is_boundary=False))
+        decisions.state.due.add(Due(check_ms, case_state.case.case_id, is_boundary=False))
     case_state.next_check_ms = check_ms
 
 

@@ -8,6 +8,7 @@ from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
 from services.common.privacy.notices import NoticeGround
+from services.geofence.domain.agenda.due import Agenda, Due
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
@@ -30,7 +31,6 @@ from services.geofence.domain.state import (
     WEARER,
     AnomalyKey,
     CaseState,
-    Due,
     EndedEvent,
     EventKey,
     GroupedKey,
@@ -100,7 +100,7 @@ def encode(state: State) -> bytes:
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
             },
-            "due": [_due(state, due) for due in sorted(state.due)],
+            "due": [_due(state, due) for due in state.due],
             "outage": astuple(state.outage) if state.outage else None,
             "outage_over_ms": state.outage_over_ms or 0,
             "silences": list(state.silences.items()),
@@ -171,7 +171,7 @@ def decode(data: bytes) -> State:
             incidents={
                 wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()
             },
-            due=[Due(at_ms, case_id, version != _CHECK) for at_ms, case_id, version in content["due"]],
+            due=Agenda(Due(at_ms, case_id, version != _CHECK) for at_ms, case_id, version in content["due"]),
             outage=_from_values(Outage, content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"] or None,
             silences=dict(content["silences"]),

@@ -6,12 +6,12 @@ alerts, byte for byte, on every evaluator and in every replay.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import assert_never
 
 from services.common.rpc.errors import OutdatedFold
 from services.geofence.domain import cases, hot_loop
+from services.geofence.domain.agenda.due import Due
 from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import anomalies, equipment, outages, sensing
@@ -28,7 +28,7 @@ from services.geofence.domain.entries import (
 )
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, Due, EventKey, State
+from services.geofence.domain.state import CaseState, EventKey, State
 from services.geofence.domain.tracks import retention
 from services.geofence.domain.unseen import presences
 from services.geofence.domain.version import VERSION
@@ -53,7 +53,7 @@ def step(state: State, entry: Entry) -> list[Output]:
 
 def next_due_ms(state: State) -> int | None:
     """The next moment at which time alone decides something: a tick must follow that moment. None if there is no such moment."""
-    due_ms = state.due[0].at_ms if state.due else None
+    due_ms = state.due.next_ms
     if not state.sensing_due:
         return due_ms
     request_ms = state.sensing_due[0][0]
@@ -117,8 +117,8 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
     outages.note_gap(decisions, before_ms, arrived_ms)
     while (due_ms := next_due_ms(state)) is not None and due_ms <= arrived_ms:
         at_once, ending = [], []
-        while state.due and state.due[0].at_ms == due_ms:
-            due = heapq.heappop(state.due)
+        while state.due.next_ms == due_ms:
+            due = state.due.pop()
             case_state = state.cases.get(due.case_id)
             if case_state is None:
                 continue

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from services.geofence.domain import demands
+from services.geofence.domain.agenda.due import Agenda
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
@@ -55,16 +56,6 @@ class AnomalyKey(NamedTuple):
     anomaly: AnomalyKind
     about: tuple[str, ...]
     """Ids of the anomaly's subject: a device alone, or a device or a target with a case."""
-
-
-class Due(NamedTuple):
-    """A moment at which time alone may decide something. The checks of a case come before its boundary at the same moment."""
-
-    at_ms: int
-    case_id: str
-    """Empty if the moment belongs to no case: a tick at that time is enough."""
-    is_boundary: bool
-    """Whether the case begins or ends at that moment; otherwise it is only checked."""
 
 
 class EndedEvent(NamedTuple):
@@ -286,8 +277,8 @@ class State:
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
-    due: list[Due] = field(default_factory=list)
-    """Heap of the moments at which a case begins or ends, or time may decide something."""
+    due: Agenda = field(default_factory=Agenda)
+    """Moments at which a case begins or ends, or time may decide something."""
     outage: Outage | None = None
     outage_over_ms: int | None = None
     """When the last outage ended, mesh time; None if there was none."""

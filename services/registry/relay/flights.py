@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from services.common.messaging import flow
 from services.registry.outbox.store import OutboxRow
 
+MAX_FLIGHT = 16
+"""Number of messages in flight. A stream writes one message after another to the disk, so a live report waits for a flight at most,
+also while agencies renew all their records."""
 MAX_FLIGHT_BYTES = 1 << 20
 """Size of the messages in flight after which the next message waits, bytes."""
 _ROUTES = flow.ROUTES.subject.partition("{")[0]
@@ -25,7 +28,8 @@ def flights(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
     size, routes = 0, True
     for row in ordered:
         key, is_route = _key(row), row.subject.startswith(_ROUTES)
-        if not groups or key in keys or size + len(row.payload) > MAX_FLIGHT_BYTES or is_route is not routes:
+        is_full = len(keys) == MAX_FLIGHT or size + len(row.payload) > MAX_FLIGHT_BYTES
+        if not groups or is_full or key in keys or is_route is not routes:
             groups.append([])
             keys, size, routes = set(), 0, is_route
         groups[-1].append(row)

@@ -32,7 +32,7 @@ POLL_S = 0.25
 """Maximum delay before the relay notices a commit of another process, seconds. Commits of this process wake it at once."""
 RETRY_DELAY_S = 1.0
 UNABLE_AFTER_S = 10.0
-"""How long messages may wait before the registry reports that it isn't ready, seconds."""
+"""How long messages may wait while none is published before the registry reports that it isn't ready, seconds."""
 
 
 class Relay:
@@ -64,6 +64,9 @@ class Relay:
         self._renew_at_s = 0.0
         self._failing_since_s: float | None = None
         self._waiting_since_s: float | None = None
+        """Since when the outbox hasn't been empty."""
+        self._stuck_since_s: float | None = None
+        """Since when messages have waited and none was published."""
         age_s.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
 
     def unable(self) -> str:
@@ -71,13 +74,13 @@ class Relay:
         now_s = time.monotonic()
         if self._failing_since_s is not None and now_s - self._failing_since_s > UNABLE_AFTER_S:
             return f"the outbox hasn't been read for {now_s - self._failing_since_s:.0f} s"
-        if self._waiting_since_s is not None and now_s - self._waiting_since_s > UNABLE_AFTER_S:
-            return f"messages to the log have been waiting for {now_s - self._waiting_since_s:.0f} s"
+        if self._stuck_since_s is not None and now_s - self._stuck_since_s > UNABLE_AFTER_S:
+            return f"messages to the log wait, and none was published for {now_s - self._stuck_since_s:.0f} s"
         return ""
 
     def _stand_by(self) -> None:
         """Notes that another process reads the outbox, so that this one isn't unable after an outage of the database."""
-        self._failing_since_s = None
+        self._failing_since_s = self._waiting_since_s = self._stuck_since_s = None
 
     async def run(self) -> None:
         """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
@@ -111,10 +114,11 @@ class Relay:
         async with self._transactions.open() as work:
             rows = await work.outbox.unsent(self._batch)
         if not rows:
-            self._waiting_since_s = None
+            self._waiting_since_s = self._stuck_since_s = None
             return False
-        if self._waiting_since_s is None:
-            self._waiting_since_s = time.monotonic()
+        now_s = time.monotonic()
+        self._waiting_since_s = self._waiting_since_s or now_s
+        self._stuck_since_s = self._stuck_since_s or now_s
         versions: list[StoredVersion] = []
         stored: dict[int, int] = {}
         for flight in flights(rows):
@@ -129,6 +133,7 @@ class Relay:
             await work.outbox.mark_sent([row.id for row in rows], now_ms, stored)
             await work.traces.note_versions(versions, now_ms)
         self._batch = min(2 * self._batch, BATCH)
+        self._stuck_since_s = None
         logger().info("outbox_published", messages=len(rows))
         return True
 

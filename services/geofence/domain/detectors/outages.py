@@ -8,13 +8,12 @@ because it isn't due to the outage.
 
 from __future__ import annotations
 
-import heapq
-
 from services.geofence.domain import demands
+from services.geofence.domain.agenda.due import Due
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import CaseState, Due, GroupedKey, Outage, State
+from services.geofence.domain.state import CaseState, GroupedKey, Outage, State
 
 MIN_SILENT = 10
 """Minimum number of wearers who fall silent together in an outage, whatever their share. A desk can inquire about fewer one by one."""
@@ -65,7 +64,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     outage.members.pop(case_state.case.case_id, None)
     if 2 * len(outage.members) < _enough(state):
         state.outage, state.outage_over_ms = None, state.now_ms
-        heapq.heappush(state.due, Due(state.now_ms + BACK_WITHIN_MS, "", is_boundary=False))
+        state.due.add(Due(state.now_ms + BACK_WITHIN_MS, "", is_boundary=False))
         kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
         decisions.outage_alert(outage, kind, demand, at_ms=at_ms, silent=outage.max_silent)
 

@@ -42,5 +42,10 @@ def test_large_messages_arent_in_flight_together() -> None:
     assert ids([case(1, "x", 1, half), case(2, "y", 1, half), case(3, "z", 1)]) == [[1], [2, 3]]
 
 
+def test_no_flight_is_so_long_that_a_live_report_waits_for_it() -> None:
+    rows = [case(n, f"case-{n}", 1) for n in range(3 * module.MAX_FLIGHT + 1)]
+    assert list(map(len, ids(rows))) == [module.MAX_FLIGHT] * 3 + [1]
+
+
 def test_nothing_gives_no_flight() -> None:
     assert flights([]) == []

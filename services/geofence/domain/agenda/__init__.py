@@ -1,0 +1,1 @@
+"""Moments at which time alone may decide something."""
