@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from math import dist
+from math import dist, inf
 
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
@@ -88,7 +88,9 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             del undated[device_id]
         newest = after is None
         region = track.safe_region
-        clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
+        # How far the device may be from the middle of its region; infinite without one.
+        off_mm = dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm if newest and region else inf
+        clear = region and off_mm <= region[1]
         if clear and not far and count % FIXES_PER_PACK:
             continue
         case_ids = cases_of.get(device_id)
@@ -103,8 +105,9 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         if far and before and is_jump(before, fix):
             anomalies.jumped(decisions, fix, case_ids, cause=cause)
         if not clear:
-            if newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region.free_mm:
+            if region and off_mm <= region.free_mm:
                 sensing.check_fix(decisions, device_id)
+                safe_region.skip_if_quiet(state, device_id, sensing.is_quiet)
             else:
                 moves.add(Movement(device_id, (before or fix)[0], after[0] if after else None), case_ids, cause=cause)
         if count % FIXES_PER_PACK:

@@ -20,6 +20,7 @@ Row = tuple[int, int, str, int, int, int, int, int]
 _NUMBERS = 6
 _FIELDS = 8
 _REPORT_ID = 2
+_SOURCE = 7
 _ACCURACY = 5
 """Index of the accuracy among the numbers of a fix."""
 _WORD_BITS = 32
@@ -151,14 +152,13 @@ class PackedFixes:
 def of_rows(rows: Sequence[Row]) -> PackedFixes:
     """Packs fixes in order of time; at least one."""
     values: list[Any] = list(chain.from_iterable(rows))
-    ids = values[_REPORT_ID::_FIELDS]
-    del values[_REPORT_ID::_FIELDS]
-    sources = values[_NUMBERS :: _NUMBERS + 1]
-    del values[_NUMBERS :: _NUMBERS + 1]
-    for i, source in enumerate(sources):
-        if source:
+    ids, sources = values[_REPORT_ID::_FIELDS], values[_SOURCE::_FIELDS]
+    del values[_SOURCE::_FIELDS]
+    del values[_REPORT_ID :: _FIELDS - 1]
+    if any(sources):
+        for i, source in enumerate(sources):
             values[_NUMBERS * i + _ACCURACY] |= source << _WORD_BITS
-    words = memoryview(array("q", values)).cast("B").cast("I")
+    words = array("I", array("q", values).tobytes())
     return PackedFixes(words[_LOW::2].tobytes(), _shared(words[_HIGH::2].tobytes()), _joined(ids))
 
 
