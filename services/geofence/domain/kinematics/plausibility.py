@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
@@ -68,14 +69,21 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
     return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
 
 
-def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
+def left_by_jump(track: Track) -> tuple[tuple[Fix, float], ...]:
     """The last fix before each recent jump of a device, newest first, with the device's pace until then, m/s.
 
     A jump counts for 3 minutes, or until the fourth fix after it. A jump is a movement that the accuracies and the device's own recent
     pace don't explain. It needn't be fast: for somebody who stood still, a car's movement is a jump. A vague position is never the
     start of a jump.
     """
-    fixes, starts = track.recent, []
+    known, count = track.left_by_jump, track.count
+    if known is None or known[0] != count:
+        known = track.left_by_jump = count, _left_by_jump(track.recent)
+    return known[1]
+
+
+def _left_by_jump(fixes: Sequence[Fix]) -> tuple[tuple[Fix, float], ...]:
+    starts: list[tuple[Fix, float]] = []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
         if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
@@ -86,7 +94,7 @@ def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
         pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
             starts.append((before, pace_mps))
-    return starts
+    return tuple(starts)
 
 
 def has_jumped(track: Track) -> bool:

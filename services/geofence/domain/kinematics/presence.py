@@ -195,7 +195,7 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
     From there, a wearer is assumed to go on for 3 minutes at the own pace, and at least on foot. A person's device is assumed to stay.
     """
     wearer, device = sides
-    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
+    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else ()
     if not wearer_left and not device_left:
         return None
     at_ms = max(side.recent[-1].time_ms for side in sides if side)

@@ -115,9 +115,10 @@ def is_tag(state: State, device_id: str) -> bool:
 
 def radius_mm(case: Case) -> int:
     """Radius of the widest ring of a case that demands a response, mm; if none does, of the narrowest ring."""
-    return max(
-        (ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND), default=case.rings[-1].radius_mm
-    )
+    for ring in case.rings:  # the widest first
+        if ring.action is Demand.RESPOND:
+            return ring.radius_mm
+    return case.rings[-1].radius_mm
 
 
 def reach_mm(rules: Rules) -> int:
@@ -186,12 +187,14 @@ def _is_entered(case_state: CaseState, target: Target) -> bool:
 
 def _starts(track: Track) -> list[Fix]:
     """The newest fix of a device, and the fixes at which it may still be because it jumped away from them."""
-    return [track.recent[-1], *(fix for fix, _ in plausibility.left_by_jump(track))]
+    return track.recent[-1:] + [fix for fix, _ in plausibility.left_by_jump(track)]
 
 
 def _known(state: State, target: Target) -> list[Track]:
     """Tracks of a person's devices that were located lately; if none was, the one with the newest fix."""
     tracks = [track for device_id in target.device_ids if (track := state.tracks.get(device_id)) and track.recent]
+    if len(tracks) < 2:
+        return tracks
     newest_ms = max((track.recent[-1].time_ms for track in tracks), default=0)
     since_ms = min(newest_ms, state.now_ms - state.rules.protected_lost_after_ms)
     return [track for track in tracks if track.recent[-1].time_ms >= since_ms]
@@ -208,15 +211,12 @@ def _gap_to_place(state: State, case: Case, here: Fix, *, target: Target) -> Gap
 
 def gap_to_person(state: State, case: Case, here: Fix, *, other: Track) -> Gap:
     """The way from a position of the wearer to a person's device, with that device's pace where it matters."""
+    ring_mm = radius_mm(case)
     gaps = [
-        Gap(
-            line_mm=math.dist(here.point, there.point) - radius_mm(case),
-            vague_mm=here.accuracy_mm + there.accuracy_mm,
-            other_mps=0,
-        )
+        Gap(math.dist(here[3:6], there[3:6]) - ring_mm, vague_mm=here.accuracy_mm + there.accuracy_mm, other_mps=0)
         for there in _starts(other)
     ]
-    nearest = min(gaps, key=lambda gap: gap.free_mm)
+    nearest = gaps[0] if len(gaps) == 1 else min(gaps, key=lambda gap: gap.free_mm)
     if nearest.free_mm > far_mm(state.rules.reach_mps):
         return nearest
-    return nearest._replace(other_mps=other.pace_mps() or 0.0)
+    return Gap(nearest.line_mm, vague_mm=nearest.vague_mm, other_mps=other.pace_mps() or 0.0)

@@ -100,6 +100,9 @@ class Track(Fixes):
     floor: tuple[Fix, int] | None = field(default=None, compare=False)
     """Floor of the accuracy (`accuracy.floor_mm`) as of a newest fix, mm. It is derived from the fixes; the track holds it because each
     decision near a ring needs it several times."""
+    left_by_jump: tuple[int, tuple[tuple[Fix, float], ...]] | None = field(default=None, compare=False)
+    """Result of `plausibility.left_by_jump` as of a number of fixes, held for the same reasons. A fix that isn't held here frees its
+    memory once it is packed."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
@@ -121,8 +124,7 @@ class Track(Fixes):
         fixes = self._list_for(fix)
         index = bisect_left(fixes, fix[:3])
         fixes.insert(index, fix)
-        self._pace = None
-        self.floor = None
+        self._forget_derived()
         return Neighbours(fixes[index - 1] if index else None, fixes[index + 1] if index + 1 < len(fixes) else None)
 
     def held(self, fix: Fix) -> Fix | None:
@@ -265,7 +267,11 @@ class Track(Fixes):
         else:
             del self.recent[: count - self.older_count]
             self.older, self.older_count = None, 0
-        self.floor = None
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
+        """Forgets what was derived from the fixes. A new newest fix needs no call: it shows in the number of fixes."""
+        self.floor = self.left_by_jump = self._pace = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
