@@ -297,7 +297,7 @@ def _heard_tag(state: State, case: Case) -> str:
 
 def _is_near_named(case: Case, here: Vector, radius_mm: int) -> bool:
     """Whether a place that the order names to the wearer is within a radius. Its own ring then decides on contacts."""
-    return any(place.shape.least_distance_mm(here, here) <= radius_mm for place in case.targets if place.is_named)
+    return any(place.shape.distance_mm(here) <= radius_mm for place in case.targets if place.is_named)
 
 
 def _moving_at(state: State, tag_id: str) -> Vector | None:

@@ -162,7 +162,9 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
-    nearer_mm = target.shape.least_distance_mm(start, start) - target.shape.least_distance_mm(end, end)
+    nearer_mm = target.shape.distance_mm(start) - target.shape.distance_mm(end)
+    if nearer_mm <= max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks])):
+        return None  # nearly always, before any scatter is measured: no credible accuracy is better than the stated one
     vague_mm = sum(map(accuracy.credible_mm, tracks))
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
@@ -175,8 +177,8 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     # The error of either end grows with the factor by which the line is extended.
     before_mm = max(before.accuracy_mm, accuracy.floor_mm(mover))
     off_mm = round(math.hypot(times * vague_mm, (times - 1) * before_mm))
-    p = probability.inside(target.shape.least_distance_mm(there, there), ring.radius_mm, (off_mm,))
-    return target.shape.least_distance_mm(end, end) if p >= rules.respond_p_pct / 100 else None
+    p = probability.inside(target.shape.distance_mm(there), ring.radius_mm, (off_mm,))
+    return target.shape.distance_mm(end) if p >= rules.respond_p_pct / 100 else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:
@@ -187,7 +189,7 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 def _relative(sides: Sides, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment. A side that hasn't reported since is at its last position, or
     still in the train in which both ride."""
-    pieces = rings.assumed(sides, at_ms, at_ms)[0]
+    pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
     return pieces[0].start if pieces else None
 
 

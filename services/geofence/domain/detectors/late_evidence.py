@@ -111,7 +111,7 @@ def _note(case_state: CaseState, position: TooLate, *, rules: Rules, now_ms: int
     for target in case.targets:
         if target.is_person:
             continue
-        apart_mm = target.shape.least_distance_mm(position.point, position.point)
+        apart_mm = target.shape.distance_mm(position.point)
         p = probability.inside(apart_mm, ring.radius_mm, (position.accuracy_mm,))
         if p >= rules.respond_p_pct / 100:
             evidence = LATE_EVIDENCE.of(case_state)

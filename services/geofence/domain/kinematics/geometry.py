@@ -64,6 +64,10 @@ class Disc:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
 
+    def distance_mm(self, point: Vector) -> float:
+        """Distance of a point from the edge, millimetres; 0 inside."""
+        return max(0.0, math.hypot(*_minus(point, self.centre)) - self.radius_mm)
+
     def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
@@ -143,6 +147,14 @@ class PlanePolygon:
         if self._inside(a, b):
             return 0.0
         return min(_segments_apart(a, b, side) for side in self.sides)
+
+    def distance_mm(self, point: Vector) -> float:
+        """Distance of a point from the edge, millimetres; 0 inside. The same number as of a movement that stays at the point."""
+        at = self._plane(point)
+        if self._contains(*at):
+            return 0.0
+        # The corners have distances of their own, because those along a side may be rounded otherwise.
+        return min(min(_point_apart(at, p, q), math.hypot(q[0] - at[0], q[1] - at[1])) for p, q in self.sides)
 
     def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""

@@ -64,7 +64,7 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
     """Whether the newest fix of a device is believed. The check is cheap if nothing about the fix is odd."""
     fixes = track.recent
-    if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
+    if not _has_odd(fixes[-2:], bound_mps):
         return True
     return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
 
@@ -102,14 +102,19 @@ def has_jumped(track: Track) -> bool:
     return bool(left_by_jump(track))
 
 
-def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
-    may_mm = bound_mps * (fix[0] - before[0]) + before[6] + fix[6]
-    return fix[6] >= VAGUE_FROM_MM or math.dist(before[3:6], fix[3:6]) > may_mm
+def _has_odd(fixes: Sequence[Fix], bound_mps: int) -> bool:
+    """Whether any of these fixes, except the first, is vague or faster reached than the bound. All other fixes are believed."""
+    for before, fix in pairwise(fixes):
+        if fix[6] >= VAGUE_FROM_MM:
+            return True
+        if math.dist(before[3:6], fix[3:6]) > bound_mps * (fix[0] - before[0]) + before[6] + fix[6]:
+            return True
+    return False
 
 
 def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
-    if not any(_is_odd(before, fix, bound_mps) for before, fix in pairwise(fixes)):
-        return fixes
+    if not _has_odd(fixes, bound_mps):
+        return fixes  # nearly always
     believed_fixes: list[Fix] = fixes[:1]
     previous = fixes[:1]
     held: Fix | None = None

@@ -205,7 +205,7 @@ def _gap_to_place(state: State, case: Case, here: Fix, *, target: Target) -> Gap
     away_mm = target.shape.distance_bound_mm(here.point)
     _, wide_mm = target.shape.bounding_ball
     if wide_mm > SMALL_SHARE * away_mm and away_mm - radius_mm(case) <= far_mm(state.rules.reach_mps):
-        away_mm = target.shape.least_distance_mm(here.point, here.point)
+        away_mm = target.shape.distance_mm(here.point)
     return Gap(line_mm=away_mm - radius_mm(case), vague_mm=here.accuracy_mm, other_mps=0)
 
 
