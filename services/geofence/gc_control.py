@@ -7,7 +7,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-COLLECT_INTERVAL = 256
+COLLECT_INTERVAL = 64
 """Entries between two collections."""
 
 

@@ -101,20 +101,22 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 # No case names the device. Its newest positions are enough for an order that comes later.
                 track.forget_before(now_ms)
             continue
-        cause = CausingReport(device_id, report_id, received_wall_us)
         if far and before and is_jump(before, fix):
+            cause = CausingReport(device_id, report_id, received_wall_us)
             anomalies.jumped(decisions, fix, case_ids, cause=cause)
         if not clear:
             if region and off_mm <= region.free_mm:
                 sensing.check_fix(decisions, device_id)
                 safe_region.skip_if_quiet(state, device_id, sensing.is_quiet)
             else:
+                cause = CausingReport(device_id, report_id, received_wall_us)
                 moves.add(Movement(device_id, (before or fix)[0], after[0] if after else None), case_ids, cause=cause)
         if count % FIXES_PER_PACK:
             continue
         if count % FIXES_PER_CLEANUP == 0:
             forget_old(state, device_id, case_ids)
         if newest and count % FIXES_PER_CHECK == 0:
+            cause = CausingReport(device_id, report_id, received_wall_us)
             anomalies.check_track(decisions, track, case_ids, cause=cause)
         track.pack()
     moves.finish()

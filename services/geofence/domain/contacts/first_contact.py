@@ -276,11 +276,9 @@ def _planned_ms(state: State, case: Case, begin_ms: int) -> int:
 
 def _is_used(state: State, case: Case) -> bool:
     """Whether contacts are decided for a case. No real tag stands behind an exercise."""
-    return (
-        state.log_version >= FIRST_VERSION
-        and case.exercise is Exercise.NONE
-        and any(ring.action is Demand.NOTIFY for ring in case.rings)
-    )
+    if state.log_version < FIRST_VERSION or case.exercise is not Exercise.NONE:
+        return False
+    return Demand.NOTIFY in [ring.action for ring in case.rings]
 
 
 def _heard_tag(state: State, case: Case) -> str:

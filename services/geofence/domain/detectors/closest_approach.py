@@ -18,7 +18,7 @@ from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
-from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM, Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
     PREDICT_UP_TO_MPS,
@@ -155,16 +155,23 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
         return None
     tracks = [side for side in sides if side]
     if len(tracks) > 1 and not all(
-        track.is_fresh(now.time_ms) and track.first_ms <= before.time_ms for track in tracks
+        [track.is_fresh(now.time_ms) and track.began_by(before.time_ms) for track in tracks]
     ):
         return None
     took_ms = now.time_ms - before.time_ms
+    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach to a
+    # person. Nearly always one of them decides, before the movement or any scatter is measured.
+    least_mm = max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks]))
+    if target.is_person:
+        moved_mm = sum([track.path_since_mm(before.time_ms) for track in tracks])
+        if moved_mm + BOUND_ALLOWANCE_MM <= least_mm:
+            return None
     start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
     nearer_mm = target.shape.distance_mm(start) - target.shape.distance_mm(end)
-    if nearer_mm <= max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks])):
-        return None  # nearly always, before any scatter is measured: no credible accuracy is better than the stated one
+    if nearer_mm <= least_mm:
+        return None
     vague_mm = sum(map(accuracy.credible_mm, tracks))
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None

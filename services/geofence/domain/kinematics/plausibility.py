@@ -46,6 +46,8 @@ def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int
     """
     fixes = track.since(from_ms, LOOKBACK_FIXES)
     first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
+    if until_ms is None and _plain_count(track, bound_mps) >= len(fixes) - first:
+        return Track(fixes[first:])  # nearly always
     stop = len(fixes) if until_ms is None else bisect_right(fixes, (until_ms, AFTER_ALL_MS)) + 2
     return Track(_judge(fixes[first:stop], bound_mps))
 
@@ -64,7 +66,7 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
     """Whether the newest fix of a device is believed. The check is cheap if nothing about the fix is odd."""
     fixes = track.recent
-    if not _has_odd(fixes[-2:], bound_mps):
+    if len(fixes) < 2 or _plain_count(track, bound_mps) > 1:
         return True
     return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
 
@@ -86,11 +88,11 @@ def _left_by_jump(fixes: Sequence[Fix]) -> tuple[tuple[Fix, float], ...]:
     starts: list[tuple[Fix, float]] = []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
-        if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
+        if fixes[-1][0] - fix[0] > UNKNOWN_AFTER_MS:
             break
-        beyond_mm = _beyond_mm(before, fix)
-        if beyond_mm <= SAME_PLACE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
-            continue
+        beyond_mm = math.dist(before[3:6], fix[3:6]) - before[6] - fix[6]
+        if beyond_mm <= SAME_PLACE_MM or before[6] >= VAGUE_FROM_MM:
+            continue  # nearly always
         pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
             starts.append((before, pace_mps))
@@ -102,19 +104,33 @@ def has_jumped(track: Track) -> bool:
     return bool(left_by_jump(track))
 
 
-def _has_odd(fixes: Sequence[Fix], bound_mps: int) -> bool:
-    """Whether any of these fixes, except the first, is vague or faster reached than the bound. All other fixes are believed."""
-    for before, fix in pairwise(fixes):
-        if fix[6] >= VAGUE_FROM_MM:
-            return True
-        if math.dist(before[3:6], fix[3:6]) > bound_mps * (fix[0] - before[0]) + before[6] + fix[6]:
-            return True
-    return False
+def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
+    """Whether a fix is vague, or farther from the fix before it than the bound explains."""
+    may_mm = bound_mps * (fix[0] - before[0]) + before[6] + fix[6]
+    return fix[6] >= VAGUE_FROM_MM or math.dist(before[3:6], fix[3:6]) > may_mm
+
+
+def _plain_count(track: Track, bound_mps: int) -> int:
+    """Number of newest fixes of which none but perhaps the first is odd. All of them are believed, if no earlier fix counts.
+
+    Only recent fixes are counted. One more fix is compared with the one before it alone.
+    """
+    fixes, count, known = track.recent, track.count, track.plain
+    if known is not None and known[0] == count and known[1] == bound_mps:
+        return known[2]
+    counted, plain = len(fixes), min(1, len(fixes))
+    if known is not None and known[0] == count - 1 and known[1] == bound_mps:
+        plain = known[2] + 1 if counted > 1 and not _is_odd(fixes[-2], fixes[-1], bound_mps) else 1
+    else:
+        while plain < counted and not _is_odd(fixes[-plain - 1], fixes[-plain], bound_mps):
+            plain += 1
+    track.plain = count, bound_mps, plain
+    return plain
 
 
 def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
-    if not _has_odd(fixes, bound_mps):
-        return fixes  # nearly always
+    if not any(_is_odd(before, fix, bound_mps) for before, fix in pairwise(fixes)):
+        return fixes
     believed_fixes: list[Fix] = fixes[:1]
     previous = fixes[:1]
     held: Fix | None = None

@@ -103,6 +103,8 @@ class Track(Fixes):
     left_by_jump: tuple[int, tuple[tuple[Fix, float], ...]] | None = field(default=None, compare=False)
     """Result of `plausibility.left_by_jump` as of a number of fixes, held for the same reasons. A fix that isn't held here frees its
     memory once it is packed."""
+    plain: tuple[int, int, int] | None = field(default=None, compare=False)
+    """How many of the newest fixes are plain (`plausibility.believed`), as of a number of fixes and a speed bound."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
@@ -271,7 +273,7 @@ class Track(Fixes):
 
     def _forget_derived(self) -> None:
         """Forgets what was derived from the fixes. A new newest fix needs no call: it shows in the number of fixes."""
-        self.floor = self.left_by_jump = self._pace = None
+        self.floor = self.left_by_jump = self.plain = self._pace = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""

@@ -78,6 +78,10 @@ class Fixes:
         """Time of the oldest fix. The track must have a fix."""
         return self.recent[0].time_ms if self.older is None else self.older.time_ms(0)
 
+    def began_by(self, time_ms: int) -> bool:
+        """Whether the oldest fix is at a moment or earlier. The track must have a fix."""
+        return self.recent[0].time_ms <= time_ms or self.first_ms <= time_ms
+
     def pack(self) -> None:
         """Packs all fixes but the recent ones, if enough have gathered."""
         count = len(self.recent) - MIN_RECENT
