@@ -167,6 +167,7 @@ class BatchMoves:
             if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
                 self._to_check[case_id] = cause
         if until_ms is None:
+            self._state.tracks[device_id].safe_region = None  # the fix lies outside it
             sensing.check_fix(self._decisions, device_id)
             safe_region.measure(
                 self._state,

@@ -131,6 +131,9 @@ def need_of(state: State, tag_id: str) -> Need | None:
     track = state.tracks.get(tag_id)
     if track is None or not track.recent:
         return None
+    region = track.safe_region
+    if region is not None and region.is_far:
+        return Need(MAX_INTERVAL_S, can_reach=False) if _has_known_target(state, tag_id) else None
     least_s, free_mm = None, math.inf
     for case_state in cases_of(state, tag_id):
         for gap in _gaps(state, case_state, track):
@@ -138,6 +141,15 @@ def need_of(state: State, tag_id: str) -> Need | None:
             needed_s = interval_for(state, case_state.case, tag_id, gap=gap)
             least_s = needed_s if least_s is None else min(least_s, needed_s)
     return None if least_s is None else Need(least_s, free_mm <= reach_mm(state.rules))
+
+
+def _has_known_target(state: State, tag_id: str) -> bool:
+    """Whether the position of any target of a tag is known."""
+    for case_state in cases_of(state, tag_id):
+        for target in case_state.case.targets:
+            if not target.is_person or state.last_track(target.device_ids) is not None:
+                return True
+    return False
 
 
 def interval_for(state: State, case: Case, tag_id: str, *, gap: Gap) -> float:
