@@ -38,6 +38,18 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
     return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)
 
 
+def ecef_points_mm(lats_e7: Sequence[int], lons_e7: Sequence[int]) -> list[tuple[int, int, int]]:
+    """`ecef_mm` of many points: the fold needs it for each position, and a call for each would take a tenth more time."""
+    points = []
+    for lat_e7, lon_e7 in zip(lats_e7, lons_e7, strict=True):
+        lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
+        sin_lat = sin(lat)
+        n = _A_MM / sqrt(1 - _E2 * sin_lat * sin_lat)
+        from_axis = n * cos(lat)
+        points.append((round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)))
+    return points
+
+
 def lat_lon_deg(point: Vector) -> tuple[float, float]:
     """Latitude and longitude of a point on the ellipsoid, degrees: the inverse of `ecef_mm`, to 1e-7."""
     x, y, z = point
