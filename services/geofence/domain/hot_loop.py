@@ -167,8 +167,10 @@ class BatchMoves:
             if case_state.episode_id:
                 newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
                 self._moved_in[case_id] = cause, newest
-            if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
-                self._to_check[case_id] = cause
+            for awaits_report in AWAITS_REPORT:
+                if awaits_report(case_state):
+                    self._to_check[case_id] = cause
+                    break
         if until_ms is None:
             self._state.tracks[device_id].safe_region = None  # the fix lies outside it
             sensing.check_fix(self._decisions, device_id)

@@ -223,7 +223,7 @@ def _note(context: CaseContext, target: Target, ring: Ring, contact: FirstContac
 def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Contacts the wearer without a cause if that is due, so that a contact elsewhere is never sure. Returns the next moment."""
     state, case = context.state, context.case
-    if not _is_used(state, case) or all(target.is_named for target in case.targets):
+    if not _is_used(state, case) or False not in [target.is_named for target in case.targets]:
         return ()
     memory = CONTACTS.of(context.case_state)
     if len(memory.elsewhere) >= MAX_ELSEWHERE:

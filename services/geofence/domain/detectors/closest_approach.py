@@ -134,12 +134,13 @@ def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sid
 
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
     """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
-    rings_ = case_state.case.rings
-    responding = next((ring for ring in rings_ if ring.action is Demand.RESPOND), None)
-    if responding is None or case_state.ring(target, responding).open:
-        return None
-    wider = any(case_state.ring(target, ring).open for ring in rings_ if ring.radius_mm > responding.radius_mm)
-    return responding if wider else None
+    is_wider_open = False
+    for ring in case_state.case.rings:  # the widest first
+        is_open = case_state.ring(target, ring).open
+        if ring.action is Demand.RESPOND:
+            return ring if is_wider_open and not is_open else None
+        is_wider_open = is_wider_open or is_open
+    return None
 
 
 def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: Ring, rules: Rules) -> float | None:

@@ -138,7 +138,7 @@ class Fixes:
         """Whether any fix but some newest ones may have this x coordinate; False only if none has."""
         if self.older is not None and self.older.may_hold_x(x_mm):
             return True
-        return any(fix[3] == x_mm for fix in self.recent[:-but_newest])
+        return x_mm in [fix[3] for fix in self.recent[:-but_newest]]
 
     def last_before(self, time_ms: int) -> Fix | None:
         """The newest fix older than a moment; None if there is none."""
