@@ -100,12 +100,8 @@ class CasePart(Generic[T]):
         """The memories of a case that are kept as long as this one, by name."""
         return case_state.of_case if self.outlives_episode else case_state.of_episode
 
-    def known(self, case_state: CaseState) -> T | None:
-        """The detector's memory of a case; None if the detector has remembered nothing yet."""
-        return self.all_in(case_state).get(self.name)
-
     def of(self, case_state: CaseState) -> T:
-        """The detector's memory of a case, which is created if there is none."""
+        """The detector's memory of a case."""
         parts = self.all_in(case_state)
         if self.name not in parts:
             parts[self.name] = self.new()

@@ -149,7 +149,7 @@ def _add(late: LateEvidence, at_ms: int, apart_mm: float, *, p: float, now_ms: i
 
 def notify_due(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Notifies the desks of all late evidence that is due. Returns when the rest is due."""
-    evidence = LATE_EVIDENCE.known(context.case_state)
+    evidence = LATE_EVIDENCE.all_in(context.case_state).get(LATE_EVIDENCE.name)
     return _notify_due(context, evidence, at_ms) if evidence else ()
 
 

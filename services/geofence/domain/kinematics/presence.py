@@ -170,7 +170,8 @@ def _is_far_unreachable(
     device = tracks[1]
     point = device.recent[-1][3:6]
     wide_mm = max([dist(fix[3:6], point) for fix in device.recent])
-    away_mm += wide_mm + POSSIBLE_TIMES * max(least_mm, max([fix[6] for fix in device.recent]))
+    vague_mm = max([fix[6] for fix in device.recent])
+    away_mm += wide_mm + POSSIBLE_TIMES * max(vague_mm, least_mm)
     if len(device.recent) > 1:
         took_ms = max(1, device.recent[-1][0] - device.recent[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.recent[-1][0])) / took_ms

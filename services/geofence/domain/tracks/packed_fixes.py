@@ -89,10 +89,9 @@ class PackedFixes:
 
     def may_hold_x(self, x_mm: int) -> bool:
         """Whether any fix may have this x coordinate; False only if none has."""
-        word = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder)
-        words, at = memoryview(self.low_words).cast("I")[_X::_NUMBERS].tobytes(), -1
-        while (at := words.find(word, at + 1)) >= 0:
-            if at % _WORD_BYTES == 0:
+        word, at = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder), -1
+        while (at := self.low_words.find(word, at + 1)) >= 0:
+            if at % _WORDS_BYTES == _X * _WORD_BYTES:
                 return True
         return False
 

@@ -148,7 +148,8 @@ def _close(context: CaseContext, device_id: str, at_ms: int) -> None:
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Emits removals that begin, and straps that are still open at the end of one. Returns the moments of the next checks."""
     case_state = context.case_state
-    if not (case_state.case.removals or REMOVALS.name in case_state.of_case) or context.state.log_version < FIRST_VERSION:
+    is_used = case_state.case.removals or REMOVALS.name in case_state.of_case
+    if not is_used or context.state.log_version < FIRST_VERSION:
         return ()  # nearly always
     return _check(context, at_ms)
 
