@@ -135,7 +135,7 @@ def _positions(batch: log_pb2.PositionBatch) -> Positions:
         sources=batch.source[:],
     )
     columns = (body.device_ids, body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
-    if len(set(map(len, columns))) > 1:
+    if len({len(column) for column in columns}) > 1:
         raise InvalidField("positions", "has columns of unequal length")
     if body.sources and (len(body.sources) != len(body.device_ids) or not _SOURCES.issuperset(body.sources)):
         raise InvalidField(

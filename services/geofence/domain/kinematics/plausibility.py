@@ -170,7 +170,7 @@ def _is_jump(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
     return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(believed_fixes[-PACE_FIXES:])) * took_ms
 
 
-def _pace_mps(fixes: list[Fix]) -> float:
+def _pace_mps(fixes: Sequence[Fix]) -> float:
     """The greatest speed between two consecutive fixes, m/s; needs at least two fixes."""
     return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 
