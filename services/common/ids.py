@@ -15,11 +15,9 @@ def hash_id(kind: str, *cause: str | int) -> str:
 
     The parts are length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
     """
-    digest = hashlib.blake2b(digest_size=10, person=kind.encode()[:16])
-    for part in cause:
-        text = str(part).encode()
-        digest.update(len(text).to_bytes(4, "big") + text)
-    return f"{kind}-{digest.hexdigest()}"
+    texts = [str(part).encode() for part in cause]
+    content = b"".join([len(text).to_bytes(4, "big") + text for text in texts])
+    return f"{kind}-{hashlib.blake2b(content, digest_size=10, person=kind.encode()[:16]).hexdigest()}"
 
 
 class PlaceId(NamedTuple):

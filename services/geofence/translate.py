@@ -134,8 +134,8 @@ def _positions(batch: log_pb2.PositionBatch) -> Positions:
         received_wall_us=batch.received_wall_us,
         sources=batch.source[:],
     )
-    columns = (body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
-    if any(len(column) != len(body.device_ids) for column in columns):
+    columns = (body.device_ids, body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
+    if len({len(column) for column in columns}) > 1:
         raise InvalidField("positions", "has columns of unequal length")
     if body.sources and (len(body.sources) != len(body.device_ids) or not _SOURCES.issuperset(body.sources)):
         raise InvalidField(

@@ -73,13 +73,13 @@ def unseen_within_reach_ms(
 def _missing_mm(fix: Fix, target: Target, tracks: Mapping[str, Track]) -> float | None:
     """Distance of a position from a target, less the accuracies, mm. None if the person's position isn't known by then."""
     if not target.is_person:
-        return target.shape.least_distance_mm(fix.point, fix.point) - fix.accuracy_mm
+        return target.shape.distance_mm(fix.point) - fix.accuracy_mm
     known = [seen for id_ in target.device_ids if id_ in tracks and (seen := _last_before(tracks[id_], fix.time_ms))]
     if not known:
         return None
     seen = max(known)
     apart = fix.x_mm - seen.x_mm, fix.y_mm - seen.y_mm, fix.z_mm - seen.z_mm
-    return target.shape.least_distance_mm(apart, apart) - fix.accuracy_mm - seen.accuracy_mm
+    return target.shape.distance_mm(apart) - fix.accuracy_mm - seen.accuracy_mm
 
 
 def _last_before(track: Track, at_ms: int) -> Fix | None:

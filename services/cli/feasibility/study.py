@@ -166,6 +166,6 @@ def _changes(case: Case, fixes: list[Fix]) -> Iterator[Change]:
     widest_mm = case.rings[0].radius_mm
     places = [target.shape for target in case.targets if not target.is_person]
     for stay in stays(fixes):
-        nearest_mm = min((shape.least_distance_mm(stay.middle, stay.middle) for shape in places), default=None)
+        nearest_mm = min((shape.distance_mm(stay.middle) for shape in places), default=None)
         if nearest_mm is not None and nearest_mm <= widest_mm + STAY_MM:
             yield ExceptionAdded(stay, nearest_mm / 1000)

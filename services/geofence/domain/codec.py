@@ -121,7 +121,7 @@ def state_digest(state: State) -> bytes:
             {case_id: _case_state(case) for case_id, case in state.cases.items() if case.episode_id},
             {wearer_id: incident.incident_id for wearer_id, incident in state.incidents.items()},
             len(state.cases),
-            sum(track.count for track in state.tracks.values()),
+            sum([track.older_count + len(track.recent) for track in state.tracks.values()]),
         ],
         sort_keys=True,
     ).encode()

@@ -116,21 +116,28 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
     before_ms, state.now_ms = state.now_ms, arrived_ms
     outages.note_gap(decisions, before_ms, arrived_ms)
     while (due_ms := next_due_ms(state)) is not None and due_ms <= arrived_ms:
-        at_once, ending = [], []
-        while state.due.next_ms == due_ms:
-            due = state.due.pop()
-            case_state = state.cases.get(due.case_id)
-            if case_state is None:
-                continue
-            if state.log_version >= ENDS_LAST_VERSION and case_state.case.is_over(due_ms):
-                ending.append((case_state, due))
-            elif _apply_due(decisions, case_state, due):
-                at_once.append(case_state)
-        at_once += [case_state for case_state, due in ending if _apply_due(decisions, case_state, due)]
-        decisions.end_all_if_quiet(at_once)
+        if state.due.next_ms == due_ms:
+            _apply_all_due(decisions, due_ms)
         if state.sensing_due and state.sensing_due[0][0] <= due_ms:
             sensing.pass_time(decisions, due_ms)
     retention.pass_time(state, before_ms, arrived_ms)
+
+
+def _apply_all_due(decisions: Decisions, due_ms: int) -> None:
+    """Begins, checks and ends all cases that are due at a moment."""
+    state = decisions.state
+    at_once, ending = [], []
+    while state.due.next_ms == due_ms:
+        due = state.due.pop()
+        case_state = state.cases.get(due.case_id)
+        if case_state is None:
+            continue
+        if state.log_version >= ENDS_LAST_VERSION and case_state.case.is_over(due_ms):
+            ending.append((case_state, due))
+        elif _apply_due(decisions, case_state, due):
+            at_once.append(case_state)
+    at_once += [case_state for case_state, due in ending if _apply_due(decisions, case_state, due)]
+    decisions.end_all_if_quiet(at_once)
 
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:

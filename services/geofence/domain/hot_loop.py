@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from math import dist
+from math import dist, inf
 
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
@@ -17,7 +17,7 @@ from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.geometry import ecef_points_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
 from services.geofence.domain.state import State
@@ -44,12 +44,11 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
     new = tuple.__new__
-    for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm, source in zip(  # the next line weighs it
+    for device_id, report_id, fix_time_ms, point, accuracy_mm, source in zip(  # the next line weighs it
         batch.device_ids,
         batch.report_ids,
         batch.fix_times_ms,
-        batch.lat_e7,
-        batch.lon_e7,
+        ecef_points_mm(batch.lat_e7, batch.lon_e7),
         batch.accuracy_mm,
         sources.of_batch(state, batch),
         strict=True,
@@ -58,7 +57,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             accuracy_mm = max(accuracy_mm, MIN_ACCURACY_MM[source])  # noqa: PLW2901
         time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
         if time_ms < oldest_ms:
-            too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm=accuracy_mm))
+            too_late.append(TooLate(device_id, time_ms, point, accuracy_mm=accuracy_mm))
             continue
         if owned_since and time_ms < owned_since.get(device_id, time_ms):
             previous_owners += 1
@@ -67,16 +66,20 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             track = tracks[device_id]
         except KeyError:
             track = tracks[device_id] = Track()
-        point = x_mm, y_mm, z_mm = ecef_mm(lat_e7, lon_e7)
+        x_mm, y_mm, z_mm = point
         fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm, source))
         recent = track.recent
         before = recent[-1] if recent else None
         if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
             recent.append(fix)  # the same result as `Track.add`, with fewer checks
             after = None
-            took_ms = time_ms - before[0]
-            # The sum is never shorter than the straight line, so a smaller sum can't be a jump.
-            far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
+            # The sum of the steps along the axes is never shorter than the straight line, so smaller steps can't be a jump.
+            step_mm = JUMP_MPS / 3 * (time_ms - before[0])
+            far = not (
+                -step_mm < x_mm - before[3] < step_mm
+                and -step_mm < y_mm - before[4] < step_mm
+                and -step_mm < z_mm - before[5] < step_mm
+            )
         else:
             added = track.add(fix)
             if added is None:
@@ -88,7 +91,9 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             del undated[device_id]
         newest = after is None
         region = track.safe_region
-        clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
+        # How far the device may be from the middle of its region; infinite without one.
+        off_mm = dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm if newest and region else inf
+        clear = region and off_mm <= region[1]
         if clear and not far and count % FIXES_PER_PACK:
             continue
         case_ids = cases_of.get(device_id)
@@ -99,19 +104,22 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 # No case names the device. Its newest positions are enough for an order that comes later.
                 track.forget_before(now_ms)
             continue
-        cause = CausingReport(device_id, report_id, received_wall_us)
         if far and before and is_jump(before, fix):
+            cause = CausingReport(device_id, report_id, received_wall_us)
             anomalies.jumped(decisions, fix, case_ids, cause=cause)
         if not clear:
-            if newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region.free_mm:
+            if region and off_mm <= region.free_mm:
                 sensing.check_fix(decisions, device_id)
+                safe_region.skip_if_quiet(state, device_id, sensing.is_quiet)
             else:
+                cause = CausingReport(device_id, report_id, received_wall_us)
                 moves.add(Movement(device_id, (before or fix)[0], after[0] if after else None), case_ids, cause=cause)
         if count % FIXES_PER_PACK:
             continue
         if count % FIXES_PER_CLEANUP == 0:
             forget_old(state, device_id, case_ids)
         if newest and count % FIXES_PER_CHECK == 0:
+            cause = CausingReport(device_id, report_id, received_wall_us)
             anomalies.check_track(decisions, track, case_ids, cause=cause)
         track.pack()
     moves.finish()
@@ -159,9 +167,12 @@ class BatchMoves:
             if case_state.episode_id:
                 newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
                 self._moved_in[case_id] = cause, newest
-            if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
-                self._to_check[case_id] = cause
+            for awaits_report in AWAITS_REPORT:
+                if awaits_report(case_state):
+                    self._to_check[case_id] = cause
+                    break
         if until_ms is None:
+            self._state.tracks[device_id].safe_region = None  # the fix lies outside it
             sensing.check_fix(self._decisions, device_id)
             safe_region.measure(
                 self._state,

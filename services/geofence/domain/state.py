@@ -68,6 +68,7 @@ class EndedEvent(NamedTuple):
 
 
 T = TypeVar("T")
+_new = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class CaseState:
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """The state of one ring of one target."""
-        return self.rings[RingKey(target.key, ring.radius_mm)]
+        return self.rings[_new(RingKey, (target.key, ring.radius_mm))]
 
     @property
     def is_quiet(self) -> bool:
@@ -316,7 +317,7 @@ class State:
         Returns None if the person has no fix.
         """
         if not target.is_person:
-            return target.shape.least_distance_mm(wearer.point, wearer.point), None
+            return target.shape.distance_mm(wearer.point), None
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 

@@ -223,7 +223,7 @@ def _note(context: CaseContext, target: Target, ring: Ring, contact: FirstContac
 def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Contacts the wearer without a cause if that is due, so that a contact elsewhere is never sure. Returns the next moment."""
     state, case = context.state, context.case
-    if not _is_used(state, case) or all(target.is_named for target in case.targets):
+    if not _is_used(state, case) or False not in [target.is_named for target in case.targets]:
         return ()
     memory = CONTACTS.of(context.case_state)
     if len(memory.elsewhere) >= MAX_ELSEWHERE:
@@ -276,11 +276,9 @@ def _planned_ms(state: State, case: Case, begin_ms: int) -> int:
 
 def _is_used(state: State, case: Case) -> bool:
     """Whether contacts are decided for a case. No real tag stands behind an exercise."""
-    return (
-        state.log_version >= FIRST_VERSION
-        and case.exercise is Exercise.NONE
-        and any(ring.action is Demand.NOTIFY for ring in case.rings)
-    )
+    if state.log_version < FIRST_VERSION or case.exercise is not Exercise.NONE:
+        return False
+    return Demand.NOTIFY in [ring.action for ring in case.rings]
 
 
 def _heard_tag(state: State, case: Case) -> str:
@@ -297,7 +295,7 @@ def _heard_tag(state: State, case: Case) -> str:
 
 def _is_near_named(case: Case, here: Vector, radius_mm: int) -> bool:
     """Whether a place that the order names to the wearer is within a radius. Its own ring then decides on contacts."""
-    return any(place.shape.least_distance_mm(here, here) <= radius_mm for place in case.targets if place.is_named)
+    return any(place.shape.distance_mm(here) <= radius_mm for place in case.targets if place.is_named)
 
 
 def _moving_at(state: State, tag_id: str) -> Vector | None:

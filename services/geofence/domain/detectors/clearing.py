@@ -62,7 +62,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     """Least distance that the newest positions claim, mm."""
     positions = [rings.newest(sides) for sides in pairs(state, case_state, target)]
-    return min(target.shape.least_distance_mm(here, here) for here in positions)
+    return min(target.shape.distance_mm(here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
@@ -75,9 +75,11 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
         if until_ms is None:
             continue
         # Vague positions must be farther away by their accuracy.
-        vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
-        beyond_mm = state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-        radius_mm = ring.radius_mm + beyond_mm
+        margin_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm)
+        stated_mm = sum([side.recent[-1].accuracy_mm for side in sides if side])
+        if target.shape.is_surely_within(rings.newest(sides), margin_mm + stated_mm):
+            return False  # nearly always, before any scatter is measured: it can only make the positions vaguer
+        radius_mm = margin_mm + sum(accuracy.credible_mm(side) for side in sides if side)
         # Old positions can contradict that the ring was left, but never prove it.
         if _may_be_within(sides, target, radius_mm, from_ms=until_ms, until_ms=state.now_ms):
             return False
@@ -118,7 +120,7 @@ def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until
     from_ms = rings.agree_from_ms(sides, since_ms, until_ms)
     if from_ms is None:
         return False
-    moves = rings.assumed(sides, from_ms, until_ms)[0]
+    moves = rings.assumed_to_stay(sides, from_ms, until_ms)
     return not any(target.shape.within(move.start, move.end, radius_mm) for move in moves)
 
 
@@ -238,7 +240,7 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
         known_ms = rings.known_until(sides)
         if known_ms is None or not rings.is_fresh(known_ms, state.now_ms):
             continue
-        apart_mm = min(target.shape.least_distance_mm(apart, apart) for apart in rings.assumed_now(sides))
+        apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides))
         vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
         distances_mm.append(apart_mm)
         beyond.append(apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm)

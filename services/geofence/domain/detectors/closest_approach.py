@@ -18,7 +18,7 @@ from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
-from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM, Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
     PREDICT_UP_TO_MPS,
@@ -134,12 +134,13 @@ def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sid
 
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
     """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
-    rings_ = case_state.case.rings
-    responding = next((ring for ring in rings_ if ring.action is Demand.RESPOND), None)
-    if responding is None or case_state.ring(target, responding).open:
-        return None
-    wider = any(case_state.ring(target, ring).open for ring in rings_ if ring.radius_mm > responding.radius_mm)
-    return responding if wider else None
+    is_wider_open = False
+    for ring in case_state.case.rings:  # the widest first
+        is_open = case_state.ring(target, ring).open
+        if ring.action is Demand.RESPOND:
+            return ring if is_wider_open and not is_open else None
+        is_wider_open = is_wider_open or is_open
+    return None
 
 
 def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: Ring, rules: Rules) -> float | None:
@@ -155,14 +156,23 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
         return None
     tracks = [side for side in sides if side]
     if len(tracks) > 1 and not all(
-        track.is_fresh(now.time_ms) and track.first_ms <= before.time_ms for track in tracks
+        [track.is_fresh(now.time_ms) and track.began_by(before.time_ms) for track in tracks]
     ):
         return None
     took_ms = now.time_ms - before.time_ms
+    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach to a
+    # person. Nearly always one of them decides, before the movement or any scatter is measured.
+    least_mm = max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks]))
+    if target.is_person:
+        moved_mm = sum([track.path_since_mm(before.time_ms) for track in tracks])
+        if moved_mm + BOUND_ALLOWANCE_MM <= least_mm:
+            return None
     start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
-    nearer_mm = target.shape.least_distance_mm(start, start) - target.shape.least_distance_mm(end, end)
+    nearer_mm = target.shape.distance_mm(start) - target.shape.distance_mm(end)
+    if nearer_mm <= least_mm:
+        return None
     vague_mm = sum(map(accuracy.credible_mm, tracks))
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
@@ -175,8 +185,8 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     # The error of either end grows with the factor by which the line is extended.
     before_mm = max(before.accuracy_mm, accuracy.floor_mm(mover))
     off_mm = round(math.hypot(times * vague_mm, (times - 1) * before_mm))
-    p = probability.inside(target.shape.least_distance_mm(there, there), ring.radius_mm, (off_mm,))
-    return target.shape.least_distance_mm(end, end) if p >= rules.respond_p_pct / 100 else None
+    p = probability.inside(target.shape.distance_mm(there), ring.radius_mm, (off_mm,))
+    return target.shape.distance_mm(end) if p >= rules.respond_p_pct / 100 else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:
@@ -187,7 +197,7 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 def _relative(sides: Sides, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment. A side that hasn't reported since is at its last position, or
     still in the train in which both ride."""
-    pieces = rings.assumed(sides, at_ms, at_ms)[0]
+    pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
     return pieces[0].start if pieces else None
 
 

@@ -111,7 +111,7 @@ def _note(case_state: CaseState, position: TooLate, *, rules: Rules, now_ms: int
     for target in case.targets:
         if target.is_person:
             continue
-        apart_mm = target.shape.least_distance_mm(position.point, position.point)
+        apart_mm = target.shape.distance_mm(position.point)
         p = probability.inside(apart_mm, ring.radius_mm, (position.accuracy_mm,))
         if p >= rules.respond_p_pct / 100:
             evidence = LATE_EVIDENCE.of(case_state)
@@ -147,9 +147,14 @@ def _add(late: LateEvidence, at_ms: int, apart_mm: float, *, p: float, now_ms: i
     return True
 
 
-def notify_due(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Notifies the desks of all late evidence that is due. Yields when the rest is due."""
-    for key, late in LATE_EVIDENCE.of(context.case_state).items():
+def notify_due(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Notifies the desks of all late evidence that is due. Returns when the rest is due."""
+    evidence = LATE_EVIDENCE.all_in(context.case_state).get(LATE_EVIDENCE.name)
+    return _notify_due(context, evidence, at_ms) if evidence else ()
+
+
+def _notify_due(context: CaseContext, evidence: Evidence, at_ms: int) -> Iterator[int]:
+    for key, late in evidence.items():
         if late.found and late.due_ms <= at_ms:
             _notify(context, key, late)
         elif late.found:

@@ -18,7 +18,7 @@ from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Exercise
-from services.geofence.domain.kinematics import report_interval
+from services.geofence.domain.kinematics import report_interval, safe_region
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import SensingState, State
@@ -196,7 +196,7 @@ def _check_time(decisions: Decisions, tag_id: str, sensing: SensingState, *, at_
     elif at_ms < sensing.renew_ms:
         _check_by(state, tag_id, sensing, at_ms=sensing.renew_ms)
     else:
-        state.tracks[tag_id].safe_region = None  # so that the next fix is evaluated, and renews the request
+        safe_region.evaluate_next(state.tracks[tag_id])  # so that the next fix renews the request
     overdue_ms = _overdue_ms(state, tag_id, sensing)
     if overdue_ms is not None and overdue_ms <= at_ms:
         _ask_for_position(decisions, tag_id, sensing)

@@ -58,12 +58,19 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
     track = state.last_track(case.tag_device_ids)
     if track is None or case.case_id not in state.watched:
         return None
-    silent_ms = _last_heard_ms(heard_at_ms, case.tag_device_ids) + _silent_after_ms(state, case)
-    check_ms = min(_unseen_ms(state, case_state, track), silent_ms, at_ms + UNKNOWN_AFTER_MS)
+    tag_ids, after_ms = case.tag_device_ids, track.unknown_after_ms()
+    silent_after_ms = after_ms if len(tag_ids) == 1 else _silent_after_ms(state, case)
+    unseen_after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else after_ms
+    check_ms = min(
+        track.recent[-1].time_ms + unseen_after_ms,
+        _last_heard_ms(heard_at_ms, tag_ids) + silent_after_ms,
+        at_ms + UNKNOWN_AFTER_MS,
+    )
     for target in case.targets:
         if target.is_person:
             lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
-            check_ms = min(check_ms, lost_ms)
+            if lost_ms < check_ms:
+                check_ms = lost_ms
     return check_ms if check_ms > at_ms else None
 
 

@@ -189,7 +189,7 @@ def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
         return
     for pair in _fresh_pairs(state, case, target):
         newest_position = rings.newest(pair.sides)
-        distance_mm = target.shape.least_distance_mm(newest_position, newest_position)
+        distance_mm = target.shape.distance_mm(newest_position)
         tracks = [track for _, track in pair.tracks]
         if distance_mm > ring.radius_mm or not all(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
@@ -325,7 +325,7 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     tracks = [side for side in sides if side]
     vague_mm = sum(map(accuracy.credible_mm, tracks))
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-    for piece in reversed(rings.assumed(sides, since_ms, state.now_ms)[0]):
+    for piece in reversed(rings.assumed_to_stay(sides, since_ms, state.now_ms)):
         if target.shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)

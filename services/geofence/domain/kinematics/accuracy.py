@@ -72,6 +72,11 @@ def credible_mm(track: Track) -> int:
     return max(track.recent[-1].accuracy_mm, floor_mm(track))
 
 
+def worst_credible_mm(track: Track) -> int:
+    """An upper bound of `credible_mm` that needs no measurement, mm."""
+    return max(track.recent[-1].accuracy_mm, MAX_FLOOR_MM)
+
+
 def steady_mm(track: Track) -> int:
     """Accuracy of the newest fix together with those of the last 10 minutes at the same place, mm.
 

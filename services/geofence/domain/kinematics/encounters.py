@@ -36,8 +36,7 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
     known_ms = [
         track.recent[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
-        if (point := _point(track, at_ms))
-        and any(shape.least_distance_mm(point, point) == 0 for shape in encounter.places)
+        if (point := _point(track, at_ms)) and any(shape.distance_mm(point) == 0 for shape in encounter.places)
     ]
     return min(end_ms, max(known_ms)) if known_ms else None
 
@@ -46,7 +45,7 @@ def allows(case: Case, at_ms: int, point: Vector) -> bool:
     """Whether an encounter allowed the wearer to be at a point at a moment, even a moment long ago."""
     return any(
         _until_ms(encounter, at_ms) is not None
-        and (not encounter.places or any(shape.least_distance_mm(point, point) == 0 for shape in encounter.places))
+        and (not encounter.places or any(shape.distance_mm(point) == 0 for shape in encounter.places))
         for encounter in case.encounters
     )
 

@@ -38,6 +38,18 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
     return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)
 
 
+def ecef_points_mm(lats_e7: Sequence[int], lons_e7: Sequence[int]) -> list[tuple[int, int, int]]:
+    """`ecef_mm` of many points: the fold needs it for each position, and a call for each would take a tenth more time."""
+    points = []
+    for lat_e7, lon_e7 in zip(lats_e7, lons_e7, strict=True):
+        lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
+        sin_lat = sin(lat)
+        n = _A_MM / sqrt(1 - _E2 * sin_lat * sin_lat)
+        from_axis = n * cos(lat)
+        points.append((round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)))
+    return points
+
+
 def lat_lon_deg(point: Vector) -> tuple[float, float]:
     """Latitude and longitude of a point on the ellipsoid, degrees: the inverse of `ecef_mm`, to 1e-7."""
     x, y, z = point
@@ -63,6 +75,10 @@ class Disc:
     def least_distance_mm(self, start: Vector, end: Vector) -> float:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
+
+    def distance_mm(self, point: Vector) -> float:
+        """Distance of a point from the edge, millimetres; 0 inside."""
+        return max(0.0, math.hypot(*_minus(point, self.centre)) - self.radius_mm)
 
     def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
@@ -143,6 +159,14 @@ class PlanePolygon:
         if self._inside(a, b):
             return 0.0
         return min(_segments_apart(a, b, side) for side in self.sides)
+
+    def distance_mm(self, point: Vector) -> float:
+        """Distance of a point from the edge, millimetres; 0 inside. The same number as of a movement that stays at the point."""
+        at = self._plane(point)
+        if self._contains(*at):
+            return 0.0
+        # The corners have distances of their own, because those along a side may be rounded otherwise.
+        return min(min(_point_apart(at, p, q), math.hypot(q[0] - at[0], q[1] - at[1])) for p, q in self.sides)
 
     def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
@@ -45,6 +46,8 @@ def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int
     """
     fixes = track.since(from_ms, LOOKBACK_FIXES)
     first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
+    if until_ms is None and _plain_count(track, bound_mps) >= len(fixes) - first:
+        return Track(fixes[first:])  # nearly always
     stop = len(fixes) if until_ms is None else bisect_right(fixes, (until_ms, AFTER_ALL_MS)) + 2
     return Track(_judge(fixes[first:stop], bound_mps))
 
@@ -63,30 +66,37 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
     """Whether the newest fix of a device is believed. The check is cheap if nothing about the fix is odd."""
     fixes = track.recent
-    if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
+    if len(fixes) < 2 or _plain_count(track, bound_mps) > 1:
         return True
     return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
 
 
-def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
+def left_by_jump(track: Track) -> tuple[tuple[Fix, float], ...]:
     """The last fix before each recent jump of a device, newest first, with the device's pace until then, m/s.
 
     A jump counts for 3 minutes, or until the fourth fix after it. A jump is a movement that the accuracies and the device's own recent
     pace don't explain. It needn't be fast: for somebody who stood still, a car's movement is a jump. A vague position is never the
     start of a jump.
     """
-    fixes, starts = track.recent, []
+    known, count = track.left_by_jump, track.count
+    if known is None or known[0] != count:
+        known = track.left_by_jump = count, _left_by_jump(track.recent)
+    return known[1]
+
+
+def _left_by_jump(fixes: Sequence[Fix]) -> tuple[tuple[Fix, float], ...]:
+    starts: list[tuple[Fix, float]] = []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
-        if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
+        if fixes[-1][0] - fix[0] > UNKNOWN_AFTER_MS:
             break
-        beyond_mm = _beyond_mm(before, fix)
-        if beyond_mm <= SAME_PLACE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
-            continue
+        beyond_mm = math.dist(before[3:6], fix[3:6]) - before[6] - fix[6]
+        if beyond_mm <= SAME_PLACE_MM or before[6] >= VAGUE_FROM_MM:
+            continue  # nearly always
         pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
             starts.append((before, pace_mps))
-    return starts
+    return tuple(starts)
 
 
 def has_jumped(track: Track) -> bool:
@@ -95,8 +105,27 @@ def has_jumped(track: Track) -> bool:
 
 
 def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
+    """Whether a fix is vague, or farther from the fix before it than the bound explains."""
     may_mm = bound_mps * (fix[0] - before[0]) + before[6] + fix[6]
     return fix[6] >= VAGUE_FROM_MM or math.dist(before[3:6], fix[3:6]) > may_mm
+
+
+def _plain_count(track: Track, bound_mps: int) -> int:
+    """Number of newest fixes of which none but perhaps the first is odd. All of them are believed, if no earlier fix counts.
+
+    Only recent fixes are counted. One more fix is compared with the one before it alone.
+    """
+    fixes, count, known = track.recent, track.count, track.plain
+    if known is not None and known[0] == count and known[1] == bound_mps:
+        return known[2]
+    counted, plain = len(fixes), min(1, len(fixes))
+    if known is not None and known[0] == count - 1 and known[1] == bound_mps:
+        plain = known[2] + 1 if counted > 1 and not _is_odd(fixes[-2], fixes[-1], bound_mps) else 1
+    else:
+        while plain < counted and not _is_odd(fixes[-plain - 1], fixes[-plain], bound_mps):
+            plain += 1
+    track.plain = count, bound_mps, plain
+    return plain
 
 
 def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
@@ -141,7 +170,7 @@ def _is_jump(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
     return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(believed_fixes[-PACE_FIXES:])) * took_ms
 
 
-def _pace_mps(fixes: list[Fix]) -> float:
+def _pace_mps(fixes: Sequence[Fix]) -> float:
     """The greatest speed between two consecutive fixes, m/s; needs at least two fixes."""
     return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 

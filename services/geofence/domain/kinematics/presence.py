@@ -75,16 +75,20 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    credible = tuple(map(_credible, tracks, (side for side in sides if side)))
-    on_the_way = _on_the_way(
-        state.rules,
-        credible,
-        target,
-        ring=ring,
-        from_ms=from_ms,
-        until_ms=until_ms,
-        reporting=sides.wearer if newest else None,
-    )
+    on_the_way = Presence()
+    # Nearly always both sides are too far apart for any accuracy that their scatter could leave them: then it isn't measured.
+    if not _is_far_unreachable(
+        tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, least_mm=accuracy.MAX_FLOOR_MM
+    ):
+        on_the_way = _on_the_way(
+            state.rules,
+            tuple(map(_credible, tracks, (side for side in sides if side))),
+            target,
+            ring=ring,
+            from_ms=from_ms,
+            until_ms=until_ms,
+            reporting=sides.wearer if newest else None,
+        )
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -150,24 +154,24 @@ def max_travel_mm(rules: Rules) -> int:
 
 
 def _is_far_unreachable(
-    tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int
+    tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int, least_mm: int = 0
 ) -> bool:
     """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. Nearly all presences are.
 
     Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
-    is longer than twice that distance.
+    is longer than twice that distance. With `least_mm`, each accuracy counts as that or worse.
     """
     wearer = tracks[0]
     here = wearer.recent[-1]
-    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
-        fix[6] for fix in wearer.recent[-plausibility.LOOKBACK_FIXES :]
-    )
+    vague_mm = max([fix[6] for fix in wearer.recent[-plausibility.LOOKBACK_FIXES :]])
+    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(vague_mm, least_mm)
     if len(tracks) == 1:
         return target.shape.distance_bound_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.recent[-1][3:6]
-    wide_mm = max(dist(fix[3:6], point) for fix in device.recent)
-    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.recent)
+    wide_mm = max([dist(fix[3:6], point) for fix in device.recent])
+    vague_mm = max([fix[6] for fix in device.recent])
+    away_mm += wide_mm + POSSIBLE_TIMES * max(vague_mm, least_mm)
     if len(device.recent) > 1:
         took_ms = max(1, device.recent[-1][0] - device.recent[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.recent[-1][0])) / took_ms
@@ -195,7 +199,7 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
     From there, a wearer is assumed to go on for 3 minutes at the own pace, and at least on foot. A person's device is assumed to stay.
     """
     wearer, device = sides
-    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
+    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else ()
     if not wearer_left and not device_left:
         return None
     at_ms = max(side.recent[-1].time_ms for side in sides if side)
@@ -206,7 +210,7 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
         for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
-            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least_distance_mm(here.point, here.point)
+            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_mm(here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
                 return PossiblePresence(
                     at_ms=at_ms,
@@ -230,12 +234,15 @@ def _from_newest(
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].recent[-1], raw[1].recent[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     if best is None:
         least_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
-        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + BOUND_ALLOWANCE_MM:
-            return Presence()
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least_distance_mm(here.point, here.point)
+        beyond_mm = least_mm - ring.radius_mm - BOUND_ALLOWANCE_MM
+        # An upper bound of the accuracies, without any measurement of scatter, nearly always decides.
+        for accuracy_of in (accuracy.worst_credible_mm, accuracy.credible_mm):
+            if beyond_mm > SURELY_BEYOND * sum(map(accuracy_of, raw)):
+                return Presence()
+    accuracies = tuple(map(accuracy.credible_mm, raw))
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_mm(here.point)
     held = any(
         believed_track.recent[-1][:3] != raw_track.recent[-1][:3]
         for believed_track, raw_track in zip(believed, raw, strict=True)

@@ -115,9 +115,10 @@ def is_tag(state: State, device_id: str) -> bool:
 
 def radius_mm(case: Case) -> int:
     """Radius of the widest ring of a case that demands a response, mm; if none does, of the narrowest ring."""
-    return max(
-        (ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND), default=case.rings[-1].radius_mm
-    )
+    for ring in case.rings:  # the widest first
+        if ring.action is Demand.RESPOND:
+            return ring.radius_mm
+    return case.rings[-1].radius_mm
 
 
 def reach_mm(rules: Rules) -> int:
@@ -130,6 +131,9 @@ def need_of(state: State, tag_id: str) -> Need | None:
     track = state.tracks.get(tag_id)
     if track is None or not track.recent:
         return None
+    region = track.safe_region
+    if region is not None and region.is_far:
+        return Need(MAX_INTERVAL_S, can_reach=False) if _has_known_target(state, tag_id) else None
     least_s, free_mm = None, math.inf
     for case_state in cases_of(state, tag_id):
         for gap in _gaps(state, case_state, track):
@@ -137,6 +141,15 @@ def need_of(state: State, tag_id: str) -> Need | None:
             needed_s = interval_for(state, case_state.case, tag_id, gap=gap)
             least_s = needed_s if least_s is None else min(least_s, needed_s)
     return None if least_s is None else Need(least_s, free_mm <= reach_mm(state.rules))
+
+
+def _has_known_target(state: State, tag_id: str) -> bool:
+    """Whether the position of any target of a tag is known."""
+    for case_state in cases_of(state, tag_id):
+        for target in case_state.case.targets:
+            if not target.is_person or state.last_track(target.device_ids) is not None:
+                return True
+    return False
 
 
 def interval_for(state: State, case: Case, tag_id: str, *, gap: Gap) -> float:
@@ -186,12 +199,14 @@ def _is_entered(case_state: CaseState, target: Target) -> bool:
 
 def _starts(track: Track) -> list[Fix]:
     """The newest fix of a device, and the fixes at which it may still be because it jumped away from them."""
-    return [track.recent[-1], *(fix for fix, _ in plausibility.left_by_jump(track))]
+    return track.recent[-1:] + [fix for fix, _ in plausibility.left_by_jump(track)]
 
 
 def _known(state: State, target: Target) -> list[Track]:
     """Tracks of a person's devices that were located lately; if none was, the one with the newest fix."""
     tracks = [track for device_id in target.device_ids if (track := state.tracks.get(device_id)) and track.recent]
+    if len(tracks) < 2:
+        return tracks
     newest_ms = max((track.recent[-1].time_ms for track in tracks), default=0)
     since_ms = min(newest_ms, state.now_ms - state.rules.protected_lost_after_ms)
     return [track for track in tracks if track.recent[-1].time_ms >= since_ms]
@@ -202,21 +217,18 @@ def _gap_to_place(state: State, case: Case, here: Fix, *, target: Target) -> Gap
     away_mm = target.shape.distance_bound_mm(here.point)
     _, wide_mm = target.shape.bounding_ball
     if wide_mm > SMALL_SHARE * away_mm and away_mm - radius_mm(case) <= far_mm(state.rules.reach_mps):
-        away_mm = target.shape.least_distance_mm(here.point, here.point)
+        away_mm = target.shape.distance_mm(here.point)
     return Gap(line_mm=away_mm - radius_mm(case), vague_mm=here.accuracy_mm, other_mps=0)
 
 
 def gap_to_person(state: State, case: Case, here: Fix, *, other: Track) -> Gap:
     """The way from a position of the wearer to a person's device, with that device's pace where it matters."""
+    ring_mm = radius_mm(case)
     gaps = [
-        Gap(
-            line_mm=math.dist(here.point, there.point) - radius_mm(case),
-            vague_mm=here.accuracy_mm + there.accuracy_mm,
-            other_mps=0,
-        )
+        Gap(math.dist(here[3:6], there[3:6]) - ring_mm, vague_mm=here.accuracy_mm + there.accuracy_mm, other_mps=0)
         for there in _starts(other)
     ]
-    nearest = min(gaps, key=lambda gap: gap.free_mm)
+    nearest = gaps[0] if len(gaps) == 1 else min(gaps, key=lambda gap: gap.free_mm)
     if nearest.free_mm > far_mm(state.rules.reach_mps):
         return nearest
-    return nearest._replace(other_mps=other.pace_mps() or 0.0)
+    return Gap(nearest.line_mm, vague_mm=nearest.vague_mm, other_mps=other.pace_mps() or 0.0)

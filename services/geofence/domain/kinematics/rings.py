@@ -146,13 +146,28 @@ def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
     return movements
 
 
+def assumed_to_stay(sides: Sides, from_ms: int, to_ms: int) -> list[Piece]:
+    """The first of the `assumed` movements: the side that reported earlier has stayed, or rides on in the same train."""
+    wearer, device = sides
+    wearer_pieces = list(wearer.assumed(from_ms, to_ms))
+    if device is None:
+        return wearer_pieces
+    relative = list(difference(wearer_pieces, list(device.assumed(from_ms, to_ms))))
+    if wearer.recent and device.recent and rides_along(wearer, device, to_ms):
+        return _carried(sides, relative, from_ms, to_ms=to_ms)
+    return relative
+
+
 def rides_along(wearer: Track, device: Track, at_ms: int) -> bool:
     """Whether both sides ride in the same train and can't have left it between the older of their newest fixes and a moment.
 
     Both last movements are faster than any car, and alike.
     """
-    here, there = _velocity_mps(wearer), _velocity_mps(device)
-    if here is None or there is None:
+    here = _velocity_mps(wearer)
+    if here is None or math.hypot(*here) <= RAIL_ONLY_MPS:
+        return False  # nearly always
+    there = _velocity_mps(device)
+    if there is None:
         return False
     slower_mps, faster_mps = sorted((math.hypot(*here), math.hypot(*there)))
     if slower_mps <= RAIL_ONLY_MPS or math.dist(here, there) > ALIKE_SHARE * faster_mps:
@@ -247,7 +262,7 @@ def moments_within(
         for share in shares:
             at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
             point = part.at(at_ms)
-            yield at_ms, shape.least_distance_mm(point, point)
+            yield at_ms, shape.distance_mm(point)
 
 
 def measure_inside(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, SafeRegion
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, SafeRegion, Track
 from services.geofence.domain.state import CaseState, State
 from services.geofence.domain.tracks.fixes import Fix
 
@@ -120,6 +120,20 @@ def _free(others: Sequence[_Other], *, is_far: bool) -> _Free:
                     half_mm = min(half_mm, left_mm)
         free_mm = min(free_mm, half_mm)
     return _Free(free_mm, narrowed)
+
+
+def evaluate_next(track: Track) -> None:
+    """Has the next fix of a device evaluated for the interval that its tag should keep, even in a far region."""
+    if track.safe_region is not None:
+        track.safe_region = track.safe_region._replace(skip_mm=-1.0)
+
+
+def skip_if_quiet(state: State, device_id: str, is_quiet: QuietHook) -> None:
+    """After such an evaluation, skips the further fixes in a far region if no request to the device is due there."""
+    track = state.tracks[device_id]
+    region = track.safe_region
+    if region is not None and region.is_far and is_quiet(state, device_id):
+        track.safe_region = region._replace(skip_mm=region.free_mm)
 
 
 def drop(state: State, device_id: str) -> None:

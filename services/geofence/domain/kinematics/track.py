@@ -52,6 +52,9 @@ KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
 """Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
 
 
+_new = tuple.__new__  # makes a Piece in a quarter of the time
+
+
 class Piece(NamedTuple):
     """A movement in a straight line at constant speed."""
 
@@ -100,6 +103,11 @@ class Track(Fixes):
     floor: tuple[Fix, int] | None = field(default=None, compare=False)
     """Floor of the accuracy (`accuracy.floor_mm`) as of a newest fix, mm. It is derived from the fixes; the track holds it because each
     decision near a ring needs it several times."""
+    left_by_jump: tuple[int, tuple[tuple[Fix, float], ...]] | None = field(default=None, compare=False)
+    """Result of `plausibility.left_by_jump` as of a number of fixes, held for the same reasons. A fix that isn't held here frees its
+    memory once it is packed."""
+    plain: tuple[int, int, int] | None = field(default=None, compare=False)
+    """How many of the newest fixes are plain (`plausibility.believed`), as of a number of fixes and a speed bound."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
@@ -121,8 +129,7 @@ class Track(Fixes):
         fixes = self._list_for(fix)
         index = bisect_left(fixes, fix[:3])
         fixes.insert(index, fix)
-        self._pace = None
-        self.floor = None
+        self._forget_derived()
         return Neighbours(fixes[index - 1] if index else None, fixes[index + 1] if index + 1 < len(fixes) else None)
 
     def held(self, fix: Fix) -> Fix | None:
@@ -234,14 +241,15 @@ class Track(Fixes):
 
     def is_fresh(self, at_ms: int) -> bool:
         """Whether the newest fix still shows at a moment where the device is. The track must have a fix."""
-        return at_ms - self.recent[-1].time_ms <= self.unknown_after_ms()
+        age_ms = at_ms - self.recent[-1].time_ms
+        return age_ms <= UNKNOWN_AFTER_MS or age_ms <= self.unknown_after_ms()
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
         fixes, total_mm = self.since(from_ms), 0.0
         for i in range(len(fixes) - 1, 0, -1):
             fix, before = fixes[i], fixes[i - 1]
-            if fix.time_ms <= from_ms:
+            if fix[0] <= from_ms:
                 break
             total_mm += math.dist(fix[3:6], before[3:6])
         return total_mm
@@ -265,7 +273,11 @@ class Track(Fixes):
         else:
             del self.recent[: count - self.older_count]
             self.older, self.older_count = None, 0
-        self.floor = None
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
+        """Forgets what was derived from the fixes. A new newest fix needs no call: it shows in the number of fixes."""
+        self.floor = self.left_by_jump = self.plain = self._pace = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
@@ -315,21 +327,18 @@ def _pieces(fixes: Sequence[Fix], from_ms: int, to_ms: int, *, hold: bool) -> It
     index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
     for i in range(index, last):
         fix, following = fixes[i], fixes[i + 1]
-        if fix.time_ms > to_ms:
+        start_ms, end_ms = fix[0], following[0]
+        if start_ms > to_ms:
             return
-        if following.time_ms < from_ms or following.time_ms == fix.time_ms:
+        if end_ms < from_ms or end_ms == start_ms:
             continue
-        if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
-            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
-                from_ms, to_ms
-            )
-        elif hold:
-            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
-                from_ms, to_ms
-            )
+        is_joined = end_ms - start_ms <= UNKNOWN_AFTER_MS
+        if is_joined or hold:
+            piece = _new(Piece, (start_ms, end_ms, fix[3:6], following[3:6] if is_joined else fix[3:6]))
+            yield piece if from_ms <= start_ms and end_ms <= to_ms else piece.clipped(from_ms, to_ms)
     if hold and last >= 0 and fixes[last].time_ms <= to_ms:
         point = fixes[last].point
-        yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
+        yield _new(Piece, (max(from_ms, fixes[last].time_ms), to_ms, point, point))
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
@@ -339,7 +348,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
         p, q = a[i], b[j]
         low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
         if low <= high:
-            yield Piece(from_ms=low, to_ms=high, start=minus(p.at(low), q.at(low)), end=minus(p.at(high), q.at(high)))
+            yield _new(Piece, (low, high, minus(p.at(low), q.at(low)), minus(p.at(high), q.at(high))))
         if p.to_ms < q.to_ms:
             i += 1
         elif q.to_ms < p.to_ms:

@@ -63,10 +63,10 @@ def _apart_mm(state: State, case: Case, target: Target, *, before_ms: int) -> fl
     if here is None or as_of_ms - here.time_ms > UNKNOWN_AFTER_MS:
         return None
     if not target.is_person:
-        return target.shape.least_distance_mm(here.point, here.point)
+        return target.shape.distance_mm(here.point)
     person = state.last_track(target.device_ids)
     there = person.last_before(before_ms) if person else None
     if there is None or as_of_ms - there.time_ms > UNKNOWN_AFTER_MS:
         return None
     relative = minus(here.point, there.point)
-    return target.shape.least_distance_mm(relative, relative)
+    return target.shape.distance_mm(relative)

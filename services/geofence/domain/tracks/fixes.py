@@ -78,6 +78,10 @@ class Fixes:
         """Time of the oldest fix. The track must have a fix."""
         return self.recent[0].time_ms if self.older is None else self.older.time_ms(0)
 
+    def began_by(self, time_ms: int) -> bool:
+        """Whether the oldest fix is at a moment or earlier. The track must have a fix."""
+        return self.recent[0].time_ms <= time_ms or self.first_ms <= time_ms
+
     def pack(self) -> None:
         """Packs all fixes but the recent ones, if enough have gathered."""
         count = len(self.recent) - MIN_RECENT
@@ -134,7 +138,7 @@ class Fixes:
         """Whether any fix but some newest ones may have this x coordinate; False only if none has."""
         if self.older is not None and self.older.may_hold_x(x_mm):
             return True
-        return any(fix[3] == x_mm for fix in self.recent[:-but_newest])
+        return x_mm in [fix[3] for fix in self.recent[:-but_newest]]
 
     def last_before(self, time_ms: int) -> Fix | None:
         """The newest fix older than a moment; None if there is none."""

@@ -20,6 +20,7 @@ Row = tuple[int, int, str, int, int, int, int, int]
 _NUMBERS = 6
 _FIELDS = 8
 _REPORT_ID = 2
+_SOURCE = 7
 _ACCURACY = 5
 """Index of the accuracy among the numbers of a fix."""
 _WORD_BITS = 32
@@ -88,10 +89,9 @@ class PackedFixes:
 
     def may_hold_x(self, x_mm: int) -> bool:
         """Whether any fix may have this x coordinate; False only if none has."""
-        word = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder)
-        words, at = memoryview(self.low_words).cast("I")[_X::_NUMBERS].tobytes(), -1
-        while (at := words.find(word, at + 1)) >= 0:
-            if at % _WORD_BYTES == 0:
+        word, at = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder), -1
+        while (at := self.low_words.find(word, at + 1)) >= 0:
+            if at % _WORDS_BYTES == _X * _WORD_BYTES:
                 return True
         return False
 
@@ -151,14 +151,13 @@ class PackedFixes:
 def of_rows(rows: Sequence[Row]) -> PackedFixes:
     """Packs fixes in order of time; at least one."""
     values: list[Any] = list(chain.from_iterable(rows))
-    ids = values[_REPORT_ID::_FIELDS]
-    del values[_REPORT_ID::_FIELDS]
-    sources = values[_NUMBERS :: _NUMBERS + 1]
-    del values[_NUMBERS :: _NUMBERS + 1]
-    for i, source in enumerate(sources):
-        if source:
+    ids, sources = values[_REPORT_ID::_FIELDS], values[_SOURCE::_FIELDS]
+    del values[_SOURCE::_FIELDS]
+    del values[_REPORT_ID :: _FIELDS - 1]
+    if any(sources):
+        for i, source in enumerate(sources):
             values[_NUMBERS * i + _ACCURACY] |= source << _WORD_BITS
-    words = memoryview(array("q", values)).cast("B").cast("I")
+    words = array("I", array("q", values).tobytes())
     return PackedFixes(words[_LOW::2].tobytes(), _shared(words[_HIGH::2].tobytes()), _joined(ids))
 
 

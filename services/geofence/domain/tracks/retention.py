@@ -28,11 +28,14 @@ def pass_time(state: State, before_ms: int, now_ms: int) -> None:
         return
     hour_ms = now_ms - now_ms % INTERVAL_MS if state.log_version >= _AS_OF_THE_HOUR_VERSION else now_ms
     horizon_ms = hour_ms - WINDOW_MS
-    for device_id, track in list(state.tracks.items()):
-        newest = track.last()
+    # In a country the fold stops for this sweep, so the devices are found in one expression.
+    old_ids = [
+        device_id
+        for device_id, track in state.tracks.items()
+        if track.recent and track.recent[-1][0] < horizon_ms  # of all others the next reports push out the older fixes
+    ]
+    for device_id in old_ids:
         case_ids = state.cases_of.get(device_id)
-        if newest is None or newest.time_ms >= horizon_ms:
-            continue  # the next reports push out the older fixes
         if case_ids:
             hot_loop.forget_old(state, device_id, case_ids)
         else:

@@ -6,7 +6,7 @@ record of the last tag ends while the order is valid is an alert of Tandem's own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,16 @@ def _of_json(content: Sequence[Any]) -> FittingState:
 FITTING = CasePart("fitting", new=FittingState, encode=_to_json, decode=_of_json, outlives_episode=True)
 
 
-def check(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Emits that no tag is worn, and the end of that. Yields the moment of the next check."""
-    duty, case = context.case.tag_duty, context.case
+def check(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Emits that no tag is worn, and the end of that. Returns the moment of the next check."""
+    duty = context.case_state.case.tag_duty
     if duty is None or context.state.log_version < removals.FIRST_VERSION:
-        return
+        return ()  # nearly always
+    return _check(context, duty, at_ms)
+
+
+def _check(context: CaseContext, duty: TagDuty, at_ms: int) -> Iterator[int]:
+    case = context.case
     memory = FITTING.of(context.case_state)
     if case.tag_device_ids:
         memory.worn, memory.lapsed_ms = True, None

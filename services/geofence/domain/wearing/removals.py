@@ -7,7 +7,7 @@ a removal is active, nobody is sent only because the wearer is unseen, and proba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -145,11 +145,17 @@ def _close(context: CaseContext, device_id: str, at_ms: int) -> None:
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Emits removals that begin, and straps that are still open at the end of one. Yields the moments of the next checks."""
+def check(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Emits removals that begin, and straps that are still open at the end of one. Returns the moments of the next checks."""
+    case_state = context.case_state
+    is_used = case_state.case.removals or REMOVALS.name in case_state.of_case
+    if not is_used or context.state.log_version < FIRST_VERSION:
+        return ()  # nearly always
+    return _check(context, at_ms)
+
+
+def _check(context: CaseContext, at_ms: int) -> Iterator[int]:
     state, case_state, case = context.state, context.case_state, context.case
-    if state.log_version < FIRST_VERSION or not (case.removals or REMOVALS.name in case_state.of_case):
-        return
     memory = REMOVALS.of(case_state)
     for removal in case.removals:
         if removal.from_ms <= at_ms < removal.until_ms and removal.removal_id not in memory.begun:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from services.geofence.domain import codec
 from services.geofence.domain.detectors import approach
-from services.geofence.domain.kinematics import presence, probability
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
+from services.geofence.domain.kinematics import plausibility, presence, probability
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm, ecef_points_mm
+from services.geofence.domain.kinematics.track import Track
 from tests.support.geofence.stories import Story, place_e7, polygon
 from tests.support.geofence.travels import deliver, travels
 
@@ -80,3 +81,32 @@ def test_the_cheap_bounds_change_no_decision(seed: int) -> None:
         whole = deliver(Story(), reports)
     assert quick.outputs == whole.outputs
     assert codec.encode(quick.state) == codec.encode(whole.state)
+
+
+@pytest.mark.parametrize("shape", shapes(), ids=["person", "circle", "polygon"])
+@given(st.floats(-20_000, 20_000), st.floats(-20_000, 20_000), st.sampled_from((0.0, 1.0, 1 / 3)))
+@settings(max_examples=300, deadline=None)
+def test_the_distance_of_a_point_equals_that_of_a_stay(shape: Shape, north_m: float, east_m: float, off: float) -> None:
+    x_mm, y_mm, z_mm = ecef_mm(*place_e7(north_m, east_m))
+    point = (x_mm + off, y_mm - off, z_mm + off)
+    assert shape.distance_mm(point) == shape.least_distance_mm(point, point)
+
+
+@given(st.lists(st.tuples(st.integers(-900_000_000, 900_000_000), st.integers(-1_800_000_000, 1_800_000_000))))
+@settings(max_examples=300, deadline=None)
+def test_the_points_of_a_batch_equal_single_ones(places: list[tuple[int, int]]) -> None:
+    columns = [lat for lat, _ in places], [lon for _, lon in places]
+    assert ecef_points_mm(*columns) == [ecef_mm(*place) for place in places]
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=40, deadline=None)
+def test_what_a_track_holds_equals_what_its_fixes_give(seed: int) -> None:
+    story = deliver(Story(), travels(seed))
+    for track in story.state.tracks.values():
+        unheld = Track(list(track.fixes))
+        newest_ms, mps = track.recent[-1].time_ms, story.state.rules.reach_mps
+        assert plausibility.left_by_jump(track) == plausibility.left_by_jump(unheld)
+        assert plausibility.is_newest_believed(track, mps) == plausibility.is_newest_believed(unheld, mps)
+        believed = (plausibility.believed(each, newest_ms, None, bound_mps=mps).recent for each in (track, unheld))
+        assert next(believed) == next(believed)
