@@ -84,6 +84,7 @@ class Evaluator:
             clock=log_meta.clock,
             metrics=metrics,
             gate=gate,
+            is_backup=settings.is_backup(partition),
         )
         self._rules, self._own_entries = KeptRules(bus, partition), OwnEntries(bus, partition)
         self._entry: StreamCursor | None = None

@@ -83,8 +83,14 @@ class PullSession:
     """Reads the messages of one consumer. It compares the reader's position whenever the stream may have changed, before it yields any
     message. The session of a durable consumer never ends by itself."""
 
-    def __init__(self, bus: Bus, consumer: Consumer, *, compare: Compare, health: ReaderHealth) -> None:
+    def __init__(
+        self, bus: Bus, consumer: Consumer, *, compare: Compare, health: ReaderHealth, linger_s: float = 0.0
+    ) -> None:
         self._bus, self._consumer, self._compare, self._health = bus, consumer, compare, health
+        self._linger_s = linger_s
+        """Time for which messages are collected after the first one, unless the stream has a backlog, seconds."""
+        self._has_backlog = False
+        """Whether more messages were waiting when the server sent the last one."""
         self._loop = asyncio.get_running_loop()
         self._inbox = bus.client.new_inbox()
         self._arrived: deque[Msg] = deque()
@@ -197,6 +203,8 @@ class PullSession:
                 # The request is lost, and after a server restart perhaps the consumer too.
                 self._has_consumer = False
                 return _State.CHECKING if self._consumer.is_durable else _State.ENDED
+        if self._linger_s and not self._has_backlog:
+            await asyncio.sleep(self._linger_s)
         if self._is_name_doubtful():
             return _State.ENDED
         self._note_sign()
@@ -241,7 +249,8 @@ class PullSession:
     @contextmanager
     def _delivering(self, messages: Sequence[Delivered]) -> Iterator[None]:
         self._health.heard()
-        if messages[-1].pending == 0:
+        self._has_backlog = messages[-1].pending > 0
+        if not self._has_backlog:
             self._health.caught_up()
         with self._health.working():
             yield

@@ -2,11 +2,12 @@
 
 Entries are published in order. The alerts of one entry go out together, the gravest first, so that a leg needn't finish a minor alert
 before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
-slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
+slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position. One of the two
+is the backup: it publishes a moment later, so that it doesn't compete for the processor with the legs that the alert has reached.
 
 There are three queues: alerts, requests to devices, and secondary outputs (figures and digests). None delays the one before it.
-Secondary outputs are sharing, because desks see an alert with its figures: they wait while alerts are being published, at most 1 s. A
-checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
+Secondary outputs are sharing, because desks see an alert with its figures: they wait until no alert has been published for some
+milliseconds, at most 1 s. A checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
 """Alerts published concurrently."""
+BACKUP_DELAY_S = 0.02
+"""Time from a decision until the backup publishes its alerts, seconds. By then the other evaluator's alerts are stored, unless it is
+stopped or busy."""
+REQUEST_DELAY_S = 0.02
+"""Time for which requests to devices are collected after the first one, seconds. A device answers in seconds, and the offers that were
+decided in the same moment go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class _Decided:
 
     alerts: Sequence[Alert]
     at_wall_us: int
+    publish_at_s: float
+    """When this evaluator publishes them, by the event loop's clock, seconds."""
     entry: Delivered
 
 
@@ -92,8 +101,9 @@ class OutputPublisher:
         clock: MeshClock,
         metrics: GeofenceMetrics,
         gate: PriorityGate,
+        is_backup: bool = False,
     ) -> None:
-        self._gate = gate
+        self._gate, self._delay_s = gate, BACKUP_DELAY_S if is_backup else 0.0
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
@@ -119,7 +129,8 @@ class OutputPublisher:
                 case _:
                     assert_never(output)
         if alerts:
-            self._outgoing.put_nowait(_Decided(alerts, wall_us(), entry))
+            publish_at_s = asyncio.get_running_loop().time() + self._delay_s
+            self._outgoing.put_nowait(_Decided(alerts, wall_us(), publish_at_s, entry))
         return bool(alerts)
 
     def put_digest(self, digest: StateDigest) -> None:
@@ -145,7 +156,9 @@ class OutputPublisher:
                 case _QueuedCheckpoint(pending, entry):
                     newest = self._published.newest(flow.ALERTS.name)
                     self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
-                case _Decided(alerts, at_wall_us, entry):
+                case _Decided(alerts, at_wall_us, publish_at_s, entry):
+                    if self._delay_s:
+                        await asyncio.sleep(max(0.0, publish_at_s - asyncio.get_running_loop().time()))
                     entry_trace = AlertTraces(entry)
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
@@ -160,17 +173,24 @@ class OutputPublisher:
     async def publish_requests(self) -> None:
         """Publishes requests to devices and dead letters, until cancelled. A checkpoint follows them."""
         while True:
-            match await self._requests.get():
-                case SensingRequest() | ContactRequest() as request:
-                    await self._publish_request(request)
-                case DeadLetter(sequence, reason):
-                    stream = flow.log_stream(self._partition)
-                    subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
-                    await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
-                case _AlertedCheckpoint() as checkpoint:
-                    self._secondary.put_nowait(checkpoint)
-                case unknown:
-                    assert_never(unknown)
+            requests = [await self._requests.get()]
+            await asyncio.sleep(self._delay_s + REQUEST_DELAY_S)
+            requests += [self._requests.get_nowait() for _ in range(self._requests.qsize())]
+            for request in requests:
+                await self._put_out(request)
+
+    async def _put_out(self, output: _Request) -> None:
+        match output:
+            case SensingRequest() | ContactRequest() as request:
+                await self._publish_request(request)
+            case DeadLetter(sequence, reason):
+                stream = flow.log_stream(self._partition)
+                subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
+                await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
+            case _AlertedCheckpoint() as checkpoint:
+                self._secondary.put_nowait(checkpoint)
+            case unknown:
+                assert_never(unknown)
 
     async def publish_secondary(self) -> None:
         """Publishes figures and digests while no alert is being published, until cancelled. A checkpoint follows them."""
