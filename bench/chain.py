@@ -189,7 +189,7 @@ class Chain:
             used=used,
             history=reading.calls,
             stages_ms=await stages.read(
-                self._bus, stored_before, self._clients.clock, at_desks, triggers=plan.triggers
+                self._bus, stored_before, self._clients.clock, arrivals=at_desks, triggers=plan.triggers
             ),
         )
 

@@ -58,7 +58,7 @@ async def bounds(bus: Bus) -> dict[str, Bounds]:
 
 
 async def read(
-    bus: Bus, before: Mapping[str, Bounds], clock: MeshClock, arrivals: Arrivals, *, triggers: Iterable[Trigger]
+    bus: Bus, before: Mapping[str, Bounds], clock: MeshClock, *, arrivals: Arrivals, triggers: Iterable[Trigger]
 ) -> dict[str, list[float]]:
     """Durations of each stage, milliseconds, for the triggers whose messages were stored after `before`.
 
@@ -66,9 +66,7 @@ async def read(
     """
     now = await bounds(bus)
     kept: dict[str, list[Delivered]] = {
-        stream: [
-            message async for message in pull.between(bus, stream, before[stream].last + 1, last=now[stream].last)
-        ]
+        stream: [message async for message in pull.between(bus, stream, before[stream].last + 1, last=now[stream].last)]
         for stream in STREAMS
     }
     alerts, offers = alerts_of(kept[flow.ALERTS.name]), offers_of(kept[flow.INCIDENTS.name], clock)

@@ -83,9 +83,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         only_canaries = server.caller().role == Role.ROLE_WATCH
         who = server.caller().spiffe_id
         start, linger_s = await self._start(request), 0.0 if only_canaries else ALERTS_LINGER_S
-        async for messages in pull.read(
-            self._bus, flow.ALERTS.name, start, batch=ALERTS_PAGE, linger_s=linger_s
-        ):
+        async for messages in pull.read(self._bus, flow.ALERTS.name, start, batch=ALERTS_PAGE, linger_s=linger_s):
             if messages[-1].pending:  # earlier alerts are history
                 page: list[geofence_pb2.WatchAlertsResponse] = []
                 failure = await self._history.read_in_stream(

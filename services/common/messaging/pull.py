@@ -15,7 +15,7 @@ import asyncio
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
 import nats.errors
@@ -125,7 +125,7 @@ async def read(
     batch: int = BATCH,
     health: ReaderHealth | None = None,
     linger_s: float = 0.0,
-) -> AsyncIterator[list[Delivered]]:
+) -> AsyncGenerator[list[Delivered], None]:
     """Reads the messages of a stream in order, each exactly once, in lists as they arrive. Waits for more at the end.
 
     `start` is the sequence to begin at, or the identity of the entry to continue after. A caller that keeps its position across

@@ -78,8 +78,8 @@ async def follow(
 
     When a list is yielded, the trail already contains the last entry of the list. `after` is the sequence to continue after if the
     trail is empty, as for a position that was stored before trails existed. `health` is updated with the server's messages and
-    heartbeats to this reader. `linger_s` is as in `pull.read`. If the stream went back, `follow` raises the alarm and yields the messages after the last common
-    entry again. So effects must be idempotent.
+    heartbeats to this reader. `linger_s` is as in `pull.read`. If the stream went back, `follow` raises the alarm and yields the
+    messages after the last common entry again. So effects must be idempotent.
     """
     start: int | StreamCursor = trail.newest or after + 1
     while True:

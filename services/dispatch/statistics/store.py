@@ -20,8 +20,8 @@ from services.dispatch.statistics.tables import changed_peers, figures, progress
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-PAGE = 200
-"""Steps or assignments of other legs that one transaction counts. A desk's answer waits for it, so it is small."""
+PAGE = 40
+"""Steps or assignments of other legs that one transaction counts. An offer or a desk's answer waits for it, so it is small."""
 _FIGURES = (RowTarget(figures, tuple(column.name for column in figures.columns if not column.primary_key)),)
 _PROGRESS = (RowTarget(progress, ("step_sequence",)),)
 _STATES = {int(state) for state in AssignmentState}

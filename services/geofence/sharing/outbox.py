@@ -282,11 +282,12 @@ class DisclosureOutbox:
         """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
 
-        async def newest_first() -> list[lost_publications.SoleMessage]:
-            rows = await self._database.visit(lambda connection: connection.execute(newest).all())
+        async def page(skipped: int, limit: int) -> list[lost_publications.SoleMessage]:
+            query = newest.offset(skipped).limit(limit)
+            rows = await self._database.visit(lambda connection: connection.execute(query).all())
             return [_message_of(row) for row in rows]
 
-        await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+        await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, page)
 
 
 def _not_open() -> Unavailable:
