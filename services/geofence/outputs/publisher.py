@@ -34,6 +34,7 @@ from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.alert_traces import AlertTraces
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
+from services.geofence.outputs.recent_measures import RecentMeasures
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
@@ -106,6 +107,7 @@ class OutputPublisher:
         self._gate, self._delay_s = gate, BACKUP_DELAY_S if is_backup else 0.0
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
+        self.measures = RecentMeasures()
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
@@ -144,6 +146,7 @@ class OutputPublisher:
     def drop(self) -> None:
         """Drops everything in the queues, because the state that it follows from is dropped."""
         self._outgoing, self._requests, self._secondary = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        self.measures.drop()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -216,13 +219,17 @@ class OutputPublisher:
             await self._bus.publish_until_stored(subject, message, expected_last=0)
 
     async def _publish_figures(self, alert: Alert) -> None:
-        figures = translate.measure_to_proto(alert).SerializeToString()
+        figures = translate.measure_to_proto(alert)
         record = partial(self._published.note_stored, flow.MEASURES.name, alert.alert_id)
         ack = await self._bus.publish_until_stored(
-            flow.measure_subject(self._partition, alert.alert_id), figures, expected_last=0, on_refused=record
+            flow.measure_subject(self._partition, alert.alert_id),
+            figures.SerializeToString(),
+            expected_last=0,
+            on_refused=record,
         )
         if ack:
             record(ack.seq)
+        self.measures.put(figures)
 
     async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: AlertTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()
