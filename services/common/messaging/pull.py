@@ -62,7 +62,8 @@ async def consume(
 
     `health` is updated with the server's messages and heartbeats to this reader. `linger_s` is as in `read`.
     """
-    consumer = Consumer(stream, _durable_config(durable, subjects, batch), batch, is_durable=True)
+    config = _durable_config(durable, subjects, batch)
+    consumer = Consumer(stream, config, batch, is_durable=True, linger_s=linger_s)
     health = health or ReaderHealth(stream)
     position = DurablePosition(stream, after)
     with health.reading():
@@ -72,8 +73,7 @@ async def consume(
                     async for messages in _reread(bus, position, subjects, batch=batch):
                         with health.working():
                             yield messages
-                session = PullSession(bus, consumer, compare=position.compare, health=health, linger_s=linger_s)
-                async for messages in session.batches():
+                async for messages in PullSession(bus, consumer, compare=position.compare, health=health).batches():
                     position.advance(messages)
                     yield messages
             except StreamWentBack as error:
@@ -148,10 +148,9 @@ async def read(
             # Use another name each time: the server may still hold the last consumer, which can't begin elsewhere.
             number = (number + 1) % len(names)
             config = _reader_config(names[number], subjects, position.begins_at)
-            consumer = Consumer(stream, config, batch, is_durable=False)
+            consumer = Consumer(stream, config, batch, is_durable=False, linger_s=linger_s)
             try:
-                session = PullSession(bus, consumer, compare=position.compare, health=health, linger_s=linger_s)
-                async for messages in session.batches():
+                async for messages in PullSession(bus, consumer, compare=position.compare, health=health).batches():
                     in_use = 0
                     fresh = position.advance(messages)
                     if fresh:

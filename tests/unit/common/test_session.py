@@ -82,10 +82,9 @@ class Reader:
         config = ConsumerConfig(durable_name="reader") if is_durable else ConsumerConfig(name="reader")
         session = PullSession(
             cast(Bus, server),
-            Consumer("LOG_0", config, BATCH, is_durable=is_durable),
+            Consumer("LOG_0", config, BATCH, is_durable=is_durable, linger_s=linger_s),
             compare=self._compare,
             health=ReaderHealth("LOG_0"),
-            linger_s=linger_s,
         )
         self.task = asyncio.create_task(self._read(session))
 
