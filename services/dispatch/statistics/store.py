@@ -17,7 +17,7 @@ from services.common.storage.rows import RowTarget, write
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Task
-from services.dispatch.leg.tables import incidents, peers, steps
+from services.dispatch.leg.tables import peers, steps
 from services.dispatch.statistics.domain import AssignmentSeen, DispatchOutcome, Measure, ResponseFigures
 from services.dispatch.statistics.tables import changed_peers, figures, progress
 from tandem.common.v1 import alert_pb2, exercise_pb2
