@@ -39,6 +39,8 @@ from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
 """Alerts published concurrently."""
+TURNS_TO_WRITE = 2
+"""Event loop turns until a publish is written to the socket: its task runs, and then the client's."""
 BACKUP_DELAY_S = 0.02
 """Time from a decision until the backup publishes its alerts, seconds. By then the other evaluator's alerts are stored, unless it is
 stopped or busy."""
@@ -166,12 +168,20 @@ class OutputPublisher:
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
-                        publishing = (self._publish_alert(alert, at_wall_us, entry_trace) for alert in batch)
                         with self._gate.response():
-                            await asyncio.gather(*publishing)
+                            await self._publish_together(batch, at_wall_us, entry_trace)
                         self._secondary.put_nowait(_Figures(batch))
                 case unknown:
                     assert_never(unknown)
+
+    async def _publish_together(self, alerts: Sequence[Alert], at_wall_us: int, entry: AlertTraces) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for alert in alerts:
+                tasks.create_task(self._publish_alert(alert, at_wall_us, entry))
+                if alert is alerts[0]:
+                    # The gravest is written to the socket while the others are still being encoded.
+                    for _ in range(TURNS_TO_WRITE):
+                        await asyncio.sleep(0)
 
     async def publish_requests(self) -> None:
         """Publishes requests to devices and dead letters, until cancelled. A checkpoint follows them."""
