@@ -102,7 +102,8 @@ def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ResponseF
 
 
 def _opened(connection: sa.Connection, ids: Iterable[str]) -> Mapping[str, int]:
-    return dict(statements.fetch(connection, _OPENED[connection.dialect.name], [_ids(connection, ids)]))
+    rows = statements.fetch(connection, _OPENED[connection.dialect.name], [_ids(connection, ids)])
+    return {incident_id: opened_ms for incident_id, opened_ms in rows}
 
 
 def _ids(connection: sa.Connection, ids: Iterable[str]) -> object:
