@@ -1,9 +1,11 @@
 """Publishes the outputs of one partition's fold in an order that no crash can turn into a lost alert.
 
-Entries are published in order. The alerts of one entry go out together, the gravest first, so that a leg needn't finish a minor alert
-before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
-slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position. One of the two
-is the backup: it publishes a moment later, so that it doesn't compete for the processor with the legs that the alert has reached.
+Entries are published in order, several at a time: while the fold works off a backlog, an acknowledgement takes many turns of the event
+loop, and no alert may wait for those of earlier entries. The alerts of one entry go out together, the gravest first, so that a leg
+needn't finish a minor alert before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence
+0". The server rejects the slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by
+stream position. One of the two is the backup: it publishes a moment later, so that it doesn't compete for the processor with the legs
+that the alert has reached.
 
 There are three queues: alerts, requests to devices, and secondary outputs (figures and digests). None delays the one before it.
 Secondary outputs are sharing, because desks see an alert with its figures: they wait until no alert has been published for some
@@ -38,7 +40,9 @@ from services.geofence.outputs.recent_measures import RecentMeasures
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
-"""Alerts published concurrently."""
+"""Alerts of an entry that are published concurrently."""
+ENTRY_CONCURRENCY = 64
+"""Entries whose alerts are published concurrently."""
 TURNS_TO_WRITE = 2
 """Event loop turns until a publish is written to the socket: its task runs, and then the client's."""
 BACKUP_DELAY_S = 0.02
@@ -110,6 +114,9 @@ class OutputPublisher:
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self.measures = RecentMeasures()
+        self._places = asyncio.Semaphore(ENTRY_CONCURRENCY)
+        self._publishing: set[asyncio.Task[None]] = set()
+        """Entries whose alerts aren't all stored yet."""
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
@@ -153,26 +160,40 @@ class OutputPublisher:
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def publish_alerts(self) -> None:
-        """Publishes alerts entry by entry, until cancelled. Checkpoints and digests share the queue, to follow earlier alerts."""
-        while True:
-            match await self._outgoing.get():
-                case StateDigest() as digest:
-                    self._secondary.put_nowait(digest)
-                case _QueuedCheckpoint(pending, entry):
-                    newest = self._published.newest(flow.ALERTS.name)
-                    self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
-                case _Decided(alerts, at_wall_us, publish_at_s, entry):
-                    if self._delay_s:
-                        await asyncio.sleep(max(0.0, publish_at_s - asyncio.get_running_loop().time()))
-                    entry_trace = AlertTraces(entry)
-                    gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
-                    for first in range(0, len(alerts), ALERT_CONCURRENCY):
-                        batch = gravest_first[first : first + ALERT_CONCURRENCY]
-                        with self._gate.response():
-                            await self._publish_together(batch, at_wall_us, entry_trace)
-                        self._secondary.put_nowait(_Figures(batch))
-                case unknown:
-                    assert_never(unknown)
+        """Publishes alerts in the order of their entries, until cancelled. A checkpoint waits until all earlier alerts are stored."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                match await self._outgoing.get():
+                    case StateDigest() as digest:
+                        self._secondary.put_nowait(digest)
+                    case _QueuedCheckpoint(pending, entry):
+                        while self._publishing:
+                            await asyncio.wait(self._publishing)
+                        newest = self._published.newest(flow.ALERTS.name)
+                        self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
+                    case _Decided() as decided:
+                        if self._delay_s:
+                            await asyncio.sleep(max(0.0, decided.publish_at_s - asyncio.get_running_loop().time()))
+                        await self._places.acquire()
+                        publishing = tasks.create_task(self._publish_entry(decided))
+                        self._publishing.add(publishing)
+                        publishing.add_done_callback(self._note_published)
+                    case unknown:
+                        assert_never(unknown)
+
+    def _note_published(self, task: asyncio.Task[None]) -> None:
+        self._publishing.discard(task)
+        self._places.release()
+
+    async def _publish_entry(self, decided: _Decided) -> None:
+        """Publishes the alerts of an entry, and queues their figures."""
+        entry_trace = AlertTraces(decided.entry)
+        gravest_first = sorted(decided.alerts, key=lambda alert: -alert.demand)
+        for first in range(0, len(gravest_first), ALERT_CONCURRENCY):
+            batch = gravest_first[first : first + ALERT_CONCURRENCY]
+            with self._gate.response():
+                await self._publish_together(batch, decided.at_wall_us, entry_trace)
+            self._secondary.put_nowait(_Figures(batch))
 
     async def _publish_together(self, alerts: Sequence[Alert], at_wall_us: int, entry: AlertTraces) -> None:
         async with asyncio.TaskGroup() as tasks:

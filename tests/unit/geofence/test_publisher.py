@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import PubAck
+from services.common.messaging.cursors import StreamCursor
 from services.common.messaging.delivered import Delivered
 from services.common.priority import Limits, PriorityGate
 from services.geofence.domain.alerts import SensingRequest
@@ -20,6 +21,7 @@ from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
 from services.geofence.settings import GeofenceSettings
+from services.geofence.store import Footing, PendingCheckpoint
 from tests.support.decision_quality import alert
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
@@ -53,14 +55,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def publishing(fake: Bus, gate: PriorityGate, *, is_backup: bool = False) -> AsyncIterator[OutputPublisher]:
+async def publishing(
+    fake: Bus, gate: PriorityGate, *, is_backup: bool = False, checkpoints: Any = None
+) -> AsyncIterator[OutputPublisher]:
     bus: Any = fake
     unused: Any = None
     outputs = OutputPublisher(
         bus,
         0,
         PublishedOutputs(bus, 0),
-        checkpoints=unused,
+        checkpoints=checkpoints,
         digests=unused,
         clock=MeshClock(),
         metrics=GeofenceMetrics(CollectorRegistry()),
@@ -132,3 +136,36 @@ def test_each_partition_has_one_backup() -> None:
         folding = [replica for replica in replicas if partition in replica.partitions(7)]
         assert sorted(replica.is_backup(partition) for replica in folding) == [False, True]
     assert not GeofenceSettings(replica=0, replicas=1).is_backup(5)
+
+
+async def test_alerts_of_several_entries_are_under_way_at_once_and_a_checkpoint_waits_for_all() -> None:
+    answer = asyncio.Event()
+
+    class SlowBus(Bus):
+        async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+            ack = await super().publish_until_stored(subject, payload, **options)
+            if self.kinds[-1] == "alert":
+                await answer.wait()
+            return ack
+
+    class Footings:
+        def __init__(self) -> None:
+            self.supported: list[Footing] = []
+
+        def support(self, _: PendingCheckpoint, footing: Footing) -> None:
+            self.supported.append(footing)
+
+    fake, footings = SlowBus(), Footings()
+    async with publishing(fake, PriorityGate(sharing=SHARING), checkpoints=footings) as outputs:
+        for _ in range(3):
+            outputs.put([alert(AlertKind.RING_ENTERED, Demand.RESPOND, 1)], ENTRY)
+        outputs.put_checkpoint(PendingCheckpoint(0, 1, 1), StreamCursor(1, 1, "0" * 16))
+        await until(lambda: fake.kinds == ["alert"] * 3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not footings.supported
+        answer.set()
+        await until(lambda: bool(footings.supported))
+    (footing,) = footings.supported
+    assert footing.alert and footing.alert.sequence == 3
+    assert fake.kinds == ["alert"] * 3 + ["measure"] * 3
