@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +14,6 @@ from services.common.observability.telemetry import logger
 
 STOP_TRIES = 3
 """Maximum number of cancellations of a task, one a second. Libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
-SWITCH_INTERVAL_S = 0.0005
-"""Time after which a thread that waits for the interpreter's lock gets it, seconds. A database's thread needs the lock after each
-statement. With Python's 5 ms, a transaction of ten statements beside a busy event loop would take up to 50 ms."""
 
 
 @asynccontextmanager
@@ -62,7 +58,6 @@ def _avoid_pauses() -> None:
     offer for a tenth of a second."""
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
