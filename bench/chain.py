@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,7 @@ from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
+from bench.latency import stages
 from bench.mesh import desks, history, load, machine, population, putting_off
 from bench.mesh.desks import Answering, Desks
 from bench.mesh.load import Plan, Shape
@@ -41,6 +42,7 @@ from services.cli.simulate.actors import VENDOR
 from services.cli.simulate.load_generator import LoadOutcome
 from services.cli.stack import mesh
 from services.cli.stack.mesh import Clients
+from services.common.messaging.bus import Bus
 from services.common.observability import telemetry
 
 
@@ -123,6 +125,8 @@ class Measured:
     used: Usage
     history: Counter[str]
     """Calls of the clients that read history."""
+    stages_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Durations of the stages of bench.latency.stages, milliseconds."""
 
 
 class Chain:
@@ -131,15 +135,16 @@ class Chain:
     def __init__(
         self,
         clients: Clients,
+        bus: Bus,
         offers: Offers,
-        desks: Desks,
         *,
+        desks: Desks,
         cases: Sequence[Party],
         pids: Mapping[str, int],
         folder: Path,
         disturbed: bool,
     ) -> None:
-        self._clients, self._offers, self._desks = clients, offers, desks
+        self._clients, self._bus, self._offers, self._desks = clients, bus, offers, desks
         self._background, self._unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
         self._pids, self._folder, self._disturbed = pids, folder, disturbed
 
@@ -153,6 +158,7 @@ class Chain:
         label = f"{run.shape.name}-{label}"
         say(f"{label}: {run.shape.reports_per_s} reports/s for {run.seconds:.0f} s")
         triggered = [next(self._unused) for _ in range(run.triggers)]
+        stored_before = await stages.bounds(self._bus)
         with history.readers(self._folder, run.readers) as reading, machine.busy_loops(run.busy_loops):
             # In a thread, so that the tasks that read the offers aren't delayed.
             plan = await asyncio.to_thread(self._plan, run, label, triggered)
@@ -182,6 +188,9 @@ class Chain:
             lost=self._offers.lost(plan.triggers),
             used=used,
             history=reading.calls,
+            stages_ms=await stages.read(
+                self._bus, stored_before, self._clients.clock, arrivals=at_desks, triggers=plan.triggers
+            ),
         )
 
     def _plan(self, run: Load, label: str, triggered: Sequence[Party]) -> Plan:
@@ -220,7 +229,9 @@ async def measure(
         say(f"registering {len(cases)} joint cases")
         took_s = await populate(clients, bus, cases)
         say(f"  took {took_s:.1f} s, {5 * len(cases) / took_s:.0f} records/s")
-        chain = Chain(clients, offers, working, cases=cases, pids=pids, folder=folder, disturbed=busy_loops > 0)
+        chain = Chain(
+            clients, bus, offers, desks=working, cases=cases, pids=pids, folder=folder, disturbed=busy_loops > 0
+        )
         with machine.busy_loops(busy_loops):
             results = [await chain.warmed_up(run) for run in chosen]
         say(f"watching the mesh for {putting_off.WATCHED_S} s: is what was put off caught up?")
@@ -241,6 +252,14 @@ def latency_figures(measured: Measured, busy_loops: int) -> Iterator[Figure]:
                 yield Figure(name, value, "ms") if target is None else figures.at_most(name, value, "ms", target=target)
 
 
+def stage_figures(measured: Measured) -> Iterator[Figure]:
+    """Percentiles of the stages of an offer's way."""
+    for stage, durations_ms in measured.stages_ms.items():
+        for percent in (50, 99):
+            value = figures.percentile(durations_ms, percent)
+            yield Figure(f"{measured.load.shape.name}, stage {stage}: p{percent}", value, "ms")
+
+
 def caught_up_figures(caught_up: CaughtUp) -> list[Figure]:
     """What the mesh did after the last load."""
     return [
@@ -254,7 +273,7 @@ def caught_up_figures(caught_up: CaughtUp) -> list[Figure]:
 def figures_of(measured: Measured, busy_loops: int) -> list[Figure]:
     """Figures of one load, with their targets."""
     run, sent, name = measured.load, measured.sent, measured.load.shape.name
-    all_figures = list(latency_figures(measured, busy_loops))
+    all_figures = [*latency_figures(measured, busy_loops), *stage_figures(measured)]
     due = run.shape.reports_per_s * run.seconds or run.triggers
     answered_ms = [1000 * s for s in sent.answered_after_s]
     all_figures += [

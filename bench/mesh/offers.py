@@ -48,6 +48,11 @@ class Arrivals:
         """Whether the leg's offer has arrived."""
         return trigger in self._seen[leg]
 
+    def received_to_desk_ms(self, leg: str, trigger: Trigger) -> float:
+        """Time from ingest's receipt of a report to the arrival of the leg's offer, milliseconds; infinite if it hasn't arrived."""
+        arrival = self._seen[leg].get(trigger)
+        return arrival.after_receipt_ms if arrival else math.inf
+
     async def until_all(self, triggers: Collection[Trigger]) -> None:
         """Returns when every leg has offered every trigger, or after ARRIVED_WITHIN_S."""
         with suppress(TimeoutError):

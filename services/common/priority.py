@@ -1,4 +1,4 @@
-"""Who goes first within a process: response work at once, sharing when no response work is pending, records when it is quiet.
+"""Who goes first within a process: response work at once, sharing a moment after it, records when it is quiet.
 
 A process has one `PriorityGate`. Response work (report, alert, offer, warning, deadlines) never waits at it, it only marks its time:
 
@@ -52,12 +52,13 @@ class Limits:
     """Maximum number of admitted blocks at once."""
 
 
-SHARING = Limits(quiet_s=0.0, max_delay_s=1.0, slots=16)
-"""A position that is a second late is still useful to a unit."""
-RECORD = Limits(quiet_s=0.02, max_delay_s=3.0, slots=4)
-"""20 ms are longer than the steps of an incident are apart. After 3 s of uninterrupted response work a batch of records goes beside it,
+SHARING = Limits(quiet_s=0.03, max_delay_s=1.0, slots=16)
+"""The other processes offer and warn within some 20 ms after this process's part of the response, on the same processors. A position
+that is a second late is still useful to a unit."""
+RECORD = Limits(quiet_s=0.05, max_delay_s=3.0, slots=4)
+"""50 ms are longer than the steps of an incident are apart. After 3 s of uninterrupted response work a batch of records goes beside it,
 so that a backlog stays bounded."""
-HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
+HISTORY = Limits(quiet_s=0.05, max_delay_s=2.0, slots=4)
 """As for records, within the deadline of a unary call."""
 PUT_OFF_S = 2.0
 """Wait from which work counts as put off in a process's readiness, seconds."""
@@ -161,13 +162,13 @@ class PriorityGate:
 
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
-        """Waits until no response work is pending, at most a second, and then for a slot."""
+        """Waits until no response work was pending for 30 ms, at most a second, and then for a slot."""
         async with self._lanes[WorkClass.SHARING].admitted():
             yield
 
     @asynccontextmanager
     async def record(self) -> AsyncIterator[None]:
-        """Waits until neither response work nor sharing was pending for 20 ms, at most 3 s, and then for a slot."""
+        """Waits until no response work was pending for 50 ms and no sharing is, at most 3 s, and then for a slot."""
         async with self._lanes[WorkClass.RECORD].admitted():
             yield
 

@@ -30,6 +30,8 @@ from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 ALERTS_PAGE = 64
 """Alerts that are read together: a page of the history's budget."""
+ALERTS_LINGER_S = 0.1
+"""Time for which new alerts are collected after the first one, seconds. Their figures are stored by then, so that each is read once."""
 MEASURE_RETRY = Backoff(0.01, 0.1)
 MEASURE_AWAITED_S = 5.0
 MAX_ALERT_STREAMS = 50
@@ -80,7 +82,8 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         only_canaries = server.caller().role == Role.ROLE_WATCH
         who = server.caller().spiffe_id
-        async for messages in pull.read(self._bus, flow.ALERTS.name, await self._start(request), batch=ALERTS_PAGE):
+        start, linger_s = await self._start(request), 0.0 if only_canaries else ALERTS_LINGER_S
+        async for messages in pull.read(self._bus, flow.ALERTS.name, start, batch=ALERTS_PAGE, linger_s=linger_s):
             if messages[-1].pending:  # earlier alerts are history
                 page: list[geofence_pb2.WatchAlertsResponse] = []
                 failure = await self._history.read_in_stream(
@@ -159,6 +162,9 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
 
         Raises Unavailable if they aren't published within MEASURE_AWAITED_S.
         """
+        evaluator = self._evaluators.get(alert.partition)
+        if evaluator is not None and (recent := evaluator.measures.get(alert.alert_id)) is not None:
+            return recent
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         deadline, retries = asyncio.get_running_loop().time() + MEASURE_AWAITED_S, 0
         while True:

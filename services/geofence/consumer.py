@@ -33,6 +33,7 @@ from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
+from services.geofence.outputs.recent_measures import RecentMeasures
 from services.geofence.own_entries import OwnEntries
 from services.geofence.rules.kept import KeptRules
 from services.geofence.settings import GeofenceSettings
@@ -84,6 +85,7 @@ class Evaluator:
             clock=log_meta.clock,
             metrics=metrics,
             gate=gate,
+            is_backup=settings.is_backup(partition),
         )
         self._rules, self._own_entries = KeptRules(bus, partition), OwnEntries(bus, partition)
         self._entry: StreamCursor | None = None
@@ -112,6 +114,11 @@ class Evaluator:
     def secondary_waiting(self) -> int:
         """Number of secondary outputs that wait until no alert is being published."""
         return self._outputs.secondary_waiting
+
+    @property
+    def measures(self) -> RecentMeasures:
+        """Figures of the newest alerts."""
+        return self._outputs.measures
 
     def unable(self) -> str:
         """Why this evaluator can't decide, or "". Ticks come each second, so a log without entries can't be read or written."""

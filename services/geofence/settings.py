@@ -55,3 +55,7 @@ class GeofenceSettings(CommonSettings):
     def partitions(self, count: int) -> list[int]:
         """Partitions that this evaluator folds: each p where p or p + 1 equals its number modulo `replicas`."""
         return [p for p in range(count) if self.replica in (p % self.replicas, (p + 1) % self.replicas)]
+
+    def is_backup(self, partition: int) -> bool:
+        """Whether this evaluator is the second of the two that fold a partition."""
+        return self.replica != partition % self.replicas

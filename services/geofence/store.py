@@ -15,6 +15,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -219,10 +220,14 @@ def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
 
 def _detach_from_parent() -> None:
     """Prepares the forked child. Closes inherited sockets; otherwise the child would hold the port of an evaluator that died.
-    Restores the default actions of signals. Lowers the priority.
+    Restores the default actions of signals. Lowers the priority, in a session of its own: where Linux shares the processor between
+    sessions (autogroup), the child would otherwise get the share of an evaluator that is idle.
     """
     gc.disable()
     os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
+    os.setsid()
     os.nice(NICENESS)
+    with suppress(OSError):  # no autogroup in this kernel, or too many changes of autogroups in this moment
+        Path("/proc/self/autogroup").write_text(str(NICENESS))

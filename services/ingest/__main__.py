@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import grpc.aio
 import uvloop
 
@@ -57,7 +55,6 @@ async def main() -> None:
         readiness.want(gate.put_off)
         routes = Routes(bus=bus, clock=clock, partitions=log_meta.partitions, health=readiness.reader("devices"))
         await routes.load()
-        gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
         metrics = IngestMetrics(shared_metrics.registry)
         writers = {
             p: LogWriter(bus, p, backfill_per_s=settings.backfill_reports_per_s, metrics=metrics)

@@ -2,19 +2,22 @@
 
 A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream that goes back loses the messages
 with the highest sequences. So if it still holds the publisher's message with the highest sequence, it holds those before, too.
-Messages that were recorded since the last comparison are checked one by one.
+Messages that were recorded since the last comparison are all checked: many in one reading of the stream, few by a request each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
 
+from services.common.messaging import pull
 from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound
 
@@ -33,6 +36,10 @@ PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
 REJECTED_RUN = 64
 """Number of consecutive rejected messages after which `restore` ends."""
+FEW = 4
+"""Number of publications up to which each is checked by a request of its own: a reader of the stream costs some requests, too."""
+READ_WITHIN_S = 5.0
+"""Maximum time to read publications from the stream, seconds. After it each is checked by a request of its own."""
 
 
 _MSG_ID = Header.MSG_ID.value.encode()
@@ -60,15 +67,15 @@ class PublicationRecords(Protocol):
         """The publication with the highest sequence among those recorded up to a position, or None if there is none."""
 
 
-IsThere = Callable[[Publication], Awaitable[bool]]
-"""Whether the stream still holds a publication. Raises Unavailable."""
+LostAmong = Callable[[Sequence[Publication]], Awaitable[Sequence[Publication]]]
+"""Returns those of some publications that the stream has lost. Raises Unavailable."""
 
 
 class StreamComparison:
     """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
-    def __init__(self, bus: Bus, stream: str, *, records: PublicationRecords, is_there: IsThere) -> None:
-        self._bus, self._stream, self._records, self._is_there = bus, stream, records, is_there
+    def __init__(self, bus: Bus, stream: str, *, records: PublicationRecords, lost_among: LostAmong) -> None:
+        self._bus, self._stream, self._records, self._lost_among = bus, stream, records, lost_among
         self._compared: int | None = None
         """Position up to which the stream holds all recorded publications. None before the first comparison."""
 
@@ -82,7 +89,7 @@ class StreamComparison:
             return []
         last = newest[0].position
         highest = await self._records.highest(last if self._compared is None else self._compared)
-        missing = highest is not None and not await self._is_there(highest)
+        missing = bool(highest and await self._lost_among([highest]))
         run = 1 if self._compared is None else STORED_RUN
         lost = [] if missing else await self._walk(newest, self._compared, run)
         if missing or lost:
@@ -102,15 +109,12 @@ class StreamComparison:
         lost: list[Publication] = []
         there = 0
         while page:
-            for publication in page:
-                if until is not None and publication.position <= until:
-                    return lost
-                if await self._is_there(publication):
-                    there += 1
-                else:
-                    lost.append(publication)
-                    there = 0
-            if there >= run:
+            unchecked = [publication for publication in page if until is None or publication.position > until]
+            missing = set(await self._lost_among(unchecked))
+            for publication in unchecked:
+                there = 0 if publication in missing else there + 1
+                lost += [publication] if publication in missing else []
+            if there >= run or len(unchecked) < len(page):
                 return lost
             page = await self._records.newest(page[-1].position, PAGE)
         return lost
@@ -124,14 +128,14 @@ class SoleMessage(NamedTuple):
     message_id: str
 
 
-async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) -> None:
+async def restore(bus: Bus, stream: str, newest_first: AsyncIterator[SoleMessage]) -> None:
     """Publishes again those messages that the stream has lost. Raises Unavailable.
 
     It needs no permission to read, because the server rejects a message that the stream still holds. It ends only after
     REJECTED_RUN consecutive rejections: the newest messages may have been published after the loss, and the lost ones are older.
     """
     lost = there = 0
-    for message in newest_first:
+    async for message in newest_first:
         try:
             await bus.publish(message.subject, message.payload, msg_id=message.message_id, expected_last=0)
         except AlreadyStored:
@@ -145,19 +149,36 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) ->
         logger().critical("publications_were_lost", stream=stream, messages=lost)
 
 
-async def keep_restored(bus: Bus, stream: str, newest_first: Callable[[], Awaitable[Iterable[SoleMessage]]]) -> None:
-    """Calls `restore` after each reconnect and every minute, until cancelled. Raises Unavailable and the errors of `newest_first`."""
+async def keep_restored(bus: Bus, stream: str, page: Callable[[int, int], Awaitable[Sequence[SoleMessage]]]) -> None:
+    """Calls `restore` after each reconnect and every minute, until cancelled. Raises Unavailable and the errors of `page`.
+
+    `page` reads published messages, newest first: how many it skips, and how many it returns at most.
+    """
     loop = asyncio.get_running_loop()
     reconnects, next_restore_s = -1, 0.0
     while True:
         if bus.reconnects != reconnects or loop.time() >= next_restore_s:
             reconnects, next_restore_s = bus.reconnects, loop.time() + RESTORE_INTERVAL_S
-            await restore(bus, stream, await newest_first())
+            async with aclosing(_paged(page)) as newest_first:
+                await restore(bus, stream, newest_first)
         await asyncio.sleep(NOTICE_INTERVAL_S)
 
 
-def by_sequence(bus: Bus, stream: str) -> IsThere:
-    """Check of a publication by its sequence in the stream. A message that has aged out counts as stored."""
+async def _paged(
+    page: Callable[[int, int], Awaitable[Sequence[SoleMessage]]],
+) -> AsyncGenerator[SoleMessage, None]:
+    skipped = 0
+    while messages := await page(skipped, PAGE):
+        for message in messages:
+            yield message
+        skipped += len(messages)
+
+
+def by_sequence(bus: Bus, stream: str, subjects: Sequence[str] = ()) -> LostAmong:
+    """Check of publications by their sequences in the stream. A message that has aged out counts as stored.
+
+    `subjects` are those of the publications, which the publisher may read. If they are empty, each publication costs a request.
+    """
 
     async def is_there(publication: Publication) -> bool:
         try:
@@ -166,11 +187,25 @@ def by_sequence(bus: Bus, stream: str) -> IsThere:
             return publication.sequence < (await bus.bounds_of(stream)).first
         return bool(stored["subject"] == publication.subject) and message_id(stored) == publication.message_id
 
-    return is_there
+    async def lost_among(publications: Sequence[Publication]) -> Sequence[Publication]:
+        held: Mapping[int, _Identity] = {}
+        if subjects and len(publications) > FEW:
+            last = max(publications, key=lambda publication: publication.sequence)
+            if await is_there(last):  # otherwise reading might wait for it
+                first = min(publication.sequence for publication in publications)
+                held = await _identities(bus, stream, subjects, first=first, last=last.sequence)
+        return [
+            publication
+            for publication in publications
+            if held.get(publication.sequence) != _Identity(publication.subject, publication.message_id)
+            and not await is_there(publication)
+        ]
+
+    return lost_among
 
 
-def by_subject(bus: Bus, stream: str) -> IsThere:
-    """Check of a publication by the last message on its subject, for streams that keep only that message."""
+def by_subject(bus: Bus, stream: str) -> LostAmong:
+    """Check of publications by the last message on the subject of each, for streams that keep only that message."""
 
     async def is_there(publication: Publication) -> bool:
         try:
@@ -179,7 +214,38 @@ def by_subject(bus: Bus, stream: str) -> IsThere:
             return False
         return message_id(stored) == publication.message_id
 
-    return is_there
+    async def lost_among(publications: Sequence[Publication]) -> Sequence[Publication]:
+        return [publication for publication in publications if not await is_there(publication)]
+
+    return lost_among
+
+
+class _Identity(NamedTuple):
+    """Identity of a message at a sequence of its stream."""
+
+    subject: str
+    message_id: str
+
+
+async def _identities(
+    bus: Bus, stream: str, subjects: Sequence[str], *, first: int, last: int
+) -> Mapping[int, _Identity]:
+    """Identities of the messages on some subjects, by their sequences. Empty if they can't be read soon."""
+    held: dict[int, _Identity] = {}
+    try:
+        async with (
+            asyncio.timeout(READ_WITHIN_S),
+            aclosing(pull.read(bus, stream, first, subjects=subjects)) as reading,
+        ):
+            async for messages in reading:
+                for message in messages:
+                    id_ = (message.headers or {}).get(Header.MSG_ID.value, "")
+                    held[message.sequence] = _Identity(message.subject, id_)
+                if messages[-1].sequence >= last:
+                    return held
+    except (StreamWentBack, TimeoutError):
+        return {}
+    return held
 
 
 def message_id(stored: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
 import nats.errors
@@ -50,6 +50,7 @@ async def consume(
     batch: int = BATCH,
     after: StreamCursor | None = None,
     health: ReaderHealth | None = None,
+    linger_s: float = 0.0,
 ) -> AsyncIterator[list[Delivered]]:
     """Reads messages of a durable consumer, in lists as they arrive. Acknowledge each message with `ack` once its effect is durable.
     Messages that aren't acknowledged are redelivered after 10 s.
@@ -59,9 +60,10 @@ async def consume(
     then raises the alarm (`cursors.alarm`) and yields all messages of the stream once more, in order, before it continues with the
     durable consumer. So effects must be idempotent, as for any redelivery.
 
-    `health` is updated with the server's messages and heartbeats to this reader.
+    `health` is updated with the server's messages and heartbeats to this reader. `linger_s` is as in `read`.
     """
-    consumer = Consumer(stream, _durable_config(durable, subjects, batch), batch, is_durable=True)
+    config = _durable_config(durable, subjects, batch)
+    consumer = Consumer(stream, config, batch, is_durable=True, linger_s=linger_s)
     health = health or ReaderHealth(stream)
     position = DurablePosition(stream, after)
     with health.reading():
@@ -122,12 +124,16 @@ async def read(
     subjects: Sequence[str] = (),
     batch: int = BATCH,
     health: ReaderHealth | None = None,
-) -> AsyncIterator[list[Delivered]]:
+    linger_s: float = 0.0,
+) -> AsyncGenerator[list[Delivered], None]:
     """Reads the messages of a stream in order, each exactly once, in lists as they arrive. Waits for more at the end.
 
     `start` is the sequence to begin at, or the identity of the entry to continue after. A caller that keeps its position across
     restarts must keep `messages[-1].cursor`, not its sequence. With a sequence, the entry before it is looked up at the start and
     compared from then on. `health` is updated with the server's messages and heartbeats to this reader.
+
+    `linger_s` is for readers whose work isn't urgent: the time for which messages are collected after the first one, seconds. So they
+    don't work in the same moment as the offers that follow from a message. A backlog is read without it.
 
     Raises StreamWentBack if the stream no longer holds the entry at the position or ends before it. This is checked at the start
     and whenever the server may have changed. `cursors.last_common` then finds the entry to continue after.
@@ -142,7 +148,7 @@ async def read(
             # Use another name each time: the server may still hold the last consumer, which can't begin elsewhere.
             number = (number + 1) % len(names)
             config = _reader_config(names[number], subjects, position.begins_at)
-            consumer = Consumer(stream, config, batch, is_durable=False)
+            consumer = Consumer(stream, config, batch, is_durable=False, linger_s=linger_s)
             try:
                 async for messages in PullSession(bus, consumer, compare=position.compare, health=health).batches():
                     in_use = 0

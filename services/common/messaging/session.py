@@ -72,6 +72,8 @@ class Consumer:
     is_durable: bool
     """Whether the server keeps the position. If not, the consumer's beginning is fixed when it is created. So the session ends after
     a gap, a reconnect or a missed heartbeat, and another reader may then use the consumer's name."""
+    linger_s: float = 0.0
+    """Time for which messages are collected after the first one, unless the stream has a backlog, seconds."""
 
     @property
     def name(self) -> str:
@@ -85,6 +87,7 @@ class PullSession:
 
     def __init__(self, bus: Bus, consumer: Consumer, *, compare: Compare, health: ReaderHealth) -> None:
         self._bus, self._consumer, self._compare, self._health = bus, consumer, compare, health
+        self._has_backlog = False
         self._loop = asyncio.get_running_loop()
         self._inbox = bus.client.new_inbox()
         self._arrived: deque[Msg] = deque()
@@ -197,6 +200,8 @@ class PullSession:
                 # The request is lost, and after a server restart perhaps the consumer too.
                 self._has_consumer = False
                 return _State.CHECKING if self._consumer.is_durable else _State.ENDED
+        if self._consumer.linger_s and not self._has_backlog:
+            await asyncio.sleep(self._consumer.linger_s)
         if self._is_name_doubtful():
             return _State.ENDED
         self._note_sign()
@@ -241,7 +246,8 @@ class PullSession:
     @contextmanager
     def _delivering(self, messages: Sequence[Delivered]) -> Iterator[None]:
         self._health.heard()
-        if messages[-1].pending == 0:
+        self._has_backlog = messages[-1].pending > 0
+        if not self._has_backlog:
             self._health.caught_up()
         with self._health.working():
             yield

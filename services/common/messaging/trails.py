@@ -72,18 +72,21 @@ async def follow(
     on_went_back: WentBack | None = None,
     batch: int = BATCH,
     health: ReaderHealth | None = None,
+    linger_s: float = 0.0,
 ) -> AsyncIterator[list[Delivered]]:
     """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled.
 
     When a list is yielded, the trail already contains the last entry of the list. `after` is the sequence to continue after if the
     trail is empty, as for a position that was stored before trails existed. `health` is updated with the server's messages and
-    heartbeats to this reader. If the stream went back, `follow` raises the alarm and yields the messages after the last common
-    entry again. So effects must be idempotent.
+    heartbeats to this reader. `linger_s` is as in `pull.read`. If the stream went back, `follow` raises the alarm and yields the
+    messages after the last common entry again. So effects must be idempotent.
     """
     start: int | StreamCursor = trail.newest or after + 1
     while True:
         try:
-            async for messages in pull.read(bus, stream, start, subjects=subjects, batch=batch, health=health):
+            async for messages in pull.read(
+                bus, stream, start, subjects=subjects, batch=batch, health=health, linger_s=linger_s
+            ):
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:

@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
@@ -38,6 +38,8 @@ T = TypeVar("T")
 # secure_delete overwrites deleted data in the file too, because it may be personal.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 
+READERS_KEPT = 4
+"""Connections of an SQLite file's readers that are kept open. More are opened when needed, and closed after their use."""
 LOCK_INTERVAL_S = 0.5
 """Interval of attempts to get a lock that another process holds, seconds."""
 
@@ -319,7 +321,15 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     # hide_parameters keeps the stored values, which may be personal data, out of error texts.
     url, connect_args = f"sqlite+aiosqlite:///{path}", {"async_creator_fn": connect_sqlite}
     engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True, connect_args=connect_args)
-    readers = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
+    # Opening a connection, with its thread and its settings, costs more than a page of incidents.
+    readers = create_async_engine(
+        url,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=READERS_KEPT,
+        max_overflow=-1,
+        hide_parameters=True,
+        connect_args=connect_args,
+    )
     visits = create_engine(
         f"sqlite:///{path}", poolclass=StaticPool, hide_parameters=True, connect_args={"check_same_thread": False}
     )

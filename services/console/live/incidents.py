@@ -30,6 +30,8 @@ class IncidentReader:
         self._viewers, self._connected = viewers, connected
         self._dispatch = mesh.leg_of(role).dispatch
         self._regroup = asyncio.Event()
+        self._applied: dict[str, int] = {}
+        """Number of the last step that was applied since the list was read, by assignment id."""
 
     async def poll(self) -> None:
         """Reads the list of incidents. Reviewers have no other source. For desks, the list replaces steps that the stream missed."""
@@ -37,6 +39,7 @@ class IncidentReader:
         while True:
             answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
             self._page.replace_incidents(translate.incident(incident) for incident in answer.incidents)
+            self._applied.clear()
             self._connected()
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
             if self._role in DESKS:
@@ -51,12 +54,21 @@ class IncidentReader:
         try:
             async for message in steps:
                 own = message.HasField("step")
+                if own and self._is_known(message):
+                    continue
                 await self._apply(message.step.assignment if own else message.other)
                 is_new = own and self._role is Role.PROBATION and message.sequence
                 if is_new and (notice := translate.notice(message.step)):
                     self._page.add_alert(notice)
         finally:
             steps.cancel()
+
+    def _is_known(self, message: dispatch_pb2.SubscribeResponse) -> bool:
+        """Whether the page shows a step already. The leg sends each unanswered offer again every 5 s, as a step without a sequence."""
+        assignment_id, number = message.step.assignment.assignment_id, message.step.number
+        is_known = not message.sequence and self._applied.get(assignment_id) == number
+        self._applied[assignment_id] = number
+        return is_known
 
     async def group(self) -> None:
         """Regroups the incidents after steps. Grouping reads every incident, so it doesn't run at each step of a flood."""

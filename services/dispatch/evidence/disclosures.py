@@ -71,12 +71,11 @@ class EvidenceDisclosures:
 
     async def run(self, bus: Bus) -> None:
         """Republishes disclosures that DISCLOSURES has lost, until cancelled."""
-        await retried(
-            lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first), on=Unavailable
-        )
+        await retried(lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._page), on=Unavailable)
 
-    async def _newest_first(self) -> list[SoleMessage]:
+    async def _page(self, skipped: int, limit: int) -> list[SoleMessage]:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
+        query = query.offset(skipped).limit(limit)
         rows = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
             SoleMessage(

@@ -123,7 +123,7 @@ class EvidenceRetention:
     async def _schedule_next(self, after: int) -> int | None:
         """Schedules the copies that follow from a page of events, and returns the id of the page's last; None if no event follows."""
         read = partial(store_evidence.folded_after, event_id=after)
-        last, alerts = await self._store.transaction(read)
+        last, alerts = await self._store.reading_history(read)
         for alert in alerts:
             self._schedule_alert(alert)
         return last

@@ -29,6 +29,9 @@ CONNECT_TIMEOUT_S = 2.0
 """Time within which an evaluator must answer a new stream, seconds."""
 WORKS_AFTER_S = 1.0
 """Time after which a stream counts as working although nothing arrived, seconds."""
+REQUEST_DELAY_S = 0.05
+"""Time for which changes of shares are collected after the first one, seconds. An offer and the alerts that follow it change the shares
+several times, and the offers of all legs go first."""
 CHANGES_PER_REQUEST = 500
 """Maximum number of shares that a request adds, and of shares that it removes."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
@@ -145,6 +148,7 @@ class EvaluatorStream:
     async def _write(self, call: Any) -> None:
         while True:
             await self._unsent.wait()
+            await asyncio.sleep(REQUEST_DELAY_S)
             self._unsent.clear()
             while self._adds or self._removes:
                 removes = list(islice(self._removes, CHANGES_PER_REQUEST))

@@ -33,6 +33,8 @@ HOLDS_S = 300
 """Time until a command expires on the device, seconds."""
 RENEW_INTERVAL_MS = 120_000
 """Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
+COMMAND_DELAY_S = 0.05
+"""Delay from an offer until the tag is commanded, seconds of wall time. The offers of all legs go first."""
 RETRY_DELAY_S = 1.0
 """Delay before a command that failed is sent again, seconds of wall time."""
 _OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
@@ -68,6 +70,7 @@ class Pursuit:
             tasks.create_task(self._follow_record())
             while True:
                 await self._wait()
+                await asyncio.sleep(COMMAND_DELAY_S)
                 for wearer in self._due.pop_due(self._clock.now_ms()):
                     await self._command_tag(stub, metadata, wearer)
 

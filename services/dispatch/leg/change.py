@@ -82,6 +82,11 @@ class IncidentMemory:
         self._incident_of.clear()
         self.open = None
 
+    def has_alert(self, incident_id: str, alert_id: str) -> bool:
+        """Whether an incident in memory has an alert."""
+        known = self.known.get(incident_id)
+        return known is not None and alert_id in known.incident.alert_ids
+
     def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
         known = self.known.get(self._incident_of.get(assignment_id, ""))
         return (known.incident, known.incident.assignments[assignment_id]) if known else None

@@ -29,6 +29,9 @@ from services.dispatch.notes import translate as translate_notes
 
 PASSED_INTERVAL_S = 5.0
 """Interval at which a stream position is stored while all alerts concern other legs, seconds. Until then it is only in memory."""
+PEERS_LINGER_S = 0.05
+"""Time for which the other legs' steps are collected after the first one, seconds. All legs offer in the same moment, and the own offer
+goes first."""
 
 
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
@@ -98,7 +101,9 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
     """Stores the other legs' assignments until cancelled."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
-    async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after, health=health):
+    async for messages in trails.follow(
+        bus, stream, trail, subjects=subjects, after=after, health=health, linger_s=PEERS_LINGER_S
+    ):
         steps = await dead_letters.parse_or_keep(
             bus, flow.peers_reader(leg.name), messages, parse=lambda data, subject: _peer(data, subject, leg.name)
         )

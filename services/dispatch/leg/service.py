@@ -91,11 +91,15 @@ class LegService:
         The chain records each of them as AlertWasMissing.
         """
 
-        def read_missing(connection: Connection) -> list[Alert]:
-            known = self.record.gather(connection, {alert.incident_id for alert in alerts}, {})
-            return [alert for alert in alerts if alert.alert_id not in known[alert.incident_id].incident.alert_ids]
+        # The memory holds what was committed. Folding the other incidents takes long, so no offer may wait for it.
+        memory = self.record.memory
+        unknown = [alert for alert in alerts if not memory.has_alert(alert.incident_id, alert.alert_id)]
 
-        missing = await self.store.transaction(read_missing)
+        def read_missing(connection: Connection) -> list[Alert]:
+            known = self.record.gather(connection, {alert.incident_id for alert in unknown}, {})
+            return [alert for alert in unknown if alert.alert_id not in known[alert.incident_id].incident.alert_ids]
+
+        missing = await self.store.reading_history(read_missing) if unknown else []
         if missing:
             ordered = sorted(missing, key=_gravest_of_entry_first)
             commands = [IncidentCommand(alert.incident_id, FoldAlert(alert, was_missing=True)) for alert in ordered]

@@ -21,6 +21,8 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 REPEAT_S = 5.0
 """Interval at which an unanswered offer is repeated to each desk, seconds of wall time."""
+REPEAT_TOGETHER_S = 0.5
+"""Time by which an offer may be repeated sooner, together with another one, seconds: a desk is woken for many at once."""
 OFFERS_AFTER_S = 0.5
 """Time after which a desk that waits for earlier steps gets the unanswered offers, seconds, although their own steps come later."""
 WAITING_MAX = 1_000
@@ -203,9 +205,10 @@ class Subscriptions:
                 yield step
 
     def _repeated(self, desk: _DeskQueue) -> Iterator[NumberedStep]:
-        """Unanswered offers that weren't sent to the desk within the last REPEAT_S. They count as sent."""
+        """Unanswered offers that weren't sent to the desk within about the last REPEAT_S. They count as sent."""
         now_s = time.monotonic()
-        for id_ in list(takewhile(lambda id_: now_s - desk.sent_s[id_] >= REPEAT_S, desk.sent_s)):
+        due_s = now_s - max(REPEAT_S - REPEAT_TOGETHER_S, REPEAT_S / 2)
+        for id_ in list(takewhile(lambda id_: desk.sent_s[id_] <= due_s, desk.sent_s)):
             # The desk may have answered this offer while another offer was sent.
             if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
                 desk.note_sent(id_, now_s)

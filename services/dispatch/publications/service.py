@@ -27,8 +27,9 @@ class StepPublications:
         advice = (flow.ADVICE.name,) if leg.name.policy.advises_persons else ()
         for stream in (flow.INCIDENTS.name, *advice):
             records = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
+            own = (flow.incident_subject(leg.name, ">"),) if stream == flow.INCIDENTS.name else ()
             comparison = StreamComparison(
-                bus, stream, records=records, is_there=lost_publications.by_sequence(bus, stream)
+                bus, stream, records=records, lost_among=lost_publications.by_sequence(bus, stream, own)
             )
             self._compared.append((records, comparison))
         self._reconnects: int | None = None

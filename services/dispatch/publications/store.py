@@ -135,7 +135,7 @@ class PublishedSteps:
         )
 
     async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
-        found = await self._store.transaction(lambda connection: connection.execute(query).all())
+        found = await self._store.reading_history(lambda connection: connection.execute(query).all())
         return [
             Publication(position=position, sequence=sequence, subject=self._subject(payload), message_id=step_id)
             for position, sequence, step_id, payload in found

@@ -5,23 +5,26 @@ The figures follow from the leg's steps and from the other legs' last assignment
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from services.common import times
+from services.common.storage import statements
 from services.common.storage.rows import RowTarget, write
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Task
-from services.dispatch.leg.tables import incidents, peers, steps
+from services.dispatch.leg.tables import peers, steps
 from services.dispatch.statistics.domain import AssignmentSeen, DispatchOutcome, Measure, ResponseFigures
 from services.dispatch.statistics.tables import changed_peers, figures, progress
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-PAGE = 200
-"""Steps or assignments of other legs that one transaction counts. A desk's answer waits for it, so it is small."""
+PAGE = 60
+"""Steps or assignments of other legs that one transaction counts. An offer or a desk's answer waits for it, so it is small."""
 _FIGURES = (RowTarget(figures, tuple(column.name for column in figures.columns if not column.primary_key)),)
 _PROGRESS = (RowTarget(progress, ("step_sequence",)),)
 _STATES = {int(state) for state in AssignmentState}
@@ -45,24 +48,18 @@ class CountedPage(NamedTuple):
 
 def count_next(connection: sa.Connection) -> CountedPage:
     """Counts the next steps of this leg and the next changed assignments of other legs, within a transaction of the leg's writes."""
-    last = connection.scalar(sa.select(progress.c.step_sequence)) or 0
-    query = sa.select(steps.c.sequence, steps.c.payload).where(steps.c.sequence > last)
-    own = connection.execute(query.order_by(steps.c.sequence).limit(PAGE)).all()
-    changed = connection.execute(
-        sa.select(changed_peers.c.assignment_id, peers.c.payload)
-        .select_from(changed_peers.outerjoin(peers, peers.c.assignment_id == changed_peers.c.assignment_id))
-        .limit(PAGE)
-    ).all()
-    messages = [dispatch_pb2.Step.FromString(row.payload) for row in own]
+    own, changed = _NEXT_STEPS.fetch(connection), _NEXT_PEERS.fetch(connection)
+    messages = [dispatch_pb2.Step.FromString(payload) for _, payload in own]
     messages += [
-        dispatch_pb2.Step(assignment=dispatch_pb2.Assignment.FromString(row.payload)) for row in changed if row.payload
+        dispatch_pb2.Step(assignment=dispatch_pb2.Assignment.FromString(payload)) for _, payload in changed if payload
     ]
     _fold(connection, [step for step in messages if step.assignment.exercise == exercise_pb2.EXERCISE_UNSPECIFIED])
     if own:
-        write(connection, _PROGRESS, ([(1, own[-1].sequence)],))
+        last_sequence, _ = own[-1]
+        write(connection, _PROGRESS, ([(1, last_sequence)],))
     if changed:
-        ids = [row.assignment_id for row in changed]
-        connection.execute(sa.delete(changed_peers).where(changed_peers.c.assignment_id.in_(ids)))
+        sql = _FORGET_PEERS[connection.dialect.name]
+        statements.execute(connection, sql, [_ids(connection, (assignment_id for assignment_id, _ in changed))])
     return CountedPage(len(own), len(changed))
 
 
@@ -85,27 +82,33 @@ def _fold(connection: sa.Connection, found: Sequence[dispatch_pb2.Step]) -> None
 
 
 def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ResponseFigures]:
-    query = sa.select(figures).where(figures.c.assignment_id.in_(list(ids)))
-    return {
-        row.assignment_id: ResponseFigures(
-            task=Task(row.task),
-            offered_ms=row.offered_ms,
-            received_ms=row.received_ms,
-            acknowledged_ms=row.acknowledged_ms,
-            arrived_ms=row.arrived_ms,
-            arrival_due_ms=row.arrival_due_ms,
-            has_arrived=row.has_arrived,
-            office_id=row.office_id,
-            kind=row.kind,
-            outcome=DispatchOutcome(row.outcome),
+    rows = statements.fetch(connection, _KNOWN[connection.dialect.name], [_ids(connection, ids)])
+    known = {}
+    for id_, task, offered_ms, received_ms, acknowledged_ms, arrived_ms, arrival_due_ms, has_arrived, *others in rows:
+        office_id, kind, outcome = others
+        known[id_] = ResponseFigures(
+            task=Task(task),
+            offered_ms=offered_ms,
+            received_ms=received_ms,
+            acknowledged_ms=acknowledged_ms,
+            arrived_ms=arrived_ms,
+            arrival_due_ms=arrival_due_ms,
+            has_arrived=bool(has_arrived),
+            office_id=office_id,
+            kind=kind,
+            outcome=DispatchOutcome(outcome),
         )
-        for row in connection.execute(query)
-    }
+    return known
 
 
 def _opened(connection: sa.Connection, ids: Iterable[str]) -> Mapping[str, int]:
-    query = sa.select(incidents.c.incident_id, incidents.c.opened_ms).where(incidents.c.incident_id.in_(list(ids)))
-    return {id_: opened_ms for id_, opened_ms in connection.execute(query)}
+    rows = statements.fetch(connection, _OPENED[connection.dialect.name], [_ids(connection, ids)])
+    return {incident_id: opened_ms for incident_id, opened_ms in rows}
+
+
+def _ids(connection: sa.Connection, ids: Iterable[str]) -> object:
+    """Ids as a parameter of the statements below."""
+    return list(ids) if statements.is_postgresql(connection) else json.dumps(list(ids))
 
 
 def _seen(step: dispatch_pb2.Step) -> AssignmentSeen:
@@ -154,3 +157,28 @@ def _row(assignment: dispatch_pb2.Assignment, known: ResponseFigures, opened_ms:
         known.took_ms(Measure.ARRIVAL),
         known.arrived_in_time,
     )
+
+
+def _by_ids(sql: str) -> Mapping[str, str]:
+    """A statement for each dialect, whose only parameter are ids."""
+    among = {"postgresql": "= ANY($1::VARCHAR[])", "sqlite": "IN (SELECT value FROM json_each(?1))"}
+    return {dialect: sql.format(among=condition) for dialect, condition in among.items()}
+
+
+_NEXT_STEPS = Prepared(
+    sa.select(steps.c.sequence, steps.c.payload)
+    .where(steps.c.sequence > sa.select(sa.func.coalesce(sa.func.max(progress.c.step_sequence), 0)).scalar_subquery())
+    .order_by(steps.c.sequence)
+    .limit(PAGE)
+)
+_NEXT_PEERS = Prepared(
+    sa.select(changed_peers.c.assignment_id, peers.c.payload)
+    .select_from(changed_peers.outerjoin(peers, peers.c.assignment_id == changed_peers.c.assignment_id))
+    .limit(PAGE)
+)
+_FORGET_PEERS = _by_ids("DELETE FROM figures_changed_peers WHERE assignment_id {among}")
+_KNOWN = _by_ids(
+    "SELECT assignment_id, task, offered_ms, received_ms, acknowledged_ms, arrived_ms, arrival_due_ms, has_arrived, office_id, kind,"
+    " outcome FROM figures WHERE assignment_id {among}"
+)
+_OPENED = _by_ids("SELECT incident_id, opened_ms FROM incidents WHERE incident_id {among}")

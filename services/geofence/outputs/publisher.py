@@ -1,12 +1,15 @@
 """Publishes the outputs of one partition's fold in an order that no crash can turn into a lost alert.
 
-Entries are published in order. The alerts of one entry go out together, the gravest first, so that a leg needn't finish a minor alert
-before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
-slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
+Entries are published in order, several at a time: while the fold works off a backlog, an acknowledgement takes many turns of the event
+loop, and no alert may wait for those of earlier entries. The alerts of one entry go out together, the gravest first, so that a leg
+needn't finish a minor alert before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence
+0". The server rejects the slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by
+stream position. One of the two is the backup: it publishes a moment later, so that it doesn't compete for the processor with the legs
+that the alert has reached.
 
 There are three queues: alerts, requests to devices, and secondary outputs (figures and digests). None delays the one before it.
-Secondary outputs are sharing, because desks see an alert with its figures: they wait while alerts are being published, at most 1 s. A
-checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
+Secondary outputs are sharing, because desks see an alert with its figures: they wait until no alert has been published for some
+milliseconds, at most 1 s. A checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
 """
 
 from __future__ import annotations
@@ -33,10 +36,21 @@ from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.alert_traces import AlertTraces
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
+from services.geofence.outputs.recent_measures import RecentMeasures
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
-"""Alerts published concurrently."""
+"""Alerts of an entry that are published concurrently."""
+ENTRY_CONCURRENCY = 64
+"""Entries whose alerts are published concurrently."""
+TURNS_TO_WRITE = 2
+"""Event loop turns until a publish is written to the socket: its task runs, and then the client's."""
+BACKUP_DELAY_S = 0.02
+"""Time from a decision until the backup publishes its alerts, seconds. By then the other evaluator's alerts are stored, unless it is
+stopped or busy."""
+REQUEST_DELAY_S = 0.02
+"""Time for which requests to devices are collected after the first one, seconds. A device answers in seconds, and the offers that were
+decided in the same moment go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,8 @@ class _Decided:
 
     alerts: Sequence[Alert]
     at_wall_us: int
+    publish_at_s: float
+    """When this evaluator publishes them, by the event loop's clock, seconds."""
     entry: Delivered
 
 
@@ -92,10 +108,15 @@ class OutputPublisher:
         clock: MeshClock,
         metrics: GeofenceMetrics,
         gate: PriorityGate,
+        is_backup: bool = False,
     ) -> None:
-        self._gate = gate
+        self._gate, self._delay_s = gate, BACKUP_DELAY_S if is_backup else 0.0
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
+        self.measures = RecentMeasures()
+        self._places = asyncio.Semaphore(ENTRY_CONCURRENCY)
+        self._publishing: set[asyncio.Task[None]] = set()
+        """Entries whose alerts aren't all stored yet."""
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
@@ -119,7 +140,8 @@ class OutputPublisher:
                 case _:
                     assert_never(output)
         if alerts:
-            self._outgoing.put_nowait(_Decided(alerts, wall_us(), entry))
+            publish_at_s = asyncio.get_running_loop().time() + self._delay_s
+            self._outgoing.put_nowait(_Decided(alerts, wall_us(), publish_at_s, entry))
         return bool(alerts)
 
     def put_digest(self, digest: StateDigest) -> None:
@@ -133,44 +155,76 @@ class OutputPublisher:
     def drop(self) -> None:
         """Drops everything in the queues, because the state that it follows from is dropped."""
         self._outgoing, self._requests, self._secondary = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        self.measures.drop()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def publish_alerts(self) -> None:
-        """Publishes alerts entry by entry, until cancelled. Checkpoints and digests share the queue, to follow earlier alerts."""
-        while True:
-            match await self._outgoing.get():
-                case StateDigest() as digest:
-                    self._secondary.put_nowait(digest)
-                case _QueuedCheckpoint(pending, entry):
-                    newest = self._published.newest(flow.ALERTS.name)
-                    self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
-                case _Decided(alerts, at_wall_us, entry):
-                    entry_trace = AlertTraces(entry)
-                    gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
-                    for first in range(0, len(alerts), ALERT_CONCURRENCY):
-                        batch = gravest_first[first : first + ALERT_CONCURRENCY]
-                        publishing = (self._publish_alert(alert, at_wall_us, entry_trace) for alert in batch)
-                        with self._gate.response():
-                            await asyncio.gather(*publishing)
-                        self._secondary.put_nowait(_Figures(batch))
-                case unknown:
-                    assert_never(unknown)
+        """Publishes alerts in the order of their entries, until cancelled. A checkpoint waits until all earlier alerts are stored."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                match await self._outgoing.get():
+                    case StateDigest() as digest:
+                        self._secondary.put_nowait(digest)
+                    case _QueuedCheckpoint(pending, entry):
+                        while self._publishing:
+                            await asyncio.wait(self._publishing)
+                        newest = self._published.newest(flow.ALERTS.name)
+                        self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
+                    case _Decided() as decided:
+                        if self._delay_s:
+                            await asyncio.sleep(max(0.0, decided.publish_at_s - asyncio.get_running_loop().time()))
+                        await self._places.acquire()
+                        publishing = tasks.create_task(self._publish_entry(decided))
+                        self._publishing.add(publishing)
+                        publishing.add_done_callback(self._note_published)
+                    case unknown:
+                        assert_never(unknown)
+
+    def _note_published(self, task: asyncio.Task[None]) -> None:
+        self._publishing.discard(task)
+        self._places.release()
+
+    async def _publish_entry(self, decided: _Decided) -> None:
+        """Publishes the alerts of an entry, and queues their figures."""
+        entry_trace = AlertTraces(decided.entry)
+        gravest_first = sorted(decided.alerts, key=lambda alert: -alert.demand)
+        for first in range(0, len(gravest_first), ALERT_CONCURRENCY):
+            batch = gravest_first[first : first + ALERT_CONCURRENCY]
+            with self._gate.response():
+                await self._publish_together(batch, decided.at_wall_us, entry_trace)
+            self._secondary.put_nowait(_Figures(batch))
+
+    async def _publish_together(self, alerts: Sequence[Alert], at_wall_us: int, entry: AlertTraces) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for alert in alerts:
+                tasks.create_task(self._publish_alert(alert, at_wall_us, entry))
+                if alert is alerts[0]:
+                    # The gravest is written to the socket while the others are still being encoded.
+                    for _ in range(TURNS_TO_WRITE):
+                        await asyncio.sleep(0)
 
     async def publish_requests(self) -> None:
         """Publishes requests to devices and dead letters, until cancelled. A checkpoint follows them."""
         while True:
-            match await self._requests.get():
-                case SensingRequest() | ContactRequest() as request:
-                    await self._publish_request(request)
-                case DeadLetter(sequence, reason):
-                    stream = flow.log_stream(self._partition)
-                    subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
-                    await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
-                case _AlertedCheckpoint() as checkpoint:
-                    self._secondary.put_nowait(checkpoint)
-                case unknown:
-                    assert_never(unknown)
+            requests = [await self._requests.get()]
+            await asyncio.sleep(self._delay_s + REQUEST_DELAY_S)
+            requests += [self._requests.get_nowait() for _ in range(self._requests.qsize())]
+            for request in requests:
+                await self._put_out(request)
+
+    async def _put_out(self, output: _Request) -> None:
+        match output:
+            case SensingRequest() | ContactRequest() as request:
+                await self._publish_request(request)
+            case DeadLetter(sequence, reason):
+                stream = flow.log_stream(self._partition)
+                subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
+                await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
+            case _AlertedCheckpoint() as checkpoint:
+                self._secondary.put_nowait(checkpoint)
+            case unknown:
+                assert_never(unknown)
 
     async def publish_secondary(self) -> None:
         """Publishes figures and digests while no alert is being published, until cancelled. A checkpoint follows them."""
@@ -196,13 +250,17 @@ class OutputPublisher:
             await self._bus.publish_until_stored(subject, message, expected_last=0)
 
     async def _publish_figures(self, alert: Alert) -> None:
-        figures = translate.measure_to_proto(alert).SerializeToString()
+        figures = translate.measure_to_proto(alert)
         record = partial(self._published.note_stored, flow.MEASURES.name, alert.alert_id)
         ack = await self._bus.publish_until_stored(
-            flow.measure_subject(self._partition, alert.alert_id), figures, expected_last=0, on_refused=record
+            flow.measure_subject(self._partition, alert.alert_id),
+            figures.SerializeToString(),
+            expected_last=0,
+            on_refused=record,
         )
         if ack:
             record(ack.seq)
+        self.measures.put(figures)
 
     async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: AlertTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()

@@ -34,7 +34,7 @@ PUBLISHER = "geofence"
 ALLOWED_BATCH = 60
 """Positions of a share that may leave between two writes to disk: one minute at one position a second."""
 PUBLISH_BATCH = 64
-PUBLISH_DELAY_S = 0.1
+PUBLISH_DELAY_S = 0.3
 """Delay from a written disclosure to its publication, seconds, so that the disclosures of a moment share their transactions."""
 END_DELAY_S = 0.2
 """Delay from the end of a share until it is written, seconds, for the same reason."""
@@ -251,8 +251,10 @@ class DisclosureOutbox:
             _end(connection, row.disclosure_id, _ShareEnd(row.positions, self._clock.now_ms()))
 
     async def _publish_some(self, bus: Bus) -> bool:
-        oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(PUBLISH_BATCH)
-        rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
+        """Publishes the oldest waiting disclosures. Returns whether more may wait."""
+        rows = await self._database.visit(_oldest_waiting)
+        if not rows:
+            return False
         # Each disclosure has a unique subject. After a kill it may be published twice: the server then rejects the second one, and the
         # rejection counts as success.
         await asyncio.gather(
@@ -266,27 +268,20 @@ class DisclosureOutbox:
                 for row in rows
             )
         )
-        if rows:
-            at_ms = self._clock.now_ms()
-
-            def move(connection: Connection) -> None:
-                kept = [{"disclosure_id": row.disclosure_id, "payload": row.payload, "at_ms": at_ms} for row in rows]
-                connection.execute(sa.insert(_published).prefix_with("OR IGNORE"), kept)
-                connection.execute(sa.delete(_waiting).where(_waiting.c.id.in_([row.id for row in rows])))
-                connection.execute(sa.delete(_published).where(_published.c.at_ms < at_ms - PUBLISHED_KEPT_MS))
-
-            await self._database.visit(move)
-        return bool(rows)
+        at_ms = self._clock.now_ms()
+        await self._database.visit(lambda connection: _move(connection, rows, at_ms))
+        return len(rows) == PUBLISH_BATCH
 
     async def _keep_published(self, bus: Bus) -> None:
         """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
 
-        async def newest_first() -> list[lost_publications.SoleMessage]:
-            rows = await self._database.visit(lambda connection: connection.execute(newest).all())
+        async def page(skipped: int, limit: int) -> list[lost_publications.SoleMessage]:
+            query = newest.offset(skipped).limit(limit)
+            rows = await self._database.visit(lambda connection: connection.execute(query).all())
             return [_message_of(row) for row in rows]
 
-        await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+        await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, page)
 
 
 def _not_open() -> Unavailable:
@@ -315,6 +310,28 @@ def _message_of(row: sa.Row[*tuple[Any, ...]]) -> lost_publications.SoleMessage:
     return lost_publications.SoleMessage(
         flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id
     )
+
+
+class _WaitingRow(NamedTuple):
+    """A disclosure that waits to be published."""
+
+    id: int
+    disclosure_id: str
+    payload: bytes
+
+
+def _oldest_waiting(connection: Connection) -> list[_WaitingRow]:
+    query = f"select id, disclosure_id, payload from {_waiting.name} order by id limit {PUBLISH_BATCH}"  # noqa: S608  # constants
+    return [_WaitingRow._make(row) for row in connection.exec_driver_sql(query)]
+
+
+def _move(connection: Connection, rows: Sequence[_WaitingRow], at_ms: int) -> None:
+    """Moves published disclosures to the published ones, and deletes the oldest of these."""
+    kept = [(row.disclosure_id, row.payload, at_ms) for row in rows]
+    insert = "insert or ignore into published (disclosure_id, payload, at_ms) values (?, ?, ?)"
+    connection.exec_driver_sql(insert, kept)
+    connection.exec_driver_sql("delete from waiting where id = ?", [(row.id,) for row in rows])
+    connection.exec_driver_sql("delete from published where at_ms < ?", (at_ms - PUBLISHED_KEPT_MS,))
 
 
 def _write(connection: Connection, writes: Sequence[_Write], ends: Mapping[str, _ShareEnd]) -> None:

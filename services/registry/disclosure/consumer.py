@@ -15,6 +15,9 @@ from services.registry.disclosure.service import Disclosures
 from services.registry.disclosure.translate import published_disclosure
 from services.registry.metrics import PutOff
 
+LINGER_S = 0.25
+"""Time for which messages are collected after the first one, seconds. A share begins soon after an offer, whose way to the desks goes
+first."""
 COALESCE_S = 1.0
 """Pause after a batch while no more messages wait, seconds. The shares of that time then come in one batch and one transaction. It is
 well below `pull.ACK_WAIT_S`."""
@@ -39,7 +42,7 @@ async def consume_disclosures(
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
     after = await retried(lambda: disclosures.newest(log_id), on=Unavailable)
     async for messages in pull.consume(
-        bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health
+        bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health, linger_s=LINGER_S
     ):
         newest = max(messages, key=lambda message: message.sequence)
         put_off.note(len(messages) + newest.pending, messages[0].stamp_ms)

@@ -65,7 +65,8 @@ class Publications:
         for partition in range(partitions):
             stream = flow.log_stream(partition)
             sent = _SentMessages(database, flow.log_subject(partition, ""))
-            self._add(stream, sent, lost_publications.by_sequence(bus, stream))
+            subjects = (flow.log_subject(partition, "case"),)
+            self._add(stream, sent, lost_publications.by_sequence(bus, stream, subjects))
         stream = flow.ROUTES.stream
         self._add(
             stream, _SentMessages(database, _KV_PREFIX, last_of_subject=True), lost_publications.by_subject(bus, stream)
@@ -73,8 +74,8 @@ class Publications:
         stream = flow.LEDGER.name
         self._add(stream, _SentMessages(database, _HEAD_PREFIX), lost_publications.by_sequence(bus, stream))
 
-    def _add(self, stream: str, sent: _SentMessages, is_there: lost_publications.IsThere) -> None:
-        self._comparisons.append((sent, StreamComparison(self._bus, stream, records=sent, is_there=is_there)))
+    def _add(self, stream: str, sent: _SentMessages, lost_among: lost_publications.LostAmong) -> None:
+        self._comparisons.append((sent, StreamComparison(self._bus, stream, records=sent, lost_among=lost_among)))
 
     async def compare(self) -> None:
         """Compare the outbox with the streams and mark lost messages as not sent. Raises Unavailable."""

@@ -34,6 +34,8 @@ KEPT_US = 3 * 365 * 86_400_000_000
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
 """Subjects that are read from each stream; empty means all. Advice of the police to the warning leg is omitted, because it
 isn't a step."""
+LINGER_S = 0.25
+"""Time for which messages are collected after the first one, seconds. The offers that follow from it are out by then."""
 COALESCE_S = 1.0
 """Pause after a batch while no more messages wait, seconds. The facts of that time then come in one batch and one transaction."""
 FORGET_INTERVAL_S = 3_600.0
@@ -89,7 +91,13 @@ class TraceReader:
         trail, after = await self._progress(stream)
         put_off = self._metrics.put_off(stream, "traces")
         async for messages in trails.follow(
-            self._bus, stream, trail, subjects=SUBJECTS[stream], after=after, health=self._health[stream]
+            self._bus,
+            stream,
+            trail,
+            subjects=SUBJECTS[stream],
+            after=after,
+            health=self._health[stream],
+            linger_s=LINGER_S,
         ):
             newest = messages[-1]
             put_off.note(len(messages) + newest.pending, messages[0].stamp_ms)

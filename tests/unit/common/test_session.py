@@ -74,13 +74,15 @@ class ScriptedServer:
 class Reader:
     """Collects what a session yields, in a task of its own."""
 
-    def __init__(self, server: ScriptedServer, *, is_durable: bool) -> None:
+    def __init__(self, server: ScriptedServer, *, is_durable: bool, linger_s: float = 0.0) -> None:
         self.seen: list[int] = []
+        self.lists: list[list[int]] = []
+        """Sequences of the messages by the list in which they came."""
         self.compared = 0
         config = ConsumerConfig(durable_name="reader") if is_durable else ConsumerConfig(name="reader")
         session = PullSession(
             cast(Bus, server),
-            Consumer("LOG_0", config, BATCH, is_durable=is_durable),
+            Consumer("LOG_0", config, BATCH, is_durable=is_durable, linger_s=linger_s),
             compare=self._compare,
             health=ReaderHealth("LOG_0"),
         )
@@ -91,7 +93,8 @@ class Reader:
 
     async def _read(self, session: PullSession) -> None:
         async for messages in session.batches():
-            self.seen += [message.sequence for message in messages]
+            self.lists.append([message.sequence for message in messages])
+            self.seen += self.lists[-1]
 
     async def until_seen(self, count: int) -> None:
         async with asyncio.timeout(WITHIN_S):
@@ -115,6 +118,19 @@ async def test_the_next_messages_are_requested_before_the_requested_ones_run_out
     await reader.stop()
     assert (reader.seen, reader.compared, server.created, server.deleted) == ([1, 2], 1, [""], [])
     assert not server.has_subscription
+
+
+async def test_messages_that_come_while_a_reader_lingers_are_yielded_together() -> None:
+    server = ScriptedServer()
+    reader = Reader(server, is_durable=False, linger_s=0.5)
+    await server.requested.get()
+    await server.send(1)
+    for _ in range(10):  # a reader that doesn't linger would yield it now
+        await asyncio.sleep(0)
+    await server.send(2)
+    await reader.until_seen(2)
+    await reader.stop()
+    assert reader.lists == [[1, 2]]
 
 
 async def test_a_gap_ends_a_reader_before_the_message_after_it_and_frees_its_name() -> None:

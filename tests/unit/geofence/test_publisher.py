@@ -1,16 +1,17 @@
-"""An evaluator's figures wait for its alerts, and its requests for data don't wait for figures."""
+"""An evaluator's figures wait for its alerts, its requests for data don't wait for figures, and the backup's alerts come second."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import PubAck
+from services.common.messaging.cursors import StreamCursor
 from services.common.messaging.delivered import Delivered
 from services.common.priority import Limits, PriorityGate
 from services.geofence.domain.alerts import SensingRequest
@@ -19,6 +20,8 @@ from services.geofence.domain.entries import Demand
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
+from services.geofence.settings import GeofenceSettings
+from services.geofence.store import Footing, PendingCheckpoint
 from tests.support.decision_quality import alert
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
@@ -51,36 +54,118 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_figures_wait_for_response_work_and_delay_no_request_for_data() -> None:
-    fake, gate = Bus(), PriorityGate(sharing=SHARING)
+@asynccontextmanager
+async def publishing(
+    fake: Bus, gate: PriorityGate, *, is_backup: bool = False, checkpoints: Any = None
+) -> AsyncIterator[OutputPublisher]:
     bus: Any = fake
     unused: Any = None
     outputs = OutputPublisher(
         bus,
         0,
         PublishedOutputs(bus, 0),
-        checkpoints=unused,
+        checkpoints=checkpoints,
         digests=unused,
         clock=MeshClock(),
         metrics=GeofenceMetrics(CollectorRegistry()),
         gate=gate,
+        is_backup=is_backup,
     )
     tasks = [
         asyncio.create_task(work)
         for work in (outputs.publish_alerts(), outputs.publish_requests(), outputs.publish_secondary())
     ]
-    with gate.response():
-        alerts = [alert(AlertKind.RING_ENTERED, demand, 1) for demand in (Demand.RESPOND, Demand.WARN)]
-        assert outputs.put(alerts, ENTRY)
-        await until(lambda: fake.kinds == ["alert", "alert"])
-        assert not outputs.put([request()], ENTRY)
-        await until(lambda: len(fake.kinds) == 3)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert fake.kinds == ["alert", "alert", "sensing"]
-    await until(lambda: len(fake.kinds) == 5)
-    assert fake.kinds[3:] == ["measure", "measure"] and outputs.secondary_waiting == 0
+    yield outputs
     for task in tasks:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def test_figures_wait_for_response_work_and_delay_no_request_for_data() -> None:
+    fake, gate = Bus(), PriorityGate(sharing=SHARING)
+    async with publishing(fake, gate) as outputs:
+        with gate.response():
+            alerts = [alert(AlertKind.RING_ENTERED, demand, 1) for demand in (Demand.RESPOND, Demand.WARN)]
+            assert outputs.put(alerts, ENTRY)
+            await until(lambda: fake.kinds == ["alert", "alert"])
+            assert not outputs.put([request()], ENTRY)
+            await until(lambda: len(fake.kinds) == 3)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert fake.kinds == ["alert", "alert", "sensing"]
+        await until(lambda: len(fake.kinds) == 5)
+        assert fake.kinds[3:] == ["measure", "measure"] and outputs.secondary_waiting == 0
+
+
+async def test_requests_of_one_moment_are_published_together_and_in_their_order() -> None:
+    fake = Bus()
+    async with publishing(fake, PriorityGate()) as outputs:
+        outputs.put([request(), alert(AlertKind.RING_ENTERED, Demand.WARN, 1), request()], ENTRY)
+        await until(lambda: fake.kinds.count("sensing") == 2)
+        assert fake.kinds[:3] == ["alert", "sensing", "sensing"]
+
+
+async def test_the_backup_publishes_an_alert_after_the_other_evaluator() -> None:
+    order: list[str] = []
+
+    class NamedBus(Bus):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+            order.append(self.name)
+            return await super().publish_until_stored(subject, payload, **options)
+
+    gate = PriorityGate(sharing=SHARING)
+    async with (
+        publishing(NamedBus("backup"), gate, is_backup=True) as backup,
+        publishing(NamedBus("first"), gate) as first,
+    ):
+        with gate.response():  # no figures meanwhile
+            for outputs in (backup, first):
+                outputs.put([alert(AlertKind.RING_ENTERED, Demand.RESPOND, 1)], ENTRY)
+            await until(lambda: len(order) == 2)
+    assert order[:2] == ["first", "backup"]
+
+
+def test_each_partition_has_one_backup() -> None:
+    replicas = [GeofenceSettings(replica=replica, replicas=3) for replica in range(3)]
+    for partition in range(7):
+        folding = [replica for replica in replicas if partition in replica.partitions(7)]
+        assert sorted(replica.is_backup(partition) for replica in folding) == [False, True]
+    assert not GeofenceSettings(replica=0, replicas=1).is_backup(5)
+
+
+async def test_alerts_of_several_entries_are_under_way_at_once_and_a_checkpoint_waits_for_all() -> None:
+    answer = asyncio.Event()
+
+    class SlowBus(Bus):
+        async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+            ack = await super().publish_until_stored(subject, payload, **options)
+            if self.kinds[-1] == "alert":
+                await answer.wait()
+            return ack
+
+    class Footings:
+        def __init__(self) -> None:
+            self.supported: list[Footing] = []
+
+        def support(self, _: PendingCheckpoint, footing: Footing) -> None:
+            self.supported.append(footing)
+
+    fake, footings = SlowBus(), Footings()
+    async with publishing(fake, PriorityGate(sharing=SHARING), checkpoints=footings) as outputs:
+        for _ in range(3):
+            outputs.put([alert(AlertKind.RING_ENTERED, Demand.RESPOND, 1)], ENTRY)
+        outputs.put_checkpoint(PendingCheckpoint(0, 1, 1), StreamCursor(1, 1, "0" * 16))
+        await until(lambda: fake.kinds == ["alert"] * 3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not footings.supported
+        answer.set()
+        await until(lambda: bool(footings.supported))
+    (footing,) = footings.supported
+    assert footing.alert and footing.alert.sequence == 3
+    assert fake.kinds == ["alert"] * 3 + ["measure"] * 3
