@@ -161,9 +161,9 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
         return None
     took_ms = now.time_ms - before.time_ms
     # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach to a
-    # person. Nearly always one of them decides, before the movement or any scatter is measured.
+    # person, unless both ride in one train. Nearly always one of them decides, before the movement or any scatter is measured.
     least_mm = max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks]))
-    if target.is_person:
+    if sides.device and not rings.rides_along(sides.wearer, sides.device, before.time_ms):
         moved_mm = sum([track.path_since_mm(before.time_ms) for track in tracks])
         if moved_mm + BOUND_ALLOWANCE_MM <= least_mm:
             return None

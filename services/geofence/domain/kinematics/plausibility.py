@@ -113,7 +113,7 @@ def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
 def _plain_count(track: Track, bound_mps: int) -> int:
     """Number of newest fixes of which none but perhaps the first is odd. All of them are believed, if no earlier fix counts.
 
-    Only recent fixes are counted. One more fix is compared with the one before it alone.
+    The recent fixes are counted once. From then on a new fix is compared with the one before it alone.
     """
     fixes, count, known = track.recent, track.count, track.plain
     if known is not None and known[0] == count and known[1] == bound_mps:
