@@ -29,7 +29,7 @@ STAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class DecidedAlert:
+class AlertTimes:
     """Times of the first alert of a trigger that demands a response, microseconds since 1970 UTC."""
 
     received_us: int
@@ -43,7 +43,7 @@ class DecidedAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredOffer:
+class OfferTimes:
     """Times of a leg's first offer for a trigger, microseconds since 1970 UTC."""
 
     offered_us: int
@@ -80,35 +80,35 @@ async def read(
     return durations
 
 
-def alerts_of(messages: Iterable[Delivered]) -> dict[Trigger, DecidedAlert]:
+def alerts_of(messages: Iterable[Delivered]) -> dict[Trigger, AlertTimes]:
     """The first alert of each trigger that demands a response, among messages of ALERTS."""
-    found: dict[Trigger, DecidedAlert] = {}
+    found: dict[Trigger, AlertTimes] = {}
     for message in messages:
         alert = alert_pb2.Alert.FromString(message.data)
         headers = message.headers or {}
         entry = trace_ids.parsed_entry(headers.get(trace_ids.ENTRY, ""))
         if entry is None or alert.demand != geometry_pb2.RESPOND:
             continue
-        decided = DecidedAlert(
+        decided = AlertTimes(
             alert.cause.received_wall_us, entry.stored_us, int(headers[trace_ids.DECIDED_US]), message.stamp_us
         )
         found.setdefault((alert.cause.device_id, alert.cause.report_id), decided)
     return found
 
 
-def offers_of(messages: Iterable[Delivered], clock: MeshClock) -> dict[tuple[str, Trigger], StoredOffer]:
+def offers_of(messages: Iterable[Delivered], clock: MeshClock) -> dict[tuple[str, Trigger], OfferTimes]:
     """The first offer of each leg for each trigger, among messages of INCIDENTS."""
-    found: dict[tuple[str, Trigger], StoredOffer] = {}
+    found: dict[tuple[str, Trigger], OfferTimes] = {}
     for message in messages:
         step = dispatch_pb2.Step.FromString(message.data)
         cause = step.assignment.cause
         if step.assignment.state == dispatch_pb2.OFFERED:
-            offer = StoredOffer(clock.to_wall_us(times.from_timestamp(step.at)), message.stamp_us)
+            offer = OfferTimes(clock.to_wall_us(times.from_timestamp(step.at)), message.stamp_us)
             found.setdefault((message.subject.split(".")[1], (cause.device_id, cause.report_id)), offer)
     return found
 
 
-def durations_ms(alert: DecidedAlert, offers: Sequence[StoredOffer], desks_ms: Sequence[float]) -> tuple[float, ...]:
+def durations_ms(alert: AlertTimes, offers: Sequence[OfferTimes], desks_ms: Sequence[float]) -> tuple[float, ...]:
     """Durations of the stages of one trigger, milliseconds, in the order of STAGES.
 
     `offers` are the agencies' legs', and `desks_ms` the times from ingest's receipt to their desks.

@@ -188,7 +188,7 @@ def by_sequence(bus: Bus, stream: str, subjects: Sequence[str] = ()) -> LostAmon
         return bool(stored["subject"] == publication.subject) and message_id(stored) == publication.message_id
 
     async def lost_among(publications: Sequence[Publication]) -> Sequence[Publication]:
-        held: Mapping[int, _Identity] = {}
+        held: Mapping[int, _StoredIdentity] = {}
         if subjects and len(publications) > FEW:
             last = max(publications, key=lambda publication: publication.sequence)
             if await is_there(last):  # otherwise reading might wait for it
@@ -197,7 +197,7 @@ def by_sequence(bus: Bus, stream: str, subjects: Sequence[str] = ()) -> LostAmon
         return [
             publication
             for publication in publications
-            if held.get(publication.sequence) != _Identity(publication.subject, publication.message_id)
+            if held.get(publication.sequence) != _StoredIdentity(publication.subject, publication.message_id)
             and not await is_there(publication)
         ]
 
@@ -220,7 +220,7 @@ def by_subject(bus: Bus, stream: str) -> LostAmong:
     return lost_among
 
 
-class _Identity(NamedTuple):
+class _StoredIdentity(NamedTuple):
     """Identity of a message at a sequence of its stream."""
 
     subject: str
@@ -229,9 +229,9 @@ class _Identity(NamedTuple):
 
 async def _identities(
     bus: Bus, stream: str, subjects: Sequence[str], *, first: int, last: int
-) -> Mapping[int, _Identity]:
+) -> Mapping[int, _StoredIdentity]:
     """Identities of the messages on some subjects, by their sequences. Empty if they can't be read soon."""
-    held: dict[int, _Identity] = {}
+    held: dict[int, _StoredIdentity] = {}
     try:
         async with (
             asyncio.timeout(READ_WITHIN_S),
@@ -240,7 +240,7 @@ async def _identities(
             async for messages in reading:
                 for message in messages:
                     id_ = (message.headers or {}).get(Header.MSG_ID.value, "")
-                    held[message.sequence] = _Identity(message.subject, id_)
+                    held[message.sequence] = _StoredIdentity(message.subject, id_)
                 if messages[-1].sequence >= last:
                     return held
     except (StreamWentBack, TimeoutError):

@@ -40,9 +40,7 @@ from services.geofence.outputs.recent_measures import RecentMeasures
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
 
 ALERT_CONCURRENCY = 64
-"""Alerts of an entry that are published concurrently."""
-ENTRY_CONCURRENCY = 64
-"""Entries whose alerts are published concurrently."""
+"""Alerts, of one entry or several, that are published concurrently."""
 TURNS_TO_WRITE = 2
 """Event loop turns until a publish is written to the socket: its task runs, and then the client's."""
 BACKUP_DELAY_S = 0.02
@@ -114,7 +112,7 @@ class OutputPublisher:
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self.measures = RecentMeasures()
-        self._places = asyncio.Semaphore(ENTRY_CONCURRENCY)
+        self._places = asyncio.Semaphore(ALERT_CONCURRENCY)
         self._publishing: set[asyncio.Task[None]] = set()
         """Entries whose alerts aren't all stored yet."""
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
@@ -174,35 +172,32 @@ class OutputPublisher:
                     case _Decided() as decided:
                         if self._delay_s:
                             await asyncio.sleep(max(0.0, decided.publish_at_s - asyncio.get_running_loop().time()))
-                        await self._places.acquire()
-                        publishing = tasks.create_task(self._publish_entry(decided))
-                        self._publishing.add(publishing)
-                        publishing.add_done_callback(self._note_published)
+                        await self._begin(decided, tasks)
                     case unknown:
                         assert_never(unknown)
 
-    def _note_published(self, task: asyncio.Task[None]) -> None:
-        self._publishing.discard(task)
-        self._places.release()
-
-    async def _publish_entry(self, decided: _Decided) -> None:
-        """Publishes the alerts of an entry, and queues their figures."""
-        entry_trace = AlertTraces(decided.entry)
+    async def _begin(self, decided: _Decided, tasks: asyncio.TaskGroup) -> None:
+        """Begins to publish the alerts of an entry, in their order. Their figures follow once all of them are stored."""
+        entry = AlertTraces(decided.entry)
         gravest_first = sorted(decided.alerts, key=lambda alert: -alert.demand)
-        for first in range(0, len(gravest_first), ALERT_CONCURRENCY):
-            batch = gravest_first[first : first + ALERT_CONCURRENCY]
-            with self._gate.response():
-                await self._publish_together(batch, decided.at_wall_us, entry_trace)
-            self._secondary.put_nowait(_Figures(batch))
+        publishing: list[asyncio.Task[None]] = []
+        for alert in gravest_first:
+            await self._places.acquire()
+            publishing.append(tasks.create_task(self._publish_alert(alert, decided.at_wall_us, entry)))
+            publishing[-1].add_done_callback(lambda _: self._places.release())
+            if len(publishing) == 1:
+                # The gravest is written to the socket while the others are still being encoded.
+                for _ in range(TURNS_TO_WRITE):
+                    await asyncio.sleep(0)
+        following = tasks.create_task(self._queue_figures(gravest_first, publishing))
+        self._publishing.add(following)
+        following.add_done_callback(self._publishing.discard)
 
-    async def _publish_together(self, alerts: Sequence[Alert], at_wall_us: int, entry: AlertTraces) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for alert in alerts:
-                tasks.create_task(self._publish_alert(alert, at_wall_us, entry))
-                if alert is alerts[0]:
-                    # The gravest is written to the socket while the others are still being encoded.
-                    for _ in range(TURNS_TO_WRITE):
-                        await asyncio.sleep(0)
+    async def _queue_figures(self, alerts: Sequence[Alert], publishing: Sequence[asyncio.Task[None]]) -> None:
+        with self._gate.response():
+            await asyncio.wait(publishing)
+        for first in range(0, len(alerts), ALERT_CONCURRENCY):
+            self._secondary.put_nowait(_Figures(alerts[first : first + ALERT_CONCURRENCY]))
 
     async def publish_requests(self) -> None:
         """Publishes requests to devices and dead letters, until cancelled. A checkpoint follows them."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from bench.latency import stages
-from bench.latency.stages import DecidedAlert, StoredOffer
+from bench.latency.stages import AlertTimes, OfferTimes
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging.delivered import Delivered
@@ -48,7 +48,7 @@ def test_the_first_alert_that_demands_a_response_counts() -> None:
         alert(geometry_pb2.RESPOND, at_us=BEGAN_US + 9_000),
     ]
     assert stages.alerts_of(messages) == {
-        TRIGGER: DecidedAlert(BEGAN_US, BEGAN_US + 1_500, BEGAN_US + 2_000, BEGAN_US + 3_000)
+        TRIGGER: AlertTimes(BEGAN_US, BEGAN_US + 1_500, BEGAN_US + 2_000, BEGAN_US + 3_000)
     }
 
 
@@ -59,14 +59,14 @@ def test_the_first_offer_of_each_leg_counts() -> None:
         step("police", dispatch_pb2.OFFERED, at_ms=began_ms + 90, stored_us=BEGAN_US + 99_000),
         step("probation", dispatch_pb2.ACKNOWLEDGED, at_ms=began_ms + 5, stored_us=BEGAN_US + 8_000),
     ]
-    offer = StoredOffer(BEGAN_US + 4_000, BEGAN_US + 7_000)
+    offer = OfferTimes(BEGAN_US + 4_000, BEGAN_US + 7_000)
     assert stages.offers_of(messages, MeshClock()) == {("police", TRIGGER): offer}
 
 
 def test_the_later_leg_counts_in_the_last_stages() -> None:
-    decided = DecidedAlert(BEGAN_US, BEGAN_US + 1_500, BEGAN_US + 2_000, BEGAN_US + 3_000)
+    decided = AlertTimes(BEGAN_US, BEGAN_US + 1_500, BEGAN_US + 2_000, BEGAN_US + 3_000)
     offers = [
-        StoredOffer(BEGAN_US + 4_000, BEGAN_US + 9_000),
-        StoredOffer(BEGAN_US + 6_000, BEGAN_US + 10_000),
+        OfferTimes(BEGAN_US + 4_000, BEGAN_US + 9_000),
+        OfferTimes(BEGAN_US + 6_000, BEGAN_US + 10_000),
     ]
     assert stages.durations_ms(decided, offers, [7.0, 8.0]) == (1.5, 0.5, 1.0, 3.0, 3.0, 5.0)
