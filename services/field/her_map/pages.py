@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import grpc
 import grpc.aio
 from aiohttp import web
 
-from services.common.rpc.errors import InvalidField
 from services.field.guard import PhoneCall, PhoneGuard, Refused
 from services.field.her_map import reading
 from services.field.mesh import FieldMesh
 from services.field.phones.known import KnownPhones
 
-MAX_KNOWN = 20
 RETRY_S = 10.0
 """When the app may ask again after a region left for it a moment ago, seconds."""
-_VIEW_ID = re.compile(r"region-[0-9a-f]{20}")
 
 
 class HerMapPages:
@@ -33,11 +29,8 @@ class HerMapPages:
 
     async def _map(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        known_ids = [each for each in ask.request.query.get("known", "").split(",") if each]
-        if len(known_ids) > MAX_KNOWN or not all(map(_VIEW_ID.fullmatch, known_ids)):
-            raise InvalidField("known", f"must be at most {MAX_KNOWN} ids of views, separated by commas")
         try:
-            made = await reading.read(self._mesh, ask.session.device_id, known_ids)
+            made = await reading.read(self._mesh, ask.session.device_id)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise Refused(429, "too_often", wait_s=RETRY_S) from None

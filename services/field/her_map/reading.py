@@ -16,7 +16,6 @@ MAX_CALLS = 6
 all partitions leaves the others to the next."""
 _OUTCOMES = {
     region_map_pb2.REGION_SHOWN: "shown",
-    region_map_pb2.REGION_UNCHANGED: "unchanged",
     region_map_pb2.REGION_WITHHELD: "withheld",
     region_map_pb2.REGION_UNKNOWN: "unknown",
 }
@@ -30,7 +29,7 @@ class ReadMap(NamedTuple):
     """Whether all partitions of the log answered. A wearer of whom a notice is open may be missing otherwise."""
 
 
-async def read(mesh: FieldMesh, device_id: str, known_ids: list[str]) -> ReadMap:
+async def read(mesh: FieldMesh, device_id: str) -> ReadMap:
     """Reads the views of a device from as many evaluators as the partitions need.
 
     Raises AioRpcError if the last evaluator that was asked refuses and none has answered, or if a region left for the device a moment
@@ -39,9 +38,7 @@ async def read(mesh: FieldMesh, device_id: str, known_ids: list[str]) -> ReadMap
     views: list[region_map_pb2.RegionView] = []
     covered: set[int] = set()
     for number in range(1, MAX_CALLS + 1):
-        request = region_map_pb2.ReadRegionMapRequest(
-            device_id=device_id, known_view_ids=known_ids, covered_partitions=sorted(covered)
-        )
+        request = region_map_pb2.ReadRegionMapRequest(device_id=device_id, covered_partitions=sorted(covered))
         try:
             answer = await mesh.region_maps.ReadRegionMap(request, metadata=mesh.to_geofence, timeout=WITHIN_S)
         except grpc.aio.AioRpcError as error:
@@ -63,7 +60,7 @@ def content(made: ReadMap) -> dict[str, Any]:
 
 
 def _view(view: region_map_pb2.RegionView) -> dict[str, Any]:
-    drawn: dict[str, Any] = {"outcome": _OUTCOMES.get(view.outcome, "unknown"), "id": view.view_id}
+    drawn: dict[str, Any] = {"outcome": _OUTCOMES.get(view.outcome, "unknown")}
     if view.outcome != region_map_pb2.REGION_SHOWN:
         return drawn
     as_of_ms = times.from_timestamp(view.as_of)

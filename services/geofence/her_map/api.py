@@ -16,11 +16,11 @@ from services.geofence.domain.her_map import view as views
 from services.geofence.domain.her_map.view import MapView, ViewOutcome
 from services.geofence.her_map import translate
 from services.geofence.sharing.outbox import DisclosureOutbox
+from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import region_map_pb2, region_map_pb2_grpc
 
 MIN_INTERVAL_S = 10.0
 """Minimum time between two regions for one device, seconds of wall time."""
-MAX_KNOWN = 20
 
 
 class _Made(NamedTuple):
@@ -47,27 +47,17 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
         self, request: region_map_pb2.ReadRegionMapRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> region_map_pb2.ReadRegionMapResponse:
         device_id = fields.required_id("device_id", request.device_id)
-        fields.at_most("known_view_ids", request.known_view_ids, MAX_KNOWN)
         made = list(self._views(device_id, frozenset(request.covered_partitions)))
-        known = frozenset(request.known_view_ids)
-        new = [each for each in made if _is_new(each.view, known)]
-        if new:
+        shown = [each for each in made if each.view.outcome is ViewOutcome.SHOWN]
+        if shown:
             self._check_interval(device_id)
-            await self._outbox.record(
-                [
-                    row
-                    for each in new
-                    for row in translate.disclosures_of(
-                        each.view, views.ground_of(each.evaluator.state, each.view), each.at_ms
-                    )
-                ]
-            )
+            await self._outbox.record([row for each in shown for row in _rows(each, device_id)])
             self._given_s[device_id] = asyncio.get_running_loop().time()
         return region_map_pb2.ReadRegionMapResponse(
             views=[
-                translate.shown(each.view, each.at_ms) if each in new else translate.without_region(each.view)
+                translate.shown(each.view, each.at_ms) if each in shown else translate.without_region(each.view)
                 for each in made
-                if each not in new or self._is_still_shown(each, device_id)
+                if each not in shown or self._is_still_shown(each, device_id)
             ],
             partitions=sorted(self._evaluators),
             partition_count=self._partitions,
@@ -97,5 +87,6 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
             raise BudgetSpent("a region left for this device a moment ago", retry_after_s=wait_s)
 
 
-def _is_new(view: MapView, known: frozenset[str]) -> bool:
-    return view.outcome is ViewOutcome.SHOWN and translate.view_id(view) not in known
+def _rows(made: _Made, device_id: str) -> list[ledger_pb2.Disclosure]:
+    ground = views.ground_of(made.evaluator.state, made.view)
+    return translate.disclosures_of(made.view, ground, made.at_ms, device_id=device_id)

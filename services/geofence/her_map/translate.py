@@ -16,16 +16,11 @@ _DIRECTIONS = {"": region_map_pb2.DIRECTION_UNSPECIFIED} | {
 }
 
 
-def view_id(view: MapView) -> str:
-    """Id of a view that is shown: equal for equal content."""
-    return ids.hash_id("region", view.case_id, view.person_id, view.fix_ms, repr(view.circles), repr(view.from_her))
-
-
-def disclosures_of(view: MapView, ground: MapGround, now_ms: int) -> list[ledger_pb2.Disclosure]:
-    """Rows of a view: the notice, and the location that goes with it, each under its article."""
+def disclosures_of(view: MapView, ground: MapGround, now_ms: int, *, device_id: str) -> list[ledger_pb2.Disclosure]:
+    """Rows of a view for a device: the notice, and the location that goes with it, each under its article."""
     return [
         ledger_pb2.Disclosure(
-            disclosure_id=ids.hash_id("map", view_id(view), article, now_ms),
+            disclosure_id=ids.hash_id("map", device_id, view.case_id, article, now_ms),
             at_ms=now_ms,
             who=notices.TRACKING_CENTRE,
             legal_basis=article,
@@ -44,7 +39,6 @@ def shown(view: MapView, now_ms: int) -> region_map_pb2.RegionView:
     """The message of a view with a region."""
     message = region_map_pb2.RegionView(
         outcome=region_map_pb2.REGION_SHOWN,
-        view_id=view_id(view),
         circles=[
             region_map_pb2.RegionCircle(lat_deg=lat_e7 / 1e7, lon_deg=lon_e7 / 1e7, radius_m=radius_m)
             for lat_e7, lon_e7, radius_m in view.circles
@@ -61,14 +55,11 @@ def shown(view: MapView, now_ms: int) -> region_map_pb2.RegionView:
 
 def without_region(view: MapView) -> region_map_pb2.RegionView:
     """The message of a view that gives no location."""
-    match view.outcome:
-        case ViewOutcome.SHOWN:
-            return region_map_pb2.RegionView(outcome=region_map_pb2.REGION_UNCHANGED, view_id=view_id(view))
-        case ViewOutcome.UNKNOWN:
-            return region_map_pb2.RegionView(outcome=region_map_pb2.REGION_UNKNOWN)
-        case _:
-            # The reason stays here: "far" or "at rest" would be a location of its own.
-            return region_map_pb2.RegionView(outcome=region_map_pb2.REGION_WITHHELD)
+    # The reason stays here: "far" or "at rest" would be a location of its own.
+    is_unknown = view.outcome is ViewOutcome.UNKNOWN
+    return region_map_pb2.RegionView(
+        outcome=region_map_pb2.REGION_UNKNOWN if is_unknown else region_map_pb2.REGION_WITHHELD
+    )
 
 
 def _from_her(place: FromHer) -> region_map_pb2.RegionFromHer:

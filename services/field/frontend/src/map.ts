@@ -29,8 +29,7 @@ interface FromHer {
 }
 
 interface View {
-  outcome: "shown" | "unchanged" | "withheld" | "unknown";
-  id: string;
+  outcome: "shown" | "withheld" | "unknown";
   circles?: Circle[];
   grows_mps?: number;
   age_s?: number;
@@ -86,11 +85,9 @@ export class HerMap {
 
   // Reads the views. Returns when to read again, 0 if nothing is open.
   private async read(): Promise<number> {
-    const known = this.views.filter((view) => view.outcome === "shown").map((view) => view.id);
     try {
-      const answer = await call<{ views: View[]; is_whole: boolean }>("GET", `/api/map?known=${known.join(",")}`);
-      const earlier = new Map(this.views.map((view) => [view.id, view]));
-      this.views = answer.views.map((view) => (view.outcome === "unchanged" ? earlier.get(view.id) : undefined) ?? { ...view, read_ms: Date.now() });
+      const answer = await call<{ views: View[]; is_whole: boolean }>("GET", "/api/map");
+      this.views = answer.views.map((view) => ({ ...view, read_ms: Date.now() }));
       this.failed = !answer.is_whole;
       return this.views.length > 0 || this.failed ? INTERVAL_MS : 0;
     } catch (error) {

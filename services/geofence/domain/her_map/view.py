@@ -85,7 +85,7 @@ class MapGround(NamedTuple):
 def views(state: State, device_id: str, at_ms: int) -> list[MapView]:
     """Views of the cases that name a device as hers, by case id. A case without a map isn't among them."""
     case_ids = state.cases_of.get(device_id, ())
-    made = (_view(state, state.cases[case_id], device_id, at_ms) for case_id in case_ids)
+    made = (_view(state, state.cases[case_id], device_id, at_ms=at_ms) for case_id in case_ids)
     return [view for view in made if view.outcome is not ViewOutcome.NO_MAP]
 
 
@@ -103,10 +103,10 @@ def ground_of(state: State, view: MapView) -> MapGround:
     )
 
 
-def _view(state: State, case_state: CaseState, device_id: str, at_ms: int) -> MapView:
+def _view(state: State, case_state: CaseState, device_id: str, *, at_ms: int) -> MapView:
     case = case_state.case
     person = next((target for target in case.targets if target.is_person and device_id in target.device_ids), None)
-    if person is None or not _has_open_notice(state, case_state, person, at_ms):
+    if person is None or not _has_open_notice(state, case_state, person, at_ms=at_ms):
         return MapView(ViewOutcome.NO_MAP, case.case_id, person.target_id if person else "")
     found = None if removals.is_off(case_state) else region.possible_region(state, case, at_ms)
     if found is None:
@@ -122,7 +122,7 @@ def _view(state: State, case_state: CaseState, device_id: str, at_ms: int) -> Ma
     )
 
 
-def _has_open_notice(state: State, case_state: CaseState, person: Target, at_ms: int) -> bool:
+def _has_open_notice(state: State, case_state: CaseState, person: Target, *, at_ms: int) -> bool:
     case = case_state.case
     incident = state.incidents.get(case.wearer_id)
     open_notices = OPEN_NOTICES.all_in(case_state).get(OPEN_NOTICES.name, {})
@@ -147,7 +147,7 @@ def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None
     near_place = any(not target.is_person and urgency.is_urgent(state, case, target) for target in case.targets)
     if not near_place and not urgency.is_urgent(state, case, person):
         return ViewOutcome.NOT_URGENT
-    is_near_her = place is not None and place.least_m * 1000 <= state.rules.urgent_within_mm
+    is_near_her = place is not None and place.least_m * 1000 < state.rules.urgent_within_mm
     if not is_near_her and not near_place:
         return ViewOutcome.FAR
     track = state.last_track(case.tag_device_ids)
