@@ -65,7 +65,7 @@ class MapView(NamedTuple):
     circles: tuple[ShownCircle, ...] = ()
     """Empty unless the outcome is SHOWN."""
     from_her: FromHer | None = None
-    """None if her own position is unknown."""
+    """None if her own position is unknown, or he is near a protected place and not near her."""
     grows_mps: float = 0.0
     fix_ms: int = 0
     """Time of the position on which the region rests, mesh time."""
@@ -114,11 +114,18 @@ def _view(state: State, case_state: CaseState, device_id: str, *, at_ms: int) ->
     her = _known_fix(state, person, at_ms)
     circles = coarse.circles_of(found)
     place = coarse.from_her(circles, her) if her else None
+    # Somebody near a protected place while she is elsewhere: no view says how far from her he is.
     withheld = _withheld(state, case, person, place=place)
     if withheld is not None:
         return MapView(withheld, case.case_id, person.target_id)
     return MapView(
-        ViewOutcome.SHOWN, case.case_id, person.target_id, circles, place, found.grows_mps, fix_ms=found.fix_ms
+        ViewOutcome.SHOWN,
+        case.case_id,
+        person.target_id,
+        circles=circles,
+        from_her=place if place is not None and _is_near(state, place) else None,
+        grows_mps=found.grows_mps,
+        fix_ms=found.fix_ms,
     )
 
 
@@ -147,8 +154,7 @@ def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None
     near_place = any(not target.is_person and urgency.is_urgent(state, case, target) for target in case.targets)
     if not near_place and not urgency.is_urgent(state, case, person):
         return ViewOutcome.NOT_URGENT
-    is_near_her = place is not None and place.least_m * 1000 < state.rules.urgent_within_mm
-    if not is_near_her and not near_place:
+    if not near_place and (place is None or not _is_near(state, place)):
         return ViewOutcome.FAR
     track = state.last_track(case.tag_device_ids)
     rested_ms = reachability.rest_ms(track) if track is not None else 0
@@ -160,6 +166,11 @@ def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None
         return ViewOutcome.AT_REST
     closing_mps = urgency.closing_mps(state, case, person)
     return ViewOutcome.LEAVING if closing_mps is not None and closing_mps < LEAVING_MPS else None
+
+
+def _is_near(state: State, place: FromHer) -> bool:
+    """Whether a region begins within the distance of the rule of urgency. A view that said more could be taken for an all-clear."""
+    return place.least_m * 1000 < state.rules.urgent_within_mm
 
 
 def _is_at_own_unit(state: State, case: Case) -> bool:

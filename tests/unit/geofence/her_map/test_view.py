@@ -15,7 +15,7 @@ from services.geofence.domain.her_map.view import MapView, ViewOutcome
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.tracks.fixes import Fix
 from tandem.common.v1 import exercise_pb2, log_pb2, notice_pb2
-from tests.support.geofence.stories import LAT_E7, LON_E7, T0_MS, AskingStory, Story, place_e7, unit
+from tests.support.geofence.stories import LAT_E7, LON_E7, T0_MS, AskingStory, Story, circle, place_e7, unit
 
 JUDGMENT = notice_pb2.TAG_15_2
 
@@ -240,3 +240,12 @@ def test_the_direction_and_the_way_out_follow_eight_sectors() -> None:
         assert place.direction == sector
         assert place.way_out == coarse.SECTORS[(number + 4) % 8]
         assert (place.least_m, place.greatest_m) == (200, 600)
+
+
+def test_near_her_home_while_she_is_elsewhere_he_is_shown_without_a_distance_from_her() -> None:
+    story = story_with(places=[circle("home", 0, 0, 30)])
+    for at_s in range(1, 600, 15):
+        story.at(at_s, "phone", 0, 5_000)
+        story.at(at_s, "tag", 1_300 - 2 * at_s)
+    (view,) = seen(story, at_s)
+    assert view.outcome is ViewOutcome.SHOWN and holds(view, 1_300 - 2 * at_s) and view.from_her is None
