@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one-in", type=int, default=4, help="play only one of N approaches; 0 for none")
     parser.add_argument("--lives", type=int, default=LIVES, help="number of weeks that are attacked; 0 for none")
-    parser.add_argument("--visits", type=int, help="number of visits in each week instead of 1 to 4")
+    parser.add_argument("--visits", type=int, help="number of visits in each week instead of 1 or 2")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
     arguments = parser.parse_args()
     console, goals = Console(width=160), list[Figure]()

@@ -1,7 +1,7 @@
 """Weeks of a wearer who lives at least 2 km from the protected person, comes near her on purpose, and is seen on her map. Pure.
 
-The wearer lives 2 to 6 km from her home, works elsewhere, and goes out, as in the contact study (`bench.contact.lives`). One to four
-times a week he goes to her home, where she mostly is: from his home, from work, or from another place, by streets. He stays for 5 to 25
+The wearer lives 2 to 6 km from her home, works elsewhere, and goes out, as in the contact study (`bench.contact.lives`). Once or twice
+a week he goes to her home, where she mostly is: from his home, from work, or from another place, by streets. He stays for 5 to 25
 minutes within 400 m of it, at several places, and goes home or elsewhere. All follows from the seed.
 """
 
@@ -22,8 +22,8 @@ DAYS = 7
 HOME_M = (2_000.0, 6_000.0)
 """Distance of his home from hers."""
 SPREAD_M = 8_000.0
-APPROACHES = (1, 4)
-"""Number of times a week that he goes to her."""
+APPROACHES = (1, 2)
+"""Number of times a week that he goes to her: in France, a wearer triggers an alarm 0.8 times a week, of whatever cause."""
 NEAR_M = 3_000.0
 """Within this distance of each other both devices report each 15 s, else each 160 s."""
 NEAR_INTERVAL_S, FAR_INTERVAL_S = 15, 160

@@ -72,9 +72,9 @@ def test_a_near_wearer_is_shown_as_a_coarse_region_with_distance_direction_and_t
     (view,) = seen(story, at_s + 5)
     assert view.outcome is ViewOutcome.SHOWN and holds(view, 400) and holds(view, 390)
     assert (view.person_id, view.fix_ms) == ("p", T0_MS + round(at_s * 1000))
-    for circle in view.circles:
-        assert circle.lat_e7 % GRID_E7[0] == 0 == circle.lon_e7 % GRID_E7[1] and circle.radius_m % RADIUS_STEP_M == 0
-        assert circle.radius_m >= 100
+    for part in view.circles:
+        assert part.lat_e7 % GRID_E7[0] == 0 == part.lon_e7 % GRID_E7[1] and part.radius_m % RADIUS_STEP_M == 0
+        assert part.radius_m >= 100
     place = view.from_her
     assert place and place.least_m < 400 < place.greatest_m
     assert (place.direction, place.way_out) == ("N", "S")
