@@ -21,6 +21,8 @@ from tandem.geofence.v1 import region_map_pb2, region_map_pb2_grpc
 
 MIN_INTERVAL_S = 10.0
 """Minimum time between two regions for one device, seconds of wall time."""
+MAX_COVERED = 1_000
+"""Maximum number of partitions that a request names."""
 
 
 class _Made(NamedTuple):
@@ -47,6 +49,7 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
         self, request: region_map_pb2.ReadRegionMapRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> region_map_pb2.ReadRegionMapResponse:
         device_id = fields.required_id("device_id", request.device_id)
+        fields.at_most("covered_partitions", request.covered_partitions, MAX_COVERED)
         made = list(self._views(device_id, frozenset(request.covered_partitions)))
         shown = [each for each in made if each.view.outcome is ViewOutcome.SHOWN]
         if shown:

@@ -67,8 +67,8 @@ def possible_region(state: State, case: Case, at_ms: int) -> Region | None:
         _radius_mm(accuracy.credible_mm(track), pace_mps, age_ms),
     )
     earlier = [
-        RegionCircle(fix.point, _radius_mm(fix.accuracy_mm, state.rules.foot_mps, at_ms - fix.time_ms))
-        for fix in _before_jumps(state, track)
+        RegionCircle(fix.point, _radius_mm(fix.accuracy_mm, mps, at_ms - fix.time_ms))
+        for fix, mps in _before_jumps(state, track, pace_mps)
     ]
     circles = (newest, *(circle for circle in earlier if not _is_inside(circle, newest)))
     return Region(circles, last.time_ms, GROWTH_SHARE * pace_mps)
@@ -91,13 +91,14 @@ def _ahead(track: Track, age_ms: int, *, pace_mps: float) -> Vector:
     return between(before.point, last.point, 1 + ahead_mm / moved_mm)
 
 
-def _before_jumps(state: State, track: Track) -> list[Fix]:
-    """Positions at which the device may still be although a newer position says otherwise, newest first."""
-    left = [fix for fix, _ in plausibility.left_by_jump(track)]
-    if left or plausibility.is_newest_believed(track, state.rules.reach_mps):
+def _before_jumps(state: State, track: Track, pace_mps: float) -> list[tuple[Fix, float]]:
+    """Positions at which the device may still be although a newer position says otherwise, newest first, with the pace of each, m/s."""
+    rules = state.rules
+    left = [(fix, min(rules.reach_mps, max(rules.foot_mps, pace))) for fix, pace in plausibility.left_by_jump(track)]
+    if left or plausibility.is_newest_believed(track, rules.reach_mps):
         return left
     last = track.recent[-1]
-    return [plausibility.believed(track, last.time_ms, None, bound_mps=state.rules.reach_mps).recent[-1]]
+    return [(plausibility.believed(track, last.time_ms, None, bound_mps=rules.reach_mps).recent[-1], pace_mps)]
 
 
 def _is_inside(inner: RegionCircle, outer: RegionCircle) -> bool:
