@@ -12,9 +12,9 @@ from services.geofence.domain.her_map.region import Region
 from services.geofence.domain.kinematics.geometry import Vector, lat_lon_deg
 from services.geofence.domain.tracks.fixes import Fix
 
-GRID_E7 = (9_000, 11_000)
-"""Steps of the grid of middles, 1e-7 degrees of latitude and longitude: some 100 m in Korea."""
-SNAPPED_BY_M = 75.0
+GRID_E7 = (4_500, 5_500)
+"""Steps of the grid of middles, 1e-7 degrees of latitude and longitude: some 50 m in Korea."""
+SNAPPED_BY_M = 36.0
 """Greatest distance from a point to the next point of the grid, m, rounded up."""
 RADIUS_STEP_M = 50
 BAND_STEP_M = 100

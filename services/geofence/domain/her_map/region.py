@@ -25,10 +25,10 @@ HEADING_OVER_MS = 10_000
 """Least time over which the direction of a movement is measured, ms."""
 AHEAD_SHARE = 0.5
 """The middle of the circle moves ahead by this share of the way that the last movement would have led."""
-GROWTH_SHARE = 0.75
+GROWTH_SHARE = 0.6
 """The radius grows by this share of the way that the wearer can have gone at the assumed pace. Half of it would do for a wearer who
 stops or goes straight on; the rest is for corners (`bench.region`)."""
-MIN_RADIUS_MM = 30_000
+MIN_RADIUS_MM = 25_000
 """Least radius, mm: a receiver's error between houses is greater than it says."""
 
 
