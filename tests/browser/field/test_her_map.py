@@ -85,12 +85,12 @@ async def test_the_map_comes_with_the_notice_says_what_it_is_and_goes_with_it(
         await opened("click", page=PAGE, selector="#enrol-form button")
         await opened("wait", page=PAGE, selector="#state[data-sent]:not([data-sent='0'])")
 
-        far = between(north_of(HOME, 2_400), north_of(HOME, 1_300), 6)
-        await chased.drive(far, until_ago_s=0, every_s=15)
+        far = between(north_of(HOME, 2_400), north_of(HOME, 1_800), 20)  # so slowly that no contact is predicted
+        await chased.drive(far, until_ago_s=120, every_s=15)
         await opened("wait", page=PAGE, selector="#notices li.newest")
         assert await opened("eval", page=PAGE, expression="document.querySelector('#map').hidden")
 
-        await chased.drive(between(far[-1], north_of(HOME, 450), 5), until_ago_s=0, every_s=13)
+        await chased.drive(between(far[-1], north_of(HOME, 450), 8), until_ago_s=0, every_s=15)
         await opened("wait", page=PAGE, selector="#map:not([hidden]) svg .region")
         said = await text(opened, "#map-said p")
         assert "북쪽" in said and "남쪽" in said and "112" in said

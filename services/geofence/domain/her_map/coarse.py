@@ -14,7 +14,7 @@ from services.geofence.domain.tracks.fixes import Fix
 
 GRID_E7 = (4_500, 5_500)
 """Steps of the grid of middles, 1e-7 degrees of latitude and longitude: some 50 m in Korea."""
-SNAPPED_BY_M = 36.0
+SNAPPED_BY_M = 40.0
 """Greatest distance from a point to the next point of the grid, m, rounded up."""
 RADIUS_STEP_M = 50
 BAND_STEP_M = 100

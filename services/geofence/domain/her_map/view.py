@@ -151,7 +151,7 @@ def _known_fix(state: State, person: Target, at_ms: int) -> Fix | None:
 
 def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None) -> ViewOutcome | None:
     """Why a view of a known position is withheld; None if it is shown."""
-    near_place = any(not target.is_person and urgency.is_urgent(state, case, target) for target in case.targets)
+    near_place = _is_near_place(state, case)
     if not near_place and not urgency.is_urgent(state, case, person):
         return ViewOutcome.NOT_URGENT
     if not near_place and (place is None or not _is_near(state, place)):
@@ -166,6 +166,16 @@ def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None
         return ViewOutcome.AT_REST
     closing_mps = urgency.closing_mps(state, case, person)
     return ViewOutcome.LEAVING if closing_mps is not None and closing_mps < LEAVING_MPS else None
+
+
+def _is_near_place(state: State, case: Case) -> bool:
+    """Whether the newest position is within the distance of the rule of urgency from a protected place. Speed alone doesn't count."""
+    fix = state.last_fix(case.tag_device_ids)
+    return fix is not None and any(
+        target.shape.least_distance_mm(fix.point, fix.point) <= state.rules.urgent_place_within_mm
+        for target in case.targets
+        if not target.is_person
+    )
 
 
 def _is_near(state: State, place: FromHer) -> bool:

@@ -313,12 +313,12 @@ async def test_tag_act_16_2_5_her_map_needs_an_open_notice_and_each_view_has_its
         )
         await enrolled(chased, hers, chased.person_id)
         await enrolled(chased, others, other.person_id)
-        far = between(north_of(HOME, 2_400), north_of(HOME, 1_300), 6)
-        await chased.drive(far, until_ago_s=0, every_s=15)
+        far = between(north_of(HOME, 2_400), north_of(HOME, 1_800), 20)  # so slowly that no contact is predicted
+        await chased.drive(far, until_ago_s=120, every_s=15)
         await chased.acknowledged("warning", chased.person_id)  # within 2 km: warned, and no notice is open
         assert await map_of(hers) == [] and ledger(mesh, chased) == []
 
-        await chased.drive(between(far[-1], north_of(HOME, 450), 5), until_ago_s=0, every_s=13)
+        await chased.drive(between(far[-1], north_of(HOME, 450), 8), until_ago_s=0, every_s=15)
 
         async def shown() -> dict[str, Any] | None:
             return next((view for view in await map_of(hers) if view["outcome"] == "shown"), None)

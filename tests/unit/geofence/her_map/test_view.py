@@ -182,6 +182,12 @@ def test_a_location_needs_the_rule_of_urgency_and_a_region_that_begins_within_it
     assert outcome(driving, at_s) is ViewOutcome.FAR
 
 
+def test_a_place_counts_by_its_distance_and_not_by_speed_towards_it() -> None:
+    story = story_with(places=[circle("home", 0, 0, 30)])
+    at_s = come(story, 2_500, 900, from_s=1, mps=8)
+    assert outcome(story, at_s) is ViewOutcome.FAR
+
+
 def test_a_wearer_on_the_way_off_or_at_rest_is_shown_only_beside_her() -> None:
     story = story_with()
     at_s = come(story, 1_300, 60, from_s=1, mps=2)
