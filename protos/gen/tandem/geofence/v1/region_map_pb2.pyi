@@ -142,7 +142,7 @@ Global___ReadRegionMapResponse: _TypeAlias = ReadRegionMapResponse  # noqa: Y015
 
 @_typing.final
 class RegionCircle(_message.Message):
-    """A part of a region: the middle is on a grid of some 100 m, and the radius is a multiple of 50 m."""
+    """A part of a region: the middle is on a grid of some 50 m, and the radius is a multiple of 50 m."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
