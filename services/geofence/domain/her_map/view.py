@@ -50,11 +50,6 @@ class ViewOutcome(enum.Enum):
     SHOWN = "SHOWN"
     """A region is shown."""
 
-    @property
-    def is_withheld(self) -> bool:
-        """Whether a notice is open and his place is known, and yet not shown."""
-        return self in (ViewOutcome.NOT_URGENT, ViewOutcome.FAR, ViewOutcome.AT_REST, ViewOutcome.LEAVING)
-
 
 class MapView(NamedTuple):
     """What her map shows of one case at a moment."""
