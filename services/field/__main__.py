@@ -20,6 +20,7 @@ from services.common.storage.db import open_database
 from services.common.web import server
 from services.field import mesh as meshes
 from services.field.guard import PhoneGuard
+from services.field.her_map.pages import HerMapPages
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
 from services.field.phones.known import KnownPhones
@@ -66,7 +67,7 @@ async def run(settings: FieldSettings) -> None:
         async with (
             server.served(
                 "field",
-                pages.routes(),
+                (*pages.routes(), *HerMapPages(guard, mesh, known).routes()),
                 settings.host,
                 port=settings.port,
                 closed=process_metrics.http_closed,

@@ -1,4 +1,4 @@
-"""Field as a client of the mesh: enrolment at the registry, notices of the warning leg, and reports to ingest."""
+"""Field as a client of the mesh: enrolment at the registry, notices of the warning leg, her map, and reports to ingest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 
 from services.common.rpc import client
 from services.common.rpc.certificates import spiffe_id
@@ -102,11 +103,14 @@ class FieldMesh:
         notices: PhoneNoticeServiceStub,
         ingest: IngestEndpoint,
         *,
+        region_maps: RegionMapServiceStub,
         to_registry: Metadata,
         to_warning: Metadata,
+        to_geofence: Metadata,
     ) -> None:
         self.enrolments, self.notices, self.ingest = enrolments, notices, ingest
-        self.to_registry, self.to_warning = to_registry, to_warning
+        self.region_maps = region_maps
+        self.to_registry, self.to_warning, self.to_geofence = to_registry, to_warning, to_geofence
 
 
 @asynccontextmanager
@@ -120,6 +124,7 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
     async with (
         client.connection(settings, settings.registry, FIELD) as (registry, to_registry),
         client.connection(settings, settings.dispatch_warning, FIELD) as (warning, to_warning),
+        client.connection(settings, settings.geofence, FIELD) as (geofence, to_geofence),
         aiohttp.ClientSession(
             timeout=REPORT_TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         ) as session,
@@ -128,6 +133,8 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
             EnrolmentServiceStub(registry),
             PhoneNoticeServiceStub(warning),
             IngestEndpoint(session, settings),
+            region_maps=RegionMapServiceStub(geofence),
             to_registry=to_registry,
             to_warning=to_warning,
+            to_geofence=to_geofence,
         )

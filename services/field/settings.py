@@ -24,6 +24,8 @@ class FieldSettings(HttpSettings):
     """gRPC target of the registry: enrolment, and whose a token is."""
     dispatch_warning: str = Field(default="ipv4:127.0.0.1:7406", min_length=1)
     """gRPC target of the warning leg: notices and their receipts."""
+    geofence: str = Field(default="ipv4:127.0.0.1:7403", min_length=1)
+    """gRPC target of the evaluators: the region that her map shows."""
     ingest_phones: str = "http://127.0.0.1:7432"
     """Address of ingest's endpoint for phones, which takes the reports."""
     ingest_phones_cert: Path | None = None
@@ -62,7 +64,7 @@ class FieldSettings(HttpSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        self.refuse_plaintext_to("registry", "dispatch_warning")
+        self.refuse_plaintext_to("registry", "dispatch_warning", "geofence")
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(

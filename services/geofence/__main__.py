@@ -22,6 +22,7 @@ from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.devices.states import DeviceStateApi
+from services.geofence.her_map.api import RegionMapApi
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.sharing.api import PositionServicer
@@ -35,6 +36,8 @@ from tandem.geofence.v1 import (
     geofence_pb2_grpc,
     positions_pb2,
     positions_pb2_grpc,
+    region_map_pb2,
+    region_map_pb2_grpc,
     what_if_pb2,
     what_if_pb2_grpc,
 )
@@ -44,6 +47,7 @@ SERVICE_NAMES = (
     what_if_pb2.DESCRIPTOR.services_by_name["WhatIfService"].full_name,
     positions_pb2.DESCRIPTOR.services_by_name["PositionService"].full_name,
     device_state_pb2.DESCRIPTOR.services_by_name["DeviceStateService"].full_name,
+    region_map_pb2.DESCRIPTOR.services_by_name["RegionMapService"].full_name,
 )
 
 
@@ -81,6 +85,8 @@ async def main() -> None:
             positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
             states = DeviceStateApi(evaluators, log_meta.partitions)
             device_state_pb2_grpc.add_DeviceStateServiceServicer_to_server(states, server)
+            her_map = RegionMapApi(evaluators, log_meta.partitions, outbox=outbox, clock=log_meta.clock)
+            region_map_pb2_grpc.add_RegionMapServiceServicer_to_server(her_map, server)
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,

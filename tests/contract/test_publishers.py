@@ -99,8 +99,8 @@ def test_each_reader_with_dead_letters_may_publish_them() -> None:
 
 
 def test_each_publisher_of_disclosures_has_its_roles() -> None:
-    from services.registry.disclosure.translate import DISCLOSED_FOR, DISCLOSES_TO_OTHERS, NOTIFIES
+    from services.registry.disclosure.translate import DISCLOSED_FOR, DISCLOSES_TO_OTHERS, NOTIFIES, SHOWS_HER_MAP
 
     (row,) = (candidate for candidate in flow.FLOWS if candidate.stream == flow.DISCLOSURES.name)
     assert {*DISCLOSED_FOR, NOTIFIES} == set(row.publishers)
-    assert set(row.publishers) > DISCLOSES_TO_OTHERS
+    assert set(row.publishers) > DISCLOSES_TO_OTHERS and SHOWS_HER_MAP in row.publishers

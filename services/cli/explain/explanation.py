@@ -10,6 +10,7 @@ from typing import Any, assert_never
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from services.cli.explain import her_map
 from services.cli.explain.cases import case_json
 from services.cli.explain.refold import EarlierReport, LoggedPosition, Refold
 from services.common import times
@@ -133,6 +134,7 @@ class Explanation:
             "came_later": [as_json(report) for report in self.later],
             "requests": [_request_json(explained) for explained in self.requests],
             "earlier": [_earlier_json(earlier) for earlier in refolded.earlier],
+            "her_map": her_map.as_json(refolded, positions),
             "messages_to_wearer": [_message_json(message) for message in self.refold.messages],
         }
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.table import Column, Table
 
-from services.cli.explain import contacts
+from services.cli.explain import contacts, her_map
 from services.cli.explain.cases import case_json
 from services.cli.explain.explanation import (
     Explanation,
@@ -67,6 +67,8 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
     ):
         if rows:
             yield table(explained)
+    if (views := her_map.table(refold, positions)) is not None:
+        yield views
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
         yield _reports(
             explained, f"{device_id}: arrived after it, of a time before it", list(late), positions=positions

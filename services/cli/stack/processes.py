@@ -218,6 +218,7 @@ def _of_field(base_port: int) -> dict[str, str]:
     return {
         "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}",
         "TANDEM_DISPATCH_WARNING": f"ipv4:{address_of['dispatch-warning']}",
+        "TANDEM_GEOFENCE": _neighbours(base_port)["TANDEM_GEOFENCE"],
         "TANDEM_INGEST_PHONES": f"http://127.0.0.1:{base_port + phones}",
     }
 

@@ -166,6 +166,12 @@ def check_grounds(
     return Grounds(legal_basis, purpose, reference)
 
 
+def is_of_notice(legal_basis: str) -> bool:
+    """Whether a code names an article under which the Ministry notifies a protected person, or gives a location with a notice."""
+    basis = _BY_CODE.get(legal_basis)
+    return basis is not None and basis.notice is not None
+
+
 def check_notice(legal_basis: str, reference: str, *, now_ms: int) -> LegalBasis:
     """Checks that an article allows a notice to a protected person, or a location with it, and returns it. Raises InvalidField.
 

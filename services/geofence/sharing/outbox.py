@@ -4,6 +4,7 @@ A share is one subject's live positions for one recipient. The ledger gets two d
 the number of positions sent. The beginning is on disk before the first position is sent. Positions are counted on disk in blocks of
 ALLOWED_BATCH: the count is raised by a whole block before the block's first position is sent. So after a kill the end counts too
 many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
+A location that goes with a notice to a protected person is a single disclosure, without an end.
 
 Beginnings, counts and ends of all shares that come while a transaction runs are written together in the next one.
 """
@@ -110,6 +111,8 @@ class _Write:
     """Disclosure id and payload of each beginning."""
     allowed: Sequence[tuple[int, str]] = ()
     """Number of positions that may leave, and disclosure id."""
+    single: Sequence[tuple[str, bytes]] = ()
+    """Disclosure id and payload of each single disclosure."""
 
 
 @dataclass(slots=True)
@@ -157,13 +160,20 @@ class DisclosureOutbox:
         for share in shares:
             share.allowed += ALLOWED_BATCH
 
+    async def record(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> None:
+        """Writes single disclosures, which have no end, all or none. Raises Unavailable as `begin` does; then nothing may leave."""
+        await self._written(single=[(each.disclosure_id, each.SerializeToString()) for each in disclosures])
+
     async def _written(
-        self, beginnings: Sequence[tuple[str, bytes]] = (), allowed: Sequence[tuple[int, str]] = ()
+        self,
+        beginnings: Sequence[tuple[str, bytes]] = (),
+        allowed: Sequence[tuple[int, str]] = (),
+        single: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """Returns once the next transaction has written these rows."""
         if self._opened is None:
             raise _not_open()
-        write = _Write(asyncio.get_running_loop().create_future(), beginnings, allowed)
+        write = _Write(asyncio.get_running_loop().create_future(), beginnings, allowed, single)
         self._unwritten.writes.append(write)
         self._to_write.set()
         await write.done
@@ -337,8 +347,9 @@ def _move(connection: Connection, rows: Sequence[_WaitingRow], at_ms: int) -> No
 def _write(connection: Connection, writes: Sequence[_Write], ends: Mapping[str, _ShareEnd]) -> None:
     """Writes beginnings, counts and ends. The driver's own statements: each share of the mesh passes here three times."""
     beginnings = [row for write in writes for row in write.beginnings]
+    if new := [*beginnings, *(row for write in writes for row in write.single)]:
+        connection.exec_driver_sql("insert into waiting (disclosure_id, payload) values (?, ?)", new)
     if beginnings:
-        connection.exec_driver_sql("insert into waiting (disclosure_id, payload) values (?, ?)", beginnings)
         opened = [(*row, ALLOWED_BATCH) for row in beginnings]
         connection.exec_driver_sql(
             "insert into open_shares (disclosure_id, payload, positions) values (?, ?, ?)", opened

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from services.common import fields
 from services.common.messaging import flow, stored
 from services.common.privacy import notices
-from services.common.privacy.grounds import Grounds, Purpose, RecordKind, check_grounds, check_notice
+from services.common.privacy.grounds import Grounds, Purpose, RecordKind, check_grounds, check_notice, is_of_notice
 from services.common.privacy.purposes import PURPOSES
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import Role, caller_of
@@ -25,6 +25,8 @@ DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
 """Roles to which each service may disclose data, by its NATS user: the roles that may call the service."""
 NOTIFIES = "dispatch-warning"
 """NATS user of the warning leg, which discloses to protected persons alone: by the Ministry's notices."""
+SHOWS_HER_MAP = "geofence"
+"""NATS user of the evaluators, which disclose to protected persons too: each view of her map is a notice with a location."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
 
@@ -43,7 +45,10 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
     nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match the subject.
     """
     _, publisher, *_ = (*subject.split("."), "")
-    if publisher == NOTIFIES:
+    is_notice = publisher == NOTIFIES or (
+        publisher == SHOWS_HER_MAP and is_of_notice(stored.disclosure(data).legal_basis)
+    )
+    if is_notice:
         disclosure = parse_notice(data)
     elif publisher in DISCLOSED_FOR:
         disclosure = parse_disclosure(data)
@@ -51,7 +56,7 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
         raise InvalidField("subject", "names no user that may publish disclosures")
     if subject != flow.disclosure_subject(publisher, disclosure.disclosure_id):
         raise InvalidField("disclosure_id", "differs from the id in the subject")
-    if publisher == NOTIFIES:
+    if is_notice:
         return disclosure
     if caller_of(disclosure.who).role not in DISCLOSED_FOR[publisher]:
         raise InvalidField("who", f"has a role to which {publisher} may not disclose")

@@ -2,6 +2,7 @@
 
 import "./app.css";
 import { forgetAll, keep, newKey, setting } from "./kept";
+import { HerMap } from "./map";
 import { Reporting } from "./reporting";
 import { type Notice, type Notices, Refused, call, receipt } from "./server";
 
@@ -19,6 +20,7 @@ let digest = "";
 let noticesAway = false;
 
 const reporting = new Reporting(show);
+const herMap = new HerMap(find("map"), t, () => reporting.place);
 
 async function begin(): Promise<void> {
   const chosen = (await setting<string>("language")) ?? navigator.language.slice(0, 2);
@@ -37,6 +39,7 @@ async function speak(language: string): Promise<void> {
   find<HTMLSelectElement>("language").value = language;
   await keep("language", language);
   await keep("push_line", t("push_line"));
+  herMap.translate();
   show();
 }
 
@@ -108,6 +111,7 @@ async function follow(): Promise<void> {
       if (answer.digest !== digest) {
         digest = answer.digest;
         list(answer.notices);
+        herMap.wake();
         await noteDisplayed();
       }
       show();

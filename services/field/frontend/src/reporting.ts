@@ -33,6 +33,7 @@ interface Battery {
 
 export class Reporting {
   readonly state: State = { location: "unknown", sent_ms: 0, waiting: 0, connected: true, ended: false, panic: "" };
+  place: { lat: number; lon: number } | undefined; // her newest position
   private askedS: number | null = null;
   private sending: Promise<void> | undefined;
   private timer = 0;
@@ -80,6 +81,7 @@ export class Reporting {
     const position = await this.position();
     if (position) {
       const { latitude, longitude, accuracy } = position.coords;
+      this.place = { lat: latitude, lon: longitude };
       const report = { id: crypto.randomUUID(), at_ms: Math.min(position.timestamp, Date.now()), lat: latitude, lon: longitude, accuracy };
       await keepReport({ ...report, at_ms: Math.round(report.at_ms) });
       this.set({ location: accuracy > 500 ? "vague" : "good" });

@@ -80,7 +80,7 @@ def possible_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> 
 def likely_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> int:
     """The first moment at which the wearer is likely within the ring: the arrival at the wearer's own pace, or a long time unseen."""
     long_ms = unseen.last.time_ms + state.rules.silent_notify_after_ms
-    at_ms = _reached_ms(state, case, unseen.last, target=target, mps=_pace_mps(state, unseen))
+    at_ms = _reached_ms(state, case, unseen.last, target=target, mps=pace_mps(state, unseen))
     return long_ms if at_ms is None else min(long_ms, max(at_ms, unseen.from_ms))
 
 
@@ -108,7 +108,7 @@ def _chance_ms(unseen: Unseen) -> int:
     return due_ms if due_ms <= unseen.from_ms + SOON_MS else unseen.from_ms
 
 
-def _pace_mps(state: State, unseen: Unseen) -> float:
+def pace_mps(state: State, unseen: Unseen) -> float:
     """Speed at which an unseen wearer is assumed to go on, m/s: on foot after a rest, at the speed bound if no pace is known."""
     rules = state.rules
     if unseen.rested_ms >= rules.rest_ms:

@@ -19,11 +19,13 @@ from services.common.privacy import notices
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import enrolment_pb2, notice_pb2_grpc, registry_pb2, trace_pb2
 from tandem.registry.v1 import notice_pb2 as registry_notice_pb2
-from tandem.registry.v1 import notice_pb2_grpc, registry_pb2, trace_pb2
+from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
 from tests.support.console.console import visiting
-from tests.support.dispatch.chase import Chase, chase
+from tests.support.dispatch.chase import HOME, Chase, between, chase, north_of
+from tests.support.field.phone import PhoneClient, phone
 
 NOTICE, ENDED = "법무부 통지", "법무부의 앞선 통지가 끝났습니다"
 State = dispatch_pb2.AssignmentState
@@ -173,6 +175,7 @@ async def test_tag_act_15_2_she_is_notified_and_probation_must_check_by_decree_1
         output = json.loads(explained.stdout)
         assert output["again"] == "SAME" and output["case"]["notice_ground"] == "TAG_15_2"
         assert output["alert"]["ministry_notice"]["ground"] == "TAG_15_2"
+        assert output["her_map"] == [{"person_id": chased.person_id, "outcome": "SHOWN"}]
         assert "TAG_15_2 to " in tandem("explain", seen.alert.alert_id, "--dir", str(mesh.folder)).stdout
         listed = tandem("incidents", "--dir", str(mesh.folder), "--json")
         (incident,) = [
@@ -267,6 +270,82 @@ async def test_core_case_an_earlier_tag_and_a_bare_police_order_give_no_ground(m
         )
         explained = tandem("explain", responding.alert.alert_id, "--dir", str(mesh.folder))
         assert "none: no notice of the Ministry and no location for her" in explained.stdout
+
+
+async def enrolled(chased: Chase, hers: PhoneClient, person_id: str) -> None:
+    """Enrols a phone for a person. It is a second device, and reports nothing."""
+    device = registry_pb2.Device(device_id=f"phone-{person_id}", person_id=person_id, source_version=1)
+    npa = chased.clients.identity(NPA_RECORDS)
+    await call(chased.clients.registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
+    stub = EnrolmentServiceStub(await chased.channel("registry"))
+    request = enrolment_pb2.IssueEnrolmentCodeRequest(device_id=device.device_id)
+    code = (await call(stub.IssueEnrolmentCode, request, chased.clients.identity(DESKS["police"]))).code
+    assert (await hers.enrol(code)).status == 200
+
+
+async def map_of(client: PhoneClient) -> list[dict[str, Any]]:
+    """The views of a phone's map. Waits where a region left for the phone a moment ago."""
+
+    async def read() -> list[dict[str, Any]] | None:
+        answer = await client.ask("GET", "/api/map")
+        if answer.status == 429:
+            assert int(answer.headers["Retry-After"]) > 0
+            return None
+        assert answer.status == 200 and answer.content["is_whole"], answer
+        views: list[dict[str, Any]] = answer.content["views"]
+        return views
+
+    return await until("the map", read)
+
+
+async def test_tag_act_16_2_5_her_map_needs_an_open_notice_and_each_view_has_its_rows(mesh: RunningMesh) -> None:
+    async with (
+        chase(mesh, basis=registry_pb2.TAG_BASIS_JUDGMENT, order_type=registry_pb2.ORDER_TYPE_TAG_CONDITION) as chased,
+        phone(mesh.now.field_url) as hers,
+        phone(mesh.now.field_url) as others,
+    ):
+        assert (await hers.ask("GET", "/api/map"))[:2] == (401, {"error": "not_enrolled"})
+        other = registry_pb2.ProtectedPerson(person_id=f"other-{chased.run_id}", name="Other", source_version=1)
+        await call(
+            chased.clients.registry.PutProtectedPerson,
+            registry_pb2.PutProtectedPersonRequest(protected_person=other),
+            chased.clients.identity(NPA_RECORDS),
+        )
+        await enrolled(chased, hers, chased.person_id)
+        await enrolled(chased, others, other.person_id)
+        far = between(north_of(HOME, 2_400), north_of(HOME, 1_800), 20)  # so slowly that no contact is predicted
+        await chased.drive(far, until_ago_s=120, every_s=15)
+        await chased.acknowledged("warning", chased.person_id)  # within 2 km: warned, and no notice is open
+        assert await map_of(hers) == [] and ledger(mesh, chased) == []
+
+        await chased.drive(between(far[-1], north_of(HOME, 450), 8), until_ago_s=0, every_s=15)
+
+        async def shown() -> dict[str, Any] | None:
+            return next((view for view in await map_of(hers) if view["outcome"] == "shown"), None)
+
+        view = await until("a region", shown)
+        assert set(view) == {"outcome", "circles", "grows_mps", "age_s", "unknown_in_s", "from_her"}
+        assert view["age_s"] + view["unknown_in_s"] == pytest.approx(180) and view["grows_mps"] > 0
+        place = view["from_her"]
+        assert (place["direction"], place["way_out"]) == ("north", "south")
+        assert place["least_m"] < 450 < place["greatest_m"]
+        assert all(circle["radius_m"] % 50 == 0 for circle in view["circles"])
+        assert await map_of(others) == []
+
+        async def rows() -> list[tuple[Any, ...]] | None:
+            stored = [row for row in ledger(mesh, chased) if row[2] == "TAG_16_2_5"]
+            return stored or None
+
+        (row, *_) = await until("the rows", rows)
+        recipient = f"spiffe://tandem/protected-person/{chased.person_id}"
+        assert row == (notices.TRACKING_CENTRE, recipient, "TAG_16_2_5", "VICTIM_CONTACT", "WEARER", chased.order_id)
+
+        await chased.end_order()
+
+        async def is_over() -> bool | None:
+            return (await map_of(hers) == []) or None
+
+        await until("the end of the map", is_over)
 
 
 async def test_bad_input_of_the_registrys_answer(mesh: RunningMesh) -> None:

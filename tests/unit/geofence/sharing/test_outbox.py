@@ -182,3 +182,15 @@ async def test_a_recipient_that_leaves_while_its_share_is_written_leaves_no_open
         for name in ("written", "waiting"):
             assert (name in bus.published) == (f"{name}{END_SUFFIX}" in bus.published), name
         outbox.end(later)
+
+
+async def test_a_single_disclosure_is_on_disk_and_has_no_end(tmp_path: Path) -> None:
+    outbox = DisclosureOutbox(tmp_path, MeshClock())
+    with pytest.raises(Unavailable):
+        await outbox.record([disclosure("map-0")])
+    async with running(tmp_path) as (opened, bus):
+        await opened.record([disclosure("map-1"), disclosure("map-2")])
+        assert open_shares(tmp_path) == {}
+        await until(lambda: set(bus.published) == {"map-1", "map-2"})
+    async with running(tmp_path) as (_, bus):
+        assert open_shares(tmp_path) == {} and waiting_rows(tmp_path) == 0 and not bus.published

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.messaging import flow
+from services.common.privacy import notices
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
+from services.registry.disclosure.translate import published_disclosure
 from services.registry.ledger.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
 from services.registry.records.kinds import PERSONS, WEARERS
+from tandem.common.v1 import ledger_pb2
 
 NOW_MS = 1_780_000_000_000
 
@@ -89,3 +93,48 @@ def test_a_row_without_positions_keeps_its_older_hash() -> None:
     old = "747f862ad3798f79bca3aec05fe3730354f92fd0627a220ae9143a871cff40e1"
     assert hash_of(1, row(None), GENESIS).hex() == old
     assert len({hash_of(1, row(positions), GENESIS) for positions in (None, 0, 1)}) == 3
+
+
+def row_of_map(**changes: object) -> ledger_pb2.Disclosure:
+    """A row of her map, as an evaluator publishes it."""
+    content = {
+        "disclosure_id": "map-1",
+        "at_ms": NOW_MS,
+        "who": notices.TRACKING_CENTRE,
+        "legal_basis": "TAG_16_2_5",
+        "purpose": "VICTIM_CONTACT",
+        "reference": "incident-1",
+        "record_kind": "WEARER",
+        "record_id": "w",
+        "order_id": "o",
+        "recipient": notices.recipient_id("p"),
+    }
+    return ledger_pb2.Disclosure(**(content | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("basis", ["TAG_15_2", "TAG_16_2_5", "TAG_31_6_4", "TAG_31_8_2_5"])
+def test_an_evaluator_may_give_a_location_to_a_protected_person_under_an_article_of_a_notice(basis: str) -> None:
+    row = row_of_map(legal_basis=basis)
+    parsed = published_disclosure(flow.disclosure_subject("geofence", "map-1"), row.SerializeToString())
+    assert (parsed.deed, parsed.legal_basis, parsed.recipient) == ("NOTIFIED", basis, notices.recipient_id("p"))
+
+
+@pytest.mark.parametrize(
+    ("publisher", "changes", "field"),
+    [
+        ("geofence", {"legal_basis": "TAG_16_2"}, "recipient"),
+        ("geofence", {"legal_basis": ""}, "legal_basis"),
+        ("geofence", {"recipient": "spiffe://npa/desk/a"}, "recipient"),
+        ("geofence", {"who": "spiffe://npa/desk/a"}, "who"),
+        ("geofence", {"reference": ""}, "reference"),
+        ("dispatch-police", {}, "legal_basis"),
+        ("explain", {}, "legal_basis"),
+    ],
+)
+def test_a_row_of_her_map_that_is_wrong_or_of_another_user_is_refused(
+    publisher: str, changes: dict[str, object], field: str
+) -> None:
+    row = row_of_map(**changes)
+    with pytest.raises(InvalidField) as refused:
+        published_disclosure(flow.disclosure_subject(publisher, "map-1"), row.SerializeToString())
+    assert refused.value.field == field

@@ -1,0 +1,95 @@
+"""gRPC servicer of her map (rules in `domain/her_map/view.py`). No region leaves before its rows for the ledger are on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import grpc.aio
+
+from services.common import fields
+from services.common.clock import MeshClock
+from services.common.rpc.errors import BudgetSpent, Unavailable
+from services.geofence.consumer import Evaluator
+from services.geofence.domain.her_map import view as views
+from services.geofence.domain.her_map.view import MapView, ViewOutcome
+from services.geofence.her_map import translate
+from services.geofence.sharing.outbox import DisclosureOutbox
+from tandem.common.v1 import ledger_pb2
+from tandem.geofence.v1 import region_map_pb2, region_map_pb2_grpc
+
+MIN_INTERVAL_S = 10.0
+"""Minimum time between two regions for one device, seconds of wall time."""
+MAX_COVERED = 1_000
+"""Maximum number of partitions that a request names."""
+
+
+class _Made(NamedTuple):
+    """A view, and the evaluator whose state it shows."""
+
+    evaluator: Evaluator
+    view: MapView
+    at_ms: int
+    """When it was made, mesh time."""
+
+
+class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
+    """Serves RegionMapService from the evaluators of this process."""
+
+    def __init__(
+        self, evaluators: Mapping[int, Evaluator], partitions: int, *, outbox: DisclosureOutbox, clock: MeshClock
+    ) -> None:
+        self._evaluators, self._partitions = evaluators, partitions
+        self._outbox, self._clock = outbox, clock
+        self._given_s: dict[str, float] = {}
+        """When a region last left for each device, time of the event loop."""
+
+    async def ReadRegionMap(
+        self, request: region_map_pb2.ReadRegionMapRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> region_map_pb2.ReadRegionMapResponse:
+        device_id = fields.required_id("device_id", request.device_id)
+        fields.at_most("covered_partitions", request.covered_partitions, MAX_COVERED)
+        made = list(self._views(device_id, frozenset(request.covered_partitions)))
+        shown = [each for each in made if each.view.outcome is ViewOutcome.SHOWN]
+        if shown:
+            self._check_interval(device_id)
+            await self._outbox.record([row for each in shown for row in _rows(each, device_id)])
+            self._given_s[device_id] = asyncio.get_running_loop().time()
+        return region_map_pb2.ReadRegionMapResponse(
+            views=[
+                translate.shown(each.view, each.at_ms) if each in shown else translate.without_region(each.view)
+                for each in made
+                if each not in shown or self._is_still_shown(each, device_id)
+            ],
+            partitions=sorted(self._evaluators),
+            partition_count=self._partitions,
+        )
+
+    def _views(self, device_id: str, covered: frozenset[int]) -> Iterator[_Made]:
+        for partition, evaluator in self._evaluators.items():
+            if partition in covered:
+                continue
+            if not evaluator.is_current:
+                raise Unavailable("this evaluator is behind the log")
+            at_ms = max(evaluator.state.now_ms, self._clock.now_ms())
+            for view in views.views(evaluator.state, device_id, at_ms):
+                yield _Made(evaluator, view, at_ms)
+
+    def _is_still_shown(self, made: _Made, device_id: str) -> bool:
+        """Whether a region may still leave: the notice may have ended while its rows were written."""
+        now = views.views(made.evaluator.state, device_id, max(made.evaluator.state.now_ms, self._clock.now_ms()))
+        return any(view.case_id == made.view.case_id and view.outcome is ViewOutcome.SHOWN for view in now)
+
+    def _check_interval(self, device_id: str) -> None:
+        """Raises BudgetSpent if a region left for a device too short a time ago."""
+        now_s = asyncio.get_running_loop().time()
+        self._given_s = {each: at_s for each, at_s in self._given_s.items() if now_s - at_s < MIN_INTERVAL_S}
+        if device_id in self._given_s:
+            wait_s = MIN_INTERVAL_S - (now_s - self._given_s[device_id])
+            raise BudgetSpent("a region left for this device a moment ago", retry_after_s=wait_s)
+
+
+def _rows(made: _Made, device_id: str) -> list[ledger_pb2.Disclosure]:
+    ground = views.ground_of(made.evaluator.state, made.view)
+    return translate.disclosures_of(made.view, ground, made.at_ms, device_id=device_id)

@@ -1,0 +1,121 @@
+"""Her map in a real browser, as on a telephone, on a real mesh: nothing before a notice, the region with it, nothing after its end.
+
+`make test-browser` runs it; it needs Chromium and Node.js. With TANDEM_SHOTS it saves its pictures in that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.cli.calls import call
+from services.cli.simulate.actors import DESKS, NPA_RECORDS
+from tandem.registry.v1 import enrolment_pb2, registry_pb2
+from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
+from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.dispatch.chase import HOME, between, chase, north_of
+from tests.support.field.scene import until
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    # A closed browser leaves warnings.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+ROOT = HERE.parents[1]
+PAGE = "hers"
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    assert CHROMIUM, "needs Chromium"
+    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened() -> AsyncIterator[Browser]:
+    async with browser() as made:
+        yield made
+
+
+async def clean(seen: Browser) -> None:
+    found = [fault for fault in await seen("axe", page=PAGE) if fault["impact"] in ("serious", "critical")]
+    assert found == []
+    wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    assert not await seen("eval", page=PAGE, expression=wide)
+
+
+async def shot(seen: Browser, name: str) -> None:
+    if folder := os.environ.get("TANDEM_SHOTS"):
+        await seen("eval", page=PAGE, expression="void document.querySelector('#map').scrollIntoView()")
+        await seen("shot", page=PAGE, path=f"{ROOT / folder}/{name}.png")
+
+
+async def text(seen: Browser, selector: str) -> str:
+    return " ".join(await seen("text", page=PAGE, selector=selector))
+
+
+async def test_the_map_comes_with_the_notice_says_what_it_is_and_goes_with_it(
+    mesh: RunningMesh, opened: Browser
+) -> None:
+    async with chase(
+        mesh, basis=registry_pb2.TAG_BASIS_JUDGMENT, order_type=registry_pb2.ORDER_TYPE_TAG_CONDITION
+    ) as chased:
+        device = registry_pb2.Device(device_id=f"phone-{chased.run_id}", person_id=chased.person_id, source_version=1)
+        await call(
+            chased.clients.registry.PutDevice,
+            registry_pb2.PutDeviceRequest(device=device),
+            chased.clients.identity(NPA_RECORDS),
+        )
+        stub = EnrolmentServiceStub(await chased.channel("registry"))
+        issue = enrolment_pb2.IssueEnrolmentCodeRequest(device_id=device.device_id)
+        code = (await call(stub.IssueEnrolmentCode, issue, chased.clients.identity(DESKS["police"]))).code
+        place: dict[str, Any] = {"latitude": HOME[0], "longitude": HOME[1], "accuracy": 10}
+        await opened("phone", page=PAGE, url=mesh.now.field_url, language="ko", at=place)
+        await opened("wait", page=PAGE, selector="#enrol:not([hidden])")
+        await opened("fill", page=PAGE, selector="#code", value=code)
+        await opened("click", page=PAGE, selector="#enrol-form button")
+        await opened("wait", page=PAGE, selector="#state[data-sent]:not([data-sent='0'])")
+
+        far = between(north_of(HOME, 2_400), north_of(HOME, 1_800), 20)  # so slowly that no contact is predicted
+        await chased.drive(far, until_ago_s=120, every_s=15)
+        await opened("wait", page=PAGE, selector="#notices li.newest")
+        assert await opened("eval", page=PAGE, expression="document.querySelector('#map').hidden")
+
+        await chased.drive(between(far[-1], north_of(HOME, 450), 8), until_ago_s=0, every_s=15)
+        await opened("wait", page=PAGE, selector="#map:not([hidden]) svg .region")
+        said = await text(opened, "#map-said p")
+        assert "북쪽" in said and "남쪽" in said and "112" in said
+        assert "전자장치부착법 제36조제4항" in await text(opened, "#map p.small")
+        assert await opened("eval", page=PAGE, expression="document.querySelectorAll('#map .way-out').length") == 1
+        await clean(opened)
+        await shot(opened, "her-app-map-ko")
+        change = (
+            "const s = document.querySelector('#language'); s.value = 'en'; void s.dispatchEvent(new Event('change'))"
+        )
+        await opened("eval", page=PAGE, expression=f"(() => {{ {change} }})()")
+
+        async def in_english() -> bool:
+            return "in the north" in await text(opened, "#map-said p")
+
+        await until(in_english)
+        assert "article 36(4)" in await text(opened, "#map p.small")
+        await clean(opened)
+        await shot(opened, "her-app-map-en")
+
+        await chased.end_order()
+
+        async def gone() -> bool:
+            return bool(await opened("eval", page=PAGE, expression="document.querySelector('#map').hidden"))
+
+        await until(gone)
+        found = await opened("seen")
+        assert found["origins"] == [mesh.now.field_url] and not [fault for fault in found["faults"] if "Error" in fault]
