@@ -23,6 +23,8 @@ PHONE_TEXTS: dict[str, tuple[str, str]] = {
         "The address of the units' page isn't set (TANDEM_FIELD_URL). Write /unit/# and this code after it.",
     ),
     "unit_distress": ("긴급 지원 요청 중", "Officer needs help"),
+    "flag_distress": ("출동 직원 긴급 지원 요청", "Officer needs help"),
+    "flag_reminded": ("출동팀 기한 지남, 독촉함", "Unit is late and was reminded"),
     "unit_distress_end": ("지원 요청 종료", "End the call for help"),
     "input_device_id": ("보호 단말 번호", "Protective device's id"),
     "phones_refused": ("발급되지 않음", "Not issued"),
