@@ -260,4 +260,3 @@ def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
             return Refused(409, _CODES.get(reason_of(error), "device_ended"))
         case _:
             return error
-

@@ -1,7 +1,7 @@
-"""Fuzz tests of the doors that field has on the internet: rubbish at each route of both apps, with and without a phone's cookie and proof.
+"""Fuzz tests of what field serves to the internet: rubbish at each route of both apps, with and without a phone's cookie and proof.
 
-A running field answers each request in words, and never with an error of its own. `make fuzz-field` runs it for minutes, `make test` sends
-the same few hundred requests each time.
+A running field answers each request in words, and never with an error of its own. `make fuzz-field` runs it for minutes, `make test`
+sends the same few hundred requests each time.
 """
 
 from __future__ import annotations
@@ -35,21 +35,45 @@ from tests.support.field.phone import PhoneClient
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 """Duration for all targets together, seconds. If 0, the default, each target gets one round of the same examples."""
 ROUTES = (
-    *(("GET", path) for path in ("/", "/unit", "/unit/", "/unit/service-worker.js", "/static/app.js", "/static/unit-ko.json")),
+    *(
+        ("GET", path)
+        for path in ("/", "/unit", "/unit/", "/unit/service-worker.js", "/static/app.js", "/static/unit-ko.json")
+    ),
     *(("GET", f"/api/{path}") for path in ("notices", "push", "unit/duty", "unit/targets", "unit/push")),
     *(("POST", f"/api/{path}") for path in ("enrol", "reports", "receipts", "push", "leave")),
     *(("POST", f"/api/unit/{path}") for path in ("sign-in", "report", "answer", "distress", "push", "leave")),
 )
 IN_WORDS = {200, 302, 400, 401, 403, 404, 405, 409, 413, 415, 429, 503}
 """Statuses of field's answers. 503 says that a part of the mesh is away, as here all are."""
-VALUES = (None, True, -1, 0, 1, 1 << 70, 1.5, float("nan"), "", "police.x", "assign-1", "\ud800", "경찰", "a" * 300, [], {}, [1], {"a": {}})
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    1 << 70,
+    1.5,
+    float("nan"),
+    "",
+    "police.x",
+    "assign-1",
+    "\ud800",
+    "경찰",
+    "a" * 300,
+    [],
+    {},
+    [1],
+    {"a": {}},
+)
 NAMES = (
     *("code", "key", "reports", "notice", "kind", "choice", "endpoint", "p256dh", "auth", "id", "at_ms"),
     *("status", "lat", "lon", "assignment", "offer", "answer", "reason", "cause", "note", "shown", "known"),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), inner, max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), inner, max_size=6)
+    ),
     max_leaves=12,
 )
 
@@ -114,7 +138,7 @@ async def running_field(folder: Path) -> AsyncIterator[str]:
             await serving
 
 
-async def test_each_door_answers_rubbish_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_route_answers_rubbish_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in ((guards, ("ADDRESS_PER_S", "PERSON_PER_S", "CODE_PER_S")), (unit_guards, ("UNIT_PER_S",))):
         for name in names:
             monkeypatch.setattr(module, name, 1e9)  # the limits are tested elsewhere
@@ -130,7 +154,12 @@ async def test_each_door_answers_rubbish_in_words(tmp_path: Path, monkeypatch: p
             method, path, body, headers = made_up(dice, phone, f"unit={unit}; app={hers}")
             try:
                 async with session.request(
-                    method, url + path, data=body, headers=headers, allow_redirects=False, timeout=aiohttp.ClientTimeout(60)
+                    method,
+                    url + path,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(60),
                 ) as answer:
                     statuses.add(answer.status)
                     assert answer.status in IN_WORDS, (method, path, body, answer.status)
@@ -141,7 +170,7 @@ async def test_each_door_answers_rubbish_in_words(tmp_path: Path, monkeypatch: p
 
 
 def made_up(dice: random.Random, phone: PhoneClient, cookies: str) -> tuple[str, str, bytes, dict[str, str]]:
-    """A request of rubbish. Most have a right cookie and proof, since the doors behind these are the interesting ones."""
+    """A request of rubbish. Most have a right cookie and proof, since what is behind these is the interesting part."""
     method, path = dice.choice(ROUTES)
     if method == "GET" and dice.random() < 0.5:
         query = "&".join(f"{dice.choice(NAMES)}={dice.choice(('1', 'a,b', '%00', '%ff', 'x' * 40))}" for _ in range(3))
@@ -160,5 +189,7 @@ def made_up(dice: random.Random, phone: PhoneClient, cookies: str) -> tuple[str,
     headers["X-Proof"] = phone.proof(method, path, body)
     for name in ("Origin", "Content-Type", "Cookie", "X-Proof"):
         if dice.random() < 0.08:
-            headers[name] = dice.choice(("", "x", "https://elsewhere.example", "text/plain", "0.", "9" * 40 + ".AA", "unit=x"))
+            headers[name] = dice.choice(
+                ("", "x", "https://elsewhere.example", "text/plain", "0.", "9" * 40 + ".AA", "unit=x")
+            )
     return method, path, body, headers

@@ -111,7 +111,11 @@ class DemoPhones:
     async def _put_unit(self, leg: str, version: int, *, removed: bool = False) -> None:
         roster, office_id = self._legs[leg][0], self._stage.plan.id(f"{leg}-office")
         office = roster_pb2.Office(
-            office_id=office_id, version=version, supervisor_desk="supervisor", national_desk="national", removed=removed
+            office_id=office_id,
+            version=version,
+            supervisor_desk="supervisor",
+            national_desk="national",
+            removed=removed,
         )
         now_ms = self._stage.clients.clock.now_ms()
         unit = roster_pb2.Unit(

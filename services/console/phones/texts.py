@@ -6,7 +6,7 @@ PHONE_TEXTS: dict[str, tuple[str, str]] = {
     "phone_code": ("피해자 휴대전화 등록 번호", "Code for a protected person's phone"),
     "phone_code_make": ("등록 번호 발급", "Issue a code"),
     "phone_code_hint": (
-        "피해자에게만 직접 알려 주십시오. 한 번만 쓸 수 있으며, 이 화면을 벗어나면 다시 볼 수 없습니다. 먼저 발급한 번호는 쓸 수 없게 됩니다.",
+        "피해자에게만 직접 알려 주십시오. 한 번만 쓸 수 있고 이 화면에만 나옵니다. 먼저 발급한 번호는 쓸 수 없습니다.",
         "Give it to the protected person alone. It works once and is shown only here. Earlier codes of the device have ended.",
     ),
     "phone_device": ("보호 단말 번호", "Protective device's id"),
@@ -15,7 +15,7 @@ PHONE_TEXTS: dict[str, tuple[str, str]] = {
     "unit_link": ("출동팀 링크", "Link for a unit's page"),
     "unit_link_make": ("링크 발급", "Issue a link"),
     "unit_link_hint": (
-        "해당 팀의 휴대전화로만 보내십시오. 한 번만 쓸 수 있으며, 이 화면을 벗어나면 다시 볼 수 없습니다. 먼저 발급한 링크는 쓸 수 없게 됩니다.",
+        "해당 팀의 휴대전화로만 보내십시오. 한 번만 쓸 수 있고 이 화면에만 나옵니다. 먼저 발급한 링크는 쓸 수 없습니다.",
         "Send it to the unit's own phone. It works once and is shown only here. Earlier links of the unit have ended.",
     ),
     "unit_link_no_address": (

@@ -41,6 +41,7 @@ from services.dispatch.domain.events import (
     Reoffered,
     Retargeted,
     SceneShared,
+    SideStep,
     SpoofingSuspected,
     StepsLost,
     StoodDown,
@@ -192,12 +193,9 @@ LaterStep: TypeAlias = (
     | Answer
     | StoodDown
     | LegFinding
-    | Flagged
+    | SideStep
     | PrivateStep
     | ContactStepped
-    | NoteAdded
-    | DistressRaised
-    | DistressEnded
 )
 """Step of an assignment that has begun."""
 
@@ -243,19 +241,12 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
             return _after_private_step(new, step)
         case NobodyAvailable():
             return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
-        case Flagged():
-            # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
-            return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+        case Flagged() | NoteAdded() | DistressRaised() | DistressEnded():
+            return _after_side_step(new, step)
         case ContactStepped():
             return replace(new, contact=stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
             return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
-        case NoteAdded():
-            return replace(new, notes=new.notes + 1)
-        case DistressRaised():
-            return replace(new, distress_ms=step.at_ms)
-        case DistressEnded():
-            return replace(new, distress_ms=None)
         case _:
             assert_never(step)
 
@@ -348,6 +339,21 @@ def _after_finding(new: Assignment, finding: LegFinding) -> Assignment:
             return replace(new, number=finding.number + 1)
         case _:
             assert_never(finding)
+
+
+def _after_side_step(new: Assignment, step: SideStep) -> Assignment:
+    match step:
+        case Flagged():
+            # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
+            return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+        case NoteAdded():
+            return replace(new, notes=new.notes + 1)
+        case DistressRaised():
+            return replace(new, distress_ms=step.at_ms)
+        case DistressEnded():
+            return replace(new, distress_ms=None)
+        case _:
+            assert_never(step)
 
 
 def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:

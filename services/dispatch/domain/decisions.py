@@ -149,16 +149,7 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return flags.decide(incident, command, situation)
         case Follow() | ShowTargets():
             return following.decide(incident, command, situation)
-        case (
-            Receive()
-            | Acknowledge()
-            | Reject()
-            | Progress()
-            | Assure()
-            | Close()
-            | RaiseDistress()
-            | EndDistress()
-        ):
+        case Receive() | Acknowledge() | Reject() | Progress() | Assure() | Close() | RaiseDistress() | EndDistress():
             return answers.decide(incident, command, situation)
         case AddNote():
             return notes.decide(incident, command, situation.now_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -189,7 +189,7 @@ class UnitAccess:
         """Records for a unit that it goes on. Raises NotFound, FailedPrecondition."""
         return await self._leg.answer(Assure(assignment_id, by, offer_number))
 
-    async def changes(self) -> AsyncIterator[dispatch_pb2.Assignment]:
+    async def changes(self) -> AsyncGenerator[dispatch_pb2.Assignment]:
         """Yields an assignment after each of its steps, this leg's and the others'; at first those with an unanswered offer."""
         async for item in self._leg.follow(0, others=True, new_only=True):
             yield item.step.assignment if isinstance(item, NumberedStep) else item

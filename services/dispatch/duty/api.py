@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from services.common import fields, times
 from services.common.rpc import server
@@ -59,8 +60,9 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         """Streams an entry for each change that concerns a unit's page."""
         self._admit_page()
         yield unit_duty_pb2.WatchUnitsResponse()
-        async for assignment in self._access.changes():
-            yield translate.change(assignment, LEGS[self._leg.name])
+        async with aclosing(self._access.changes()) as changes:
+            async for assignment in changes:
+                yield translate.change(assignment, LEGS[self._leg.name])
 
     async def GetDuty(self, request: unit_duty_pb2.GetDutyRequest, context: Context) -> unit_duty_pb2.GetDutyResponse:
         """Returns the unit with its offers and assignments."""
@@ -105,9 +107,10 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         self._admit_page()
         unit = await self._access.unit(request.token)
         incident_id = fields.required_id("incident_id", request.incident_id)
-        async for events in self._targets.follow(unit.unit_id, incident_id):
-            await self._access.unit(request.token)  # it may have ended since
-            yield unit_duty_pb2.FollowTaskResponse(events=events)
+        async with aclosing(self._targets.follow(unit.unit_id, incident_id)) as targets:
+            async for events in targets:
+                await self._access.unit(request.token)  # it may have ended since
+                yield unit_duty_pb2.FollowTaskResponse(events=events)
 
     async def RaiseDistress(
         self, request: unit_duty_pb2.RaiseDistressRequest, context: Context

@@ -76,7 +76,7 @@ def check_link(link: UnitLink | None, now_ms: int) -> UnitLink:
 
 
 def check_sign_in(sign_in: UnitSignIn | None, unit: Unit | None, now_ms: int) -> Unit:
-    """The unit whose page has a token. Raises FailedPrecondition if the token, the shift or the unit's place on the roster has ended."""
+    """The unit whose page has a token. Raises FailedPrecondition if the token, the shift or the place on the roster has ended."""
     if sign_in is None or sign_in.ended_ms is not None:
         raise FailedPrecondition("token: this sign-in has ended: ask the desk for a link", SIGN_IN_ENDED)
     if sign_in.shift_until_ms <= now_ms:

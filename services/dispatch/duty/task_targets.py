@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
 from services.common import ids
@@ -46,7 +46,7 @@ class TaskTargets:
         """Sets the bus on which disclosures are published."""
         self._bus = bus
 
-    async def follow(self, unit_id: str, incident_id: str) -> AsyncIterator[list[following_pb2.TargetEvent]]:
+    async def follow(self, unit_id: str, incident_id: str) -> AsyncGenerator[list[following_pb2.TargetEvent]]:
         """Yields events of the incident's targets until the unit hasn't the assignment any more.
 
         Raises FailedPrecondition if it never had it, Unavailable if the leg follows nobody or can't record the disclosure.
@@ -70,7 +70,9 @@ class TaskTargets:
                     if event.HasField("not_followed") or event.target.subject_id in may_follow.subject_ids
                 ]
                 new = [event.target for event in shown if event.HasField("target")]
-                await self._record(unit_id, incident_id, may_follow, new=[t for t in new if t.subject_id not in recorded])
+                await self._record(
+                    unit_id, incident_id, may_follow, new=[t for t in new if t.subject_id not in recorded]
+                )
                 recorded |= {target.subject_id for target in new}
                 if shown:
                     yield shown
@@ -126,10 +128,8 @@ class TaskTargets:
         await self._disclosures.record(self._bus, rows)
 
 
-def _records(
-    target: following_pb2.TargetPosition, order_ids: Sequence[str]
-) -> list[tuple[RecordKind, str, str]]:
-    """Kind and id of the record that a target's position is of, for each order under which it is shown. A place is part of its order."""
+def _records(target: following_pb2.TargetPosition, order_ids: Sequence[str]) -> list[tuple[RecordKind, str, str]]:
+    """Kind and id of the record of a target, for each order under which it is shown. A place is part of its order."""
     if target.is_wearer:
         return [(RecordKind.WEARER, target.subject_id, order_id) for order_id in order_ids]
     if (place := PlaceId.parse(target.subject_id)) is not None:

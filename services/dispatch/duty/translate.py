@@ -54,7 +54,8 @@ def command(request: unit_duty_pb2.AnswerTaskRequest, by: str) -> DeskAnswer:
             return Close(assignment_id=id_, by=by, cause=cause, note=note, offer_number=number)
         case _:
             raise InvalidField(
-                "answer", "is missing: set received, accepted, rejected, progress, assured or closed (example: accepted)"
+                "answer",
+                "is missing: set received, accepted, rejected, progress, assured or closed (example: accepted)",
             )
 
 

@@ -26,9 +26,7 @@ CLEAN_INTERVAL_MS = 60_000
 class PageWaker:
     """Wakes those who wait for the news of a device. A device is a protected person's, or the page of a unit."""
 
-    def __init__(
-        self, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics
-    ) -> None:
+    def __init__(self, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics) -> None:
         self._addresses, self._push = addresses, push
         self._clock, self._metrics = clock, metrics
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

@@ -53,7 +53,9 @@ def _task(task: unit_duty_pb2.UnitTask) -> dict[str, Any]:
         "spoofing_ms": _ms(assignment, "spoofing_suspected_at"),
         "travel_s": assignment.choice.travel_s if assignment.choice.HasField("travel_s") else None,
         "losing": assignment.race.losing,
-        "flag": dispatch_pb2.WarningFlag.Name(assignment.person_flag.flag).lower() if assignment.person_flag.flag else "",
+        "flag": dispatch_pb2.WarningFlag.Name(assignment.person_flag.flag).lower()
+        if assignment.person_flag.flag
+        else "",
         "others": [
             {
                 "leg": alert_pb2.Leg.Name(other.leg).lower(),

@@ -79,6 +79,4 @@ class UnitNews(PageWaker):
             self.wake(device_id(name, unit_id))
         if change.is_offer and change.unit_id:
             news_id = f"{change.assignment_id}/{change.offer_number}"
-            self.push_about(
-                tasks, device_id(name, change.unit_id), news_id, expires_ms=self._now_ms() + OFFER_MS
-            )
+            self.push_about(tasks, device_id(name, change.unit_id), news_id, expires_ms=self._now_ms() + OFFER_MS)

@@ -16,7 +16,9 @@ PROGRESS = {
     "apprehended": dispatch_pb2.APPREHENDED,
 }
 CAUSES = {
-    name.lower(): number for name, number in dispatch_pb2.CloseCause.items() if number and number != dispatch_pb2.EXERCISE
+    name.lower(): number
+    for name, number in dispatch_pb2.CloseCause.items()
+    if number and number != dispatch_pb2.EXERCISE
 }
 MAX_SHOWN = 20
 """Maximum number of assignments that a page names."""

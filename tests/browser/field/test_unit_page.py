@@ -20,7 +20,7 @@ from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
 from tests.support.field.scene import Scene, scene_on, until
 from tests.support.field.shots import shot
-from tests.support.field.unit import Station, station
+from tests.support.field.unit import UNHURRIED, Station, station
 
 pytestmark = [
     pytest.mark.browser,
@@ -81,7 +81,7 @@ def push_service() -> PushService:
 def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
     assert CHROMIUM, "needs Chromium"
     subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    settings = {"TANDEM_PUSH_SERVICES": push_service.origin, "TANDEM_PROBATION_DESK_PHONE": "02-000-0000"}
+    settings = {"TANDEM_PUSH_SERVICES": push_service.origin, "TANDEM_PROBATION_DESK_PHONE": "02-000-0000", **UNHURRIED}
     with running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings=settings) as running:
         yield running
 
@@ -113,7 +113,9 @@ async def test_a_shift_starts_by_a_link_that_works_once(road: Road) -> None:
     await road.open("thief", code, "en")
     await road.browser("click", page="thief", selector="#sign-in-now")
     await road.says("thief", "#sign-in-said", "used already")
-    calls = await road.browser("eval", page="car-1", expression="[...document.querySelectorAll('.call')].map(e => e.href)")
+    calls = await road.browser(
+        "eval", page="car-1", expression="[...document.querySelectorAll('.call')].map(e => e.href)"
+    )
     assert calls == ["tel:112", "tel:02-000-0000", "tel:119"]
 
 
@@ -154,7 +156,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_by_one_thumb(road: Road)
     async def asked() -> str:
         await road.police.refuse_offers()
         for page in ("car-1", "car-2"):
-            if await road.browser("eval", page=page, expression=f"!!document.querySelector(\"{ASKED}\")"):
+            if await road.browser("eval", page=page, expression=f'!!document.querySelector("{ASKED}")'):
                 return page
         return ""
 
@@ -164,7 +166,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_by_one_thumb(road: Road)
     other = "car-1" if page == "car-2" else "car-2"
     await road.browser("wait", page=page, selector=ASKED)
     await shot(road.browser, page, "unit-page-offer-ko" if page == "car-1" else "unit-page-offer-en")
-    task = await road.browser("eval", page=page, expression=f"document.querySelector(\"{ASKED}\").dataset.assignment")
+    task = await road.browser("eval", page=page, expression=f'document.querySelector("{ASKED}").dataset.assignment')
     own = f".task[data-assignment='{task}']"
     for state in ("acknowledged", "en_route"):
         await road.browser("click", page=page, selector=f"{own} button.main")
@@ -195,7 +197,9 @@ async def test_a_unit_accepts_drives_arrives_and_closes_by_one_thumb(road: Road)
 
 async def test_a_push_message_says_that_somebody_is_asked_and_nothing_else(road: Road) -> None:
     await road.browser("push", page="car-1", data=json.dumps({"v": 1}))
-    shown = "navigator.serviceWorker.ready.then(r => r.getNotifications()).then(n => n.map(e => e.title + e.body).join())"
+    shown = (
+        "navigator.serviceWorker.ready.then(r => r.getNotifications()).then(n => n.map(e => e.title + e.body).join())"
+    )
     assert await until(lambda: road.browser("eval", page="car-1", expression=shown)) == "출동 요청"
 
 

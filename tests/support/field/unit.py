@@ -20,6 +20,8 @@ from tests.support.field.phone import Answered, PhoneClient, phone
 from tests.support.field.scene import Scene, until
 
 SHIFT_MS = 8 * 3_600_000
+UNHURRIED = {f"TANDEM_{name}_WITHIN_S": "3600" for name in ("ACKNOWLEDGE", "RECEIVE", "DISPATCH", "DEPART", "WORD")}
+"""Settings with which no offer climbs while a slow machine plays a story."""
 
 
 class Station:
@@ -35,7 +37,9 @@ class Station:
         """Puts the office, and units with a shift from now on."""
         self._version += 1
         now_ms = self.scene.clients.clock.now_ms()
-        office = roster_pb2.Office(office_id="office", version=1, supervisor_desk="supervisor", national_desk="national")
+        office = roster_pb2.Office(
+            office_id="office", version=1, supervisor_desk="supervisor", national_desk="national"
+        )
         await self._roster.PutOffices(roster_pb2.PutOfficesRequest(offices=[office]), metadata=self.desk)
         units = [
             roster_pb2.Unit(

@@ -90,9 +90,9 @@ def test_a_task_says_where_to_go(leg: Any, task: Any, subject: str, to: str) -> 
     assignment = dispatch_pb2.Assignment(
         leg=leg, task=task, subject_id=subject, state=dispatch_pb2.OFFERED, kind=alert_pb2.RING_ENTERED
     )
-    [shown] = answers.duty(
-        unit_duty_pb2.GetDutyResponse(tasks=[unit_duty_pb2.UnitTask(assignment=assignment)])
-    )["tasks"]
+    [shown] = answers.duty(unit_duty_pb2.GetDutyResponse(tasks=[unit_duty_pb2.UnitTask(assignment=assignment)]))[
+        "tasks"
+    ]
     assert (shown["to"], shown["state"], shown["kind"], shown["is_exercise"]) == (to, "offered", "ring_entered", False)
 
 
@@ -107,9 +107,19 @@ def test_a_target_without_a_position_has_none() -> None:
 def test_both_languages_have_the_same_texts_and_each_state_and_reason_has_one() -> None:
     texts = {name: json.loads((FRONTEND / "public" / f"unit-{name}.json").read_text()) for name in ("ko", "en")}
     assert texts["ko"].keys() == texts["en"].keys()
-    states = {f"state_{name.lower()}" for name in dispatch_pb2.AssignmentState.keys()} - {"state_assignment_state_unspecified"}
+    states = {f"state_{name.lower()}" for name in tuple(dispatch_pb2.AssignmentState.keys())} - {
+        "state_assignment_state_unspecified"
+    }
     assert states <= texts["ko"].keys()
-    for name in ("offered_on", "moved_on", "cant_take", "cant_go_on", "cant_close", "step_left_out", "closed_otherwise"):
+    for name in (
+        "offered_on",
+        "moved_on",
+        "cant_take",
+        "cant_go_on",
+        "cant_close",
+        "step_left_out",
+        "closed_otherwise",
+    ):
         assert f"no_{name}" in texts["ko"]
 
 

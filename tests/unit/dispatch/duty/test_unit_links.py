@@ -75,7 +75,9 @@ def test_each_answer_of_a_unit_is_a_command_for_its_offer() -> None:
     assert command(received=unit_duty_pb2.TaskReceived()) == Receive("assign-1", "unit", 3)
     assert command(accepted=unit_duty_pb2.TaskAccepted()) == Acknowledge("assign-1", "unit", 3)
     assert command(assured=unit_duty_pb2.TaskAssured()) == Assure("assign-1", "unit", 3)
-    assert command(rejected=unit_duty_pb2.TaskRejected(reason="no car")) == Reject("assign-1", "unit", 3, reason="no car")
+    assert command(rejected=unit_duty_pb2.TaskRejected(reason="no car")) == Reject(
+        "assign-1", "unit", 3, reason="no car"
+    )
     assert command(progress=dispatch_pb2.ON_SCENE) == Progress(
         "assign-1", "unit", AssignmentState.ON_SCENE, offer_number=3
     )

@@ -93,7 +93,6 @@ async function follow(): Promise<void> {
 
 function note(next: Duty): void {
   for (const gone of next.ends) find("said").textContent = t(`end_${gone.reason}`);
-  if (next.tasks.some((task) => ASKED.includes(task.state))) find("said").textContent = "";
   aheadMs = next.now_ms - Date.now();
   if (!duty) position.status = next.status === "off" || next.status.startsWith("unit_status") ? "available" : next.status;
   duty = next;
@@ -142,8 +141,15 @@ function drawTasks(now: Duty): void {
   const waiting = (assignment: string) => answers.waiting.some((each) => each.assignment === assignment && each.answer !== "received");
   ring(now.tasks.some((task) => ASKED.includes(task.state) && !waiting(task.assignment)));
   find("no-task").hidden = now.tasks.length > 0;
-  const shown = { own: position.point, targets: targets.found.values(), waiting: answers.waiting, ahead_ms: aheadMs };
-  const cards = now.tasks.map((task) => card(task, { ...shown, targets: task.incident === now.tasks[0]?.incident ? [...targets.found.values()] : [] }, (answer) => void answers.give(answer), redraw));
+  const first = now.tasks[0]?.incident;
+  const give = (answer: Answer) => {
+    find("said").textContent = "";
+    void answers.give(answer);
+  };
+  const cards = now.tasks.map((task) => {
+    const places = task.incident === first ? [...targets.found.values()] : [];
+    return card(task, { own: position.point, targets: places, waiting: answers.waiting, ahead_ms: aheadMs }, give, redraw);
+  });
   patch(find("tasks"), cards);
 }
 
