@@ -187,15 +187,7 @@ class Assignment:
 FirstStep: TypeAlias = Notified | Offered | ContactBegun
 """Step that begins an assignment, or restarts an assignment that was over."""
 LaterStep: TypeAlias = (
-    Reoffered
-    | Escalated
-    | NobodyAvailable
-    | Answer
-    | StoodDown
-    | LegFinding
-    | SideStep
-    | PrivateStep
-    | ContactStepped
+    Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | SideStep | PrivateStep | ContactStepped
 )
 """Step of an assignment that has begun."""
 
