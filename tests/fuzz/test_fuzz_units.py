@@ -45,7 +45,7 @@ ROUTES = (
 )
 IN_WORDS = {200, 302, 400, 401, 403, 404, 405, 409, 413, 415, 429, 503}
 """Statuses of field's answers. 503 says that a part of the mesh is away, as here all are."""
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,

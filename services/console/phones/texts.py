@@ -19,12 +19,17 @@ PHONE_TEXTS: dict[str, tuple[str, str]] = {
         "Send it to the unit's own phone. It works once and is shown only here. Earlier links of the unit have ended.",
     ),
     "unit_link_no_address": (
-        "출동 페이지 주소가 설정되지 않았습니다(TANDEM_FIELD_URL). 주소 뒤에 /unit/# 과 이 번호를 붙이십시오.",
+        "출동 페이지 주소가 설정되지 않았습니다. 운영자에게 주소를 요청하십시오.",
         "The address of the units' page isn't set (TANDEM_FIELD_URL). Write /unit/# and this code after it.",
     ),
     "unit_distress": ("긴급 지원 요청 중", "Officer needs help"),
     "flag_distress": ("출동 직원 긴급 지원 요청", "Officer needs help"),
     "flag_reminded": ("출동팀 기한 지남, 독촉함", "Unit is late and was reminded"),
+    "answer_CANT_ASSURE": (
+        "출동 중이거나 현장에 있을 때만 계속 진행을 알릴 수 있습니다.",
+        "Only a unit on its way or on the scene can say that it goes on.",
+    ),
+    "answer_NO_UNIT": ("이 팀이 맡은 출동이 아닙니다.", "This isn't the unit's assignment."),
     "unit_distress_end": ("지원 요청 종료", "End the call for help"),
     "input_device_id": ("보호 단말 번호", "Protective device's id"),
     "phones_refused": ("발급되지 않음", "Not issued"),

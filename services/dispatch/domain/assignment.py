@@ -232,15 +232,20 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
         case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | Reminded():
             return _after_private_step(new, step)
         case NobodyAvailable():
-            return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
+            return replace(_unlimited(new), state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms)
         case Flagged() | NoteAdded() | DistressRaised() | DistressEnded():
             return _after_side_step(new, step)
         case ContactStepped():
             return replace(new, contact=stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
-            return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
+            return replace(_unlimited(new), state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind)
         case _:
             assert_never(step)
+
+
+def _unlimited(new: Assignment) -> Assignment:
+    """The assignment when no step of anybody is awaited any more."""
+    return replace(new, due_ms=None, remind_ms=None, reminded_ms=None)
 
 
 def _after_offer(new: Assignment, step: Reoffered | Escalated) -> Assignment:
@@ -301,12 +306,11 @@ def _after_answer(new: Assignment, answer: Answer) -> Assignment:
             )
         case Rejected():
             return replace(
-                new,
+                _unlimited(new),
                 state=AssignmentState.REJECTED,
                 rejected_reason=answer.reason,
                 acknowledged_ms=None,
                 acknowledged_by="",
-                due_ms=None,
             )
         case Progressed():
             new = replace(new, state=AssignmentState(answer.state), reminded_ms=None)
@@ -315,7 +319,7 @@ def _after_answer(new: Assignment, answer: Answer) -> Assignment:
             return replace(new, due_ms=answer.due_ms, remind_ms=answer.remind_ms, reminded_ms=None)
         case Closed():
             return replace(
-                new, state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note, due_ms=None
+                _unlimited(new), state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note
             )
         case _:
             assert_never(answer)

@@ -57,7 +57,7 @@ def test_who_is_ordered_to_go_and_does_not_leave_is_reminded() -> None:
 
 @pytest.mark.parametrize(("travel_s", "within_ms"), [(400, 600_000), (10, 60_000)])
 def test_the_arrival_is_awaited_by_the_travel_time_from_the_present_position(travel_s: int, within_ms: int) -> None:
-    story = accepted(DISPATCHED, travel_s=3_000)
+    story = accepted(DISPATCHED, travel_s=800)
     set_travel(story, {"a1": travel_s})
     story.progress("p1", EN_ROUTE)
     reminded_then_escalated(story, within_ms, EscalationReason.NOT_ARRIVED)
