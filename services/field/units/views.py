@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -162,7 +163,8 @@ class UnitPages:
             await _stream(response, first, events)
         finally:
             call.cancel()
-        await response.write_eof()
+        with suppress(ConnectionError):
+            await response.write_eof()
         return response
 
     async def _distress(self, ask: UnitCall) -> web.Response:
