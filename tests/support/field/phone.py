@@ -91,7 +91,8 @@ class PhoneClient:
 
     def take_cookie(self, value: str, name: str = "app") -> None:
         """Puts somebody else's cookie into this phone."""
-        self._session.cookie_jar.update_cookies({name: value}, response_url=URL(self.url + "/api/unit/x"))
+        path = "/api/x" if name == "app" else "/api/unit/x"
+        self._session.cookie_jar.update_cookies({name: value}, response_url=URL(self.url + path))
 
 
 @asynccontextmanager
