@@ -101,7 +101,7 @@ class UnitPages:
             made = await leg.stub.SignInUnit(request, metadata=leg.metadata, timeout=WITHIN_S)
         except grpc.aio.AioRpcError as error:
             raise _refusal_of_link(error) from None
-        session = UnitSession(name, made.unit_id, made.token, key)
+        session = UnitSession(leg=name, unit_id=made.unit_id, token=made.token, key=key)
         # The phone that had this page before must not be woken by its offers.
         await self._addresses.delete(session.device_id)
         self._news.wake(session.device_id)
