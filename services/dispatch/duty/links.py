@@ -79,8 +79,9 @@ def check_sign_in(sign_in: UnitSignIn | None, unit: Unit | None, now_ms: int) ->
     """The unit whose page has a token. Raises FailedPrecondition if the token, the shift or the place on the roster has ended."""
     if sign_in is None or sign_in.ended_ms is not None:
         raise FailedPrecondition("token: this sign-in has ended: ask the desk for a link", SIGN_IN_ENDED)
-    if sign_in.shift_until_ms <= now_ms:
-        raise FailedPrecondition("token: the shift is over: ask the desk for a link", SHIFT_OVER)
     if unit is None or unit.removed:
         raise FailedPrecondition("token: the unit was removed from the roster", UNIT_REMOVED)
+    # A desk may end a shift earlier; a later end needs another link.
+    if min(sign_in.shift_until_ms, unit.shift_until_ms) <= now_ms:
+        raise FailedPrecondition("token: the shift is over: ask the desk for a link", SHIFT_OVER)
     return unit

@@ -218,8 +218,9 @@ async def test_an_officer_calls_for_help_by_two_taps_and_the_desk_ends_it(road: 
 
 
 async def test_a_page_from_yesterday_says_that_its_shift_is_over(road: Road) -> None:
-    await road.police.put("car-9", shift_ms=4_000)
+    await road.police.put("car-9")
     await road.start("car-9", "car-9", "en", at=STREET)
+    await road.police.put("car-9", shift_ms=-1_000)
     await road.browser("wait", page="car-9", selector="#ended:not([hidden])")
     await road.says("car-9", "#ended-why", "The shift is over")
     await road.clean("car-9")

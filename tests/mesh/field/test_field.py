@@ -253,15 +253,10 @@ async def test_a_link_opens_a_units_page_once_and_each_refusal_is_stated(scene: 
         assert (await second.report(status="off")).status == 200
         assert (await second.client.ask("POST", "/api/unit/leave", {})).status == 200
         assert (await second.duty())[:2] == (401, {"error": "not_signed_in"})
-        await police.put("car-old", shift_ms=1_500)
-        late, after = await police.link("car-old"), await police.link("car-old")
-        assert late != after
-        async with unit_phone(scene, after) as yesterday:
-
-            async def over() -> bool:
-                return (await yesterday.duty())[:2] == (401, {"error": "shift_over"})
-
-            await until(over)
+        await police.put("car-old")
+        async with unit_phone(scene, await police.link("car-old")) as yesterday:
+            await police.put("car-old", shift_ms=-1_000)
+            assert (await yesterday.duty())[:2] == (401, {"error": "shift_over"})
             assert (await yesterday.report(status="available"))[:2] == (401, {"error": "shift_over"})
 
 

@@ -34,7 +34,7 @@ class Station:
         self._version = 0
 
     async def put(self, *unit_ids: str, shift_ms: int = SHIFT_MS) -> None:
-        """Puts the office, and units with a shift from now on."""
+        """Puts the office, and units with a shift that ends after a time; a negative one has ended already."""
         self._version += 1
         now_ms = self.scene.clients.clock.now_ms()
         office = roster_pb2.Office(

@@ -53,6 +53,7 @@ def test_a_sign_in_ends_with_its_shift_a_newer_one_and_the_units_place_on_the_ro
         (None, None, NOW_MS, "SIGN_IN_ENDED"),
         (replace(sign_in, ended_ms=NOW_MS), CAR, NOW_MS, "SIGN_IN_ENDED"),
         (sign_in, replace(CAR, shift_until_ms=2 * END_MS), END_MS, "SHIFT_OVER"),
+        (sign_in, replace(CAR, shift_until_ms=NOW_MS), NOW_MS, "SHIFT_OVER"),
         (sign_in, replace(CAR, removed=True), NOW_MS, "UNIT_REMOVED"),
     ):
         with pytest.raises(FailedPrecondition) as refused:
