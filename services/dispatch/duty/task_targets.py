@@ -10,14 +10,13 @@ from services.common.clock import MeshClock
 from services.common.ids import PlaceId
 from services.common.messaging.bus import Bus
 from services.common.privacy.grounds import Purpose, RecordKind
-from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.dispatch.domain.assignment import ACCEPTED
 from services.dispatch.duty.access import unit_name
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.following.desk_stream import DeskStream
 from services.dispatch.following.follower import TargetFollower
-from services.dispatch.following.targets import FOLLOWING_BASES
+from services.dispatch.following.targets import CALLERS, FOLLOWING_BASES
 from services.dispatch.leg.service import LegService
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import following_pb2
@@ -108,7 +107,7 @@ class TaskTargets:
             return
         if self._bus is None:
             raise Unavailable("the disclosure can't be recorded: no connection to NATS")
-        now_ms, who, recipient = self._clock.now_ms(), server.caller().spiffe_id, unit_name(self._leg.name, unit_id)
+        now_ms, who, recipient = self._clock.now_ms(), CALLERS[self._leg.name], unit_name(self._leg.name, unit_id)
         rows = [
             ledger_pb2.Disclosure(
                 disclosure_id=ids.hash_id("unit", recipient, incident_id, order_id, kind.value, record_id, now_ms),
