@@ -117,6 +117,10 @@ FUZZ_SECONDS ?= 300
 fuzz: setup ## throw garbage at parsers, links, hosts and bundles, FUZZ_SECONDS (300) for each file of tests/fuzz
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
 
+.PHONY: fuzz-field
+fuzz-field: setup ## throw garbage at the doors that field has on the internet, FUZZ_SECONDS (300) for each of two files
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz/test_fuzz_field.py tests/fuzz/test_fuzz_units.py -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
+
 .PHONY: bench
 bench: setup ## measure the chain from position to alert
 	@$(BIN)/python -m bench.chain

@@ -23,11 +23,13 @@ from tandem.dispatch.v1.notes_pb2_grpc import NoteServiceStub
 from tandem.dispatch.v1.order_burden_pb2_grpc import OrderBurdenServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.dispatch.v1.statistics_pb2_grpc import StatisticsServiceStub
+from tandem.dispatch.v1.unit_duty_pb2_grpc import UnitDutyServiceStub
 from tandem.geofence.v1.device_state_pb2_grpc import DeviceStateServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.battery_pb2_grpc import BatteryServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
+from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tandem.registry.v1.finding_pb2_grpc import FindingServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
@@ -49,6 +51,7 @@ class LegClient:
     notes: NoteServiceStub
     roster: RosterServiceStub
     statistics: StatisticsServiceStub
+    units: UnitDutyServiceStub
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class DeskClient:
     batteries: BatteryServiceStub
     device_states: DeviceStateServiceStub
     disclosures: DisclosureServiceStub
+    enrolments: EnrolmentServiceStub
     record_search: RecordSearchServiceStub
 
 
@@ -141,6 +145,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 notes=NoteServiceStub(leg),
                 roster=RosterServiceStub(leg),
                 statistics=StatisticsServiceStub(leg),
+                units=UnitDutyServiceStub(leg),
             )
         ingest, geofence = await channel(settings.ingest), await channel(settings.geofence)
         yield MeshClient(
@@ -159,6 +164,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 batteries=BatteryServiceStub(ingest),
                 device_states=DeviceStateServiceStub(geofence),
                 disclosures=DisclosureServiceStub(registry),
+                enrolments=EnrolmentServiceStub(registry),
                 record_search=RecordSearchServiceStub(registry),
             ),
         )

@@ -45,6 +45,8 @@ class ConsoleSettings(HttpSettings):
     public_origins: str = ""
     """Further origins under which browsers reach the console, comma-separated, such as https://console.example. Loopback is
     always included."""
+    field_url: str = Field(default="", pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+/?)?$")
+    """Address of the phones' apps, such as https://app.example, for the links that desks give out; empty if it isn't known here."""
     tiles: str = ""
     """Address of a PMTiles file that replaces the console's base map, such as https://tiles.example/korea.pmtiles; empty for the
     console's own."""

@@ -62,6 +62,8 @@ FLAGS: Mapping[str, FlagKind] = {
     "absent-probation": FlagKind(_absent(alert_pb2.PROBATION), level=FAILING),
     "absent-police": FlagKind(_absent(alert_pb2.POLICE), level=FAILING),
     "absent-warning": FlagKind(_absent(alert_pb2.WARNING), level=FAILING),
+    "distress": FlagKind(lambda message: message.HasField("distress_at"), level=FAILING),
+    "reminded": FlagKind(lambda message: message.HasField("reminded_at"), level=WAITING),
     "check": FlagKind(lambda message: message.task == notice_pb2.CHECK),
 }
 """All flags of an assignment. The text of a flag `x` is `flag_x`."""

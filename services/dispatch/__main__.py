@@ -27,6 +27,9 @@ from services.common.storage.db import awaited_database, open_database
 from services.dispatch.burden.api import OrderBurdenApi
 from services.dispatch.contact.api import ContactApi
 from services.dispatch.contact.confirmations import ContactConfirmations
+from services.dispatch.duty.access import UnitAccess
+from services.dispatch.duty.api import UnitDutyApi
+from services.dispatch.duty.task_targets import TaskTargets
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.files import EvidenceFiles
@@ -83,6 +86,8 @@ from tandem.dispatch.v1 import (
     roster_pb2_grpc,
     statistics_pb2,
     statistics_pb2_grpc,
+    unit_duty_pb2,
+    unit_duty_pb2_grpc,
 )
 
 MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
@@ -100,6 +105,7 @@ SERVICES = tuple(
         order_burden_pb2,
         roster_pb2,
         statistics_pb2,
+        unit_duty_pb2,
     )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
@@ -131,6 +137,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         disclosures = EvidenceDisclosures(leg.name, leg.store)
         statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
         phone_api = PhoneNoticeApi(leg.name)
+        task_targets = TaskTargets(leg, follower, settings.clock, disclosures=disclosures)
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
@@ -146,6 +153,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     evidence_api=evidence_api,
                     statistics_api=statistics_api,
                     phone_api=phone_api,
+                    task_targets=task_targets,
                     clock=settings.clock,
                 ),
                 *SERVICES,
@@ -179,6 +187,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     warnings,
                     evidence_api=evidence_api,
                     statistics_api=statistics_api,
+                    task_targets=task_targets,
                     evidence_metrics=evidence_metrics,
                     files=files,
                     alerts=alerts,
@@ -239,6 +248,7 @@ def _add_servicers(
     evidence_api: EvidenceApi,
     statistics_api: StatisticsApi,
     phone_api: PhoneNoticeApi,
+    task_targets: TaskTargets,
     clock: MeshClock,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
@@ -250,6 +260,8 @@ def _add_servicers(
     notes_pb2_grpc.add_NoteServiceServicer_to_server(NoteApi(leg), server)
     phone_notice_pb2_grpc.add_PhoneNoticeServiceServicer_to_server(phone_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
+    duty_api = UnitDutyApi(leg, UnitAccess(leg, clock), task_targets)
+    unit_duty_pb2_grpc.add_UnitDutyServiceServicer_to_server(duty_api, server)
     statistics_pb2_grpc.add_StatisticsServiceServicer_to_server(statistics_api, server)
 
 
@@ -260,6 +272,7 @@ async def mesh(
     *,
     evidence_api: EvidenceApi,
     statistics_api: StatisticsApi,
+    task_targets: TaskTargets,
     evidence_metrics: EvidenceMetrics,
     files: EvidenceFiles,
     alerts: ReaderHealth,
@@ -283,6 +296,7 @@ async def mesh(
             reading = EvidenceReading(leg.name, bus, log_meta, files=files, retention=retention)
         evidence_api.connected(bus, reading)
         statistics_api.connected(bus)
+        task_targets.connected(bus)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
             tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))

@@ -47,6 +47,15 @@ class DispatchSettings(CommonSettings):
     """TCP port of /metrics, /healthz and /readyz."""
     dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
     """How long the desk has from the acknowledgement until a unit is dispatched, seconds of mesh time, where there is a roster."""
+    depart_within_s: float = Field(default=120.0, gt=0, le=3600)
+    """How long a unit has from the order to go until it is on its way, seconds of mesh time; then it is reminded."""
+    arrive_within_s: float = Field(default=307.0, gt=0, le=14_400)
+    """Travel time of a unit whose position or destination is unknown, seconds of mesh time. A unit is reminded after 1.5 times its
+    travel time."""
+    word_within_s: float = Field(default=900.0, gt=0, le=14_400)
+    """How long a unit on the scene may say nothing, seconds of mesh time; then it is reminded."""
+    react_within_s: float = Field(default=60.0, gt=0, le=3600)
+    """How long a reminded unit has until its assignment escalates, seconds of mesh time."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
     """URL of the agency's own OSRM table service, for travel times by road; empty for the great circle. The service receives the
     destinations' positions, so it must be on loopback or behind https."""

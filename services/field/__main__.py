@@ -1,4 +1,4 @@
-"""`python -m services.field`: the app of protected persons, the one service that faces phones on the internet.
+"""`python -m services.field`: the app of protected persons and the page of units, the one service that faces phones on the internet.
 
 It is a client of the mesh with an identity of its own. It stores the keys of its cookies and of its push messages, and the phones'
 addresses at their push services.
@@ -28,6 +28,11 @@ from services.field.phones.sessions import PhoneCookies, open_keys
 from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
 from services.field.push.store import PushAddresses
 from services.field.settings import FieldSettings
+from services.field.units import legs as unit_legs
+from services.field.units.guard import UnitGuard
+from services.field.units.news import UnitNews
+from services.field.units.sessions import UnitCookies
+from services.field.units.views import UnitPages
 from services.field.views import AppPages
 
 MIGRATIONS = Path(__file__).parent / "push" / "migrations"
@@ -39,13 +44,15 @@ async def run(settings: FieldSettings) -> None:
     """Serves the app until it is stopped, even while services of the mesh are unavailable."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), FieldMetrics(collector)
-    cookies = PhoneCookies(open_keys(settings.data_dir / "cookies.key"))
+    keys = open_keys(settings.data_dir / "cookies.key")
+    cookies = PhoneCookies(keys)
     key = PushKey(settings.data_dir / "push.pem", settings.push_contact)
     watch_disk(settings.data_dir, process_metrics)
     connector = aiohttp.TCPConnector(resolver=PublicResolver(), limit=0, use_dns_cache=False)
     async with (
         open_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,
         meshes.connect(settings) as mesh,
+        unit_legs.connect(settings) as legs,
         aiohttp.ClientSession(
             connector=connector, timeout=TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as push_session,
@@ -64,10 +71,20 @@ async def run(settings: FieldSettings) -> None:
             push_hosts=settings.push_hosts,
             metrics=metrics,
         )
+        unit_news = UnitNews(legs, addresses, push, clock=settings.clock, metrics=metrics)
+        unit_pages = UnitPages(
+            UnitGuard(settings, UnitCookies(keys), metrics),
+            legs,
+            news=unit_news,
+            addresses=addresses,
+            key=key,
+            settings=settings,
+            file=pages.file,
+        )
         async with (
             server.served(
                 "field",
-                (*pages.routes(), *HerMapPages(guard, mesh, known).routes()),
+                (*pages.routes(), *HerMapPages(guard, mesh, known).routes(), *unit_pages.routes()),
                 settings.host,
                 port=settings.port,
                 closed=process_metrics.http_closed,
@@ -81,7 +98,7 @@ async def run(settings: FieldSettings) -> None:
                 metrics=process_metrics,
             ),
         ):
-            await running.until_stopped(news.run(), asyncio.Event().wait())  # type: ignore[arg-type]
+            await running.until_stopped(news.run(), unit_news.run(), asyncio.Event().wait())  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -77,15 +77,12 @@ class Refused(Exception):
         return response
 
 
-class PhoneGuard:
-    """Makes all routes of the app, each behind access control."""
+class RequestGuard:
+    """Access control that both apps share: rate limits by address, the origin, the proof, and the headers of each answer."""
 
-    def __init__(
-        self, settings: FieldSettings, cookies: PhoneCookies, known: KnownPhones, *, metrics: FieldMetrics
-    ) -> None:
-        self._settings, self._cookies, self._known, self._metrics = settings, cookies, known, metrics
+    def __init__(self, settings: FieldSettings, metrics: FieldMetrics) -> None:
+        self._settings, self._metrics = settings, metrics
         self._by_address = RequestLimit(ADDRESS_PER_S, ADDRESS_BURST)
-        self._by_person = RequestLimit(PERSON_PER_S, PERSON_BURST)
         self._codes = RequestLimit(CODE_PER_S, CODE_BURST)
 
     def open_get(self, path: str, answer: OpenAnswer) -> web.RouteDef:
@@ -93,15 +90,89 @@ class PhoneGuard:
         return web.get(path, self._handler(lambda request: answer(request, None)), allow_head=False)
 
     def enrolling(self, path: str, answer: OpenAnswer) -> web.RouteDef:
-        """Makes the route by which a phone is enrolled, the only one that needs no cookie and changes something."""
+        """Makes the route by which a phone is connected, the only one of an app that needs no cookie and changes something."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_origin(request)
             if wait_s := self._codes.wait_s(_address(request), time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
-            return await answer(request, _parsed(request, await body_of(request)))
+            return await answer(request, parsed(request, await body_of(request)))
 
         return web.post(path, self._handler(handle))
+
+    def _check_proof(self, request: web.Request, body: bytes, key: str, *, whose: str) -> None:
+        """Raises Refused unless the request is signed by a phone's key, now. `whose` names the phone in the log."""
+        header, now_ms = request.headers.get(proof.HEADER, ""), wall_us() // 1000
+        at_ms = proof.time_of(header)
+        if at_ms is None:
+            raise Refused(401, "no_proof")
+        signed = proof.statement(request.method, request.path_qs, at_ms, body=body)
+        if not proof.is_valid(header, key, signed):
+            logger().warning("phone_without_its_key", device_id=whose)
+            raise Refused(401, "no_proof")
+        if abs(now_ms - at_ms) > proof.MAX_SKEW_MS:
+            raise Refused(401, "clock", now_ms=now_ms)
+
+    def _handler(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                if wait_s := self._by_address.wait_s(_address(request), time.monotonic()):
+                    raise Refused(429, "too_often", wait_s=wait_s)
+                response = await answer(request)
+            except Refused as refused:
+                response = refused.answer()
+            except InvalidField as error:
+                response = web.json_response(
+                    {"error": "invalid", "field": error.field, "reason": error.reason}, status=400
+                )
+            except RetryableError as error:
+                response = Refused(503, "away", wait_s=error.retry_after_s).answer()
+            except grpc.aio.AioRpcError as error:
+                response = _of_rpc(error)
+            except web.HTTPException as error:
+                response = web.json_response({"error": "http", "status": error.status}, status=error.status)
+            self._metrics.answers.labels(str(response.status)).inc()
+            self.protect(response)
+            return response
+
+        return handle
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Refuses a request that a page of another site made. Browsers say whose page it is."""
+        origin = request.headers.get("Origin")
+        own = request.headers.get("Host", "")
+        if origin is None or (origin not in self._settings.origins and urlsplit(origin).netloc != own):
+            raise Refused(403, "other_site")
+        if request.content_type != "application/json":
+            raise Refused(415, "not_json")
+
+    def protect(self, response: web.StreamResponse) -> None:
+        """Sets the security headers of an answer. A streamed answer needs them before its first part."""
+        headers = response.headers
+        headers["Content-Security-Policy"] = POLICY
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Frame-Options"] = "DENY"
+        headers["Server"] = "app"
+        headers["Referrer-Policy"] = "no-referrer"
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        headers["Permissions-Policy"] = "geolocation=(self), camera=(), microphone=()"
+        headers.setdefault("Cache-Control", "no-store")
+        if self._settings.http_tls:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+
+
+class PhoneGuard(RequestGuard):
+    """Makes all routes of her app, each behind access control."""
+
+    def __init__(
+        self, settings: FieldSettings, cookies: PhoneCookies, known: KnownPhones, *, metrics: FieldMetrics
+    ) -> None:
+        super().__init__(settings, metrics)
+        self._cookies, self._known = cookies, known
+        self._by_person = RequestLimit(PERSON_PER_S, PERSON_BURST)
 
     def get(self, path: str, answer: Answer) -> web.RouteDef:
         """Makes a route for an enrolled phone."""
@@ -136,7 +207,7 @@ class PhoneGuard:
             if wait_s := self._by_person.wait_s(session.device_id, time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
             try:
-                return await answer(PhoneCall(request, _parsed(request, body), session))
+                return await answer(PhoneCall(request, parsed(request, body), session))
             except Unauthenticated:
                 self._known.forget(session)
                 raise Refused(401, "ended") from None
@@ -148,73 +219,16 @@ class PhoneGuard:
         session = self._cookies.open(request.cookies.get(COOKIE, ""))
         if session is None:
             raise Refused(401, "not_enrolled")
-        header, now_ms = request.headers.get(proof.HEADER, ""), wall_us() // 1000
-        at_ms = proof.time_of(header)
-        if at_ms is None:
-            raise Refused(401, "no_proof")
-        signed = proof.statement(request.method, request.path_qs, at_ms, body=body)
-        if not proof.is_valid(header, session.key, signed):
-            logger().warning("phone_without_its_key", device_id=session.device_id)
-            raise Refused(401, "no_proof")
-        if abs(now_ms - at_ms) > proof.MAX_SKEW_MS:
-            raise Refused(401, "clock", now_ms=now_ms)
+        self._check_proof(request, body, session.key, whose=session.device_id)
         return session
-
-    def _handler(
-        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            try:
-                if wait_s := self._by_address.wait_s(_address(request), time.monotonic()):
-                    raise Refused(429, "too_often", wait_s=wait_s)
-                response = await answer(request)
-            except Refused as refused:
-                response = refused.answer()
-            except InvalidField as error:
-                response = web.json_response(
-                    {"error": "invalid", "field": error.field, "reason": error.reason}, status=400
-                )
-            except RetryableError as error:
-                response = Refused(503, "away", wait_s=error.retry_after_s).answer()
-            except grpc.aio.AioRpcError as error:
-                response = _of_rpc(error)
-            except web.HTTPException as error:
-                response = web.json_response({"error": "http", "status": error.status}, status=error.status)
-            self._metrics.answers.labels(str(response.status)).inc()
-            self._protect(response)
-            return response
-
-        return handle
-
-    def _check_origin(self, request: web.Request) -> None:
-        """Refuses a request that a page of another site made. Browsers say whose page it is."""
-        origin = request.headers.get("Origin")
-        own = request.headers.get("Host", "")
-        if origin is None or (origin not in self._settings.origins and urlsplit(origin).netloc != own):
-            raise Refused(403, "other_site")
-        if request.content_type != "application/json":
-            raise Refused(415, "not_json")
-
-    def _protect(self, response: web.StreamResponse) -> None:
-        headers = response.headers
-        headers["Content-Security-Policy"] = POLICY
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["X-Frame-Options"] = "DENY"
-        headers["Server"] = "app"
-        headers["Referrer-Policy"] = "no-referrer"
-        headers["Cross-Origin-Opener-Policy"] = "same-origin"
-        headers["Cross-Origin-Resource-Policy"] = "same-origin"
-        headers["Permissions-Policy"] = "geolocation=(self), camera=(), microphone=()"
-        headers.setdefault("Cache-Control", "no-store")
-        if self._settings.http_tls:
-            headers["Strict-Transport-Security"] = "max-age=31536000"
 
 
 def _address(request: web.Request) -> str:
     return request.remote or ""
 
 
-def _parsed(request: web.Request, body: bytes) -> Any:
+def parsed(request: web.Request, body: bytes) -> Any:
+    """The JSON of a request that changes something; None for any other. Raises InvalidField."""
     if request.method != "POST":
         return None
     try:

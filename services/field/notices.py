@@ -1,70 +1,35 @@
-"""News of notices: follows the warning leg, wakes the pages that wait, and the phones whose app isn't open, by web push."""
+"""News of notices: follows the warning leg, and wakes the pages and phones that a notice is for."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from contextlib import suppress
 
 import grpc.aio
 
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
-from services.common.retrying import Backoff
-from services.common.rpc.errors import RetryableError
 from services.field.mesh import FieldMesh
 from services.field.metrics import FieldMetrics
-from services.field.push.messages import PushClient, PushOutcome
+from services.field.push.messages import PushClient
 from services.field.push.store import PushAddresses
+from services.field.push.waking import PageWaker
 from tandem.dispatch.v1 import phone_notice_pb2
 
 RETRY_S = 1.0
 """Delay before the warning leg is followed again, seconds."""
-PUSH_RETRY = Backoff(2.0, 30.0)
-"""Delays before a push message is tried again, seconds."""
-PUSH_CONCURRENCY = 64
-"""Concurrent push messages. A phone has at most one, so that a slow push service holds up only its own phones' messages."""
-
-CLEAN_INTERVAL_MS = 60_000
-"""Interval at which expired notices are forgotten, milliseconds of mesh time."""
 
 
-class NoticeNews:
+class NoticeNews(PageWaker):
     """Wakes those who wait for a device's notices."""
 
     def __init__(
         self, mesh: FieldMesh, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics
     ) -> None:
-        self._mesh, self._addresses, self._push = mesh, addresses, push
-        self._clock, self._metrics = clock, metrics
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._pushed: dict[tuple[str, str], int] = {}
-        """Notices that were pushed or are being pushed, by device and notice, with the end of each, mesh time."""
-        self._due: dict[str, int] = {}
-        """Devices whose phone is being woken, with the end of the newest notice, mesh time."""
-        self._cleaned_ms = 0
-        self._lane = asyncio.Semaphore(PUSH_CONCURRENCY)
+        super().__init__(addresses, push, clock=clock, metrics=metrics)
+        self._mesh = mesh
         self.away = "STARTING"
         """Reason why the warning leg isn't followed; empty while it is."""
-
-    async def wait(self, device_id: str, within_s: float) -> None:
-        """Waits for a notice to a device, at most `within_s` seconds."""
-        event = asyncio.Event()
-        self._waiting[device_id].add(event)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
-                    await event.wait()
-        finally:
-            self._waiting[device_id].discard(event)
-            if not self._waiting[device_id]:
-                del self._waiting[device_id]
-
-    def wake(self, device_id: str) -> None:
-        """Wakes the pages that wait for a device's notices."""
-        for event in self._waiting.get(device_id, ()):
-            event.set()
 
     async def run(self) -> None:
         """Follows the warning leg until cancelled."""
@@ -89,47 +54,4 @@ class NoticeNews:
             if not due.notice_id:
                 continue
             self.wake(due.device_id)
-            self._begin(tasks, due.device_id, due.notice_id, expires_ms=times.from_timestamp(due.expires_at))
-
-    def _begin(self, tasks: asyncio.TaskGroup, device_id: str, notice_id: str, *, expires_ms: int) -> None:
-        """Begins to wake a phone, unless it is being woken: then the message that is on its way does for this notice, too."""
-        now_ms = self._clock.now_ms()
-        if now_ms > self._cleaned_ms + CLEAN_INTERVAL_MS:
-            self._cleaned_ms = now_ms
-            self._pushed = {key: end_ms for key, end_ms in self._pushed.items() if end_ms > now_ms}
-        if (device_id, notice_id) in self._pushed:
-            return
-        self._pushed[device_id, notice_id] = expires_ms
-        is_woken = device_id in self._due
-        self._due[device_id] = max(expires_ms, self._due.get(device_id, 0))
-        if not is_woken:
-            tasks.create_task(self._wake(device_id))
-
-    async def _wake(self, device_id: str) -> None:
-        """Sends a push message until the push service takes it, the address has ended, or the notice has expired."""
-        tries = 0
-        try:
-            while (left_ms := self._due[device_id] - self._clock.now_ms()) > 0:
-                async with self._lane:
-                    outcome = await self._send(device_id, max(1, left_ms // 1000))
-                if outcome is not PushOutcome.LATER:
-                    return
-                await asyncio.sleep(PUSH_RETRY.delay_s(tries))
-                tries += 1
-            logger().warning("push_given_up", device_id=device_id)
-        finally:
-            del self._due[device_id]
-
-    async def _send(self, device_id: str, ttl_s: int) -> PushOutcome:
-        try:
-            address = await self._addresses.of(device_id)
-            if address is None:
-                return PushOutcome.GONE
-            outcome = await self._push.send(address, ttl_s)
-            if outcome in (PushOutcome.GONE, PushOutcome.REFUSED):
-                await self._addresses.delete(device_id, address.endpoint)
-                logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)
-        except RetryableError:
-            return PushOutcome.LATER
-        self._metrics.push.labels(outcome.value).inc()
-        return outcome
+            self.push_about(tasks, due.device_id, due.notice_id, expires_ms=times.from_timestamp(due.expires_at))

@@ -26,6 +26,14 @@ class FieldSettings(HttpSettings):
     """gRPC target of the warning leg: notices and their receipts."""
     geofence: str = Field(default="ipv4:127.0.0.1:7403", min_length=1)
     """gRPC target of the evaluators: the region that her map shows."""
+    dispatch_probation: str = Field(default="ipv4:127.0.0.1:7404", min_length=1)
+    """gRPC target of the probation leg: the offers and assignments of its units."""
+    dispatch_police: str = Field(default="ipv4:127.0.0.1:7405", min_length=1)
+    """gRPC target of the police leg, like `dispatch_probation`."""
+    probation_desk_phone: str = Field(default="", pattern=r"^(\+?[0-9-]{2,20})?$")
+    """Telephone number of the tracking centre, which units call by one tap; empty for none."""
+    police_desk_phone: str = Field(default="112", pattern=r"^(\+?[0-9-]{2,20})?$")
+    """Telephone number of the police 112 room, like `probation_desk_phone`."""
     ingest_phones: str = "http://127.0.0.1:7432"
     """Address of ingest's endpoint for phones, which takes the reports."""
     ingest_phones_cert: Path | None = None
@@ -64,7 +72,9 @@ class FieldSettings(HttpSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        self.refuse_plaintext_to("registry", "dispatch_warning", "geofence")
+        self.refuse_plaintext_to(
+            "registry", "dispatch_warning", "geofence", "dispatch_probation", "dispatch_police"
+        )
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(

@@ -12,8 +12,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from aiohttp import web
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
@@ -28,6 +26,7 @@ from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
 from services.field.push.messages import PushKey, parse_address
 from services.field.push.store import PushAddresses
+from services.field.refusals import reason_of
 from tandem.dispatch.v1 import phone_notice_pb2
 from tandem.registry.v1 import enrolment_pb2
 
@@ -92,7 +91,10 @@ class AppPages:
         )
 
     async def _file(self, request: web.Request, _content: Any) -> web.StreamResponse:
-        name = request.match_info.get("name") or request.path.strip("/") or "index.html"
+        return await self.file(request.match_info.get("name") or request.path.strip("/") or "index.html")
+
+    async def file(self, name: str) -> web.StreamResponse:
+        """The answer with a file of the apps. Raises HTTPNotFound."""
         path = STATIC / name
         if path.parent != STATIC or path.suffix not in _TYPES or not path.is_file():
             raise web.HTTPNotFound
@@ -255,13 +257,6 @@ def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
         case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
             return Refused(404, "code_unknown")
         case grpc.StatusCode.FAILED_PRECONDITION:
-            return Refused(409, _CODES.get(_reason_of(error), "device_ended"))
+            return Refused(409, _CODES.get(reason_of(error), "device_ended"))
         case _:
             return error
-
-
-def _reason_of(error: grpc.aio.AioRpcError) -> str:
-    info = error_details_pb2.ErrorInfo()
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has the parts of a call that this reads
-    found = status is not None and any(detail.Unpack(info) for detail in status.details)
-    return info.reason if found else ""

@@ -20,8 +20,10 @@ from services.common.storage.postgres import CONNECT_WITHIN_S
 from services.dispatch.leg import chain
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 
-SHOWN_TO_OTHERS = frozenset({"at_ms", "assignment_id", "by", "due_ms"})
+SHOWN_TO_OTHERS = frozenset({"at_ms", "assignment_id", "by", "due_ms", "remind_ms"})
 """Fields of a leg's event that the other agency may see. An event with any other field is enclosed as its hash only."""
+HIDDEN_KINDS = frozenset({"Reminded", "Assured"})
+"""Events that are enclosed as their hash only: the limits of a unit on its way reveal how far the protected person is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Chain:
             for link in self.links:
                 shown = link.incident_id == incident_id
                 if shown and others:
-                    shown = json.loads(link.body).keys() <= SHOWN_TO_OTHERS
+                    shown = link.kind not in HIDDEN_KINDS and json.loads(link.body).keys() <= SHOWN_TO_OTHERS
                 content = {"incident_id": link.incident_id, "kind": link.kind, "body": link.body} if shown else {}
                 yield {"id": link.id, "hash": link.hash, **content}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.cli.stack.supervisor import Program
+from services.common.messaging import flow
 
 EVALUATORS = 2
 NATS_OFFSET = 22
@@ -217,7 +218,7 @@ def _of_field(base_port: int) -> dict[str, str]:
     phones = next(service.more_ports["TANDEM_HTTP_PORT"] for service in SERVICES if service.name == "ingest")
     return {
         "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}",
-        "TANDEM_DISPATCH_WARNING": f"ipv4:{address_of['dispatch-warning']}",
+        **{f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{address_of[f'dispatch-{leg}']}" for leg in flow.LEGS},
         "TANDEM_GEOFENCE": _neighbours(base_port)["TANDEM_GEOFENCE"],
         "TANDEM_INGEST_PHONES": f"http://127.0.0.1:{base_port + phones}",
     }

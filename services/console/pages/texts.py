@@ -13,6 +13,7 @@ from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.record_texts import RECORD_TEXTS
 from services.console.pages.review_texts import REVIEW_TEXTS
 from services.console.pages.statistics_texts import STATISTICS_TEXTS
+from services.console.phones.texts import PHONE_TEXTS
 
 LANGUAGES = ("ko", "en")
 
@@ -26,6 +27,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     **DUTY_TEXTS,
     **DESK_TEXTS,
     **RECORD_TEXTS,
+    **PHONE_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),

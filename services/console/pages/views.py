@@ -30,6 +30,7 @@ from services.console.pages import assets, theme
 from services.console.pages.live_texts import LIVE_SHORTCUTS
 from services.console.pages.texts import LANGUAGES
 from services.console.people.views import PeoplePages
+from services.console.phones.views import PhonePages
 from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
@@ -81,6 +82,7 @@ class Pages:
             *BurdenPages(guard, mesh).routes(),
             *RosterPages(guard, mesh).routes(),
             *RecordPages(guard, mesh).routes(),
+            *PhonePages(settings, guard, mesh).routes(),
         ]
         guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 

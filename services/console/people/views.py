@@ -88,4 +88,5 @@ class PeoplePages:
             bases=codes_for(RecordKind.WEARER),
             purposes=PURPOSES,
             is_reviewer=ask.user.role is Role.REVIEWER,
+            role_is_police=ask.user.role is Role.POLICE,
         )

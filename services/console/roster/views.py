@@ -160,4 +160,5 @@ def _unit(listed: roster_pb2.UnitReport) -> dict[str, object]:
         "until_ms": times.from_timestamp(unit.shift_until),
         "status": status if status in STATUSES else "AVAILABLE",
         "incident": listed.incident_id,
+        "distress_ms": times.from_timestamp(listed.distress_at) if listed.HasField("distress_at") else None,
     }

@@ -18,12 +18,14 @@ from services.dispatch.domain.enums import CloseCause, EscalationReason
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Acknowledged, Closed, Event, Progressed, Received, Rejected
 from services.dispatch.domain.incident import Decided, Incident
+from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
 """States in which an assignment can be rejected. A unit on the scene can't give its assignment back."""
 
 NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
 CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"
+CANT_ASSURE, NO_UNIT = "CANT_ASSURE", "NO_UNIT"
 STEP_LEFT_OUT, CLOSED_OTHERWISE = "STEP_LEFT_OUT", "CLOSED_OTHERWISE"
 """Machine-readable reasons for refusing an answer."""
 
@@ -88,7 +90,34 @@ class Close:
     """State that the caller saw; None skips the check."""
 
 
-Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Close
+@dataclass(frozen=True, slots=True)
+class Assure:
+    """Command: the unit says that it goes on, on the way or on the scene, so that its limits begin once more."""
+
+    assignment_id: str
+    by: str
+    offer_number: int = 0
+    """Number of the offer to that unit; 0 for the present one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseDistress:
+    """Command: an officer of the assignment's unit calls for help."""
+
+    assignment_id: str
+    by: str
+    unit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndDistress:
+    """Command: the desk of the unit ends an officer's call for help."""
+
+    assignment_id: str
+    by: str
+
+
+Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Assure | Close | RaiseDistress | EndDistress
 
 
 def decide(incident: Incident, command: Answering, situation: Situation) -> Iterator[Event]:
@@ -104,7 +133,13 @@ def decide(incident: Incident, command: Answering, situation: Situation) -> Iter
         case Reject():
             yield from _reject(incident, command, situation)
         case Progress():
-            yield from _progress(assignment, command, situation.now_ms)
+            yield from _progress(assignment, command, situation)
+        case Assure():
+            yield from _assure(assignment, command, situation)
+        case RaiseDistress():
+            yield from _raise_distress(assignment, command, situation.now_ms)
+        case EndDistress():
+            yield from _end_distress(assignment, command, situation.now_ms)
         case Close():
             yield from _close(assignment, command, situation.now_ms)
         case _:
@@ -134,8 +169,14 @@ def _acknowledge(assignment: Assignment, command: Acknowledge, situation: Situat
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: there is nothing to acknowledge", CANT_TAKE
         )
-    due_ms = situation.now_ms + situation.deadlines.dispatch_ms if assignment.choice else None
-    yield Acknowledged(at_ms=situation.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
+    limits = escalation.work_limits(assignment, AssignmentState.ACKNOWLEDGED, situation)
+    yield Acknowledged(
+        at_ms=situation.now_ms,
+        assignment_id=assignment.assignment_id,
+        by=command.by,
+        due_ms=limits.due_ms,
+        remind_ms=limits.remind_ms,
+    )
 
 
 def _reject(incident: Incident, command: Reject, situation: Situation) -> Iterator[Event]:
@@ -154,7 +195,7 @@ def _reject(incident: Incident, command: Reject, situation: Situation) -> Iterat
     yield from decided.events
 
 
-def _progress(assignment: Assignment, command: Progress, now_ms: int) -> Iterator[Event]:
+def _progress(assignment: Assignment, command: Progress, situation: Situation) -> Iterator[Event]:
     if command.offer_number:
         _check_offer(assignment, command.offer_number)
         _check_present(assignment, command.offer_number)
@@ -172,7 +213,46 @@ def _progress(assignment: Assignment, command: Progress, now_ms: int) -> Iterato
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}", STEP_LEFT_OUT
         )
-    yield Progressed(at_ms=now_ms, assignment_id=assignment.assignment_id, by=command.by, state=int(command.state))
+    limits = escalation.work_limits(assignment, command.state, situation)
+    yield Progressed(
+        at_ms=situation.now_ms,
+        assignment_id=assignment.assignment_id,
+        by=command.by,
+        state=int(command.state),
+        due_ms=limits.due_ms,
+        remind_ms=limits.remind_ms,
+    )
+
+
+def _assure(assignment: Assignment, command: Assure, situation: Situation) -> Iterator[Event]:
+    if command.offer_number:
+        _check_offer(assignment, command.offer_number)
+        _check_present(assignment, command.offer_number)
+    if assignment.state not in (AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE):
+        raise FailedPrecondition(
+            f"the assignment is {assignment.state.name}: only a unit on its way or on the scene goes on", CANT_ASSURE
+        )
+    limits = escalation.work_limits(assignment, assignment.state, situation)
+    if limits.due_ms is not None:
+        yield Assured(
+            at_ms=situation.now_ms,
+            assignment_id=assignment.assignment_id,
+            by=command.by,
+            due_ms=limits.due_ms,
+            remind_ms=limits.remind_ms,
+        )
+
+
+def _raise_distress(assignment: Assignment, command: RaiseDistress, now_ms: int) -> Iterator[Event]:
+    if assignment.unit_id != command.unit_id:
+        raise FailedPrecondition(f"the assignment isn't unit {command.unit_id}'s", NO_UNIT)
+    if assignment.distress_ms is None:
+        yield DistressRaised(now_ms, assignment.assignment_id, by=command.by, unit_id=command.unit_id)
+
+
+def _end_distress(assignment: Assignment, command: EndDistress, now_ms: int) -> Iterator[Event]:
+    if assignment.distress_ms is not None:
+        yield DistressEnded(now_ms, assignment.assignment_id, command.by)
 
 
 def _close(assignment: Assignment, command: Close, now_ms: int) -> Iterator[Event]:

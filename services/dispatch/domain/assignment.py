@@ -7,11 +7,9 @@ from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from services.common import ids
+from services.dispatch.contact.domain import WearerContact, begun_contact, stepped_contact
 from services.dispatch.domain.enums import (
-    CallReason,
     CloseCause,
-    ContactPlan,
-    ContactState,
     Demand,
     EscalationReason,
     Task,
@@ -38,18 +36,20 @@ from services.dispatch.domain.events import (
     Offered,
     PrivateStep,
     Progressed,
-    Raced,
     Received,
     Rejected,
     Reoffered,
     Retargeted,
     SceneShared,
+    SideStep,
     SpoofingSuspected,
     StepsLost,
     StoodDown,
 )
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import READY_S, Choice
+from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
+from services.dispatch.following.domain import Raced
 from services.dispatch.notes.domain import NoteAdded
 
 
@@ -84,26 +84,6 @@ ACCEPTED = frozenset(PROGRESS)
 """States of an assignment that a person accepted."""
 OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 """Final states, in which nothing is left to do."""
-
-
-_FIRST_STATES = {ContactPlan.CALL: ContactState.CALL_DUE, ContactPlan.OUT_OF_BUDGET: ContactState.OUT_OF_BUDGET}
-"""First state of a contact by its plan; for all other plans it is SENT."""
-
-
-@dataclass(frozen=True, slots=True)
-class WearerContact:
-    """The first contact with the wearer, in an assignment of its own."""
-
-    contact_id: str
-    plan: ContactPlan
-    device_id: str
-    """Device that gets the message; empty if none does."""
-    state: ContactState
-    since_ms: int
-    """When the state began, mesh time."""
-    call_reason: CallReason = CallReason.UNSPECIFIED
-    recorded_by: str = ""
-    """SPIFFE id of the caller that recorded the result of a call; empty if nobody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +152,19 @@ class Assignment:
     """The first contact with the wearer, if this is its assignment; None in an assignment for which somebody may have to go."""
     notes: int = 0
     """Number of notes that the desk wrote with this assignment."""
+    remind_ms: int | None = None
+    """When the unit is reminded of the step that `due_ms` is for, mesh time; None if it isn't, or was."""
+    reminded_ms: int | None = None
+    """When the unit was last reminded of that step, mesh time; None if it wasn't."""
+    distress_ms: int | None = None
+    """Since when an officer of the unit calls for help, mesh time; None if nobody does."""
+
+    @property
+    def next_check_ms(self) -> int | None:
+        """When a deadline of the assignment has to be looked at next, mesh time; None if it has none."""
+        if self.due_ms is None or self.remind_ms is None:
+            return self.due_ms
+        return min(self.due_ms, self.remind_ms)
 
     @property
     def unit_id(self) -> str:
@@ -194,16 +187,7 @@ class Assignment:
 FirstStep: TypeAlias = Notified | Offered | ContactBegun
 """Step that begins an assignment, or restarts an assignment that was over."""
 LaterStep: TypeAlias = (
-    Reoffered
-    | Escalated
-    | NobodyAvailable
-    | Answer
-    | StoodDown
-    | LegFinding
-    | Flagged
-    | PrivateStep
-    | ContactStepped
-    | NoteAdded
+    Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | SideStep | PrivateStep | ContactStepped
 )
 """Step of an assignment that has begun."""
 
@@ -230,7 +214,7 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
             offered = replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms, task=step.task)
             return _asking(offered, step)
         case ContactBegun():
-            return replace(new, contact=_begun_contact(step), due_ms=step.due_ms, task=Task.CONTACT)
+            return replace(new, contact=begun_contact(step), due_ms=step.due_ms, task=Task.CONTACT)
         case _:
             assert_never(step)
 
@@ -241,25 +225,27 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
     match step:
         case Reoffered() | Escalated():
             return _after_offer(new, step)
-        case Received() | Acknowledged() | Rejected() | Progressed() | Closed():
+        case Received() | Acknowledged() | Rejected() | Progressed() | Assured() | Closed():
             return _after_answer(new, step)
         case LegAbsent() | LegReturned() | StepsLost():
             return _after_finding(new, step)
-        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected():
+        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | Reminded():
             return _after_private_step(new, step)
         case NobodyAvailable():
-            return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
-        case Flagged():
-            # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
-            return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+            return replace(_unlimited(new), state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms)
+        case Flagged() | NoteAdded() | DistressRaised() | DistressEnded():
+            return _after_side_step(new, step)
         case ContactStepped():
-            return replace(new, contact=_stepped_contact(new.contact, step), due_ms=step.due_ms)
+            return replace(new, contact=stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
-            return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
-        case NoteAdded():
-            return replace(new, notes=new.notes + 1)
+            return replace(_unlimited(new), state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind)
         case _:
             assert_never(step)
+
+
+def _unlimited(new: Assignment) -> Assignment:
+    """The assignment when no step of anybody is awaited any more."""
+    return replace(new, due_ms=None, remind_ms=None, reminded_ms=None)
 
 
 def _after_offer(new: Assignment, step: Reoffered | Escalated) -> Assignment:
@@ -299,6 +285,8 @@ def _asking(new: Assignment, offer: Offered | Reoffered | Escalated) -> Assignme
         acknowledged_ms=None,
         acknowledged_by="",
         due_ms=offer.due_ms,
+        remind_ms=None,
+        reminded_ms=None,
     )
 
 
@@ -313,22 +301,25 @@ def _after_answer(new: Assignment, answer: Answer) -> Assignment:
                 acknowledged_ms=answer.at_ms,
                 acknowledged_by=answer.by,
                 due_ms=answer.due_ms,
+                remind_ms=answer.remind_ms,
                 nobody_available_ms=None,
             )
         case Rejected():
             return replace(
-                new,
+                _unlimited(new),
                 state=AssignmentState.REJECTED,
                 rejected_reason=answer.reason,
                 acknowledged_ms=None,
                 acknowledged_by="",
-                due_ms=None,
             )
         case Progressed():
-            return replace(new, state=AssignmentState(answer.state), due_ms=None)
+            new = replace(new, state=AssignmentState(answer.state), reminded_ms=None)
+            return replace(new, due_ms=answer.due_ms, remind_ms=answer.remind_ms)
+        case Assured():
+            return replace(new, due_ms=answer.due_ms, remind_ms=answer.remind_ms, reminded_ms=None)
         case Closed():
             return replace(
-                new, state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note, due_ms=None
+                _unlimited(new), state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note
             )
         case _:
             assert_never(answer)
@@ -346,6 +337,21 @@ def _after_finding(new: Assignment, finding: LegFinding) -> Assignment:
             assert_never(finding)
 
 
+def _after_side_step(new: Assignment, step: SideStep) -> Assignment:
+    match step:
+        case Flagged():
+            # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
+            return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+        case NoteAdded():
+            return replace(new, notes=new.notes + 1)
+        case DistressRaised():
+            return replace(new, distress_ms=step.at_ms)
+        case DistressEnded():
+            return replace(new, distress_ms=None)
+        case _:
+            assert_never(step)
+
+
 def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
     match step:
         case Retargeted():
@@ -356,31 +362,10 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             return replace(new, one_scene_ms=step.at_ms if step.one_scene else None)
         case SpoofingSuspected():
             return replace(new, spoofing_suspected_ms=step.at_ms)
+        case Reminded():
+            return replace(new, remind_ms=None, reminded_ms=step.at_ms)
         case _:
             assert_never(step)
-
-
-def _begun_contact(step: ContactBegun) -> WearerContact:
-    return WearerContact(
-        contact_id=step.contact_id,
-        plan=step.plan,
-        device_id=step.device_id,
-        state=_FIRST_STATES.get(step.plan, ContactState.SENT),
-        since_ms=step.at_ms,
-        call_reason=CallReason.NO_TAG if step.plan is ContactPlan.CALL else CallReason.UNSPECIFIED,
-    )
-
-
-def _stepped_contact(before: WearerContact | None, step: ContactStepped) -> WearerContact:
-    if before is None:
-        raise ValueError(f"assignment {step.assignment_id} has no contact")
-    return replace(
-        before,
-        state=step.state,
-        since_ms=step.at_ms,
-        call_reason=step.call_reason,
-        recorded_by=step.by or before.recorded_by,
-    )
 
 
 def assignment_id(incident_id: str, leg: Leg, subject_id: str, *, task: Task = Task.RESPOND) -> str:

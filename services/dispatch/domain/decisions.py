@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from services.dispatch.domain import answers, contacts, escalation, flags, following
-from services.dispatch.domain.answers import Acknowledge, Answering, Close, Progress, Receive, Reject
+from services.dispatch.domain.answers import (
+    Acknowledge,
+    Answering,
+    Assure,
+    Close,
+    EndDistress,
+    Progress,
+    RaiseDistress,
+    Receive,
+    Reject,
+)
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
 from services.dispatch.domain.contacts import AlertContact, Confirm, ContactCommand, RecordCall
 from services.dispatch.domain.enums import Demand, Exercise, Task
@@ -139,7 +149,7 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return flags.decide(incident, command, situation)
         case Follow() | ShowTargets():
             return following.decide(incident, command, situation)
-        case Receive() | Acknowledge() | Reject() | Progress() | Close():
+        case Receive() | Acknowledge() | Reject() | Progress() | Assure() | Close() | RaiseDistress() | EndDistress():
             return answers.decide(incident, command, situation)
         case AddNote():
             return notes.decide(incident, command, situation.now_ms)

@@ -66,6 +66,9 @@ class EscalationReason(IntEnum):
     UNIT_GONE = 6
     TARGET_MOVED = 7
     RACE_LOST = 8
+    NOT_DEPARTED = 9
+    NOT_ARRIVED = 10
+    NO_WORD = 11
 
 
 class Advice(IntEnum):

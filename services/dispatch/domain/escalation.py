@@ -12,7 +12,8 @@ from services.dispatch.domain.choosing import UnitQuery, next_choice
 from services.dispatch.domain.enums import EscalationLevel, EscalationReason
 from services.dispatch.domain.events import Escalated, Event, NobodyAvailable, Step
 from services.dispatch.domain.incident import Incident
-from services.dispatch.domain.roster import NO_ROSTER, Board, Choice
+from services.dispatch.domain.roster import NO_ROSTER, Board, Choice, Trip
+from services.dispatch.duty.domain import UNLIMITED, Reminded, WorkLimits
 
 LONGEST_WAIT_MS = 3_600_000
 """Longest time between two escalations of one assignment to the same desk, milliseconds of mesh time."""
@@ -20,6 +21,11 @@ LONGEST_WAIT_MS = 3_600_000
 RACE_ANSWER_MS = 10_000
 """Time to answer at each escalation level while the race is being lost, milliseconds. The nearest unit isn't skipped: others are
 farther."""
+
+LATE_SHARE = 1.5
+"""Time after which a unit on its way is reminded, as a share of its estimated travel time: an estimate knows no traffic."""
+LEAST_TRAVEL_MS = 60_000
+"""Shortest time after which a unit on its way is reminded, milliseconds: the way from the car to the door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,14 @@ class Deadlines:
     """From the acknowledgement until a unit is dispatched. Awaited only if there is a roster."""
     other_leg_ms: int = 10_000
     """From an alert that demands a response of both legs until the other leg shows a step."""
+    depart_ms: int = 120_000
+    """From the order to go until the unit is on its way. Then it is reminded, as after the two times below."""
+    arrive_ms: int = 307_000
+    """Travel time of a unit on its way if nobody can estimate it: police arrive 5 min 7 s after the call on average."""
+    word_ms: int = 900_000
+    """From the arrival, or the unit's last word, until the unit on the scene says something."""
+    react_ms: int = 60_000
+    """From a reminder until the assignment escalates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,8 @@ def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situ
         case PassDeadline():
             if assignment.due_ms is not None and assignment.due_ms <= situation.now_ms:
                 yield escalated(incident, assignment, _overdue(assignment), situation=situation)
+            elif assignment.remind_ms is not None and assignment.remind_ms <= situation.now_ms:
+                yield Reminded(situation.now_ms, assignment.assignment_id)
         case LoseUnit():
             # A unit on the scene may end its shift while the paperwork goes on.
             on_scene = assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
@@ -95,10 +111,48 @@ def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situ
 def _overdue(assignment: Assignment) -> EscalationReason:
     """Reason for escalating an assignment whose deadline has passed: the step that is missing."""
     if assignment.state not in UNANSWERED:
-        return EscalationReason.NOT_DISPATCHED
+        return _OVERDUE_WORK.get(assignment.state, EscalationReason.NOT_DISPATCHED)
     if assignment.choice and assignment.received_ms is None:
         return EscalationReason.NOT_RECEIVED
     return EscalationReason.NOT_ACKNOWLEDGED
+
+
+_OVERDUE_WORK = {
+    AssignmentState.DISPATCHED: EscalationReason.NOT_DEPARTED,
+    AssignmentState.EN_ROUTE: EscalationReason.NOT_ARRIVED,
+    AssignmentState.ON_SCENE: EscalationReason.NO_WORD,
+}
+
+
+def work_limits(assignment: Assignment, state: AssignmentState, situation: Situation) -> WorkLimits:
+    """The limits of the unit that has an assignment, from its present step, `state`, until its next one.
+
+    A desk that accepted has the limit of the dispatch only: it goes nowhere itself. Without a roster there is no limit.
+    """
+    now_ms, limits, choice = situation.now_ms, situation.deadlines, assignment.choice
+    if state is AssignmentState.ACKNOWLEDGED:
+        due_ms = now_ms + limits.dispatch_ms if choice else None
+        react_ms = min(limits.react_ms, limits.dispatch_ms // 2)
+        return WorkLimits(due_ms - react_ms if due_ms and choice and choice.unit_id else None, due_ms)
+    if choice is None or not choice.unit_id or state not in _OVERDUE_WORK:
+        return UNLIMITED
+    within_ms = {
+        AssignmentState.DISPATCHED: limits.depart_ms,
+        AssignmentState.EN_ROUTE: _travel_ms(assignment, choice, situation),
+        AssignmentState.ON_SCENE: limits.word_ms,
+    }[state]
+    return WorkLimits(now_ms + within_ms, now_ms + within_ms + limits.react_ms)
+
+
+def _travel_ms(assignment: Assignment, choice: Choice, situation: Situation) -> int:
+    """Time in which a unit on its way is expected, milliseconds: by its present position, else as when it was asked, else the default.
+
+    A fast estimate isn't held against the unit: LATE_SHARE more, and at least LEAST_TRAVEL_MS.
+    """
+    travel = situation.board.travel.get(Trip(choice.unit_id, assignment.subject_id))
+    travel_s = travel.travel_s if travel else choice.travel_s
+    expected_ms = situation.deadlines.arrive_ms if travel_s is None else 1000 * travel_s
+    return max(round(expected_ms * LATE_SHARE), LEAST_TRAVEL_MS)
 
 
 def first(incident: Incident, assignment_id: str, subject_id: str, *, kind: int, situation: Situation) -> FirstOffer:
@@ -160,12 +214,21 @@ def _next_level(
         situation.board,
         replace(
             asked,
-            # A unit that is gone doesn't use up a level: another unit replaces it at the same level.
-            above=above - 1 if reason is EscalationReason.UNIT_GONE else above,
+            above=_above(above, reason),
             tried=assignment.tried,
             skip_office_id=present.office_id if present and reason is EscalationReason.NOT_RECEIVED else "",
         ),
     )
+
+
+def _above(above: int, reason: EscalationReason) -> int:
+    """Level above which somebody is asked, from the present level and the reason of the escalation."""
+    if reason is EscalationReason.UNIT_GONE:
+        return above - 1  # a unit that is gone doesn't use up a level: another unit replaces it at the same level
+    if reason is EscalationReason.NO_WORD:
+        # The unit is there, and may be busy with its hands. The supervisor decides whether somebody has to follow.
+        return max(above, EscalationLevel.NEXT_OFFICE)
+    return above
 
 
 def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:

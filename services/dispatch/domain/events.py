@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from services.dispatch.domain.enums import (
-    Advice,
     CallReason,
     CloseCause,
     ContactPlan,
@@ -21,6 +20,8 @@ from services.dispatch.domain.enums import (
 )
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice
+from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
+from services.dispatch.following.domain import Raced
 from services.dispatch.notes.domain import NoteAdded
 
 LogPosition: TypeAlias = tuple[int, int]
@@ -163,6 +164,8 @@ class Acknowledged:
     by: str
     due_ms: int | None = None
     """Deadline for dispatching a unit, mesh time; None if there is no roster."""
+    remind_ms: int | None = None
+    """When the unit is reminded of its next step, mesh time; None if it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,10 @@ class Progressed:
     by: str
     state: int
     """Number of the tandem.dispatch.v1.AssignmentState, from DISPATCHED to APPREHENDED."""
+    due_ms: int | None = None
+    """Deadline for the unit's next step, mesh time; None if none is awaited."""
+    remind_ms: int | None = None
+    """When the unit is reminded of that step, mesh time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,26 +272,6 @@ class Retargeted:
 
 
 @dataclass(frozen=True, slots=True)
-class Raced:
-    """The race against the wearer began to be lost, or is no longer being lost."""
-
-    at_ms: int
-    assignment_id: str
-    losing: bool
-    advice: Advice
-    wearer_s: int | None
-    """The wearer's time to the destination, seconds; None if the wearer doesn't come nearer."""
-    responder_s: int
-    """The responder's time to the destination, seconds."""
-    by_ring: bool
-    """Whether the distance is known only by the ring. `wearer_s` is then the greatest possible time: radius divided by pace."""
-    supervisor_desk: str = ""
-    """Supervisor's desk that is notified too; empty if there is no roster."""
-    due_ms: int | None = None
-    """New deadline of the offer, mesh time; None if the deadline doesn't change."""
-
-
-@dataclass(frozen=True, slots=True)
 class SceneShared:
     """The rings show that the wearer came to the protected person or place, or left. Both legs go to one scene while he is there."""
 
@@ -343,12 +330,12 @@ class TargetsShown:
 
 Offer: TypeAlias = Offered | Reoffered | Escalated
 """Event that asks a unit or desk to accept an assignment."""
-Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
-"""Event that records an answer of the desk."""
-PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
+Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Assured | Closed
+"""Event that records an answer of the desk or unit."""
+PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected | Reminded
 """Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 ContactStep: TypeAlias = ContactBegun | ContactStepped
-SideStep: TypeAlias = Flagged | NoteAdded
+SideStep: TypeAlias = Flagged | NoteAdded | DistressRaised | DistressEnded
 """Step that states a fact beside the assignment's progress."""
 Step: TypeAlias = (
     Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | SideStep | PrivateStep | ContactStep
@@ -395,6 +382,10 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         ContactStepped: EventKind("ContactStepped", "contact_stepped"),
         TargetsShown: EventKind("TargetsShown"),
         NoteAdded: EventKind("NoteAdded", "noted"),
+        Reminded: EventKind("Reminded", "reminded"),
+        Assured: EventKind("Assured", "assured"),
+        DistressRaised: EventKind("DistressRaised", "distress_raised", alarms=True),
+        DistressEnded: EventKind("DistressEnded", "distress_ended"),
     }
 )
 """All kinds of events."""

@@ -15,10 +15,11 @@ from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assi
 from services.dispatch.domain.choosing import next_choice, offices_for
 from services.dispatch.domain.enums import Advice, EscalationLevel, EscalationReason
 from services.dispatch.domain.escalation import Situation
-from services.dispatch.domain.events import Escalated, Event, Raced, Retargeted, SceneShared, TargetsShown
+from services.dispatch.domain.events import Escalated, Event, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import READY_S, Choice, Trip
+from services.dispatch.following.domain import Raced
 
 ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
 """States of an accepted assignment before its unit arrives."""

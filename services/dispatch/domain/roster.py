@@ -72,6 +72,8 @@ class UnitReport:
     """Time of the report, mesh time; None if the unit never reported."""
     position: LatLon | None = None
     position_ms: int | None = None
+    distress_ms: int | None = None
+    """Since when an officer of the unit calls for help, mesh time; None if nobody does."""
 
     def place(self, now_ms: int) -> LatLon | None:
         """The unit's position, or None if it is unknown or older than POSITION_MAX_AGE_MS."""
@@ -166,5 +168,6 @@ def decide_report(known: UnitReport, given: UnitReport) -> tuple[RosterOutcome, 
         reported_ms=given.reported_ms,
         position=known.position if keeps_position else given.position,
         position_ms=known.position_ms if keeps_position else given.position_ms,
+        distress_ms=known.distress_ms,
     )
     return (RosterOutcome.UNCHANGED if merged == known else RosterOutcome.STORED), merged

@@ -241,7 +241,7 @@ class Change:
                     assignment_id=id_,
                     incident_id=incident_id,
                     state=int(assignment.state),
-                    due_ms=assignment.due_ms,
+                    due_ms=assignment.next_check_ms,
                     payload=self._payload(incident, assignment),
                     report_to_published_ms=latency_ms.get(id_),
                     unit_id=assignment.unit_id or None,

@@ -25,7 +25,7 @@ class AssignmentRow(NamedTuple):
     incident_id: str
     state: int
     due_ms: int | None
-    """Deadline after which the assignment is escalated, mesh time; None if it has none."""
+    """Next time at which its unit is reminded or the assignment is escalated, mesh time; None if it has none."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
     report_to_published_ms: float | None

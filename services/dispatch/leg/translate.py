@@ -11,11 +11,12 @@ from services.dispatch.contact import translate as contacts
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
-from services.dispatch.domain.events import Cause, Flagged, LogPosition, Raced
+from services.dispatch.domain.events import Cause, Flagged, LogPosition
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice
+from services.dispatch.following.domain import Raced
 from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
@@ -29,7 +30,7 @@ _PUBLISHED = frozenset(
         *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
         *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
         *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
-        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact", "notes"),
+        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact", "notes", "distress_at"),
     }
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
@@ -176,8 +177,10 @@ def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
             assignment.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
     if not _raises_flags(assignment.leg):
         assignment.ClearField("person_flag")
-    if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
+    if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST, dispatch_pb2.NOT_ARRIVED):
         assignment.ClearField("escalation_reason")
+    if assignment.state == dispatch_pb2.EN_ROUTE:
+        assignment.ClearField("due_at")
     if assignment.HasField("contact"):
         assignment.contact.ClearField("recorded_by")
     if assignment.HasField("choice"):

@@ -40,6 +40,7 @@ _units = sa.Table(
     sa.Column("lat_deg", sa.Float),
     sa.Column("lon_deg", sa.Float),
     sa.Column("position_ms", sa.BigInteger),
+    sa.Column("distress_ms", sa.BigInteger),
 )
 _assignments = metadata.tables["assignments"]
 
@@ -76,6 +77,25 @@ def units(connection: sa.Connection, since: int = 0) -> dict[str, tuple[Unit, Un
     """Returns the units that have changed since a version of the roster, by id, each with its last report."""
     query = sa.select(_units).where(_units.c.changed > since).order_by(_units.c.unit_id)
     return {row.unit_id: (translate.stored_unit(row.payload), _report(row)) for row in connection.execute(query)}
+
+
+def unit(connection: sa.Connection, unit_id: str) -> Unit | None:
+    """Returns a unit of the roster, also one that was removed; None if the id is unknown."""
+    payload = connection.scalar(sa.select(_units.c.payload).where(_units.c.unit_id == unit_id))
+    return translate.stored_unit(payload) if payload else None
+
+
+def report_of(connection: sa.Connection, unit_id: str) -> UnitReport:
+    """Returns the last report of a unit of the roster."""
+    return _report(connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).one())
+
+
+def change_distress(connection: sa.Connection, unit_id: str, since_ms: int | None) -> bool:
+    """Stores since when an officer of a unit calls for help, mesh time; None ends the call. Returns whether anything changed."""
+    known = _units.c.distress_ms.is_(None)
+    changes = (_units.c.unit_id == unit_id) & (known if since_ms is not None else ~known)
+    values = {"distress_ms": since_ms, "changed": _next_version(connection)}
+    return bool(connection.execute(sa.update(_units).where(changes).values(values)).rowcount)
 
 
 def engaged(connection: sa.Connection) -> dict[str, dict[str, str]]:
@@ -170,5 +190,9 @@ def _position(report: UnitReport) -> UnitPosition | None:
 def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:
     position = None if row.lat_deg is None else LatLon(row.lat_deg, row.lon_deg)
     return UnitReport(
-        status=Status(row.status), reported_ms=row.reported_ms, position=position, position_ms=row.position_ms
+        status=Status(row.status),
+        reported_ms=row.reported_ms,
+        position=position,
+        position_ms=row.position_ms,
+        distress_ms=row.distress_ms,
     )

@@ -146,6 +146,8 @@ def listed_unit(unit: Unit, report: UnitReport, incident_id: str) -> roster_pb2.
         message.position_at.CopyFrom(times.to_timestamp(report.position_ms))
     if report.reported_ms is not None:
         message.reported_at.CopyFrom(times.to_timestamp(report.reported_ms))
+    if report.distress_ms is not None:
+        message.distress_at.CopyFrom(times.to_timestamp(report.distress_ms))
     return message
 
 

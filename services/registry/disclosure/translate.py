@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from services.common import fields
@@ -29,6 +30,10 @@ SHOWS_HER_MAP = "geofence"
 """NATS user of the evaluators, which disclose to protected persons too: each view of her map is a notice with a location."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
+
+UNIT = "spiffe://tandem/unit/"
+"""Start of the id of a unit on the road, to which its own leg shows the targets of its assignment. It has no role anywhere."""
+_UNIT_PATTERN = re.compile(rf"{UNIT}(?:probation|police)/[A-Za-z0-9._-]{{1,64}}")
 
 
 def parse_grounds(msg: disclosure_pb2.Grounds, kind: RecordKind, *, now_ms: int) -> Grounds:
@@ -60,7 +65,8 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
         return disclosure
     if caller_of(disclosure.who).role not in DISCLOSED_FOR[publisher]:
         raise InvalidField("who", f"has a role to which {publisher} may not disclose")
-    if disclosure.recipient != disclosure.who and publisher not in DISCLOSES_TO_OTHERS:
+    to_own_unit = disclosure.recipient.startswith(f"{UNIT}{publisher.removeprefix('dispatch-')}/")
+    if disclosure.recipient != disclosure.who and publisher not in DISCLOSES_TO_OTHERS and not to_own_unit:
         raise InvalidField("recipient", f"must equal `who`: {publisher} may disclose only to its caller")
     return disclosure
 
@@ -85,7 +91,7 @@ def parse_disclosure(data: bytes) -> Disclosure:
         record_kind=kind.value,
         record_id=fields.required_id("record_id", msg.record_id),
         order_id=fields.required_id("order_id", msg.order_id),
-        recipient=_spiffe_id("recipient", msg.recipient),
+        recipient=msg.recipient if _UNIT_PATTERN.fullmatch(msg.recipient) else _spiffe_id("recipient", msg.recipient),
         expires_at_ms=msg.expires_at_ms,
         positions=msg.positions if msg.HasField("positions") else None,
     )

@@ -148,7 +148,14 @@ async def test_other_roles_are_denied(opened: OpenedDesk, role: str, allowed: se
             assert (await visitor.get(path))[0] == (200 if path in allowed else 403), path
         if allowed:  # so that the role is refused, and not the form's token
             await visitor.read("/people")
-        for path in ("/handover", "/handover/h-1/acknowledge", "/roster/units", "/roster/offices", "/roster/status"):
+        for path in (
+            "/handover",
+            "/handover/h-1/acknowledge",
+            "/roster/units",
+            "/roster/unit-link",
+            "/roster/offices",
+            "/roster/status",
+        ):
             assert (await visitor.post(path, notes="x"))[0] == 403, path
         if not allowed:
             assert (await visitor.post("/people", name="홍길동"))[0] == 403
@@ -246,6 +253,32 @@ async def test_the_roster_is_kept_and_an_old_page_changes_nothing(opened: Opened
         assert status == 404 and TEXTS["roster_404"][0] in page
         page = await police.read("/roster")
         assert page.count("data-office=") == 1 and page.count("data-unit=") == 1, "nothing is half done"
+
+
+async def test_a_desk_issues_a_units_link_and_a_code_for_her_phone_each_shown_once(opened: OpenedDesk) -> None:
+    unit = {"unit_id": "car-9", "office_id": "seoul-1", "unit_class": "patrol-car", "version": "0"}
+    async with opened.bench.visitor("police") as police, server.channel(opened.registry.address) as channel:
+        shift = {"shift_from": "2026-03-02T18:00", "shift_until": "2099-03-03T09:00"}
+        assert (await police.post("/roster/units", **unit, **shift))[0] == 303
+        status, page = await police.post("/roster/unit-link", unit_id="car-9")
+        [link] = re.findall(r'id="secret">([^<]+)<', page)
+        assert status == 200 and link.startswith("police.") and link not in await police.read("/roster")
+        status, page = await police.post("/roster/unit-link", unit_id="car-2")
+        assert status == 409 and TEXTS["phones_SHIFT_OVER"][0] in page
+        assert (await police.post("/roster/unit-link", unit_id="nobody"))[0] == 404
+        status, page = await police.post("/roster/unit-link", unit_id="")
+        assert status == 400 and TEXTS["phones_wrong_unit_id"][0] in page
+        assert (await police.post("/roster/distress-end", unit_id="car-9"))[0] == 303
+        await registry_pb2_grpc.RegistryServiceStub(channel).PutDevice(
+            registry_pb2.PutDeviceRequest(device=records.device("app-9")), metadata=server.bearer(NPA, SECRET)
+        )
+        status, page = await police.post("/people/phone-code", device_id="app-9")
+        assert status == 200 and re.search(r'id="secret">[2-9A-Z]{4}-[2-9A-Z]{4}-[2-9A-Z]{4}<', page)
+        status, page = await police.post("/people/phone-code", device_id="tag-1")
+        assert status == 403 and TEXTS["phones_403"][0] in page
+        assert (await police.post("/people/phone-code", device_id="nobody"))[0] == 404
+    async with opened.bench.visitor("probation") as probation:
+        assert (await probation.post("/people/phone-code", device_id="app-9"))[0] == 403
 
 
 async def test_korean_pages_have_no_english_word(opened: OpenedDesk) -> None:

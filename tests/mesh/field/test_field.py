@@ -9,7 +9,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -24,11 +23,12 @@ from services.common.rpc.identity import FIELD
 from services.field.guard import CODE_BURST
 from services.field.push.messages import BODY
 from tandem.common.v1 import access_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
-from tests.support.common.methods import methods
+from tests.support.common.methods import code_of, methods
 from tests.support.field.phone import PushService, phone, position
 from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
+from tests.support.field.unit import UNHURRIED, station, unit_phone
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,7 +40,7 @@ def push_service() -> PushService:
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
-    settings = {"TANDEM_PUSH_SERVICES": f"fcm.googleapis.com,{push_service.origin}"}
+    settings = {"TANDEM_PUSH_SERVICES": f"fcm.googleapis.com,{push_service.origin}", **UNHURRIED}
     with running_mesh(tmp_path_factory.mktemp("field") / "mesh", settings=settings) as running:
         yield running
 
@@ -219,11 +219,131 @@ async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(sce
         await until(forgotten)
 
 
-ALLOWED = {"Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"}
+async def test_a_link_opens_a_units_page_once_and_each_refusal_is_stated(scene: Scene) -> None:
+    async with (
+        station(scene) as police,
+        unit_phone(scene) as first,
+        unit_phone(scene) as second,
+    ):
+        await police.put("car-1")
+        assert (await first.duty())[:2] == (401, {"error": "not_signed_in"})
+        used = await police.link("car-1")
+        signed_in = await first.sign_in(used)
+        assert signed_in.status == 200 and signed_in.content["unit"] == "car-1"
+        cookie = signed_in.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Path=/api/unit" in cookie
+        assert (await second.sign_in(used))[:2] == (409, {"error": "link_used"})
+        foreign = used.replace("police.", "probation.")
+        for code in (foreign, "police.x", "warning.x", "", "\ud800", "police." + "x" * 5_000):
+            assert (await second.sign_in(code))[:2] == (404, {"error": "link_unknown"}), code
+        replaced, newer = await police.link("car-1"), await police.link("car-1")
+        assert (await second.sign_in(replaced))[:2] == (409, {"error": "link_used"})
+        # The newer page of a unit ends the older; neither opens as her app, nor hers as a unit's.
+        assert (await second.sign_in(newer)).status == 200
+        assert (await first.duty())[:2] == (401, {"error": "ended"})
+        assert (await second.client.notices())[:2] == (401, {"error": "not_enrolled"})
+        # A copied cookie is worth nothing without the phone.
+        async with unit_phone(scene) as thief:
+            thief.client.take_cookie(second.client.cookie("unit"), "unit")
+            assert (await thief.duty())[:2] == (401, {"error": "no_proof"})
+        # A page from yesterday: the shift is over, and the roster says so at once.
+        assert (await second.report(status="available", lat=37.6, lon=127.2)).status == 200
+        reported = await police.reports("car-1")
+        assert (reported.position.lat_deg, reported.position.lon_deg) == (37.6, 127.2)
+        assert (await second.report(status="off")).status == 200
+        assert (await second.client.ask("POST", "/api/unit/leave", {})).status == 200
+        assert (await second.duty())[:2] == (401, {"error": "not_signed_in"})
+        await police.put("car-old")
+        async with unit_phone(scene, await police.link("car-old")) as yesterday:
+            await police.put("car-old", shift_ms=-1_000)
+            assert (await yesterday.duty())[:2] == (401, {"error": "shift_over"})
+            assert (await yesterday.report(status="available"))[:2] == (401, {"error": "shift_over"})
+
+
+async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_it(scene: Scene) -> None:
+    async with station(scene) as police:
+        await police.put("car-2", "car-3")
+        for id_, lat in (("car-2", 37.640), ("car-3", 37.700)):
+            await police.at(id_, lat, 127.2165)
+        async with (
+            unit_phone(scene, await police.link("car-2")) as car,
+            unit_phone(scene, await police.link("car-3")) as next_car,
+        ):
+            scene.push.status, sent = 201, len(scene.push.messages)
+            assert (await car.client.ask("POST", "/api/unit/push", scene.push.address)).status == 200
+            await police.refuse_offers()
+            task = await car.task("offered", "escalated")
+            assert task["to"] == "person"
+
+            async def pushed() -> bool:
+                return len(scene.push.messages) > sent
+
+            await until(pushed)
+            assert scene.push.messages[-1][1] == BODY
+            for bad in (
+                {"offer": 0},
+                {"assignment": ""},
+                {"answer": "maybe"},
+                {"answer": "closed", "cause": "x"},
+                {"answer": "rejected"},
+            ):
+                assert (
+                    await car.client.ask("POST", "/api/unit/answer", {**task, "answer": "accepted"} | bad)
+                ).status == 400
+            foreign = await next_car.answer(task, "accepted")
+            assert foreign[:2] == (409, {"error": "offered_on"})
+            targets = f"/api/unit/targets?incident={task['incident']}"
+            assert (await car.client.ask("GET", targets))[:2] == (409, {"error": "not_accepted"})
+            for answer in ("received", "accepted", "accepted"):
+                assert (await car.answer(task, answer)).status == 200
+            assert (await car.answer(task, "on_scene"))[:2] == (409, {"error": "step_left_out"})
+            assert (await car.answer(task, "en_route")).status == 200
+            seen = await car.first_targets(task["incident"])
+            assert any(each.get("subject") == scene.stage.person_id for each in seen)
+
+            async def in_ledger() -> bool:
+                return any(row[0].endswith("/police/car-2") for row in scene.ledger_recipients())
+
+            await until(in_ledger)
+            raised = await car.client.ask("POST", "/api/unit/distress", {})
+            assert raised[:2] == (200, {"other_desk": True})
+            assert (await police.reports("car-2")).HasField("distress_at")
+            async with station(scene, "probation") as probation:
+
+                async def at_the_other_desk() -> bool:
+                    answer = await scene.clients.dispatch["probation"].ListIncidents(
+                        dispatch_pb2.ListIncidentsRequest(), metadata=probation.desk
+                    )
+                    return any(each.HasField("distress_at") for i in answer.incidents for each in i.assignments)
+
+                await until(at_the_other_desk)
+            await police.duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="car-2"), metadata=police.desk)
+            assert not (await police.reports("car-2")).HasField("distress_at")
+            for answer in ("assured", "on_scene", "assured", "apprehended"):
+                assert (await car.answer(task, answer)).status == 200, answer
+            assert (await car.answer(task, "closed", cause="nobody_found")).status == 200
+            content = (await car.duty(task["assignment"])).content
+            assert content["tasks"] == [] and content["ends"] == [
+                {"assignment": task["assignment"], "reason": "closed"}
+            ]
+            states = {each.assignment_id: each for each in await police.own()}
+            closed = states[task["assignment"]]
+            assert closed.state == dispatch_pb2.CLOSED and closed.close_cause == dispatch_pb2.NOBODY_FOUND
+            assert closed.acknowledged_by == "spiffe://tandem/unit/police/car-2"
+            with pytest.raises(grpc.aio.AioRpcError, match="car-2"):
+                await police.duty.Assure(
+                    unit_duty_pb2.AssureRequest(assignment_id="assign-car-2"), metadata=police.desk
+                )
+
+
+ALLOWED = {
+    *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
+    *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
+}
 """The only methods that field may call."""
 
 
-async def test_field_may_call_six_methods_and_no_stream_of_the_log(scene: Scene) -> None:
+async def test_field_may_call_its_own_methods_and_no_stream_of_the_log(scene: Scene) -> None:
     assert "field" not in flow.USERS
     tried: dict[str, set[grpc.StatusCode]] = {}
     now = scene.mesh.now
@@ -236,7 +356,7 @@ async def test_field_may_call_six_methods_and_no_stream_of_the_log(scene: Scene)
                 path = f"/{service}/{method.name}"
                 kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
                 made = getattr(channels[name], kind)(path)
-                code = await _code_of(made, method.client_streaming, scene.clients.identity(FIELD))
+                code = await code_of(made, method.client_streaming, scene.clients.identity(FIELD))
                 if code is not grpc.StatusCode.UNIMPLEMENTED:
                     tried.setdefault(method.name, set()).add(code)
                 if method.name not in ALLOWED:
@@ -247,20 +367,6 @@ async def test_field_may_call_six_methods_and_no_stream_of_the_log(scene: Scene)
         assert grpc.StatusCode.PERMISSION_DENIED in tried[name]
     for name in ALLOWED:
         assert tried[name] - {grpc.StatusCode.PERMISSION_DENIED}
-
-
-async def _code_of(method: Any, client_streams: bool, metadata: Any) -> grpc.StatusCode:
-    # A stream of requests stays open, since its end may cross the refusal on the way.
-    made = method(metadata=metadata, timeout=5.0) if client_streams else method(b"", metadata=metadata, timeout=5.0)
-    try:
-        if hasattr(made, "read"):
-            await made.read()
-            made.cancel()
-        else:
-            await made
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
 
 
 async def test_every_answer_has_a_strict_policy_and_none_of_the_api_is_cached(scene: Scene) -> None:

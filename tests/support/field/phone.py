@@ -66,6 +66,13 @@ class PhoneClient:
             text = await answer.text()
             return Answered(answer.status, json.loads(text) if text else None, dict(answer.headers))
 
+    @asynccontextmanager
+    async def streamed(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request with the phone's proof, whose answer is read as it comes."""
+        headers = {HEADER: self.proof(method, path, b""), "Origin": self.url}
+        async with self._session.request(method, self.url + path, headers=headers) as answer:
+            yield answer
+
     async def enrol(self, code: str) -> Answered:
         """Enrols the phone by a code."""
         return await self.ask("POST", "/api/enrol", {"code": code, "key": self.public})
@@ -78,13 +85,14 @@ class PhoneClient:
         """Asks for the notices."""
         return await self.ask("GET", f"/api/notices?known={known}" + ("&wait=1" if wait else ""))
 
-    def cookie(self) -> str:
+    def cookie(self, name: str = "app") -> str:
         """The phone's cookie, as somebody could copy it."""
-        return next(cookie.value for cookie in self._session.cookie_jar)
+        return next(cookie.value for cookie in self._session.cookie_jar if cookie.key == name)
 
-    def take_cookie(self, value: str) -> None:
+    def take_cookie(self, value: str, name: str = "app") -> None:
         """Puts somebody else's cookie into this phone."""
-        self._session.cookie_jar.update_cookies({"app": value}, response_url=URL(self.url + "/api/x"))
+        path = "/api/x" if name == "app" else "/api/unit/x"
+        self._session.cookie_jar.update_cookies({name: value}, response_url=URL(self.url + path))
 
 
 @asynccontextmanager

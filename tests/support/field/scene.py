@@ -82,6 +82,12 @@ class Scene:
             query = "SELECT delivered_ms, displayed_ms, acknowledged_ms FROM messages WHERE message_id = ?"
             return tuple(database.execute(query, (notice_id,)).fetchone())
 
+    def ledger_recipients(self) -> list[tuple[str, ...]]:
+        """Recipients of the disclosures in the registry's ledger."""
+        path = self.mesh.folder / "data" / "registry" / "registry.sqlite3"
+        with closing(sqlite3.connect(path, timeout=10)) as database:
+            return database.execute("SELECT recipient FROM ledger").fetchall()
+
 
 async def until(check: Callable[[], Awaitable[Any]]) -> Any:
     """Waits until a check gives something."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -15,6 +16,7 @@ from services.cli.commands.run.open_ import page_of
 from services.cli.failure import FAILED
 from services.cli.simulate import demo as demo_run
 from services.cli.simulate import outcome
+from services.cli.simulate import phones as demo_phones
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, fitted, styled
@@ -23,13 +25,23 @@ from services.cli.terminal import SafeConsole, fitted, styled
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+    by_phones: Annotated[
+        bool,
+        typer.Option("--phones", help="You answer by the phones' pages, which open in a browser; nobody is at a desk."),
+    ] = False,
 ) -> None:
     """Run the Namyangju demo on a running mesh, step by step."""
-    raise typer.Exit(uvloop.run(play(mesh.load(folder), as_json=as_json, folder=folder)))
+    running = mesh.load(folder)
+    raise typer.Exit(uvloop.run(play(running, as_json=as_json, folder=folder, by_phones=by_phones)))
 
 
 async def play(
-    running: MeshConnection, *, as_json: bool, folder: Path = DEFAULT_FOLDER, mesh_stops: bool = False
+    running: MeshConnection,
+    *,
+    as_json: bool,
+    folder: Path = DEFAULT_FOLDER,
+    mesh_stops: bool = False,
+    by_phones: bool = False,
 ) -> int:
     """Runs and prints the demo. Returns the exit code: 0 if both legs of every incident are acknowledged.
 
@@ -37,7 +49,10 @@ async def play(
     """
     async with mesh.connect(running) as clients, demo_run.stage(clients, demo_run.new_plan()) as stage:
         console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
-        await _steps(stage, console)
+        if by_phones:
+            await _by_phones(running, stage, console)
+        else:
+            await _steps(stage, console)
         incidents = await demo_run.settled(stage)
     if as_json:
         print(json.dumps(outcome.to_json(stage.match_ms, incidents)))
@@ -67,6 +82,29 @@ async def _steps(stage: demo_run.DemoStage, console: SafeConsole) -> None:
                     console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
                 case _:
                     assert_never(event)
+
+
+async def _by_phones(running: MeshConnection, stage: demo_run.DemoStage, console: SafeConsole) -> None:
+    """Runs the demo with the phones' pages in a browser, and prints each step. The person at them answers."""
+
+    def show(line: str) -> None:
+        console.print(f"  {line}")
+
+    async with demo_phones.phones(running, stage) as phones:
+        for act in (stage.set_rules, stage.put_tag, stage.put_order, stage.see_match):
+            show(await act())
+        console.print("Open these pages, each in a window of its own. Links work once.", style="bold")
+        for page in await phones.addresses():
+            show(f"{page.whose}: {page.url}" + (f"  (code {page.code})" if page.code else ""))
+            webbrowser.open(page.url)
+        console.print("Waiting until both units have started their shift ...")
+        await phones.until_opened()
+        for act in (stage.warn, stage.notify, stage.respond):
+            show(await act())
+        console.print("The wearer is at her door: accept, drive, arrive and close on both pages.", style="bold")
+        show(await phones.until_answered(show))
+        for act in (stage.stand_down, stage.wait_for_her_phone, stage.end_order):
+            show(await act())
 
 
 def what_next(incident_id: str, folder: Path, page: str, *, mesh_stops: bool) -> Iterator[str]:

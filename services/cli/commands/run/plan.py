@@ -107,6 +107,8 @@ class MeshPlan:
     def _access_settings(self, service: Service) -> dict[str, str]:
         """Settings with which a service authenticates itself."""
         settings = {"TANDEM_NATS_URL": self.server.url_as(service.nats_user)} if service.nats_user else {}
+        if service is processes.CONSOLE:
+            settings["TANDEM_FIELD_URL"] = self.field_url
         if not self.certificates:
             return settings
         if service is processes.FIELD:
@@ -116,6 +118,7 @@ class MeshPlan:
             return settings | _tls_settings(files_of(self.certificates, SERVICE + service.nats_user))
         pages = files_of(self.certificates, certs.CONSOLE_SERVER)
         return {
+            **settings,
             **_tls_settings(files_of(self.certificates, CONSOLES[self.console_role])),
             **_pages_settings(pages),
         }

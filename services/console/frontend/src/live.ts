@@ -43,7 +43,7 @@ interface Around {
 const SILENT_MS = 12_000;
 const RECONNECT_MS = 3_000;
 /** Flags of an incident that sound the gravest. */
-const GRAVE = new Set(["duress", "losing"]);
+const GRAVE = new Set(["duress", "distress", "losing"]);
 
 const page = readPage();
 const leg = page.leg ?? "";

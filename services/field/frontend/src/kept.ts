@@ -1,6 +1,7 @@
 // What the app keeps on the phone (IndexedDB): the phone's key, the reports that wait, and settings. No name, and no text of a notice.
 
-const NAME = "app";
+// A phone may have both pages, of one origin: each has its own key and its own settings.
+const NAME = self.location.pathname.startsWith("/unit/") ? "unit" : "app";
 const STORES = ["settings", "reports"] as const;
 type Store = (typeof STORES)[number];
 

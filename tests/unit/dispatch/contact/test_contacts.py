@@ -8,9 +8,10 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.contact import translate as contact_translate
+from services.dispatch.contact.domain import WearerContact
 from services.dispatch.domain import contacts
 from services.dispatch.domain.answers import Acknowledge
-from services.dispatch.domain.assignment import Assignment, AssignmentState, WearerContact
+from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.contacts import CALL_AFTER_MS, CONFIRM_MS, AlertContact, Confirm, RecordCall
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CallReason, ContactPlan, ContactState, Demand

@@ -9,11 +9,12 @@ from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Advice, EscalationReason
-from services.dispatch.domain.events import Escalated, Offered, Raced, Retargeted, SceneShared, TargetsShown
+from services.dispatch.domain.events import Escalated, Offered, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
+from services.dispatch.following.domain import Raced
 from services.dispatch.leg import chain, translate
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.dispatch.incidents import Story

@@ -197,6 +197,7 @@ def test_an_incomplete_step_of_a_peer_is_refused(field: str) -> None:
 def test_a_field_of_an_assignment_stays_with_the_leg_unless_it_is_listed_as_published() -> None:
     names = set(dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name)
     private = {"rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"}
+    private |= {"reminded_at", "arrival_due_at"}
     message = dispatch_pb2.Assignment(leg=alert_pb2.WARNING)
     for name in names - {"leg"}:
         field = message.DESCRIPTOR.fields_by_name[name]

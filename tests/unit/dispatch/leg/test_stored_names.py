@@ -17,6 +17,7 @@ STORED = {
     *("LegAbsent", "LegReturned", "StepsLost", "Received", "Acknowledged", "Rejected", "Progressed", "Closed"),
     *("StoodDown", "Flagged", "Retargeted", "Raced", "SceneShared", "SpoofingSuspected", "TargetsShown"),
     *("ContactBegun", "ContactStepped", "NoteAdded"),
+    *("Reminded", "Assured", "DistressRaised", "DistressEnded"),
 }
 
 

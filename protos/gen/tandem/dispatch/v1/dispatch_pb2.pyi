@@ -177,6 +177,12 @@ class _EscalationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Esca
     """The target moved far, and another unit is much nearer to its present position. Not shared with other legs."""
     RACE_LOST: _EscalationReason.ValueType  # 8
     """The wearer would arrive before the unit, and another unit would arrive before the wearer. Not shared with other legs."""
+    NOT_DEPARTED: _EscalationReason.ValueType  # 9
+    """The unit was ordered to go, but isn't on its way."""
+    NOT_ARRIVED: _EscalationReason.ValueType  # 10
+    """The unit is on its way and hasn't arrived in its travel time. Not shared with other legs."""
+    NO_WORD: _EscalationReason.ValueType  # 11
+    """The unit on the scene says nothing. The supervisor is asked."""
 
 class EscalationReason(_EscalationReason, metaclass=_EscalationReasonEnumTypeWrapper):
     """Why an assignment escalated."""
@@ -198,6 +204,12 @@ TARGET_MOVED: EscalationReason.ValueType  # 7
 """The target moved far, and another unit is much nearer to its present position. Not shared with other legs."""
 RACE_LOST: EscalationReason.ValueType  # 8
 """The wearer would arrive before the unit, and another unit would arrive before the wearer. Not shared with other legs."""
+NOT_DEPARTED: EscalationReason.ValueType  # 9
+"""The unit was ordered to go, but isn't on its way."""
+NOT_ARRIVED: EscalationReason.ValueType  # 10
+"""The unit is on its way and hasn't arrived in its travel time. Not shared with other legs."""
+NO_WORD: EscalationReason.ValueType  # 11
+"""The unit on the scene says nothing. The supervisor is asked."""
 Global___EscalationReason: _TypeAlias = EscalationReason  # noqa: Y015
 
 class _Advice:
@@ -456,6 +468,8 @@ class Assignment(_message.Message):
     CONTACT_FIELD_NUMBER: _builtins.int
     ARRIVAL_DUE_AT_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    REMINDED_AT_FIELD_NUMBER: _builtins.int
+    DISTRESS_AT_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of the incident, leg and destination, and of the task if it isn't the response."""
     incident_id: _builtins.str
@@ -520,7 +534,9 @@ class Assignment(_message.Message):
 
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
-        """When it escalates unless the next step comes first. Absent if no step is awaited."""
+        """When it escalates unless the next step comes first. Absent if no step is awaited, and in another leg's assignment while its unit is
+        on the way.
+        """
 
     @_builtins.property
     def nobody_available_at(self) -> _timestamp_pb2.Timestamp:
@@ -564,6 +580,14 @@ class Assignment(_message.Message):
         a unit or an estimate, and in another leg's assignment.
         """
 
+    @_builtins.property
+    def reminded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the unit was last reminded of the step that `due_at` is for. Absent if it wasn't, and in another leg's assignment."""
+
+    @_builtins.property
+    def distress_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when an officer of the unit calls for help. Absent if nobody does."""
+
     def __init__(
         self,
         *,
@@ -601,10 +625,12 @@ class Assignment(_message.Message):
         contact: _contact_pb2.WearerContact | None = ...,
         arrival_due_at: _timestamp_pb2.Timestamp | None = ...,
         notes: _builtins.int = ...,
+        reminded_at: _timestamp_pb2.Timestamp | None = ...,
+        distress_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "arrival_due_at", b"arrival_due_at", "cause", b"cause", "choice", b"choice", "contact", b"contact", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "arrival_due_at", b"arrival_due_at", "cause", b"cause", "choice", b"choice", "contact", b"contact", "distress_at", b"distress_at", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "notes", b"notes", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "distress_at", b"distress_at", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "notes", b"notes", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015

@@ -27,7 +27,7 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/dispatch/v1/roster.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xfc\x01\n\x06Office\x12\x11\n\toffice_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12*\n\x06\x63ircle\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x04 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x12\x13\n\x0bsubject_ids\x18\x05 \x03(\t\x12\x16\n\x0enext_office_id\x18\x06 \x01(\t\x12\x17\n\x0fsupervisor_desk\x18\x07 \x01(\t\x12\x15\n\rnational_desk\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\x42\x06\n\x04\x61rea\"\xe6\x01\n\x04Unit\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\toffice_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12.\n\nshift_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bshift_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ontact_key\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\"\x86\x02\n\nUnitReport\x12&\n\x04unit\x18\x01 \x01(\x0b\x32\x18.tandem.dispatch.v1.Unit\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bincident_id\x18\x05 \x01(\t\x12/\n\x0bposition_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x11PutOfficesRequest\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\"I\n\x12PutOfficesResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\":\n\x0fPutUnitsRequest\x12\'\n\x05units\x18\x01 \x03(\x0b\x32\x18.tandem.dispatch.v1.Unit\"G\n\x10PutUnitsResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"\xa7\x01\n\x11ReportUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12ReportUnitResponse\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"%\n\x10ListUnitsRequest\x12\x11\n\toffice_id\x18\x01 \x01(\t\"o\n\x11ListUnitsResponse\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\x12-\n\x05units\x18\x02 \x03(\x0b\x32\x1e.tandem.dispatch.v1.UnitReport*K\n\nUnitStatus\x12\x1b\n\x17UNIT_STATUS_UNSPECIFIED\x10\x00\x12\r\n\tAVAILABLE\x10\x01\x12\x08\n\x04\x42USY\x10\x02\x12\x07\n\x03OFF\x10\x03*Z\n\rRosterOutcome\x12\x1e\n\x1aROSTER_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x32\x9a\x03\n\rRosterService\x12\x63\n\nPutOffices\x12%.tandem.dispatch.v1.PutOfficesRequest\x1a&.tandem.dispatch.v1.PutOfficesResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12]\n\x08PutUnits\x12#.tandem.dispatch.v1.PutUnitsRequest\x1a$.tandem.dispatch.v1.PutUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x63\n\nReportUnit\x12%.tandem.dispatch.v1.ReportUnitRequest\x1a&.tandem.dispatch.v1.ReportUnitResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12`\n\tListUnits\x12$.tandem.dispatch.v1.ListUnitsRequest\x1a%.tandem.dispatch.v1.ListUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/dispatch/v1/roster.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xfc\x01\n\x06Office\x12\x11\n\toffice_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12*\n\x06\x63ircle\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x04 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x12\x13\n\x0bsubject_ids\x18\x05 \x03(\t\x12\x16\n\x0enext_office_id\x18\x06 \x01(\t\x12\x17\n\x0fsupervisor_desk\x18\x07 \x01(\t\x12\x15\n\rnational_desk\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\x42\x06\n\x04\x61rea\"\xe6\x01\n\x04Unit\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\toffice_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12.\n\nshift_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bshift_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ontact_key\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\"\xb7\x02\n\nUnitReport\x12&\n\x04unit\x18\x01 \x01(\x0b\x32\x18.tandem.dispatch.v1.Unit\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bincident_id\x18\x05 \x01(\t\x12/\n\x0bposition_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64istress_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x11PutOfficesRequest\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\"I\n\x12PutOfficesResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\":\n\x0fPutUnitsRequest\x12\'\n\x05units\x18\x01 \x03(\x0b\x32\x18.tandem.dispatch.v1.Unit\"G\n\x10PutUnitsResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"\xa7\x01\n\x11ReportUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12ReportUnitResponse\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"%\n\x10ListUnitsRequest\x12\x11\n\toffice_id\x18\x01 \x01(\t\"o\n\x11ListUnitsResponse\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\x12-\n\x05units\x18\x02 \x03(\x0b\x32\x1e.tandem.dispatch.v1.UnitReport*K\n\nUnitStatus\x12\x1b\n\x17UNIT_STATUS_UNSPECIFIED\x10\x00\x12\r\n\tAVAILABLE\x10\x01\x12\x08\n\x04\x42USY\x10\x02\x12\x07\n\x03OFF\x10\x03*Z\n\rRosterOutcome\x12\x1e\n\x1aROSTER_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x32\x9a\x03\n\rRosterService\x12\x63\n\nPutOffices\x12%.tandem.dispatch.v1.PutOfficesRequest\x1a&.tandem.dispatch.v1.PutOfficesResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12]\n\x08PutUnits\x12#.tandem.dispatch.v1.PutUnitsRequest\x1a$.tandem.dispatch.v1.PutUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x63\n\nReportUnit\x12%.tandem.dispatch.v1.ReportUnitRequest\x1a&.tandem.dispatch.v1.ReportUnitResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12`\n\tListUnits\x12$.tandem.dispatch.v1.ListUnitsRequest\x1a%.tandem.dispatch.v1.ListUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,32 +42,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROSTERSERVICE'].methods_by_name['ReportUnit']._serialized_options = b'\212\265\030\002\003\004'
   _globals['_ROSTERSERVICE'].methods_by_name['ListUnits']._loaded_options = None
   _globals['_ROSTERSERVICE'].methods_by_name['ListUnits']._serialized_options = b'\212\265\030\002\003\004'
-  _globals['_UNITSTATUS']._serialized_start=1575
-  _globals['_UNITSTATUS']._serialized_end=1650
-  _globals['_ROSTEROUTCOME']._serialized_start=1652
-  _globals['_ROSTEROUTCOME']._serialized_end=1742
+  _globals['_UNITSTATUS']._serialized_start=1624
+  _globals['_UNITSTATUS']._serialized_end=1699
+  _globals['_ROSTEROUTCOME']._serialized_start=1701
+  _globals['_ROSTEROUTCOME']._serialized_end=1791
   _globals['_OFFICE']._serialized_start=153
   _globals['_OFFICE']._serialized_end=405
   _globals['_UNIT']._serialized_start=408
   _globals['_UNIT']._serialized_end=638
   _globals['_UNITREPORT']._serialized_start=641
-  _globals['_UNITREPORT']._serialized_end=903
-  _globals['_PUTOFFICESREQUEST']._serialized_start=905
-  _globals['_PUTOFFICESREQUEST']._serialized_end=969
-  _globals['_PUTOFFICESRESPONSE']._serialized_start=971
-  _globals['_PUTOFFICESRESPONSE']._serialized_end=1044
-  _globals['_PUTUNITSREQUEST']._serialized_start=1046
-  _globals['_PUTUNITSREQUEST']._serialized_end=1104
-  _globals['_PUTUNITSRESPONSE']._serialized_start=1106
-  _globals['_PUTUNITSRESPONSE']._serialized_end=1177
-  _globals['_REPORTUNITREQUEST']._serialized_start=1180
-  _globals['_REPORTUNITREQUEST']._serialized_end=1347
-  _globals['_REPORTUNITRESPONSE']._serialized_start=1349
-  _globals['_REPORTUNITRESPONSE']._serialized_end=1421
-  _globals['_LISTUNITSREQUEST']._serialized_start=1423
-  _globals['_LISTUNITSREQUEST']._serialized_end=1460
-  _globals['_LISTUNITSRESPONSE']._serialized_start=1462
-  _globals['_LISTUNITSRESPONSE']._serialized_end=1573
-  _globals['_ROSTERSERVICE']._serialized_start=1745
-  _globals['_ROSTERSERVICE']._serialized_end=2155
+  _globals['_UNITREPORT']._serialized_end=952
+  _globals['_PUTOFFICESREQUEST']._serialized_start=954
+  _globals['_PUTOFFICESREQUEST']._serialized_end=1018
+  _globals['_PUTOFFICESRESPONSE']._serialized_start=1020
+  _globals['_PUTOFFICESRESPONSE']._serialized_end=1093
+  _globals['_PUTUNITSREQUEST']._serialized_start=1095
+  _globals['_PUTUNITSREQUEST']._serialized_end=1153
+  _globals['_PUTUNITSRESPONSE']._serialized_start=1155
+  _globals['_PUTUNITSRESPONSE']._serialized_end=1226
+  _globals['_REPORTUNITREQUEST']._serialized_start=1229
+  _globals['_REPORTUNITREQUEST']._serialized_end=1396
+  _globals['_REPORTUNITRESPONSE']._serialized_start=1398
+  _globals['_REPORTUNITRESPONSE']._serialized_end=1470
+  _globals['_LISTUNITSREQUEST']._serialized_start=1472
+  _globals['_LISTUNITSREQUEST']._serialized_end=1509
+  _globals['_LISTUNITSRESPONSE']._serialized_start=1511
+  _globals['_LISTUNITSRESPONSE']._serialized_end=1622
+  _globals['_ROSTERSERVICE']._serialized_start=1794
+  _globals['_ROSTERSERVICE']._serialized_end=2204
 # @@protoc_insertion_point(module_scope)

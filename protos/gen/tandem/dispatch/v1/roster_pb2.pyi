@@ -211,6 +211,7 @@ class UnitReport(_message.Message):
     REPORTED_AT_FIELD_NUMBER: _builtins.int
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     POSITION_AT_FIELD_NUMBER: _builtins.int
+    DISTRESS_AT_FIELD_NUMBER: _builtins.int
     status: Global___UnitStatus.ValueType
     """Its reported status."""
     incident_id: _builtins.str
@@ -231,6 +232,10 @@ class UnitReport(_message.Message):
     def position_at(self) -> _timestamp_pb2.Timestamp:
         """Time of `position`, by the mesh's clock. It may be older than `reported_at`, because a report may lack a position."""
 
+    @_builtins.property
+    def distress_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when an officer of the unit calls for help, by the mesh's clock. Absent if nobody does."""
+
     def __init__(
         self,
         *,
@@ -240,10 +245,11 @@ class UnitReport(_message.Message):
         reported_at: _timestamp_pb2.Timestamp | None = ...,
         incident_id: _builtins.str = ...,
         position_at: _timestamp_pb2.Timestamp | None = ...,
+        distress_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distress_at", b"distress_at", "position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "status", b"status", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distress_at", b"distress_at", "incident_id", b"incident_id", "position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "status", b"status", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

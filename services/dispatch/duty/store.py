@@ -1,0 +1,85 @@
+"""Stores the links and sign-ins of units' pages, and units' calls for help, in the leg's database."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.roster import Unit
+from services.dispatch.duty import links
+from services.dispatch.duty.links import UnitLink, UnitSignIn
+from services.dispatch.leg.tables import metadata
+from services.dispatch.roster import store as roster
+
+KEPT_MS = 30 * 86_400_000
+"""Time for which an expired link is kept, milliseconds, so that its answer is that it has expired, and not that it is unknown."""
+
+_links = sa.Table(
+    "unit_links",
+    metadata,
+    sa.Column("sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("unit_id", sa.String, nullable=False, index=True),
+    sa.Column("shift_until_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("used_ms", sa.BigInteger),
+    sa.Column("issued_by", sa.String, nullable=False),
+)
+_sign_ins = sa.Table(
+    "unit_sign_ins",
+    metadata,
+    sa.Column("sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("unit_id", sa.String, nullable=False, index=True),
+    sa.Column("shift_until_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("ended_ms", sa.BigInteger),
+)
+
+
+def add_link(connection: sa.Connection, link: UnitLink, now_ms: int) -> None:
+    """Stores a link. It ends the unit's earlier links. Links that expired long ago are deleted."""
+    earlier = (_links.c.unit_id == link.unit_id) & _links.c.used_ms.is_(None)
+    connection.execute(sa.update(_links).where(earlier).values(used_ms=now_ms))
+    connection.execute(sa.delete(_links).where(_links.c.expires_ms < now_ms - KEPT_MS))
+    connection.execute(sa.insert(_links).values(asdict(link)))
+
+
+def use_link(connection: sa.Connection, sha256: bytes, token_sha256: bytes, *, now_ms: int) -> UnitSignIn:
+    """Exchanges a link for a sign-in, in one transaction, and ends the unit's earlier sign-ins.
+
+    Raises NotFound if the link is unknown, FailedPrecondition if it was used or has expired, or if the unit has no shift any more.
+    """
+    row = connection.execute(sa.select(_links).where(_links.c.sha256 == sha256)).first()
+    link = links.check_link(UnitLink(**row._mapping) if row else None, now_ms)
+    links.check_unit(roster.unit(connection, link.unit_id), now_ms)
+    unused = (_links.c.sha256 == sha256) & _links.c.used_ms.is_(None)
+    if not connection.execute(sa.update(_links).where(unused).values(used_ms=now_ms)).rowcount:
+        raise FailedPrecondition("code: was used at this moment by another phone", links.LINK_USED)
+    sign_in = UnitSignIn(token_sha256, link.unit_id, link.shift_until_ms)
+    earlier = (_sign_ins.c.unit_id == link.unit_id) & _sign_ins.c.ended_ms.is_(None)
+    connection.execute(sa.update(_sign_ins).where(earlier).values(ended_ms=now_ms))
+    connection.execute(sa.delete(_sign_ins).where(_sign_ins.c.shift_until_ms < now_ms - KEPT_MS))
+    connection.execute(sa.insert(_sign_ins).values(asdict(sign_in)))
+    return sign_in
+
+
+def unit_of(connection: sa.Connection, token_sha256: bytes, now_ms: int) -> Unit:
+    """The unit whose page has a token. Raises FailedPrecondition if it has ended."""
+    row = connection.execute(sa.select(_sign_ins).where(_sign_ins.c.sha256 == token_sha256)).first()
+    sign_in = UnitSignIn(**row._mapping) if row else None
+    unit = roster.unit(connection, sign_in.unit_id) if sign_in else None
+    return links.check_sign_in(sign_in, unit, now_ms)
+
+
+def end_sign_in(connection: sa.Connection, token_sha256: bytes, now_ms: int) -> None:
+    """Ends a token. An unknown or ended one stays as it is."""
+    current = (_sign_ins.c.sha256 == token_sha256) & _sign_ins.c.ended_ms.is_(None)
+    connection.execute(sa.update(_sign_ins).where(current).values(ended_ms=now_ms))
+
+
+def require_unit(connection: sa.Connection, unit_id: str) -> Unit:
+    """A unit of the roster. Raises NotFound if it has none with this id."""
+    unit = roster.unit(connection, unit_id)
+    if unit is None:
+        raise NotFound(f"unit_id: the roster has no unit {unit_id}")
+    return unit

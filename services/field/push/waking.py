@@ -1,0 +1,99 @@
+"""Wakes the pages that wait for news, and the phones whose page isn't open, by web push."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+
+from services.common.clock import MeshClock
+from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff
+from services.common.rpc.errors import RetryableError
+from services.field.metrics import FieldMetrics
+from services.field.push.messages import PushClient, PushOutcome
+from services.field.push.store import PushAddresses
+
+PUSH_RETRY = Backoff(2.0, 30.0)
+"""Delays before a push message is tried again, seconds."""
+PUSH_CONCURRENCY = 64
+"""Concurrent push messages. A phone has at most one, so that a slow push service holds up only its own phones' messages."""
+
+CLEAN_INTERVAL_MS = 60_000
+"""Interval at which expired news is forgotten, milliseconds of mesh time."""
+
+
+class PageWaker:
+    """Wakes those who wait for the news of a device. A device is a protected person's, or the page of a unit."""
+
+    def __init__(self, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics) -> None:
+        self._addresses, self._push = addresses, push
+        self._clock, self._metrics = clock, metrics
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._pushed: dict[tuple[str, str], int] = {}
+        """News that was pushed or is being pushed, by device and id, with the end of each, mesh time."""
+        self._due: dict[str, int] = {}
+        """Devices whose phone is being woken, with the end of the newest news, mesh time."""
+        self._cleaned_ms = 0
+        self._lane = asyncio.Semaphore(PUSH_CONCURRENCY)
+
+    async def wait(self, device_id: str, within_s: float) -> None:
+        """Waits for news of a device, at most `within_s` seconds."""
+        event = asyncio.Event()
+        self._waiting[device_id].add(event)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await event.wait()
+        finally:
+            self._waiting[device_id].discard(event)
+            if not self._waiting[device_id]:
+                del self._waiting[device_id]
+
+    def wake(self, device_id: str) -> None:
+        """Wakes the pages that wait for a device's news."""
+        for event in self._waiting.get(device_id, ()):
+            event.set()
+
+    def push_about(self, tasks: asyncio.TaskGroup, device_id: str, news_id: str, *, expires_ms: int) -> None:
+        """Begins to wake a phone, unless it is being woken: then the message that is on its way does for this news, too."""
+        now_ms = self._clock.now_ms()
+        if now_ms > self._cleaned_ms + CLEAN_INTERVAL_MS:
+            self._cleaned_ms = now_ms
+            self._pushed = {key: end_ms for key, end_ms in self._pushed.items() if end_ms > now_ms}
+        if (device_id, news_id) in self._pushed:
+            return
+        self._pushed[device_id, news_id] = expires_ms
+        is_woken = device_id in self._due
+        self._due[device_id] = max(expires_ms, self._due.get(device_id, 0))
+        if not is_woken:
+            tasks.create_task(self._wake(device_id))
+
+    async def _wake(self, device_id: str) -> None:
+        """Sends a push message until the push service takes it, the address has ended, or the news has expired."""
+        tries = 0
+        try:
+            while (left_ms := self._due[device_id] - self._clock.now_ms()) > 0:
+                async with self._lane:
+                    outcome = await self._send(device_id, max(1, left_ms // 1000))
+                if outcome is not PushOutcome.LATER:
+                    return
+                await asyncio.sleep(PUSH_RETRY.delay_s(tries))
+                tries += 1
+            logger().warning("push_given_up", device_id=device_id)
+        finally:
+            del self._due[device_id]
+
+    async def _send(self, device_id: str, ttl_s: int) -> PushOutcome:
+        try:
+            address = await self._addresses.of(device_id)
+            if address is None:
+                return PushOutcome.GONE
+            outcome = await self._push.send(address, ttl_s)
+            if outcome in (PushOutcome.GONE, PushOutcome.REFUSED):
+                await self._addresses.delete(device_id, address.endpoint)
+                logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)
+        except RetryableError:
+            return PushOutcome.LATER
+        self._metrics.push.labels(outcome.value).inc()
+        return outcome

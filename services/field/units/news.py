@@ -1,0 +1,82 @@
+"""News of offers: follows the legs, and wakes the pages and phones of the units that a change concerns."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+
+from services.common.clock import MeshClock
+from services.common.observability.telemetry import logger
+from services.field.metrics import FieldMetrics
+from services.field.push.messages import PushClient
+from services.field.push.store import PushAddresses
+from services.field.push.waking import PageWaker
+from services.field.units.legs import UnitLegs
+from services.field.units.sessions import device_id
+from tandem.dispatch.v1 import unit_duty_pb2
+
+RETRY_S = 1.0
+"""Delay before a leg is followed again, seconds."""
+OFFER_MS = 60_000
+"""Time for which a phone is woken for an offer, milliseconds of mesh time. By then somebody else is asked."""
+MAX_INCIDENTS = 10_000
+"""Incidents of which the units are remembered for each leg. The one that changed longest ago is dropped first."""
+
+
+class UnitNews(PageWaker):
+    """Wakes those who wait for the news of a unit."""
+
+    def __init__(
+        self, legs: UnitLegs, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics
+    ) -> None:
+        super().__init__(addresses, push, clock=clock, metrics=metrics)
+        self._legs, self._now_ms = legs, clock.now_ms
+        self._units: dict[tuple[str, str], dict[str, str]] = {}
+        """Unit by assignment, for each leg and incident."""
+        self.away = dict.fromkeys(legs, "STARTING")
+        """Reason why each leg isn't followed; empty while it is."""
+
+    async def run(self) -> None:
+        """Follows the legs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for name in self._legs:
+                tasks.create_task(self._run(tasks, name))
+
+    async def _run(self, tasks: asyncio.TaskGroup, name: str) -> None:
+        while True:
+            reason = "ended"
+            try:
+                await self._follow(tasks, name)
+            except grpc.aio.AioRpcError as error:
+                reason = error.code().name
+            if self.away[name] != reason:
+                logger().error("offers_not_followed", leg=name, reason=reason)
+            self.away[name] = reason
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self, tasks: asyncio.TaskGroup, name: str) -> None:
+        leg = self._legs[name]
+        async for change in leg.stub.WatchUnits(unit_duty_pb2.WatchUnitsRequest(), metadata=leg.metadata):
+            if self.away[name]:
+                logger().info("offers_followed", leg=name)
+            self.away[name] = ""
+            if change.incident_id:
+                self._apply(tasks, name, change)
+
+    def _apply(self, tasks: asyncio.TaskGroup, name: str, change: unit_duty_pb2.WatchUnitsResponse) -> None:
+        units = self._units.pop((name, change.incident_id), {})
+        woken = set(units.values())
+        if change.assignment_id:
+            woken.discard("")
+            woken |= {change.unit_id} - {""}
+            units[change.assignment_id] = change.unit_id
+        if any(units.values()):
+            self._units[name, change.incident_id] = units
+        if len(self._units) > MAX_INCIDENTS * len(self._legs):
+            del self._units[next(iter(self._units))]
+        for unit_id in woken:
+            self.wake(device_id(name, unit_id))
+        if change.is_offer and change.unit_id:
+            news_id = f"{change.assignment_id}/{change.offer_number}"
+            self.push_about(tasks, device_id(name, change.unit_id), news_id, expires_ms=self._now_ms() + OFFER_MS)

@@ -1,0 +1,131 @@
+"""What units' pages send, and what they get, without a mesh."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common import times
+from services.common.rpc.errors import InvalidField
+from services.field.units import answers, requests
+from tandem.common.v1 import alert_pb2, notice_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2, unit_duty_pb2
+
+FRONTEND = Path(__file__).parents[3] / "services" / "field" / "frontend"
+TASK = {"assignment": "assign-1", "offer": 3}
+
+
+@pytest.mark.parametrize("name", ["received", "accepted", "assured"])
+def test_a_plain_answer_names_its_offer(name: str) -> None:
+    request = requests.answer("token", TASK | {"answer": name})
+    assert (request.token, request.assignment_id, request.offer_number) == ("token", "assign-1", 3)
+    assert request.WhichOneof("answer") == name
+
+
+def test_steps_reasons_and_causes_are_passed_on() -> None:
+    assert requests.answer("t", TASK | {"answer": "on_scene"}).progress == dispatch_pb2.ON_SCENE
+    assert requests.answer("t", TASK | {"answer": "rejected", "reason": "no car"}).rejected.reason == "no car"
+    closed = requests.answer("t", TASK | {"answer": "closed", "cause": "other", "note": "asleep"}).closed
+    assert (closed.cause, closed.note) == (dispatch_pb2.OTHER, "asleep")
+    assert "exercise" not in requests.CAUSES, "an exercise is closed by the desk that runs it"
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        (None, "offer"),
+        ([], "offer"),
+        (TASK | {"answer": "maybe"}, "answer"),
+        (TASK, "answer"),
+        ({"answer": "accepted", "assignment": "assign-1", "offer": True}, "offer"),
+        ({"answer": "accepted", "assignment": "assign-1", "offer": 1 << 40}, "offer"),
+        ({"answer": "accepted", "assignment": "a b", "offer": 1}, "assignment"),
+        (TASK | {"answer": "closed", "cause": "exercise"}, "cause"),
+        (TASK | {"answer": "rejected", "reason": "\ud800"}, "reason"),
+    ],
+)
+def test_a_bad_answer_is_refused_with_its_field_and_an_example(content: Any, field: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        requests.answer("token", content)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ({}, "status"),
+        (None, "status"),
+        ({"status": "asleep"}, "status"),
+        ({"status": "busy", "lat": 1}, "lon"),
+        ({"status": "busy", "lat": 91, "lon": 0}, "lat"),
+        ({"status": "busy", "lat": True, "lon": 0}, "lat"),
+        ({"status": "busy", "lat": float("nan"), "lon": 0}, "lat"),
+    ],
+)
+def test_a_bad_report_is_refused_with_its_field(content: Any, field: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        requests.report("token", content, 1_000)
+    assert refused.value.field == field
+
+
+def test_a_report_may_lack_a_position() -> None:
+    assert not requests.report("token", {"status": "available"}, 1_000).HasField("position")
+    given = requests.report("token", {"status": "off", "lat": 37.5, "lon": 127.0}, 1_000)
+    assert (given.position.lat_deg, times.from_timestamp(given.at)) == (37.5, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("leg", "task", "subject", "to"),
+    [
+        (alert_pb2.PROBATION, notice_pb2.TASK_UNSPECIFIED, "wearer-1", "wearer"),
+        (alert_pb2.POLICE, notice_pb2.TASK_UNSPECIFIED, "person-1", "person"),
+        (alert_pb2.POLICE, notice_pb2.TASK_UNSPECIFIED, "order-1/home", "place"),
+        (alert_pb2.POLICE, notice_pb2.CHECK, "wearer-1", "wearer"),
+    ],
+)
+def test_a_task_says_where_to_go(leg: Any, task: Any, subject: str, to: str) -> None:
+    assignment = dispatch_pb2.Assignment(
+        leg=leg, task=task, subject_id=subject, state=dispatch_pb2.OFFERED, kind=alert_pb2.RING_ENTERED
+    )
+    [shown] = answers.duty(unit_duty_pb2.GetDutyResponse(tasks=[unit_duty_pb2.UnitTask(assignment=assignment)]))[
+        "tasks"
+    ]
+    assert (shown["to"], shown["state"], shown["kind"], shown["is_exercise"]) == (to, "offered", "ring_entered", False)
+
+
+def test_a_target_without_a_position_has_none() -> None:
+    event = following_pb2.TargetEvent(incident_id="incident-1")
+    event.target.subject_id, event.target.unknown = "wearer-1", True
+    assert "lat" not in answers.target(event) and answers.target(event)["unknown"]
+    event.not_followed.SetInParent()
+    assert answers.target(event) == {"incident": "incident-1", "followed": False}
+
+
+def test_both_languages_have_the_same_texts_and_each_state_and_reason_has_one() -> None:
+    texts = {name: json.loads((FRONTEND / "public" / f"unit-{name}.json").read_text()) for name in ("ko", "en")}
+    assert texts["ko"].keys() == texts["en"].keys()
+    states = {f"state_{name.lower()}" for name in tuple(dispatch_pb2.AssignmentState.keys())} - {
+        "state_assignment_state_unspecified"
+    }
+    assert states <= texts["ko"].keys()
+    for name in (
+        "offered_on",
+        "moved_on",
+        "cant_take",
+        "cant_go_on",
+        "cant_close",
+        "step_left_out",
+        "closed_otherwise",
+    ):
+        assert f"no_{name}" in texts["ko"]
+
+
+def test_the_page_can_be_installed() -> None:
+    manifest = json.loads((FRONTEND / "public" / "unit.webmanifest").read_text())
+    assert manifest["scope"] == manifest["start_url"] == manifest["id"] == "/unit/"
+    assert manifest["display"] == "standalone" and {"192x192", "512x512"} <= {i["sizes"] for i in manifest["icons"]}
+    html = (FRONTEND / "public" / "unit.html").read_text()
+    assert 'rel="manifest" href="/unit/manifest.webmanifest"' in html and "<script>" not in html
