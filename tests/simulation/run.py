@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -17,20 +18,29 @@ from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import EvaluatorsJudge, FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
-from tests.simulation.judges.reports import OverloadJudge, RecordsJudge, ReportsJudge
-from tests.simulation.judges.response import ResponseJudge, WarningJudge
+from tests.simulation.judges.orders import RecordsJudge
+from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
+from tests.simulation.judges.response import ResponseJudge
 from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
+from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel import host
 from tests.simulation.kernel.guard import Guard
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
+from tests.simulation.mesh.moments import Moment
 from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
-TORN_SHARE = 0.25
+MOMENTS = {
+    flow.ALERTS.name: Moment.ALERT,
+    flow.INCIDENTS.name: Moment.STEP,
+    flow.DISCLOSURES.name: Moment.DISCLOSURE,
+}
+"""Moment at which each stream stores a message."""
+TORN_SHARE = 0.35
 """Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
 
 
@@ -86,6 +96,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     outcome = Outcome(seed)
     case = Case(mesh, faults, town, head_end, desks, fail=outcome.failures.append)
     faults.on_flood = head_end.flood
+    agencies.on_record = partial(faults.moment, Moment.RECORD)
     judges: list[Judge] = [
         FoldJudge(case),
         EvaluatorsJudge(case),
@@ -139,6 +150,8 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
 
     def created(stream: MemoryStream) -> None:
         stream.on_stored.append(_noting(mesh.world, stream.name, judges))
+        if stream.name in MOMENTS:
+            stream.on_stored.append(lambda _: faults.moment(MOMENTS[stream.name]))
 
     def torn(stream: str, first_lost: int) -> None:
         for judge in judges:

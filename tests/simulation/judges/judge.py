@@ -13,6 +13,9 @@ from tests.simulation.jetstream.stream import Stored
 from tests.simulation.mesh.faults import Faults
 from tests.simulation.mesh.processes import Mesh
 
+SETTLED_S = 20.0
+"""Calm after a fault before a bound on a delay counts, seconds: a restart, a reconnect and a retry fit into it."""
+
 
 class Failure(NamedTuple):
     """A broken invariant."""

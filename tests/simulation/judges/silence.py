@@ -13,7 +13,7 @@ from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
 from tests.simulation.kernel.journal import Line
 
-LOSS = ("stream_went_back", "publications_were_lost", "stream_read_again")
+LOSS = ("stream_went_back", "publications_were_lost", "stream_read_again", "alert_was_missing")
 """Alarms that a torn tail causes, and that nothing else may cause."""
 
 
