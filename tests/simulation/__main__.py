@@ -20,6 +20,7 @@ from pathlib import Path
 from time import process_time
 from typing import NamedTuple
 
+from tests.simulation.kernel import schemas
 from tests.simulation.mutants import HARMLESS, MUTANTS, SEVERAL_PROCESSES, suite
 from tests.simulation.run import Outcome, Plan, simulate
 
@@ -36,7 +37,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="seeds at the same time")
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
-    parser.add_argument("--mutant", default="", choices=sorted(MUTANTS), help="put a defect into the services")
+    parser.add_argument(
+        "--mutant", action="append", default=[], choices=sorted(MUTANTS), help="put a defect into the services"
+    )
     parser.add_argument(
         "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
     )
@@ -54,9 +57,10 @@ def main() -> None:
         # The order of sets of texts differs by process otherwise.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment)  # noqa: S606
+    schemas.prepare()
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
-    chosen = [given.mutant] if given.mutant else list(MUTANTS)
+    chosen = given.mutant or list(MUTANTS)
     if given.suite:
         _try_suite(chosen)
         sys.exit(0)
@@ -65,7 +69,7 @@ def main() -> None:
     plan = Plan(
         given.hours,
         with_faults=not given.no_faults,
-        mutant=given.mutant,
+        mutant=given.mutant[0] if given.mutant else "",
         is_guarded=given.guard,
         trace=str(Path(given.trace).absolute()) if given.trace else "",
         left_out=frozenset(int(number) for number in given.without.split(",") if number),
@@ -125,21 +129,26 @@ def _shrink(seed: int, plan: Plan) -> int:
         print(f"seed {seed} passes: nothing to shrink")
         return 0
     judge, left_out = least.failures[0].judge, plan.left_out
-    size = len(least.faults)
+    size = len(_numbers(least))
     while size:
-        numbers = [int(fault.split()[0]) for fault in least.faults]
+        numbers = _numbers(least)
         for begin in range(0, len(numbers), size):
             tried = left_out | frozenset(numbers[begin : begin + size])
             outcome = run(tried)
             if outcome.failures and outcome.failures[0].judge == judge:
                 left_out, least = tried, outcome
-        print(f"{len(least.faults)} faults are left after parts of {size}", flush=True)
+        print(f"{len(_numbers(least))} faults are left after parts of {size}", flush=True)
         size //= 2
     _print(least, 0.0, SHOWN_LINES)
     hours = least.failures[0].at_s / 3600
     print(f"the failure is at {hours:.3f} h; repeat it with --first {seed} --hours {plan.hours} --without", end=" ")
     print(",".join(map(str, sorted(left_out))) or "''")
     return 1
+
+
+def _numbers(outcome: Outcome) -> list[int]:
+    """Numbers of the faults that were made. A fault at a moment has two lines: when it was drawn and when it was made."""
+    return sorted({int(fault.split()[0]) for fault in outcome.faults})
 
 
 def outcomes(seeds: range, plan: Plan, *, workers: int) -> Iterator[tuple[Outcome, float]]:

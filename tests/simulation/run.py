@@ -13,6 +13,7 @@ from services.common.messaging import flow
 from tests.simulation.actors.agencies import Agencies
 from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
+from tests.simulation.actors.patrols import Patrols
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
@@ -34,6 +35,8 @@ from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
+ROSTER_SHARE = 0.4
+"""Share of the seeds in which the police have patrol cars. In all others offers go to the desk."""
 MOMENTS = {
     flow.ALERTS.name: Moment.ALERT,
     flow.INCIDENTS.name: Moment.STEP,
@@ -91,6 +94,8 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
+    patrols = Patrols(world, town, desks["police"])
+    has_roster = world.random.random() < ROSTER_SHARE
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
     outcome = Outcome(seed)
@@ -116,6 +121,8 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
+    if has_roster:
+        mesh.add_actor("patrols", patrols.run)
     if plan.with_faults:
         faults.start()
     _each_second(world, judges)
@@ -128,7 +135,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     if not outcome.failures:
         for judge in judges:
             judge.finish()
-        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed,)]
+        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed, *patrols.refusals)]
         outcome.failures += [
             Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
         ]

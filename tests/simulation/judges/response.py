@@ -21,6 +21,7 @@ ANSWERED = (
     State.CLOSED,
     State.STOOD_DOWN,
     State.ESCALATED,
+    State.NOBODY_AVAILABLE,
 )
 UNDER_WAY = (
     State.ACKNOWLEDGED,
@@ -29,6 +30,7 @@ UNDER_WAY = (
     State.ON_SCENE,
     State.APPREHENDED,
     State.ESCALATED,
+    State.NOBODY_AVAILABLE,
     State.CLOSED,
 )
 """States in which no new offer is due: people are on their way or are asked already, or the desk has closed the assignment and no
