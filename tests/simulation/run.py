@@ -94,12 +94,16 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
-    patrols = Patrols(world, town, desks["police"])
-    has_roster = world.random.random() < ROSTER_SHARE
+    patrols = Patrols(world, town, desks["police"], has_roster=world.random.random() < ROSTER_SHARE)
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
     outcome = Outcome(seed)
-    case = Case(mesh, faults, town, head_end, desks, fail=outcome.failures.append)
+
+    def fail(failure: Failure) -> None:
+        outcome.failures.append(failure)
+        world.end()
+
+    case = Case(mesh, faults, town, head_end, desks, fail=fail)
     faults.on_flood = head_end.flood
     agencies.on_record = partial(faults.moment, Moment.RECORD)
     judges: list[Judge] = [
@@ -117,18 +121,16 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     ]
     _watch(mesh, faults, judges)
     mesh.start()
-    for name, main in (("agencies", agencies.run), ("head-end", head_end.run)):
+    for name, main in (("agencies", agencies.run), ("head-end", head_end.run), ("patrols", patrols.run)):
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
-    if has_roster:
-        mesh.add_actor("patrols", patrols.run)
     if plan.with_faults:
         faults.start()
     _each_second(world, judges)
     if guard:
         guard.start()
-    world.run(duration_s, stop=lambda: bool(outcome.failures))
+    world.run(duration_s)
     if guard:
         guard.stop()
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]

@@ -34,10 +34,10 @@ TASKED = (State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
 class Patrols:
     """All cars of a world. Where they are survives a crash of their process."""
 
-    def __init__(self, world: World, town: Town, desk: Desk) -> None:
+    def __init__(self, world: World, town: Town, desk: Desk, *, has_roster: bool) -> None:
         self.refusals: list[str] = []
         """Calls that the leg refused: a defect of the simulation or of the leg."""
-        self._world, self._town, self._desk = world, town, desk
+        self._world, self._town, self._desk, self._has_roster = world, town, desk, has_roster
         self._place = [self._waiting_place(car) for car in range(CARS)]
 
     def _home(self, car: int) -> tuple[float, float]:
@@ -49,7 +49,9 @@ class Patrols:
         return lat_deg + AWAY_M / METRES_PER_DEGREE, lon_deg
 
     async def run(self) -> None:
-        """Puts the roster, then lets all cars move."""
+        """Puts the roster, then lets all cars move. Does nothing in a world without a roster."""
+        if not self._has_roster:
+            await asyncio.Event().wait()
         stub = RosterServiceStub(server.channel(address_of("dispatch-police")))
         office = roster_pb2.Office(
             office_id="station", version=1, supervisor_desk="supervisor", national_desk="national"

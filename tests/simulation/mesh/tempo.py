@@ -35,7 +35,8 @@ TICK_AFTER_S = 2.0
 LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (moments, "LONGEST_SLEEP_S", 5.0),
     (lost_publications, "NOTICE_INTERVAL_S", 1.0),
-    (session, "HEARTBEAT_S", 1.5),
+    (session, "EXPIRES_S", 8.0),
+    (session, "HEARTBEAT_S", 2.5),
     (heartbeat, "BEAT_S", 60.0),
     (server, "HEALTH_INTERVAL_S", 5.0),
     (deadlines, "_LONGEST_SLEEP_S", 5.0),
