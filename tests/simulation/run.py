@@ -26,7 +26,7 @@ from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
 from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel import host
 from tests.simulation.kernel.guard import Guard
-from tests.simulation.kernel.journal import Journal
+from tests.simulation.kernel.journal import Journal, Line
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
@@ -166,6 +166,11 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
         for judge in judges:
             judge.torn(stream, first_lost)
 
+    def noted(line: Line) -> None:
+        if line.event == "checkpoint_written":
+            faults.note_checkpoint(line.process)
+
+    mesh.journal.on_line.append(noted)
     mesh.server.on_created.append(created)
     faults.on_torn = torn
 

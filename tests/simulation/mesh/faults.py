@@ -68,6 +68,8 @@ class Faults:
         self._kinds += [self._strike] * len(self._kinds)
         self._directed = DirectedFaults(mesh)
         self._armed: list[_Armed] = []
+        self._checkpointed: set[str] = set()
+        """Evaluators that have written a checkpoint since the last decision."""
         self._random = mesh.world.random
         self._until_s = 0.0
         """When the last fault ends or ended, seconds since the world's start."""
@@ -104,10 +106,18 @@ class Faults:
     def moment(self, moment: Moment) -> None:
         """Lets the strikes that wait for a moment happen shortly after it."""
         now_s = self._world.elapsed_s
+        if moment is Moment.DECISION:
+            self._checkpointed.clear()
         for armed in self._armed:
             if armed.strike.moment is moment and now_s < min(armed.until_s, self._end_s):
                 self._world.after(armed.strike.delay_s, partial(self._make, armed))
         self._armed = [armed for armed in self._armed if armed.strike.moment is not moment and now_s < armed.until_s]
+
+    def note_checkpoint(self, evaluator: str) -> None:
+        """Notes that an evaluator has written a checkpoint."""
+        self._checkpointed.add(evaluator)
+        if len(self._checkpointed) == len(EVALUATORS):
+            self.moment(Moment.CHECKPOINTS)
 
     def _make(self, armed: _Armed) -> None:
         if self._world.elapsed_s < self._end_s:

@@ -25,6 +25,8 @@ class Moment(StrEnum):
 
     DECISION = "a decision"
     """An entry of the log gives alerts that no evaluator has published yet."""
+    CHECKPOINTS = "checkpoints after a decision"
+    """Both evaluators have written a checkpoint since the last decision."""
     ALERT = "an alert"
     """ALERTS has stored an alert."""
     STEP = "a step"
@@ -53,6 +55,7 @@ class DirectedFaults:
         self._mesh, self._world = mesh, mesh.world
         self._kinds: tuple[Callable[[Random], Strike], ...] = (
             self._evaluators_crash,
+            self._evaluators_crash_at_their_checkpoints,
             self._server_crashes,
             self._leg_crashes_at_once,
             self._leg_crashes_later,
@@ -83,6 +86,10 @@ class DirectedFaults:
         return Strike(
             Moment.DECISION, "both evaluators crash", random.uniform(0.0, 6.0), partial(self._crash, *EVALUATORS)
         )
+
+    def _evaluators_crash_at_their_checkpoints(self, random: Random) -> Strike:
+        delay_s = random.uniform(0.0, 0.05)
+        return Strike(Moment.CHECKPOINTS, "both evaluators crash", delay_s, partial(self._crash, *EVALUATORS))
 
     def _server_crashes(self, random: Random) -> Strike:
         down_s = random.uniform(0.2, 6.0)

@@ -35,7 +35,7 @@ EVALUATORS = ("geofence-0", "geofence-1")
 LEGS = tuple(f"dispatch-{leg}" for leg in flow.LEGS)
 SERVICES = ("registry", "ingest", *EVALUATORS, *LEGS)
 STREAM_BYTES = 64 << 20
-CHECKPOINT_EVERY = (10, 40, 200)
+CHECKPOINT_EVERY = (10, 10, 40, 200)
 """Entries between two checkpoints: often, so that torn tails and crashes meet them, or seldom, so that much is folded after a crash."""
 BACKFILL_PER_S = 25.0
 """Kept reports that enter the log each second. So few that a device which delivers a thousand of them would delay live reports if

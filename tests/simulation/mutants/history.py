@@ -29,7 +29,7 @@ from services.registry.outbox.store import OutboxRepository
 from tests.simulation.kernel.process import current
 from tests.simulation.mutants.replacing import nothing, replace
 
-DELAY_S = 6.0
+DELAY_S = 9.0
 """Delay of an alert that a checkpoint passes, seconds: less than a judge allows."""
 
 
