@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.common.messaging import flow
-from tandem.common.v1 import alert_pb2, command_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import SETTLED_S, Case, Judge
@@ -35,7 +35,8 @@ class WarningJudge(Judge):
             alert = alert_pb2.Alert.FromString(message.data)
             for destination in alert.destinations:
                 key = (alert.incident_id, destination.subject_id)
-                if destination.leg == alert_pb2.WARNING and not alert.incident_ends and key not in self._flagged:
+                is_warned = destination.leg == alert_pb2.WARNING and alert.demand >= geometry_pb2.WARN
+                if is_warned and not alert.incident_ends and key not in self._flagged:
                     self._waiting.setdefault(key, self.world.elapsed_s)
             if alert.incident_ends:
                 for key in [key for key in self._waiting if key[0] == alert.incident_id]:
