@@ -28,6 +28,21 @@ MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
 SHOWN_LINES = 60
 
 
+class _Chosen(NamedTuple):
+    """A mutant of the command line."""
+
+    name: str
+    seed: int | None = None
+    """The only seed to try; None for all."""
+
+
+def _chosen(text: str) -> _Chosen:
+    name, _, seed = text.partition(":")
+    if name not in MUTANTS or not (seed.isdecimal() or not seed):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't one of {', '.join(sorted(MUTANTS))}")
+    return _Chosen(name, int(seed) if seed else None)
+
+
 def main() -> None:
     """Runs the seeds of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
@@ -38,7 +53,12 @@ def main() -> None:
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
     parser.add_argument(
-        "--mutant", action="append", default=[], choices=sorted(MUTANTS), help="put a defect into the services"
+        "--mutant",
+        action="append",
+        default=[],
+        type=_chosen,
+        metavar="NAME[:SEED]",
+        help="put a defect into the services; with --mutants, try this seed alone",
     )
     parser.add_argument(
         "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
@@ -60,16 +80,16 @@ def main() -> None:
     schemas.prepare()
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
-    chosen = given.mutant or list(MUTANTS)
+    chosen: list[_Chosen] = given.mutant or [_Chosen(name) for name in MUTANTS]
     if given.suite:
-        _try_suite(chosen)
+        _try_suite([mutant.name for mutant in chosen])
         sys.exit(0)
     if given.mutants:
         sys.exit(_find_mutants(seeds, given.hours, chosen, workers=given.workers))
     plan = Plan(
         given.hours,
         with_faults=not given.no_faults,
-        mutant=given.mutant[0] if given.mutant else "",
+        mutant=given.mutant[0].name if given.mutant else "",
         is_guarded=given.guard,
         trace=str(Path(given.trace).absolute()) if given.trace else "",
         left_out=frozenset(int(number) for number in given.without.split(",") if number),
@@ -98,20 +118,21 @@ def _try_suite(chosen: Sequence[str]) -> None:
         print(f"| {mutant.replace('_', ' ')} | {'yes' if is_found else 'no'} | {text} |", flush=True)
 
 
-def _find_mutants(seeds: range, hours: float, chosen: Sequence[str], *, workers: int) -> int:
+def _find_mutants(seeds: range, hours: float, chosen: Sequence[_Chosen], *, workers: int) -> int:
     """Runs each mutant until a seed finds it. Prints a table, and returns 1 if one that breaks an invariant isn't found."""
     unfound = []
     print("| mutant | found by | seeds | failure |\n|---|---|---|---|", flush=True)
-    for mutant in chosen:
-        for outcome, _ in outcomes(seeds, Plan(hours, mutant=mutant), workers=workers):
+    for mutant, seed in chosen:
+        tried = seeds if seed is None else range(seed, seed + 1)
+        for outcome, _ in outcomes(tried, Plan(hours, mutant=mutant), workers=workers):
             if outcome.failures:
                 judge, at_s, text = outcome.failures[0]
-                tried = outcome.seed - seeds.start + 1
-                print(f"| {mutant.replace('_', ' ')} | {judge} | {tried} | {at_s:.0f} s: {text[:90]} |", flush=True)
+                number = outcome.seed - tried.start + 1
+                print(f"| {mutant.replace('_', ' ')} | {judge} | {number} | {at_s:.0f} s: {text[:90]} |", flush=True)
                 break
         else:
             unfound.append(mutant)
-            print(f"| {mutant.replace('_', ' ')} | not found | {len(seeds)} | {HARMLESS.get(mutant, '')} |", flush=True)
+            print(f"| {mutant.replace('_', ' ')} | not found | {len(tried)} | {HARMLESS.get(mutant, '')} |", flush=True)
     harmful = [mutant for mutant in unfound if mutant not in HARMLESS]
     print(f"{len(chosen) - len(unfound)} of {len(chosen)} found; of those not found {len(harmful)} break an invariant")
     return 1 if harmful else 0

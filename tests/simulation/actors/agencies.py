@@ -24,7 +24,7 @@ from tests.simulation.mesh.processes import SECRET, address_of
 
 PAUSE_S = (0.0, 20.0)
 """Least and greatest time between two households' first records, seconds."""
-CHANGE_PAUSE_S = (20.0, 240.0)
+CHANGE_PAUSE_S = (40.0, 240.0)
 """Least and greatest time between two changes of orders, seconds."""
 VALID_FROM_S, VALID_DAYS = START_NS // SECOND_NS - 86_400, (20, 60, 89)
 EXTENDED_S = 30 * 86_400
@@ -95,7 +95,7 @@ class Agencies:
             return None
         order = world.random.choice(open_orders)
         kinds = [Change.PROLONG] * (order.extensions < 2) + [Change.ADD_PLACE] * (len(order.place_ids) < 2)
-        change = world.random.choice([*kinds, *kinds, Change.END])
+        change = world.random.choice([*kinds * 4, Change.END])
         now_s = START_NS // SECOND_NS + int(world.elapsed_s)
         if change is Change.END:
             order.household.order_ends_s = float(int(world.elapsed_s))

@@ -16,8 +16,10 @@ SPEEDS_MPS = (1.4, 6.0, 14.0)
 """Walking, cycling and driving."""
 AT_HOME_M = 30.0
 """Distance from the protected home at which a wearer is there, whatever a receiver says, metres."""
-HIDDEN_S = (420.0, 900.0)
+HIDDEN_S = (200.0, 500.0)
 """Duration of a visit that the tag hides, seconds."""
+NEARBY_M = 4_500.0
+"""Greatest distance from which a wearer comes to such a visit, metres, so that it is over within 20 minutes."""
 WEARERS = ("홍길동", "임꺽정", "장길산", "전우치", "이몽룡", "변학도")
 PERSONS = ("성춘향", "심청이", "황진이", "장화련", "월매화", "배선녀")
 
@@ -188,8 +190,10 @@ def _his_way(random: Random, duration_s: float) -> tuple[list[Waypoint], tuple[f
     """He is far away, comes near from time to time, stays there for some minutes and leaves. Returns his way, and begin and end of a
     visit that his tag hides, seconds; None if it hides none."""
     time_s, far_m, angle = 0.0, random.uniform(*FAR_M), random.uniform(0, math.tau)
+    hides, hidden_s = random.random() < 0.4, None
+    if hides:
+        far_m = random.uniform(FAR_M[0], NEARBY_M)
     points = [Waypoint(0.0, far_m * math.cos(angle), far_m * math.sin(angle))]
-    hides, hidden_s = random.random() < 0.3, None
 
     def go(distance_m: float, speed_mps: float) -> None:
         nonlocal time_s
@@ -203,7 +207,7 @@ def _his_way(random: Random, duration_s: float) -> tuple[list[Waypoint], tuple[f
         time_s += seconds
         points.append(Waypoint(time_s, points[-1].north_m, points[-1].east_m))
 
-    stay(random.uniform(60, 400))
+    stay(random.uniform(60, 120 if hides else 400))
     while time_s < duration_s:
         if hides and hidden_s is None:
             go(AT_HOME_M, 14.0)

@@ -35,6 +35,7 @@ TICK_AFTER_S = 2.0
 LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (moments, "LONGEST_SLEEP_S", 5.0),
     (lost_publications, "NOTICE_INTERVAL_S", 1.0),
+    (lost_publications, "CHECK_INTERVAL_S", 30.0),
     (session, "EXPIRES_S", 8.0),
     (session, "HEARTBEAT_S", 2.5),
     (heartbeat, "BEAT_S", 60.0),
@@ -45,7 +46,7 @@ LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (consumer, "TICK_CHECK_S", 1.0),
     (checkpoints, "CHECK_INTERVAL_S", 0.25),
     (published, "CHECK_INTERVAL_S", 2.0),
-    (collector, "CHECK_INTERVAL_S", 20.0),
+    (collector, "CHECK_INTERVAL_S", 60.0),
     (adoption, "ADOPT_AFTER_S", 5.0),
     (open_notices, "POLL_S", 10.0),
     (confirmations, "CHECK_INTERVAL_S", 5.0),
