@@ -63,9 +63,9 @@ class Faults:
             self._disk_errors,
             self._flood,
         ]
-        if torn_tails:
-            self._kinds += [self._tear, self._tear_soon, self._tear_soon]
         self._kinds += [self._strike] * len(self._kinds)
+        if torn_tails:
+            self._kinds += [self._tear, self._tear] + [self._tear_soon] * 5
         self._directed = DirectedFaults(mesh)
         self._armed: list[_Armed] = []
         self._checkpointed: set[str] = set()
@@ -231,8 +231,8 @@ class Faults:
 
     def _tear_soon(self) -> float:
         random, moment = self._random, self._random.choice((Moment.ALERT, Moment.STEP))
-        make = partial(self._lose, random, 0.6)
-        self._arm(Strike(moment, "the server crashes and loses the newest messages", random.uniform(0.0, 12.0), make))
+        make, delay_s = partial(self._lose, random, 0.6), random.choice((0.05, 3.0, 12.0)) * random.random()
+        self._arm(Strike(moment, "the server crashes and loses the newest messages", delay_s, make))
         return 0.0
 
     def _lose(self, random: Random, share: float) -> float:
