@@ -112,12 +112,14 @@ class DirectedFaults:
         return Strike(Moment.STEP, f"{leg} crashes", random.uniform(0.0, 25.0), partial(self._crash, leg))
 
     def _leg_is_cut_off(self, random: Random) -> Strike:
-        leg, seconds = random.choice(LEGS), random.uniform(3.5, 40.0)
+        legs, seconds = random.choice((LEGS, *((leg,) for leg in LEGS))), random.uniform(3.5, 40.0)
         moment = random.choice((Moment.ALERT, Moment.STEP))
-        delay_s = random.choice((0.002, 0.02, 1.5)) * random.random()
-        return Strike(
-            moment, f"{leg} is cut off from the server for {seconds:.1f} s", delay_s, partial(self._cut, leg, seconds)
-        )
+        delay_s = random.choice((0.004, 0.02, 1.5)) * random.random()
+
+        def make() -> float:
+            return max(self._cut(leg, seconds) for leg in legs)
+
+        return Strike(moment, f"{', '.join(legs)} cut off from the server for {seconds:.1f} s", delay_s, make)
 
     def _leg_is_cut_off_and_crashes(self, random: Random) -> Strike:
         leg, seconds, crash_s = random.choice(LEGS[:2]), random.uniform(20.0, 50.0), random.uniform(3.0, 20.0)
