@@ -166,7 +166,7 @@ def _household(random: Random, number: int, duration_s: float) -> Household:
     tag = _device(random, f"tag-{number}", Journey(his_way), lat_deg=lat_deg, lon_deg=lon_deg)
     if hidden_s:
         _hide(random, tag, hidden_s)
-    residents = []
+    residents: list[Resident] = []
     for letter, way in (("", her_way), ("b", [Waypoint(0.0, 0.0, 0.0)]))[: 1 + (random.random() < 0.4)]:
         phone = _device(random, f"phone-{number}{letter}", Journey(way), lat_deg=lat_deg, lon_deg=lon_deg)
         name = PERSONS[(number + len(residents)) % len(PERSONS)]
