@@ -235,12 +235,11 @@ class HeadEnd:
     ) -> ingest_pb2.ReportRequest:
         self._next_batch += 1
         doubled = [key for key in keys for _ in range(2 if self._world.random.random() < SENT_TWICE else 1)]
-        positions, events = (
-            self._reports(doubled, ingest_pb2.Position),
-            self._reports(doubled, ingest_pb2.EquipmentEvent),
-        )
+        positions = self._reports(doubled, ingest_pb2.Position)
+        events = self._reports(doubled, ingest_pb2.EquipmentEvent)
         # An answer counts positions first, then equipment events.
-        sent[self._next_batch] = [ReportKey(report.device_id, report.report_id) for report in (*positions, *events)]
+        ordered: list[Report] = [*positions, *events]
+        sent[self._next_batch] = [ReportKey(report.device_id, report.report_id) for report in ordered]
         return ingest_pb2.ReportRequest(
             batch=self._next_batch, positions=positions, equipment=events, receipts=receipts, backfill=kept
         )
