@@ -8,8 +8,8 @@ import pytest
 
 from tests.simulation.command_line import simulate
 
-MUTANT = ("--mutant", "steps_are_published_once")
-SEED, HOURS = "0", "0.2"
+MUTANT = ("--mutant", "an_evaluator_restores_no_cases")
+SEED, HOURS = "4", "0.15"
 _REPEAT = re.compile(r"repeat it with --first \d+ --hours \S+ --without (\S+)$", re.MULTILINE)
 _FAILURE = re.compile(rf"^seed {SEED}: (I\d+) at ", re.MULTILINE)
 _LEFT = re.compile(r"^(\d+) faults are left", re.MULTILINE)
@@ -19,7 +19,7 @@ _LEFT = re.compile(r"^(\d+) faults are left", re.MULTILINE)
 def test_a_failure_shrinks_to_the_fault_that_it_needs() -> None:
     shrunk = simulate("--shrink", "--first", SEED, "--hours", HOURS, *MUTANT)
     assert shrunk.returncode == 1, shrunk.stdout + shrunk.stderr
-    assert _LEFT.findall(shrunk.stdout)[-1] == "1"
+    assert _LEFT.findall(shrunk.stdout)[-1] == "1", shrunk.stdout
     repeated = simulate("--first", SEED, "--hours", HOURS, *MUTANT, "--without", _REPEAT.findall(shrunk.stdout)[0])
     assert repeated.returncode == 1, repeated.stdout + repeated.stderr
     assert _FAILURE.findall(repeated.stdout) == _FAILURE.findall(shrunk.stdout)
