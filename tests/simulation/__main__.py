@@ -10,18 +10,37 @@ import argparse
 import os
 import pickle
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import process_time
+from typing import NamedTuple
 
-from tests.simulation.mutants import HARMLESS, MUTANTS
+from tests.simulation.kernel import schemas
+from tests.simulation.mutants import HARMLESS, MUTANTS, SEVERAL_PROCESSES, suite
 from tests.simulation.run import Outcome, Plan, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
 SHOWN_LINES = 60
+
+
+class _Chosen(NamedTuple):
+    """A mutant of the command line."""
+
+    name: str
+    seed: int | None = None
+    """The only seed to try; None for all."""
+
+
+def _chosen(text: str) -> _Chosen:
+    name, _, seed = text.partition(":")
+    if name not in MUTANTS or not (seed.isdecimal() or not seed):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't one of {', '.join(sorted(MUTANTS))}")
+    return _Chosen(name, int(seed) if seed else None)
 
 
 def main() -> None:
@@ -33,10 +52,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="seeds at the same time")
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
-    parser.add_argument("--mutant", default="", choices=sorted(MUTANTS), help="put a defect into the services")
+    parser.add_argument(
+        "--mutant",
+        action="append",
+        default=[],
+        type=_chosen,
+        metavar="NAME[:SEED]",
+        help="put a defect into the services; with --mutants, try this seed alone",
+    )
     parser.add_argument(
         "--mutants", action="store_true", help="run each defect until a seed finds it, and print a table"
     )
+    parser.add_argument("--suite", action="store_true", help="run the tests that concern each defect, with the defect")
     parser.add_argument(
         "--guard", action="store_true", help="fail if simulated code reads the machine's clock or entropy"
     )
@@ -50,14 +77,19 @@ def main() -> None:
         # The order of sets of texts differs by process otherwise.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment)  # noqa: S606
+    schemas.prepare()
     began_s, failed = time.perf_counter(), 0
     seeds = range(given.first, given.first + given.seeds)
+    chosen: list[_Chosen] = given.mutant or [_Chosen(name) for name in MUTANTS]
+    if given.suite:
+        _try_suite([mutant.name for mutant in chosen])
+        sys.exit(0)
     if given.mutants:
-        sys.exit(_find_mutants(seeds, given.hours, [given.mutant] if given.mutant else list(MUTANTS)))
+        sys.exit(_find_mutants(seeds, given.hours, chosen, workers=given.workers))
     plan = Plan(
         given.hours,
         with_faults=not given.no_faults,
-        mutant=given.mutant,
+        mutant=given.mutant[0].name if given.mutant else "",
         is_guarded=given.guard,
         trace=str(Path(given.trace).absolute()) if given.trace else "",
         left_out=frozenset(int(number) for number in given.without.split(",") if number),
@@ -75,19 +107,32 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def _find_mutants(seeds: range, hours: float, chosen: Sequence[str]) -> int:
+def _try_suite(chosen: Sequence[str]) -> None:
+    """Runs the suite's tests with each mutant, and prints a table."""
+    print("| mutant | found by the suite | test |\n|---|---|---|", flush=True)
+    for mutant in chosen:
+        if mutant in SEVERAL_PROCESSES:
+            text, is_found = "not run: it needs processes with names", False
+        else:
+            text, is_found = suite.verdict(mutant)
+        print(f"| {mutant.replace('_', ' ')} | {'yes' if is_found else 'no'} | {text} |", flush=True)
+
+
+def _find_mutants(seeds: range, hours: float, chosen: Sequence[_Chosen], *, workers: int) -> int:
     """Runs each mutant until a seed finds it. Prints a table, and returns 1 if one that breaks an invariant isn't found."""
     unfound = []
     print("| mutant | found by | seeds | failure |\n|---|---|---|---|", flush=True)
-    for mutant in chosen:
-        for number, (outcome, _) in enumerate(outcomes(seeds, Plan(hours, mutant=mutant), workers=1), 1):
+    for mutant, seed in chosen:
+        tried = seeds if seed is None else range(seed, seed + 1)
+        for outcome, _ in outcomes(tried, Plan(hours, mutant=mutant), workers=workers):
             if outcome.failures:
-                judge, _, text = outcome.failures[0]
-                print(f"| {mutant.replace('_', ' ')} | {judge} | {number} | {text[:90]} |", flush=True)
+                judge, at_s, text = outcome.failures[0]
+                number = outcome.seed - tried.start + 1
+                print(f"| {mutant.replace('_', ' ')} | {judge} | {number} | {at_s:.0f} s: {text[:90]} |", flush=True)
                 break
         else:
             unfound.append(mutant)
-            print(f"| {mutant.replace('_', ' ')} | not found | {len(seeds)} | {HARMLESS.get(mutant, '')} |", flush=True)
+            print(f"| {mutant.replace('_', ' ')} | not found | {len(tried)} | {HARMLESS.get(mutant, '')} |", flush=True)
     harmful = [mutant for mutant in unfound if mutant not in HARMLESS]
     print(f"{len(chosen) - len(unfound)} of {len(chosen)} found; of those not found {len(harmful)} break an invariant")
     return 1 if harmful else 0
@@ -105,15 +150,15 @@ def _shrink(seed: int, plan: Plan) -> int:
         print(f"seed {seed} passes: nothing to shrink")
         return 0
     judge, left_out = least.failures[0].judge, plan.left_out
-    size = len(least.faults)
+    size = len(_numbers(least))
     while size:
-        numbers = [int(fault.split()[0]) for fault in least.faults]
+        numbers = _numbers(least)
         for begin in range(0, len(numbers), size):
             tried = left_out | frozenset(numbers[begin : begin + size])
             outcome = run(tried)
             if outcome.failures and outcome.failures[0].judge == judge:
                 left_out, least = tried, outcome
-        print(f"{len(least.faults)} faults are left after parts of {size}", flush=True)
+        print(f"{len(_numbers(least))} faults are left after parts of {size}", flush=True)
         size //= 2
     _print(least, 0.0, SHOWN_LINES)
     hours = least.failures[0].at_s / 3600
@@ -122,33 +167,64 @@ def _shrink(seed: int, plan: Plan) -> int:
     return 1
 
 
+def _numbers(outcome: Outcome) -> list[int]:
+    """Numbers of the faults that were made. A fault at a moment has two lines: when it was drawn and when it was made."""
+    return sorted({int(fault.split()[0]) for fault in outcome.faults})
+
+
 def outcomes(seeds: range, plan: Plan, *, workers: int) -> Iterator[tuple[Outcome, float]]:
-    """Simulates seeds side by side. Yields outcomes with their processor time in seconds, as they end."""
-    waiting, running = list(seeds), dict[int, tuple[int, int]]()
-    while waiting or running:
-        while waiting and len(running) < workers:
-            seed = waiting.pop(0)
-            reading, writing = os.pipe()
-            pid = os.fork()
-            if not pid:
-                os.close(reading)
-                _child(seed, plan, writing)
-            os.close(writing)
-            running[pid] = (seed, reading)
-        # Read before waiting: a child with a long outcome waits until its pipe is read.
-        pid = next(iter(running))
-        seed, reading = running.pop(pid)
-        with os.fdopen(reading, "rb") as pipe:
-            content = pipe.read()
-        os.waitpid(pid, 0)
-        if not content:
-            raise RuntimeError(f"the process of seed {seed} ended without an outcome")
-        yield pickle.loads(content)  # noqa: S301  # of our own child
+    """Simulates seeds side by side. Yields outcomes with their processor time in seconds, in the order of the seeds. A caller that
+    wants no more ends the seeds that are still running."""
+    waiting, running = list(seeds), dict[int, _Running]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                started = _start(waiting.pop(0), plan)
+                running[started.pid] = started
+            # Read before waiting: a child with a long outcome waits until its pipe is read.
+            first = next(iter(running.values()))
+            with os.fdopen(first.reading, "rb", closefd=False) as pipe:
+                content = pipe.read()
+            del running[first.pid]
+            first.end()
+            if not content:
+                raise RuntimeError(f"the process of seed {first.seed} ended without an outcome")
+            yield pickle.loads(content)  # noqa: S301  # of our own child
+    finally:
+        for left in running.values():
+            os.kill(left.pid, signal.SIGKILL)
+            left.end()
 
 
-def _child(seed: int, plan: Plan, writing: int) -> None:
-    """Simulates a seed and sends its outcome. Never returns."""
+class _Running(NamedTuple):
+    """The process of a seed."""
+
+    pid: int
+    seed: int
+    reading: int
+    """File descriptor of the pipe that brings its outcome."""
+    folder: Path
+
+    def end(self) -> None:
+        """Waits for the end of the process and removes its files."""
+        os.close(self.reading)
+        os.waitpid(self.pid, 0)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _start(seed: int, plan: Plan) -> _Running:
     folder = Path(tempfile.mkdtemp(prefix="tandem-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        _child(seed, plan, folder, writing=writing)
+    os.close(writing)
+    return _Running(pid, seed, reading, folder)
+
+
+def _child(seed: int, plan: Plan, folder: Path, *, writing: int) -> None:
+    """Simulates a seed and sends its outcome. Never returns."""
     code = 1
     try:
         began_s = process_time()
@@ -157,8 +233,9 @@ def _child(seed: int, plan: Plan, writing: int) -> None:
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(content)
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         os._exit(code)  # no cleanup: half of the world's coroutines must never run again
 
 

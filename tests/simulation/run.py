@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -12,25 +13,37 @@ from services.common.messaging import flow
 from tests.simulation.actors.agencies import Agencies
 from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
+from tests.simulation.actors.patrols import Patrols
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import EvaluatorsJudge, FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
-from tests.simulation.judges.reports import OverloadJudge, RecordsJudge, ReportsJudge
-from tests.simulation.judges.response import ResponseJudge, WarningJudge
+from tests.simulation.judges.orders import RecordsJudge
+from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
+from tests.simulation.judges.response import ResponseJudge
 from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
+from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel import host
 from tests.simulation.kernel.guard import Guard
-from tests.simulation.kernel.journal import Journal
+from tests.simulation.kernel.journal import Journal, Line
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
+from tests.simulation.mesh.moments import Moment
 from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
-TORN_SHARE = 0.25
+ROSTER_SHARE = 0.4
+"""Share of the seeds in which the police have patrol cars. In all others offers go to the desk."""
+MOMENTS = {
+    flow.ALERTS.name: Moment.ALERT,
+    flow.INCIDENTS.name: Moment.STEP,
+    flow.DISCLOSURES.name: Moment.DISCLOSURE,
+}
+"""Moment at which each stream stores a message."""
+TORN_SHARE = 0.35
 """Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
 
 
@@ -81,11 +94,18 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
+    patrols = Patrols(world, town, desks["police"], has_roster=world.random.random() < ROSTER_SHARE)
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
     outcome = Outcome(seed)
-    case = Case(mesh, faults, town, head_end, desks, fail=outcome.failures.append)
+
+    def fail(failure: Failure) -> None:
+        outcome.failures.append(failure)
+        world.end()
+
+    case = Case(mesh, faults, town, head_end, desks, fail=fail)
     faults.on_flood = head_end.flood
+    agencies.on_record = partial(faults.moment, Moment.RECORD)
     judges: list[Judge] = [
         FoldJudge(case),
         EvaluatorsJudge(case),
@@ -101,7 +121,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     ]
     _watch(mesh, faults, judges)
     mesh.start()
-    for name, main in (("agencies", agencies.run), ("head-end", head_end.run)):
+    for name, main in (("agencies", agencies.run), ("head-end", head_end.run), ("patrols", patrols.run)):
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
@@ -110,14 +130,14 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     _each_second(world, judges)
     if guard:
         guard.start()
-    world.run(duration_s, stop=lambda: bool(outcome.failures))
+    world.run(duration_s)
     if guard:
         guard.stop()
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
     if not outcome.failures:
         for judge in judges:
             judge.finish()
-        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed,)]
+        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed, *patrols.refusals)]
         outcome.failures += [
             Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
         ]
@@ -139,11 +159,18 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
 
     def created(stream: MemoryStream) -> None:
         stream.on_stored.append(_noting(mesh.world, stream.name, judges))
+        if stream.name in MOMENTS:
+            stream.on_stored.append(lambda _: faults.moment(MOMENTS[stream.name]))
 
     def torn(stream: str, first_lost: int) -> None:
         for judge in judges:
             judge.torn(stream, first_lost)
 
+    def noted(line: Line) -> None:
+        if line.event == "checkpoint_written":
+            faults.note_checkpoint(line.process)
+
+    mesh.journal.on_line.append(noted)
     mesh.server.on_created.append(created)
     faults.on_torn = torn
 

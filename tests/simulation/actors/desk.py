@@ -18,8 +18,10 @@ from tests.simulation.mesh.processes import SECRET, address_of
 State = dispatch_pb2.AssignmentState
 PROGRESS = (State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
 ANSWERS_S = (1.0, 20.0)
-SLEEPS, ANSWERS_TWICE, REFUSES = 0.15, 0.1, 0.05
-"""Shares of offers to which nobody answers, somebody answers twice, and that are refused."""
+SLEEPS, ANSWERS_TWICE, REFUSES = (0.05, 0.15, 0.5), 0.1, 0.05
+"""Shares of offers to which nobody answers, one of them for each desk, and of those that somebody answers twice or refuses."""
+RECEIVES = 0.9
+"""Share of offers to a unit that the desk's machine confirms."""
 
 
 class Desk:
@@ -36,6 +38,7 @@ class Desk:
         self.refusals: list[str] = []
         """Answers that the leg refused for a reason other than an older offer."""
         self._world, self._last = world, 0
+        self._sleeps = world.random.choice(SLEEPS)
         self._answered: set[tuple[str, int]] = set()
 
     async def run(self) -> None:
@@ -66,7 +69,12 @@ class Desk:
         self, stub: DispatchServiceStub, assignment: dispatch_pb2.Assignment, identity: server.Metadata
     ) -> None:
         random = self._world.random
-        if random.random() < SLEEPS:
+        if assignment.HasField("choice") and random.random() < RECEIVES:
+            receive = dispatch_pb2.ReceiveRequest(
+                assignment_id=assignment.assignment_id, offer_number=assignment.offer_number
+            )
+            await self._call(stub.Receive, receive, identity)
+        if random.random() < self._sleeps:
             return
         await asyncio.sleep(self._world.between(*ANSWERS_S))
         request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)

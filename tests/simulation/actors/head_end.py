@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.cli.simulate.actors import VENDOR
 from services.common.rpc import server
+from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tests.simulation.actors.town import Device, Town
@@ -20,13 +21,25 @@ from tests.simulation.kernel.world import START_NS, World
 from tests.simulation.mesh.processes import SECRET, address_of
 
 RETRY_S = 0.5
+RESEND_S, RESEND_KEPT_S = 20.0, 120.0
+"""Time without an answer after which the head-end sends a live or a kept report once more, seconds."""
 BATCH, BATCH_INTERVAL_S = 200, 0.2
 """Most reports of a batch, and the interval of batches while more of them wait, seconds."""
 FLOOD_REPORTS = 1_500
 SENT_TWICE = 0.02
 """Share of reports that the head-end sends twice, under the same id."""
+EVENTS = {
+    "tag": ((log_pb2.STRAP_OPEN, log_pb2.STRAP_CLOSED), (log_pb2.BATTERY_LOW, log_pb2.BATTERY_RECOVERED)),
+    "phone": ((log_pb2.PANIC_BUTTON, log_pb2.PANIC_CANCELLED), (log_pb2.BATTERY_LOW, log_pb2.BATTERY_RECOVERED)),
+}
+"""Equipment events by the kind of device, each with the event that ends it."""
+EVENT_GAP_S, EVENT_LASTS_S = (200.0, 3_000.0), (20.0, 300.0)
 LATER = (ingest_pb2.REFUSAL_CODE_UNKNOWN_DEVICE, ingest_pb2.REFUSAL_CODE_TOO_OFTEN, ingest_pb2.REFUSAL_CODE_NOT_YOURS)
 """Refusals after which the same report may be accepted later."""
+
+
+Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
+T = TypeVar("T", ingest_pb2.Position, ingest_pb2.EquipmentEvent)
 
 
 class ReportKey(NamedTuple):
@@ -58,14 +71,15 @@ class HeadEnd:
         self._world, self._town = world, town
         self._numbers: dict[str, int] = {}
         self._heard_s: dict[str, float] = {}
-        self._waiting: dict[ReportKey, tuple[ingest_pb2.Position, bool]] = {}
+        self._waiting: dict[ReportKey, tuple[Report, bool]] = {}
         """Reports without an answer, and whether the device had kept them while it was offline."""
         self._made_s: dict[ReportKey, float] = {}
         self._receipts: dict[str, ingest_pb2.CommandReceipt] = {}
         self._intervals: dict[str, tuple[float, float]] = {}
         """Commanded interval of each device and when it ends, seconds."""
         self._next_batch = 0
-        self._more = asyncio.Event()
+        self._more = {False: asyncio.Event(), True: asyncio.Event()}
+        """Set when there is more to send, of reports that weren't kept and of those that were."""
 
     @property
     def waiting(self) -> int:
@@ -86,11 +100,13 @@ class HeadEnd:
 
     async def run(self) -> None:
         """Runs until the head-end crashes."""
-        self._more = asyncio.Event()
+        self._more = {False: asyncio.Event(), True: asyncio.Event()}
         async with asyncio.TaskGroup() as tasks:
             for device in self._town.devices.values():
                 tasks.create_task(self._measure(device))
-            tasks.create_task(self._send())
+                tasks.create_task(self._happen(device))
+            tasks.create_task(self._send(kept=False))
+            tasks.create_task(self._send(kept=True))
 
     async def _measure(self, device: Device) -> None:
         world = self._world
@@ -101,6 +117,16 @@ class HeadEnd:
             if world.elapsed_s >= until_s:
                 interval_s = device.interval_s
             await asyncio.sleep(interval_s * world.between(0.95, 1.05))
+
+    async def _happen(self, device: Device) -> None:
+        """Makes equipment events: a panic, an open strap, an empty battery, and their ends."""
+        world = self._world
+        while True:
+            await asyncio.sleep(world.between(*EVENT_GAP_S))
+            begin, end = world.random.choice(EVENTS[device.device_id.partition("-")[0]])
+            self._note_event(device, begin)
+            await asyncio.sleep(world.between(*EVENT_LASTS_S))
+            self._note_event(device, end)
 
     def flood(self, random: Random) -> None:
         """Lets a device deliver a report of each second so far, as if it had kept them."""
@@ -114,30 +140,44 @@ class HeadEnd:
         now_s = self._world.elapsed_s if at_s is None else at_s
         if device.is_dead(now_s):
             return
-        number = self._numbers[device.device_id] = self._numbers.get(device.device_id, 0) + 1
         lat_deg, lon_deg = device.reported_position(now_s)
-        fix_time = Timestamp()
-        fix_time.FromNanoseconds(START_NS + int((now_s + device.clock_ahead_s) * 1_000) * 1_000_000)
         report = ingest_pb2.Position(
             device_id=device.device_id,
-            report_id=f"r{number}",
-            fix_time=fix_time,
+            report_id=self._new_id(device),
+            fix_time=_stamp(device, now_s),
             lat_deg=lat_deg,
             lon_deg=lon_deg,
             accuracy_m=self._world.between(4.0, 15.0),
         )
-        key = ReportKey(device.device_id, report.report_id)
-        is_kept = at_s is not None or device.is_offline(now_s)
+        self._keep(report, is_kept=at_s is not None or device.is_offline(now_s))
+
+    def _note_event(self, device: Device, kind: log_pb2.EquipmentKind.ValueType) -> None:
+        now_s = self._world.elapsed_s
+        if not device.is_dead(now_s):
+            event = ingest_pb2.EquipmentEvent(
+                device_id=device.device_id,
+                report_id=self._new_id(device),
+                event=kind,
+                event_time=_stamp(device, now_s),
+            )
+            self._keep(event, is_kept=device.is_offline(now_s))
+
+    def _new_id(self, device: Device) -> str:
+        number = self._numbers[device.device_id] = self._numbers.get(device.device_id, 0) + 1
+        return f"r{number}"
+
+    def _keep(self, report: Report, *, is_kept: bool) -> None:
+        key = ReportKey(report.device_id, report.report_id)
         self._waiting[key], self._made_s[key] = (report, is_kept), self._world.elapsed_s
-        self._more.set()
+        self._more[is_kept].set()
 
-    # ── the stream to ingest ────────────────────────────────────────────────────────────────────────────────────────
+    # ── the streams to ingest: kept reports have one of their own, as answers of one stream keep their order ─────────
 
-    async def _send(self) -> None:
+    async def _send(self, *, kept: bool) -> None:
         stub = IngestServiceStub(server.channel(address_of("ingest")))
         while True:
             sent: dict[int, list[ReportKey]] = {}
-            stream = stub.Report(self._requests(sent), metadata=server.bearer(VENDOR, SECRET))
+            stream = stub.Report(self._requests(sent, kept=kept), metadata=server.bearer(VENDOR, SECRET))
             try:
                 async for answer in stream:
                     if answer.commands:
@@ -151,32 +191,37 @@ class HeadEnd:
                 stream.cancel()
             await asyncio.sleep(RETRY_S)
 
-    async def _requests(self, sent: dict[int, list[ReportKey]]) -> AsyncIterator[ingest_pb2.ReportRequest]:
+    async def _requests(
+        self, sent: dict[int, list[ReportKey]], *, kept: bool
+    ) -> AsyncIterator[ingest_pb2.ReportRequest]:
         under_way: dict[ReportKey, float] = {}
+        more = self._more[kept]
         while True:
-            self._more.clear()
+            more.clear()
             now_s = self._world.elapsed_s
+            resend_before_s = now_s - (RESEND_KEPT_S if kept else RESEND_S)
             keys = [
                 key
-                for key in self._waiting
-                if not self._town.devices[key.device_id].is_offline(now_s)
+                for key, (_, is_kept) in self._waiting.items()
+                if is_kept is kept
+                and not self._town.devices[key.device_id].is_offline(now_s)
                 and not self._town.devices[key.device_id].is_dead(now_s)
-                and under_way.get(key, -60.0) + 20.0 < now_s
+                and under_way.get(key, -RESEND_KEPT_S) < resend_before_s
             ]
-            receipts, self._receipts = list(self._receipts.values())[:200], {}
-            live = [key for key in keys if not self._waiting[key][1]][:BATCH]
-            kept = [key for key in keys if self._waiting[key][1]][:BATCH]
-            for part, backfill in ((live, False), (kept, True)):
-                if part or (receipts and not backfill):
-                    yield self._request(part, receipts if not backfill else [], sent, backfill=backfill)
-                under_way.update((key, now_s) for key in part)
-            if len(keys) > len(live) + len(kept):
+            receipts: list[ingest_pb2.CommandReceipt] = []
+            if not kept:
+                receipts, self._receipts = list(self._receipts.values())[:200], {}
+            part = keys[:BATCH]
+            if part or receipts:
+                yield self._request(part, receipts, sent, kept=kept)
+            under_way.update((key, now_s) for key in part)
+            if len(keys) > len(part):
                 await asyncio.sleep(BATCH_INTERVAL_S)
                 continue
             # Devices come back from offline times, and answers may be lost: check again after some seconds.
             try:
                 async with asyncio.timeout(5.0):
-                    await self._more.wait()
+                    await more.wait()
             except TimeoutError:
                 pass
 
@@ -186,17 +231,22 @@ class HeadEnd:
         receipts: list[ingest_pb2.CommandReceipt],
         sent: dict[int, list[ReportKey]],
         *,
-        backfill: bool,
+        kept: bool,
     ) -> ingest_pb2.ReportRequest:
         self._next_batch += 1
-        ordered = [key for key in keys for _ in range(2 if self._world.random.random() < SENT_TWICE else 1)]
-        sent[self._next_batch] = ordered
+        doubled = [key for key in keys for _ in range(2 if self._world.random.random() < SENT_TWICE else 1)]
+        positions = self._reports(doubled, ingest_pb2.Position)
+        events = self._reports(doubled, ingest_pb2.EquipmentEvent)
+        # An answer counts positions first, then equipment events.
+        ordered: list[Report] = [*positions, *events]
+        sent[self._next_batch] = [ReportKey(report.device_id, report.report_id) for report in ordered]
         return ingest_pb2.ReportRequest(
-            batch=self._next_batch,
-            positions=[self._waiting[key][0] for key in ordered],
-            receipts=receipts,
-            backfill=backfill,
+            batch=self._next_batch, positions=positions, equipment=events, receipts=receipts, backfill=kept
         )
+
+    def _reports(self, keys: Iterable[ReportKey], kind: type[T]) -> list[T]:
+        reports = (self._waiting[key][0] for key in keys)
+        return [report for report in reports if isinstance(report, kind)]
 
     def _note_answer(self, keys: list[ReportKey], answer: ingest_pb2.ReportResponse) -> None:
         refusals = {refusal.index: refusal for refusal in answer.refusals}
@@ -230,4 +280,11 @@ class HeadEnd:
         self._receipts[command.command_id] = ingest_pb2.CommandReceipt(
             command_id=command.command_id, device_id=command.device_id, refused_because=refused
         )
-        self._more.set()
+        self._more[False].set()
+
+
+def _stamp(device: Device, at_s: float) -> Timestamp:
+    """A time by the device's clock."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(START_NS + int((at_s + device.clock_ahead_s) * 1_000) * 1_000_000)
+    return stamp

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
+from typing import NamedTuple
 
 METRES_PER_DEGREE = 111_195.0
 HOME_RADIUS_M = 50.0
@@ -13,6 +14,12 @@ FAR_M = (3_500.0, 9_000.0)
 """Least and greatest distance of a wearer who has nothing in mind, metres."""
 SPEEDS_MPS = (1.4, 6.0, 14.0)
 """Walking, cycling and driving."""
+AT_HOME_M = 30.0
+"""Distance from the protected home at which a wearer is there, whatever a receiver says, metres."""
+HIDDEN_S = (200.0, 500.0)
+"""Duration of a visit that the tag hides, seconds."""
+NEARBY_M = 4_500.0
+"""Greatest distance from which a wearer comes to such a visit, metres, so that it is over within 20 minutes."""
 WEARERS = ("홍길동", "임꺽정", "장길산", "전우치", "이몽룡", "변학도")
 PERSONS = ("성춘향", "심청이", "황진이", "장화련", "월매화", "배선녀")
 
@@ -89,15 +96,26 @@ class Device:
         )
 
 
+class Resident(NamedTuple):
+    """A protected person and her protective device."""
+
+    person_id: str
+    name: str
+    phone: Device
+
+
 @dataclass(slots=True)
 class Household:
-    """A wearer, the person whom the order protects, her home and the devices of both."""
+    """A wearer, the persons whom the order protects, their home and all devices."""
 
     number: int
     lat_deg: float
     lon_deg: float
     tag: Device
-    phone: Device
+    residents: list[Resident]
+    """The victim, and in some households a second person who lives with her."""
+    order_ends_s: float = math.inf
+    """When the agency ends the order, seconds since the world's start. Infinite while it doesn't."""
 
     @property
     def order_id(self) -> str:
@@ -110,9 +128,9 @@ class Household:
         return f"{(60 + self.number * 7 % 40) % 100:02d}{1 + self.number // 28 % 12:02d}{1 + self.number % 28:02d}-1{self.number:06d}"
 
     @property
-    def names(self) -> tuple[str, str]:
-        """Names of the wearer and of the protected person. All people are fictitious."""
-        return WEARERS[self.number % len(WEARERS)], PERSONS[self.number % len(PERSONS)]
+    def wearer_name(self) -> str:
+        """Name of the wearer. All people are fictitious."""
+        return WEARERS[self.number % len(WEARERS)]
 
     @property
     def birth_date(self) -> str:
@@ -126,7 +144,9 @@ class Town:
     def __init__(self, random: Random, *, households: int, duration_s: float) -> None:
         self.households = [_household(random, number, duration_s) for number in range(households)]
         self.devices = {
-            device.device_id: device for household in self.households for device in (household.tag, household.phone)
+            device.device_id: device
+            for household in self.households
+            for device in (household.tag, *(resident.phone for resident in household.residents))
         }
 
 
@@ -142,14 +162,37 @@ def _household(random: Random, number: int, duration_s: float) -> Household:
             Waypoint(leaves_s + away_m / 1.4 + 900, 0.0, away_m),
             Waypoint(leaves_s + 2 * away_m / 1.4 + 900, 0.0, 0.0),
         ]
-    tag = _device(random, f"tag-{number}", Journey(_his_way(random, duration_s)), lat_deg=lat_deg, lon_deg=lon_deg)
-    phone = _device(random, f"phone-{number}", Journey(her_way), lat_deg=lat_deg, lon_deg=lon_deg)
-    return Household(number, lat_deg, lon_deg, tag=tag, phone=phone)
+    his_way, hidden_s = _his_way(random, duration_s)
+    tag = _device(random, f"tag-{number}", Journey(his_way), lat_deg=lat_deg, lon_deg=lon_deg)
+    if hidden_s:
+        _hide(random, tag, hidden_s)
+    residents: list[Resident] = []
+    for letter, way in (("", her_way), ("b", [Waypoint(0.0, 0.0, 0.0)]))[: 1 + (random.random() < 0.4)]:
+        phone = _device(random, f"phone-{number}{letter}", Journey(way), lat_deg=lat_deg, lon_deg=lon_deg)
+        name = PERSONS[(number + len(residents)) % len(PERSONS)]
+        residents.append(Resident(f"person-{number}{letter}", name, phone))
+    return Household(number, lat_deg, lon_deg, tag=tag, residents=residents)
 
 
-def _his_way(random: Random, duration_s: float) -> list[Waypoint]:
-    """He is far away, comes near from time to time, stays there for some minutes and leaves."""
+def _hide(random: Random, tag: Device, visit_s: tuple[float, float]) -> None:
+    """Makes a tag hide a visit: it has no network until he is gone, or it reports from 60 km away soon after he has come."""
+    begin_s, end_s = visit_s
+    tag.clock_ahead_s, tag.silent_s = 0.0, []
+    if random.random() < 0.5:
+        tag.offline_s = [(begin_s - random.uniform(20.0, 120.0), end_s + random.uniform(30.0, 240.0))]
+        tag.lies_s = []
+    else:
+        tag.lies_s = [(begin_s + random.uniform(60.0, 150.0), end_s - random.uniform(0.0, 40.0))]
+        tag.offline_s = []
+
+
+def _his_way(random: Random, duration_s: float) -> tuple[list[Waypoint], tuple[float, float] | None]:
+    """He is far away, comes near from time to time, stays there for some minutes and leaves. Returns his way, and begin and end of a
+    visit that his tag hides, seconds; None if it hides none."""
     time_s, far_m, angle = 0.0, random.uniform(*FAR_M), random.uniform(0, math.tau)
+    hides, hidden_s = random.random() < 0.4, None
+    if hides:
+        far_m = random.uniform(FAR_M[0], NEARBY_M)
     points = [Waypoint(0.0, far_m * math.cos(angle), far_m * math.sin(angle))]
 
     def go(distance_m: float, speed_mps: float) -> None:
@@ -164,15 +207,20 @@ def _his_way(random: Random, duration_s: float) -> list[Waypoint]:
         time_s += seconds
         points.append(Waypoint(time_s, points[-1].north_m, points[-1].east_m))
 
-    stay(random.uniform(60, 400))
+    stay(random.uniform(60, 120 if hides else 400))
     while time_s < duration_s:
-        if random.random() < 0.7:
+        if hides and hidden_s is None:
+            go(AT_HOME_M, 14.0)
+            begin_s = time_s
+            stay(random.uniform(*HIDDEN_S))
+            hidden_s = (begin_s, time_s)
+        elif random.random() < 0.7:
             go(random.choice((30.0, 60.0, 150.0, 500.0, 900.0, 1_500.0)), random.choice(SPEEDS_MPS))
             stay(random.uniform(30, 600))
         angle += random.uniform(-1.0, 1.0)
         go(random.uniform(*FAR_M), random.choice(SPEEDS_MPS))
-        stay(random.uniform(120, 1_500))
-    return points
+        stay(random.uniform(60, 900))
+    return points, hidden_s
 
 
 def _device(random: Random, device_id: str, journey: Journey, *, lat_deg: float, lon_deg: float) -> Device:

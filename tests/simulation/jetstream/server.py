@@ -87,6 +87,11 @@ class MemoryServer:
         self._network.listen(ADDRESS, SERVER, self._accept)
         return lost
 
+    def restart(self) -> None:
+        """Starts the server on its whole store, unless it runs."""
+        if not self.is_up:
+            self.start()
+
     def kill(self) -> None:
         """Kills the server. What was acknowledged is on its disk; consumers in memory are gone."""
         self.is_up = False

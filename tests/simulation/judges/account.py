@@ -24,8 +24,10 @@ NEAR_M = 50.0
 """Distance within a ring's edge at which the truth leaves no doubt, metres."""
 HELD_S = 30.0
 """How long before an all-clear the wearer was within the ring, if the all-clear is to be wrong, seconds."""
+BREACH_M = 100.0
+"""Radius of the ring whose entry is a breach, metres. A wearer at the protected home is within it."""
 _ENDS = (alert_pb2.RING_CLEARED,)
-_AMENDS = (alert_pb2.ACCOUNT_AMENDED, alert_pb2.LATE_EVIDENCE, alert_pb2.UNKNOWN_NEAR)
+_AMENDS = (alert_pb2.ACCOUNT_AMENDED, alert_pb2.LATE_EVIDENCE)
 
 
 def _elapsed_s(nanoseconds: int) -> float:
@@ -43,14 +45,14 @@ def _is_honest(device: Device) -> bool:
 
 @dataclass(slots=True)
 class _Accounts:
-    """What alerts say about a wearer."""
+    """What alerts say about a wearer and the ring of a breach round the protected home."""
 
     entered_s: list[float] = field(default_factory=list)
     cleared_s: list[float] = field(default_factory=list)
     amended_s: list[float] = field(default_factory=list)
 
     def has(self, at_s: float) -> bool:
-        """Whether some account says that the wearer was, or may have been, near at a time."""
+        """Whether some account says that the wearer was within the ring at a time."""
         before = max((entered_s for entered_s in self.entered_s if entered_s <= at_s + 1), default=None)
         is_open = before is not None and not any(before < cleared_s < at_s - 1 for cleared_s in self.cleared_s)
         return is_open or any(amended_s >= at_s for amended_s in self.amended_s)
@@ -85,6 +87,8 @@ class AccountJudge(Judge):
 
     def _note(self, alert: alert_pb2.Alert) -> None:
         accounts = self._accounts.setdefault(alert.wearer_id, _Accounts())
+        if not alert.target_id.startswith("home-") or (alert.ring_m and alert.ring_m > BREACH_M):
+            return
         at_s = _elapsed_s(alert.at.ToNanoseconds())
         if alert.kind == alert_pb2.RING_ENTERED:
             accounts.entered_s.append(at_s)
@@ -111,7 +115,8 @@ class AccountJudge(Judge):
         for wearer_id, proofs in self._proofs.items():
             for before_s, at_s in pairwise(sorted(proofs)):
                 stored_s = max(proofs[before_s][0], proofs[at_s][0], self._case_s.get(wearer_id, math.inf))
-                is_watched = before_s > self._case_s.get(wearer_id, math.inf)
+                ends_s = self.case.town.households[int(wearer_id.partition("-")[2])].order_ends_s
+                is_watched = before_s > self._case_s.get(wearer_id, math.inf) and stored_s + DECIDED_WITHIN_S < ends_s
                 is_due = self.world.elapsed_s - stored_s > DECIDED_WITHIN_S and (wearer_id, at_s) not in self._settled
                 if is_due and is_watched and at_s - before_s < JOINED_S:
                     yield wearer_id, at_s
@@ -132,6 +137,9 @@ class ClearingJudge(Judge):
         at_s = _elapsed_s(alert.at.ToNanoseconds())
         decided_s = _elapsed_s(alert.decided_at.ToNanoseconds())
         lies = any(begin <= at_s < end for begin, end in tag.lies_s)
+        household = self.case.town.households[int(alert.wearer_id.partition("-")[2])]
+        if at_s >= household.order_ends_s - 1 or decided_s >= household.order_ends_s - 1:
+            return  # the end of the order clears its rings
         moments = (at_s - HELD_S, at_s, (at_s + decided_s) / 2, decided_s)
         if lies and not tag.clock_ahead_s and all(distance_m(tag, s) < alert.ring_m - NEAR_M for s in moments):
             self.fail(

@@ -17,6 +17,7 @@ from services.geofence.domain.state import State
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
 from tests.simulation.kernel.journal import Line
+from tests.simulation.mesh.moments import Moment
 from tests.simulation.mesh.processes import EVALUATORS
 
 PUBLISHED_WITHIN_S = 10.0
@@ -84,6 +85,7 @@ class FoldJudge(Judge):
                 self.expected[output.alert_id] = (content, self.world.elapsed_s)
                 if output.alert_id not in self._stored:
                     self._missing[output.alert_id] = self.world.elapsed_s
+                    self.case.faults.moment(Moment.DECISION)
 
     def _compare(self, alert_id: str, content: bytes) -> None:
         if alert_id in self._stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.mesh.faults import Faults
 from tests.simulation.mesh.processes import Mesh
+
+SETTLED_S = 20.0
+"""Calm after a fault before a bound on a delay counts, seconds: a restart, a reconnect and a retry fit into it."""
 
 
 class Failure(NamedTuple):
@@ -61,5 +65,7 @@ class Judge:
         """The simulation is over, after a time without faults."""
 
     def fail(self, text: str) -> None:
-        """Reports that the invariant is broken."""
-        self.case.fail(Failure(self.name, self.world.elapsed_s, text))
+        """Reports that the invariant is broken, or another one that the text begins with, such as "I6: "."""
+        other = re.match(r"(I\d+): ", text)
+        name, text = (other[1], text[other.end() :]) if other else (self.name, text)
+        self.case.fail(Failure(name, self.world.elapsed_s, text))

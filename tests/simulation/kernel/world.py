@@ -49,6 +49,7 @@ class World:
         """Called with a line for each callback and each fact, to compare two runs of a seed. None, the default, costs no time."""
         self._queue: list[tuple[int, int, Event]] = []
         self._number = 0
+        self._is_over = False
         self._digest = blake2b(digest_size=16)
 
     @property
@@ -72,7 +73,7 @@ class World:
         return least + (most - least) * self.random.random()
 
     def run(self, until_s: float, *, stop: Callable[[], bool] | None = None) -> None:
-        """Lets everything happen up to a time since the start, seconds, or until `stop` returns True after an event."""
+        """Lets everything happen up to a time since the start, seconds, or until `end`, or until `stop` returns True after an event."""
         queue, end_ns = self._queue, START_NS + int(until_s * SECOND_NS)
         while queue and queue[0][0] <= end_ns:
             when_ns, _, event = heapq.heappop(queue)
@@ -82,9 +83,13 @@ class World:
             self.now_ns = when_ns
             self.events += 1
             action()
-            if stop is not None and stop():
+            if self._is_over or (stop is not None and stop()):
                 return
         self.now_ns = max(self.now_ns, end_ns)
+
+    def end(self) -> None:
+        """Lets nothing more happen."""
+        self._is_over = True
 
     def trace_to(self, path: str) -> None:
         """Writes a line for each callback and each fact to a file, from now on. Does nothing if the path is empty."""

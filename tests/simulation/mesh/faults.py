@@ -1,6 +1,7 @@
 """Faults of a world, drawn from its seed: crashes, stops, cut and slow edges, broken connections, failing disks, torn tails.
 
-Every fault ends by itself. Judges ask how long the mesh has been undisturbed, because a bound on a delay holds only then.
+Half of them begin at a random time, half at a moment that matters (`moments`). Every fault ends by itself. Judges ask how long the
+mesh has been undisturbed, because a bound on a delay holds only then.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import NamedTuple
 
 from tests.simulation.jetstream.server import SERVER
 from tests.simulation.kernel.process import Process
+from tests.simulation.mesh.moments import WAITS_S, DirectedFaults, Moment, Strike
 from tests.simulation.mesh.processes import EVALUATORS, LEGS, SERVICES, Mesh
 
-GAP_S = (10.0, 160.0)
+GAP_S = (10.0, 140.0)
 """Least and greatest time between the beginnings of two faults, seconds."""
 FIRST_S = 40.0
 """Time of the first fault, when all services have started, seconds."""
 CALM_END_S = 240.0
-"""Time without faults at the end of a simulation, seconds."""
+"""Time at the end of a simulation in which no fault begins, seconds. The last one may need a minute of it."""
 WITH_DATABASE = ("registry", *LEGS)
 EDGES = (
     *((service, SERVER) for service in SERVICES),
@@ -29,6 +32,16 @@ EDGES = (
     ("desk-police", "dispatch-police"),
     ("agencies", "registry"),
 )
+
+
+class _Armed(NamedTuple):
+    """A strike that waits for its moment."""
+
+    number: int
+    """Number of the fault."""
+    until_s: float
+    """When it gives up waiting, seconds since the world's start."""
+    strike: Strike
 
 
 class Faults:
@@ -50,8 +63,13 @@ class Faults:
             self._disk_errors,
             self._flood,
         ]
+        self._kinds += [self._strike] * len(self._kinds)
         if torn_tails:
-            self._kinds += [self._tear, self._tear]
+            self._kinds += [self._tear, self._tear] + [self._tear_soon] * 5
+        self._directed = DirectedFaults(mesh)
+        self._armed: list[_Armed] = []
+        self._checkpointed: set[str] = set()
+        """Evaluators that have written a checkpoint since the last decision."""
         self._random = mesh.world.random
         self._until_s = 0.0
         """When the last fault ends or ended, seconds since the world's start."""
@@ -77,10 +95,33 @@ class Faults:
         # A fault has randomness of its own, so that all others stay as they are if one is left out.
         self._random = Random(f"fault {self._drawn} of {self._world.seed}")
         if self._drawn not in self.left_out:
-            lasts_s = min(self._random.choice(self._kinds)(), max(self._end_s - self._world.elapsed_s, 1.0))
-            self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
+            self._disturb(self._random.choice(self._kinds)())
         self._drawn += 1
         self._world.after(self._between(*GAP_S), self._next)
+
+    def _disturb(self, lasts_s: float) -> None:
+        self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
+
+    def moment(self, moment: Moment) -> None:
+        """Lets the strikes that wait for a moment happen shortly after it."""
+        now_s = self._world.elapsed_s
+        if moment is Moment.DECISION:
+            self._checkpointed.clear()
+        for armed in self._armed:
+            if armed.strike.moment is moment and now_s < min(armed.until_s, self._end_s):
+                self._world.after(armed.strike.delay_s, partial(self._make, armed))
+        self._armed = [armed for armed in self._armed if armed.strike.moment is not moment and now_s < armed.until_s]
+
+    def note_checkpoint(self, evaluator: str) -> None:
+        """Notes that an evaluator has written a checkpoint."""
+        self._checkpointed.add(evaluator)
+        if len(self._checkpointed) == len(EVALUATORS):
+            self.moment(Moment.CHECKPOINTS)
+
+    def _make(self, armed: _Armed) -> None:
+        if self._world.elapsed_s < self._end_s:
+            self._note(armed.strike.text, armed.number)
+            self._disturb(armed.strike.make())
 
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)
@@ -96,8 +137,8 @@ class Faults:
             return 0.0
         return now_s - since_s
 
-    def _note(self, text: str) -> None:
-        self.made.append(f"{self._drawn:4} {self._world.elapsed_s:10.3f} {text}")
+    def _note(self, text: str, number: int | None = None) -> None:
+        self.made.append(f"{self._drawn if number is None else number:4} {self._world.elapsed_s:10.3f} {text}")
         self._world.note(f"fault {text}")
 
     def _later(self, seconds: float, action: Callable[[], None]) -> float:
@@ -124,13 +165,19 @@ class Faults:
         return 15.0
 
     def _crash_server(self) -> float:
+        if not self._mesh.server.is_up:
+            return 0.0
         self._note("crash of the server")
         self._mesh.server.kill()
+        return self._later(self._between(0.2, 6.0), self._mesh.server.restart)
 
-        def start() -> None:
-            self._mesh.server.start()
+    def _strike(self) -> float:
+        self._arm(self._directed.drawn(self._random))
+        return 0.0
 
-        return self._later(self._between(0.2, 6.0), start)
+    def _arm(self, strike: Strike) -> None:
+        self._note(f"waits for {strike.moment.value}, then: {strike.text}")
+        self._armed.append(_Armed(self._drawn, self._world.elapsed_s + WAITS_S, strike))
 
     def _pause(self) -> float:
         process, seconds = self._any(), self._between(0.5, 15.0)
@@ -180,17 +227,31 @@ class Faults:
         return 0.0  # a flood must disturb nobody
 
     def _tear(self) -> float:
+        return self._lose(self._random, 0.3)
+
+    def _tear_soon(self) -> float:
+        random, moment = self._random, self._random.choice((Moment.ALERT, Moment.STEP))
+        make, delay_s = partial(self._lose, random, 0.6), random.choice((0.05, 3.0, 12.0)) * random.random()
+        self._arm(Strike(moment, "the server crashes and loses the newest messages", delay_s, make))
+        return 0.0
+
+    def _lose(self, random: Random, share: float) -> float:
+        """Kills the server, and lets a share of its streams lose up to 5 of their newest messages."""
         server = self._mesh.server
+        if not server.is_up:
+            return 0.0
         names = [name for name, stream in server.streams.items() if stream.messages and name != "LOG_META"]
-        torn = {name: self._random.randrange(1, 6) for name in names if self._random.random() < 0.3}
+        torn = {name: random.randrange(1, 6) for name in names if random.random() < share}
         self._note(f"crash of the server, which loses the newest messages: {torn}")
         server.kill()
 
         def start() -> None:
+            if server.is_up:
+                return
             first_lost: dict[str, int] = {}
             for name, stored in server.start(torn):
                 first_lost[name] = min(stored.sequence, first_lost.get(name, stored.sequence))
             for name, sequence in first_lost.items():
                 self.on_torn(name, sequence)
 
-        return self._later(self._between(0.2, 6.0), start)
+        return self._later(random.uniform(0.2, 6.0), start)

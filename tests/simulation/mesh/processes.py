@@ -35,7 +35,11 @@ EVALUATORS = ("geofence-0", "geofence-1")
 LEGS = tuple(f"dispatch-{leg}" for leg in flow.LEGS)
 SERVICES = ("registry", "ingest", *EVALUATORS, *LEGS)
 STREAM_BYTES = 64 << 20
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = (10, 10, 40, 200)
+"""Entries between two checkpoints: often, so that torn tails and crashes meet them, or seldom, so that much is folded after a crash."""
+BACKFILL_PER_S = 25.0
+"""Kept reports that enter the log each second. So few that a device which delivers a thousand of them would delay live reports if
+these waited behind them."""
 
 
 def address_of(process: str) -> str:
@@ -52,6 +56,7 @@ class Mesh:
         self.network = Network(world)
         self.server = MemoryServer(world, self.network)
         self.processes: dict[str, Process] = {}
+        self._checkpoint_every = world.random.choice(CHECKPOINT_EVERY)
         self._add("setup", self._setup)
         self._add("registry", self._registry)
         self._add("ingest", self._ingest)
@@ -113,14 +118,15 @@ class Mesh:
         return registry.main(RegistrySettings(**self._given("registry")))
 
     async def _ingest(self) -> None:
-        _replace(ingest, "IngestSettings", lambda: IngestSettings(**self._given("ingest"), http_port=0))
+        given = {**self._given("ingest"), "http_port": 0, "backfill_reports_per_s": BACKFILL_PER_S}
+        _replace(ingest, "IngestSettings", lambda: IngestSettings(**given))
         await ingest.main()
 
     async def _geofence(self, replica: int) -> None:
         given = self._given(EVALUATORS[replica]) | {
             "replica": replica,
             "replicas": len(EVALUATORS),
-            "checkpoint_every": CHECKPOINT_EVERY,
+            "checkpoint_every": self._checkpoint_every,
             "tick_after_s": tempo.TICK_AFTER_S,
         }
         _replace(geofence, "GeofenceSettings", lambda: GeofenceSettings(**given))

@@ -12,16 +12,22 @@ from services.common import moments
 from services.common.messaging import lost_publications, session
 from services.common.observability import heartbeat
 from services.common.rpc import server
+from services.dispatch.contact import confirmations
 from services.dispatch.leg import deadlines
+from services.dispatch.phones import open_notices
+from services.dispatch.publications import adoption
+from services.dispatch.statistics import collector
 from services.dispatch.warning import sender
 from services.dispatch.warning import service as warnings
-from services.geofence import consumer
+from services.geofence import checkpoints, consumer
+from services.geofence.outputs import published
 from services.geofence.sharing import stream
 from services.ingest.commands import service as commands
 from services.registry.disclosure import service as disclosures
 from services.registry.reconciliation import service as reconciliation
 from services.registry.relay import service as relay
 from services.registry.reviews import service as reviews
+from services.registry.traces import consumer as traces
 
 TICK_AFTER_S = 2.0
 """Idle time of the log after which an evaluator publishes a tick, seconds. The service's default is 1."""
@@ -29,13 +35,22 @@ TICK_AFTER_S = 2.0
 LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (moments, "LONGEST_SLEEP_S", 5.0),
     (lost_publications, "NOTICE_INTERVAL_S", 1.0),
-    (session, "HEARTBEAT_S", 1.5),
-    (heartbeat, "BEAT_S", 5.0),
+    (lost_publications, "CHECK_INTERVAL_S", 30.0),
+    (session, "EXPIRES_S", 8.0),
+    (session, "HEARTBEAT_S", 2.5),
+    (heartbeat, "BEAT_S", 60.0),
     (server, "HEALTH_INTERVAL_S", 5.0),
     (deadlines, "_LONGEST_SLEEP_S", 5.0),
     (sender, "MAX_SLEEP_S", 5.0),
     (warnings, "MAX_SLEEP_S", 5.0),
-    (consumer, "TICK_CHECK_S", 0.5),
+    (consumer, "TICK_CHECK_S", 1.0),
+    (checkpoints, "CHECK_INTERVAL_S", 0.25),
+    (published, "CHECK_INTERVAL_S", 2.0),
+    (collector, "CHECK_INTERVAL_S", 60.0),
+    (adoption, "ADOPT_AFTER_S", 5.0),
+    (open_notices, "POLL_S", 10.0),
+    (confirmations, "CHECK_INTERVAL_S", 5.0),
+    (traces, "COALESCE_S", 5.0),
     (stream, "LONGEST_SLEEP_S", 5.0),
     (commands, "CHECK_INTERVAL_S", 2.0),
     (disclosures, "POLL_S", 5.0),

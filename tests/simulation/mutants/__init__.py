@@ -19,6 +19,11 @@ HARMLESS: dict[str, str] = {
     "readers_do_not_see_a_gap": "a message is lost only with its connection, and that ends the session",
     "readers_do_not_notice_a_reconnect": "a second line of defence: a missed heartbeat ends the session too",
     "drafts_of_checkpoints_are_not_dropped": "a draft is never read",
-    "messages_are_acknowledged_before_their_effect": "legs keep their position themselves; only the registry reads durably",
+    "lost_steps_are_not_republished": "a second line of defence: a leg also publishes steps that stay unpublished in its store",
+    "unpublished_steps_are_forgotten_at_a_restart": "a second line of defence: the same search for unpublished steps",
+    "checkpoints_do_not_wait_for_verification": "a second line of defence: recovery drops a checkpoint whose alerts are lost",
 }
 """Mutants that break no invariant by themselves, with the reason."""
+
+SEVERAL_PROCESSES = frozenset({"evaluators_publish_different_bytes", "an_evaluator_publishes_nothing"})
+"""Mutants that tell processes apart by their names in a simulation, so that no other test can show them."""

@@ -27,12 +27,12 @@ def the_last_report_of_a_batch_is_lost() -> None:
     replace(LogWriter, "positions", positions)
 
 
-def buffered_reports_go_first() -> None:
+def live_reports_wait_behind_kept_ones() -> None:
     """Live reports wait in the line of reports that devices had kept."""
     plain = LogWriter.positions
 
     def positions(self: LogWriter, origin: Any, given: Any, **options: Any) -> None:
-        plain(self, origin, given, **{**options, "backfill": not options.get("backfill")})
+        plain(self, origin, given, **{**options, "backfill": True})
 
     replace(LogWriter, "positions", positions)
 

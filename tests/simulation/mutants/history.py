@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ from services.common.rpc.errors import RetryableError
 from services.dispatch.domain import assignment, decisions, escalation, flags
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import consumer as leg_consumer
+from services.dispatch.leg import translate as leg_translate
+from services.dispatch.leg.record import LegRecord
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.warning.channels import DeviceChannel
 from services.dispatch.warning.opening import MessageOpener
@@ -25,7 +29,7 @@ from services.registry.outbox.store import OutboxRepository
 from tests.simulation.kernel.process import current
 from tests.simulation.mutants.replacing import nothing, replace
 
-DELAY_S = 6.0
+DELAY_S = 9.0
 """Delay of an alert that a checkpoint passes, seconds: less than a judge allows."""
 
 
@@ -47,7 +51,7 @@ def ingest_gives_all_batches_of_a_second_one_message_id() -> None:
 
     async def publish(self: Bus, subject: str, payload: bytes, **options: Any) -> Any:
         if subject.endswith(".report"):
-            options["msg_id"] = f"batch-{int(current().world.elapsed_s)}"
+            options["msg_id"] = f"batch-{int(time.time())}"
         return await plain(self, subject, payload, **options)
 
     replace(Bus, "publish", publish)
@@ -101,20 +105,20 @@ def a_checkpoint_passes_its_alerts() -> None:
 
 def an_evaluator_skips_an_entry_after_a_checkpoint() -> None:
     """Off by one at the recovery: the entry after the checkpoint is never folded."""
-    plain = Evaluator.restore
+    plain, plain_read = Evaluator.restore, pull.read
+    restored: dict[object, Evaluator] = {}
 
     async def restore(self: Evaluator) -> None:
         await plain(self)
+        restored[asyncio.get_running_loop()] = self
         if self._entry is not None:
             self.state.sequence += 1
             self._entry = None
 
-    plain_read = pull.read
-
     def read(bus: Bus, stream: str, start: Any, **options: Any) -> AsyncIterator[Any]:
-        facts = current().facts
-        if start == 1 and "evaluator" in facts and stream.startswith("LOG_"):
-            start = facts["evaluator"].state.sequence + 1
+        evaluator = restored.get(asyncio.get_running_loop())
+        if start == 1 and evaluator is not None and stream.startswith("LOG_"):
+            start = evaluator.state.sequence + 1
         return plain_read(bus, stream, start, **options)
 
     replace(Evaluator, "restore", restore)
@@ -156,11 +160,17 @@ def the_police_leg_passes_over_alerts() -> None:
 
 def a_leg_makes_an_assignment_for_each_try() -> None:
     """An id that isn't derived from its cause: the same alert gives another assignment after a crash."""
-    plain = assignment.assignment_id
+    plain, plain_init = assignment.assignment_id, LegRecord.__init__
+    starts: Counter[Leg] = Counter()
 
-    def assignment_id(incident_id: str, leg: Leg, subject_id: str) -> str:
-        return plain(incident_id, leg, f"{subject_id} {current().starts}")
+    def init(self: LegRecord, *arguments: Any, **options: Any) -> None:
+        starts[options["leg"]] += 1
+        plain_init(self, *arguments, **options)
 
+    def assignment_id(incident_id: str, leg: Leg, subject_id: str, *arguments: Any, **options: Any) -> str:
+        return plain(incident_id, leg, f"{subject_id} {starts[leg]}", *arguments, **options)
+
+    replace(LegRecord, "__init__", init)
     for module in (assignment, decisions, flags):
         replace(module, "assignment_id", assignment_id)
 
@@ -171,7 +181,7 @@ def steps_are_published_once() -> None:
     async def publish(self: StepOutbox, bus: Bus, step: Any) -> Any:
         subject = flow.incident_subject(str(self._leg), step.assignment.incident_id)
         try:
-            return await bus.publish(subject, step.SerializeToString(), msg_id=step.step_id)
+            return await bus.publish(subject, leg_translate.outward(step), msg_id=step.step_id)
         except RetryableError:
             return None
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import services.dispatch.__main__ as dispatch
 from services.dispatch.domain import answers, decisions, escalation
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import Assignment
@@ -129,7 +130,7 @@ def a_leg_does_not_read_the_other_legs() -> None:
     async def consume(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    replace(consumer, "consume_peers", consume)
+    replace(dispatch, "consume_peers", consume)
 
 
 def unpublished_steps_are_forgotten_at_a_restart() -> None:
@@ -167,20 +168,19 @@ def a_warning_goes_to_another_device() -> None:
 
 
 def a_failed_warning_ends_all_warnings() -> None:
-    """A failed attempt to warn ends all later ones."""
-    plain = MessageOpener.open
-    failed: list[bool] = []
+    """A failed attempt to hand a message over ends all later ones, as if the channel were closed."""
+    plain = DeviceChannel.hand_over
+    failed: list[str] = []
 
-    async def open_until_failure(self: MessageOpener, due: Sequence[Any]) -> None:
+    async def hand_over(self: DeviceChannel, sending: Any, message: Any) -> str:
         if failed:
-            return
-        try:
-            await plain(self, due)
-        except BaseException:
-            failed.append(True)
-            raise
+            return "the channel has failed before"
+        reason = await plain(self, sending, message)
+        if reason:
+            failed.append(reason)
+        return reason
 
-    replace(MessageOpener, "open", open_until_failure)
+    replace(DeviceChannel, "hand_over", hand_over)
 
 
 def lost_steps_are_not_republished() -> None:

@@ -13,10 +13,15 @@ async def nothing(*_: object, **__: object) -> None:
     """In the place of work that a mutant leaves out."""
 
 
-def replace(owner: object, name: str, value: object) -> None:
+replaced: list[str] = []
+"""Modules in which an attribute was replaced."""
+
+
+def replace(owner: type | ModuleType, name: str, value: object) -> None:
     """Replaces an attribute, which must exist."""
     getattr(owner, name)
     setattr(owner, name, value)
+    replaced.append(owner.__name__ if isinstance(owner, ModuleType) else owner.__module__)
 
 
 def defects_of(module: ModuleType) -> dict[str, Put]:

@@ -1,0 +1,83 @@
+"""The judge of warnings: she is warned within 10 s, or the police are told why not."""
+
+from __future__ import annotations
+
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.judge import SETTLED_S, Case, Judge
+
+WARNED_WITHIN_S = 10.0
+"""Maximum time without faults from an alert that warns her until a message for her is on its way, or the police are told, seconds."""
+SHOWN_WITHIN_S = 30.0
+"""Maximum time without faults until a warning shows on a device with network, seconds."""
+MAX_WAIT_S = 300.0
+"""Time after which a warning has expired, seconds."""
+
+
+class WarningJudge(Judge):
+    """She is warned within 10 s, or the police are told why not."""
+
+    name = "warned"
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._waiting: dict[tuple[str, str], float] = {}
+        """When a warning became due, by incident and person, seconds."""
+        self._flagged: set[tuple[str, str]] = set()
+        self._shown = 0
+        self._unshown: dict[str, tuple[str, float]] = {}
+        """Device and time of each warning that hasn't shown on its device, by the warning's id, seconds."""
+
+    def stored(self, stream: str, message: Stored) -> None:
+        if stream == flow.ALERTS.name:
+            alert = alert_pb2.Alert.FromString(message.data)
+            for destination in alert.destinations:
+                key = (alert.incident_id, destination.subject_id)
+                is_warned = destination.leg == alert_pb2.WARNING and alert.demand >= geometry_pb2.WARN
+                if is_warned and not alert.incident_ends and key not in self._flagged:
+                    self._waiting.setdefault(key, self.world.elapsed_s)
+            if alert.incident_ends:
+                for key in [key for key in self._waiting if key[0] == alert.incident_id]:
+                    del self._waiting[key]
+        elif stream == flow.COMMANDS.name and message.subject.startswith("command.dispatch-warning."):
+            command = command_pb2.Command.FromString(message.data)
+            self._unshown[command.instruction.show_notice.warning_id] = (command.device_id, self.world.elapsed_s)
+            person_id = command.device_id.replace("phone-", "person-")
+            self._flagged.add((command.reference, person_id))
+            self._waiting.pop((command.reference, person_id), None)
+        elif stream == flow.INCIDENTS.name:
+            assignment = dispatch_pb2.Step.FromString(message.data).assignment
+            if assignment.HasField("person_flag"):
+                self._flagged.add((assignment.incident_id, assignment.subject_id))
+                self._waiting.pop((assignment.incident_id, assignment.subject_id), None)
+
+    def _check_devices(self, now_s: float) -> None:
+        """Fails if a device that was heard since a warning doesn't show it."""
+        for notice in self.case.head_end.notices[self._shown :]:
+            self._unshown.pop(notice.warning_id, None)
+        self._shown = len(self.case.head_end.notices)
+        head_end = self.case.mesh.processes["head-end"]
+        if not head_end.is_up or min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S + SHOWN_WITHIN_S:
+            return
+        for warning_id, (device_id, since_s) in list(self._unshown.items()):
+            device = self.case.town.devices.get(device_id)
+            if device is None:
+                self.fail(f"warning {warning_id} went to {device_id}, which nobody has")
+                return
+            if now_s - since_s > MAX_WAIT_S or any(map(device.is_offline, (now_s, since_s))) or device.is_dead(now_s):
+                del self._unshown[warning_id]  # nothing is promised about a device without network
+            elif any(since_s < heard_s < now_s - SHOWN_WITHIN_S for heard_s in self.case.head_end.heard_s(device_id)):
+                self.fail(f"warning {warning_id} doesn't show on {device_id}, which was heard since")
+                return
+
+    def each_second(self) -> None:
+        calm_s, now_s = self.case.faults.calm_s, self.world.elapsed_s
+        self._check_devices(now_s)
+        for key, since_s in self._waiting.items():
+            if now_s - since_s > WARNED_WITHIN_S and calm_s > SETTLED_S + WARNED_WITHIN_S:
+                self.fail(
+                    f"{key[1]} wasn't warned in {key[0]} within {now_s - since_s:.0f} s, and the police weren't told"
+                )
+                return

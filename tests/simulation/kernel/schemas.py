@@ -1,0 +1,51 @@
+"""Migrated databases for simulated processes: the real migrations run once in each run of the command line, and worlds get copies.
+
+Alembic reads and runs all scripts at each start of a service, which would take a tenth of a simulation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+import services.dispatch
+import services.geofence.sharing
+import services.registry
+from services.common.storage import db
+
+_HEAD = "head"
+_FOLDERS = (
+    Path(services.registry.__file__).parent / "migrations",
+    Path(services.dispatch.__file__).parent / "leg" / "migrations",
+    Path(services.dispatch.__file__).parent / "exchange" / "migrations",
+    Path(services.dispatch.__file__).parent / "warning" / "migrations",
+    Path(services.geofence.sharing.__file__).parent / "migrations",
+)
+_schemas: dict[Path, tuple[str, ...]] = {}
+"""Statements that make each migrated database, by its folder of migrations."""
+_migrate = db._upgrade
+
+
+def prepare() -> None:
+    """Runs all migrations. Call it before the machine is replaced; each world that begins afterwards uses the result."""
+    for folder in _FOLDERS:
+        engine = sa.create_engine("sqlite://")
+        with engine.begin() as connection:
+            _migrate(connection, folder, _HEAD)
+        with engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            _schemas[folder] = tuple(line for line in raw.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;"))
+        engine.dispose()
+
+
+def upgrade(connection: Connection, migrations: Path, revision: str) -> None:
+    """In the place of db._upgrade: an empty database gets a copy of the migrated one, and a migrated one stays as it is."""
+    statements = _schemas.get(migrations)
+    if statements is None or revision != _HEAD:
+        _migrate(connection, migrations, revision)
+    elif not connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
+        for statement in statements:
+            connection.exec_driver_sql(statement)
