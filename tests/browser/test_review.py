@@ -131,7 +131,12 @@ async def drive_chase(reviewer: Reviewer) -> str:
         person, home, _ = chased.destinations
         await chased.come_home()
         his = await chased.acknowledged("probation", chased.wearer_id)
-        hers = await chased.acknowledged("police", home)
+        # The first offer waits for nothing, so the unit's travel time comes with the position of her home.
+        hers = await chased.until(
+            "police",
+            "the expected arrival",
+            lambda a: a.subject_id == home and a.HasField("acknowledged_at") and a.HasField("arrival_due_at"),
+        )
         await chased.acknowledged("police", person)
         await ride(chased, hers)
         await chased.end_order()

@@ -116,6 +116,8 @@ def _details(step: LegStep, words: Words) -> Iterator[str]:
         yield words(body["leg"])
     if step.kind == "SceneShared" and not body.get("one_scene"):
         yield words.text("해제", "no longer")
+    if step.kind == "TravelEstimated" and isinstance(travel_s := body.get("travel_s"), int):
+        yield words.text(f"이동 {travel_s}초", f"{travel_s} s on the way")
     if step.kind == "Rejected" and body.get("reason"):
         yield words.text(f"사유: {body['reason']}", f"reason: {body['reason']}")
 

@@ -113,6 +113,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "Raced": ("도착 예상 변동", "arrival forecast changed"),
     "SceneShared": ("양 기관 같은 현장", "both legs at one scene"),
     "SpoofingSuspected": ("위치 조작 의심 통보", "spoofing suspected, desk notified"),
+    "TravelEstimated": ("도착 예상 시간 산정", "travel time estimated"),
     "TargetsShown": ("실시간 위치 열람", "live positions shown to a desk"),
     "warning:Offered": ("알림 발송", "warning sent to the gateways"),
     "warning:Reoffered": ("새 알림 발송", "another warning sent to the gateways"),

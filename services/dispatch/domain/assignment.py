@@ -49,7 +49,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import READY_S, Choice
+from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated
 from services.dispatch.notes.domain import NoteAdded
 
 
@@ -84,8 +84,6 @@ ACCEPTED = frozenset(PROGRESS)
 """States of an assignment that a person accepted."""
 OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 """Final states, in which nothing is left to do."""
-
-
 _FIRST_STATES = {ContactPlan.CALL: ContactState.CALL_DUE, ContactPlan.OUT_OF_BUDGET: ContactState.OUT_OF_BUDGET}
 """First state of a contact by its plan; for all other plans it is SENT."""
 
@@ -245,7 +243,7 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
             return _after_answer(new, step)
         case LegAbsent() | LegReturned() | StepsLost():
             return _after_finding(new, step)
-        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected():
+        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | TravelEstimated():
             return _after_private_step(new, step)
         case NobodyAvailable():
             return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
@@ -356,6 +354,10 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             return replace(new, one_scene_ms=step.at_ms if step.one_scene else None)
         case SpoofingSuspected():
             return replace(new, spoofing_suspected_ms=step.at_ms)
+        case TravelEstimated():
+            return replace(
+                new, choice=new.choice and replace(new.choice, travel_s=step.travel_s, estimate=step.estimate)
+            )
         case _:
             assert_never(step)
 
