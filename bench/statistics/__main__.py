@@ -1,7 +1,8 @@
 """`python -m bench.statistics`: the page of statistics over 100,000 stored incidents of a year, and how fast a leg counts them.
 
-The set-up is, on SQLite and then on PostgreSQL, a nats-server, the police leg and the console, each a process, and a browser without scripts that asks for the page of
-the whole year, of the last 30 days and of the file, one request after the other. A page includes the leg's answer and its drawing.
+The set-up is, on SQLite and then on PostgreSQL, a nats-server, the police leg and the console, each a process, and a browser without
+scripts that asks for the page of the whole year, of the last 30 days and of the file, one request after the other. A page includes the
+leg's answer and its drawing.
 """
 
 from __future__ import annotations

@@ -91,6 +91,48 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "document": ("법원 제출 문서", "Document for a court"),
+    "document_hint": (
+        "사건 보고서와 그 근거가 되는 증거 묶음을 압축 파일 하나로 만듭니다. 만들기 전에 열람 대장에 기록됩니다.",
+        "Makes one file (ZIP) of the report (PDF) and the bundle of evidence that proves it. The ledger records it first.",
+    ),
+    "document_order_hint": (
+        "기간 중 명령 이행 보고서를 만듭니다. 위치는 들어가지 않으며, 만들기 전에 열람 대장에 기록됩니다.",
+        "Makes a report (PDF) on how the order was kept over a period, without positions. The ledger records it first.",
+    ),
+    "document_copy": ("근거 기록", "Made of"),
+    "document_copy_police": ("경찰 기록", "the police's evidence"),
+    "document_copy_probation": ("보호관찰 기록 (피해자 위치 제외)", "probation's evidence (no position of hers)"),
+    "document_recipient": ("받는 사람의 인증 이름 (비우면 본인)", "Recipient (SPIFFE id; empty: yourself)"),
+    "document_make": ("문서 만들기", "Make the document"),
+    "document_elsewhere": (
+        "이 콘솔에서는 법원 제출 문서를 만들지 않습니다. 증거 관리 담당자가 아래 명령으로 만듭니다.",
+        "This console makes no documents for a court. The keeper of the evidence makes them with this command:",
+    ),
+    "document_open": (
+        "아직 끝나지 않은 사건입니다. 모든 조치가 해제되거나 종결된 뒤에 만드십시오.",
+        "The incident isn't over. Make its document when each assignment is stood down or closed.",
+    ),
+    "document_busy": (
+        "다른 문서를 만드는 중입니다. 1분 뒤에 다시 하십시오.",
+        "Another document is being made. Try again in a minute.",
+    ),
+    "document_refused": (
+        "입력한 값으로는 문서를 만들 수 없습니다. 근거 조문, 받는 곳, 번호를 확인하십시오.",
+        "No document is made with these values. Check the legal basis, the recipient and the id.",
+    ),
+    "document_aged_out": (
+        "이 사건의 기록은 보존 기간이 지났고, 이 기관에 증거 사본도 없습니다. 문서를 만들 수 없습니다.",
+        "The log of this incident is past its retention, and the leg has no copy of it. No document can be made.",
+    ),
+    "document_failed": (
+        "문서를 만들지 못했습니다. 운영자에게 알리십시오.",
+        "The document could not be made. Tell the operators of the console.",
+    ),
+    "document_slow": (
+        "제한 시간 안에 문서를 만들지 못했습니다. 한가할 때 다시 하십시오.",
+        "The document was not made in time. Try again when the machine is less busy.",
+    ),
     "findings": ("지적 사항", "Findings"),
     "findings_hint": (
         "기한이 지난 것부터 보입니다. 조치가 끝나면 결과를 적어 종결하십시오.",

@@ -33,6 +33,8 @@ from services.console.people.views import PeoplePages
 from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
+from services.console.review.document_maker import DocumentMaker
+from services.console.review.documents import DocumentPages
 from services.console.review.findings import FindingPages
 from services.console.review.views import IncidentPages
 from services.console.roster.views import RosterPages
@@ -73,12 +75,13 @@ class Pages:
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
         guard.show_errors(assets.error_page)
-        devices = DeviceReader(mesh)
+        devices, maker = DeviceReader(mesh), DocumentMaker(settings.mesh_folder)
         self._duty_routes = [
             *HandoverPages(guard, mesh, devices).routes(),
             *DevicePages(guard, mesh, devices).routes(),
             *PeoplePages(guard, mesh).routes(),
-            *BurdenPages(guard, mesh).routes(),
+            *BurdenPages(guard, mesh, makes_documents=maker.is_available).routes(),
+            *DocumentPages(guard, mesh, self._incidents, maker=maker, tls=bool(settings.tls)).routes(),
             *RosterPages(guard, mesh).routes(),
             *RecordPages(guard, mesh).routes(),
         ]

@@ -162,6 +162,11 @@ class Visitor:
         ) as answer:
             return answer.status, await answer.text(errors="replace")
 
+    async def download(self, path: str, **form: str) -> tuple[int, bytes]:
+        """Sends a form with the token of the last page. Returns status and content."""
+        async with self.client.post(self.url + path, data={**form, "csrf": self.csrf}) as answer:
+            return answer.status, await answer.read()
+
     async def callback(self) -> str:
         """Signs in at the identity provider and returns the callback address, without opening it."""
         status, text, headers = await self.get("/sign-in/begin")
