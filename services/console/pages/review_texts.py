@@ -91,6 +91,41 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "earlier": ("더 일찍 결정되지 않은 이유", "Why not earlier"),
+    "earlier_hint": (
+        "결정 전 10분 동안 들어온 보고마다, 그때의 판단과 진입으로 보지 않은 이유입니다. 최근 것부터 보입니다.",
+        "Each report of the 10 minutes before the decision, with the decision's own evaluation after it, and what held the entry back.",
+    ),
+    "earlier_same": (
+        "기록을 처음부터 다시 판단한 결과가 당시의 결정과 같습니다.",
+        "The log was folded anew, and gives the same decision.",
+    ),
+    "earlier_different": (
+        "주의: 기록을 다시 판단한 결과가 당시의 결정과 다릅니다. 운영자에게 알리십시오.",
+        "ATTENTION: folding the log anew gives another decision. Tell the operators of the console.",
+    ),
+    "earlier_none": (
+        "결정 전 10분 동안 들어온 보고가 없거나, 거리 안 진입에 따른 결정이 아닙니다.",
+        "No report came in the 10 minutes before the decision, or it wasn't the entry of a ring.",
+    ),
+    "held_back": ("진입으로 보지 않은 이유", "Held back by"),
+    "held_entered": ("이미 진입으로 판단됨", "entered already"),
+    "held_NOT_IN_FORCE": ("명령이 아직 유효하지 않음", "the order wasn't in force"),
+    "held_NO_POSITION": ("한쪽의 위치가 없음", "one side had no position"),
+    "held_FAR": ("안에 있을 확률이 1 % 미만", "the probability of being inside was below 1 %"),
+    "held_UNLIKELY": (
+        "안에 있을 확률이 출동 기준보다 낮음",
+        "the probability of being inside was too low to send somebody",
+    ),
+    "held_UNCONFIRMED": (
+        "위치가 갑자기 바뀌었고 이를 확인하는 둘째 위치가 아직 없음",
+        "a position jump that no second position had confirmed",
+    ),
+    "held_VAGUE": (
+        "정확도가 나빠 안에 있는지 알 수 없음",
+        "the accuracy was too poor to tell whether the wearer was inside",
+    ),
+    "held_ENCOUNTER": ("허가된 대면 중", "an authorised encounter was active"),
     "document": ("법원 제출 문서", "Document for a court"),
     "document_hint": (
         "사건 보고서와 그 근거가 되는 증거 묶음을 압축 파일 하나로 만듭니다. 만들기 전에 열람 대장에 기록됩니다.",

@@ -33,9 +33,10 @@ from services.console.people.views import PeoplePages
 from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
-from services.console.review.document_maker import DocumentMaker
 from services.console.review.documents import DocumentPages
+from services.console.review.earlier import EarlierPages
 from services.console.review.findings import FindingPages
+from services.console.review.mesh_commands import MeshCommands
 from services.console.review.views import IncidentPages
 from services.console.roster.views import RosterPages
 from services.console.settings import ConsoleSettings
@@ -75,13 +76,14 @@ class Pages:
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
         guard.show_errors(assets.error_page)
-        devices, maker = DeviceReader(mesh), DocumentMaker(settings.mesh_folder)
+        devices, commands = DeviceReader(mesh), MeshCommands(settings.mesh_folder, tls=bool(settings.tls))
         self._duty_routes = [
             *HandoverPages(guard, mesh, devices).routes(),
             *DevicePages(guard, mesh, devices).routes(),
             *PeoplePages(guard, mesh).routes(),
-            *BurdenPages(guard, mesh, makes_documents=maker.is_available).routes(),
-            *DocumentPages(guard, mesh, self._incidents, maker=maker, tls=bool(settings.tls)).routes(),
+            *BurdenPages(guard, mesh, makes_documents=commands.is_available).routes(),
+            *DocumentPages(guard, mesh, self._incidents, commands=commands).routes(),
+            *EarlierPages(guard, commands).routes(),
             *RosterPages(guard, mesh).routes(),
             *RecordPages(guard, mesh).routes(),
         ]

@@ -14,11 +14,11 @@ from aiohttp import web
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.console.domain.people import SELF, Role
+from services.console.domain.people import Role
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
 from services.console.pages import assets
-from services.console.review.document_maker import DocumentMaker, DocumentRefused
+from services.console.review.mesh_commands import CommandRefused, MeshCommands, refused
 from services.console.review.views import IncidentPages, id_of
 from services.console.statistics.model import BadPeriod, DayPeriod
 from services.console.statistics.translate import bounds
@@ -34,11 +34,9 @@ class DocumentPages:
     """Routes of the documents."""
 
     def __init__(
-        self, guard: RouteGuard, mesh: MeshClient, incidents: IncidentPages, *, maker: DocumentMaker, tls: bool
+        self, guard: RouteGuard, mesh: MeshClient, incidents: IncidentPages, *, commands: MeshCommands
     ) -> None:
-        """With `tls` the services know a user under the console's own name, so the ledger does, too."""
-        self._guard, self._mesh, self._incidents, self._maker = guard, mesh, incidents, maker
-        self._named_under = f"{SELF}/" if tls else ""
+        self._guard, self._mesh, self._incidents, self._commands = guard, mesh, incidents, commands
 
     def routes(self) -> list[web.RouteDef]:
         """Makes the routes."""
@@ -51,14 +49,14 @@ class DocumentPages:
         """Sends the report on an incident and its bundle as one ZIP file. An incident that is still open is refused."""
         incident_id = id_of(ask)
         if (await self._incidents.card(ask)).ended_ms is None:
-            return _refused(ask, DocumentRefused(409, "document_open"))
+            return refused(ask, CommandRefused(409, "document_open"))
         leg = ask.form.get("copy", COPIES[0])
         if leg not in COPIES:
             raise web.HTTPBadRequest(text=f"400: copy: must be one of {', '.join(COPIES)}")
         try:
-            made = await self._maker.make((incident_id, f"--leg={leg}", *self._grounds(ask)))
-        except DocumentRefused as refused:
-            return _refused(ask, refused)
+            made = await self._commands.report((incident_id, f"--leg={leg}", *self._grounds(ask)))
+        except CommandRefused as refusal:
+            return refused(ask, refusal)
         files = {f"report-{incident_id}{ending}": content for ending, content in made.items()}
         return _attachment(_zipped(files), "application/zip", f"report-{incident_id}.zip")
 
@@ -76,15 +74,15 @@ class DocumentPages:
         moments = {name: times.to_rfc3339(times.from_timestamp(at)) for name, at in bounds(period).items()}
         options = (f"--order={order_id}", f"--from={moments['from']}", f"--until={moments['until']}")
         try:
-            made = await self._maker.make((*options, *self._grounds(ask)))
-        except DocumentRefused as refused:
-            return _refused(ask, refused)
+            made = await self._commands.report((*options, *self._grounds(ask)))
+        except CommandRefused as refusal:
+            return refused(ask, refusal)
         return _attachment(made[".pdf"], "application/pdf", f"compliance-{order_id}-{period.first}-{period.last}.pdf")
 
     def _grounds(self, ask: Ask) -> tuple[str, ...]:
         """Options of the command: the legal grounds, the language, the reviewer who makes the document, and who gets it: by default the
         reviewer."""
-        reviewer = self._named_under + ask.user.name
+        reviewer = self._commands.reviewer(ask.user)
         given = {
             "--legal-basis": ask.form.get("legal_basis", ""),
             "--purpose": "COURT",
@@ -106,8 +104,3 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 def _attachment(content: bytes, content_type: str, name: str) -> web.Response:
     headers = {"Content-Type": content_type, "Content-Disposition": f'attachment; filename="{name}"'}
     return web.Response(body=content, headers=headers)
-
-
-def _refused(ask: Ask, refusal: DocumentRefused) -> web.Response:
-    """The page that says why no document was made, with what the command said about a wrong field."""
-    return assets.page(ask, "error.html", status=refusal.status, reason=refusal.reason, detail=refusal.detail)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -36,7 +37,16 @@ from services.dispatch.evidence.model import Evidence
 from services.dispatch.following.targets import CALLERS
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.cli import quoted
-from tests.support.cli.bundles import BASIS, Made, console_of, devices_of_persons, devices_that_report, made_of_the_demo
+from tests.support.cli.bundles import (
+    BASIS,
+    Made,
+    console_of,
+    decided_alert,
+    devices_of_persons,
+    devices_that_report,
+    is_named,
+    made_of_the_demo,
+)
 from tests.support.common.mesh import PATIENCE_S, TANDEM, environment, tandem
 from tests.support.common.ports import free_port
 
@@ -89,14 +99,9 @@ def test_a_bundle_is_verified_without_server_and_network(made: Made, tmp_path: P
 
 
 def test_the_walkthrough_quotes_what_the_commands_print(made: Made, tmp_path: Path) -> None:
-    trace = json.loads(tandem("trace", made.incident_id, "--dir", str(made.mesh.folder), "--json").stdout)
-    alerts = [span["attributes"] for span in trace["spans"] if span["name"] == "alert"]
-    decided = next(
-        alert["alert_id"] for alert in alerts if (alert["kind"], alert["demand"]) == ("RING_ENTERED", "RESPOND")
-    )
     here = {
         "incident-": made.incident_id,
-        "alert-": decided,
+        "alert-": decided_alert(made),
         "DIR": str(made.mesh.folder),
         "evidence.pub": str(made.public_key),
         "police.tar": str(tmp_path / "police.tar"),
@@ -137,25 +142,6 @@ def test_a_flipped_bit_anywhere_is_located(made: Made) -> None:
         with pytest.raises(CorruptArchive) as broken:
             bundle.verify(bytes(flipped), None)
         assert is_named(found, offset, broken.value), f"byte {offset}: {broken.value}"
-
-
-def is_named(found: dict[str, bytes], offset: int, broken: CorruptArchive) -> bool:
-    """Whether an error names the place of a byte of the file."""
-    at, last = 0, "the beginning"
-    for name in sorted(found):
-        size = len(found[name])
-        if offset < at + BLOCK:
-            return broken.member == f"the header behind {last}" or broken.member.startswith("the end")
-        within = offset - at - BLOCK
-        if within < size + -size % BLOCK:
-            if broken.member != name:
-                return False
-            if within >= size:
-                return broken.offset == size
-            chunk = within // seal.CHUNK * seal.CHUNK
-            return broken.offset in (None, within) if name == format.SIGNATURE else broken.offset == chunk
-        at, last = at + BLOCK + size + -size % BLOCK, name
-    return broken.member in ("the end of the file", f"the header behind {last}")
 
 
 def test_a_truncated_or_extended_bundle_is_refused(made: Made) -> None:
@@ -354,6 +340,15 @@ async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: 
         assert status == 400 and "not disclosed: legal_basis" in page and TEXTS["document_refused"][0] in page
         status, page = await reviewer.post(path, **court, **{"from": "2026-02-01", "until": "2026-01-01"})
         assert status == 400 and "is before from" in page
+        explain = ("explain", decided_alert(made), "--dir", str(made.mesh.folder), "--json")
+        explained = json.loads((await asyncio.to_thread(tandem, *explain)).stdout)["earlier"]
+        grounds = {"alert": explain[1], "legal_basis": court["legal_basis"], "purpose": "AUDIT"}
+        status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds)
+        shown = re.findall(r'data-entry="(\d+)" data-held="(\w*)"', page)
+        assert status == 200 and shown == [(str(e["sequence"]), e["held_back_by"]) for e in reversed(explained)]
+        assert shown and TEXTS["earlier_same"][0] in page
+        status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds | {"legal_basis": ""})
+        assert status == 400 and "--legal-basis" in page
         assert "make-document" not in await police.read(f"/incidents/{made.incident_id}")
         assert (await police.post(path, **court, **period))[0] == 403
     deadline = time.monotonic() + PATIENCE_S

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.evidence import chains as evidence_chains
+from services.cli.evidence import format, seal
+from services.cli.evidence.tar import BLOCK, CorruptArchive
 from services.dispatch.evidence import model
 from services.dispatch.evidence.files import EvidenceFiles
 from tandem.common.v1 import log_pb2
@@ -76,3 +78,31 @@ def devices_that_report(found: list[model.StoredMessage]) -> set[str]:
     """Ids of the devices of which the records hold a report."""
     entries = [log_pb2.LogEntry.FromString(record.data) for record in found if record.subject.endswith(".report")]
     return {id_ for entry in entries for id_ in (*entry.positions.device_id, entry.equipment.device_id) if id_}
+
+
+def is_named(found: dict[str, bytes], offset: int, broken: CorruptArchive) -> bool:
+    """Whether an error names the place of a byte of the file."""
+    at, last = 0, "the beginning"
+    for name in sorted(found):
+        size = len(found[name])
+        if offset < at + BLOCK:
+            return broken.member == f"the header behind {last}" or broken.member.startswith("the end")
+        within = offset - at - BLOCK
+        if within < size + -size % BLOCK:
+            if broken.member != name:
+                return False
+            if within >= size:
+                return broken.offset == size
+            chunk = within // seal.CHUNK * seal.CHUNK
+            return broken.offset in (None, within) if name == format.SIGNATURE else broken.offset == chunk
+        at, last = at + BLOCK + size + -size % BLOCK, name
+    return broken.member in ("the end of the file", f"the header behind {last}")
+
+
+def decided_alert(made: Made) -> str:
+    """Id of the alert that demanded the response."""
+    trace = json.loads(tandem("trace", made.incident_id, "--dir", str(made.mesh.folder), "--json").stdout)
+    alerts = [span["attributes"] for span in trace["spans"] if span["name"] == "alert"]
+    return next(
+        str(alert["alert_id"]) for alert in alerts if (alert["kind"], alert["demand"]) == ("RING_ENTERED", "RESPOND")
+    )

@@ -1,4 +1,4 @@
-"""Documents for a court are made by a process of their own: each exit code, and a process that doesn't end, has its answer."""
+"""Commands on the mesh run in a process of their own: each exit code, and a process that doesn't end, has its answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from services.console.pages.texts import TEXTS
-from services.console.review.document_maker import DocumentMaker, DocumentRefused
+from services.console.review.mesh_commands import CommandRefused, MeshCommands
 
 PREAMBLE = "import os, pathlib, sys, time; out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1]); "
 
 
-def maker(folder: Path, script: str, *, within_s: float = 60.0) -> DocumentMaker:
-    return DocumentMaker(folder, command=(sys.executable, "-c", PREAMBLE + script), within_s=within_s)
+def commands(folder: Path, script: str, *, within_s: float = 60.0) -> MeshCommands:
+    return MeshCommands(folder, command=(sys.executable, "-c", PREAMBLE + script), within_s=within_s)
 
 
 async def test_the_files_that_the_command_wrote_are_returned_and_deleted(
@@ -27,9 +27,9 @@ async def test_the_files_that_the_command_wrote_are_returned_and_deleted(
         "out.write_text(' '.join(sys.argv[1:])); out.with_suffix('.tar').write_text(' '.join(sorted(os.environ)));"
         f"pathlib.Path({str(tmp_path / 'where')!r}).write_text(str(out))"
     )
-    made = await maker(tmp_path, script).make(("incident-1", "--leg=police"))
+    made = await commands(tmp_path, script).report(("incident-1", "--leg=police"))
     assert set(made) == {".pdf", ".tar"}
-    assert made[".pdf"].startswith(b"incident-1 --leg=police --out ") and str(tmp_path).encode() in made[".pdf"]
+    assert made[".pdf"].startswith(b"report incident-1 --leg=police --out ") and str(tmp_path).encode() in made[".pdf"]
     assert b"TANDEM_POLICE_DATABASE_URL" in made[".tar"] and b"TANDEM_PORT" not in made[".tar"]
     assert not Path((tmp_path / "where").read_text()).parent.exists()
 
@@ -48,8 +48,8 @@ async def test_each_failure_of_the_command_has_its_answer(tmp_path: Path, code: 
     script = (
         f"out.write_text('half'); print('first'); print('legal_basis: is wrong', file=sys.stderr, flush=True); {ended}"
     )
-    with pytest.raises(DocumentRefused) as refused:
-        await maker(tmp_path, script).make(("incident-1",))
+    with pytest.raises(CommandRefused) as refused:
+        await commands(tmp_path, script).report(("incident-1",))
     assert (refused.value.status, refused.value.reason) == (status, reason)
     assert refused.value.detail == "legal_basis: is wrong"
     assert reason in TEXTS
@@ -61,24 +61,24 @@ def is_running(pid: Path) -> bool:
 
 async def test_a_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
     script = f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(600)"
-    with pytest.raises(DocumentRefused) as refused:
-        await maker(tmp_path, script, within_s=2.0).make(("incident-1",))
+    with pytest.raises(CommandRefused) as refused:
+        await commands(tmp_path, script, within_s=2.0).report(("incident-1",))
     assert (refused.value.status, refused.value.reason) == (504, "document_slow")
     assert not is_running(tmp_path / "pid")
 
 
 async def test_one_document_is_made_at_a_time_and_none_without_a_mesh(tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    busy = maker(
+    busy = commands(
         tmp_path, f"[time.sleep(0.02) for _ in iter(lambda: pathlib.Path({str(go_on)!r}).exists(), True)]; out.touch()"
     )
-    first = asyncio.create_task(busy.make(("incident-1",)))
+    first = asyncio.create_task(busy.report(("incident-1",)))
     await asyncio.sleep(0)
-    with pytest.raises(DocumentRefused) as refused:
-        await busy.make(("incident-2",))
+    with pytest.raises(CommandRefused) as refused:
+        await busy.report(("incident-2",))
     assert (refused.value.status, refused.value.reason) == (503, "document_busy")
     go_on.touch()
     assert set(await first) == {".pdf"}
-    with pytest.raises(DocumentRefused) as elsewhere:
-        await DocumentMaker(None).make(("incident-1",))
+    with pytest.raises(CommandRefused) as elsewhere:
+        await MeshCommands(None).report(("incident-1",))
     assert (elsewhere.value.status, elsewhere.value.reason) == (501, "document_elsewhere")
