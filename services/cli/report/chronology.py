@@ -29,7 +29,9 @@ class Moment(NamedTuple):
 def course(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """The course as minutes, each with its lines, as the template needs them."""
     moments = sorted(
-        [*_alerts(facts, words), *_equipment(facts, words), *_steps(facts, words)], key=lambda moment: moment.at_ms
+        # At the same moment, an event of a device comes before the decision that follows from it, and a step after it.
+        [*_equipment(facts, words), *_alerts(facts, words), *_steps(facts, words)],
+        key=lambda moment: moment.at_ms,
     )
     return [
         {

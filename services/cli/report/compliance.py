@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.cli.report import document, formats, sections
+from services.cli.report.bases import basis_text
 from services.cli.report.facts import DecidedAlert
 from services.cli.report.words import Words
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
@@ -96,7 +97,7 @@ def _head(period: CompliancePeriod, words: Words) -> sections.Rows:
         [words.text("작성", "Made"), formats.date_time(period.made_at_ms)],
         [words("made_by"), period.made_by],
         [words("made_for"), period.made_for],
-        [words("legal_basis"), period.legal_basis],
+        [words("legal_basis"), basis_text(period.legal_basis, words)],
     ]
     return [*rows, *(sections.order_rows(period.case, words)[1:] if period.case else ())]
 

@@ -28,6 +28,7 @@ def sections(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     return [
         {
             "name": device.device_id,
+            "of_wearer": device.of_wearer,
             "owner": f"{words('wearer' if device.of_wearer else 'protected')} {device.subject_id}",
             "rows": list(_rows(device, words)),
             "events": [

@@ -28,6 +28,7 @@ def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         "no_case": words("no_case"),
         "course": chronology.course(facts, words),
         "maps": [map_._asdict() for map_ in maps(facts, words)],
+        "about_probability": words("about_probability"),
         "decisions": sections.decisions(facts, words),
         "earlier": earlier.rows(earlier.reports(verified, facts.decisive), words),
         "earlier_titles": [words(name) for name in ("why_not_earlier", "at", "device", "probability", "held_back_by")],

@@ -9,7 +9,7 @@ LANGUAGES = ("ko", "en")
 
 WORDS: Mapping[str, tuple[str, str]] = {
     # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    "title": ("접근금지 위반 사건 보고서", "Report on an incident under a restraining order"),
+    "title": ("접근금지 명령 사건 보고서", "Report on an incident under a restraining order"),
     "summary": ("요약", "Summary"),
     "order": ("명령과 근거", "Order and ground"),
     "course": ("시간 순 경과", "Minute by minute"),
@@ -23,6 +23,16 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "answers": ("양 기관의 접수", "Acknowledgements"),
     "authenticity": ("기록의 진정성과 검증 방법", "Authenticity of the record, and how to verify it"),
     "page": ("쪽", "page"),
+    "no_verdict": (
+        "이 문서는 명령 위반 여부를 판단하지 않습니다. 장치와 사람이 남긴 기록과 그 불확실성을 싣습니다.",
+        "This document doesn't decide whether the order was violated. It states what was recorded, and how sure that is.",
+    ),
+    "about_probability": (
+        "확률은 양쪽 위치의 오차를 반영한 값으로, 경계를 막 넘은 순간에는 50 % 안팎입니다. "
+        "그 순간의 값만으로 위반이 증명되거나 부정되지 않으며, 그 뒤의 위치와 가장 가까운 거리를 함께 보아야 합니다.",
+        "A probability follows from the errors of both positions. At the moment at which a boundary is crossed it is about 50 %. "
+        "By itself it neither proves nor disproves a violation: read it with the later positions and the least distance.",
+    ),
     "times": ("모든 시각은 한국 표준시(UTC+9)입니다.", "All times are Korean standard time (UTC+9)."),
     "exercise": ("훈련: 실제 사건이 아닙니다.", "EXERCISE: this was not a live incident."),
     # ── the head ─────────────────────────────────────────────────────────────────────────────────────────────────────

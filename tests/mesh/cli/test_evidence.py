@@ -313,7 +313,7 @@ def test_the_report_of_a_mesh_is_that_of_a_bundle(made: Made, tmp_path: Path) ->
     outcome = tandem("report", made.incident_id, "--dir", str(made.mesh.folder), *BASIS, "--out", str(out))
     assert outcome.returncode == 0, outcome.stderr
     text = "".join(page.extract_text() for page in PdfReader(out).pages)
-    assert made.incident_id in text and "접근금지 위반 사건 보고서" in text and "바이트 단위로 같음" in text
+    assert made.incident_id in text and "접근금지 명령 사건 보고서" in text and "바이트 단위로 같음" in text
     proof = out.with_suffix(".tar").read_bytes()
     assert out.read_bytes() == incident.of_bundle(proof, bytes.fromhex(made.public_key.read_text()), Words("ko"))
 

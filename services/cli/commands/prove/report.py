@@ -64,7 +64,8 @@ def report(
         raise CommandFailed(f"--language: must be one of {', '.join(LANGUAGES)} (example: ko)", MISUSED)
     words = Words(language)
     grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
-    telemetry.configure("report", sys.stderr)
+    if bundle is None:
+        telemetry.configure("report", sys.stderr)
     if bundle is not None:
         made = _of_bundle(_read(bundle), _key(public_key), words)
     elif order:
