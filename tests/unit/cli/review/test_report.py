@@ -77,7 +77,7 @@ def test_the_same_bundle_gives_the_same_bytes_on_each_python() -> None:
     assert hashlib.sha256(made).hexdigest() == GOLDEN
 
 
-GOLDEN = "9843c768d26714693f59153bf54561a1790f7b4668df344bb73ef3b6c0b41dce"
+GOLDEN = "958000573f43e22f9fd2c238768a6e738b2b6d4fd6c93a2d8a05b4f29fd50818"
 """SHA-256 of the document. Both Pythons of the suite give it. A change of the report, of the fold's version or of the typesetter
 changes it, and then the new one is put here."""
 
