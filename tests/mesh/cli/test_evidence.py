@@ -349,6 +349,7 @@ async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: 
         assert shown and TEXTS["earlier_same"][0] in page
         status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds | {"legal_basis": ""})
         assert status == 400 and "--legal-basis" in page
+        assert 'id="no-incidents"' in await reviewer.read("/statistics?from=2020-01-01&until=2020-01-31")
         assert "make-document" not in await police.read(f"/incidents/{made.incident_id}")
         assert (await police.post(path, **court, **period))[0] == 403
     deadline = time.monotonic() + PATIENCE_S
