@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from services.cli.calls import call
+from services.cli.evidence import bundle as evidence_bundle
 from services.cli.failure import CommandFailed
 from services.cli.monitor.drill import Drill
+from services.cli.report import facts as report_facts
 from services.cli.simulate import demo, outcome
 from services.cli.stack import mesh as meshes
 from services.common import times
@@ -245,10 +249,62 @@ async def check_tools(reviewer: Reviewer, rows: list[dict[str, Any]]) -> None:
     assert await reviewer.eval(box) == whole
 
 
+ANSWERS = {
+    "When was the order known to each side?": "[aria-labelledby=h-trace] table:last-of-type tbody tr",
+    "Which position decided?": "[aria-labelledby=h-decision] details tbody tr",
+    "By which rules, and would the same be decided today?": "[aria-labelledby=h-decision] details dd code",
+    "Why not earlier?": "[aria-labelledby=h-decision] form[action$='/earlier']",
+    "How long did each part take?": "#waterfall tbody tr",
+    "What was late, and was that unusual?": ".expected tbody tr",
+    "Where was everybody?": "#events li",
+    "Who was told, and when?": "#waterfall tr[data-leg=warning]",
+    "Who went, and what became of it?": "[aria-labelledby=h-timeline] .history li",
+    "Who saw the location, or the records?": "[aria-labelledby=h-ledger] tbody tr",
+    "Can it be given to a court?": "#make-document",
+    "What follows from it?": "#new-finding",
+}
+"""Selector on the review page of each answer to the questions of docs/explanation/review.md."""
+
+
+async def check_maps(reviewer: Reviewer, incident_id: str, page: dict[str, Any], folder: Path) -> None:
+    """Checks that the maps of the document for a court are drawn of the positions that the replay shows."""
+    command = ("report", incident_id, "--dir", str(reviewer.mesh.folder), "--out", str(folder / "report.pdf"))
+    grounds = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
+    made = await asyncio.to_thread(tandem, *command, *grounds)
+    assert made.returncode == 0, made.stderr
+    verified = evidence_bundle.verify((folder / "report.tar").read_bytes(), None)
+    devices = report_facts.of_bundle(verified).devices
+    documented = {
+        device.device_id: {(fix.time_ms, round(fix.lon_deg, 6), round(fix.lat_deg, 6)) for fix in device.fixes}
+        for device in devices
+        if device.fixes
+    }
+    replayed = {
+        track["device"]: {(at, round(lon, 6), round(lat, 6)) for at, lon, lat, *_ in track["points"]}
+        for track in page["replay"]["tracks"]
+    }
+    assert documented == replayed and documented
+
+
+async def check_answers(reviewer: Reviewer) -> None:
+    """Checks that the opened page answers each question of a reviewer, and prints how many parts each answer has."""
+    counts = {
+        question: await reviewer.eval(f"document.querySelectorAll({json.dumps(selector)}).length")
+        for question, selector in ANSWERS.items()
+    }
+    print(counts)
+    assert [question for question, count in counts.items() if not count] == []
+    is_exercise = await reviewer.eval("document.querySelector('[aria-labelledby=h-incident] .exercise') !== null")
+    trace = await asyncio.to_thread(tandem, "trace", "--dir", str(reviewer.mesh.folder))
+    print(trace.stdout)
+    assert is_exercise == ("exercise" in trace.stdout.splitlines()[0])
+
+
 async def test_the_demo_is_replayed_to_its_end_and_its_trace_can_be_folded_and_filtered(reviewer: Reviewer) -> None:
     await reviewer.open(await play_demo(reviewer))
     rows, expected = await check_trace(reviewer, await check_replay(reviewer))
     assert {row["expected"] for row in expected} >= {"PERSON_ANSWERS", "PERSON_WARNED", "WARNING_RECEIVED"}
+    await check_answers(reviewer)
     await check_tools(reviewer, rows)
     found = await reviewer.browser("axe", page="reviewer")
     assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == []
@@ -263,6 +319,7 @@ async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_no
     rows, expected = await check_trace(reviewer, page)
     unanswered = {row["leg"] for row in expected if row["expected"] == "PERSON_ANSWERS" and row["outcome"] == "MISSED"}
     assert unanswered == {"probation", "police"}
+    await check_answers(reviewer)
     escalations = [row for row in rows if "escalation" in row]
     assert {row["leg"] for row in escalations} >= unanswered
     assert all("late" in row for row in escalations)
@@ -286,12 +343,14 @@ async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_no
 
 
 async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_time(
-    reviewer: Reviewer,
+    reviewer: Reviewer, tmp_path: Path
 ) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        await reviewer.open(await drive_chase(reviewer))
+        incident_id = await drive_chase(reviewer)
+        await reviewer.open(incident_id)
     page = await check_replay(reviewer)
     _, expected = await check_trace(reviewer, page)
+    await check_answers(reviewer)
     (unit,) = page["replay"]["units"]
     assert unit["unit"] in UNITS["police"] and len(unit["points"]) == 5, (
         "its position before the offer, and four on the way"
@@ -303,6 +362,7 @@ async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_tim
     assert [row["leg"] for row in arrivals] == ["police"] and arrivals[0]["outcome"] in ("IN_TIME", "LATE")
     assert {row["expected"] for row in expected} >= {"MACHINE_RECEIVES", "PERSON_ANSWERS", "UNIT_DISPATCHED"}
     await reviewer.shot("review-chase", "#h-replay")
+    await check_maps(reviewer, incident_id, page, tmp_path)
 
 
 async def test_a_finding_is_written_with_its_owner_and_day_is_followed_and_closed(reviewer: Reviewer) -> None:

@@ -91,6 +91,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "decision_version": ("판단 버전", "version of the decision"),
     "earlier": ("더 일찍 결정되지 않은 이유", "Why not earlier"),
     "earlier_hint": (
         "결정 전 10분 동안 들어온 보고마다, 그때의 판단과 진입으로 보지 않은 이유입니다. 최근 것부터 보입니다.",
