@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
+from services.console.domain import board
 from services.console.domain.people import Role
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
@@ -48,7 +49,7 @@ class DocumentPages:
     async def of_incident(self, ask: Ask) -> web.StreamResponse:
         """Sends the report on an incident and its bundle as one ZIP file. An incident that is still open is refused."""
         incident_id = id_of(ask)
-        if (await self._incidents.card(ask)).ended_ms is None:
+        if not board.is_over(await self._incidents.card(ask)):
             return refused(ask, CommandRefused(409, "document_open"))
         leg = ask.form.get("copy", COPIES[0])
         if leg not in COPIES:

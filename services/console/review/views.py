@@ -160,6 +160,7 @@ class IncidentPages:
             decisions=decisions,
             bases=_bases(ask.user.role),
             purposes=PURPOSES,
+            is_over=board.is_over(card),
             makes_documents=self._settings.mesh_folder is not None,
             chosen=ask.form,
         )
