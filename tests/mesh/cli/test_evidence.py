@@ -366,7 +366,7 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
     outcome = tandem("report", *period, *mesh, *BASIS, "--language", "en", "--out", str(out))
     assert outcome.returncode == 0, outcome.stderr
     text = "".join(page.extract_text() for page in PdfReader(out).pages).replace("\u200b", "")
-    assert order in text and made.incident_id in text and "have aged out" not in text
+    assert order in text and made.incident_id in text and "ATTENTION" not in text
     deadline = time.monotonic() + PATIENCE_S
     while order not in (references := ledger_references(made)):
         assert time.monotonic() < deadline, references

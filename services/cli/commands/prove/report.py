@@ -105,7 +105,7 @@ def _of_order(order_id: str, since: str, until: str, *, folder: Path, grounds: B
     if until_ms <= from_ms:
         raise CommandFailed("--until: must be later than --from", MISUSED)
     running = mesh.load(folder)
-    collecting = collection.collect(running, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
+    collecting = collection.collect(running, folder, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
     return compliance.pdf(uvloop.run(collecting), words)
 
 
