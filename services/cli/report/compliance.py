@@ -110,7 +110,7 @@ def _gaps(period: CompliancePeriod, words: Words) -> Iterator[str]:
         first = formats.date_time(period.known_from_ms)
         yield words.text(
             f"주의: {first} 이전은 양 기관의 조치 기록에서 옮긴 것으로, 기관에 통보되거나 출동을 요구한 경보만 있습니다.",
-            f"ATTENTION: from before {first} only alerts that notified an agency or demanded a response remain, from the legs' records.",
+            f"ATTENTION: before {first} only alerts that notified an agency or demanded a response remain, from the legs' records.",
         )
 
 
