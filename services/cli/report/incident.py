@@ -27,6 +27,7 @@ def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         "orders": [sections.order_rows(case, words) for case in facts.cases],
         "no_case": words("no_case"),
         "course": chronology.course(facts, words),
+        "about_maps": words("about_maps"),
         "maps": [map_._asdict() for map_ in maps(facts, words)],
         "about_probability": words("about_probability"),
         "decisions": sections.decisions(facts, words),

@@ -14,6 +14,12 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "order": ("명령과 근거", "Order and ground"),
     "course": ("시간 순 경과", "Minute by minute"),
     "maps": ("지도", "Maps"),
+    "about_maps": (
+        "점은 장치가 보고한 위치이고, 원은 마지막 위치의 정확도입니다. "
+        "선은 점을 시간순으로 이은 것으로 실제 이동 경로가 아닐 수 있으며, 3분 넘게 떨어진 점은 잇지 않습니다.",
+        "Dots are positions that a device reported, and the circle is the accuracy of the last one. Lines join dots in the order of "
+        "their times and needn't be the way that was taken; dots more than 3 minutes apart aren't joined.",
+    ),
     "decision": ("판단과 그 불확실성", "The decision, with its uncertainties"),
     "why_not_earlier": ("출동 판단이 더 일찍 나오지 않은 까닭", "Why the response wasn't decided earlier"),
     "at": ("도착", "Arrived"),
