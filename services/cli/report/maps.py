@@ -145,7 +145,7 @@ def _flat(origin_deg: tuple[float, float], to_deg: tuple[float, float]) -> _Poin
 
 
 def _background() -> Iterator[str]:
-    yield f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#f7f7f4" stroke="#777777"/>'
+    yield f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" fill="#f7f7f4" stroke="#777777"/>'
     yield f'<path d="M{WIDTH - 20} 14 l-6 18 l6 -5 l6 5 z" fill="#333333"/>'
     yield f'<text x="{WIDTH - 24}" y="46" fill="#333333">N</text>'
 
