@@ -173,9 +173,9 @@ async def ride(chased: Chase, assignment: dispatch_pb2.Assignment) -> None:
 
 
 async def newest(reviewer: Reviewer) -> str:
-    """The id of the newest incident that was offered to somebody."""
+    """The id of the newest incident for which somebody had to go. On a slow machine the silence of a device opens a later one."""
     known = await outcome.read(reviewer.clients)
-    return known[-1].incident_id
+    return next(incident.incident_id for incident in reversed(known) if incident.responds)
 
 
 async def check_replay(reviewer: Reviewer) -> dict[str, Any]:
@@ -292,7 +292,7 @@ async def check_answers(reviewer: Reviewer) -> None:
         question: await reviewer.eval(f"document.querySelectorAll({json.dumps(selector)}).length")
         for question, selector in ANSWERS.items()
     }
-    print(counts)
+    print("\n".join(f"{count:3} {question}" for question, count in counts.items()))
     assert [question for question, count in counts.items() if not count] == []
     is_exercise = await reviewer.eval("document.querySelector('[aria-labelledby=h-incident] .exercise') !== null")
     trace = await asyncio.to_thread(tandem, "trace", "--dir", str(reviewer.mesh.folder))
@@ -360,7 +360,8 @@ async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_tim
     assert any(unit["unit"] in line for line in lines)
     arrivals = [row for row in expected if row["expected"] == "UNIT_ARRIVES" and row["outcome"] != "LIFTED"]
     assert [row["leg"] for row in arrivals] == ["police"] and arrivals[0]["outcome"] in ("IN_TIME", "LATE")
-    assert {row["expected"] for row in expected} >= {"MACHINE_RECEIVES", "PERSON_ANSWERS", "UNIT_DISPATCHED"}
+    # A desk that answers at once leaves no time in which the answer alone is awaited.
+    assert {row["expected"] for row in expected} >= {"MACHINE_RECEIVES", "UNIT_DISPATCHED"}
     await reviewer.shot("review-chase", "#h-replay")
     await check_maps(reviewer, incident_id, page, tmp_path)
 
