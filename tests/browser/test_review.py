@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -27,6 +27,7 @@ from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.console.review_questions import ANSWERS
 from tests.support.dispatch.chase import HOME, PATIENCE_S, UNITS, Chase, between, chase
 
 pytestmark = [
@@ -109,22 +110,35 @@ async def reviewer(mesh: RunningMesh) -> AsyncIterator[Reviewer]:
         yield Reviewer(mesh, clients, seen)
 
 
+class Played(NamedTuple):
+    """Ids of the incidents of the demo, and of a drill that no desk answered."""
+
+    demo: str
+    drill: str
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played(reviewer: Reviewer) -> Played:
+    """Plays the whole demo, whose wearer takes a minute to drive away, and meanwhile leaves a drill unanswered."""
+    return Played(*await asyncio.gather(play_demo(reviewer), leave_drill(reviewer)))
+
+
 async def play_demo(reviewer: Reviewer) -> str:
-    """Plays the whole demo and returns the id of its incident."""
+    """Plays the whole demo and returns the id of its incident. On a slow machine a device's silence opens another one."""
     plan = demo.new_plan()
     async with demo.stage(reviewer.clients, plan) as stage:
         for _, _, act in demo.STEPS:
             await act(stage)
         await stage.acknowledge()
         await stage.stand_down()
-    return await newest(reviewer)
+    return next(found.incident_id for found in await outcome.read(reviewer.clients, {stage.order_id}) if found.responds)
 
 
 async def leave_drill(reviewer: Reviewer) -> str:
     """Runs a drill that no desk answers, and returns the id of its incident."""
     with pytest.raises(CommandFailed):
         await Drill(reviewer.clients, False, UNANSWERED_FOR_S).run()
-    return await newest(reviewer)
+    return next(found.incident_id for found in await outcome.read(reviewer.clients) if found.exercise)
 
 
 async def drive_chase(reviewer: Reviewer) -> str:
@@ -170,12 +184,6 @@ async def ride(chased: Chase, assignment: dispatch_pb2.Assignment) -> None:
         "the arrival",
         lambda a: a.assignment_id == assignment.assignment_id and a.state == STATE.ON_SCENE,
     )
-
-
-async def newest(reviewer: Reviewer) -> str:
-    """The id of the newest incident for which somebody had to go. On a slow machine the silence of a device opens a later one."""
-    known = await outcome.read(reviewer.clients)
-    return next(incident.incident_id for incident in reversed(known) if incident.responds)
 
 
 async def check_replay(reviewer: Reviewer) -> dict[str, Any]:
@@ -249,23 +257,6 @@ async def check_tools(reviewer: Reviewer, rows: list[dict[str, Any]]) -> None:
     assert await reviewer.eval(box) == whole
 
 
-ANSWERS = {
-    "When was the order known to each side?": "[aria-labelledby=h-trace] table:last-of-type tbody tr",
-    "Which position decided?": "[aria-labelledby=h-decision] details tbody tr",
-    "By which rules, and would the same be decided today?": "[aria-labelledby=h-decision] details dd code",
-    "Why not earlier?": "[aria-labelledby=h-decision] form[action$='/earlier']",
-    "How long did each part take?": "#waterfall tbody tr",
-    "What was late, and was that unusual?": ".expected tbody tr",
-    "Where was everybody?": "#events li",
-    "Who was told, and when?": "#waterfall tr[data-leg=warning]",
-    "Who went, and what became of it?": "[aria-labelledby=h-timeline] .history li",
-    "Who saw the location, or the records?": "[aria-labelledby=h-ledger] tbody tr",
-    "Can it be given to a court?": "#make-document",
-    "What follows from it?": "#new-finding",
-}
-"""Selector on the review page of each answer to the questions of docs/explanation/review.md."""
-
-
 async def check_maps(reviewer: Reviewer, incident_id: str, page: dict[str, Any], folder: Path) -> None:
     """Checks that the maps of the document for a court are drawn of the positions that the replay shows."""
     command = ("report", incident_id, "--dir", str(reviewer.mesh.folder), "--out", str(folder / "report.pdf"))
@@ -286,7 +277,7 @@ async def check_maps(reviewer: Reviewer, incident_id: str, page: dict[str, Any],
     assert documented == replayed and documented
 
 
-async def check_answers(reviewer: Reviewer) -> None:
+async def check_answers(reviewer: Reviewer, incident_id: str) -> None:
     """Checks that the opened page answers each question of a reviewer, and prints how many parts each answer has."""
     counts = {
         question: await reviewer.eval(f"document.querySelectorAll({json.dumps(selector)}).length")
@@ -295,31 +286,33 @@ async def check_answers(reviewer: Reviewer) -> None:
     print("\n".join(f"{count:3} {question}" for question, count in counts.items()))
     assert [question for question, count in counts.items() if not count] == []
     is_exercise = await reviewer.eval("document.querySelector('[aria-labelledby=h-incident] .exercise') !== null")
-    trace = await asyncio.to_thread(tandem, "trace", "--dir", str(reviewer.mesh.folder))
+    trace = await asyncio.to_thread(tandem, "trace", incident_id, "--dir", str(reviewer.mesh.folder))
     print(trace.stdout)
     assert is_exercise == ("exercise" in trace.stdout.splitlines()[0])
 
 
-async def test_the_demo_is_replayed_to_its_end_and_its_trace_can_be_folded_and_filtered(reviewer: Reviewer) -> None:
-    await reviewer.open(await play_demo(reviewer))
+async def test_the_demo_is_replayed_to_its_end_and_its_trace_can_be_folded_and_filtered(
+    reviewer: Reviewer, played: Played
+) -> None:
+    await reviewer.open(played.demo)
     rows, expected = await check_trace(reviewer, await check_replay(reviewer))
     assert {row["expected"] for row in expected} >= {"PERSON_ANSWERS", "PERSON_WARNED", "WARNING_RECEIVED"}
-    await check_answers(reviewer)
+    await check_answers(reviewer, played.demo)
     await check_tools(reviewer, rows)
     found = await reviewer.browser("axe", page="reviewer")
     assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == []
 
 
 async def test_a_drill_that_nobody_answers_shows_its_escalations_and_what_did_not_come(
-    reviewer: Reviewer, monkeypatch: pytest.MonkeyPatch
+    reviewer: Reviewer, played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    incident_id = await leave_drill(reviewer)
+    incident_id = played.drill
     await reviewer.open(incident_id)
     page = await check_replay(reviewer)
     rows, expected = await check_trace(reviewer, page)
     unanswered = {row["leg"] for row in expected if row["expected"] == "PERSON_ANSWERS" and row["outcome"] == "MISSED"}
     assert unanswered == {"probation", "police"}
-    await check_answers(reviewer)
+    await check_answers(reviewer, incident_id)
     escalations = [row for row in rows if "escalation" in row]
     assert {row["leg"] for row in escalations} >= unanswered
     assert all("late" in row for row in escalations)
@@ -350,7 +343,7 @@ async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_tim
         await reviewer.open(incident_id)
     page = await check_replay(reviewer)
     _, expected = await check_trace(reviewer, page)
-    await check_answers(reviewer)
+    await check_answers(reviewer, incident_id)
     (unit,) = page["replay"]["units"]
     assert unit["unit"] in UNITS["police"] and len(unit["points"]) == 5, (
         "its position before the offer, and four on the way"
@@ -366,8 +359,10 @@ async def test_a_chase_shows_the_units_way_and_its_arrival_with_its_expected_tim
     await check_maps(reviewer, incident_id, page, tmp_path)
 
 
-async def test_a_finding_is_written_with_its_owner_and_day_is_followed_and_closed(reviewer: Reviewer) -> None:
-    url, incident_id = reviewer.mesh.now.console_url, await newest(reviewer)
+async def test_a_finding_is_written_with_its_owner_and_day_is_followed_and_closed(
+    reviewer: Reviewer, played: Played
+) -> None:
+    url, incident_id = reviewer.mesh.now.console_url, played.demo
 
     async def write(**given: str) -> None:
         await reviewer.browser("open", page="reviewer", url=f"{url}/incidents/{incident_id}")
