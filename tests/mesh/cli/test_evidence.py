@@ -318,6 +318,7 @@ def test_the_report_of_a_mesh_is_that_of_a_bundle(made: Made, tmp_path: Path) ->
     assert out.read_bytes() == incident.of_bundle(proof, bytes.fromhex(made.public_key.read_text()), Words("ko"))
 
 
+@pytest.mark.timeout(900)  # each document is made by a process of its own, which gives way to all others
 async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: Made) -> None:
     (order_id,) = json.loads(members(made.police)["manifest.json"])["order_ids"]
     court = {"legal_basis": "STALKING_9_1_3_2", "recipient": "spiffe://npa/desk/court"}
@@ -335,9 +336,6 @@ async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: 
         status, compliance = await reviewer.download(path, **court, **period | {"until": ""})
         text = "".join(page.extract_text() for page in PdfReader(io.BytesIO(compliance)).pages).replace("\u200b", "")
         assert status == 200 and order_id in text and made.incident_id in text
-        wrong = {"legal_basis": "TAG_16_2", "recipient": ""}
-        status, page = await reviewer.post(f"/incidents/{made.incident_id}/document", **wrong)
-        assert status == 400 and "not disclosed: legal_basis" in page and TEXTS["document_refused"][0] in page
         status, page = await reviewer.post(path, **court, **{"from": "2026-02-01", "until": "2026-01-01"})
         assert status == 400 and "is before from" in page
         explain = ("explain", decided_alert(made), "--dir", str(made.mesh.folder), "--json")
@@ -348,7 +346,7 @@ async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: 
         assert status == 200 and shown == [(str(e["sequence"]), e["held_back_by"]) for e in reversed(explained)]
         assert shown and TEXTS["earlier_same"][0] in page
         status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds | {"legal_basis": ""})
-        assert status == 400 and "--legal-basis" in page
+        assert status == 400 and "--legal-basis" in page and TEXTS["document_refused"][0] in page
         assert 'id="no-incidents"' in await reviewer.read("/statistics?from=2020-01-01&until=2020-01-31")
         assert "make-document" not in await police.read(f"/incidents/{made.incident_id}")
         assert (await police.post(path, **court, **period))[0] == 403
