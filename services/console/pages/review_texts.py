@@ -99,11 +99,11 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "earlier_same": (
         "기록을 처음부터 다시 판단한 결과가 당시의 결정과 같습니다.",
-        "The log was folded anew, and gives the same decision.",
+        "The log was folded once more, and gives the same decision.",
     ),
     "earlier_different": (
         "주의: 기록을 다시 판단한 결과가 당시의 결정과 다릅니다. 운영자에게 알리십시오.",
-        "ATTENTION: folding the log anew gives another decision. Tell the operators of the console.",
+        "ATTENTION: the log, folded once more, gives another decision. Tell the operators of the console.",
     ),
     "earlier_none": (
         "결정 전 10분 동안 들어온 보고가 없거나, 거리 안 진입에 따른 결정이 아닙니다.",

@@ -1,6 +1,6 @@
 """Why a response wasn't decided earlier: the reports before a decision, each with its probability and the rule that held it back.
 
-`tandem explain` folds the log anew for it, so the page shows the fold's own evaluations. It reads positions, which is a disclosure.
+`tandem explain` refolds the log for it, so the page shows the fold's own evaluations. It reads positions, which is a disclosure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ALERT = "alert-"
 """Beginning of the ids of alerts."""
 
 
-class EarlierReport(NamedTuple):
+class ReportBefore(NamedTuple):
     """A report before the decision, and what the decision made of it."""
 
     sequence: int
@@ -82,10 +82,10 @@ class EarlierPages:
         )
 
 
-def earlier_reports(found: Sequence[Mapping[str, Any]]) -> list[EarlierReport]:
+def earlier_reports(found: Sequence[Mapping[str, Any]]) -> list[ReportBefore]:
     """The reports of `tandem explain --json`, the newest first."""
     return [
-        EarlierReport(
+        ReportBefore(
             sequence=report["sequence"],
             arrived_ms=times.from_rfc3339(report["arrived"]),
             device_id=report["device_id"],

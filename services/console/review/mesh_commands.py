@@ -1,6 +1,6 @@
 """Runs `tandem` on the mesh of this machine, in a process of its own, for what the console has no access to itself.
 
-`tandem report` collects the evidence of all legs and signs it with the custodian's key, and `tandem explain` folds the log anew. Both
+`tandem report` collects the evidence of all legs and signs it with the custodian's key, and `tandem explain` refolds the log. Both
 record the disclosure before they show anything. They need the mesh's folder, so a console that runs elsewhere does without.
 """
 
@@ -22,7 +22,7 @@ from services.console.guard import Ask
 from services.console.pages import assets
 
 ENDS_WITHIN_S = 240.0
-"""Maximum time for a command, seconds. Folding an incident's log anew takes a few seconds, on a busy machine a minute."""
+"""Maximum time for a command, seconds. Refolding an incident's log takes a few seconds, on a busy machine a minute."""
 COMMAND = (sys.executable, "-m", "services.cli")
 _REFUSALS = {2: (400, "document_refused"), 3: (410, "document_aged_out")}
 """HTTP status and key of the text for a command's exit codes; any other code is a failure."""
