@@ -1,4 +1,4 @@
-"""Legal bases in the words of a report: the article in Korean or English, with the code under which the ledger has it. Pure."""
+"""Legal bases in the words of a report: the article in Korean or English, with the code under which the ledger has it."""
 
 from __future__ import annotations
 
