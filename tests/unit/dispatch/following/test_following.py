@@ -73,7 +73,8 @@ def test_an_offer_without_a_known_target_moves_to_the_nearest_unit_once_the_targ
     assert story.of("p1").unit_id == "a1"
     target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
     set_travel(story, {"a1": 200, "a2": 190})
-    assert isinstance(*story.do(Follow(target)), TravelEstimated), "no unit is much nearer, and the target hasn't moved"
+    (estimated,) = story.do(Follow(target))
+    assert isinstance(estimated, TravelEstimated), "no unit is much nearer, and the target hasn't moved"
     set_travel(story, {"a1": 500, "a2": 100})
     (offered,) = story.do(Follow(target))
     assert isinstance(offered, Escalated) and story.of("p1").unit_id == "a2"
