@@ -129,7 +129,12 @@ def _estimated(assignment: Assignment, situation: Situation) -> Iterator[Event]:
         return
     if travel := situation.board.travel.get(Trip(choice.unit_id, assignment.subject_id)):
         travel_s = travel.travel_s + (situation.now_ms - asked_ms) // 1000
-        yield TravelEstimated(situation.now_ms, assignment.assignment_id, travel_s, travel.estimate)
+        yield TravelEstimated(
+            at_ms=situation.now_ms,
+            assignment_id=assignment.assignment_id,
+            travel_s=travel_s,
+            estimate=travel.estimate,
+        )
 
 
 def _raced(
