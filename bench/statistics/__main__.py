@@ -1,7 +1,8 @@
 """`python -m bench.statistics`: the page of statistics over 100,000 stored incidents of a year, and how fast a leg counts them.
 
-The set-up is a nats-server, the police leg and the console, each a process, and a browser without scripts that asks for the page of
-the whole year, of the last 30 days and of the file, one request after the other. A page includes the leg's answer and its drawing.
+The set-up is, on SQLite and then on PostgreSQL, a nats-server, the police leg and the console, each a process, and a browser without
+scripts that asks for the page of the whole year, of the last 30 days and of the file, one request after the other. A page includes the
+leg's answer and its drawing.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import asyncpg
 import typer
 import uvloop
 from rich.console import Console
@@ -31,11 +34,13 @@ from services.common.priority import PriorityGate
 from services.dispatch.statistics.collector import FiguresCollector
 from tests.support.common.nats import running_server
 from tests.support.common.ports import free_port
+from tests.support.common.postgres import PostgresServer, running_postgres
 from tests.support.common.processes import Service
 from tests.support.console.console import Visitor, visiting
 from tests.support.dispatch.dispatch import SECRET, client
 from tests.support.dispatch.legs import LegMesh
 
+ENGINES = ("sqlite", "postgres")
 INCIDENTS = 100_000
 BATCH = 500
 PAGES = 40
@@ -46,34 +51,47 @@ SERVES_WITHIN_S = 120.0
 say = Console(stderr=True, highlight=False).print
 
 
-async def measure(folder: Path, incidents: int, pages: int) -> list[Figure]:
-    """Figures of a leg with so many incidents."""
+async def measure(
+    folder: Path, engine: str, postgres: PostgresServer | None, *, incidents: int, pages: int
+) -> list[Figure]:
+    """Figures of a leg with so many incidents, on a database engine."""
     with running_server(folder / "nats") as nats:
         async with buses.connect(nats.url, "bench") as bus:
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
-        mesh = LegMesh(folder, nats, None)
+        mesh = LegMesh(folder, nats, postgres)
         end_ms = time.time_ns() // 1_000_000
         began_s = time.monotonic()
         async with mesh.store("police") as store:
             for first in range(0, incidents, BATCH):
                 numbers = range(first, min(first + BATCH, incidents))
                 await store.transaction(partial(history.store, numbers=numbers, count=incidents, end_ms=end_ms))
-            say(f"{incidents:,} incidents stored in {time.monotonic() - began_s:.0f} s")
+            say(f"{engine}: {incidents:,} incidents stored in {time.monotonic() - began_s:.0f} s")
             began_s = time.monotonic()
             await FiguresCollector(store, PriorityGate()).catch_up()
             counted_s = time.monotonic() - began_s
-            say(f"counted in {counted_s:.0f} s")
-        found = [Figure("incidents that a leg counts", incidents / counted_s, "incidents/s")]
+            say(f"{engine}: counted in {counted_s:.0f} s")
+        if postgres:
+            await _vacuum(mesh.settings["police"].police_database_url.get_secret_value())
+        found = [Figure(f"{engine}: incidents that a leg counts", incidents / counted_s, "incidents/s")]
         mesh.legs["police"].start()
         try:
             async with client(mesh.settings["police"]):
-                found += await _pages(folder, mesh.settings["police"].port, pages)
+                found += await _pages(folder, mesh.settings["police"].port, engine=engine, pages=pages)
         finally:
             mesh.legs["police"].kill()
     return found
 
 
-async def _pages(folder: Path, police_port: int, pages: int) -> list[Figure]:
+async def _vacuum(url: str) -> None:
+    """Does at once what autovacuum does over the year in which the incidents come."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM (ANALYZE)")
+    finally:
+        await connection.close()
+
+
+async def _pages(folder: Path, police_port: int, *, engine: str, pages: int) -> list[Figure]:
     port = free_port()
     env = {f"TANDEM_{name}": f"ipv4:127.0.0.1:{free_port()}" for name in ("REGISTRY", "INGEST", "GEOFENCE")}
     env |= {"TANDEM_DISPATCH_POLICE": f"ipv4:127.0.0.1:{police_port}", "TANDEM_PORT": str(port)}
@@ -93,7 +111,7 @@ async def _pages(folder: Path, police_port: int, pages: int) -> list[Figure]:
                     ("page of 30 days", f"/statistics?{month}"),
                     ("file of a year", f"/statistics.csv?{year}"),
                 )
-                for figure in await _timed(visitor, name, path, pages=pages)
+                for figure in await _timed(visitor, f"{engine}: {name}", path, pages=pages)
             ]
     finally:
         console.kill()
@@ -126,13 +144,20 @@ async def _timed(visitor: Visitor, name: str, path: str, *, pages: int) -> list[
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     incidents: Annotated[int, typer.Option(help="Number of stored incidents.", min=1)] = INCIDENTS,
+    engine: Annotated[list[str], typer.Option(help="sqlite or postgres; default: both.")] = list(ENGINES),  # noqa: B006
+    *,
     pages: Annotated[int, typer.Option(help="Number of requests for each page.", min=1)] = PAGES,
 ) -> None:
     """Measure the page of statistics over stored incidents."""
     telemetry.configure("bench", Path("/dev/null").open("w"))  # noqa: SIM115
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
         about, versions = machine.describe(Path(temporary)), machine.versions()
-        found = uvloop.run(measure(Path(temporary), incidents, pages))
+        found: list[Figure] = []
+        for name in engine:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            with running_postgres(fsync=True) if name == "postgres" else nullcontext() as postgres:
+                found += uvloop.run(measure(folder, name, postgres, incidents=incidents, pages=pages))
     if as_json:
         print(json.dumps(figures.to_json(about, versions, found)))
     else:

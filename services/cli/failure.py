@@ -12,6 +12,8 @@ from services.cli.terminal import printable
 
 FAILED = 1
 MISUSED = 2
+AGED_OUT = 3
+"""Exit code of `tandem report` and `tandem evidence` where what they need was stored, and isn't any more."""
 
 
 class CommandFailed(Exception):

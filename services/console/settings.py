@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -51,6 +52,9 @@ class ConsoleSettings(HttpSettings):
     """Address of a PMTiles file that replaces the console's base map, such as https://tiles.example/korea.pmtiles; empty for the
     console's own."""
 
+    mesh_folder: Path | None = None
+    """Folder of the mesh that `tandem up` runs on this machine, from which the console makes documents for a court; none: it makes
+    none, and names the command."""
     streets: str = ""
     """Address of a street map beneath the live page's marks: a PMTiles file, or a template with {z}, {x} and {y} of vector tiles
     (.pbf, .mvt) or pictures (.png, .jpg, .webp), such as https://tiles.example/{z}/{x}/{y}.png; empty for none."""

@@ -14,7 +14,7 @@ from services.cli.evidence import chains as evidence_chains
 from services.cli.evidence import seal
 from services.cli.evidence.chains import Chain
 from services.cli.evidence.replay import replay
-from services.cli.failure import MISUSED, CommandFailed, trouble
+from services.cli.failure import AGED_OUT, MISUSED, CommandFailed, trouble
 from services.cli.stack.mesh import MeshConnection
 from services.common import ids
 from services.common.messaging import flow, streams
@@ -113,7 +113,7 @@ async def _collected(
     """Evidence whose refold reproduces the stored alerts, if the mesh still has the needed entries.
 
     Candidates are the leg's copies, the 2 h before the alerts, and the whole log. If no candidate reproduces the alerts, the first
-    one is returned. Raises NotFound if there is no candidate.
+    one is returned. Raises CommandFailed if there is no candidate.
     """
     candidates = []
     for back_ms in (LOOK_BACK_MS, None):
@@ -127,7 +127,7 @@ async def _collected(
     if copies:
         candidates.insert(0, merged(copies))
     if not candidates:
-        raise NotFound("neither the streams nor the leg hold the incident's entries any more")
+        raise CommandFailed("neither the streams nor the leg hold the incident's entries any more", AGED_OUT)
     return next((candidate for candidate in candidates if _is_reproduced(candidate, log_meta)), candidates[0])
 
 

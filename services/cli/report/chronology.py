@@ -29,7 +29,9 @@ class Moment(NamedTuple):
 def course(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """The course as minutes, each with its lines, as the template needs them."""
     moments = sorted(
-        [*_alerts(facts, words), *_equipment(facts, words), *_steps(facts, words)], key=lambda moment: moment.at_ms
+        # At the same moment, an event of a device comes before the decision that follows from it, and a step after it.
+        [*_equipment(facts, words), *_alerts(facts, words), *_steps(facts, words)],
+        key=lambda moment: moment.at_ms,
     )
     return [
         {
@@ -116,6 +118,8 @@ def _details(step: LegStep, words: Words) -> Iterator[str]:
         yield words(body["leg"])
     if step.kind == "SceneShared" and not body.get("one_scene"):
         yield words.text("해제", "no longer")
+    if step.kind == "TravelEstimated" and isinstance(travel_s := body.get("travel_s"), int):
+        yield words.text(f"이동 {travel_s}초", f"{travel_s} s on the way")
     if step.kind == "Rejected" and body.get("reason"):
         yield words.text(f"사유: {body['reason']}", f"reason: {body['reason']}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from services.cli.calls import PATIENCE_S
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.failure import MISUSED, CommandFailed
-from services.cli.report import compliance
+from services.cli.report import compliance, older_alerts
 from services.cli.report.compliance import CompliancePeriod
 from services.cli.report.facts import DecidedAlert
 from services.cli.stack.mesh import MeshConnection
@@ -20,14 +21,19 @@ from services.common.rpc.errors import InvalidField, PermanentError, RetryableEr
 from services.registry.disclosure.translate import parse_disclosure
 from tandem.common.v1 import ledger_pb2, log_pb2
 
+LEG_LAG_MS = 600_000
+"""A leg that was down may have had an alert this much later than it was decided, milliseconds."""
 BY = "evidence"
 """NATS user that reads the alerts and publishes the disclosure."""
 
 
 async def collect(
-    running: MeshConnection, order_id: str, *, from_ms: int, until_ms: int, grounds: BundleGrounds
+    running: MeshConnection, folder: Path, order_id: str, *, from_ms: int, until_ms: int, grounds: BundleGrounds
 ) -> CompliancePeriod:
-    """The alerts of an order in a period. Raises CommandFailed if the mesh doesn't know the order, or refuses the grounds."""
+    """The alerts of an order in a period: those of the stream, and before these the ones that the legs of the mesh in `folder` had.
+
+    Raises CommandFailed if the mesh doesn't know the order, or refuses the grounds.
+    """
     now_ms = running.clock.now_ms()
     try:
         async with asyncio.timeout(PATIENCE_S) as patience, running.nats.bus_as(BY) as bus:
@@ -35,6 +41,11 @@ async def collect(
             patience.reschedule(None)  # no timeout here: reading all alerts takes long
             first = (await bus.bounds_of(flow.ALERTS.name)).first
             alerts = [fact async for fact in _alerts(bus)]
+            known_from_ms = 0 if first <= 1 else alerts[0].decided_ms if alerts else now_ms
+            if known_from_ms:
+                kept = {fact.alert.alert_id for fact in alerts}
+                older = await older_alerts.read(folder, order_id, from_ms=from_ms, before_ms=known_from_ms + LEG_LAG_MS)
+                alerts = [*(fact for fact in older if fact.alert.alert_id not in kept), *alerts]
             case = await _case(bus, log_meta.partitions, order_id)
             if case is None and all(fact.alert.order_id != order_id for fact in alerts):
                 raise CommandFailed(f"--order: the mesh knows no {order_id}", MISUSED)
@@ -51,7 +62,7 @@ async def collect(
         until_ms=until_ms,
         case=case,
         alerts=compliance.of_order(alerts, order_id, from_ms=from_ms, until_ms=until_ms),
-        known_from_ms=0 if first <= 1 else alerts[0].decided_ms if alerts else now_ms,
+        known_from_ms=known_from_ms,
         made_at_ms=now_ms,
         made_by=grounds.who,
         made_for=grounds.recipient,

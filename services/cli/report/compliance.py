@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.cli.report import document, formats, sections
+from services.cli.report.bases import basis_text
 from services.cli.report.facts import DecidedAlert
 from services.cli.report.words import Words
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
@@ -40,7 +41,8 @@ class CompliancePeriod:
     alerts: Sequence[DecidedAlert]
     """Alerts of the order decided in the period, exercises left out, in the order of the log."""
     known_from_ms: int
-    """Time of the first alert that the mesh still holds, of any order; alerts before it have aged out. 0 if none has aged out."""
+    """Time of the first alert that the stream still holds, of any order; those before it are from the legs' records. 0 if none has aged
+    out."""
     made_at_ms: int
     made_by: str
     made_for: str
@@ -96,7 +98,7 @@ def _head(period: CompliancePeriod, words: Words) -> sections.Rows:
         [words.text("작성", "Made"), formats.date_time(period.made_at_ms)],
         [words("made_by"), period.made_by],
         [words("made_for"), period.made_for],
-        [words("legal_basis"), period.legal_basis],
+        [words("legal_basis"), basis_text(period.legal_basis, words)],
     ]
     return [*rows, *(sections.order_rows(period.case, words)[1:] if period.case else ())]
 
@@ -107,8 +109,8 @@ def _gaps(period: CompliancePeriod, words: Words) -> Iterator[str]:
     if period.from_ms < period.known_from_ms:
         first = formats.date_time(period.known_from_ms)
         yield words.text(
-            f"주의: {first} 이전의 경보는 보존기간이 지나 없습니다.",
-            f"ATTENTION: alerts from before {first} have aged out.",
+            f"주의: {first} 이전은 양 기관의 조치 기록에서 옮긴 것으로, 기관에 통보되거나 출동을 요구한 경보만 있습니다.",
+            f"ATTENTION: before {first} only alerts that notified an agency or demanded a response remain, from the legs' records.",
         )
 
 

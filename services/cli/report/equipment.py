@@ -19,8 +19,8 @@ _FAULT_EVENTS = ("BATTERY_LOW", "OUT_OF_COVERAGE")
 _INTENT_EVENTS = ("STRAP_OPEN", "CASE_OPEN", "JAMMING_SUSPECTED")
 _FAULT_ALERTS = (alert_pb2.OUTAGE,)
 _INTENT_ALERTS = (alert_pb2.SPOOFING_SUSPECTED,)
-LONG_GAP_MS = 180_000
-"""A gap from this length on is mentioned: positions farther apart aren't joined by a line."""
+_LATE_MS = 180_000
+"""A position that arrived later than this after its time is counted as late, milliseconds."""
 
 
 def sections(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
@@ -28,6 +28,7 @@ def sections(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     return [
         {
             "name": device.device_id,
+            "of_wearer": device.of_wearer,
             "owner": f"{words('wearer' if device.of_wearer else 'protected')} {device.subject_id}",
             "rows": list(_rows(device, words)),
             "events": [
@@ -66,7 +67,7 @@ def _fault(device: DeviceRecord, facts: ReportFacts, words: Words) -> Iterator[s
     vague = sum(fix.accuracy_m >= 100 for fix in device.fixes)
     if vague:
         yield words.text(f"정확도 100 m 이상인 위치 {vague}건", f"{vague} positions with an accuracy of 100 m or more")
-    late = sum(fix.arrived_ms - fix.time_ms > LONG_GAP_MS for fix in device.fixes)
+    late = sum(fix.arrived_ms - fix.time_ms > _LATE_MS for fix in device.fixes)
     if late:
         yield words.text(f"3분 넘게 늦게 도착한 위치 {late}건", f"{late} positions arrived more than 3 minutes late")
 

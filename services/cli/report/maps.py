@@ -22,6 +22,8 @@ WIDTH, HEIGHT = 680, 420
 MARGIN = 36
 BEFORE_MS, AFTER_MS = 600_000, 120_000
 """Tracks are drawn from this time before the incident until this time after it, milliseconds."""
+LONG_GAP_MS = 180_000
+"""Positions that are farther apart in time, milliseconds, aren't joined by a line: a position of this age is unknown."""
 MIN_SPAN_M = 200.0
 _M_PER_DEG = math.pi * 6_371_008.8 / 180
 _WEARER, _PROTECTED, _PLACE, _RING = "#b3261e", "#1a5fb4", "#2e7d32", "#8a5a00"
@@ -143,7 +145,7 @@ def _flat(origin_deg: tuple[float, float], to_deg: tuple[float, float]) -> _Poin
 
 
 def _background() -> Iterator[str]:
-    yield f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#f7f7f4" stroke="#777777"/>'
+    yield f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" fill="#f7f7f4" stroke="#777777"/>'
     yield f'<path d="M{WIDTH - 20} 14 l-6 18 l6 -5 l6 5 z" fill="#333333"/>'
     yield f'<text x="{WIDTH - 24}" y="46" fill="#333333">N</text>'
 
@@ -202,12 +204,22 @@ def _within(rings: Iterable[geometry_pb2.Ring], plane: _Plane) -> Iterator[geome
 
 
 def _track(fixes: Sequence[ReportedPosition], plane: _Plane, colour: str) -> Iterator[str]:
-    places = [plane.at(fix.lat_deg, fix.lon_deg) for fix in fixes]
-    if len(places) > 1:
-        line = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+    for joined in _without_gaps(fixes):
+        line = " ".join(f"{x:.2f},{y:.2f}" for x, y in (plane.at(fix.lat_deg, fix.lon_deg) for fix in joined))
         yield f'<polyline points="{line}" stroke="{colour}" fill="none" stroke-width="1.2"/>'
-    for x, y in places:
+    for fix in fixes:
+        x, y = plane.at(fix.lat_deg, fix.lon_deg)
         yield f'<circle cx="{x:.2f}" cy="{y:.2f}" r="1.8" fill="{colour}"/>'
+
+
+def _without_gaps(fixes: Sequence[ReportedPosition]) -> Iterator[Sequence[ReportedPosition]]:
+    """The stretches of at least two positions between which no gap is longer than LONG_GAP_MS."""
+    start = 0
+    for end in range(1, len(fixes) + 1):
+        if end == len(fixes) or fixes[end].time_ms - fixes[end - 1].time_ms > LONG_GAP_MS:
+            if end - start > 1:
+                yield fixes[start:end]
+            start = end
 
 
 def _newest_fix(fix: ReportedPosition, plane: _Plane, colour: str, *, words: Words) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from services.cli.report import formats
+from services.cli.report.bases import basis_text
 from services.cli.report.chronology import alert_text
 from services.cli.report.facts import DecidedAlert, LegStep, ReportFacts
 from services.cli.report.words import Words
@@ -28,7 +29,7 @@ def head(facts: ReportFacts, words: Words) -> Rows:
         [words("bundle_made"), formats.date_time(manifest["made_at_ms"])],
         [words("made_by"), manifest["made_by"]],
         [words("made_for"), manifest["made_for"]],
-        [words("legal_basis"), manifest["legal_basis"]],
+        [words("legal_basis"), basis_text(manifest["legal_basis"], words)],
         [words("whole"), " ".join(notes)],
     ]
 
@@ -61,6 +62,7 @@ def summary(facts: ReportFacts, words: Words) -> list[str]:
                 f"The least distance that was established is {distance}.",
             )
         )
+    sentences.append(words("no_verdict"))
     return sentences
 
 

@@ -9,11 +9,17 @@ LANGUAGES = ("ko", "en")
 
 WORDS: Mapping[str, tuple[str, str]] = {
     # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    "title": ("접근금지 위반 사건 보고서", "Report on an incident under a restraining order"),
+    "title": ("접근금지 명령 사건 보고서", "Report on an incident under a restraining order"),
     "summary": ("요약", "Summary"),
     "order": ("명령과 근거", "Order and ground"),
     "course": ("시간 순 경과", "Minute by minute"),
     "maps": ("지도", "Maps"),
+    "about_maps": (
+        "점은 장치가 보고한 위치이고, 원은 마지막 위치의 정확도입니다. "
+        "선은 점을 시간순으로 이은 것으로 실제 이동 경로가 아닐 수 있으며, 3분 넘게 떨어진 점은 잇지 않습니다.",
+        "Dots are positions that a device reported, and the circle is the accuracy of the last one. Lines join dots in the order of "
+        "their times and needn't be the way that was taken; dots more than 3 minutes apart aren't joined.",
+    ),
     "decision": ("판단과 그 불확실성", "The decision, with its uncertainties"),
     "why_not_earlier": ("출동 판단이 더 일찍 나오지 않은 까닭", "Why the response wasn't decided earlier"),
     "at": ("도착", "Arrived"),
@@ -23,6 +29,16 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "answers": ("양 기관의 접수", "Acknowledgements"),
     "authenticity": ("기록의 진정성과 검증 방법", "Authenticity of the record, and how to verify it"),
     "page": ("쪽", "page"),
+    "no_verdict": (
+        "이 문서는 명령 위반 여부를 판단하지 않습니다. 장치와 사람이 남긴 기록과 그 불확실성을 싣습니다.",
+        "This document doesn't decide whether the order was violated. It states what was recorded, and how sure that is.",
+    ),
+    "about_probability": (
+        "확률은 양쪽 위치의 오차를 반영한 값으로, 경계를 막 넘은 순간에는 50 % 안팎입니다. "
+        "그 순간의 값만으로 위반이 증명되거나 부정되지 않으며, 그 뒤의 위치와 가장 가까운 거리를 함께 보아야 합니다.",
+        "A probability follows from the errors of both positions. At the moment at which a boundary is crossed it is about 50 %. "
+        "By itself it neither proves nor disproves a violation: read it with the later positions and the least distance.",
+    ),
     "times": ("모든 시각은 한국 표준시(UTC+9)입니다.", "All times are Korean standard time (UTC+9)."),
     "exercise": ("훈련: 실제 사건이 아닙니다.", "EXERCISE: this was not a live incident."),
     # ── the head ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,6 +129,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "Raced": ("도착 예상 변동", "arrival forecast changed"),
     "SceneShared": ("양 기관 같은 현장", "both legs at one scene"),
     "SpoofingSuspected": ("위치 조작 의심 통보", "spoofing suspected, desk notified"),
+    "TravelEstimated": ("도착 예상 시간 산정", "travel time estimated"),
     "TargetsShown": ("실시간 위치 열람", "live positions shown to a desk"),
     "Reminded": ("출동팀 독촉", "unit reminded of its next step"),
     "Assured": ("출동팀 계속 진행 확인", "unit said that it goes on"),

@@ -175,7 +175,7 @@ def program(service: Service, folder: Path, base_port: int, *, given: Mapping[st
     settings = {
         "TANDEM_HOST": "127.0.0.1",
         **(_neighbours(base_port) if service.package == "dispatch" else {}),
-        **(_all(base_port) if service is CONSOLE else {}),
+        **({**_all(base_port), "TANDEM_MESH_FOLDER": str(folder.absolute())} if service is CONSOLE else {}),
         **(_of_field(base_port) if service is FIELD else {}),
         "TANDEM_PORT": str(base_port + service.offset),
         **{name: str(base_port + offset) for name, offset in service.more_ports.items()},

@@ -6,6 +6,7 @@ import grpc.aio
 from aiohttp import web
 
 from services.common import fields, times
+from services.common.privacy.grounds import RecordKind, codes_for
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console.burden import domain
@@ -26,8 +27,8 @@ PERIODS_D = (7, 30, 90)
 class BurdenPages:
     """The page of an order's burden, for desks and reviewers."""
 
-    def __init__(self, guard: RouteGuard, mesh: MeshClient) -> None:
-        self._guard, self._mesh = guard, mesh
+    def __init__(self, guard: RouteGuard, mesh: MeshClient, *, makes_documents: bool) -> None:
+        self._guard, self._mesh, self._makes_documents = guard, mesh, makes_documents
 
     def routes(self) -> list[web.RouteDef]:
         """Makes the routes."""
@@ -69,6 +70,8 @@ class BurdenPages:
             per_day=domain.per_day(lines, from_ms, now_ms),
             periods=PERIODS_D,
             days=int(days),
+            makes_documents=self._makes_documents,
+            bases=codes_for(RecordKind.WEARER),
         )
 
 

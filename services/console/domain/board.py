@@ -110,6 +110,12 @@ def is_new_alarm(incident: IncidentCard) -> bool:
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
+def is_over(incident: IncidentCard) -> bool:
+    """Returns whether nothing is left to do for either agency. A notice, which asks nobody to act, has no end of its own."""
+    states = {assignment.state for assignment in incident.assignments if assignment.leg != "warning"}
+    return incident.ended_ms is not None and states <= OVER | {"NOTIFIED"}
+
+
 def flags(incident: IncidentCard) -> frozenset[ShownFlag]:
     """Returns the flags of all assignments of an incident."""
     return frozenset[ShownFlag]().union(*(assignment.flags for assignment in incident.assignments))

@@ -94,6 +94,84 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "decision_version": ("판단 버전", "version of the decision"),
+    "earlier": ("더 일찍 결정되지 않은 이유", "Why not earlier"),
+    "earlier_hint": (
+        "결정 전 10분 동안 들어온 보고마다, 그때의 판단과 진입으로 보지 않은 이유입니다. 최근 것부터 보입니다.",
+        "Each report of the 10 minutes before the decision, with the decision's own evaluation after it, and what held the entry back.",
+    ),
+    "earlier_same": (
+        "기록을 처음부터 다시 판단한 결과가 당시의 결정과 같습니다.",
+        "The log was folded once more, and gives the same decision.",
+    ),
+    "earlier_different": (
+        "주의: 기록을 다시 판단한 결과가 당시의 결정과 다릅니다. 운영자에게 알리십시오.",
+        "ATTENTION: the log, folded once more, gives another decision. Tell the operators of the console.",
+    ),
+    "earlier_none": (
+        "결정 전 10분 동안 들어온 보고가 없거나, 거리 안 진입에 따른 결정이 아닙니다.",
+        "No report came in the 10 minutes before the decision, or it wasn't the entry of a ring.",
+    ),
+    "held_back": ("진입으로 보지 않은 이유", "Held back by"),
+    "held_entered": ("이미 진입으로 판단됨", "entered already"),
+    "held_NOT_IN_FORCE": ("명령이 아직 유효하지 않음", "the order wasn't in force"),
+    "held_NO_POSITION": ("한쪽의 위치가 없음", "one side had no position"),
+    "held_FAR": ("안에 있을 확률이 1 % 미만", "the probability of being inside was below 1 %"),
+    "held_UNLIKELY": (
+        "안에 있을 확률이 출동 기준보다 낮음",
+        "the probability of being inside was too low to send somebody",
+    ),
+    "held_UNCONFIRMED": (
+        "위치가 갑자기 바뀌었고 이를 확인하는 둘째 위치가 아직 없음",
+        "a position jump that no second position had confirmed",
+    ),
+    "held_VAGUE": (
+        "정확도가 나빠 안에 있는지 알 수 없음",
+        "the accuracy was too poor to tell whether the wearer was inside",
+    ),
+    "held_ENCOUNTER": ("허가된 대면 중", "an authorised encounter was active"),
+    "document": ("법원 제출 문서", "Document for a court"),
+    "document_hint": (
+        "사건 보고서와 그 근거가 되는 증거 묶음을 압축 파일 하나로 만듭니다. 만들기 전에 열람 대장에 기록됩니다.",
+        "Makes one file (ZIP) of the report (PDF) and the bundle of evidence that proves it. The ledger records it first.",
+    ),
+    "document_order_hint": (
+        "기간 중 명령 이행 보고서를 만듭니다. 위치는 들어가지 않으며, 만들기 전에 열람 대장에 기록됩니다.",
+        "Makes a report (PDF) on how the order was kept over a period, without positions. The ledger records it first.",
+    ),
+    "document_copy": ("근거 기록", "Made of"),
+    "document_copy_police": ("경찰 기록", "the police's evidence"),
+    "document_copy_probation": ("보호관찰 기록 (피해자 위치 제외)", "probation's evidence (no position of hers)"),
+    "document_recipient": ("받는 사람의 인증 이름 (비우면 본인)", "Recipient (SPIFFE id; empty: yourself)"),
+    "document_make": ("문서 만들기", "Make the document"),
+    "document_elsewhere": (
+        "이 콘솔에서는 법원 제출 문서를 만들지 않습니다. 증거 관리 담당자가 아래 명령으로 만듭니다.",
+        "This console makes no documents for a court. The keeper of the evidence makes them with this command:",
+    ),
+    "document_open": (
+        "아직 끝나지 않은 사건입니다. 모든 조치가 해제되거나 종결된 뒤에 만드십시오.",
+        "The incident isn't over. Make its document when each assignment is stood down or closed.",
+    ),
+    "document_busy": (
+        "다른 문서를 만드는 중입니다. 1분 뒤에 다시 하십시오.",
+        "Another document is being made. Try again in a minute.",
+    ),
+    "document_refused": (
+        "입력한 값으로는 문서를 만들 수 없습니다. 근거 조문, 받는 곳, 번호를 확인하십시오.",
+        "No document is made with these values. Check the legal basis, the recipient and the id.",
+    ),
+    "document_aged_out": (
+        "이 사건의 기록은 보존 기간이 지났고, 이 기관에 증거 사본도 없습니다. 문서를 만들 수 없습니다.",
+        "The log of this incident is past its retention, and the leg has no copy of it. No document can be made.",
+    ),
+    "document_failed": (
+        "문서를 만들지 못했습니다. 운영자에게 알리십시오.",
+        "The document could not be made. Tell the operators of the console.",
+    ),
+    "document_slow": (
+        "제한 시간 안에 문서를 만들지 못했습니다. 한가할 때 다시 하십시오.",
+        "The document was not made in time. Try again when the machine is less busy.",
+    ),
     "findings": ("지적 사항", "Findings"),
     "findings_hint": (
         "기한이 지난 것부터 보입니다. 조치가 끝나면 결과를 적어 종결하십시오.",

@@ -34,7 +34,10 @@ from services.console.phones.views import PhonePages
 from services.console.records.views import RecordPages
 from services.console.redirects import HOME, see_other
 from services.console.review.answers import Answers
+from services.console.review.documents import DocumentPages
+from services.console.review.earlier import EarlierPages
 from services.console.review.findings import FindingPages
+from services.console.review.mesh_commands import MeshCommands
 from services.console.review.views import IncidentPages
 from services.console.roster.views import RosterPages
 from services.console.settings import ConsoleSettings
@@ -74,12 +77,14 @@ class Pages:
         self._reporting = ReportingPages(guard, mesh)
         self._statistics = StatisticsPages(guard, mesh)
         guard.show_errors(assets.error_page)
-        devices = DeviceReader(mesh)
+        devices, commands = DeviceReader(mesh), MeshCommands(settings.mesh_folder, tls=bool(settings.tls))
         self._duty_routes = [
             *HandoverPages(guard, mesh, devices).routes(),
             *DevicePages(guard, mesh, devices).routes(),
             *PeoplePages(guard, mesh).routes(),
-            *BurdenPages(guard, mesh).routes(),
+            *BurdenPages(guard, mesh, makes_documents=commands.is_available).routes(),
+            *DocumentPages(guard, mesh, self._incidents, commands=commands).routes(),
+            *EarlierPages(guard, commands).routes(),
             *RosterPages(guard, mesh).routes(),
             *RecordPages(guard, mesh).routes(),
             *PhonePages(settings, guard, mesh).routes(),

@@ -17,6 +17,7 @@ from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import board, desk, explaining, waterfall
+from services.console.domain.board import IncidentCard
 from services.console.domain.people import DESKS, VIEWERS, Role
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
@@ -92,6 +93,10 @@ class IncidentPages:
             },
         )
 
+    async def card(self, ask: Ask) -> IncidentCard:
+        """Reads the incident of the address. Raises HTTPNotFound if the user's leg has no such incident."""
+        return translate.incident(await self._read_incident(ask, id_of(ask)))
+
     async def show(
         self,
         ask: Ask,
@@ -155,6 +160,8 @@ class IncidentPages:
             decisions=decisions,
             bases=_bases(ask.user.role),
             purposes=PURPOSES,
+            is_over=board.is_over(card),
+            makes_documents=self._settings.mesh_folder is not None,
             chosen=ask.form,
         )
 

@@ -47,7 +47,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import READY_S, Choice
+from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated
 from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
 from services.dispatch.following.domain import Raced
 from services.dispatch.notes.domain import NoteAdded
@@ -229,7 +229,7 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
             return _after_answer(new, step)
         case LegAbsent() | LegReturned() | StepsLost():
             return _after_finding(new, step)
-        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | Reminded():
+        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | Reminded() | TravelEstimated():
             return _after_private_step(new, step)
         case NobodyAvailable():
             return replace(_unlimited(new), state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms)
@@ -364,6 +364,10 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             return replace(new, spoofing_suspected_ms=step.at_ms)
         case Reminded():
             return replace(new, remind_ms=None, reminded_ms=step.at_ms)
+        case TravelEstimated():
+            return replace(
+                new, choice=new.choice and replace(new.choice, travel_s=step.travel_s, estimate=step.estimate)
+            )
         case _:
             assert_never(step)
 

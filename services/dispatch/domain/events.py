@@ -19,7 +19,7 @@ from services.dispatch.domain.enums import (
     WarningFlag,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import Choice
+from services.dispatch.domain.roster import Choice, TravelEstimated
 from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
 from services.dispatch.following.domain import Raced
 from services.dispatch.notes.domain import NoteAdded
@@ -28,7 +28,6 @@ LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
 BEFORE_ALL: LogPosition = (0, -1)
 BEYOND_ALL: LogPosition = (1 << 62, 0)
-
 SPOOFING_SUSPECTED = 17
 """Number of SPOOFING_SUSPECTED in tandem.common.v1.AlertKind: positions may be spoofed."""
 KIND_UNSPECIFIED = 0
@@ -332,7 +331,7 @@ Offer: TypeAlias = Offered | Reoffered | Escalated
 """Event that asks a unit or desk to accept an assignment."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Assured | Closed
 """Event that records an answer of the desk or unit."""
-PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected | Reminded
+PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected | Reminded | TravelEstimated
 """Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 ContactStep: TypeAlias = ContactBegun | ContactStepped
 SideStep: TypeAlias = Flagged | NoteAdded | DistressRaised | DistressEnded
@@ -378,6 +377,7 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         Raced: EventKind("Raced", "raced"),
         SceneShared: EventKind("SceneShared", "scene_shared"),
         SpoofingSuspected: EventKind("SpoofingSuspected", "spoofing_suspected"),
+        TravelEstimated: EventKind("TravelEstimated", "travel_estimated"),
         ContactBegun: EventKind("ContactBegun", "contact_begun"),
         ContactStepped: EventKind("ContactStepped", "contact_stepped"),
         TargetsShown: EventKind("TargetsShown"),

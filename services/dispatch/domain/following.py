@@ -18,7 +18,7 @@ from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Escalated, Event, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.race import Approach
-from services.dispatch.domain.roster import READY_S, Choice, Trip
+from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated, Trip
 from services.dispatch.following.domain import Raced
 
 ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
@@ -83,6 +83,8 @@ def _follow(incident: Incident, update: TargetUpdate, situation: Situation) -> I
     decided = Decided(incident)
     if update.moved_m or update.found:
         decided.add(*_rechosen(incident, assignment, update, situation=situation))
+    if update.found:
+        decided.add(*_estimated(decided.incident.assignments[update.assignment_id], situation))
     assignment = decided.incident.assignments[update.assignment_id]
     decided.add(*_raced(decided.incident, assignment, update, situation=situation))
     return decided.events
@@ -114,6 +116,26 @@ def _rechosen(
         return
     elif assignment.retargeted_ms is None or situation.now_ms - assignment.retargeted_ms >= RETARGET_MS:
         yield Retargeted(situation.now_ms, assignment.assignment_id, update.moved_m)
+
+
+def _estimated(assignment: Assignment, situation: Situation) -> Iterator[Event]:
+    """The travel time of a unit that was asked before the position of its destination was known, if it is known now."""
+    choice, asked_ms = assignment.choice, assignment.asked_ms
+    if (
+        choice is None
+        or choice.travel_s is not None
+        or asked_ms is None
+        or assignment.state not in UNANSWERED | ON_THE_WAY
+    ):
+        return
+    if travel := situation.board.travel.get(Trip(choice.unit_id, assignment.subject_id)):
+        travel_s = travel.travel_s + (situation.now_ms - asked_ms) // 1000
+        yield TravelEstimated(
+            at_ms=situation.now_ms,
+            assignment_id=assignment.assignment_id,
+            travel_s=travel_s,
+            estimate=travel.estimate,
+        )
 
 
 def _raced(

@@ -116,6 +116,17 @@ class Choice:
     """The unit reports that it is busy."""
 
 
+@dataclass(frozen=True, slots=True)
+class TravelEstimated:
+    """Event: the travel time of a unit that was asked before the position of its destination was known. The position has come now."""
+
+    at_ms: int
+    assignment_id: str
+    travel_s: int
+    """Travel time, counted from the offer, seconds."""
+    estimate: Estimate
+
+
 class Trip(NamedTuple):
     """A unit's way to a destination."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,60 +24,40 @@ from services.cli.evidence import bundle, collection, format, seal, tar
 from services.cli.evidence import chains as evidence_chains
 from services.cli.evidence.replay import replay
 from services.cli.evidence.tar import BLOCK, CorruptArchive
-from services.cli.failure import CommandFailed
+from services.cli.failure import AGED_OUT, CommandFailed
+from services.cli.report import incident
+from services.cli.report.words import Words
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
-from services.common.rpc.errors import NotFound
+from services.console.pages.texts import TEXTS
 from services.dispatch.evidence import collector, model
-from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
+from services.dispatch.evidence.files import CopyMoment
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.following.targets import CALLERS
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.cli import quoted
-from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
+from tests.support.cli.bundles import (
+    BASIS,
+    Made,
+    console_of,
+    decided_alert,
+    devices_of_persons,
+    devices_that_report,
+    is_named,
+    made_of_the_demo,
+)
+from tests.support.common.mesh import PATIENCE_S, TANDEM, environment, tandem
 from tests.support.common.ports import free_port
 
-BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
 FLIPS = 400
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The demo's incident and its bundles."""
-
-    mesh: RunningMesh
-    incident_id: str
-    alert_ids: list[str]
-    police: Path
-    probation: Path
-    public_key: Path
-
-    def kept(self, leg: str) -> EvidenceFiles:
-        """The evidence files that a leg keeps."""
-        return EvidenceFiles(self.mesh.folder / "data" / f"dispatch-{leg}" / f"evidence-{leg}")
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    folder = tmp_path_factory.mktemp("evidence")
-    with running_mesh(folder / "m", "--clock-rate", "60") as mesh:
-        played = tandem("demo", "--dir", str(mesh.folder))
-        assert played.returncode == 0, played.stderr
-        listed = json.loads(tandem("incidents", "--dir", str(mesh.folder), "--json").stdout)["incidents"]
-        incident_id = next(incident["incident_id"] for incident in listed if len(incident["legs"]) == 3)
-        police, probation = folder / "police.tar", folder / "probation.tar"
-        for leg, path in (("police", police), ("probation", probation)):
-            outcome = tandem(
-                *("evidence", incident_id, "--dir", str(mesh.folder), "--leg", leg, *BASIS, "--out", str(path))
-            )
-            assert outcome.returncode == 0, outcome.stderr
-        database = mesh.folder / "data" / "dispatch-police" / "dispatch-police.sqlite3"
-        chain = evidence_chains.read(database, "police", incident_id)
-        assert chain
-        key = mesh.folder / "data" / "evidence.pub"
-        yield Made(mesh, incident_id, chain.alert_ids(incident_id), police, probation, key)
+    with made_of_the_demo(tmp_path_factory.mktemp("evidence")) as bundles:
+        yield bundles
 
 
 def members(path: Path) -> dict[str, bytes]:
@@ -116,14 +99,9 @@ def test_a_bundle_is_verified_without_server_and_network(made: Made, tmp_path: P
 
 
 def test_the_walkthrough_quotes_what_the_commands_print(made: Made, tmp_path: Path) -> None:
-    trace = json.loads(tandem("trace", made.incident_id, "--dir", str(made.mesh.folder), "--json").stdout)
-    alerts = [span["attributes"] for span in trace["spans"] if span["name"] == "alert"]
-    decided = next(
-        alert["alert_id"] for alert in alerts if (alert["kind"], alert["demand"]) == ("RING_ENTERED", "RESPOND")
-    )
     here = {
         "incident-": made.incident_id,
-        "alert-": decided,
+        "alert-": decided_alert(made),
         "DIR": str(made.mesh.folder),
         "evidence.pub": str(made.public_key),
         "police.tar": str(tmp_path / "police.tar"),
@@ -164,25 +142,6 @@ def test_a_flipped_bit_anywhere_is_located(made: Made) -> None:
         with pytest.raises(CorruptArchive) as broken:
             bundle.verify(bytes(flipped), None)
         assert is_named(found, offset, broken.value), f"byte {offset}: {broken.value}"
-
-
-def is_named(found: dict[str, bytes], offset: int, broken: CorruptArchive) -> bool:
-    """Whether an error names the place of a byte of the file."""
-    at, last = 0, "the beginning"
-    for name in sorted(found):
-        size = len(found[name])
-        if offset < at + BLOCK:
-            return broken.member == f"the header behind {last}" or broken.member.startswith("the end")
-        within = offset - at - BLOCK
-        if within < size + -size % BLOCK:
-            if broken.member != name:
-                return False
-            if within >= size:
-                return broken.offset == size
-            chunk = within // seal.CHUNK * seal.CHUNK
-            return broken.offset in (None, within) if name == format.SIGNATURE else broken.offset == chunk
-        at, last = at + BLOCK + size + -size % BLOCK, name
-    return broken.member in ("the end of the file", f"the header behind {last}")
 
 
 def test_a_truncated_or_extended_bundle_is_refused(made: Made) -> None:
@@ -265,16 +224,6 @@ def test_probations_bundle_has_no_positions_of_protected_persons(made: Made) -> 
     assert all(event.body.keys() <= {"at_ms", "assignment_id", "by", "due_ms"} for event in of_police)
 
 
-def devices_of_persons(found: list[model.StoredMessage]) -> set[str]:
-    cases = [log_pb2.LogEntry.FromString(record.data).case for record in found if record.subject.endswith(".case")]
-    return {id_ for case in cases for person in case.persons for id_ in person.device_ids}
-
-
-def devices_that_report(found: list[model.StoredMessage]) -> set[str]:
-    entries = [log_pb2.LogEntry.FromString(record.data) for record in found if record.subject.endswith(".report")]
-    return {id_ for entry in entries for id_ in (*entry.positions.device_id, entry.equipment.device_id) if id_}
-
-
 async def test_each_bundle_is_disclosed_and_refused_without_legal_grounds(made: Made, tmp_path: Path) -> None:
     async def disclosed(bus: Bus) -> list[ledger_pb2.Disclosure]:
         last, rows = (await bus.bounds_of(flow.DISCLOSURES.name)).last, []
@@ -341,8 +290,9 @@ async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -
     )
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
     assert replayed.results and replayed.differences == [] and found.ended
-    with pytest.raises(NotFound):
+    with pytest.raises(CommandFailed, match="neither the streams nor the leg hold") as gone:
         await collection._collected(bus, log_meta, made.alert_ids, leg="police", copies=[])
+    assert gone.value.exit_code == AGED_OUT
 
 
 async def test_equal_contents_give_equal_bytes(made: Made, tmp_path: Path) -> None:
@@ -363,7 +313,47 @@ def test_the_report_of_a_mesh_is_that_of_a_bundle(made: Made, tmp_path: Path) ->
     outcome = tandem("report", made.incident_id, "--dir", str(made.mesh.folder), *BASIS, "--out", str(out))
     assert outcome.returncode == 0, outcome.stderr
     text = "".join(page.extract_text() for page in PdfReader(out).pages)
-    assert made.incident_id in text and "접근금지 위반 사건 보고서" in text and "바이트 단위로 같음" in text
+    assert made.incident_id in text and "접근금지 명령 사건 보고서" in text and "바이트 단위로 같음" in text
+    proof = out.with_suffix(".tar").read_bytes()
+    assert out.read_bytes() == incident.of_bundle(proof, bytes.fromhex(made.public_key.read_text()), Words("ko"))
+
+
+@pytest.mark.timeout(900)  # each document is made by a process of its own, which gives way to all others
+async def test_a_reviewer_gets_the_documents_for_a_court_from_the_console(made: Made) -> None:
+    (order_id,) = json.loads(members(made.police)["manifest.json"])["order_ids"]
+    court = {"legal_basis": "STALKING_9_1_3_2", "recipient": "spiffe://npa/desk/court"}
+    async with console_of(made, "reviewer") as reviewer, console_of(made, "police") as police:
+        assert 'id="make-document"' in await reviewer.read(f"/incidents/{made.incident_id}")
+        status, packed = await reviewer.download(f"/incidents/{made.incident_id}/document", **court)
+        assert status == 200, packed
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            files = {Path(name).suffix: archive.read(name) for name in archive.namelist()}
+        assert files[".pdf"] == incident.of_bundle(files[".tar"], None, Words("ko"))
+        about = json.loads(tar.read(files[".tar"], format.NAMES)["manifest.json"])
+        assert (about["made_by"], about["made_for"]) == ("spiffe://tandem/reviewer/duty-1", court["recipient"])
+        assert sorted(about["chains"]) == sorted(flow.LEGS)
+        path, period = f"/orders/{order_id}/document", {"from": "2026-01-01", "until": "2099-12-31"}
+        status, compliance = await reviewer.download(path, **court, **period | {"until": ""})
+        text = "".join(page.extract_text() for page in PdfReader(io.BytesIO(compliance)).pages).replace("\u200b", "")
+        assert status == 200 and order_id in text and made.incident_id in text
+        status, page = await reviewer.post(path, **court, **{"from": "2026-02-01", "until": "2026-01-01"})
+        assert status == 400 and "is before from" in page
+        explain = ("explain", decided_alert(made), "--dir", str(made.mesh.folder), "--json")
+        explained = json.loads((await asyncio.to_thread(tandem, *explain)).stdout)["earlier"]
+        grounds = {"alert": explain[1], "legal_basis": court["legal_basis"], "purpose": "AUDIT"}
+        status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds)
+        shown = re.findall(r'data-entry="(\d+)" data-held="(\w*)"', page)
+        assert status == 200 and shown == [(str(e["sequence"]), e["held_back_by"]) for e in reversed(explained)]
+        assert shown and TEXTS["earlier_same"][0] in page
+        status, page = await reviewer.post(f"/incidents/{made.incident_id}/earlier", **grounds | {"legal_basis": ""})
+        assert status == 400 and "--legal-basis" in page and TEXTS["document_refused"][0] in page
+        assert 'id="no-incidents"' in await reviewer.read("/statistics?from=2020-01-01&until=2020-01-31")
+        assert "make-document" not in await police.read(f"/incidents/{made.incident_id}")
+        assert (await police.post(path, **court, **period))[0] == 403
+    deadline = time.monotonic() + PATIENCE_S
+    while not {made.incident_id, order_id} <= set(ledger_references(made, court["recipient"])):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.2)
 
 
 def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Made, tmp_path: Path) -> None:
@@ -374,7 +364,7 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
     outcome = tandem("report", *period, *mesh, *BASIS, "--language", "en", "--out", str(out))
     assert outcome.returncode == 0, outcome.stderr
     text = "".join(page.extract_text() for page in PdfReader(out).pages).replace("\u200b", "")
-    assert order in text and made.incident_id in text and "have aged out" not in text
+    assert order in text and made.incident_id in text and "ATTENTION" not in text
     deadline = time.monotonic() + PATIENCE_S
     while order not in (references := ledger_references(made)):
         assert time.monotonic() < deadline, references
@@ -392,7 +382,8 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
     assert unknown.returncode == 2 and "knows no order-none" in unknown.stderr
 
 
-def ledger_references(made: Made) -> list[str]:
-    """What the rows of the mesh's ledger refer to."""
+def ledger_references(made: Made, recipient: str = "spiffe://npa/desk/seoul") -> list[str]:
+    """What the rows of the mesh's ledger with this recipient refer to."""
+    query = "SELECT reference FROM ledger WHERE recipient = ?"
     with closing(sqlite3.connect(made.mesh.folder / "data" / "registry" / "registry.sqlite3")) as connection:
-        return [reference for (reference,) in connection.execute("SELECT reference FROM ledger")]
+        return [reference for (reference,) in connection.execute(query, (recipient,))]

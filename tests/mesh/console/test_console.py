@@ -98,6 +98,28 @@ async def test_each_role_calls_its_own_leg_under_its_own_name(bench: ConsoleBenc
         assert {asked for asked in bench.asked if asked[2].endswith("/kim")} == {(leg, "ListIncidents", spiffe_id)}
 
 
+async def test_an_incident_without_a_copy_or_an_end_and_a_console_without_a_mesh_are_stated(
+    bench: ConsoleBench,
+) -> None:
+    page = f"/incidents/{INCIDENT}"
+    async with bench.visitor("reviewer", "kim") as reviewer:
+        text = await reviewer.read(page)
+        assert f"tandem report {INCIDENT}" in text and TEXTS["document_elsewhere"][0] in text
+        status, text = await reviewer.post(page, legal_basis="STALKING_9_1_3_2", purpose="AUDIT")
+        assert status == 404 and 'id="no-copy"' in text and TEXTS["evidence_gone"][0] in text and "h-trace" in text
+        status, text = await reviewer.post(f"{page}/document", legal_basis="STALKING_9_1_3_2")
+        assert status == 409 and TEXTS["document_open"][0] in text
+        status, text = await reviewer.post(f"{page}/earlier", alert="alert-1", legal_basis="STALKING_9_1_3_2")
+        assert status == 501 and TEXTS["document_elsewhere"][0] in text
+        for rubbish in ("", "incident-1", "--help", "alert-1 x"):
+            assert (await reviewer.post(f"{page}/earlier", alert=rubbish))[0] == 400
+        assert (await reviewer.post("/orders/order-1/document", **{"from": "2026-13-01"}))[0] == 400
+    async with bench.visitor("police") as police:
+        assert "h-document" not in await police.read(page)
+        for path in (f"{page}/document", f"{page}/earlier", "/orders/order-1/document"):
+            assert (await police.post(path))[0] == 403
+
+
 async def test_probations_page_asks_the_police_leg_for_nothing(bench: ConsoleBench) -> None:
     async with bench.visitor("probation") as visitor:
         text = await visitor.read(f"/incidents/{INCIDENT}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import grpc.aio
 
 from services.common.priority import PriorityGate
@@ -20,7 +21,7 @@ from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, evidence_pb2, evidence_pb2_grpc
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
@@ -110,6 +111,16 @@ async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator
         yield Visitor(url, client)
 
 
+class NoEvidence(evidence_pb2_grpc.EvidenceServiceServicer):
+    """Fake leg that has no copy of any incident's evidence, as after its retention."""
+
+    async def ReadEvidence(
+        self, request: evidence_pb2.ReadEvidenceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evidence_pb2.ReadEvidenceResponse:
+        """Refuses, as a leg does."""
+        await context.abort(grpc.StatusCode.NOT_FOUND, "this leg knows no such incident; check incident_id")
+
+
 @dataclass
 class ConsoleBench:
     """A running console and its legs."""
@@ -161,6 +172,11 @@ class Visitor:
             self.url + path, data={**form, "csrf": token}, headers=headers, allow_redirects=False
         ) as answer:
             return answer.status, await answer.text(errors="replace")
+
+    async def download(self, path: str, **form: str) -> tuple[int, bytes]:
+        """Sends a form with the token of the last page. Returns status and content."""
+        async with self.client.post(self.url + path, data={**form, "csrf": self.csrf}) as answer:
+            return answer.status, await answer.read()
 
     async def callback(self) -> str:
         """Signs in at the identity provider and returns the callback address, without opening it."""
@@ -216,6 +232,7 @@ async def console_bench(
 
             def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg) -> None:
                 dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(fake_leg, server)
+                evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(NoEvidence(), server)  # type: ignore[abstract]
 
             served = await stack.enter_async_context(rpc.serve(settings, add, history=HistoryBudget(PriorityGate())))
             env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
+from services.cli.commands.inspect import trace as trace_command
 from services.cli.terminal import SafeConsole
 from services.cli.waterfall import Selection, TraceView, views
 from services.common.clock import MeshClock
@@ -145,3 +147,20 @@ def test_an_arrival_is_expected_by_the_legs_own_estimate_and_late_after_it() -> 
     unaccepted = arriving()
     unaccepted.ClearField("acknowledged_at")
     assert expected_times(trace_pb2.GetTraceResponse(), [unaccepted], MeshClock(), now_us=0) == []
+
+
+def test_the_json_of_a_trace_has_the_arrivals_and_the_medians_of_like_incidents() -> None:
+    spans = [step("k", "accepted", 2), step("s", "on scene", 130)]
+    trace_ = trace_pb2.GetTraceResponse(trace_id="t", spans=spans)
+    like = expected_time_pb2.CompareTraceResponse(kind="RING_ENTERED", demand="RESPOND", incidents=3)
+    like.times.add(name="police accepted", median_us=6 * S, incidents=3)
+    expected = expected_times(trace_, [arriving()], MeshClock(), now_us=200 * S)
+    shown = json.loads(json.dumps(trace_command.to_json(TraceView(trace_, expected, like, silent=["probation"]))))
+    assert [span_["name"] for span_ in shown["spans"]] == ["police accepted", "police on scene"]
+    (arrived,) = shown["arrivals"]
+    assert (arrived["leg"], arrived["outcome"]) == ("police", "LATE")
+    assert (int(arrived["since_us"]), int(arrived["due_us"]), int(arrived["met_us"])) == (2 * S, 100 * S, 130 * S)
+    assert shown["like_incidents"]["times"] == [{"name": "police accepted", "median_us": str(6 * S), "incidents": 3}]
+    assert shown["legs_without_answer"] == ["probation"]
+    unmet = trace_command.to_json(TraceView(trace_, [arrival(spans[0])]))["arrivals"][0]
+    assert unmet["outcome"] == "OPEN" and "met_us" not in unmet

@@ -86,6 +86,15 @@ def test_an_alarm_lasts_until_every_demand_to_respond_is_acknowledged() -> None:
     assert board.is_new_alarm(incident("i", replace(OFFER, state="ACKNOWLEDGED"), replace(OFFER, leg="probation")))
 
 
+def test_an_incident_is_over_once_neither_agency_has_anything_left_to_do() -> None:
+    over, notice = replace(OFFER, state="STOOD_DOWN"), replace(OFFER, leg="probation", state="NOTIFIED")
+    warned = replace(OFFER, leg="warning", state="ACKNOWLEDGED")
+    assert board.is_over(incident("i", over, notice, warned, ended_ms=9_000))
+    assert not board.is_over(incident("i", over, notice))
+    there = replace(OFFER, leg="probation", state="ON_SCENE")
+    assert not board.is_over(incident("i", over, there, ended_ms=9_000)), "the other agency is still on the scene"
+
+
 def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> None:
     notice = replace(OFFER, state="NOTIFIED", demand="NOTIFY", kind="SILENT")
     flood = [incident(f"s-{n}", notice) for n in range(board.FLOOD)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc.aio
 import typer
@@ -23,6 +24,7 @@ from services.cli.terminal import for_results
 from services.cli.waterfall import DECISION, Selection, TraceView
 from services.common.clock import wall_us
 from services.common.observability.expected_times import expected_times
+from services.common.observability.lateness import ARRIVES, ExpectedTime
 from services.common.rpc.server import UNARY_DEADLINE_S
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
@@ -62,7 +64,7 @@ def trace(
         )
     shown = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
-        print(json_format.MessageToJson(shown.trace, preserving_proto_field_name=True, indent=None))
+        print(json.dumps(to_json(shown), ensure_ascii=False))
         return
     console = for_results()
     selection = Selection(
@@ -74,6 +76,30 @@ def trace(
         details=wide,
     )
     console.print(*waterfall.views(shown, console, selection), sep="\n")
+
+
+def to_json(shown: TraceView) -> dict[str, Any]:
+    """A trace as one JSON object: the registry's answer, the arrivals that the legs expect, and the medians of like incidents.
+
+    Times are microseconds of wall time since 1970 UTC, as texts, like all 64-bit numbers of the registry's answer.
+    """
+    return {
+        **json_format.MessageToDict(shown.trace, preserving_proto_field_name=True),
+        "arrivals": [_arrival_json(expected) for expected in shown.expected if expected.name == ARRIVES],
+        "like_incidents": json_format.MessageToDict(shown.like, preserving_proto_field_name=True),
+        "legs_without_answer": list(shown.silent),
+    }
+
+
+def _arrival_json(expected: ExpectedTime) -> dict[str, Any]:
+    return {
+        "leg": expected.leg,
+        "assignment_id": expected.assignment_id,
+        "outcome": expected.outcome.value,
+        "since_us": str(expected.since_us),
+        "due_us": str(expected.due_us),
+        **({} if expected.met_us is None else {"met_us": str(expected.met_us)}),
+    }
 
 
 async def _read(running: MeshConnection, incident_id: str) -> TraceView:

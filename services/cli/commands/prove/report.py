@@ -53,7 +53,8 @@ def report(
     """Write the report on an incident, or on an order and a period, as a PDF.
 
     The report on an incident is made of its evidence bundle alone. A bundle with an altered byte is refused, with the place. The same
-    bundle and language give the same bytes. A report that is made from a mesh is a disclosure, which the ledger records first.
+    bundle and language give the same bytes. A report that is made from a mesh is a disclosure, which the ledger records first; the
+    bundle that proves it is written beside it, with the ending .tar. Exit code 3: the incident's entries have aged out.
     """
     if [bool(incident_id), bundle is not None, bool(order)].count(True) != 1:
         raise CommandFailed(
@@ -62,18 +63,22 @@ def report(
     if language not in LANGUAGES:
         raise CommandFailed(f"--language: must be one of {', '.join(LANGUAGES)} (example: ko)", MISUSED)
     words = Words(language)
+    grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
+    if bundle is None:
+        telemetry.configure("report", sys.stderr)
     if bundle is not None:
         made = _of_bundle(_read(bundle), _key(public_key), words)
+    elif order:
+        made = _of_order(order, since, until, folder=folder, grounds=grounds, words=words)
     else:
-        grounds = BundleGrounds(
-            legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient
-        )
-        telemetry.configure("report", sys.stderr)
-        made = (
-            _of_order(order, since, until, folder=folder, grounds=grounds, words=words)
-            if order
-            else _of_incident(incident_id, leg, folder=folder, grounds=grounds, words=words)
-        )
+        proof = out.with_suffix(".tar")
+        for path in (out, proof):
+            if path.exists():  # before the disclosure is recorded
+                raise CommandFailed(f"{path}: exists already; name another file")
+        evidence = _evidence(incident_id, leg, folder=folder, grounds=grounds)
+        made = _of_bundle(evidence, None, words)
+        evidence_collection.write(proof, evidence)
+        print(f"{proof}: {len(evidence)} bytes, the bundle that proves the report")
     evidence_collection.write(out, made)
     print(f"{out}: {len(made)} bytes")
 
@@ -85,13 +90,13 @@ def _of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         raise CommandFailed(f"BROKEN {broken}: no report is made of it") from None
 
 
-def _of_incident(incident_id: str, leg: str, *, folder: Path, grounds: BundleGrounds, words: Words) -> bytes:
+def _evidence(incident_id: str, leg: str, *, folder: Path, grounds: BundleGrounds) -> bytes:
     arguments.required_id("INCIDENT", incident_id)
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     key = folder / "data" / "evidence.key"
     making = evidence_collection.make(mesh.load(folder), folder, incident_id, leg=leg, grounds=grounds, key_file=key)
-    return _of_bundle(uvloop.run(making), None, words)
+    return uvloop.run(making)
 
 
 def _of_order(order_id: str, since: str, until: str, *, folder: Path, grounds: BundleGrounds, words: Words) -> bytes:
@@ -100,7 +105,7 @@ def _of_order(order_id: str, since: str, until: str, *, folder: Path, grounds: B
     if until_ms <= from_ms:
         raise CommandFailed("--until: must be later than --from", MISUSED)
     running = mesh.load(folder)
-    collecting = collection.collect(running, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
+    collecting = collection.collect(running, folder, order_id, from_ms=from_ms, until_ms=until_ms, grounds=grounds)
     return compliance.pdf(uvloop.run(collecting), words)
 
 

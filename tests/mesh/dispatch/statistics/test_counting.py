@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
+from services.cli.report import older_alerts
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.storage.db import open_database
@@ -116,3 +118,23 @@ def peer(number: int, state: dispatch_pb2.AssignmentState.ValueType) -> PeerRow:
     if state == dispatch_pb2.ACKNOWLEDGED:
         assignment.acknowledged_at.FromMilliseconds(3_000)
     return PeerRow("warning-1", "incident-1", number, assignment.SerializeToString())
+
+
+async def test_the_report_on_an_order_reads_its_alerts_from_the_legs_record(
+    where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(where, Path):
+        kept = tmp_path / "mesh" / "data" / "dispatch-police" / "dispatch-police.sqlite3"
+        kept.parent.mkdir(parents=True)
+        kept.symlink_to(where)
+    else:
+        monkeypatch.setenv("TANDEM_POLICE_DATABASE_URL", where)
+    async with open_database(where, MIGRATIONS) as database:
+        store = Store(database)
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            await fold(leg, INCIDENTS)
+        (order_id,) = {order_id for listed in await store.incidents("", 100, "") for order_id in listed.row.order_ids}
+        found = await older_alerts.read(tmp_path / "mesh", order_id, from_ms=0, before_ms=1 << 50)
+        other = await older_alerts.read(tmp_path / "mesh", order_id[:-1], from_ms=0, before_ms=1 << 50)
+    assert [fact.alert.incident_id for fact in found] == [f"incident-{number}" for number in range(1, INCIDENTS + 1)]
+    assert {fact.alert.order_id for fact in found} == {order_id} and other == []

@@ -8,12 +8,13 @@ from services.common.geometry import LatLon
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
 from services.dispatch.domain.assignment import AssignmentState
-from services.dispatch.domain.enums import Advice, EscalationReason
+from services.dispatch.domain.enums import Advice, EscalationReason, Estimate
 from services.dispatch.domain.events import Escalated, Offered, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
+from services.dispatch.domain.roster import TravelEstimated
 from services.dispatch.following.domain import Raced
 from services.dispatch.leg import chain, translate
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
@@ -73,10 +74,34 @@ def test_an_offer_without_a_known_target_moves_to_the_nearest_unit_once_the_targ
     assert story.of("p1").unit_id == "a1"
     target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
     set_travel(story, {"a1": 200, "a2": 190})
-    assert story.do(Follow(target)) == (), "no unit is much nearer, and the target hasn't moved"
+    (estimated,) = story.do(Follow(target))
+    assert isinstance(estimated, TravelEstimated), "no unit is much nearer, and the target hasn't moved"
     set_travel(story, {"a1": 500, "a2": 100})
     (offered,) = story.do(Follow(target))
     assert isinstance(offered, Escalated) and story.of("p1").unit_id == "a2"
+
+
+def test_a_unit_that_was_asked_before_the_target_was_known_gets_its_arrival_time_once_it_is() -> None:
+    story = with_travel()
+    story.fold(ring(5, "p1", target="p1"))
+    story.acknowledge("p1")
+    target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
+    assert story.do(Follow(target)) == () and story.of("p1").arrival_due_ms is None, "the unit's position is unknown"
+    story.now_ms += 5_000
+    set_travel(story, {"a1": 200, "a2": 190})
+    assert story.do(Follow(target)) == (TravelEstimated(6_000, story.id_of("p1"), 205, Estimate.ROAD),)
+    assert story.of("p1").arrival_due_ms == 6_000 + 60_000 + 200_000, "the time to get ready, and the way from here"
+    step = translate.assignment_message(story.incident, story.of("p1"), None)
+    assert step.arrival_due_at.ToMilliseconds() == 266_000
+    assert story.do(Follow(target)) == (), "it is estimated once"
+
+
+def test_an_offer_with_a_travel_time_keeps_its_arrival_time() -> None:
+    story = with_travel(a1=100, a2=300)
+    story.fold(ring(5, "p1", target="p1"))
+    set_travel(story, {"a1": 150, "a2": 300})
+    target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
+    assert story.do(Follow(target)) == () and story.of("p1").arrival_due_ms == 161_000
 
 
 def test_a_unit_on_the_scene_is_neither_notified_nor_replaced() -> None:

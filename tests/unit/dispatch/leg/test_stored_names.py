@@ -16,7 +16,7 @@ STORED = {
     *("AlertFolded", "AlertWasMissing", "Notified", "Offered", "Reoffered", "NobodyAvailable", "Escalated"),
     *("LegAbsent", "LegReturned", "StepsLost", "Received", "Acknowledged", "Rejected", "Progressed", "Closed"),
     *("StoodDown", "Flagged", "Retargeted", "Raced", "SceneShared", "SpoofingSuspected", "TargetsShown"),
-    *("ContactBegun", "ContactStepped", "NoteAdded"),
+    *("ContactBegun", "ContactStepped", "NoteAdded", "TravelEstimated"),
     *("Reminded", "Assured", "DistressRaised", "DistressEnded"),
 }
 
