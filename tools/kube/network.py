@@ -60,7 +60,8 @@ CALLS = (
         for desk in ("police", "probation")
         for callee in ("registry", "ingest", "geofence", f"dispatch-{desk}")
     ),
-    # Field faces the internet, so it reaches no more than it needs: enrolment, notices, offers, her map, and ingest's endpoint for phones.
+    # Field faces the internet, so it reaches no more than it needs: enrolment, notices, offers, her map, and ingest's endpoint for
+    # phones.
     Call("field", "registry", GRPC["registry"]),
     *(Call("field", f"dispatch-{leg}", GRPC[f"dispatch-{leg}"]) for leg in flow.LEGS),
     Call("field", "geofence", GRPC["geofence"]),
