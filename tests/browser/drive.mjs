@@ -7,6 +7,7 @@ import { chromium } from "playwright-core";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PATIENCE_MS = 20_000;
+const COMMAND_LIMIT_MS = Number(process.env.COMMAND_LIMIT_MS);
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
@@ -74,6 +75,15 @@ const commands = {
     );
     return handle.jsonValue();
   },
+  // Waits until an expression is true on the page.
+  until: async ({ page, condition }) => {
+    const waiting = await pageOf(page);
+    const until = Date.now() + PATIENCE_MS;
+    while (!(await waiting.evaluate(`Boolean(${condition})`))) {
+      if (Date.now() > until) throw new Error(`not so within ${PATIENCE_MS / 1000} s on ${waiting.url()}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
   // Colour scheme that the browser's user prefers: light or dark.
   prefer: async ({ page, scheme, language }) => (await pageOf(page, language)).emulateMedia({ colorScheme: scheme }),
@@ -127,10 +137,23 @@ const commands = {
   seen: async () => ({ origins: [...origins].sort(), faults }),
 };
 
+// Fails a command that doesn't end, such as a script on a page that is never done.
+async function limited(command, work) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${command} didn't end within ${COMMAND_LIMIT_MS / 1000} s`)), COMMAND_LIMIT_MS);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
   const { command, ...given } = JSON.parse(line);
   try {
-    console.log(JSON.stringify({ result: (await commands[command](given)) ?? null }));
+    console.log(JSON.stringify({ result: (await limited(command, commands[command](given))) ?? null }));
   } catch (error) {
     console.log(JSON.stringify({ error: String(error) }));
   }

@@ -51,11 +51,7 @@ class Watched:
 
     async def until(self, page: str, condition: str) -> None:
         """Waits until an expression is true on a page."""
-        marked = f"""(async () => {{
-            while (!({condition})) await new Promise((resolve) => setTimeout(resolve, 50));
-            return true;
-        }})()"""
-        assert await self.browser("eval", page=page, expression=marked)
+        await self.browser.until(page, condition)
 
     async def choose(self, page: str) -> None:
         """Opens the live page and chooses the demo's incident."""

@@ -1,9 +1,11 @@
 // The live page. Changes come as server-sent events, at most twice a second.
 
-import { showReviewAlarm, showReviews } from "./badges";
+import { Alarms } from "./alarms";
 import type { Reviews } from "./badges";
 import { Card, canBeClosed, canBeRefused, nextState } from "./card";
 import type { Act, NamedOrder } from "./card";
+import { Connection } from "./connection";
+import type { Beat } from "./connection";
 import { ask } from "./dialogs";
 import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
@@ -12,18 +14,13 @@ import type { Note } from "./notes";
 import { byId, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
-import { flash, play } from "./sound";
-import type { Sound } from "./sound";
 import { Ticker } from "./ticker";
 import type { Alert } from "./ticker";
 import { Words } from "./words";
 import type { Destination, TrackPoint } from "./words";
 
-interface Message {
+interface Message extends Beat {
   reset: boolean;
-  now: number;
-  rate: number;
-  away: Record<string, string>;
   /** Absent for a role that decides none, and while the registry doesn't answer. */
   reviews: Reviews | null;
   incidents: Incident[];
@@ -40,29 +37,19 @@ interface Around {
   tracks: Record<string, TrackPoint[]>;
 }
 
-const SILENT_MS = 12_000;
-const RECONNECT_MS = 3_000;
-/** Flags of an incident that sound the gravest. */
-const GRAVE = new Set(["duress", "losing"]);
-
 const page = readPage();
 const leg = page.leg ?? "";
 const words = new Words(page.texts);
 const text = (key: string): string => words.say(key);
-let offsetMs = 0;
-let rate = 1;
-let wallAtMs = 0;
-/** Time by the mesh's clock, in ms since 1970 UTC. */
-const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate : Date.now());
+const connection = new Connection<Message>(words, receive);
+const { now } = connection;
+const alarms = new Alarms(words, now);
 
 // ── the queue and the chosen incident ──
 
-const announce = byId("announce");
 const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
-/** Last sound of each incident. */
-const alarmed = new Map<string, Sound>();
 /** Whether the user has chosen: then no other incident takes the card away. */
 let isUsersChoice = false;
 let notesSeen = -1;
@@ -185,7 +172,7 @@ async function send(path: string, body: URLSearchParams): Promise<Response | und
   const answer = await fetch(path, { method: "POST", body, headers }).catch(() => undefined);
   const refused = answer?.ok ? "" : answer ? await answer.text() : text("answer_503");
   card.refused(refused);
-  announce.textContent = refused || text("stored");
+  alarms.announce(refused || text("stored"));
   return answer?.ok ? answer : undefined;
 }
 
@@ -276,50 +263,10 @@ document.addEventListener("keydown", (event) => {
 byId("show-help").addEventListener("click", () => KEYS["?"]?.());
 byId("fit").addEventListener("click", () => map.fit());
 byId("more-urgent").addEventListener("click", showUrgent);
-byId("test-sound").addEventListener("click", () => play("demand"));
 byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
   rows.showEnded = (event.target as HTMLInputElement).checked;
   drawList();
 });
-
-// ── alarms ──
-
-function sound(which: Sound): void {
-  if (byId<HTMLInputElement>("sound").checked) play(which);
-}
-
-/** Sounds a new demand once, and once more where it becomes grave. Exercises are announced without a sound. */
-function alarm(incident: Incident): void {
-  const isGrave = incident.flags.some((flag) => GRAVE.has(flag)) && incident.ended === null;
-  const which = isGrave ? "grave" : incident.alarm ? "demand" : undefined;
-  const before = alarmed.get(incident.id);
-  if (!which) alarmed.delete(incident.id);
-  else if (before !== which && before !== "grave") {
-    alarmed.set(incident.id, which);
-    const kind = incident.exercise ? `${text("exercise")}: ` : "";
-    announce.textContent = `${kind}${text("new_alarm")}: ${text(incident.cause)}`;
-    if (incident.exercise) return;
-    flash(text("new_alarm"));
-    sound(which);
-  }
-}
-
-let reviews: Reviews | null = null;
-let alarmedReviews = 0;
-
-function receiveReviews(received: Reviews | null): void {
-  reviews = received;
-  if (received) {
-    showReviewAlarm(received, words);
-    // Each review sounds once, when its 15 minutes are over. It stays on the page until somebody decides it.
-    if (received.alarmed > alarmedReviews) {
-      flash(text("reviews"));
-      sound("review");
-    }
-    alarmedReviews = received.alarmed;
-  }
-  showReviews(reviews, words, now());
-}
 
 // ── alerts ──
 
@@ -333,21 +280,7 @@ function subjectName(alert: Alert): string {
   return text(known.includes(alert.target) ? "protected" : "order");
 }
 
-// ── the connection ──
-
-const connection = byId("connection");
-let heardMs = 0;
-let isOpen = false;
-let away: Record<string, string> = {};
-
-function showConnection(): void {
-  const parts = Object.keys(away);
-  const lost = !isOpen || Date.now() - heardMs > SILENT_MS;
-  const key = lost ? (heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
-  const shown = key === "part_away" ? `${text(key)}: ${parts.join(", ")}` : text(key);
-  if (connection.textContent !== shown) connection.textContent = shown;
-  connection.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
-}
+// ── messages ──
 
 function drawList(): void {
   const count = rows.draw();
@@ -357,10 +290,6 @@ function drawList(): void {
 }
 
 function receive(message: Message): void {
-  heardMs = wallAtMs = Date.now();
-  offsetMs = message.now;
-  rate = message.rate;
-  away = message.away;
   if (message.reset) {
     rows.incidents.clear();
     map.clear();
@@ -369,6 +298,7 @@ function receive(message: Message): void {
   for (const id of message.gone) {
     rows.incidents.delete(id);
     names.delete(id);
+    alarms.forget(id);
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
   for (const target of message.targets) {
@@ -381,43 +311,22 @@ function receive(message: Message): void {
   }
   for (const incident of message.incidents) {
     rows.incidents.set(incident.id, incident);
-    alarm(incident);
+    alarms.receive(incident);
   }
   if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
   const incident = chosen();
   if (incident && notesSeen >= 0 && incident.notes !== notesSeen) void readAround(incident.id);
-  receiveReviews(message.reviews);
+  alarms.receiveReviews(message.reviews);
   drawCard();
-  showConnection();
 }
 
-function connect(): void {
-  const source = new EventSource("/stream");
-  source.onopen = () => {
-    isOpen = true;
-  };
-  source.onmessage = (event: MessageEvent<string>) => receive(JSON.parse(event.data) as Message);
-  source.addEventListener("ended", () => location.assign("/")); // the sign-in page says why
-  source.onerror = () => {
-    isOpen = false;
-    showConnection();
-    // The browser reconnects by itself and names its last message, unless the request was refused: the session may have ended.
-    if (source.readyState !== EventSource.CLOSED) return;
-    setTimeout(connect, RECONNECT_MS);
-    // Without a session the home page redirects to the sign-in page, which says why the session ended.
-    fetch("/", { headers: { Accept: "text/html" }, redirect: "manual" })
-      .then((home) => home.type === "opaqueredirect" && location.assign("/"))
-      .catch(() => undefined);
-  };
-}
-
-connect();
+connection.open();
 setInterval(() => {
   rows.tick();
-  if (wallAtMs) {
+  if (connection.hasHeard) {
     drawCard();
-    showReviews(reviews, words, now());
+    alarms.tick();
   }
-  showConnection();
+  connection.show();
 }, 1_000);
