@@ -92,6 +92,27 @@ const commands = {
   shot: async ({ page, path }) => {
     await (await pageOf(page)).screenshot({ path });
   },
+  // Number of pixels of an element whose colour is about the given one.
+  colours: async ({ page, selector, like }) => {
+    const seen = await pageOf(page);
+    const shot = await seen.locator(selector).first().screenshot();
+    return seen.evaluate(
+      async ([encoded, [red, green, blue]]) => {
+        const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
+        const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+        const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+        context.drawImage(image, 0, 0);
+        const { data } = context.getImageData(0, 0, image.width, image.height);
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4) {
+          const away = Math.abs(data[i] - red) + Math.abs(data[i + 1] - green) + Math.abs(data[i + 2] - blue);
+          if (away < 24) count += 1;
+        }
+        return count;
+      },
+      [shot.toString("base64"), like],
+    );
+  },
   axe: async ({ page }) => {
     const checked = await pageOf(page);
     // Run it through the debugger: the page's policy allows no inline script.

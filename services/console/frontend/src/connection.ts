@@ -68,7 +68,7 @@ export class Connection<Message extends Beat> {
     const lost = !this.#isOpen || Date.now() - this.#heardMs > SILENT_MS;
     const key = lost ? (this.#heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
     const said = this.words.say(key);
-    const shown = key === "part_away" ? `${said}: ${parts.join(", ")}` : said;
+    const shown = key === "part_away" ? `${said}: ${parts.map((part) => this.words.say(`source_${part}`)).join(", ")}` : said;
     if (this.#shown.textContent !== shown) this.#shown.textContent = shown;
     this.#shown.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
   }

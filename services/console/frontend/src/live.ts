@@ -1,4 +1,4 @@
-// The live page. Changes come as server-sent events, at most twice a second.
+// The live page. Changes come as server-sent events: incidents and alerts at once, positions at most twice a second.
 
 import { Alarms } from "./alarms";
 import type { Reviews } from "./badges";
@@ -54,7 +54,7 @@ const names = new Map<string, NamedOrder[]>();
 let isUsersChoice = false;
 let notesSeen = -1;
 
-const map = new LiveMap(byId("map"), page, text, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
+const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
 const card = new Card(words, leg, now, (incident, subject) => nameOf(incident, subject) || subject, act, () => void showNames());
 const noteForm = new NoteForm(addNote);
 

@@ -6,9 +6,10 @@ import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { disc } from "./geo";
 import type { LonLat } from "./geo";
-import { METRES, openMap, pixelsAtZoom0, placeAt, repaint } from "./map";
+import { METRES, SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
 import { onThemeChange, palette } from "./palette";
-import type { TrackPoint } from "./words";
+import { placeAt } from "./places";
+import type { TrackPoint, Words } from "./words";
 
 export interface Target {
   id: string;
@@ -40,6 +41,9 @@ const DRAW_INTERVAL_MS = 500;
 /** Additional interval for each item on the map, in ms: 20,000 items are drawn every 2.5 s, and each reports every 15 s. */
 const EXTRA_INTERVAL_MS = 0.1;
 const TRACK_MS = 600_000;
+/** Time for which the words for a position stay: more of the map may be loaded later. */
+const NAMED_MS = 5_000;
+const MAX_NAMES = 500;
 /** Largest radius of a ring that the view is fitted to, in m. */
 const RING_SHOWN_M = 1_000;
 type Feature = GeoJSON.Feature;
@@ -55,15 +59,16 @@ export class LiveMap {
   #incident = "";
   #fitDue = false;
   #drawnAtMs = -Infinity;
-  #names = new Map<string, string>();
+  /** Places in words, by position to 10 m. */
+  #names = new Map<string, { name: string; atMs: number }>();
 
   constructor(
     container: HTMLElement,
     page: { tiles: string; streets?: string },
-    private readonly text: (key: string) => string,
+    private readonly words: Words,
     private readonly nameOf: (target: Target) => string,
   ) {
-    void openMap(container, page.tiles, text("attribution"), page.streets).then((opened) => this.#open(opened));
+    void openMap(container, page.tiles, words.say("attribution"), page.streets).then((opened) => this.#open(opened));
     setInterval(() => this.#draw(), DRAW_INTERVAL_MS);
     onThemeChange(() => this.#map && repaint(this.#map, layers()));
   }
@@ -115,11 +120,14 @@ export class LiveMap {
   /** Name of the place at a position; the position itself where the map doesn't show the place. */
   place(at: LonLat): string {
     const key = at.map((degrees) => degrees.toFixed(4)).join(" ");
-    const found = this.#map ? placeAt(this.#map, at) : { areas: [], street: "" };
-    const area = found.areas.join(" ");
-    const name = area && found.street ? this.text("near_road").replace("{place}", area).replace("{road}", found.street) : area;
-    if (name && this.#names.size < 500) this.#names.set(key, name);
-    return name || this.#names.get(key) || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
+    const known = this.#names.get(key);
+    if (known && performance.now() < known.atMs + NAMED_MS) return known.name;
+    const name = this.#map ? this.words.place(placeAt(this.#map, SOURCE, at)) : "";
+    if (name) {
+      if (this.#names.size >= MAX_NAMES) this.#names.clear();
+      this.#names.set(key, { name, atMs: performance.now() });
+    }
+    return name || known?.name || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
   }
 
   #draw(): void {
@@ -164,7 +172,7 @@ export class LiveMap {
     const [lon, lat, accuracy] = target.at;
     const grave = id.startsWith(`${this.#incident}/`);
     const own = this.nameOf(target);
-    const name = target.unknown ? `${own}\n${this.text("unknown_position")}` : own;
+    const name = target.unknown ? `${own}\n${this.words.say("unknown_position")}` : own;
     return point(id, [lon, lat], { sort: target.sort, unknown: target.unknown, r0: pixelsAtZoom0(accuracy, lat), name, grave });
   }
 
@@ -185,7 +193,7 @@ export class LiveMap {
   }
 
   #stateText(unit: Unit): string {
-    return unit.unknown ? `${this.text(unit.state)}, ${this.text("unknown_position")}` : this.text(unit.state);
+    return unit.unknown ? `${this.words.say(unit.state)}, ${this.words.say("unknown_position")}` : this.words.say(unit.state);
   }
 
   #open(opened: MapLibre): void {

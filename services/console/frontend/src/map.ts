@@ -7,7 +7,7 @@ import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
 import { onThemeChange, palette } from "./palette";
 import type { Palette } from "./palette";
-import { STREETS, STREET_LINES, openStreets } from "./streets";
+import { STREETS, openStreets } from "./streets";
 import type { Streets } from "./streets";
 import "./app.css";
 import "./live.css";
@@ -17,11 +17,9 @@ import "./theme.css";
 setWorkerUrl(workerUrl);
 addProtocol("pmtiles", new Protocol().tile);
 
-const SOURCE = "korea";
+/** Source of the base map. */
+export const SOURCE = "korea";
 const FONTS = ["sans-serif"];
-
-/** Layers without colour that answer in which area a point lies. */
-const AREAS = ["province-area", "district-area", "town-area"];
 
 function boundary(layer: string, color: string, width: number): LayerSpecification {
   return {
@@ -98,26 +96,6 @@ export function repaint(map: MapLibre, layers: LayerSpecification[]): void {
   for (const layer of layers) {
     for (const [name, value] of Object.entries(layer.paint ?? {})) map.setPaintProperty(layer.id, name as never, value as never);
   }
-}
-
-/** Half the side of the square in which the nearest street is looked for, in pixels. */
-const STREET_NEAR_PX = 40;
-
-/** Names of the areas in which a point lies, the greatest first, and of a street near it. Empty where the map doesn't show the point. */
-export function placeAt(map: MapLibre, at: [number, number]): { areas: string[]; street: string } {
-  const point = map.project(at);
-  const named = (layers: string[], where: Parameters<MapLibre["queryRenderedFeatures"]>[0]): [string, string][] =>
-    map
-      .queryRenderedFeatures(where, { layers: layers.filter((layer) => map.getLayer(layer)) })
-      .map((feature) => [feature.layer.id, String(feature.properties["name"] ?? "")]);
-  const areas = new Map(named(AREAS, point));
-  const streets = STREET_LINES.some((layer) => map.getLayer(layer))
-    ? named(STREET_LINES, [
-        [point.x - STREET_NEAR_PX, point.y - STREET_NEAR_PX],
-        [point.x + STREET_NEAR_PX, point.y + STREET_NEAR_PX],
-      ])
-    : [];
-  return { areas: AREAS.map((layer) => areas.get(layer) ?? "").filter(Boolean), street: streets.find(([, name]) => name)?.[1] ?? "" };
 }
 
 /** Radius of a circle layer in metres. Features give `r0`, their radius in pixels at zoom 0. */

@@ -1,5 +1,6 @@
 // Streets from the operator's own tiles: a PMTiles file, or a template of vector or raster tiles. Two schemas are drawn: the one of
-// tools/build_streets.py (`street` with `name` and `class`) and OpenMapTiles (`transportation`, `transportation_name`).
+// tools/build_streets.py (`street` with `name` and `class`, `landmark` with `name`) and OpenMapTiles (`transportation`,
+// `transportation_name`, `poi`).
 
 import type { LayerSpecification, SourceSpecification } from "maplibre-gl";
 import { PMTiles } from "pmtiles";
@@ -70,6 +71,18 @@ function vector(colors: Palette, known: Set<string> | undefined): LayerSpecifica
       minzoom: 13,
       filter: ["has", "name"],
       layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+      paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
+    });
+  }
+  for (const layer of ["landmark", "poi"]) {
+    layers.push({
+      id: `s-${layer}`,
+      type: "symbol",
+      source: STREETS,
+      "source-layer": layer,
+      minzoom: 14,
+      filter: ["has", "name"],
+      layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 11 },
       paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
     });
   }
