@@ -150,6 +150,11 @@ bench-console: setup ## measure what the live page costs a browser, 10 min (need
 	@cd tests/browser && npm ci --silent --no-audit --no-fund
 	@$(BIN)/python -m bench.console
 
+.PHONY: bench-pixels
+bench-pixels: setup ## measure the time from an alert to both desks' pixels at a country's load, 7 min (needs Chromium and Node.js)
+	@cd tests/browser && npm ci --silent --no-audit --no-fund
+	@$(BIN)/python -m bench.pixels
+
 # ---- check
 
 .PHONY: check

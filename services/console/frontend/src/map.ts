@@ -15,7 +15,7 @@ import "./theme.css";
 
 // MapLibre's default worker URL would be missing from the build.
 setWorkerUrl(workerUrl);
-addProtocol("pmtiles", new Protocol().tile);
+addProtocol("pmtiles", new Protocol({ metadata: true }).tile); // the metadata name whom the licence wants to be named
 
 /** Source of the base map. */
 export const SOURCE = "korea";
