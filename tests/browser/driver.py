@@ -47,9 +47,18 @@ class Browser:
         assert "error" not in answer, f"{command} {given}: {answer['error']}"
         return answer["result"]
 
-    async def until(self, page: str, condition: str) -> None:
-        """Waits until a JavaScript expression is true on a page. Fails with the expression if it stays false."""
-        await self("until", page=page, condition=condition)
+    async def until(self, page: str, condition: str, patience_s: float = 0.0) -> None:
+        """Waits until a JavaScript expression is true on a page. Fails with the expression if it stays false for 20 s, or for longer
+        than `patience_s`."""
+        give_up_at = asyncio.get_running_loop().time() + patience_s
+        while True:
+            try:
+                await self("until", page=page, condition=condition)
+            except AssertionError:
+                if asyncio.get_running_loop().time() > give_up_at:
+                    raise
+            else:
+                return
 
     async def sign_in(self, page: str, url: str, role: str, language: str = "en") -> None:
         """Signs in on a page by the form, with the role as the name."""

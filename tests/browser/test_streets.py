@@ -40,6 +40,7 @@ PAGE = "police"
 MAGENTA = (255, 0, 255)
 LIGHT_STREET = (0xC3, 0xCC, 0xD6)
 """Colour of a small street on the light map."""
+CREDIT = "© the agency's mapmaker"
 FILES = {".pmtiles": "application/octet-stream", ".pbf": "application/x-protobuf", ".png": "image/png"}
 
 
@@ -141,6 +142,7 @@ class Streets:
             "TANDEM_DATA_DIR": str(self.folder / page),
             "TANDEM_DEV_SECRET": self.now.dev_secret,
             "TANDEM_STREETS": address,
+            "TANDEM_STREETS_ATTRIBUTION": "" if address.endswith(".pmtiles") else CREDIT,
             "TANDEM_REGISTRY": f"ipv4:{self.now.addresses['registry']}",
             "TANDEM_INGEST": meshes.target_of([self._address("ingest")]),
             "TANDEM_GEOFENCE": meshes.target_of([self._address("geofence")]),
@@ -233,6 +235,7 @@ async def test_a_template_of_vector_tiles_is_drawn(streets: Streets) -> None:
     where = "document.querySelector('#card-where').textContent"
     await streets.browser.until(page, f"/near .*로\\d+길, [0-9]+ m [a-z-]+ of 금곡역/.test({where})")
     await streets.until_coloured(page, LIGHT_STREET, least=500)
+    assert CREDIT in (await streets.browser("text", page=page, selector=".maplibregl-ctrl-attrib"))[0]
     assert any(path.startswith("/tiles/") and path.endswith(".pbf") for path in streets.tiles.asked)
 
 

@@ -159,8 +159,7 @@ async function readAround(incident: string): Promise<void> {
   const around = (await answer.json()) as Around;
   drawNotes(around.notes, words);
   for (const [id, track] of Object.entries(around.tracks)) map.tracks.set(id, track);
-  map.rings = [...new Set([...around.rings, ...(names.get(incident) ?? []).flatMap((order) => order.rings)])].sort((a, b) => a - b);
-  map.redraw();
+  map.showRings([...around.rings, ...(names.get(incident) ?? []).flatMap((order) => order.rings)]);
   drawCard();
 }
 

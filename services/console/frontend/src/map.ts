@@ -5,6 +5,7 @@ import type { LayerSpecification, StyleSpecification } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
+import type { Page } from "./page";
 import { onThemeChange, palette } from "./palette";
 import type { Palette } from "./palette";
 import { STREETS, openStreets } from "./streets";
@@ -63,10 +64,13 @@ function baseLayers(colors: Palette, streets: Streets | undefined): LayerSpecifi
   ];
 }
 
-/** Opens the base map. `streets` is the address of a street map, or empty. */
-export async function openMap(container: HTMLElement, tiles: string, attribution: string, streets = ""): Promise<MapLibre> {
-  const url = new URL(tiles, location.href).href;
-  const opened = streets ? await openStreets(streets) : undefined;
+/** Addresses of the maps, as the page has them. */
+export type MapAddresses = Pick<Page, "tiles" | "streets" | "streetsAttribution">;
+
+/** Opens the base map, with the street map if there is one. `attribution` is that of the base map. */
+export async function openMap(container: HTMLElement, page: MapAddresses, attribution: string): Promise<MapLibre> {
+  const url = new URL(page.tiles, location.href).href;
+  const opened = page.streets ? await openStreets(page.streets, page.streetsAttribution) : undefined;
   const style: StyleSpecification = {
     version: 8,
     sources: { [SOURCE]: { type: "vector", url: `pmtiles://${url}`, attribution }, ...(opened && { [STREETS]: opened.source }) },

@@ -10,6 +10,8 @@ export interface Page {
   tiles: string;
   /** Address of a street map; empty or absent for none. */
   streets?: string;
+  /** Whom the street map's licence wants to be named; empty or absent where its file says so. */
+  streetsAttribution?: string;
   /** Name of the user; absent on pages that don't need it. */
   name?: string;
   language: string;

@@ -54,7 +54,8 @@ export class Ticker {
     const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
     item.append(make("span", { class: `tag demand-${alert.demand}` }, words.say(alert.demand)), ` ${words.say(alert.kind)}`);
     if (alert.ring) item.append(` ${alert.ring} m`);
-    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
+    // Entering a ring, the distance is the ring's radius.
+    if (alert.distance !== null && Math.round(alert.distance) !== alert.ring) item.append(` (${Math.round(alert.distance)} m)`);
     if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, words.say("exercise")));
     if (alert.device) {
       if (typeof alert.charge === "number") item.append(` ${Math.round(alert.charge)} %`);
