@@ -41,7 +41,9 @@ class Browser:
                     line = await self._process.stdout.readline()
             except TimeoutError:
                 self._process.kill()
-                raise AssertionError(f"{command} {given}: the browser didn't answer within {ANSWER_LIMIT_S} s") from None
+                raise AssertionError(
+                    f"{command} {given}: the browser didn't answer within {ANSWER_LIMIT_S} s"
+                ) from None
         assert line, f"{command} {given}: the browser has ended, exit code {self._process.returncode}"
         answer = json.loads(line)
         assert "error" not in answer, f"{command} {given}: {answer['error']}"

@@ -55,8 +55,12 @@ def extract() -> str:
     for number in range(17):
         east = "".join(f'<nd ref="{100 * number + column + 1}"/>' for column in range(17))
         north = "".join(f'<nd ref="{100 * row + number + 1}"/>' for row in range(17))
-        ways.append(f'<way id="{9_000 + number}">{east}<tag k="highway" v="residential"/>{_name(f"금곡로{number}길")}</way>')
-        ways.append(f'<way id="{9_100 + number}">{north}<tag k="highway" v="residential"/>{_name(f"홍유릉로{number}길")}</way>')
+        ways.append(
+            f'<way id="{9_000 + number}">{east}<tag k="highway" v="residential"/>{_name(f"금곡로{number}길")}</way>'
+        )
+        ways.append(
+            f'<way id="{9_100 + number}">{north}<tag k="highway" v="residential"/>{_name(f"홍유릉로{number}길")}</way>'
+        )
     station = f'<node id="8000" lat="{lat + 0.003}" lon="{lon + 0.003}"><tag k="railway" v="station"/>{_name("금곡역")}</node>'
     return f'<?xml version="1.0" encoding="UTF-8"?><osm version="0.6">{"".join(nodes)}{station}{"".join(ways)}</osm>'
 

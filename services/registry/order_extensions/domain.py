@@ -32,7 +32,9 @@ def extended(order: Order, extension: OrderExtension) -> Order:
     if stated == (order.source_version, order.valid_until_ms, order.duration_reason):
         return order
     if order.end is not None:
-        raise FailedPrecondition("order_id: the order was ended early: a greater version of its whole record reopens it")
+        raise FailedPrecondition(
+            "order_id: the order was ended early: a greater version of its whole record reopens it"
+        )
     if order.valid_until_ms is None:
         raise FailedPrecondition("order_id: the order is valid until the court decides, so it can't be extended")
     if order.extensions >= MAX_EXTENSIONS:

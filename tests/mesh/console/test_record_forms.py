@@ -53,7 +53,9 @@ async def opened(tmp_path_factory: pytest.TempPathFactory, registry: RegistryMes
         yield OpenedRecords(bench, registry)
 
 
-async def test_a_clerk_enters_single_records_and_each_fault_names_its_field_with_an_example(opened: OpenedRecords) -> None:
+async def test_a_clerk_enters_single_records_and_each_fault_names_its_field_with_an_example(
+    opened: OpenedRecords,
+) -> None:
     wearer = {"wearer_id": "w-9", "national_id": "900101-1234567", "name": "제갈공명", "birth_date": "1990-01-01"}
     wearer |= {"sex": "SEX_MALE", "source_version": "1"}
     async with opened.bench.visitor("probation-records", "han") as clerk:
@@ -111,7 +113,12 @@ async def test_a_clerk_enters_single_records_and_each_fault_names_its_field_with
 
 async def stored_order(clerk: Visitor, order_id: str) -> dict[str, str]:
     """Fields of an order that a clerk has entered: valid from 2026-11-02 for three months."""
-    order = {"order_id": order_id, "type": "ORDER_TYPE_STALKING_APPROACH", "name": "제갈공명", "birth_date": "1990-01-01"}
+    order = {
+        "order_id": order_id,
+        "type": "ORDER_TYPE_STALKING_APPROACH",
+        "name": "제갈공명",
+        "birth_date": "1990-01-01",
+    }
     order |= {"protected_person_ids": "p-1", "places": "home 37.5665 126.9780 50", "source_version": "1"}
     order |= {"valid_from": "2026-11-02T18:00:00", "valid_until": "2027-02-02T18:00:00"}
     await clerk.read("/records/order")
@@ -156,7 +163,9 @@ async def test_a_clerk_extends_an_order_by_its_id_and_new_end_and_ends_it(opened
         assert 'data-outcome="STORED"' in (await clerk.post("/records/order-end", **end))[1]
         status, page = await clerk.post("/records/order-extension", **(extension | {"source_version": "5"}))
         assert status == 409 and TEXTS["record_blocked_order-extension"][0] in page
-    (ended,) = opened.registry.query("select count(*) from order_stages where order_id = 'o-11' and stage = 'CANCELLED'")
+    (ended,) = opened.registry.query(
+        "select count(*) from order_stages where order_id = 'o-11' and stage = 'CANCELLED'"
+    )
     assert ended == (1,)
 
 

