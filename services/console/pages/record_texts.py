@@ -46,7 +46,10 @@ RECORD_TEXTS: dict[str, tuple[str, str]] = {
     "record_order-end": ("접근금지 명령의 종료", "End of a restraining order"),
     "record_device-end": ("보호 장치 반납", "Return of a protective device"),
     "record_protected-person-end": ("피해자 보호의 종료", "End of a person's protection"),
-    "record_blocked_wearer": ("이 피부착자의 기록은 지금 바꿀 수 없습니다.", "This wearer's record can't be changed now."),
+    "record_blocked_wearer": (
+        "이 피부착자의 기록은 지금 바꿀 수 없습니다.",
+        "This wearer's record can't be changed now.",
+    ),
     "record_blocked_tag": ("이 번호는 다른 장치가 쓰고 있습니다.", "Another device has this id."),
     "record_blocked_wearer-unit": (
         "이 번호는 다른 장치가 쓰고 있거나, 피부착자의 기록이 종료되었습니다.",
@@ -134,7 +137,10 @@ RECORD_TEXTS: dict[str, tuple[str, str]] = {
         "이 명령을 대신하는 법원 명령의 번호여야 하며, 그 밖의 사유에는 비워 두어야 합니다",
         "must be the id of the court order that takes over, and empty for any other reason",
     ),
-    "record_wrong_reason": ("목록에서 고르십시오. 명령의 종류에 맞아야 합니다", "choose one that fits the type of the order"),
+    "record_wrong_reason": (
+        "목록에서 고르십시오. 명령의 종류에 맞아야 합니다",
+        "choose one that fits the type of the order",
+    ),
     "record_wrong_kind": _CHOOSE,
     "record_wrong_identifier": (
         "비콘의 주소여야 하며, 재택 감독장치에는 비워 두어야 합니다",
