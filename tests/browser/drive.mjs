@@ -7,6 +7,7 @@ import { chromium } from "playwright-core";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PATIENCE_MS = 20_000;
+const OPENED_WITHIN_MS = 60_000; // a page of a console that starts on a busy machine
 const COMMAND_LIMIT_MS = Number(process.env.COMMAND_LIMIT_MS);
 
 const browser = await chromium.launch({
@@ -28,6 +29,7 @@ async function pageOf(name, language = "en") {
   if (!pages.has(name)) {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: language });
     context.setDefaultTimeout(PATIENCE_MS);
+    context.setDefaultNavigationTimeout(OPENED_WITHIN_MS);
     const page = await context.newPage();
     const pending = new Set();
     page.on("request", (request) => {
@@ -135,6 +137,7 @@ const commands = {
       permissions: at ? ["geolocation", "notifications"] : [],
     });
     context.setDefaultTimeout(PATIENCE_MS);
+    context.setDefaultNavigationTimeout(OPENED_WITHIN_MS);
     const opened = await context.newPage();
     opened.on("pageerror", (error) => faults.push(`${page}: ${error.stack ?? error}`));
     opened.on("request", (request) => origins.add(new URL(request.url()).origin));

@@ -13,7 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
-COMMAND_LIMIT_S = 60.0
+COMMAND_LIMIT_S = 100.0
 """Maximum time of one command, s: drive.mjs ends it with an error that names it."""
 ANSWER_LIMIT_S = COMMAND_LIMIT_S + 15.0
 """Time after which drive.mjs itself counts as stuck, s."""
