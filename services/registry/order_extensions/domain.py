@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
-from services.registry.domain import Order
-from services.registry.records.lifecycle import MAX_EXTENSIONS
+from services.registry.domain import MAX_EXTENSIONS, Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from services.registry.domain import EndReason, Order, OrderEnd, OrderType, Resp
 _KOREA_MS = 9 * 3_600_000
 """Offset of Korean time from UTC, milliseconds. Korea has no summer time, and the law counts periods on its calendar."""
 _MONTH_MS = 31 * 86_400_000
-MAX_EXTENSIONS = 100
-"""Maximum number of extensions of a record."""
 _CHECK_WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 
 

@@ -21,6 +21,7 @@ from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
 from services.registry.domain import (
     EXERCISE_IDS,
+    MAX_EXTENSIONS,
     Action,
     Contact,
     ContactLanguage,
@@ -42,7 +43,7 @@ from services.registry.domain import (
 )
 from services.registry.records import places
 from services.registry.records.encounters import parse_encounters
-from services.registry.records.lifecycle import MAX_EXTENSIONS, OrderStage, RecordWarning, ReplacedOrder, check_type
+from services.registry.records.lifecycle import OrderStage, RecordWarning, ReplacedOrder, check_type
 from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
