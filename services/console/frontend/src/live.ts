@@ -11,7 +11,7 @@ import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
 import { NoteForm, drawNotes } from "./notes";
 import type { Note } from "./notes";
-import { byId, readPage } from "./page";
+import { byId, painted, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
 import { Ticker } from "./ticker";
@@ -105,9 +105,13 @@ function show(incident: string): void {
   notesSeen = -1;
   drawNotes([], words);
   noteForm.show(incident);
-  map.choose(incident);
   drawCard();
-  void readAround(incident);
+  // List and card say first what happens: a computer without a graphics processor draws the map for longer than a frame.
+  void painted().then(() => {
+    if (rows.chosen !== incident) return;
+    map.choose(incident);
+    void readAround(incident);
+  });
 }
 
 /** Chooses an incident where none is chosen any more, and says where a more urgent one waits. */

@@ -179,6 +179,7 @@ export class LiveMap {
     for (const unit of this.units.values()) if (unit.incident === this.#incident && unit.going) bounds.extend(unit.at);
     map.fitBounds(bounds, { padding: 60, maxZoom: ring ? NEAREST_ZOOM : FIT_ZOOM, animate: false });
     map.getContainer().dataset["fitted"] = this.#incident;
+    map.getContainer().dataset["rings"] = this.#rings.join(" ");
   }
 
   /** Radius of the smallest ring in which the wearer is, in m: it shows how near he is. 0 for none up to RING_SHOWN_M. */

@@ -39,6 +39,12 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
+/** Resolves once the present changes of the page are painted; at once where nobody sees it. */
+export function painted(): Promise<void> {
+  // A frame's callbacks run before it is painted, and a task after them once it was.
+  return document.hidden ? Promise.resolve() : new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+}
+
 const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "Asia/Seoul", timeStyle: "medium" });
 
 /** Formats the time of day in Korea, to the second. */
