@@ -26,7 +26,7 @@ from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import MeshConnection
 from tools import build_streets
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
 
@@ -165,8 +165,8 @@ class Streets:
         url = f"http://127.0.0.1:{port}"
         await self.browser("prefer", page=page, scheme="light", language=language)
         await self.browser.sign_in(page, url, PAGE, language)
-        await self.browser("click", page=page, selector=f"#incidents li[data-incident='{self.incident_id}'] .pick")
-        await self.browser("wait", page=page, selector=f"#map[data-fitted='{self.incident_id}']")
+        # The most urgent incident is chosen by itself, and this one is alone.
+        await self.browser.until(page, f"map.dataset.fitted === '{self.incident_id}'", PATIENCE_S)
         return page
 
     def _address(self, name: str) -> str:
