@@ -254,7 +254,9 @@ async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watche
 
 async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) -> None:
     await watched.choose("police")
-    await watched.until("police", f"/\\b100\\b/.test(map.dataset.rings) && map.dataset.fitted === '{watched.incident_id}'")
+    await watched.until(
+        "police", f"/\\b100\\b/.test(map.dataset.rings) && map.dataset.fitted === '{watched.incident_id}'"
+    )
     watch = """new MutationObserver(() => {
         if (document.querySelector("#incidents .exercise")) window.sawExercise = true;
         if (document.querySelector("#card")?.dataset.incident !== window.chosenId) window.cardMoved = true;

@@ -24,11 +24,11 @@ from services.cli.simulate import demo
 from services.cli.simulate.actors import Alerts
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import MeshConnection
-from tools import build_streets
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
+from tools import build_streets
 
 pytestmark = [
     pytest.mark.browser,
