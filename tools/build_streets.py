@@ -36,8 +36,17 @@ MIN_ZOOM = {
 }
 """Smallest zoom at which each class of streets is shown. Other ways are left out; a link has the class of its road."""
 MAX_ZOOM = 14
+LANDMARKS = {
+    "railway": {"station", "halt"},
+    "amenity": {"bus_station", "fire_station", "hospital", "kindergarten", "library", "marketplace", "police", "school"}
+    | {"townhall", "university"},
+    "leisure": {"park", "stadium"},
+    "shop": {"department_store", "mall", "supermarket"},
+}
+"""Values of each tag that make a named node or way a landmark, from which the console says how far a position is."""
+LANDMARK_MIN_ZOOM = 12
 NAMES = ("name", "name:ko", "name:en")
-"""Tags with a street's name, the first that is there counts."""
+"""Tags with a name, the first that is there counts."""
 
 
 class BadExtract(Exception):
@@ -82,8 +91,8 @@ class NodePositions:
         return Point(self._lon[at], self._lat[at])
 
 
-def streets(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Yields the streets of an extract in OSM XML as GeoJSON features for tippecanoe. Raises BadExtract."""
+def features(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yields the streets and landmarks of an extract in OSM XML as GeoJSON features for tippecanoe. Raises BadExtract."""
     nodes = NodePositions()
     try:
         parser = iterparse(extract, events=("start", "end"))  # noqa: S314  # the operator's own file
@@ -94,9 +103,14 @@ def streets(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
             if event == "start" or element.tag not in ("node", "way", "relation"):
                 continue
             if element.tag == "node":
-                nodes.add(int(element.attrib["id"]), Point(float(element.attrib["lon"]), float(element.attrib["lat"])))
-            elif element.tag == "way" and (feature := _feature(element, nodes)):
-                yield feature
+                at = Point(float(element.attrib["lon"]), float(element.attrib["lat"]))
+                nodes.add(int(element.attrib["id"]), at)
+                yield from _landmark(element, [at])
+            elif element.tag == "way":
+                references = (nodes.get(int(reference.attrib["ref"])) for reference in element.findall("nd"))
+                line = [at for at in references if at is not None]
+                yield from _street(element, line)
+                yield from _landmark(element, line)
             root.clear()  # else the whole file would stay in memory
     except (ParseError, StopIteration) as error:
         raise BadExtract(f"the file is no OSM XML: {error}") from None
@@ -104,22 +118,43 @@ def streets(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
         raise BadExtract(f"a node or way lacks a value or has a wrong one: {error}") from None
 
 
-def _feature(way: Element, nodes: NodePositions) -> dict[str, Any] | None:
-    tags = {tag.attrib["k"]: tag.attrib["v"] for tag in way.findall("tag")}
+def _street(way: Element, line: list[Point]) -> Iterator[dict[str, Any]]:
+    """The way as a street, if it is one of MIN_ZOOM."""
+    tags = _tags(way)
     kind = tags.get("highway", "").removesuffix("_link")
-    if kind not in MIN_ZOOM or tags.get("area") == "yes":
-        return None
-    known = (nodes.get(int(reference.attrib["ref"])) for reference in way.findall("nd"))
-    line = [list(point) for point in known if point is not None]
-    if len(line) < 2:
-        return None
-    name = next((tags[key] for key in NAMES if tags.get(key)), "")
-    return {
+    if kind not in MIN_ZOOM or tags.get("area") == "yes" or len(line) < 2:
+        return
+    name = _name(tags)
+    yield {
         "type": "Feature",
         "properties": {"class": kind, **({"name": name} if name else {})},
         "tippecanoe": {"layer": "street", "minzoom": MIN_ZOOM[kind]},
-        "geometry": {"type": "LineString", "coordinates": line},
+        "geometry": {"type": "LineString", "coordinates": [list(point) for point in line]},
     }
+
+
+def _landmark(element: Element, line: list[Point]) -> Iterator[dict[str, Any]]:
+    """A named node or way as a landmark, at the middle of its points, if it is one of LANDMARKS."""
+    tags = _tags(element)
+    kind = next((tags[key] for key, values in LANDMARKS.items() if tags.get(key) in values), "")
+    name = _name(tags)
+    if not kind or not name or not line:
+        return
+    middle = [sum(point.lon_deg for point in line) / len(line), sum(point.lat_deg for point in line) / len(line)]
+    yield {
+        "type": "Feature",
+        "properties": {"class": kind, "name": name},
+        "tippecanoe": {"layer": "landmark", "minzoom": LANDMARK_MIN_ZOOM},
+        "geometry": {"type": "Point", "coordinates": middle},
+    }
+
+
+def _tags(element: Element) -> dict[str, str]:
+    return {tag.attrib["k"]: tag.attrib["v"] for tag in element.findall("tag")}
+
+
+def _name(tags: dict[str, str]) -> str:
+    return next((tags[key] for key in NAMES if tags.get(key)), "")
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -134,18 +169,18 @@ def opened(path: Path) -> IO[bytes]:
 def build(extract: Path, out: Path) -> int:
     """Builds the PMTiles file. Returns the number of streets. Raises BadExtract."""
     with tempfile.TemporaryDirectory() as folder, opened(extract) as source:
-        features = Path(folder) / "streets.geojsonl"
+        made = Path(folder) / "streets.geojsonl"
         count = 0
-        with features.open("w") as file:
-            for feature in streets(source):
+        with made.open("w") as file:
+            for feature in features(source):
                 file.write(json.dumps(feature, ensure_ascii=False) + "\n")
-                count += 1
+                count += feature["tippecanoe"]["layer"] == "street"
         if not count:
             raise BadExtract(f"{extract.name} has no streets: it must hold nodes and ways with the tag highway")
         tippecanoe = Path(sys.executable).with_name("tippecanoe")
-        options = ("--quiet", "--force", "--read-parallel", "-Z7", f"-z{MAX_ZOOM}", "--drop-densest-as-needed")
+        options = ("--quiet", "--force", "--read-parallel", "-Z7", f"-z{MAX_ZOOM}", "-r1", "--drop-densest-as-needed")
         attribution = "--attribution=© OpenStreetMap contributors"
-        subprocess.run((tippecanoe, *options, attribution, "-o", out, features), check=True)
+        subprocess.run((tippecanoe, *options, attribution, "-o", out, made), check=True)
     return count
 
 

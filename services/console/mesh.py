@@ -33,7 +33,9 @@ from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tandem.registry.v1.finding_pb2_grpc import FindingServiceStub
 from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
+from tandem.registry.v1.order_extension_pb2_grpc import OrderExtensionServiceStub
 from tandem.registry.v1.parties_pb2_grpc import PartyServiceStub
+from tandem.registry.v1.presence_unit_pb2_grpc import PresenceUnitServiceStub
 from tandem.registry.v1.record_search_pb2_grpc import RecordSearchServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
@@ -65,6 +67,14 @@ class DeskClient:
     record_search: RecordSearchServiceStub
 
 
+@dataclass(frozen=True, slots=True)
+class ClerkClient:
+    """Stubs that the pages of an agency's records clerk need beside the registry's."""
+
+    order_extensions: OrderExtensionServiceStub
+    presence_units: PresenceUnitServiceStub
+
+
 class MeshClient:
     """Stubs of the services. Each call is made as its user, and the services decide which data a role may see."""
 
@@ -83,6 +93,7 @@ class MeshClient:
         geofence: GeofenceServiceStub,
         legs: dict[str, LegClient],
         desk: DeskClient,
+        clerk: ClerkClient,
     ) -> None:
         self._settings = settings
         self.clock = settings.clock
@@ -96,6 +107,7 @@ class MeshClient:
         self.commands = commands
         self.geofence = geofence
         self.desk = desk
+        self.clerk = clerk
         self.legs = legs
         """Legs by name: probation, police."""
 
@@ -166,5 +178,9 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 disclosures=DisclosureServiceStub(registry),
                 enrolments=EnrolmentServiceStub(registry),
                 record_search=RecordSearchServiceStub(registry),
+            ),
+            clerk=ClerkClient(
+                order_extensions=OrderExtensionServiceStub(registry),
+                presence_units=PresenceUnitServiceStub(registry),
             ),
         )

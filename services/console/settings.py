@@ -58,6 +58,9 @@ class ConsoleSettings(HttpSettings):
     streets: str = ""
     """Address of a street map beneath the live page's marks: a PMTiles file, or a template with {z}, {x} and {y} of vector tiles
     (.pbf, .mvt) or pictures (.png, .jpg, .webp), such as https://tiles.example/{z}/{x}/{y}.png; empty for none."""
+    streets_attribution: str = Field(default="", max_length=200)
+    """Whom the licence of a template's street map wants to be named, such as © OpenStreetMap contributors. A PMTiles file says so
+    itself; with this setting its words are replaced."""
 
     oidc_issuer: str = ""
     """Issuer of the identity provider, exactly as its document gives it, such as https://id.example/realms/npa; empty for none."""

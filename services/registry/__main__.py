@@ -50,6 +50,9 @@ from services.registry.metrics import RegistryMetrics
 from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
 from services.registry.notices.api import NoticeServicer
 from services.registry.notices.service import NoticeGrounds
+from services.registry.order_extensions.api import SERVICE_NAME as ORDER_EXTENSION_SERVICE_NAME
+from services.registry.order_extensions.api import OrderExtensionServicer
+from services.registry.order_extensions.service import OrderExtensions
 from services.registry.order_people.api import SERVICE_NAME as PARTY_SERVICE_NAME
 from services.registry.order_people.api import PartyServicer
 from services.registry.order_people.service import PartyReading
@@ -89,6 +92,7 @@ from tandem.registry.v1 import (
     finding_pb2_grpc,
     match_review_pb2_grpc,
     notice_pb2_grpc,
+    order_extension_pb2_grpc,
     parties_pb2_grpc,
     presence_unit_pb2_grpc,
     record_search_pb2_grpc,
@@ -159,6 +163,8 @@ async def main(settings: RegistrySettings) -> None:
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
             people = PartyServicer(PartyReading(disclosures, vault), log_meta.clock)
             parties_pb2_grpc.add_PartyServiceServicer_to_server(people, server)
+            extensions = OrderExtensionServicer(OrderExtensions(transactions, police))
+            order_extension_pb2_grpc.add_OrderExtensionServiceServicer_to_server(extensions, server)
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
             cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)
@@ -179,6 +185,7 @@ async def main(settings: RegistrySettings) -> None:
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
             NOTICE_SERVICE_NAME,
+            ORDER_EXTENSION_SERVICE_NAME,
             PARTY_SERVICE_NAME,
             TAG_RECORD_SERVICE_NAME,
             CCTV_SERVICE_NAME,

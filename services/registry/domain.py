@@ -122,6 +122,8 @@ class OrderEnd:
     """Court order that replaces this order. Only with the reasons COVERED_BY_COURT_ORDER and DECIDED."""
 
 
+MAX_EXTENSIONS = 100
+"""Maximum number of extensions of an order."""
 EXERCISE_IDS = "exercise."
 """Prefix of the ids of synthetic records for exercises. Ids from the agencies must not have this prefix."""
 

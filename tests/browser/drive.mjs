@@ -7,6 +7,8 @@ import { chromium } from "playwright-core";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PATIENCE_MS = 20_000;
+const OPENED_WITHIN_MS = 60_000; // a page of a console that starts on a busy machine
+const COMMAND_LIMIT_MS = Number(process.env.COMMAND_LIMIT_MS);
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
@@ -27,6 +29,7 @@ async function pageOf(name, language = "en") {
   if (!pages.has(name)) {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: language });
     context.setDefaultTimeout(PATIENCE_MS);
+    context.setDefaultNavigationTimeout(OPENED_WITHIN_MS);
     const page = await context.newPage();
     const pending = new Set();
     page.on("request", (request) => {
@@ -74,6 +77,15 @@ const commands = {
     );
     return handle.jsonValue();
   },
+  // Waits until an expression is true on the page.
+  until: async ({ page, condition }) => {
+    const waiting = await pageOf(page);
+    const until = Date.now() + PATIENCE_MS;
+    while (!(await waiting.evaluate(`Boolean(${condition})`))) {
+      if (Date.now() > until) throw new Error(`not so within ${PATIENCE_MS / 1000} s on ${waiting.url()}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
   // Colour scheme that the browser's user prefers: light or dark.
   prefer: async ({ page, scheme, language }) => (await pageOf(page, language)).emulateMedia({ colorScheme: scheme }),
@@ -81,6 +93,27 @@ const commands = {
   resize: async ({ page, width, height }) => (await pageOf(page)).setViewportSize({ width, height }),
   shot: async ({ page, path }) => {
     await (await pageOf(page)).screenshot({ path });
+  },
+  // Number of pixels of an element whose colour is about the given one.
+  colours: async ({ page, selector, like }) => {
+    const seen = await pageOf(page);
+    const shot = await seen.locator(selector).first().screenshot();
+    return seen.evaluate(
+      async ([encoded, [red, green, blue]]) => {
+        const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
+        const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+        const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+        context.drawImage(image, 0, 0);
+        const { data } = context.getImageData(0, 0, image.width, image.height);
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4) {
+          const away = Math.abs(data[i] - red) + Math.abs(data[i + 1] - green) + Math.abs(data[i + 2] - blue);
+          if (away < 24) count += 1;
+        }
+        return count;
+      },
+      [shot.toString("base64"), like],
+    );
   },
   axe: async ({ page }) => {
     const checked = await pageOf(page);
@@ -104,6 +137,7 @@ const commands = {
       permissions: at ? ["geolocation", "notifications"] : [],
     });
     context.setDefaultTimeout(PATIENCE_MS);
+    context.setDefaultNavigationTimeout(OPENED_WITHIN_MS);
     const opened = await context.newPage();
     opened.on("pageerror", (error) => faults.push(`${page}: ${error.stack ?? error}`));
     opened.on("request", (request) => origins.add(new URL(request.url()).origin));
@@ -127,10 +161,23 @@ const commands = {
   seen: async () => ({ origins: [...origins].sort(), faults }),
 };
 
+// Fails a command that doesn't end, such as a script on a page that is never done.
+async function limited(command, work) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${command} didn't end within ${COMMAND_LIMIT_MS / 1000} s`)), COMMAND_LIMIT_MS);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
   const { command, ...given } = JSON.parse(line);
   try {
-    console.log(JSON.stringify({ result: (await commands[command](given)) ?? null }));
+    console.log(JSON.stringify({ result: (await limited(command, commands[command](given))) ?? null }));
   } catch (error) {
     console.log(JSON.stringify({ error: String(error) }));
   }

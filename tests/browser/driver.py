@@ -13,7 +13,11 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
-ANSWERS_WITHIN_S = 40.0
+COMMAND_LIMIT_S = 100.0
+"""Maximum time of one command, s: drive.mjs ends it with an error that names it."""
+ANSWER_LIMIT_S = COMMAND_LIMIT_S + 15.0
+"""Time after which drive.mjs itself counts as stuck, s."""
+CLOSE_LIMIT_S = 20.0
 
 
 class Browser:
@@ -24,14 +28,39 @@ class Browser:
         self._lock = asyncio.Lock()
 
     async def __call__(self, command: str, **given: Any) -> Any:
-        """Runs a command of drive.mjs and returns its result. Fails with the error of drive.mjs."""
+        """Runs a command of drive.mjs and returns its result.
+
+        Fails with the error of drive.mjs. If drive.mjs doesn't answer at all, it is killed, so that neither this command nor a later
+        one waits for ever.
+        """
         assert self._process.stdin and self._process.stdout
-        async with self._lock, asyncio.timeout(ANSWERS_WITHIN_S):
-            self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
-            line = await self._process.stdout.readline()
+        async with self._lock:
+            try:
+                async with asyncio.timeout(ANSWER_LIMIT_S):
+                    self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
+                    line = await self._process.stdout.readline()
+            except TimeoutError:
+                self._process.kill()
+                raise AssertionError(
+                    f"{command} {given}: the browser didn't answer within {ANSWER_LIMIT_S} s"
+                ) from None
+        assert line, f"{command} {given}: the browser has ended, exit code {self._process.returncode}"
         answer = json.loads(line)
         assert "error" not in answer, f"{command} {given}: {answer['error']}"
         return answer["result"]
+
+    async def until(self, page: str, condition: str, patience_s: float = 0.0) -> None:
+        """Waits until a JavaScript expression is true on a page. Fails with the expression if it stays false for 20 s, or for longer
+        than `patience_s`."""
+        give_up_at = asyncio.get_running_loop().time() + patience_s
+        while True:
+            try:
+                await self("until", page=page, condition=condition)
+            except AssertionError:
+                if asyncio.get_running_loop().time() > give_up_at:
+                    raise
+            else:
+                return
 
     async def sign_in(self, page: str, url: str, role: str, language: str = "en") -> None:
         """Signs in on a page by the form, with the role as the name."""
@@ -46,6 +75,7 @@ class Browser:
 async def browser(trusted_keys: str = "") -> AsyncIterator[Browser]:
     """Opens a browser and closes it at the end. It accepts certificates whose keys have these comma-separated hashes."""
     environment = {**os.environ, "CHROMIUM": CHROMIUM, "TRUSTED_KEYS": trusted_keys}
+    environment["COMMAND_LIMIT_MS"] = str(round(COMMAND_LIMIT_S * 1000))
     process = await asyncio.create_subprocess_exec(
         *("node", "drive.mjs"),
         cwd=HERE,
@@ -59,4 +89,9 @@ async def browser(trusted_keys: str = "") -> AsyncIterator[Browser]:
     finally:
         if process.stdin:
             process.stdin.close()
-        await process.wait()
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -15,9 +15,11 @@ import pytest
 import pytest_asyncio
 
 from services.cli.simulate import demo
-from services.cli.simulate.actors import Alerts
+from services.cli.simulate.actors import VENDOR, Alerts
 from services.cli.stack import mesh as meshes
+from services.common import times
 from services.console.pages.assets import KOREA
+from tandem.ingest.v1 import ingest_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.browser.undecided import put_undecided_records
 from tests.support.common.mesh import RunningMesh, running_mesh
@@ -124,9 +126,9 @@ async def hand_over(hands: Hands) -> None:
 
 
 async def which_device_is_about_to_die(hands: Hands) -> None:
-    """Devices in trouble, the one that dies first at the top."""
+    """Devices in trouble, the one that dies first at the top, with its charge."""
     await hands.click("nav a[href='/watched-devices']")
-    await hands.see("#h-watched")
+    await hands.see("[data-device]")
 
 
 async def decide_a_review(hands: Hands) -> None:
@@ -191,6 +193,17 @@ async def ids_and_hands(mesh: RunningMesh) -> AsyncIterator[tuple[list[str], Han
             await act(stage)
             if name == "respond":
                 break
+        position = ingest_pb2.Position(
+            device_id=plan.id("app"),
+            report_id="low-battery",
+            fix_time=times.to_timestamp(clients.clock.now_ms()),
+            lat_deg=demo.HOME.lat_deg,
+            lon_deg=demo.HOME.lon_deg,
+            accuracy_m=10,
+            battery_pct=12,
+        )
+        request = ingest_pb2.ReportBatchRequest(positions=[position])
+        assert not (await clients.ingest.ReportBatch(request, metadata=clients.identity(VENDOR))).refusals
         incident_id = next(seen.alert.incident_id for seen in alerts.seen if seen.alert.incident_id)
         ids = [incident_id, *(plan.id(what) for what in ("order", "tag", "app")), stage.wearer_id, stage.person_id]
         yield ids, Hands(mesh.now.console_url, seen)

@@ -19,9 +19,12 @@ import pytest_asyncio
 
 from services.cli.monitor import drill as drills
 from services.cli.simulate import demo
-from services.cli.simulate.actors import Alerts
+from services.cli.simulate.actors import VENDOR, Alerts
 from services.cli.stack import mesh as meshes
+from services.common import times
+from services.console.pages.texts import TEXTS
 from tandem.dispatch.v1 import dispatch_pb2
+from tandem.ingest.v1 import ingest_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 
@@ -40,8 +43,10 @@ MARKUP = "<img src=x onerror=document.title='run'> & \"고함\""
 class Watched:
     """The demo up to its offers, with the desks' live pages."""
 
-    def __init__(self, mesh: RunningMesh, stage: demo.DemoStage, alerts: Alerts, seen: Browser) -> None:
-        self.mesh, self.stage, self.browser = mesh, stage, seen
+    def __init__(
+        self, mesh: RunningMesh, stage: demo.DemoStage, plan: demo.Plan, *, alerts: Alerts, seen: Browser
+    ) -> None:
+        self.mesh, self.stage, self.plan, self.browser = mesh, stage, plan, seen
         self.url = mesh.now.console_url
         self.incident_id = next(seen.alert.incident_id for seen in alerts.seen if seen.alert.incident_id)
 
@@ -51,11 +56,7 @@ class Watched:
 
     async def until(self, page: str, condition: str) -> None:
         """Waits until an expression is true on a page."""
-        marked = f"""(async () => {{
-            while (!({condition})) await new Promise((resolve) => setTimeout(resolve, 50));
-            return true;
-        }})()"""
-        assert await self.browser("eval", page=page, expression=marked)
+        await self.browser.until(page, condition, PATIENCE_S)
 
     async def choose(self, page: str) -> None:
         """Opens the live page and chooses the demo's incident."""
@@ -104,7 +105,7 @@ async def watched(mesh: RunningMesh) -> AsyncIterator[Watched]:
             await act(stage)
             if name == "respond":
                 break
-        watching = Watched(mesh, stage, alerts, seen)
+        watching = Watched(mesh, stage, plan, alerts=alerts, seen=seen)
         for page in ("police", "probation"):
             await watching.choose(page)
         yield watching
@@ -119,7 +120,8 @@ async def test_the_card_says_in_words_where_the_wearer_is_and_what_is_due(watche
         r"까지 접수하십시오 \(\d+ 초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own")
     )
     others = await watched.text("police", "#card-others")
-    assert "보호관찰: 접수 대기." in others and "피해자 알림:" in others
+    # On a busy machine the offer may have gone on to the next level.
+    assert re.search(r"보호관찰: [^.]+\. 요청 [0-9:]+\.", others) and "피해자 알림:" in others
     assert "이탈" not in await watched.text("police", "#card-head") and "접근" in await watched.text(
         "police", "#card-head"
     )
@@ -217,6 +219,13 @@ async def test_another_roles_incident_has_a_stated_answer(watched: Watched) -> N
     assert (await _fetch(watched, "operator", f"/incidents/{watched.incident_id}/card"))["status"] == 403
     empty = await _fetch(watched, "police", f"/incidents/{watched.incident_id}/notes", "kind=NOTE&key=k&text=%20")
     assert empty["status"] == 400 and "입력해야 합니다" in empty["text"]
+    # The whole page of an incident, by a link that somebody passed on.
+    for path, status in ((f"/incidents/{watched.incident_id}", 403), ("/incidents/incident-unknown", 403)):
+        assert await watched.browser("open", page="operator", url=f"{watched.url}{path}") == status
+        assert TEXTS[f"error_{status}"][1] in await watched.text("operator", "main")
+        assert watched.stage.wearer_id not in await _html(watched, "operator")
+    assert await watched.browser("open", page="reviewer", url=f"{watched.url}/incidents/incident-unknown") == 404
+    assert TEXTS["error_404"][1] in await watched.text("reviewer", "main")
 
 
 async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watched: Watched) -> None:
@@ -245,7 +254,9 @@ async def test_the_page_fills_the_screen_in_both_themes_and_is_accessible(watche
 
 async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) -> None:
     await watched.choose("police")
-    await watched.browser("wait", page="police", selector=f"#map[data-fitted='{watched.incident_id}']")
+    await watched.until(
+        "police", f"/\\b100\\b/.test(map.dataset.rings) && map.dataset.fitted === '{watched.incident_id}'"
+    )
     watch = """new MutationObserver(() => {
         if (document.querySelector("#incidents .exercise")) window.sawExercise = true;
         if (document.querySelector("#card")?.dataset.incident !== window.chosenId) window.cardMoved = true;
@@ -257,6 +268,32 @@ async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) 
     await watched.until("police", "window.sawExercise === true")
     after = await watched.browser("eval", page="police", expression="[map.dataset.centre, window.cardMoved ?? false]")
     assert after == [before, False]
+
+
+async def test_a_low_battery_is_a_notice_with_the_charge_and_a_link_to_the_device(watched: Watched) -> None:
+    clients, app = watched.stage.clients, watched.plan.id("app")
+    position = ingest_pb2.Position(
+        device_id=app,
+        report_id="low-battery",
+        fix_time=times.to_timestamp(clients.clock.now_ms()),
+        lat_deg=demo.HOME.lat_deg,
+        lon_deg=demo.HOME.lon_deg,
+        accuracy_m=10,
+        battery_pct=12,
+    )
+    request = ingest_pb2.ReportBatchRequest(positions=[position])
+    answer = await clients.ingest.ReportBatch(request, metadata=clients.identity(VENDOR))
+    assert not answer.refusals
+    link = f"#alerts a[href='/watched-devices/{app}']"
+    await watched.until("police", f'document.querySelector("{link}")')
+    notice = await watched.browser(
+        "eval", page="police", expression=f'document.querySelector("{link}").closest("li").textContent'
+    )
+    assert "12 %" in notice and "배터리" in notice
+    await watched.browser("click", page="police", selector=link)
+    await watched.browser("wait", page="police", selector="#h-now")
+    assert "12 %" in await watched.text("police", "main")
+    assert await watched.browser("eval", page="probation", expression=f'document.querySelector("{link}") === null')
 
 
 _SIZES = """(() => ({

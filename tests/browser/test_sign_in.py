@@ -195,6 +195,14 @@ async def test_an_open_live_page_ends_with_its_account_and_says_why(
     await agency.provider("account", id="4711", claims=claims)
     assert await agency.text(end, "#session-ended") == TEXTS[f"ended_{end}"][ENGLISH]
     console = agency.consoles["console"].url
+    # An answer that the officer was about to give comes too late, too.
+    answer = f"""fetch("/incidents/{INCIDENT}/acknowledge", {{
+        method: "POST",
+        headers: {{ "X-CSRF-Token": document.querySelector("input[name=csrf]").value }},
+        body: new URLSearchParams({{ assignment: "assignment-1", offer: "1", seen: "OFFERED" }}),
+    }}).then(async (answer) => [answer.status, await answer.text()])"""
+    status, text = await agency.browser("eval", page=end, expression=answer)
+    assert status == 401 and "sign in first" in text
     await agency.browser("open", page=end, url=f"{console}/search")
     assert await agency.browser("text", page=end, selector=".who form[action='/sign-out']") == []
 

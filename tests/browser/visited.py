@@ -50,6 +50,8 @@ PAGES = (
     VisitedPage("police", "/orders/{order}", shows="#h-sent"),
     VisitedPage("police-records", "/records"),
     VisitedPage("police-records", "/records/order"),
+    VisitedPage("police-records", "/records/order-extension"),
+    VisitedPage("police-records", "/records/order-end"),
     VisitedPage("police", "/search?from=rubbish", status=400),
     VisitedPage("police", "/no/such/page", status=404),
     VisitedPage("police", "/incidents/no-such-incident", status=404),

@@ -50,6 +50,8 @@ def _notice(device: WatchedDevice, now_ms: int) -> Item:
         "kind": "LOW_BATTERY",
         "demand": "NOTIFY",
         "device": device.device_id,
+        "charge": device.battery.charge_pct if device.battery else None,
+        "empty": device.battery.empty_ms if device.battery else None,
         "incident": "",
         "order": "",
         "wearer": device.subject_id,

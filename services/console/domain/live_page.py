@@ -38,8 +38,14 @@ class TargetFix(NamedTuple):
 class LivePage:
     """Incidents, targets, units and alerts of one role, with the numbers of their changes."""
 
-    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, notify: Callable[[], None] = lambda: None, notify_urgent: Callable[[], None] = lambda: None
+    ) -> None:
         self._items = NumberedItems(notify)
+        self._notify_urgent = notify_urgent
+        """Called after each change of an incident and each new alert."""
+        self.urgent_number = 0
+        """Number of the last change of an incident, or of the last new alert."""
         self._incidents: dict[str, IncidentCard] = {}
         self._groups: dict[str, str] = {}
         """Group of each grouped incident, by incident id."""
@@ -120,6 +126,7 @@ class LivePage:
         """Adds an alert, once: several steps may carry the same notice."""
         if all(known["id"] != alert["id"] for _, known in self._alerts):
             self._alerts.append(NumberedAlert(self._items.next_number(), alert))
+            self._count_urgent()
 
     def count_change(self) -> None:
         """Counts a change outside the rows, such as of the connected sources, so that browsers get a message."""
@@ -182,7 +189,14 @@ class LivePage:
 
     def _show(self, card: IncidentCard) -> None:
         item = board.shown(card, self._groups.get(card.incident_id, ""))
+        before = self._items.number
         self._items.put(ItemKey(ItemKind.INCIDENT, card.incident_id), item)
+        if self._items.number != before:
+            self._count_urgent()
+
+    def _count_urgent(self) -> None:
+        self.urgent_number = self._items.number
+        self._notify_urgent()
 
     def _drop(self, incident_id: str) -> None:
         self._incidents.pop(incident_id, None)

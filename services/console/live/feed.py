@@ -31,8 +31,10 @@ from services.console.live.units import UnitReader
 from services.console.live.viewers import Viewers, next_set
 from services.console.mesh import MeshClient
 
+URGENT_INTERVAL_S = 0.1
+"""Minimum interval between two messages to a browser, in s, if an incident or an alert changed."""
 NOTIFY_INTERVAL_S = 0.5
-"""Minimum interval between two messages to a browser, in s."""
+"""Minimum interval between two messages to a browser, in s, if only positions or units changed."""
 BEAT_S = 5.0
 """Maximum interval between two messages to a browser, in s, so that the browser sees that the connection works."""
 INCIDENTS, STEPS, ALERTS, REVIEWS = "incidents", "steps", "alerts", "reviews"
@@ -45,8 +47,8 @@ class Feed:
 
     def __init__(self, mesh: MeshClient, role: Role) -> None:
         self._clock = mesh.clock
-        self._wake = asyncio.Event()
-        self._page = LivePage(self._wake.set)
+        self._wake, self._wake_urgent = asyncio.Event(), asyncio.Event()
+        self._page = LivePage(self._wake.set, self._wake_urgent.set)
         self._viewers = Viewers()
         self._boot = secrets.token_hex(4)
         names = [name for name, roles in SOURCES.items() if role in roles]
@@ -107,14 +109,19 @@ class Feed:
         return self._viewers.viewing()
 
     async def changes(self, last_event_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Yields the changes since a message, each with its message id, at most every NOTIFY_INTERVAL_S, until cancelled."""
+        """Yields the changes since a message, each with its message id, until cancelled.
+
+        A changed incident or a new alert doesn't wait for the interval of positions.
+        """
         boot, _, number = last_event_id.partition("-")
         seen = int(number) if boot == self._boot and re.fullmatch(r"[0-9]{1,18}", number) else None
         while True:
             upto = self._page.number
             yield f"{self._boot}-{upto}", self._message(seen)
             seen = upto
-            await asyncio.sleep(NOTIFY_INTERVAL_S)
+            await asyncio.sleep(URGENT_INTERVAL_S)
+            if self._page.urgent_number <= seen:
+                await next_set(self._wake_urgent, NOTIFY_INTERVAL_S - URGENT_INTERVAL_S)
             if self._page.number == seen:
                 await next_set(self._wake, BEAT_S - NOTIFY_INTERVAL_S)
 

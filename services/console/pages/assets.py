@@ -54,6 +54,11 @@ def _local(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M")
 
 
+def local_second(ms: int) -> str:
+    """Formats a time in Korea's time zone, to the second, as a form's field of the type datetime-local has it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 _templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration}
 
 

@@ -136,6 +136,7 @@ class Pages:
             "leg": ask.user.role.leg if ask.user.role in DESKS else "",
             "name": ask.user.name,
             "streets": self._settings.streets,
+            "streetsAttribution": self._settings.streets_attribution,
         }
         return assets.page(
             ask,

@@ -1,24 +1,27 @@
-"""Forms of single records: the fields of each kind, and the registry's message from a form.
-
-The registry validates. Only what can't become a message at all is refused here, with the field's name.
-"""
+"""Forms of single records: the fields of each kind of record, extension and end, and the call that stores it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from services.common import times
-from services.common.rpc.errors import InvalidField
 from services.console.domain.people import Role
-from services.console.pages.assets import KOREA
-from tandem.common.v1 import geometry_pb2
-from tandem.registry.v1 import registry_pb2
+from services.console.mesh import MeshClient
+from services.console.records import requests
+
+Method = Callable[..., Any]
+"""Method of a stub."""
+
+
+class FormGroup(StrEnum):
+    """What a form does. Its text has the key `record_group_` and the value."""
+
+    ENTER = "enter"
+    CHANGE = "change"
+    END = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,143 +37,216 @@ class FormField:
     """Type of the input: text, date, datetime-local, number, textarea or select."""
     options: tuple[str, ...] = ()
     """Values of a select; their texts have the key `option_` and the value."""
+    is_now: bool = False
+    """Whether the empty form states the present time."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordForm:
-    """The form of one kind of record."""
+    """The form of one kind of record, or of its extension or end."""
 
     kind: str
-    """Kind in the address; its text has the key `record_` and the kind."""
+    """Kind in the address; its text has the key `record_` and the kind, and that of a state which forbids it `record_blocked_`."""
     role: Role
-    """Role that may enter such records."""
+    """Role that may send it."""
+    group: FormGroup
     fields: tuple[FormField, ...]
     make: Callable[[Mapping[str, str]], Any]
-    """Makes the message of the record. Raises InvalidField."""
+    """Makes the request. Raises InvalidField."""
+    method: Callable[[MeshClient], Method]
+    """Method of the registry that takes the request."""
 
 
-_SEXES = ("SEX_FEMALE", "SEX_MALE")
-_BASES = ("TAG_BASIS_JUDGMENT", "TAG_BASIS_STALKING_ORDER", "TAG_BASIS_OTHER")
-_RELATIONS = ("RELATION_VICTIM", "RELATION_COHABITANT", "RELATION_FAMILY")
-_TYPES = tuple(name for name, number in registry_pb2.OrderType.items() if number)
 _VERSION = FormField("source_version", "1", sort="number")
+_LATER_VERSION = FormField("source_version", "2", sort="number")
 _PERSON = (
     FormField("name", "홍길동"),
     FormField("birth_date", "1980-02-29", sort="date"),
-    FormField("sex", is_required=False, sort="select", options=_SEXES),
+    FormField("sex", is_required=False, sort="select", options=requests.SEXES),
     FormField("phone", "010-1234-5678", is_required=False),
     FormField("address", "서울특별시 중구 세종대로 110", is_required=False),
 )
+_WEARER_ID = FormField("wearer_id", "W-1024")
+_TAG_ID = FormField("device_id", "TAG-0417")
+_APP_ID = FormField("device_id", "APP-5310")
+_PERSON_ID = FormField("person_id", "P-77")
+_ORDER_ID = FormField("order_id", "2026-JUNG-31")
+_UNIT_ID = FormField("unit_id", "HOME-0031")
+_VENDOR = FormField("vendor_id", "vendor-1", is_required=False)
+_VALID_UNTIL = FormField("valid_until", "2026-09-01T18:00:00", sort="datetime-local")
+_REASON = FormField("duration_reason", is_required=False)
+_ENDED_AT = FormField("ended_at", "2026-06-01T18:00:00", sort="datetime-local", is_now=True)
+_REMOVED_AT = FormField("removed_at", "2026-06-01T18:00:00", sort="datetime-local", is_now=True)
+_INSTALLED = (
+    FormField("place", "37.5665 126.9780 30"),
+    FormField("installed_from", "2026-03-02T18:00:00", sort="datetime-local", is_now=True),
+    _VENDOR,
+)
+_POLICE, _PROBATION = Role.POLICE_RECORDS, Role.PROBATION_RECORDS
 
-
-def _wearer(values: Mapping[str, str]) -> registry_pb2.Wearer:
-    return registry_pb2.Wearer(wearer_id=_text(values, "wearer_id"), source_version=_version(values), **_person(values))
-
-
-def _tag(values: Mapping[str, str]) -> registry_pb2.Tag:
-    return registry_pb2.Tag(
-        device_id=_text(values, "device_id"),
-        wearer_id=_text(values, "wearer_id"),
-        source_version=_version(values),
-        vendor_id=_text(values, "vendor_id"),
-        basis=registry_pb2.TagBasis.Value(_choice(values, "basis", _BASES, without="TAG_BASIS_UNSPECIFIED")),
-    )
-
-
-def _protected_person(values: Mapping[str, str]) -> registry_pb2.ProtectedPerson:
-    return registry_pb2.ProtectedPerson(
-        person_id=_text(values, "person_id"),
-        name=_text(values, "name"),
-        source_version=_version(values),
-        relation=registry_pb2.Relation.Value(_choice(values, "relation", _RELATIONS, without="RELATION_UNSPECIFIED")),
-    )
-
-
-def _device(values: Mapping[str, str]) -> registry_pb2.Device:
-    return registry_pb2.Device(
-        device_id=_text(values, "device_id"),
-        person_id=_text(values, "person_id"),
-        source_version=_version(values),
-        vendor_id=_text(values, "vendor_id"),
-    )
-
-
-def _order(values: Mapping[str, str]) -> registry_pb2.Order:
-    return registry_pb2.Order(
-        order_id=_text(values, "order_id"),
-        type=registry_pb2.OrderType.Value(_choice(values, "type", _TYPES, without="ORDER_TYPE_UNSPECIFIED")),
-        respondent=registry_pb2.Respondent(**_person(values)),
-        protected_person_ids=_text(values, "protected_person_ids").replace(",", " ").split(),
-        places=_places(values),
-        valid_from=_moment(values, "valid_from"),
-        valid_until=_moment(values, "valid_until"),
-        source_version=_version(values),
-        duration_reason=_text(values, "duration_reason"),
-    )
-
-
-FORMS = {
-    form.kind: form
-    for form in (
-        RecordForm(
-            kind="wearer",
-            role=Role.PROBATION_RECORDS,
-            fields=(FormField("wearer_id", "W-1024"), FormField("national_id", "800229-1234567"), *_PERSON, _VERSION),
-            make=_wearer,
+_ENTERED = (
+    RecordForm(
+        kind="wearer",
+        role=_PROBATION,
+        group=FormGroup.ENTER,
+        fields=(_WEARER_ID, FormField("national_id", "800229-1234567"), *_PERSON, _VERSION),
+        make=requests.wearer,
+        method=lambda mesh: mesh.registry.PutWearer,
+    ),
+    RecordForm(
+        kind="tag",
+        role=_PROBATION,
+        group=FormGroup.ENTER,
+        fields=(_TAG_ID, _WEARER_ID, FormField("basis", sort="select", options=requests.BASES), _VENDOR, _VERSION),
+        make=requests.tag,
+        method=lambda mesh: mesh.registry.PutTag,
+    ),
+    RecordForm(
+        kind="wearer-unit",
+        role=_PROBATION,
+        group=FormGroup.ENTER,
+        fields=(
+            _UNIT_ID,
+            _WEARER_ID,
+            FormField("kind", sort="select", options=requests.UNIT_KINDS),
+            FormField("identifier", "02:00:5E:10:00:01", is_required=False),
+            *_INSTALLED,
+            _VERSION,
         ),
-        RecordForm(
-            kind="tag",
-            role=Role.PROBATION_RECORDS,
-            fields=(
-                FormField("device_id", "TAG-0417"),
-                FormField("wearer_id", "W-1024"),
-                FormField("basis", sort="select", options=_BASES),
-                FormField("vendor_id", "vendor-1", is_required=False),
-                _VERSION,
-            ),
-            make=_tag,
+        make=requests.presence_unit,
+        method=lambda mesh: mesh.clerk.presence_units.PutPresenceUnit,
+    ),
+    RecordForm(
+        kind="protected-person",
+        role=_POLICE,
+        group=FormGroup.ENTER,
+        fields=(
+            _PERSON_ID,
+            FormField("name", "성춘향"),
+            FormField("relation", sort="select", options=requests.RELATIONS),
+            _VERSION,
         ),
-        RecordForm(
-            kind="protected-person",
-            role=Role.POLICE_RECORDS,
-            fields=(
-                FormField("person_id", "P-77"),
-                FormField("name", "성춘향"),
-                FormField("relation", sort="select", options=_RELATIONS),
-                _VERSION,
-            ),
-            make=_protected_person,
+        make=requests.protected_person,
+        method=lambda mesh: mesh.registry.PutProtectedPerson,
+    ),
+    RecordForm(
+        kind="device",
+        role=_POLICE,
+        group=FormGroup.ENTER,
+        fields=(_APP_ID, _PERSON_ID, _VENDOR, _VERSION),
+        make=requests.device,
+        method=lambda mesh: mesh.registry.PutDevice,
+    ),
+    RecordForm(
+        kind="person-unit",
+        role=_POLICE,
+        group=FormGroup.ENTER,
+        fields=(
+            _UNIT_ID,
+            _PERSON_ID,
+            FormField("kind", sort="select", options=requests.BEACON_KINDS),
+            FormField("identifier", "02:00:5E:10:00:01"),
+            *_INSTALLED,
+            _VERSION,
         ),
-        RecordForm(
-            kind="device",
-            role=Role.POLICE_RECORDS,
-            fields=(
-                FormField("device_id", "APP-5310"),
-                FormField("person_id", "P-77"),
-                FormField("vendor_id", "vendor-1", is_required=False),
-                _VERSION,
-            ),
-            make=_device,
+        make=requests.presence_unit,
+        method=lambda mesh: mesh.clerk.presence_units.PutPresenceUnit,
+    ),
+    RecordForm(
+        kind="order",
+        role=_POLICE,
+        group=FormGroup.ENTER,
+        fields=(
+            _ORDER_ID,
+            FormField("type", sort="select", options=requests.ORDER_TYPES),
+            FormField("national_id", "800229-1234567", is_required=False),
+            *_PERSON,
+            FormField("protected_person_ids", "P-77 P-78", is_required=False),
+            FormField("places", "home-1 37.5665 126.9780 50", is_required=False, sort="textarea"),
+            FormField("valid_from", "2026-03-02T18:00:00", sort="datetime-local"),
+            FormField("valid_until", "2026-06-01T18:00:00", is_required=False, sort="datetime-local"),
+            _REASON,
+            _VERSION,
         ),
-        RecordForm(
-            kind="order",
-            role=Role.POLICE_RECORDS,
-            fields=(
-                FormField("order_id", "2026-JUNG-31"),
-                FormField("type", sort="select", options=_TYPES),
-                FormField("national_id", "800229-1234567", is_required=False),
-                *_PERSON,
-                FormField("protected_person_ids", "P-77 P-78", is_required=False),
-                FormField("places", "home-1 37.5665 126.9780 50", is_required=False, sort="textarea"),
-                FormField("valid_from", "2026-03-02T18:00", sort="datetime-local"),
-                FormField("valid_until", "2026-06-01T18:00", is_required=False, sort="datetime-local"),
-                FormField("duration_reason", is_required=False),
-                _VERSION,
-            ),
-            make=_order,
+        make=requests.order,
+        method=lambda mesh: mesh.registry.PutOrder,
+    ),
+)
+_CHANGED = (
+    RecordForm(
+        kind="order-extension",
+        role=_POLICE,
+        group=FormGroup.CHANGE,
+        fields=(_ORDER_ID, _VALID_UNTIL, _REASON, _LATER_VERSION),
+        make=requests.order_extension,
+        method=lambda mesh: mesh.clerk.order_extensions.ExtendOrder,
+    ),
+)
+_ENDED = (
+    RecordForm(
+        kind="wearer-end",
+        role=_PROBATION,
+        group=FormGroup.END,
+        fields=(
+            _WEARER_ID,
+            FormField("reason", sort="select", options=requests.WEARER_ENDS),
+            _ENDED_AT,
+            _LATER_VERSION,
         ),
-    )
-}
+        make=requests.wearer_end,
+        method=lambda mesh: mesh.registry.EndWearer,
+    ),
+    RecordForm(
+        kind="tag-end",
+        role=_PROBATION,
+        group=FormGroup.END,
+        fields=(_TAG_ID, _REMOVED_AT, _LATER_VERSION),
+        make=requests.tag_end,
+        method=lambda mesh: mesh.registry.EndTag,
+    ),
+    *(
+        RecordForm(
+            kind=f"{whose}-unit-end",
+            role=role,
+            group=FormGroup.END,
+            fields=(_UNIT_ID, _REMOVED_AT, _LATER_VERSION),
+            make=requests.presence_unit_end,
+            method=lambda mesh: mesh.clerk.presence_units.EndPresenceUnit,
+        )
+        for whose, role in (("wearer", _PROBATION), ("person", _POLICE))
+    ),
+    RecordForm(
+        kind="order-end",
+        role=_POLICE,
+        group=FormGroup.END,
+        fields=(
+            _ORDER_ID,
+            FormField("reason", sort="select", options=requests.ORDER_ENDS),
+            FormField("covering_order_id", "2026-JUNG-32", is_required=False),
+            _ENDED_AT,
+            _LATER_VERSION,
+        ),
+        make=requests.order_end,
+        method=lambda mesh: mesh.registry.EndOrder,
+    ),
+    RecordForm(
+        kind="device-end",
+        role=_POLICE,
+        group=FormGroup.END,
+        fields=(_APP_ID, _REMOVED_AT, _LATER_VERSION),
+        make=requests.device_end,
+        method=lambda mesh: mesh.registry.EndDevice,
+    ),
+    RecordForm(
+        kind="protected-person-end",
+        role=_POLICE,
+        group=FormGroup.END,
+        fields=(_PERSON_ID, _ENDED_AT, _LATER_VERSION),
+        make=requests.protected_person_end,
+        method=lambda mesh: mesh.registry.EndProtectedPerson,
+    ),
+)
+FORMS = {form.kind: form for form in (*_ENTERED, *_CHANGED, *_ENDED)}
 """All forms by kind."""
 _SEGMENT = re.compile(r"([a-z_]+)(\[[0-9]+\])?")
 
@@ -180,57 +256,3 @@ def field_of_path(form: RecordForm, path: str) -> str:
     names = {field.name for field in form.fields}
     segments = [found[1] for part in path.split(".") if (found := _SEGMENT.fullmatch(part))]
     return next((segment for segment in segments if segment in names), "")
-
-
-def _person(values: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "national_id": _text(values, "national_id"),
-        "name": _text(values, "name"),
-        "birth_date": _text(values, "birth_date"),
-        "sex": registry_pb2.Sex.Value(_choice(values, "sex", _SEXES, without="SEX_UNSPECIFIED")),
-        "phone": _text(values, "phone"),
-        "address": _text(values, "address"),
-    }
-
-
-def _text(values: Mapping[str, str], field: str) -> str:
-    return values.get(field, "").strip()
-
-
-def _choice(values: Mapping[str, str], field: str, known: tuple[str, ...], *, without: str) -> str:
-    given = _text(values, field)
-    if given and given not in known:
-        raise InvalidField(field, "is none of the list")
-    return given or without
-
-
-def _version(values: Mapping[str, str]) -> int:
-    text = _text(values, "source_version")
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise InvalidField("source_version", "is no number")
-    return int(text)
-
-
-def _moment(values: Mapping[str, str], field: str) -> Timestamp | None:
-    """A time of a form in Korea's time zone; None for an empty field. Raises InvalidField."""
-    text = _text(values, field)
-    if not text:
-        return None
-    try:
-        at = datetime.fromisoformat(text).replace(tzinfo=KOREA)
-        return times.to_timestamp(int(at.timestamp() * 1000))
-    except (ValueError, OverflowError):
-        raise InvalidField(field, "is no time") from None
-
-
-def _places(values: Mapping[str, str]) -> list[geometry_pb2.Place]:
-    """Circular places, one a line: id, latitude, longitude and radius in metres. Raises InvalidField."""
-    places = []
-    for line in filter(None, map(str.strip, values.get("places", "").splitlines())):
-        try:
-            place_id, lat_deg, lon_deg, radius_m = line.replace(",", " ").split()
-            circle = geometry_pb2.Circle(lat_deg=float(lat_deg), lon_deg=float(lon_deg), radius_m=float(radius_m))
-        except ValueError:
-            raise InvalidField("places", "isn't an id, a latitude, a longitude and a radius a line") from None
-        places.append(geometry_pb2.Place(place_id=place_id, circle=circle))
-    return places

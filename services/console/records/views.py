@@ -1,10 +1,10 @@
-"""Pages on which an agency's records clerk enters a single record. The registry validates, and the page names what is wrong."""
+"""Pages on which an agency's records clerk enters, extends or ends a single record. The registry validates, and the page names what is
+wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import grpc.aio
 from aiohttp import web
@@ -18,13 +18,13 @@ from services.console.mesh import MeshClient
 from services.console.pages import assets, refusals
 from services.console.pages.refusals import FormRefusal
 from services.console.records import forms
-from services.console.records.forms import FORMS, RecordForm
+from services.console.records.forms import FORMS, FormGroup, RecordForm
 from services.console.review.refusals import reason_and_path
 from tandem.registry.v1 import registry_pb2
 
 
 class RecordPages:
-    """Entry of single records, for the clerks of each agency's records."""
+    """Forms of single records, for the clerks of each agency's records."""
 
     def __init__(self, guard: RouteGuard, mesh: MeshClient) -> None:
         self._guard, self._mesh = guard, mesh
@@ -38,20 +38,24 @@ class RecordPages:
         ]
 
     async def kinds(self, ask: Ask) -> web.StreamResponse:
-        """Shows the kinds of records that the agency enters."""
+        """Shows the forms of the agency: what it enters, changes and ends."""
         own = [form for form in FORMS.values() if form.role is ask.user.role]
-        return assets.page(ask, "records.html", forms=own)
+        groups = {group: [form for form in own if form.group is group] for group in FormGroup}
+        return assets.page(ask, "records.html", groups={group: made for group, made in groups.items() if made})
 
     async def form(self, ask: Ask) -> web.StreamResponse:
         """Shows the empty form of a kind."""
-        return self._page(ask, _form_of(ask), {})
+        form = _form_of(ask)
+        return self._page(ask, form, self._initial(form))
 
     async def put(self, ask: Ask) -> web.StreamResponse:
         """Stores a record. A form that is sent twice changes nothing, since it has the same version and content."""
         form = _form_of(ask)
         examples = {field.name: field.example for field in form.fields}
         try:
-            answer = await self._put(ask, form)
+            answer = await form.method(self._mesh)(
+                form.make(ask.form), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+            )
         except InvalidField as error:
             refusal = FormRefusal(
                 400, f"record_wrong_{error.field}", error.field, example=examples[error.field], form=ask.form
@@ -59,22 +63,17 @@ class RecordPages:
             return self._page(ask, form, ask.form, refusal=refusal)
         except grpc.aio.AioRpcError as error:
             logger().info("record_not_stored", kind=form.kind, code=error.code().name)
-            refusal = refusals.of_service(error, "record", ask.form)
-            field = forms.field_of_path(form, reason_and_path(error)[1])
-            if field:
-                refusal = replace(refusal, key=f"record_wrong_{field}", field=field, example=examples[field], detail="")
-            return self._page(ask, form, ask.form, refusal=refusal)
+            return self._page(ask, form, ask.form, refusal=_refusal_of(error, form, ask.form))
         outcome = registry_pb2.PutOutcome.Name(answer.outcome)
-        warned = [forms.field_of_path(form, warning.field) for warning in getattr(answer, "warnings", ())]
-        return self._page(ask, form, {}, outcome=outcome, warned=[field for field in warned if field])
+        paths = [warning.field for warning in getattr(answer, "warnings", ())]
+        # A form of fewer fields than the record has no field for some warnings, such as the number of extensions.
+        warned = [forms.field_of_path(form, path) or path.rpartition(".")[2] for path in paths]
+        return self._page(ask, form, self._initial(form), outcome=outcome, warned=warned)
 
-    async def _put(self, ask: Ask, form: RecordForm) -> Any:
-        """Calls the registry. Raises InvalidField if the form makes no message."""
-        record = form.make(ask.form)
-        name = type(record).__name__
-        request = getattr(registry_pb2, f"Put{name}Request")(**{form.kind.replace("-", "_"): record})
-        call = getattr(self._mesh.registry, f"Put{name}")
-        return await call(request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S)
+    def _initial(self, form: RecordForm) -> dict[str, str]:
+        """Values of an empty form: the present time where a form mostly states that."""
+        now = assets.local_second(self._mesh.clock.now_ms())
+        return {field.name: now for field in form.fields if field.is_now}
 
     def _page(
         self,
@@ -96,6 +95,20 @@ class RecordPages:
             outcome=outcome,
             warned=warned or [],
         )
+
+
+def _refusal_of(error: grpc.aio.AioRpcError, form: RecordForm, sent: Mapping[str, str]) -> FormRefusal:
+    """Refusal of a form by the registry: the wrong field with an example, or the state that forbids it."""
+    refusal = refusals.of_service(error, "record", sent)
+    if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+        return replace(refusal, key=f"record_blocked_{form.kind}", detail="")
+    if error.code() is grpc.StatusCode.NOT_FOUND and form.group is not FormGroup.ENTER:
+        return replace(refusal, key="record_none", detail="")
+    examples = {field.name: field.example for field in form.fields}
+    field = forms.field_of_path(form, reason_and_path(error)[1])
+    if not field:
+        return refusal
+    return replace(refusal, key=f"record_wrong_{field}", field=field, example=examples[field], detail="")
 
 
 def _form_of(ask: Ask) -> RecordForm:

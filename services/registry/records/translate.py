@@ -21,6 +21,7 @@ from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
 from services.registry.domain import (
     EXERCISE_IDS,
+    MAX_EXTENSIONS,
     Action,
     Contact,
     ContactLanguage,
@@ -52,7 +53,6 @@ PHONE_MAX_CHARS = 40
 ADDRESS_MAX_CHARS = 400
 REASON_MAX_CHARS = 500
 HANDLE_MAX_CHARS = 200
-EXTENSIONS_MAX = 100
 PERSONS_MAX = 100
 PLACES_MAX = 50
 RINGS_MAX = 20
@@ -180,14 +180,19 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         valid_until_ms=valid_until_ms,
         source_version=_version(msg.source_version),
         type=_one_of("type", msg.type, ORDER_TYPES),
-        extensions=_whole("extensions", msg.extensions, EXTENSIONS_MAX),
-        duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
+        extensions=_whole("extensions", msg.extensions, MAX_EXTENSIONS),
+        duration_reason=parse_reason("duration_reason", msg.duration_reason),
         encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
         exercise=_one_of("exercise", msg.exercise, _EXERCISES),
         fit_by_ms=_optional_moment("fit_by", msg.fit_by, msg.HasField("fit_by")),
     )
     check_type(order)
     return order
+
+
+def parse_reason(field: str, value: str) -> str:
+    """Parse the reason of a duration beyond the law's. Raises InvalidField."""
+    return _text(field, value, REASON_MAX_CHARS)
 
 
 def parse_replaced(msg: registry_pb2.ReplacedOrder) -> ReplacedOrder:

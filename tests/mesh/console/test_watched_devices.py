@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,11 +68,13 @@ async def test_the_device_that_dies_first_is_at_the_top_and_its_page_has_what_is
         status, page, _ = await desk.get("/watched-devices/a%20b")
         assert status == 400 and TEXTS["device_400"][0] in page
         async with asyncio.timeout(PATIENCE_S), desk.stream() as messages:
-            low = set()
+            notices: list[dict[str, Any]] = []
             async for _, message in messages:
-                low |= {alert["wearer"] for alert in message["alerts"] if alert["kind"] == "LOW_BATTERY"}
-                if low == {"w-1", "w-2", "w-3"}:
+                notices += [alert for alert in message["alerts"] if alert["kind"] == "LOW_BATTERY"]
+                if {notice["wearer"] for notice in notices} == {"w-1", "w-2", "w-3"}:
                     break
+        charges = {notice["device"]: (notice["charge"], notice["empty"]) for notice in notices}
+        assert charges == {"tag-1": (12, None), "tag-2": (15, T0 + 5_400_000), "tag-3": (None, None)}
 
 
 @pytest.mark.parametrize("without", ["INGEST", "GEOFENCE"])

@@ -22,6 +22,7 @@ from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     match_review_pb2_grpc,
+    order_extension_pb2_grpc,
     parties_pb2_grpc,
     record_search_pb2_grpc,
     registry_pb2,
@@ -103,6 +104,7 @@ class Client:
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
         self.match_reviews = match_review_pb2_grpc.MatchReviewServiceStub(channel)
         self.record_search = record_search_pb2_grpc.RecordSearchServiceStub(channel)
+        self.order_extensions = order_extension_pb2_grpc.OrderExtensionServiceStub(channel)
         self.order_people = parties_pb2_grpc.PartyServiceStub(channel)
         self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
         self.tag_records = tag_record_pb2_grpc.TagRecordServiceStub(channel)

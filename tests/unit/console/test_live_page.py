@@ -52,6 +52,21 @@ def test_each_change_notifies_once() -> None:
     assert len(notified) == page.number == 2
 
 
+def test_incidents_and_alerts_are_urgent_and_positions_and_units_are_not() -> None:
+    urgent: list[int] = []
+    page = LivePage(notify_urgent=lambda: urgent.append(page.number))
+    page.put_incident(card("i-1", OFFER))
+    page.put_incident(card("i-1", OFFER))
+    assert urgent == [page.urgent_number] == [1]
+    page.put_target("i-1", {"id": "i-1/w-1", "at": [127.0, 37.5, 5.0], "fix": 1_000})
+    page.replace_units({"u-1": {"id": "u-1"}})
+    page.count_change()
+    assert (page.number, page.urgent_number) == (4, 1)
+    page.add_alert({"id": "alert-1"})
+    page.add_alert({"id": "alert-1"})
+    assert urgent == [1, 5] and page.urgent_number == 5
+
+
 def test_an_incident_that_left_the_list_is_gone_for_a_browser_that_was_away() -> None:
     page = LivePage()
     page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])

@@ -5,33 +5,35 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tools import build_streets
-from tools.build_streets import BadExtract, opened, streets
+from tools.build_streets import BadExtract, features, opened
 
 EXTRACT = """<?xml version="1.0" encoding="UTF-8"?>
 <osm version="0.6">
   <node id="30" lon="127.2165" lat="37.6360"/>
   <node id="10" lon="127.2175" lat="37.6365"/>
+  <node id="40" lon="127.2200" lat="37.6380"><tag k="railway" v="station"/><tag k="name" v="금곡역"/></node>
+  <node id="50" lon="127.2200" lat="37.6380"><tag k="amenity" v="cafe"/><tag k="name" v="찻집"/></node>
   <node id="20" lon="127.2185" lat="37.6370"><tag k="highway" v="crossing"/></node>
   <way id="1"><nd ref="30"/><nd ref="10"/><nd ref="20"/><tag k="highway" v="primary"/><tag k="name" v="경춘로"/></way>
   <way id="2"><nd ref="10"/><nd ref="99"/><nd ref="20"/><tag k="highway" v="trunk_link"/></way>
   <way id="3"><nd ref="10"/><nd ref="20"/><tag k="building" v="yes"/></way>
   <way id="4"><nd ref="10"/><nd ref="99"/><tag k="highway" v="residential"/></way>
   <way id="5"><nd ref="10"/><nd ref="20"/><tag k="highway" v="pedestrian"/><tag k="area" v="yes"/></way>
+  <way id="7"><nd ref="30"/><nd ref="20"/><tag k="amenity" v="school"/><tag k="name" v="금곡초등학교"/></way>
+  <way id="8"><nd ref="30"/><nd ref="20"/><tag k="amenity" v="school"/></way>
   <relation id="6"><member type="way" ref="1" role=""/></relation>
 </osm>
 """
 
 
 def test_ways_with_a_class_become_streets_and_all_others_are_left_out() -> None:
-    first, second = streets(io.BytesIO(EXTRACT.encode()))
+    _, first, second, _ = features(io.BytesIO(EXTRACT.encode()))
     assert first["properties"] == {"class": "primary", "name": "경춘로"}
     assert first["geometry"]["coordinates"] == [[127.2165, 37.636], [127.2175, 37.6365], [127.2185, 37.637]]
     # A link has the class of its road, and a node beyond the extract's edge is left out.
@@ -39,11 +41,20 @@ def test_ways_with_a_class_become_streets_and_all_others_are_left_out() -> None:
     assert first["tippecanoe"] == {"layer": "street", "minzoom": 9}
 
 
+def test_named_stations_and_schools_are_landmarks_at_the_middle_of_their_points() -> None:
+    station, _, _, school = features(io.BytesIO(EXTRACT.encode()))
+    assert station["properties"] == {"class": "station", "name": "금곡역"}
+    assert station["geometry"] == {"type": "Point", "coordinates": [127.22, 37.638]}
+    assert school["properties"] == {"class": "school", "name": "금곡초등학교"}
+    assert school["geometry"]["coordinates"] == pytest.approx([127.2175, 37.6365])
+    assert school["tippecanoe"] == {"layer": "landmark", "minzoom": 12}
+
+
 def test_a_compressed_extract_is_read(tmp_path: Path) -> None:
     path = tmp_path / "small.osm.gz"
     path.write_bytes(gzip.compress(EXTRACT.encode()))
     with opened(path) as source:
-        assert len(list(streets(source))) == 2
+        assert len(list(features(source))) == 4
 
 
 @pytest.mark.parametrize(
@@ -58,7 +69,7 @@ def test_a_compressed_extract_is_read(tmp_path: Path) -> None:
 )
 def test_rubbish_is_refused_with_a_reason(content: str, message: str) -> None:
     with pytest.raises(BadExtract, match=message):
-        list(streets(io.BytesIO(content.encode())))
+        list(features(io.BytesIO(content.encode())))
 
 
 def test_pbf_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
@@ -66,12 +77,17 @@ def test_pbf_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> Non
         opened(tmp_path / "region.osm.pbf")
 
 
-@pytest.mark.skipif(shutil.which("tippecanoe") is None, reason="needs tippecanoe beside Python (make console-map)")
+MAP_PYTHON = Path(__file__).parents[3] / ".venv-map" / "bin" / "python"
+"""Python of the environment that `make map-environment` makes, which has tippecanoe."""
+
+
+@pytest.mark.skipif(not MAP_PYTHON.exists(), reason="needs tippecanoe: make map-environment")
 def test_the_file_has_the_layer_that_the_console_draws(tmp_path: Path) -> None:
     extract, out = tmp_path / "small.osm", tmp_path / "streets.pmtiles"
     extract.write_text(EXTRACT)
-    command = (sys.executable, build_streets.__file__, str(extract), str(out))
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run((MAP_PYTHON, build_streets.__file__, extract, out), check=True, timeout=120)
     assert out.read_bytes()[:7] == b"PMTiles"
-    decoded = subprocess.run(("tippecanoe-decode", str(out), "14", "13981", "6341"), capture_output=True, check=False)
+    decoded = subprocess.run(
+        (MAP_PYTHON.with_name("tippecanoe-decode"), out, "14", "13981", "6341"), capture_output=True, check=False
+    )
     assert "경춘로" in decoded.stdout.decode() and "street" in json.dumps(decoded.stdout.decode())

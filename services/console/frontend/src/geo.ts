@@ -13,6 +13,22 @@ export function distanceM([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
   return 2 * RADIUS_M * Math.asin(Math.min(1, Math.sqrt(h)));
 }
 
+/** Returns the distance of a point from a line, in m. The line is short enough to be flat. */
+export function distanceToLineM(at: LonLat, line: readonly LonLat[]): number {
+  const perLon = RADIUS_M * RAD * Math.cos(at[1] * RAD);
+  const perLat = RADIUS_M * RAD;
+  const flat = line.map(([lon, lat]): [number, number] => [(lon - at[0]) * perLon, (lat - at[1]) * perLat]);
+  let best = Infinity;
+  for (const [i, [x, y]] of flat.entries()) {
+    const [fromX, fromY] = flat[i - 1] ?? [x, y];
+    const [dx, dy] = [x - fromX, y - fromY];
+    const length = dx * dx + dy * dy;
+    const part = length ? Math.min(1, Math.max(0, -(fromX * dx + fromY * dy) / length)) : 0;
+    best = Math.min(best, Math.hypot(fromX + part * dx, fromY + part * dy));
+  }
+  return best;
+}
+
 /** Returns a disc as a closed line with 64 corners. */
 export function disc([lon, lat]: LonLat, radiusM: number): LonLat[] {
   const dLat = radiusM / RADIUS_M / RAD;

@@ -1,29 +1,26 @@
-// The live page. Changes come as server-sent events, at most twice a second.
+// The live page. Changes come as server-sent events: incidents and alerts at once, positions at most twice a second.
 
-import { showReviewAlarm, showReviews } from "./badges";
+import { Alarms } from "./alarms";
 import type { Reviews } from "./badges";
 import { Card, canBeClosed, canBeRefused, nextState } from "./card";
 import type { Act, NamedOrder } from "./card";
+import { Connection } from "./connection";
+import type { Beat } from "./connection";
 import { ask } from "./dialogs";
 import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
 import { NoteForm, drawNotes } from "./notes";
 import type { Note } from "./notes";
-import { byId, readPage } from "./page";
+import { byId, painted, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
-import { flash, play } from "./sound";
-import type { Sound } from "./sound";
 import { Ticker } from "./ticker";
 import type { Alert } from "./ticker";
 import { Words } from "./words";
 import type { Destination, TrackPoint } from "./words";
 
-interface Message {
+interface Message extends Beat {
   reset: boolean;
-  now: number;
-  rate: number;
-  away: Record<string, string>;
   /** Absent for a role that decides none, and while the registry doesn't answer. */
   reviews: Reviews | null;
   incidents: Incident[];
@@ -40,34 +37,24 @@ interface Around {
   tracks: Record<string, TrackPoint[]>;
 }
 
-const SILENT_MS = 12_000;
-const RECONNECT_MS = 3_000;
-/** Flags of an incident that sound the gravest. */
-const GRAVE = new Set(["duress", "distress", "losing"]);
-
 const page = readPage();
 const leg = page.leg ?? "";
 const words = new Words(page.texts);
 const text = (key: string): string => words.say(key);
-let offsetMs = 0;
-let rate = 1;
-let wallAtMs = 0;
-/** Time by the mesh's clock, in ms since 1970 UTC. */
-const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate : Date.now());
+const connection = new Connection<Message>(words, receive);
+const { now } = connection;
+const alarms = new Alarms(words, now);
 
 // ── the queue and the chosen incident ──
 
-const announce = byId("announce");
 const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
-/** Last sound of each incident. */
-const alarmed = new Map<string, Sound>();
 /** Whether the user has chosen: then no other incident takes the card away. */
 let isUsersChoice = false;
 let notesSeen = -1;
 
-const map = new LiveMap(byId("map"), page, text, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
+const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
 const card = new Card(words, leg, now, (incident, subject) => nameOf(incident, subject) || subject, act, () => void showNames());
 const noteForm = new NoteForm(addNote);
 
@@ -118,9 +105,13 @@ function show(incident: string): void {
   notesSeen = -1;
   drawNotes([], words);
   noteForm.show(incident);
-  map.choose(incident);
   drawCard();
-  void readAround(incident);
+  // List and card say first what happens: a computer without a graphics processor draws the map for longer than a frame.
+  void painted().then(() => {
+    if (rows.chosen !== incident) return;
+    map.choose(incident);
+    void readAround(incident);
+  });
 }
 
 /** Chooses an incident where none is chosen any more, and says where a more urgent one waits. */
@@ -172,8 +163,7 @@ async function readAround(incident: string): Promise<void> {
   const around = (await answer.json()) as Around;
   drawNotes(around.notes, words);
   for (const [id, track] of Object.entries(around.tracks)) map.tracks.set(id, track);
-  map.rings = [...new Set([...around.rings, ...(names.get(incident) ?? []).flatMap((order) => order.rings)])].sort((a, b) => a - b);
-  map.redraw();
+  map.showRings([...around.rings, ...(names.get(incident) ?? []).flatMap((order) => order.rings)]);
   drawCard();
 }
 
@@ -185,7 +175,7 @@ async function send(path: string, body: URLSearchParams): Promise<Response | und
   const answer = await fetch(path, { method: "POST", body, headers }).catch(() => undefined);
   const refused = answer?.ok ? "" : answer ? await answer.text() : text("answer_503");
   card.refused(refused);
-  announce.textContent = refused || text("stored");
+  alarms.announce(refused || text("stored"));
   return answer?.ok ? answer : undefined;
 }
 
@@ -276,50 +266,10 @@ document.addEventListener("keydown", (event) => {
 byId("show-help").addEventListener("click", () => KEYS["?"]?.());
 byId("fit").addEventListener("click", () => map.fit());
 byId("more-urgent").addEventListener("click", showUrgent);
-byId("test-sound").addEventListener("click", () => play("demand"));
 byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
   rows.showEnded = (event.target as HTMLInputElement).checked;
   drawList();
 });
-
-// ── alarms ──
-
-function sound(which: Sound): void {
-  if (byId<HTMLInputElement>("sound").checked) play(which);
-}
-
-/** Sounds a new demand once, and once more where it becomes grave. Exercises are announced without a sound. */
-function alarm(incident: Incident): void {
-  const isGrave = incident.flags.some((flag) => GRAVE.has(flag)) && incident.ended === null;
-  const which = isGrave ? "grave" : incident.alarm ? "demand" : undefined;
-  const before = alarmed.get(incident.id);
-  if (!which) alarmed.delete(incident.id);
-  else if (before !== which && before !== "grave") {
-    alarmed.set(incident.id, which);
-    const kind = incident.exercise ? `${text("exercise")}: ` : "";
-    announce.textContent = `${kind}${text("new_alarm")}: ${text(incident.cause)}`;
-    if (incident.exercise) return;
-    flash(text("new_alarm"));
-    sound(which);
-  }
-}
-
-let reviews: Reviews | null = null;
-let alarmedReviews = 0;
-
-function receiveReviews(received: Reviews | null): void {
-  reviews = received;
-  if (received) {
-    showReviewAlarm(received, words);
-    // Each review sounds once, when its 15 minutes are over. It stays on the page until somebody decides it.
-    if (received.alarmed > alarmedReviews) {
-      flash(text("reviews"));
-      sound("review");
-    }
-    alarmedReviews = received.alarmed;
-  }
-  showReviews(reviews, words, now());
-}
 
 // ── alerts ──
 
@@ -333,21 +283,7 @@ function subjectName(alert: Alert): string {
   return text(known.includes(alert.target) ? "protected" : "order");
 }
 
-// ── the connection ──
-
-const connection = byId("connection");
-let heardMs = 0;
-let isOpen = false;
-let away: Record<string, string> = {};
-
-function showConnection(): void {
-  const parts = Object.keys(away);
-  const lost = !isOpen || Date.now() - heardMs > SILENT_MS;
-  const key = lost ? (heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
-  const shown = key === "part_away" ? `${text(key)}: ${parts.join(", ")}` : text(key);
-  if (connection.textContent !== shown) connection.textContent = shown;
-  connection.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
-}
+// ── messages ──
 
 function drawList(): void {
   const count = rows.draw();
@@ -357,10 +293,6 @@ function drawList(): void {
 }
 
 function receive(message: Message): void {
-  heardMs = wallAtMs = Date.now();
-  offsetMs = message.now;
-  rate = message.rate;
-  away = message.away;
   if (message.reset) {
     rows.incidents.clear();
     map.clear();
@@ -369,6 +301,7 @@ function receive(message: Message): void {
   for (const id of message.gone) {
     rows.incidents.delete(id);
     names.delete(id);
+    alarms.forget(id);
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
   for (const target of message.targets) {
@@ -381,43 +314,22 @@ function receive(message: Message): void {
   }
   for (const incident of message.incidents) {
     rows.incidents.set(incident.id, incident);
-    alarm(incident);
+    alarms.receive(incident);
   }
   if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
   const incident = chosen();
   if (incident && notesSeen >= 0 && incident.notes !== notesSeen) void readAround(incident.id);
-  receiveReviews(message.reviews);
+  alarms.receiveReviews(message.reviews);
   drawCard();
-  showConnection();
 }
 
-function connect(): void {
-  const source = new EventSource("/stream");
-  source.onopen = () => {
-    isOpen = true;
-  };
-  source.onmessage = (event: MessageEvent<string>) => receive(JSON.parse(event.data) as Message);
-  source.addEventListener("ended", () => location.assign("/")); // the sign-in page says why
-  source.onerror = () => {
-    isOpen = false;
-    showConnection();
-    // The browser reconnects by itself and names its last message, unless the request was refused: the session may have ended.
-    if (source.readyState !== EventSource.CLOSED) return;
-    setTimeout(connect, RECONNECT_MS);
-    // Without a session the home page redirects to the sign-in page, which says why the session ended.
-    fetch("/", { headers: { Accept: "text/html" }, redirect: "manual" })
-      .then((home) => home.type === "opaqueredirect" && location.assign("/"))
-      .catch(() => undefined);
-  };
-}
-
-connect();
+connection.open();
 setInterval(() => {
   rows.tick();
-  if (wallAtMs) {
+  if (connection.hasHeard) {
     drawCard();
-    showReviews(reviews, words, now());
+    alarms.tick();
   }
-  showConnection();
+  connection.show();
 }, 1_000);

@@ -4,11 +4,13 @@
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
-import { disc } from "./geo";
+import { disc, distanceM } from "./geo";
 import type { LonLat } from "./geo";
-import { METRES, openMap, pixelsAtZoom0, placeAt, repaint } from "./map";
+import type { MapAddresses } from "./map";
+import { METRES, SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
 import { onThemeChange, palette } from "./palette";
-import type { TrackPoint } from "./words";
+import { placeAt } from "./places";
+import type { TrackPoint, Words } from "./words";
 
 export interface Target {
   id: string;
@@ -40,8 +42,14 @@ const DRAW_INTERVAL_MS = 500;
 /** Additional interval for each item on the map, in ms: 20,000 items are drawn every 2.5 s, and each reports every 15 s. */
 const EXTRA_INTERVAL_MS = 0.1;
 const TRACK_MS = 600_000;
+/** Time for which the words for a position stay: more of the map may be loaded later. */
+const NAMED_MS = 5_000;
+const MAX_NAMES = 500;
 /** Largest radius of a ring that the view is fitted to, in m. */
 const RING_SHOWN_M = 1_000;
+/** Greatest zoom of a view that is fitted: to a ring, and to positions alone. */
+const NEAREST_ZOOM = 17;
+const FIT_ZOOM = 15;
 type Feature = GeoJSON.Feature;
 
 export class LiveMap {
@@ -49,21 +57,25 @@ export class LiveMap {
   readonly units = new Map<string, Unit>();
   /** Tracks of the chosen incident's targets, by target id. */
   tracks = new Map<string, TrackPoint[]>();
-  rings: number[] = [];
+  /** Radii of the chosen incident's rings in m, ascending. */
+  #rings: number[] = [];
+  /** Whether the user moved the map since the incident was chosen: then nothing moves it but a choice. */
+  #isUsersView = false;
   #map: MapLibre | undefined;
   #moved = new Set<string>();
   #incident = "";
   #fitDue = false;
   #drawnAtMs = -Infinity;
-  #names = new Map<string, string>();
+  /** Places in words, by position to 10 m. */
+  #names = new Map<string, { name: string; atMs: number }>();
 
   constructor(
     container: HTMLElement,
-    page: { tiles: string; streets?: string },
-    private readonly text: (key: string) => string,
+    page: MapAddresses,
+    private readonly words: Words,
     private readonly nameOf: (target: Target) => string,
   ) {
-    void openMap(container, page.tiles, text("attribution"), page.streets).then((opened) => this.#open(opened));
+    void openMap(container, page, words.say("attribution")).then((opened) => this.#open(opened));
     setInterval(() => this.#draw(), DRAW_INTERVAL_MS);
     onThemeChange(() => this.#map && repaint(this.#map, layers()));
   }
@@ -91,8 +103,18 @@ export class LiveMap {
     for (const target of this.of(this.#incident)) this.#moved.add(target.id); // their marks shrink
     this.#incident = incident;
     this.tracks = new Map(this.of(incident).map((target) => [target.id, []]));
-    this.rings = [];
+    this.#rings = [];
+    this.#isUsersView = false;
     this.fit();
+  }
+
+  /** Shows the rings of the chosen incident, and fits the map to the one that matters, unless the user moved the map. */
+  showRings(radii: number[]): void {
+    const rings = [...new Set(radii)].sort((a, b) => a - b);
+    const isNew = rings.join() !== this.#rings.join();
+    this.#rings = rings;
+    if (isNew && !this.#isUsersView) this.#fitDue = true;
+    this.redraw();
   }
 
   /** Fits the map to the chosen incident. */
@@ -115,11 +137,14 @@ export class LiveMap {
   /** Name of the place at a position; the position itself where the map doesn't show the place. */
   place(at: LonLat): string {
     const key = at.map((degrees) => degrees.toFixed(4)).join(" ");
-    const found = this.#map ? placeAt(this.#map, at) : { areas: [], street: "" };
-    const area = found.areas.join(" ");
-    const name = area && found.street ? this.text("near_road").replace("{place}", area).replace("{road}", found.street) : area;
-    if (name && this.#names.size < 500) this.#names.set(key, name);
-    return name || this.#names.get(key) || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
+    const known = this.#names.get(key);
+    if (known && performance.now() < known.atMs + NAMED_MS) return known.name;
+    const name = this.#map ? this.words.place(placeAt(this.#map, SOURCE, at)) : "";
+    if (name) {
+      if (this.#names.size >= MAX_NAMES) this.#names.clear();
+      this.#names.set(key, { name, atMs: performance.now() });
+    }
+    return name || known?.name || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
   }
 
   #draw(): void {
@@ -146,14 +171,26 @@ export class LiveMap {
     if (!this.#fitDue || !located.length) return;
     this.#fitDue = false;
     const bounds = new LngLatBounds();
+    const ring = this.#ringToShow(located);
     for (const target of located) {
       const [lon, lat, accuracy] = target.at as [number, number, number];
-      const ring = Math.max(0, ...this.rings.filter((m) => m <= RING_SHOWN_M));
       for (const corner of disc([lon, lat], Math.max(accuracy, target.sort === "wearer" ? 0 : ring))) bounds.extend(corner);
     }
     for (const unit of this.units.values()) if (unit.incident === this.#incident && unit.going) bounds.extend(unit.at);
-    map.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
+    map.fitBounds(bounds, { padding: 60, maxZoom: ring ? NEAREST_ZOOM : FIT_ZOOM, animate: false });
     map.getContainer().dataset["fitted"] = this.#incident;
+    map.getContainer().dataset["rings"] = this.#rings.join(" ");
+  }
+
+  /** Radius of the smallest ring in which the wearer is, in m: it shows how near he is. 0 for none up to RING_SHOWN_M. */
+  #ringToShow(located: Target[]): number {
+    const wearer = located.find((target) => target.sort === "wearer")?.at;
+    const others = located.filter((target) => target.sort !== "wearer");
+    if (!wearer || !others.length) return 0;
+    const from = ({ sort, at }: Target): number =>
+      at ? distanceM([wearer[0], wearer[1]], [at[0], at[1]]) - (sort === "place" ? at[2] : 0) : Infinity;
+    const away = Math.min(...others.map(from));
+    return this.#rings.find((radius) => radius >= away && radius <= RING_SHOWN_M) ?? 0;
   }
 
   #feature(id: string): Feature | undefined {
@@ -164,7 +201,7 @@ export class LiveMap {
     const [lon, lat, accuracy] = target.at;
     const grave = id.startsWith(`${this.#incident}/`);
     const own = this.nameOf(target);
-    const name = target.unknown ? `${own}\n${this.text("unknown_position")}` : own;
+    const name = target.unknown ? `${own}\n${this.words.say("unknown_position")}` : own;
     return point(id, [lon, lat], { sort: target.sort, unknown: target.unknown, r0: pixelsAtZoom0(accuracy, lat), name, grave });
   }
 
@@ -176,7 +213,7 @@ export class LiveMap {
       if (track.length > 1) found.push(line("track", "", target.sort, track.map(([, lon, lat]) => [lon, lat])));
       if (target.sort === "wearer" || !target.at) continue;
       const [lon, lat, accuracy] = target.at;
-      for (const ring of this.rings) {
+      for (const ring of this.#rings) {
         const radius = ring + (target.sort === "place" ? accuracy : 0);
         found.push(line("ring", `${ring} m`, target.sort, disc([lon, lat], radius)));
       }
@@ -185,7 +222,7 @@ export class LiveMap {
   }
 
   #stateText(unit: Unit): string {
-    return unit.unknown ? `${this.text(unit.state)}, ${this.text("unknown_position")}` : this.text(unit.state);
+    return unit.unknown ? `${this.words.say(unit.state)}, ${this.words.say("unknown_position")}` : this.words.say(unit.state);
   }
 
   #open(opened: MapLibre): void {
@@ -194,6 +231,7 @@ export class LiveMap {
     opened.addSource("chosen", { type: "geojson", data: empty });
     for (const layer of layers()) opened.addLayer(layer);
     this.#map = opened;
+    opened.on("movestart", ({ originalEvent }) => (this.#isUsersView ||= Boolean(originalEvent)));
     // For tests and support: what the map shows can't be read off its canvas.
     opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
     this.#draw();

@@ -5,9 +5,10 @@ import type { LayerSpecification, StyleSpecification } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
+import type { Page } from "./page";
 import { onThemeChange, palette } from "./palette";
 import type { Palette } from "./palette";
-import { STREETS, STREET_LINES, openStreets } from "./streets";
+import { STREETS, openStreets } from "./streets";
 import type { Streets } from "./streets";
 import "./app.css";
 import "./live.css";
@@ -15,13 +16,11 @@ import "./theme.css";
 
 // MapLibre's default worker URL would be missing from the build.
 setWorkerUrl(workerUrl);
-addProtocol("pmtiles", new Protocol().tile);
+addProtocol("pmtiles", new Protocol({ metadata: true }).tile); // the metadata name whom the licence wants to be named
 
-const SOURCE = "korea";
+/** Source of the base map. */
+export const SOURCE = "korea";
 const FONTS = ["sans-serif"];
-
-/** Layers without colour that answer in which area a point lies. */
-const AREAS = ["province-area", "district-area", "town-area"];
 
 function boundary(layer: string, color: string, width: number): LayerSpecification {
   return {
@@ -65,10 +64,13 @@ function baseLayers(colors: Palette, streets: Streets | undefined): LayerSpecifi
   ];
 }
 
-/** Opens the base map. `streets` is the address of a street map, or empty. */
-export async function openMap(container: HTMLElement, tiles: string, attribution: string, streets = ""): Promise<MapLibre> {
-  const url = new URL(tiles, location.href).href;
-  const opened = streets ? await openStreets(streets) : undefined;
+/** Addresses of the maps, as the page has them. */
+export type MapAddresses = Pick<Page, "tiles" | "streets" | "streetsAttribution">;
+
+/** Opens the base map, with the street map if there is one. `attribution` is that of the base map. */
+export async function openMap(container: HTMLElement, page: MapAddresses, attribution: string): Promise<MapLibre> {
+  const url = new URL(page.tiles, location.href).href;
+  const opened = page.streets ? await openStreets(page.streets, page.streetsAttribution) : undefined;
   const style: StyleSpecification = {
     version: 8,
     sources: { [SOURCE]: { type: "vector", url: `pmtiles://${url}`, attribution }, ...(opened && { [STREETS]: opened.source }) },
@@ -98,26 +100,6 @@ export function repaint(map: MapLibre, layers: LayerSpecification[]): void {
   for (const layer of layers) {
     for (const [name, value] of Object.entries(layer.paint ?? {})) map.setPaintProperty(layer.id, name as never, value as never);
   }
-}
-
-/** Half the side of the square in which the nearest street is looked for, in pixels. */
-const STREET_NEAR_PX = 40;
-
-/** Names of the areas in which a point lies, the greatest first, and of a street near it. Empty where the map doesn't show the point. */
-export function placeAt(map: MapLibre, at: [number, number]): { areas: string[]; street: string } {
-  const point = map.project(at);
-  const named = (layers: string[], where: Parameters<MapLibre["queryRenderedFeatures"]>[0]): [string, string][] =>
-    map
-      .queryRenderedFeatures(where, { layers: layers.filter((layer) => map.getLayer(layer)) })
-      .map((feature) => [feature.layer.id, String(feature.properties["name"] ?? "")]);
-  const areas = new Map(named(AREAS, point));
-  const streets = STREET_LINES.some((layer) => map.getLayer(layer))
-    ? named(STREET_LINES, [
-        [point.x - STREET_NEAR_PX, point.y - STREET_NEAR_PX],
-        [point.x + STREET_NEAR_PX, point.y + STREET_NEAR_PX],
-      ])
-    : [];
-  return { areas: AREAS.map((layer) => areas.get(layer) ?? "").filter(Boolean), street: streets.find(([, name]) => name)?.[1] ?? "" };
 }
 
 /** Radius of a circle layer in metres. Features give `r0`, their radius in pixels at zoom 0. */

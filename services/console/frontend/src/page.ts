@@ -10,6 +10,8 @@ export interface Page {
   tiles: string;
   /** Address of a street map; empty or absent for none. */
   streets?: string;
+  /** Whom the street map's licence wants to be named; empty or absent where its file says so. */
+  streetsAttribution?: string;
   /** Name of the user; absent on pages that don't need it. */
   name?: string;
   language: string;
@@ -35,6 +37,12 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
+}
+
+/** Resolves once the present changes of the page are painted; at once where nobody sees it. */
+export function painted(): Promise<void> {
+  // A frame's callbacks run before it is painted, and a task after them once it was.
+  return document.hidden ? Promise.resolve() : new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 }
 
 const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "Asia/Seoul", timeStyle: "medium" });

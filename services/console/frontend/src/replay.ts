@@ -306,7 +306,7 @@ function replayLayers(): LayerSpecification[] {
   ];
 }
 
-void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
+void openMap(byId("map"), page, text("attribution")).then((opened) => {
   opened.addSource("replay", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
   for (const layer of replayLayers()) opened.addLayer(layer);
   onThemeChange(() => repaint(opened, replayLayers()));

@@ -1,5 +1,6 @@
 // Streets from the operator's own tiles: a PMTiles file, or a template of vector or raster tiles. Two schemas are drawn: the one of
-// tools/build_streets.py (`street` with `name` and `class`) and OpenMapTiles (`transportation`, `transportation_name`).
+// tools/build_streets.py (`street` with `name` and `class`, `landmark` with `name`) and OpenMapTiles (`transportation`,
+// `transportation_name`, `poi`).
 
 import type { LayerSpecification, SourceSpecification } from "maplibre-gl";
 import { PMTiles } from "pmtiles";
@@ -14,23 +15,24 @@ export interface Streets {
   layers: (colors: Palette) => LayerSpecification[];
 }
 
-/** Returns the source and the layers of a street map; undefined where its file can't be read. */
-export async function openStreets(address: string): Promise<Streets | undefined> {
+/** Returns the source and the layers of a street map; undefined where its file can't be read. `credit` names whom its licence wants. */
+export async function openStreets(address: string, credit = ""): Promise<Streets | undefined> {
+  const said = credit ? { attribution: credit } : {};
   const url = new URL(address.split("?")[0] as string, location.href).href;
   if (!url.endsWith(".pmtiles")) {
-    if (RASTER.test(address)) return { source: { type: "raster", tiles: [address], tileSize: 256 }, layers: () => [raster()] };
-    return { source: { type: "vector", tiles: [address], maxzoom: 14 }, layers: (colors) => vector(colors, undefined) };
+    if (RASTER.test(address)) return { source: { type: "raster", tiles: [address], tileSize: 256, ...said }, layers: () => [raster()] };
+    return { source: { type: "vector", tiles: [address], maxzoom: 14, ...said }, layers: (colors) => vector(colors, undefined) };
   }
   const file = new PMTiles(address);
   try {
     const header = await file.getHeader();
     // Type 1 is vector tiles; all others are pictures.
     if (header.tileType !== 1) {
-      return { source: { type: "raster", url: `pmtiles://${address}`, tileSize: 256 }, layers: () => [raster()] };
+      return { source: { type: "raster", url: `pmtiles://${address}`, tileSize: 256, ...said }, layers: () => [raster()] };
     }
     const about = (await file.getMetadata()) as { vector_layers?: { id: string }[] };
     const known = about.vector_layers ? new Set(about.vector_layers.map((layer) => layer.id)) : undefined;
-    return { source: { type: "vector", url: `pmtiles://${address}` }, layers: (colors) => vector(colors, known) };
+    return { source: { type: "vector", url: `pmtiles://${address}`, ...said }, layers: (colors) => vector(colors, known) };
   } catch (error) {
     console.warn("the street map can't be read", address, error);
     return undefined;
@@ -70,6 +72,18 @@ function vector(colors: Palette, known: Set<string> | undefined): LayerSpecifica
       minzoom: 13,
       filter: ["has", "name"],
       layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+      paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
+    });
+  }
+  for (const layer of ["landmark", "poi"]) {
+    layers.push({
+      id: `s-${layer}`,
+      type: "symbol",
+      source: STREETS,
+      "source-layer": layer,
+      minzoom: 14,
+      filter: ["has", "name"],
+      layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 11 },
       paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
     });
   }

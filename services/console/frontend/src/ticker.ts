@@ -15,6 +15,10 @@ export interface Alert {
   ring: number;
   distance: number | null;
   exercise: boolean;
+  /** Device of the own side with a low battery: its charge in percent, and when it will be empty, in ms, as far as they are known. */
+  device?: string;
+  charge?: number | null;
+  empty?: number | null;
 }
 
 const MAX_ALERTS = 100;
@@ -50,8 +54,15 @@ export class Ticker {
     const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
     item.append(make("span", { class: `tag demand-${alert.demand}` }, words.say(alert.demand)), ` ${words.say(alert.kind)}`);
     if (alert.ring) item.append(` ${alert.ring} m`);
-    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
+    // Entering a ring, the distance is the ring's radius.
+    if (alert.distance !== null && Math.round(alert.distance) !== alert.ring) item.append(` (${Math.round(alert.distance)} m)`);
     if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, words.say("exercise")));
+    if (alert.device) {
+      if (typeof alert.charge === "number") item.append(` ${Math.round(alert.charge)} %`);
+      if (typeof alert.empty === "number") item.append(` ${words.say("charge_left", { for: words.time(alert.empty - alert.at) })}`);
+      const href = `/watched-devices/${encodeURIComponent(alert.device)}`;
+      item.append(" ", make("a", { href }, words.say("device_named"), " ", make("code", {}, alert.device)));
+    }
     if (alert.incident) {
       const button = make("button", { type: "button", class: "plain" }, this.nameOf(alert));
       button.addEventListener("click", () => this.choose(alert.incident));

@@ -2,6 +2,7 @@
 
 import { bearingDeg, distanceM } from "./geo";
 import type { LonLat } from "./geo";
+import type { NamedPlace } from "./places";
 
 export type Texts = Record<string, string>;
 /** Time in ms, longitude, latitude. */
@@ -58,6 +59,20 @@ export class Words {
     const to = rounded(distance + accuracy);
     if (from < SAME_M) return "";
     return from === to ? this.say("band_about", { m: `${to} m` }) : this.say("band", { from, to });
+  }
+
+  /** Returns a place in words: its area, and the nearest street, landmark or town with the distance. Empty where no area is known. */
+  place(known: NamedPlace): string {
+    const area = known.areas.join(" ");
+    if (!area) return "";
+    const { street, landmark } = known;
+    const place = street ? this.say("near_road", { place: area, road: street }) : area;
+    const point = landmark ?? (street ? undefined : known.town);
+    if (!point) return place;
+    const m = rounded(point.distanceM);
+    const values = { place, name: point.name, wind: this.wind(point.bearingDeg), m };
+    if (m < SAME_M) return landmark ? this.say("at_landmark", values) : place;
+    return this.say(landmark ? "from_landmark" : "from_town", values);
   }
 
   /** Returns where the wearer is: place, age and accuracy, distance and direction from each destination, movement. */
