@@ -88,7 +88,9 @@ class Versions:
         earlier, later = fold_version(self.earlier), fold_version(self.later)
         if package == "geofence" and earlier < later:
             return f"the log demands fold version {later}"
-        for folder in sorted((self.later / "services" / package).rglob("migrations/versions")):
+        folders = (self.later / "services" / package).rglob("migrations/versions")
+        # A leg opens its own database always, and others only where something is set.
+        for folder in sorted(folders, key=lambda folder: ("leg" not in folder.parts, folder)):
             known = {file.name for file in (self.earlier / folder.relative_to(self.later)).glob("*.py")}
             if new := sorted({file.name for file in folder.glob("*.py")} - known):
                 return f"Can't locate revision identified by '{_revision(folder / new[-1])}'"
