@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from services.cli.__main__ import app
+from services.cli.__main__ import COMMANDS, app
 from tests.contract.test_documents import FENCE, ROOT, documents
 
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -66,6 +66,13 @@ def test_the_documents_name_commands_and_options_that_exist() -> None:
                 if fault := fault_of(words_of(match[1])):
                     faults.append(f"{path.relative_to(ROOT)}: {line.strip()}: {fault}")
     assert checked > 150 and faults == []
+
+
+def test_the_page_of_examples_names_each_command() -> None:
+    page = (ROOT / "docs" / "reference" / "commands-by-example.md").read_text("utf-8")
+    listed = re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| [a-z ]+ \| (`.*) \|$", page, re.MULTILINE)))
+    assert sorted(listed) == sorted(name for _, name, _ in COMMANDS)
+    assert [name for name in listed if not re.search(rf"`tandem {name}\b", page)] == []
 
 
 def test_the_documents_name_targets_of_make_that_exist() -> None:
