@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -40,9 +41,15 @@ def words_of(command: str) -> list[str]:
     return words[: next((number for number, word in enumerate(words) if END.match(word)), len(words))]
 
 
+@cache
+def root_command() -> TyperGroup:
+    """The `tandem` command with its subcommands."""
+    return cast(TyperGroup, typer.main.get_command(app))
+
+
 def fault_of(words: list[str]) -> str:
     """What is wrong with the words behind `tandem`, or an empty text."""
-    root = cast(TyperGroup, typer.main.get_command(app))
+    root = root_command()
     command: TyperCommand | TyperGroup = root
     for word in words:
         if isinstance(command, TyperGroup) and not word.startswith("-"):
