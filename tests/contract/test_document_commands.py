@@ -44,7 +44,7 @@ def words_of(command: str) -> list[str]:
 @cache
 def root_command() -> TyperGroup:
     """The `tandem` command with its subcommands."""
-    return cast(TyperGroup, typer.main.get_command(app))
+    return cast(TyperGroup, typer.main.get_command(cast(typer.Typer, app)))
 
 
 def fault_of(words: list[str]) -> str:
