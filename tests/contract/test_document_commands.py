@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from services.cli.__main__ import COMMANDS, app
-from tests.contract.test_documents import FENCE, ROOT, documents
+from tests.support.documents import FENCE, ROOT, documents
 
 INLINE = re.compile(r"`([^`\n]+)`")
 TANDEM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?tandem (.*)$")

@@ -9,29 +9,16 @@ from pathlib import Path
 import pytest
 
 from services.common.settings import CommonSettings
+from tests.support.documents import FENCE, ROOT, documents
 from tools.reference import log_events, markdown
 from tools.reference.__main__ import PAGES
 from tools.reference.settings import OTHERS, SECTIONS, own_fields, variable
 
-ROOT = Path(__file__).parents[2]
 DOCS, HOW_TO = ROOT / "docs", ROOT / "docs" / "how-to"
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s#]*)(#[^)\s]*)?\)")
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SEPARATOR = re.compile(r"^\s*\|[-:| ]+\|\s*$")
 ITEM = re.compile(r"^(- |\d+\. )")
 PROGRAM = re.compile(r"^\s*(import|from \w+ import|def|class|for .*;? do|while|if) ", re.MULTILINE)
-
-
-def documents() -> list[Path]:
-    """All Markdown files that git knows, or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
 
 
 def without_code(text: str) -> str:
