@@ -84,9 +84,11 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
 	@$(BIN)/pytest -m drill tests/mesh/cli/test_restore_drill.py --durations=1
 
+BEFORE ?=
+
 .PHONY: upgrade-drill
-upgrade-drill: setup ## upgrade a running mesh under load to a version with another fold, schema and protos, and roll back what can go back
-	@$(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
+upgrade-drill: setup ## upgrade a running mesh under load to another fold, schema and protos, and roll back; BEFORE=commit upgrades from there
+	@UPGRADE_FROM=$(BEFORE) $(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
 
 .PHONY: test-browser
 test-browser: setup map-environment ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures

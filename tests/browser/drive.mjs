@@ -61,7 +61,7 @@ const commands = {
   open: async ({ page, url, language }) => {
     const opened = await pageOf(page, language);
     await fetchesDone(page);
-    return (await opened.goto(url)).status();
+    return (await opened.goto(url))?.status();
   },
   click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
   fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),

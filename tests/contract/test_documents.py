@@ -9,27 +9,16 @@ from pathlib import Path
 import pytest
 
 from services.common.settings import CommonSettings
+from tests.support.documents import FENCE, ROOT, documents
 from tools.reference import log_events, markdown
 from tools.reference.__main__ import PAGES
 from tools.reference.settings import OTHERS, SECTIONS, own_fields, variable
 
-ROOT = Path(__file__).parents[2]
 DOCS, HOW_TO = ROOT / "docs", ROOT / "docs" / "how-to"
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s#]*)(#[^)\s]*)?\)")
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SEPARATOR = re.compile(r"^\s*\|[-:| ]+\|\s*$")
+ITEM = re.compile(r"^(- |\d+\. )")
 PROGRAM = re.compile(r"^\s*(import|from \w+ import|def|class|for .*;? do|while|if) ", re.MULTILINE)
-
-
-def documents() -> list[Path]:
-    """All Markdown files that git knows, or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
 
 
 def without_code(text: str) -> str:
@@ -84,6 +73,31 @@ def test_pages_and_lines_are_short() -> None:
     assert [str(path) for path, lines in texts.items() if any(len(line) > markdown.MAX_LINE for line in lines)] == []
     pages = {path: texts[path.relative_to(ROOT)] for path in HOW_TO.rglob("*.md")}
     assert len(pages) > 40 and [page.name for page, lines in pages.items() if len(lines) > 80] == []
+
+
+def _unreadable(path: Path) -> list[str]:
+    """Lines that the site's Markdown shows otherwise than GitHub's does."""
+    lines = FENCE.sub(lambda block: re.sub(r"[^\n]+", "code", block[0]), path.read_text("utf-8")).splitlines()
+    wrong = []
+    for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
+        follows_text = before.strip() and not before.startswith((" ", "#", "code")) and not ITEM.match(before)
+        after = lines[number] if number < len(lines) else ""
+        if ITEM.match(line) and follows_text:
+            wrong.append(f"{path.name}:{number}: a list needs an empty line before it")
+        if line.lstrip().startswith("|") and not before.lstrip().startswith("|") and not SEPARATOR.match(after):
+            wrong.append(f"{path.name}:{number}: a table needs a header")
+    return wrong
+
+
+def test_lists_and_tables_are_shown_as_such_by_the_site() -> None:
+    pages = [path for path in documents() if path.is_relative_to(DOCS)]
+    # Within a list the site asks for four blanks before a table or block of code.
+    shallow = [
+        f"{path.name}: {line}"
+        for path in pages
+        for line in re.findall(r"^ {1,3}(?:\||```).*$", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert [fault for path in pages for fault in _unreadable(path)] + shallow == []
 
 
 def test_a_how_to_page_holds_commands_and_no_program() -> None:

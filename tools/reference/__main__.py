@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from tools.reference import command_line, contracts, log_events, metrics, settings, stored_names
+from tools.reference import command_line, contracts, legal_bases, log_events, metrics, settings, stored_names
 from tools.reference.sources import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "alert-rules.md": metrics.render_rules,
     "log-events.md": log_events.render,
     "contracts.md": contracts.render,
+    "legal-bases.md": legal_bases.render,
     "stored-names.md": stored_names.render,
 }
 """Pages of docs/reference, and what renders each."""

@@ -16,6 +16,8 @@ from services.dispatch.exchange import receivers
 from services.dispatch.exchange.posting import open_session, post
 from services.dispatch.exchange.receivers import Receiver
 
+RUNBOOK = "docs/how-to/respond/a-page-of-tandem-watch.md"
+"""Page of the documents that says what to do, as the alert rules name theirs."""
 WITHIN_S = 10.0
 """Timeout of a pager, seconds."""
 
@@ -38,6 +40,8 @@ class PageMessage:
     """Progress of the newest canary that could have come further, in words."""
     not_answering: tuple[str, ...]
     """Processes of the mesh whose health check fails."""
+    runbook: str = RUNBOOK
+    """Page of the documents that says what to do."""
 
     def to_json(self) -> bytes:
         """The JSON that pagers receive."""

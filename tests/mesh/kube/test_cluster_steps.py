@@ -15,8 +15,9 @@ from tools.kube.__main__ import K8S, given
 from tools.kube.cluster import __main__ as command
 from tools.kube.cluster import workloads
 from tools.kube.cluster.api import Api
-from tools.kube.cluster.steps import ClusterTest
-from tools.kube.render import render
+from tools.kube.cluster.steps import ORDER, ClusterTest
+from tools.kube.cluster.workloads import name_of
+from tools.kube.render import containers, pod_of, render
 
 IMAGE, BEFORE = "localhost/tandem:next", "localhost/tandem:before"
 STEPS = [
@@ -225,6 +226,17 @@ def test_a_container_that_ended_by_itself_is_a_fault(
         monkeypatch.setattr(test.state, "pods", lambda: [pod])
         test.note_restarts()
     assert test.found == ["ingest-1: 2 times, last OOMKilled code 137"]
+
+
+@pytest.mark.parametrize("overlay", ["local", "production"])
+def test_the_upgrade_replaces_each_workload_of_tandem(overlay: str) -> None:
+    names = {
+        name_of(obj)
+        for obj in render(K8S / "overlays" / overlay)
+        if pod_of(obj) and obj["kind"] != "Job" and any("tandem" in each["image"] for each in containers(obj))
+    }
+    replaced = tuple(part for parts in ORDER for part in parts)
+    assert len(names) > 7 and {name for name in names if not name.startswith(replaced)} == set()
 
 
 def test_an_image_option_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:

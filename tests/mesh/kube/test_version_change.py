@@ -1,7 +1,8 @@
 """Upgrade of a running mesh under load to a version with another fold, schema and protos, and the rollback that is then possible.
 
-As docs/reference/kubernetes.md, "Changing the version", says: evaluators, registry, ingest, legs. Each process ends by SIGTERM and
-comes back with the next version. `make upgrade-drill` runs it.
+As docs/reference/kubernetes.md, "Changing the version", says: evaluators, registry, ingest, legs, field, console. Each process ends by
+SIGTERM and comes back with the later version. `make upgrade-drill` runs it, and `make upgrade-drill BEFORE=COMMIT` with a real earlier
+version in the place of a seeded later one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -39,7 +41,7 @@ ROUND_S = 10.0
 """Length of a round of the load, seconds. Rounds follow one another until all processes are changed."""
 INCIDENTS = 3
 """Incidents that begin in each round, in the first `ROUNDS` rounds."""
-ROUNDS = 30
+ROUNDS = 40
 REPORTS_PER_S = 60
 BACKGROUND_CASES = 100
 UPGRADE = (
@@ -47,10 +49,12 @@ UPGRADE = (
     ("registry", ("registry",)),
     ("ingest", ("ingest",)),
     ("dispatch", ("dispatch-probation", "dispatch-police", "dispatch-warning")),
+    ("field", ("field",)),
+    ("console", ("console",)),
 )
 """Packages in the documented order, with their processes."""
-ROLLBACK = UPGRADE[:1:-1]
-"""Packages that can go back: the fold's entry and the registry's schema can't."""
+COMMIT = os.environ.get("UPGRADE_FROM", "")
+"""Commit of the earlier version; if empty, this source is the earlier one."""
 COMPARE = """
 import json, uvloop
 from pathlib import Path
@@ -74,7 +78,8 @@ async def change(mesh: RunningMesh, versions: Versions, tree: Path, *parts: tupl
 
 async def until_healthy(mesh: RunningMesh, name: str) -> None:
     """Returns when a process takes connections."""
-    host, _, port = mesh.now.addresses[name].rpartition(":")
+    # Field and the console serve no gRPC.
+    host, _, port = (mesh.now.addresses.get(name) or urlsplit(mesh.now.metrics_urls[name]).netloc).rpartition(":")
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -146,28 +151,34 @@ class Load:
         return sent
 
 
-async def reports_in_log(mesh: RunningMesh) -> set[str]:
-    """Ids of the load's reports in the log."""
+async def reports_in_log(mesh: RunningMesh, mark: str) -> set[str]:
+    """Ids of the load's reports in the log, which must hold the mark of the later version."""
     async with mesh.now.nats.bus_as("explain") as bus:
         log = flow.log_stream(0)
         last = (await bus.bounds_of(log)).last
         entries = [message.data async for message in pull.between(bus, log, 1, last=last)]
-    assert b"the next version" in b"".join(entries)
+    assert mark.encode() in b"".join(entries)
     return {found.decode() for entry in entries for found in REPORT.findall(entry)}
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(3600)
 async def test_a_mesh_is_upgraded_and_rolled_back_under_load(tmp_path: Path) -> None:
-    versions = await asyncio.to_thread(Versions, tmp_path)
+    versions = await asyncio.to_thread(Versions, tmp_path, [package for package, _ in UPGRADE], COMMIT)
+    upgraded = [part for part in UPGRADE if versions.has(part[0])]
+    refused = [(part, refusal) for part in upgraded if (refusal := versions.refusal_of(part[0]))]
+    rolled_back = [part for part in reversed(upgraded) if not versions.refusal_of(part[0])]
     with running_mesh(tmp_path / "mesh", settings=versions.environment) as mesh:
         loads = Load(mesh)
         async with meshes.connect(mesh.now) as clients, mesh.now.nats.bus_as("dispatch-probation") as bus:
             await populate(clients, bus, loads.cases)
-            for what, tree, parts in (("upgraded", versions.next, UPGRADE), ("rolled back", versions.this, ROLLBACK)):
+            for what, tree, parts in (
+                ("upgraded", versions.later, upgraded),
+                ("rolled back", versions.earlier, rolled_back),
+            ):
                 sent = await loads.during(clients, bus, change(mesh, versions, tree, *parts))
-                missing = sent.reports - await reports_in_log(mesh)
-                alerts = await compared(mesh, versions.next)
+                missing = sent.reports - await reports_in_log(mesh, versions.mark)
+                alerts = await compared(mesh, versions.later)
                 print(
                     f"\n{what}: {', '.join(package for package, _ in parts)}\n"
                     f"reports: {sent.accepted} accepted of {len(sent.reports)}, {len(missing)} lost\n"
@@ -178,24 +189,22 @@ async def test_a_mesh_is_upgraded_and_rolled_back_under_load(tmp_path: Path) -> 
                 assert sent.incidents and sent.lost == 0
                 assert alerts["same"] and alerts["stored"]
 
-        # The parts that can't go back say so, and the rest of the mesh goes on with the next version of them.
-        for package, name, expected in (
-            ("geofence", "geofence-1", f"the log demands fold version {NEXT_VERSION}"),
-            ("registry", "registry", "Can't locate revision identified by 'next'"),
-        ):
-            versions.choose(versions.this, package)
-            log_file = mesh.folder / "logs" / f"{name}.log"
-            before = log_file.stat().st_size
-            os.kill(mesh.now.pids[name], signal.SIGTERM)
-            async with asyncio.timeout(PATIENCE_S):
-                while expected.encode() not in log_file.read_bytes()[before:]:  # noqa: ASYNC110  # there is no event
-                    await asyncio.sleep(0.1)
-            await change_back(mesh, versions, package, name)
+        # The parts that can't go back say so, and the rest of the mesh goes on with the later version of them.
+        for (package, (name, *_)), refusal in refused:
+            await until_refused(mesh, versions, package, name=name, refusal=refusal)
+            print(f"refused to go back: {name}: {refusal}")
 
 
-async def change_back(mesh: RunningMesh, versions: Versions, package: str, name: str) -> None:
-    """Lets the supervisor, which restarts the process again and again, start the next version."""
-    versions.choose(versions.next, package)
+async def until_refused(mesh: RunningMesh, versions: Versions, package: str, *, name: str, refusal: str) -> None:
+    """Starts the earlier version of a process, waits until its log says why it can't work, and starts the later one again."""
+    versions.choose(versions.earlier, package)
+    log_file = mesh.folder / "logs" / f"{name}.log"
+    before = log_file.stat().st_size
+    os.kill(mesh.now.pids[name], signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        while refusal.encode() not in log_file.read_bytes()[before:]:  # noqa: ASYNC110  # there is no event
+            await asyncio.sleep(0.1)
+    versions.choose(versions.later, package)
     await until_healthy(mesh, name)
 
 

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from services.cli import usage
-from services.cli.commands.operate.tag import Basis, Folder, ask, grounds, moment, show, text
 from services.cli.failure import MISUSED, CommandFailed
+from services.cli.probation import Basis, Folder, ask, grounds, moment, show, text
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from tandem.registry.v1 import cctv_pb2
 
@@ -93,7 +93,7 @@ def _print(requests: list[cctv_pb2.CctvRequest]) -> None:
         due = f"{text(each.due_at)}{', OVERDUE' if each.overdue else ''}" if each.HasField("due_at") else "nothing"
         ground = cctv_pb2.CctvGround.Name(each.ground).removeprefix("CCTV_GROUND_").lower()
         view.add_row(each.request_id, each.wearer_id, ground, each.government, "\n".join(steps), due)
-    show(view if requests else "no requests")
+    show(view, empty="no requests")
 
 
 app.command("list", cls=usage.Command)(list_requests)

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
-import grpc.aio
 import typer
-import uvloop
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 
-from services.cli import arguments, usage
-from services.cli.calls import Request, Response, call
-from services.cli.simulate.actors import DESKS
-from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients
-from services.cli.terminal import SafeConsole
-from services.common import times
-from tandem.registry.v1 import disclosure_pb2, tag_record_pb2
+from services.cli import usage
+from services.cli.probation import Basis, Folder, ask, grounds, moment, show, text
+from services.cli.stack.mesh import DEFAULT_FOLDER
+from tandem.registry.v1 import tag_record_pb2
 
 app = usage.group("Refusals, good cause and authorised removals of tags.")
-IDENTITY = DESKS["probation"]
-WIDTH = 180
-"""Output width without a terminal, characters."""
 
-Folder = Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")]
 RecordId = Annotated[str, typer.Argument(help="The Ministry's id of the record.")]
 Reason = Annotated[str, typer.Option(help="Why, at most 500 characters.")]
-Basis = Annotated[str, typer.Option("--legal-basis", help="Code of the article that allows the disclosure.")]
 
 
 @app.command(cls=usage.Command)
@@ -134,40 +119,8 @@ def list_records(
             "\n".join(by),
             each.reason,
         )
-    show(view if answer.records else "no records")
+    show(view, empty="no records")
     print(f"disclosure {answer.disclosure_id}")
-
-
-def show(view: Table | str) -> None:
-    """Prints a table, wide enough for its texts without a terminal."""
-    SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH).print(view)
-
-
-def ask(
-    folder: Path, method: Callable[[Clients], grpc.aio.UnaryUnaryMultiCallable[Request, Response]], request: Request
-) -> Response:
-    """Makes a call of a running mesh as probation's desk."""
-
-    async def ask_mesh() -> Response:
-        async with mesh.connect(mesh.load(folder)) as clients:
-            return await call(method(clients), request, clients.identity(IDENTITY))
-
-    return uvloop.run(ask_mesh())
-
-
-def grounds(basis: str) -> disclosure_pb2.Grounds:
-    """Grounds of a reading by an officer of probation."""
-    return disclosure_pb2.Grounds(legal_basis=basis, purpose=disclosure_pb2.PURPOSE_ENFORCEMENT)
-
-
-def moment(option: str, value: str) -> Timestamp:
-    """The time of an option. Raises CommandFailed if it isn't one."""
-    return times.to_timestamp(arguments.moment_ms(f"--{option}", value))
-
-
-def text(value: Timestamp) -> str:
-    """A time for people."""
-    return times.to_rfc3339(times.from_timestamp(value))
 
 
 def _outcome(outcome: tag_record_pb2.TagRecordOutcome.ValueType) -> str:
