@@ -32,7 +32,8 @@ from bench.silence import folder
 LIVES, LEARNT = 100, 150
 FIRST_LEARNT = 10_000
 """Seed of the first week from which the attacker learns."""
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Attacked(NamedTuple):

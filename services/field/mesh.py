@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 
 from services.common.rpc import client
 from services.common.rpc.certificates import spiffe_id
@@ -23,6 +22,7 @@ from services.common.rpc.server import Metadata
 from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.settings import FieldSettings
 from tandem.dispatch.v1.phone_notice_pb2_grpc import PhoneNoticeServiceStub
+from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 WITHIN_S = 8.0

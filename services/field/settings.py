@@ -72,9 +72,7 @@ class FieldSettings(HttpSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        self.refuse_plaintext_to(
-            "registry", "dispatch_warning", "geofence", "dispatch_probation", "dispatch_police"
-        )
+        self.refuse_plaintext_to("registry", "dispatch_warning", "geofence", "dispatch_probation", "dispatch_police")
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(

@@ -157,7 +157,8 @@ def test_there_is_no_map_without_a_ground_or_in_an_exercise(changes: dict[str, o
 
 
 def test_an_amendment_that_takes_the_ground_or_drops_her_ends_the_map() -> None:
-    for changes in ({"notice_ground": notice_pb2.NOTICE_GROUND_UNSPECIFIED}, {"persons": []}):
+    changed: tuple[dict[str, object], ...] = ({"notice_ground": notice_pb2.NOTICE_GROUND_UNSPECIFIED}, {"persons": []})
+    for changes in changed:
         story = story_with()
         at_s = come(story, 1_300, 400, from_s=1, mps=2)
         story.case(at_s + 1, "1", **({"notice_ground": JUDGMENT, "version": 2} | changes))
@@ -219,6 +220,7 @@ def test_his_own_home_unit_is_never_on_the_map() -> None:
 
 def test_views_change_no_state_and_are_the_same_from_a_checkpoint() -> None:
     story, unseen = story_with(), story_with()
+    at_s = 1.0
     for each in (story, unseen):
         at_s = 1.0
         for metres in range(1_300, 100, -30):
