@@ -30,15 +30,15 @@ Floats = NDArray[np.float64]
 def chosen(sightings: Sequence[Sighting]) -> list[list[Sighting]]:
     """The views that he has, by encounter: where there are more than VIEWS, the first and the last of each encounter come first."""
     groups = encounters(sightings)
-    taken: list[list[int]] = [[] for _ in groups]
+    selected: list[list[int]] = [[] for _ in groups]
     left = VIEWS
     for rank in range(max(map(len, groups), default=0)):
-        for group, own in zip(groups, taken, strict=True):
+        for group, own in zip(groups, selected, strict=True):
             if left and rank < len(group):
                 # First, last, second, last but one, and so on.
                 own.append(rank // 2 if rank % 2 == 0 else len(group) - 1 - rank // 2)
                 left -= 1
-    return [[group[i] for i in sorted(own)] for group, own in zip(groups, taken, strict=True) if own]
+    return [[group[i] for i in sorted(own)] for group, own in zip(groups, selected, strict=True) if own]
 
 
 class Habits:

@@ -87,7 +87,8 @@ def unit(connection: sa.Connection, unit_id: str) -> Unit | None:
 
 def report_of(connection: sa.Connection, unit_id: str) -> UnitReport:
     """Returns the last report of a unit of the roster."""
-    return _report(connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).one())
+    [row] = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).all()
+    return _report(row)
 
 
 def change_distress(connection: sa.Connection, unit_id: str, since_ms: int | None) -> bool:

@@ -119,7 +119,7 @@ async def test_a_shift_starts_by_a_link_that_works_once(road: Road) -> None:
     assert calls == ["tel:112", "tel:02-000-0000", "tel:119"]
 
 
-async def test_an_offer_rings_and_one_that_another_unit_has_meanwhile_is_taken_away_in_words(road: Road) -> None:
+async def test_an_offer_rings_and_says_so_when_another_unit_has_it_meanwhile(road: Road) -> None:
     await road.start("car-2", "car-2", "en", at=STREET)
     await road.scene.stage.warn()
     await road.scene.stage.notify()

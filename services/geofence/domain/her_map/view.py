@@ -24,7 +24,7 @@ from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.unseen import belief
 from services.geofence.domain.wearing import removals
 
-BESIDE_M = 200
+CLOSE_M = 200
 """Within this distance, m, neither rest nor the way off withholds a view: there he endangers her wherever he rests or goes."""
 LONG_REST_MS = 3_600_000
 """A wearer who has been at one place for this long is at home there, however near it is."""
@@ -155,7 +155,7 @@ def _withheld(state: State, case: Case, person: Target, *, place: FromHer | None
     rested_ms = reachability.rest_ms(track) if track is not None else 0
     if _is_at_own_unit(state, case) or rested_ms >= LONG_REST_MS:
         return ViewOutcome.AT_REST
-    if place is not None and place.least_m <= BESIDE_M:
+    if place is not None and place.least_m <= CLOSE_M:
         return None
     if rested_ms >= state.rules.rest_ms:
         return ViewOutcome.AT_REST

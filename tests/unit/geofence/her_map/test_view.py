@@ -189,7 +189,7 @@ def test_a_place_counts_by_its_distance_and_not_by_speed_towards_it() -> None:
     assert outcome(story, at_s) is ViewOutcome.FAR
 
 
-def test_a_wearer_on_the_way_off_or_at_rest_is_shown_only_beside_her() -> None:
+def test_a_wearer_on_the_way_off_or_at_rest_is_shown_only_close_to_her() -> None:
     story = story_with()
     at_s = come(story, 1_300, 60, from_s=1, mps=2)
     at_s = come(story, 60, 200, from_s=at_s + 15, mps=2)
@@ -199,12 +199,12 @@ def test_a_wearer_on_the_way_off_or_at_rest_is_shown_only_beside_her() -> None:
     at_s = stay(story, 560, from_s=at_s + 15, until_s=at_s + 500)
     assert outcome(story, at_s) is ViewOutcome.AT_REST
 
-    beside = story_with()
-    at_s = come(beside, 1_300, 150, from_s=1, mps=2)
-    at_s = stay(beside, 150, from_s=at_s + 15, until_s=at_s + 900)
-    assert outcome(beside, at_s) is ViewOutcome.SHOWN
-    at_s = stay(beside, 150, from_s=at_s + 15, until_s=at_s + 3_600)
-    assert outcome(beside, at_s) is ViewOutcome.AT_REST
+    close_by = story_with()
+    at_s = come(close_by, 1_300, 150, from_s=1, mps=2)
+    at_s = stay(close_by, 150, from_s=at_s + 15, until_s=at_s + 900)
+    assert outcome(close_by, at_s) is ViewOutcome.SHOWN
+    at_s = stay(close_by, 150, from_s=at_s + 15, until_s=at_s + 3_600)
+    assert outcome(close_by, at_s) is ViewOutcome.AT_REST
 
 
 def test_his_own_home_unit_is_never_on_the_map() -> None:
