@@ -302,8 +302,7 @@ class LegRecord:
         self._readers.notify((change.known[id_].incident for id_ in changed), self._availability.take_moved())
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
-        # In the next turn of the loop: the desks' streams, which were woken above, go before it.
-        asyncio.get_running_loop().call_soon(_log, self.leg, change, self._metrics)
+        asyncio.get_running_loop().call_soon(_log, self.leg, change, self._metrics)  # after the desks' streams
 
 
 def _folded(

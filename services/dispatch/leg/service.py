@@ -80,7 +80,7 @@ class LegService:
 
     async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
         """Applies alerts up to a stream position in one transaction, durable on return. A repeated alert changes nothing."""
-        alerts = sorted((alert for alert in alerts if concerns(self.name, alert)), key=_gravest_of_entry_first)
+        alerts = sorted((each for each in alerts if concerns(self.name, each)), key=_gravest_of_entry_first)
         commands = [IncidentCommand(alert.incident_id, FoldAlert(alert)) for alert in alerts]
         situation = await self._situation(_destinations(alerts))
         await self.record.handle(commands, situation, position=position)
@@ -90,10 +90,8 @@ class LegService:
 
         The chain records each of them as AlertWasMissing.
         """
-
         # The memory holds what was committed. Folding the other incidents takes long, so no offer may wait for it.
-        memory = self.record.memory
-        unknown = [alert for alert in alerts if not memory.has_alert(alert.incident_id, alert.alert_id)]
+        unknown = [a for a in alerts if not self.record.memory.has_alert(a.incident_id, a.alert_id)]
 
         def read_missing(connection: Connection) -> list[Alert]:
             known = self.record.gather(connection, {alert.incident_id for alert in unknown}, {})

@@ -139,7 +139,7 @@ class OutputPublisher:
                     assert_never(output)
         if alerts:
             publish_at_s = asyncio.get_running_loop().time() + self._delay_s
-            self._outgoing.put_nowait(_Decided(alerts, wall_us(), publish_at_s, entry))
+            self._outgoing.put_nowait(_Decided(alerts, at_wall_us=wall_us(), publish_at_s=publish_at_s, entry=entry))
         return bool(alerts)
 
     def put_digest(self, digest: StateDigest) -> None:

@@ -173,7 +173,7 @@ class DisclosureOutbox:
         """Returns once the next transaction has written these rows."""
         if self._opened is None:
             raise _not_open()
-        write = _Write(asyncio.get_running_loop().create_future(), beginnings, allowed, single)
+        write = _Write(asyncio.get_running_loop().create_future(), beginnings, allowed=allowed, single=single)
         self._unwritten.writes.append(write)
         self._to_write.set()
         await write.done

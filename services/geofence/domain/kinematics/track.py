@@ -244,16 +244,6 @@ class Track(Fixes):
         age_ms = at_ms - self.recent[-1].time_ms
         return age_ms <= UNKNOWN_AFTER_MS or age_ms <= self.unknown_after_ms()
 
-    def path_since_mm(self, from_ms: int) -> float:
-        """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
-        fixes, total_mm = self.since(from_ms), 0.0
-        for i in range(len(fixes) - 1, 0, -1):
-            fix, before = fixes[i], fixes[i - 1]
-            if fix[0] <= from_ms:
-                break
-            total_mm += math.dist(fix[3:6], before[3:6])
-        return total_mm
-
     def count_before(self, time_ms: int, newest: int) -> int:
         """Number of fixes older than `time_ms` that aren't needed: all but the last of them, and none of the `newest` newest fixes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -113,6 +114,16 @@ class Fixes:
             return recent
         first = self._index_at(time_ms) - before
         return recent if first >= self.older_count else self._from(max(0, first))
+
+    def path_since_mm(self, from_ms: int) -> float:
+        """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
+        fixes, total_mm = self.since(from_ms), 0.0
+        for i in range(len(fixes) - 1, 0, -1):
+            fix, before = fixes[i], fixes[i - 1]
+            if fix[0] <= from_ms:
+                break
+            total_mm += math.dist(fix[3:6], before[3:6])
+        return total_mm
 
     def newest(self, count: int) -> list[Fix]:
         """The newest fixes, `count` or all."""
