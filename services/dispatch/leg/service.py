@@ -70,7 +70,7 @@ class LegService:
         self.store = record.store
         self.watch = watch
         self.metrics = metrics
-        self.history = HistoryBudget(record.gate)  # of the readers of this leg's history
+        self.history = HistoryBudget(record.gate)
         self.last_known_positions = availability.last_known_positions
         self.unit_report = availability.report_of
         self._availability = availability

@@ -221,7 +221,7 @@ def test_probations_bundle_has_no_positions_of_protected_persons(made: Made) -> 
     shown = [event for name, data in chains.items() for event in evidence_chains.follow(name, data)]
     of_police = [event for event in shown if event.leg == "police"]
     assert "Acknowledged" in {event.kind for event in of_police}
-    assert all(event.body.keys() <= {"at_ms", "assignment_id", "by", "due_ms"} for event in of_police)
+    assert all(event.body.keys() <= {"at_ms", "assignment_id", "by", "due_ms", "remind_ms"} for event in of_police)
 
 
 async def test_each_bundle_is_disclosed_and_refused_without_legal_grounds(made: Made, tmp_path: Path) -> None:
