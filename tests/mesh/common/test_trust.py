@@ -249,11 +249,11 @@ def test_every_method_names_its_allowed_roles(method: MethodDescriptor) -> None:
 
 
 FURTHER_SERVICES = {
-    "registry": "Cctv DeviceToken Disclosure Enrolment Exercise Finding MatchReview Notice Party PresenceUnit RecordSearch"
-    " TagRecord Trace",
+    "registry": "Cctv DeviceToken Disclosure Enrolment Exercise Finding MatchReview Notice OrderExtension Party PresenceUnit"
+    " RecordSearch TagRecord Trace",
     "ingest": "Battery Command",
-    "geofence": "DeviceState Position WhatIf",
-    "dispatch": "Contact Evidence Following Handover Note OrderBurden PhoneNotice Roster Statistics",
+    "geofence": "DeviceState Position RegionMap WhatIf",
+    "dispatch": "Contact Evidence Following Handover Note OrderBurden PhoneNotice Roster Statistics UnitDuty",
 }
 """Services by package, beside the one that has the package's name."""
 

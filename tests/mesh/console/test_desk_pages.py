@@ -259,11 +259,14 @@ async def test_a_desk_issues_a_units_link_and_a_code_for_her_phone_each_shown_on
     unit = {"unit_id": "car-9", "office_id": "seoul-1", "unit_class": "patrol-car", "version": "0"}
     async with opened.bench.visitor("police") as police, server.channel(opened.registry.address) as channel:
         shift = {"shift_from": "2026-03-02T18:00", "shift_until": "2099-03-03T09:00"}
+        await police.read("/roster")
         assert (await police.post("/roster/units", **unit, **shift))[0] == 303
         status, page = await police.post("/roster/unit-link", unit_id="car-9")
         [link] = re.findall(r'id="secret">([^<]+)<', page)
         assert status == 200 and link.startswith("police.") and link not in await police.read("/roster")
-        status, page = await police.post("/roster/unit-link", unit_id="car-2")
+        over = {**unit, "unit_id": "car-10", "shift_from": "2026-03-01T18:00", "shift_until": "2026-03-02T09:00"}
+        assert (await police.post("/roster/units", **over))[0] == 303
+        status, page = await police.post("/roster/unit-link", unit_id="car-10")
         assert status == 409 and TEXTS["phones_SHIFT_OVER"][0] in page
         assert (await police.post("/roster/unit-link", unit_id="nobody"))[0] == 404
         status, page = await police.post("/roster/unit-link", unit_id="")
@@ -278,6 +281,7 @@ async def test_a_desk_issues_a_units_link_and_a_code_for_her_phone_each_shown_on
         assert status == 403 and TEXTS["phones_403"][0] in page
         assert (await police.post("/people/phone-code", device_id="nobody"))[0] == 404
     async with opened.bench.visitor("probation") as probation:
+        await probation.read("/people")
         assert (await probation.post("/people/phone-code", device_id="app-9"))[0] == 403
 
 

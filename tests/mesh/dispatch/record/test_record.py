@@ -34,7 +34,7 @@ from tests.support.dispatch.leg_chain import first_broken_event
 DEADLINES = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
 POSITION = StreamPosition(flow.INCIDENTS.name, "log", 1)
 DESK = "spiffe://npa/desk/seoul"
-ROWS = "5c5ac268cce6707635720d902109e1501706d7e88710bf2b32d657e1fc73321d"
+ROWS = "b4044dd81a64230c6ae1d0ae4a8f4955bf28402f3e7bc8e8bad16a61da5d2735"
 """SHA-256 of the rows of the story below, as they were before transactions were shared and hot statements went to the driver."""
 
 
