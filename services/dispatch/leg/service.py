@@ -82,8 +82,7 @@ class LegService:
         """Applies alerts up to a stream position in one transaction, durable on return. A repeated alert changes nothing."""
         alerts = sorted((each for each in alerts if concerns(self.name, each)), key=_gravest_of_entry_first)
         commands = [IncidentCommand(alert.incident_id, FoldAlert(alert)) for alert in alerts]
-        situation = await self._situation(_destinations(alerts))
-        await self.record.handle(commands, situation, position=position)
+        await self.record.handle(commands, await self._situation(_destinations(alerts)), position=position)
 
     async def reconcile(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Applies the alerts that the record lacks, among alerts that demand this leg's response, and returns them.
