@@ -14,6 +14,9 @@ const RETRY_MS = 3_000;
 const REDRAW_MS = 1_000;
 const find = <E extends HTMLElement = HTMLElement>(id: string) => document.getElementById(id) as E;
 
+/** What became of the officer's call for help, in words; empty without one. */
+let distressWords = "";
+let distressIsOn = false;
 let duty: Duty | undefined;
 let away = false;
 let ended = false;
@@ -133,8 +136,16 @@ function show(): void {
   drawTasks(duty);
   find("shift-said").textContent = t("shift_said", { unit: duty.unit, leg: t(`leg_${duty.leg}`), until: clock(duty.shift_until_ms) });
   for (const each of document.querySelectorAll<HTMLElement>("[data-status]")) each.ariaPressed = String(each.dataset["status"] === position.status);
-  find("distress-said").textContent = duty.distress_ms ? t("distress_on", { at: clock(duty.distress_ms) }) : "";
-  find("distress").hidden = duty.distress_ms !== null || !find("distress-sure").hidden;
+  drawDistress(duty);
+}
+
+/** Since when help has been called for, and who knows of it, until the desk ends the call. */
+function drawDistress(now: Duty): void {
+  if (now.distress_ms === null && distressIsOn) distressWords = "";
+  distressIsOn = now.distress_ms !== null;
+  const since = now.distress_ms === null ? "" : t("distress_on", { at: clock(now.distress_ms) });
+  find("distress-said").textContent = `${since} ${distressWords}`.trim();
+  find("distress").hidden = distressIsOn || !find("distress-sure").hidden;
 }
 
 function drawTasks(now: Duty): void {
@@ -239,18 +250,21 @@ async function endShift(): Promise<void> {
 }
 
 async function raiseDistress(): Promise<void> {
+  const say = (words: string): void => {
+    distressWords = words;
+    if (duty) drawDistress(duty);
+  };
   find("distress-sure").hidden = true;
-  find("distress-said").textContent = t("distress_sending");
+  say(t("distress_sending"));
   for (;;) {
     try {
       void position.report();
       const raised = await call<{ other_desk: boolean }>("POST", "/api/unit/distress", {});
-      find("distress-said").textContent = t(raised.other_desk ? "distress_both" : "distress_own");
       if (duty) duty.distress_ms = Date.now() + aheadMs;
-      return;
+      return say(t(raised.other_desk ? "distress_both" : "distress_own"));
     } catch (error) {
       if (error instanceof Refused && error.status === 401) return end(error.code);
-      find("distress-said").textContent = t("distress_not_sent");
+      say(t("distress_not_sent"));
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
