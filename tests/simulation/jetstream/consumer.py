@@ -223,8 +223,10 @@ class MemoryConsumer:
         if self._is_gone:
             return
         for sequence, (until_ns, _) in list(self._unacknowledged.items()):
-            if until_ns <= self._world.now_ns and sequence not in self._redeliver:
-                self._redeliver.append(sequence)
+            if until_ns <= self._world.now_ns:
+                # A message that still waits for a request gets a new time too: otherwise this moment would never end.
+                if sequence not in self._redeliver:
+                    self._redeliver.append(sequence)
                 times = self._unacknowledged[sequence][1]
                 self._unacknowledged[sequence] = (self._world.now_ns + self._ack_wait_ns, times)
                 self._unacknowledged.move_to_end(sequence)
