@@ -298,8 +298,8 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
                 assert (await car.answer(task, answer)).status == 200
             assert (await car.answer(task, "on_scene"))[:2] == (409, {"error": "step_left_out"})
             assert (await car.answer(task, "en_route")).status == 200
-            seen = await car.first_targets(task["incident"])
-            assert any(each.get("subject") == scene.stage.person_id for each in seen)
+            seen = await car.first_targets(task["incident"], scene.stage.person_id)
+            assert seen[-1]["subject"] == scene.stage.person_id
 
             async def in_ledger() -> bool:
                 return any(row[0].endswith("/police/car-2") for row in scene.ledger_recipients())

@@ -125,14 +125,14 @@ class UnitPhone:
 
         return dict(await until(found))
 
-    async def first_targets(self, incident_id: str) -> list[dict[str, Any]]:
-        """The first events of the stream of an incident's targets."""
+    async def first_targets(self, incident_id: str, subject_id: str) -> list[dict[str, Any]]:
+        """The events of the stream of an incident's targets, up to the first one about a subject."""
         async with self.client.streamed("GET", f"/api/unit/targets?incident={incident_id}") as answer:
             assert answer.status == 200, answer.status
             lines: list[dict[str, Any]] = []
             async for line in answer.content:
                 lines.append(json.loads(line))
-                if any("lat" in each for each in lines):
+                if lines[-1].get("subject") == subject_id:
                     break
             return lines
 
