@@ -59,7 +59,10 @@ async def sent_text(chased: Chase, part: str) -> str:
     async def read() -> str | None:
         return next((text for text in texts(chased) if part in text), None)
 
-    return await until(part, read)
+    try:
+        return await until(part, read)
+    except AssertionError as error:
+        raise AssertionError(f"no text with {part!r} among {texts(chased)}") from error
 
 
 async def grounds(chased: Chase, spiffe_id: str = NPA_RECORDS) -> registry_notice_pb2.OrderGround:
