@@ -1,6 +1,6 @@
 import { defineConfig } from "vite";
 
-// The unit's page, with nothing shared with her app: each opens without a network by files of its own.
+// The unit's page. It shares no built file with her app: each opens without a network by files of its own.
 export default defineConfig({
   base: "/static/",
   publicDir: false,

@@ -3,6 +3,7 @@
 import "./app.css";
 import { forgetAll, keep, newKey, setting } from "./kept";
 import { HerMap } from "./map";
+import { subscribe } from "./push";
 import { Reporting } from "./reporting";
 import { type Notice, type Notices, Refused, call, receipt } from "./server";
 
@@ -51,7 +52,7 @@ function start(): void {
   screen("main");
   reporting.start();
   void follow();
-  void subscribe().catch(() => undefined);
+  void subscribePage().catch(() => undefined);
 }
 
 function listen(): void {
@@ -191,24 +192,13 @@ async function retried(work: () => Promise<unknown>): Promise<void> {
 
 // ---- push
 
-async function subscribe(): Promise<void> {
-  const can = "PushManager" in window && "Notification" in window;
-  find("push").hidden = !can || Notification.permission === "granted";
-  if (!can || Notification.permission !== "granted") return;
-  const { key } = await call<{ key: string }>("GET", "/api/push");
-  const registration = await navigator.serviceWorker.ready;
-  const options = { userVisibleOnly: true, applicationServerKey: key };
-  const subscription = await registration.pushManager.subscribe(options).catch(async () => {
-    await (await registration.pushManager.getSubscription())?.unsubscribe(); // of an earlier key of the server
-    return registration.pushManager.subscribe(options);
-  });
-  const { endpoint, keys } = subscription.toJSON();
-  await call("POST", "/api/push", { endpoint, p256dh: keys?.["p256dh"], auth: keys?.["auth"] });
+function subscribePage(): Promise<void> {
+  return subscribe("/api/push", find("push"));
 }
 
 async function askForPush(): Promise<void> {
   await Notification.requestPermission();
-  await subscribe().catch(() => (find("push-said").textContent = t("push_failed")));
+  await subscribePage().catch(() => (find("push-said").textContent = t("push_failed")));
 }
 
 // ---- the state of her own device, in words that can't be taken for a notice about somebody else

@@ -2,6 +2,7 @@
 
 import "./page.css";
 import { forgetAll, keep, newKey, setting } from "../kept";
+import { subscribe } from "../push";
 import { Refused, call } from "../server";
 import { ACCEPTED, ASKED, card } from "./cards";
 import { type Answer, Answers, type Duty } from "./duty";
@@ -74,7 +75,7 @@ function start(): void {
   void answers.begin();
   position.start();
   void follow();
-  void subscribe().catch(() => undefined);
+  void subscribePage().catch(() => undefined);
   setInterval(show, REDRAW_MS);
 }
 
@@ -270,24 +271,13 @@ async function raiseDistress(): Promise<void> {
   }
 }
 
-async function subscribe(): Promise<void> {
-  const can = "PushManager" in window && "Notification" in window;
-  find("push").hidden = !can || Notification.permission === "granted";
-  if (!can || Notification.permission !== "granted") return;
-  const { key } = await call<{ key: string }>("GET", "/api/unit/push");
-  const registration = await navigator.serviceWorker.ready;
-  const options = { userVisibleOnly: true, applicationServerKey: key };
-  const subscription = await registration.pushManager.subscribe(options).catch(async () => {
-    await (await registration.pushManager.getSubscription())?.unsubscribe(); // of an earlier key of the server
-    return registration.pushManager.subscribe(options);
-  });
-  const { endpoint, keys } = subscription.toJSON();
-  await call("POST", "/api/unit/push", { endpoint, p256dh: keys?.["p256dh"], auth: keys?.["auth"] });
+function subscribePage(): Promise<void> {
+  return subscribe("/api/unit/push", find("push"));
 }
 
 async function askForPush(): Promise<void> {
   await Notification.requestPermission();
-  await subscribe().catch(() => (find("push-said").textContent = t("push_failed")));
+  await subscribePage().catch(() => (find("push-said").textContent = t("push_failed")));
 }
 
 void begin();
