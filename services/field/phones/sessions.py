@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import durable
+from services.field.cookies import SealedCookies
 
 COOKIE = "app"
 LASTS_S = 180 * 86_400
@@ -36,17 +33,18 @@ class PhoneCookies:
     """Seals and opens cookies. The newest key seals, and all open."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._fernet = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in reversed(keys)])
+        self._sealed = SealedCookies(keys, LASTS_S)
 
     def seal(self, session: PhoneSession) -> str:
         """The value of a phone's cookie."""
-        return self._fernet.encrypt(json.dumps(asdict(session)).encode()).decode()
+        return self._sealed.seal(asdict(session))
 
     def open(self, cookie: str) -> PhoneSession | None:
         """The phone of a cookie; None if the cookie is none of ours or too old."""
+        content = self._sealed.open(cookie)
         try:
-            return PhoneSession(**json.loads(self._fernet.decrypt(cookie.encode(), ttl=LASTS_S)))
-        except (InvalidToken, TypeError, ValueError):
+            return None if content is None else PhoneSession(**content)
+        except TypeError:
             return None
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from services.field.cookies import SealedCookies
 
 COOKIE = "unit"
 LASTS_S = 2 * 86_400
@@ -43,16 +41,18 @@ class UnitCookies:
     """Seals and opens the cookies of units' pages. The newest key seals, and all open."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._fernet = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in reversed(keys)])
+        self._sealed = SealedCookies(keys, LASTS_S)
 
     def seal(self, session: UnitSession) -> str:
         """The value of a page's cookie."""
-        return self._fernet.encrypt(json.dumps({"purpose": PURPOSE, **asdict(session)}).encode()).decode()
+        return self._sealed.seal({"purpose": PURPOSE, **asdict(session)})
 
     def open(self, cookie: str) -> UnitSession | None:
         """The page of a cookie; None if the cookie is none of a unit or too old."""
+        content = self._sealed.open(cookie)
+        if content is None or content.pop("purpose", "") != PURPOSE:
+            return None
         try:
-            content = json.loads(self._fernet.decrypt(cookie.encode(), ttl=LASTS_S))
-            return UnitSession(**content) if content.pop("purpose") == PURPOSE else None
-        except (AttributeError, InvalidToken, KeyError, TypeError, ValueError):
+            return UnitSession(**content)
+        except TypeError:
             return None
