@@ -112,8 +112,11 @@ class StreamComparison:
             unchecked = [publication for publication in page if until is None or publication.position > until]
             missing = set(await self._lost_among(unchecked))
             for publication in unchecked:
-                there = 0 if publication in missing else there + 1
-                lost += [publication] if publication in missing else []
+                if publication in missing:
+                    lost.append(publication)
+                    there = 0
+                else:
+                    there += 1
             if there >= run or len(unchecked) < len(page):
                 return lost
             page = await self._records.newest(page[-1].position, PAGE)
