@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.stack import processes
 from services.cli.stack.mesh import locked
+from tests.support.common import ports
 from tests.support.common.mesh import tandem
 
 
@@ -48,12 +48,15 @@ def test_a_folder_runs_one_mesh_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_used_port_is_named(tmp_path: Path) -> None:
-    base_port = processes.free_base_port()
+    # Ports of this process's own block, so that no mesh of another test process takes them meanwhile.
+    used = [ports.free_port() for _ in range(5)][-1]
     with socket.socket() as occupant:
-        occupant.bind(("127.0.0.1", base_port + 4))
+        # As `tandem up` does: a port whose last connections are still closing counts as free.
+        occupant.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        occupant.bind(("127.0.0.1", used))
         occupant.listen()
-        outcome = tandem("up", "--dir", str(tmp_path), "--base-port", str(base_port))
-    assert outcome.returncode == 2 and f"port {base_port + 4} is in use" in outcome.stderr
+        outcome = tandem("up", "--dir", str(tmp_path), "--base-port", str(used - 4))
+    assert outcome.returncode == 2 and f"port {used} is in use" in outcome.stderr
 
 
 @pytest.mark.parametrize("command", ["backtest", "replay"])
