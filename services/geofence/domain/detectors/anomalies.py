@@ -86,32 +86,36 @@ def _is_frozen(track: Track) -> bool:
     newest = track.recent[-2:]
     if len(newest) < 2 or newest[0][3:6] != newest[1][3:6]:
         return False  # nearly always
-    fixes = track.fixes
-    last = fixes[-1]
-    since = len(fixes) - 1
-    while since and fixes[since - 1][3:6] == last[3:6]:
-        since -= 1
-    if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
+    fixes = track.backwards()
+    last = next(fixes)
+    pinned, since_ms, moving = 1, last.time_ms, None
+    for fix in fixes:
+        if fix[3:6] != last[3:6]:
+            moving = fix
+            break
+        pinned, since_ms = pinned + 1, fix.time_ms
+    if moving is None or pinned < MIN_COPIED or last.time_ms - since_ms < FROZEN_MS:
         return False
-    return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
+    earlier = 1
+    for fix in fixes:
+        if fix[3:6] == moving[3:6]:
+            return False
+        earlier, moving = earlier + 1, fix
+    return earlier >= MIN_COPIED
 
 
 def _is_copied(track: Track) -> bool:
     """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
     if track.count < 2 * MIN_COPIED:
         return False
-    x_mm = track.recent[-1][3]
-    # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
-    if not track.may_hold_x(x_mm, MIN_COPIED):
+    newest = [fix[3:6] for fix in track.newest(MIN_COPIED)]
+    # Hardly any earlier fix equals the newest to the digit, so only tracks that may have such a fix are unpacked.
+    if len(set(newest)) < MIN_COPIED or not track.may_hold_point(newest[-1], MIN_COPIED):
         return False
-    fixes = track.fixes
-    ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
-    if not ends:
-        return False
-    newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
-    return len(set(newest)) == MIN_COPIED and any(
-        [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
-    )
+    points = [fix[3:6] for fix in track.fixes]
+    last = len(points) - MIN_COPIED
+    ends = [end for end in range(MIN_COPIED, last + 1) if points[end - 1] == newest[-1]]
+    return any(points[end - MIN_COPIED : end] == newest for end in ends)
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:

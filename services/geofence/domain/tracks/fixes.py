@@ -145,11 +145,11 @@ class Fixes:
                 yield from reversed([_new(Fix, row) for row in older.rows(start, stop)])
                 stop = start
 
-    def may_hold_x(self, x_mm: int, but_newest: int) -> bool:
-        """Whether any fix but some newest ones may have this x coordinate; False only if none has."""
-        if self.older is not None and self.older.may_hold_x(x_mm):
+    def may_hold_point(self, point: tuple[int, int, int], but_newest: int) -> bool:
+        """Whether any fix but some newest ones may have this point; False only if none has."""
+        if self.older is not None and self.older.may_hold_point(point):
             return True
-        return x_mm in [fix[3] for fix in self.recent[:-but_newest]]
+        return point in [fix[3:6] for fix in self.recent[:-but_newest]]
 
     def last_before(self, time_ms: int) -> Fix | None:
         """The newest fix older than a moment; None if there is none."""

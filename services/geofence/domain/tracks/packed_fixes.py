@@ -25,7 +25,7 @@ _ACCURACY = 5
 """Index of the accuracy among the numbers of a fix."""
 _WORD_BITS = 32
 _X = 2
-"""Index of the x coordinate among the numbers of a fix."""
+"""Index of the x coordinate among the numbers of a fix; y and z follow it."""
 _LOW_MASK = (1 << _WORD_BITS) - 1
 _WORD_BYTES = 4
 _WORDS_BYTES = _NUMBERS * _WORD_BYTES
@@ -87,10 +87,11 @@ class PackedFixes:
             others[-1] = [accuracy & _LOW_MASK for accuracy in others[-1]]
         return zip(times_ms, fix_times_ms, self._ids_of(start, stop), *others, sources, strict=True)
 
-    def may_hold_x(self, x_mm: int) -> bool:
-        """Whether any fix may have this x coordinate; False only if none has."""
-        word, at = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder), -1
-        while (at := self.low_words.find(word, at + 1)) >= 0:
+    def may_hold_point(self, point: tuple[int, int, int]) -> bool:
+        """Whether any fix may have these coordinates; False only if none has."""
+        words = b"".join([(number & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder) for number in point])
+        at = -1
+        while (at := self.low_words.find(words, at + 1)) >= 0:
             if at % _WORDS_BYTES == _X * _WORD_BYTES:
                 return True
         return False

@@ -47,7 +47,7 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
     for start in range(len(rows)):
         for stop in range(start, len(rows) + 1):
             assert list(packed.rows(start, stop)) == rows[start:stop]
-    assert all(packed.may_hold_x(row[3]) for row in rows)
+    assert all(packed.may_hold_point(row[3:6]) for row in rows)
     for left_out in range(1, len(rows)):
         without_oldest, without_newest = packed.without_oldest(left_out), packed.without_newest(left_out)
         assert rows_of(without_oldest) == rows[left_out:] and rows_of(without_newest) == rows[:-left_out]
@@ -57,7 +57,7 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
 
 def test_a_fix_takes_about_30_bytes() -> None:
     assert _bytes_of(_two_hours()) < 31 * 480
-    assert not packed_fixes.of_rows(_two_hours()).may_hold_x(5)
+    assert not packed_fixes.of_rows(_two_hours()).may_hold_point((5, 5, 5))
 
 
 def test_two_hours_of_a_wearer_stay_below_64_kib_with_sources_that_change() -> None:
