@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import itertools
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -14,12 +15,23 @@ from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.warning.domain import ChannelId, ChannelKind
 from services.dispatch.warning.store import fetch_rows
-from services.dispatch.warning.tables import GIVEN_UP, OUTDATED, SENDING, MessageRow, message_of, messages, sendings
+from services.dispatch.warning.tables import (
+    GIVEN_UP,
+    OUTDATED,
+    SENDING,
+    MessageRow,
+    Sending,
+    message_of,
+    messages,
+    sendings,
+)
 
 MAX_LISTED = 20
 """Maximum number of notices in the list of a device. More of them don't fit a telephone, and the newest counts."""
 POLL_S = 1.0
-"""Interval at which the database is read without a signal, seconds: another process may have opened a notice."""
+"""Interval at which the database is read, seconds: another process may have opened a notice."""
+MAX_NEWS = 1_000
+"""Maximum number of notices that wait for a follower which is slower than they come."""
 
 
 class DueNotice(NamedTuple):
@@ -28,6 +40,11 @@ class DueNotice(NamedTuple):
     notice_id: str
     device_id: str
     expires_ms: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the notice."""
+        return self.notice_id, self.device_id
 
 
 class ReadableNotice(NamedTuple):
@@ -42,12 +59,16 @@ class OpenNotices:
 
     def __init__(self, database: Database, clock: MeshClock) -> None:
         self._database, self._clock = database, clock
-        self._opened = asyncio.Event()
+        self._followers: set[asyncio.Queue[DueNotice]] = set()
+        """The news of each follower. A notice that finds a queue full is found by the follower's next reading."""
 
-    def opened(self) -> None:
-        """Wakes all that follow, because messages were opened."""
-        opened, self._opened = self._opened, asyncio.Event()
-        opened.set()
+    def opened(self, sendings: Iterable[Sending]) -> None:
+        """Gives the notices to devices among stored sendings to all that follow, so that nobody reads the database for them."""
+        news = [_due_of(sending) for sending in sendings if sending.channel.kind is ChannelKind.DEVICE]
+        for queue in self._followers:
+            for notice in news:
+                with suppress(asyncio.QueueFull):
+                    queue.put_nowait(notice)
 
     async def of_device(self, device_id: str) -> list[ReadableNotice]:
         """The notices to a device that can be read, the newest first, at most MAX_LISTED."""
@@ -57,21 +78,38 @@ class OpenNotices:
 
     async def follow(self) -> AsyncGenerator[DueNotice | None]:
         """Yields each notice that can be read, then None, then each further notice, until closed."""
-        notified: dict[tuple[str, str], int] = {}
-        while True:
-            opened, now_ms = self._opened, self._clock.now_ms()
-            first = not notified
-            for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms}):
-                due = _due(row)
-                if due[:2] not in notified:
-                    notified[due[:2]] = due.expires_ms
-                    yield due
-            if first:
-                yield None
-            notified = {key: expires_ms for key, expires_ms in notified.items() if expires_ms > now_ms}
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await opened.wait()
+        news: asyncio.Queue[DueNotice] = asyncio.Queue(MAX_NEWS)
+        self._followers.add(news)
+        known: dict[tuple[str, str], int] = {}
+        try:
+            for reading in itertools.count():
+                now_ms, next_s = self._clock.now_ms(), asyncio.get_running_loop().time() + POLL_S
+                known = {key: expires_ms for key, expires_ms in known.items() if expires_ms > now_ms}
+                for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms}):
+                    if (due := _due(row)).key not in known:
+                        known[due.key] = due.expires_ms
+                        yield due
+                if reading == 0:
+                    yield None
+                while opened := await _next(news, next_s):
+                    if opened.key not in known:
+                        known[opened.key] = opened.expires_ms
+                        yield opened
+        finally:
+            self._followers.discard(news)
+
+
+async def _next(news: asyncio.Queue[DueNotice], until_s: float) -> DueNotice | None:
+    """The next notice, or None at a moment, by the event loop's clock, seconds."""
+    try:
+        async with asyncio.timeout_at(until_s):
+            return await news.get()
+    except TimeoutError:
+        return None
+
+
+def _due_of(sending: Sending) -> DueNotice:
+    return DueNotice(sending.message_id, sending.channel.name, sending.expires_ms)
 
 
 def _due(row: tuple[Any, ...]) -> DueNotice:

@@ -62,7 +62,7 @@ async def fetch_rows(
 class WarningStore:
     """Alerts, contacts and messages in the database of the warnings. All methods raise Unavailable if the database refuses."""
 
-    def __init__(self, database: Database, on_open: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, database: Database, on_open: Callable[[Sequence[Sending]], None] = lambda _: None) -> None:
         self._database = database
         self._on_open = on_open
 
@@ -154,12 +154,10 @@ class WarningStore:
     async def open(self, opened: Sequence[OpenedMessage]) -> None:
         """Stores opened messages. Each replaces the open sendings of earlier messages to the same person."""
 
-        def work(connection: sa.Connection) -> None:
-            for message in opened:
-                _open(connection, message)
+        def work(connection: sa.Connection) -> list[Sending]:
+            return [sending for message in opened if _open(connection, message) for sending in message.sendings]
 
-        await self._database.visit(work)
-        self._on_open()
+        self._on_open(await self._database.visit(work))
 
     async def refuse(self, message_id: str) -> None:
         """Stores that a waiting notice of the Ministry isn't given."""
@@ -202,17 +200,19 @@ class WarningStore:
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open(connection: sa.Connection, opened: OpenedMessage) -> None:
+def _open(connection: sa.Connection, opened: OpenedMessage) -> bool:
+    """Whether the message was opened: a newer one may have replaced it."""
     message = opened.message
     state = SENDING if opened.sendings else NO_WAY
     values = {"which": message.message_id, "state": state, "text": opened.text, "language": opened.language}
     if not _OPEN.execute(connection, values):
-        return  # replaced by a newer message
+        return False
     before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
     outdate = _OUTDATE_NOTICE if message.ground else _OUTDATE_WARNING
     outdate.execute(connection, before)
     for sending in opened.sendings:
         _INSERT_SENDING.execute(connection, sending_values(sending))
+    return True
 
 
 def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
