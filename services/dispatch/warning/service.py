@@ -61,6 +61,8 @@ from tandem.common.v1 import command_pb2
 MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_SLEEP_S = 1.0
 """Maximum time between two checks of receipts, seconds of wall time: a step of the system clock mustn't delay a deadline for long."""
+CHECK_INTERVAL_S = 0.5
+"""Least time between two checks whether a gateway has reached the persons who weren't reached in time, seconds of wall time."""
 RETRY_INTERVAL_S = 0.2
 """Interval at which pending updates of the leg are retried, seconds of wall time."""
 FORGET_INTERVAL_S = 600.0
@@ -99,6 +101,8 @@ class LegUpdates:
         self._leg, self._receipts, self._clock = leg, receipts, clock
         self._checked_head: ChainHead | None = None
         """Head of the leg's chain at the last check for late acknowledgements by gateways."""
+        self._next_check_s = 0.0
+        """When the next such check may begin, by the event loop's clock, seconds."""
 
     async def run(self) -> None:
         """Updates the leg until cancelled: after each receipt, and when a receipt is overdue. Needs no NATS."""
@@ -116,16 +120,16 @@ class LegUpdates:
 
     async def _update(self) -> ReceiptWork:
         """Does the work that receipts cause now, and returns the work that is left. Raises Unavailable."""
-        now_ms, head = self._clock.now_ms(), self._leg.record.head
+        now_ms, now_s, head = self._clock.now_ms(), asyncio.get_running_loop().time(), self._leg.record.head
         work = await self._receipts.work(now_ms)
         is_overdue = work.due_ms is not None and work.due_ms <= now_ms
         # An acknowledgement by a gateway would have extended the leg's chain.
-        may_be_reached = work.may_be_reached and head != self._checked_head
+        may_be_reached = work.may_be_reached and head != self._checked_head and now_s >= self._next_check_s
         if is_overdue:
             await self._expire_overdue(now_ms)
-        if is_overdue or may_be_reached:
+        if may_be_reached:
             await self._note_reached(now_ms)
-        self._checked_head = head
+            self._checked_head, self._next_check_s = head, now_s + CHECK_INTERVAL_S
         if is_overdue or may_be_reached or work.is_pending:
             await self.send()
             work = await self._receipts.work(now_ms)
