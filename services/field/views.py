@@ -191,9 +191,10 @@ class AppPages:
 
     async def _receipt(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        kind, choice = KINDS.get(ask.text("kind")), ask.content.get("choice", 0)
+        kind = KINDS.get(ask.text("kind"))
         if kind is None:
             raise InvalidField("kind", f"must be one of {', '.join(KINDS)}")
+        choice = ask.content.get("choice", 0)
         if not isinstance(choice, int) or isinstance(choice, bool) or not 0 <= choice <= 3:
             raise InvalidField("choice", "must be 1, 2 or 3 with answered, else 0")
         await self._mesh.notices.RecordPhoneReceipt(

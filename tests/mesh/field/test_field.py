@@ -184,6 +184,7 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
         }
         for bad in ({"kind": "seen"}, {"choice": 9}, {"choice": "1"}, {"notice": "a b"}, {"kind": "answered"}):
             assert (await hers.ask("POST", "/api/receipts", receipt | bad)).status == 400
+        assert (await hers.ask("POST", "/api/receipts", [receipt])).status == 400
 
         async def duress_at_the_police() -> bool:
             answer = await scene.clients.dispatch["police"].ListIncidents(
@@ -387,3 +388,5 @@ async def test_codes_cannot_be_guessed_at_speed(scene: Scene) -> None:
     async with phone(scene.url) as client:
         answers = [await client.enrol("AAAA-AAAA-AAAA") for _ in range(CODE_BURST + 1)]
         assert answers[-1].status == 429 and int(answers[-1].headers["Retry-After"]) > 0
+    async with unit_phone(scene) as page:  # a station begins its shift behind one address, and nobody guesses 256 bits
+        assert {(await page.sign_in("police.x")).status for _ in range(CODE_BURST + 1)} == {404}

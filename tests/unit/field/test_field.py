@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.field.domain import reports
 from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
-from services.field.domain.rate_limit import RequestLimit
+from services.field.domain.rate_limit import RequestLimit, source_of
 from services.field.phones import proof
 from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
@@ -117,6 +117,22 @@ def test_requests_beyond_the_rate_wait_and_keys_dont_share_it() -> None:
     assert full.wait_s("c", 0.0) > 0 and full.wait_s("a", 0.0) == 0 and full.wait_s("c", 10.0) == 0
 
 
+def test_a_full_table_of_limits_is_searched_only_when_a_key_has_ended() -> None:
+    full = RequestLimit(1.0, 3, max_keys=2)
+    assert [full.wait_s(key, 0.0) for key in ("a", "b", "b")] == [0, 0, 0]  # a's place ends after 1 s, b's after 2 s
+    table = full._due_s
+    assert full.wait_s("c", 0.5) > 0 and full._due_s is not table
+    table = full._due_s
+    assert full.wait_s("c", 0.9) > 0 and full._due_s is table, "a search for each stranger holds up everybody"
+    assert full.wait_s("c", 1.0) == 0 and full.wait_s("d", 1.0) > 0
+
+
+def test_all_addresses_of_one_subscriber_count_as_one() -> None:
+    assert source_of("203.0.113.7") == source_of("::ffff:203.0.113.7") == "203.0.113.7"
+    assert source_of("2001:db8:1:2::1") == source_of("2001:db8:1:2:ffff::9") != source_of("2001:db8:1:3::1")
+    assert source_of("fe80::1%eth0") == "fe80::/64" and source_of("") == ""
+
+
 def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
     parsed = reports.parse({"reports": [GOOD, {"id": "p", "at_ms": 5, "alarm": "panic"}]})
     assert [report.report_id for report in parsed] == ["p", "r1"] and parsed[0].is_panic
@@ -134,6 +150,7 @@ def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
         ({"reports": [GOOD] * 51}, "reports"),
         ({"reports": [1]}, "reports[0]"),
         ({"reports": [GOOD | {"lat": float("nan")}]}, "reports[0].lat"),
+        ({"reports": [GOOD | {"lat": 10**400}]}, "reports[0].lat"),
         ({"reports": [GOOD | {"lon": True}]}, "reports[0].lon"),
         ({"reports": [GOOD | {"at_ms": -1}]}, "reports[0].at_ms"),
         ({"reports": [GOOD | {"at_ms": 1 << 60}]}, "reports[0].at_ms"),

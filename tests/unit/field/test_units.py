@@ -63,6 +63,7 @@ def test_a_bad_answer_is_refused_with_its_field_and_an_example(content: Any, fie
         ({"status": "busy", "lat": 91, "lon": 0}, "lat"),
         ({"status": "busy", "lat": True, "lon": 0}, "lat"),
         ({"status": "busy", "lat": float("nan"), "lon": 0}, "lat"),
+        ({"status": "busy", "lat": 10**400, "lon": 0}, "lat"),
     ],
 )
 def test_a_bad_report_is_refused_with_its_field(content: Any, field: str) -> None:
