@@ -14,6 +14,7 @@ import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from services.common.observability.telemetry import logger
 from services.common.rpc import client
 from services.common.rpc.certificates import spiffe_id
 from services.common.rpc.errors import FailedPrecondition
@@ -64,8 +65,15 @@ class IngestEndpoint:
         if self._cert is None or urlsplit(self._url).scheme != "https":
             return True
         now_s = asyncio.get_running_loop().time()
-        if self._context is None or now_s - self._read_at_s > CERTIFICATE_INTERVAL_S:
+        if self._context is None:
             self._context, self._read_at_s = pinned(self._cert), now_s
+        elif now_s - self._read_at_s > CERTIFICATE_INTERVAL_S:
+            self._read_at_s = now_s
+            try:
+                self._context = pinned(self._cert)
+            except (OSError, ValueError) as error:
+                # The file is being replaced at this moment, or is broken: a panic goes by the certificate that is known.
+                logger().error("certificate_unreadable", kind=type(error).__name__)
         return self._context
 
 
@@ -80,18 +88,23 @@ def pinned(cert: Path) -> ssl.SSLContext:
 
 
 def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
+    """What an answer means. A report is refused only in ingest's own words: any other server's answer must lose no report."""
+    content = content if isinstance(content, dict) else {}
     refused = content.get("refused") or [{}]
     field, reason = str(refused[0].get("field", "")), str(refused[0].get("reason", ""))
     commands = content.get("commands", ())
     if status == 401:
         return ReportAnswer(ReportOutcome.UNKNOWN_PHONE, field, reason)
-    if status in (429, 503) or status >= 500:
-        wait_s = int(retry_after) if retry_after.isdigit() else RETRY_AFTER_S
-        return ReportAnswer(
-            ReportOutcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
-        )
-    stored = status == 200 and content.get("accepted", 0) > 0
-    return ReportAnswer(ReportOutcome.STORED if stored else ReportOutcome.REFUSED, field, reason, commands=commands)
+    if status == 200 and content.get("accepted", 0) > 0:
+        return ReportAnswer(ReportOutcome.STORED, field, reason, commands=commands)
+    if status in (200, 400, 403) and reason:
+        return ReportAnswer(ReportOutcome.REFUSED, field, reason, commands=commands)
+    wait_s = int(retry_after) if retry_after.isdecimal() else RETRY_AFTER_S
+    if status not in (429, 503):
+        logger().warning("ingest_answer_unknown", status=status)
+    return ReportAnswer(
+        ReportOutcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
+    )
 
 
 class FieldMesh:
