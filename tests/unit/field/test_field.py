@@ -50,6 +50,9 @@ def test_known_push_services_are_accepted(endpoint: str) -> None:
         "https://fcm.googleapis.com:22/x",
         "https://user@fcm.googleapis.com/x",
         "https://fcm.googleapis.com\\@10.0.0.1/x",
+        "https://10.0.0.1\\.push.apple.com/x",
+        "https://10.0.0.1%2f.push.apple.com/x",
+        "https://.push.apple.com/x",
         "https://169.254.169.254/latest",
         "https://fcm.googleapis.com/\nx",
         "https://fcm.googleapis.com:x/",
@@ -214,6 +217,8 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
         ({"public_origins": "app.example"}, "TANDEM_PUBLIC_ORIGINS"),
         ({"push_services": "https://x/"}, "TANDEM_PUSH_SERVICES"),
         ({"push_contact": "nobody"}, "TANDEM_PUSH_CONTACT"),
+        ({"push_contact": "mailto:duty@police"}, "TANDEM_PUSH_CONTACT"),
+        ({"push_contact": "https://police.example/contact"}, "TANDEM_PUSH_CONTACT"),
         ({"ingest_phones": "http://10.0.0.1:7432"}, "isn't loopback"),
         ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
         ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
@@ -223,6 +228,13 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_at_the_start(settings: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         FieldSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("contact", ["mailto:duty.desk+1@police.example", "https://police.example"])
+def test_each_contact_that_the_settings_accept_can_sign_a_message(tmp_path: Path, contact: str) -> None:
+    settings = FieldSettings(push_contact=contact)
+    key = PushKey(tmp_path / "push.pem", settings.push_contact)
+    assert key.headers("https://web.push.apple.com/x")["Authorization"].startswith("vapid ")
 
 
 def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None:
