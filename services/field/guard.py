@@ -23,6 +23,7 @@ from services.field.metrics import FieldMetrics
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import COOKIE, LASTS_S, PhoneCookies, PhoneSession
+from services.field.push.store import PushAddresses
 from services.field.settings import FieldSettings
 
 POLICY = (
@@ -190,10 +191,16 @@ class PhoneGuard(RequestGuard):
     """Makes all routes of her app, each behind access control."""
 
     def __init__(
-        self, settings: FieldSettings, cookies: PhoneCookies, known: KnownPhones, *, metrics: FieldMetrics
+        self,
+        settings: FieldSettings,
+        cookies: PhoneCookies,
+        known: KnownPhones,
+        *,
+        addresses: PushAddresses,
+        metrics: FieldMetrics,
     ) -> None:
         super().__init__(settings, metrics, RequestLimit(CODE_PER_S, CODE_BURST))
-        self._cookies, self._known = cookies, known
+        self._cookies, self._known, self._addresses = cookies, known, addresses
         self._by_phone = RequestLimit(PHONE_PER_S, PHONE_BURST)
 
     def get(self, path: str, answer: Answer) -> web.RouteDef:
@@ -232,6 +239,7 @@ class PhoneGuard(RequestGuard):
                 return await answer(PhoneCall(request, parsed(request, body), session))
             except Unauthenticated:
                 self._known.forget(session)
+                await self._addresses.delete_of_phone(session.device_id, session.key)  # it is woken no more
                 raise Refused(401, "ended") from None
 
         return handle

@@ -24,7 +24,7 @@ from services.field.notices import NoticeNews
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
-from services.field.push.messages import PushKey, parse_address
+from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
 from services.field.refusals import reason_of
 from tandem.dispatch.v1 import phone_notice_pb2
@@ -67,12 +67,11 @@ class AppPages:
         known: KnownPhones,
         news: NoticeNews,
         addresses: PushAddresses,
-        key: PushKey,
-        push_hosts: tuple[str, ...],
+        push: PushPages,
         metrics: FieldMetrics,
     ) -> None:
         self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
-        self._addresses, self._key, self._push_hosts, self._metrics = addresses, key, push_hosts, metrics
+        self._addresses, self._push, self._metrics = addresses, push, metrics
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the app. Any other path is 404."""
@@ -117,7 +116,7 @@ class AppPages:
             device_id=enrolled.device_id, person_id=enrolled.person_id, token=enrolled.token, key=key
         )
         # The phone that had this device before must not be woken by its notices.
-        await self._addresses.delete(enrolled.device_id)
+        await self._addresses.delete_earlier(enrolled.device_id)
         self._known.forget_device(enrolled.device_id)
         self._news.wake(enrolled.device_id)
         response = web.json_response({"enrolled": True, "interval_s": DEFAULT_INTERVAL_S})
@@ -211,24 +210,15 @@ class AppPages:
 
     async def _push_key(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        return web.json_response({"key": self._key.public})
+        return self._push.key()
 
     async def _put_push(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        address = parse_address(
-            ask.session.device_id,
-            ask.text("endpoint"),
-            ask.text("p256dh"),
-            auth=ask.text("auth"),
-            services=self._push_hosts,
-        )
-        await self._addresses.put(address)
-        return web.json_response({})
+        return await self._push.put(ask.session, ask.content)
 
     async def _leave(self, ask: PhoneCall) -> web.Response:
         """Forgets the phone. Its token stays good until the police end it or enrol another phone: the cookie alone has it."""
-        await self._known.check(ask.session)
-        await self._addresses.delete(ask.session.device_id)
+        await self._addresses.delete_of_phone(ask.session.device_id, ask.session.key)
         response = web.json_response({})
         self._guard.left(response)
         return response

@@ -91,7 +91,7 @@ class PageWaker:
                 return PushOutcome.GONE
             outcome = await self._push.send(address, ttl_s)
             if outcome in (PushOutcome.GONE, PushOutcome.REFUSED):
-                await self._addresses.delete(device_id, address.endpoint)
+                await self._addresses.delete(address)
                 logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)
         except RetryableError:
             return PushOutcome.LATER

@@ -14,6 +14,7 @@ from aiohttp import web
 from services.field.domain.rate_limit import RequestLimit
 from services.field.guard import Refused, RequestGuard, parsed, text_of
 from services.field.metrics import FieldMetrics
+from services.field.push.store import PushAddresses
 from services.field.refusals import reason_of
 from services.field.settings import FieldSettings
 from services.field.units.sessions import COOKIE, LASTS_S, UnitCookies, UnitSession
@@ -47,9 +48,11 @@ UnitAnswer = Callable[[UnitCall], Awaitable[web.StreamResponse]]
 class UnitGuard(RequestGuard):
     """Makes all routes of units' pages, each behind access control."""
 
-    def __init__(self, settings: FieldSettings, cookies: UnitCookies, metrics: FieldMetrics) -> None:
+    def __init__(
+        self, settings: FieldSettings, cookies: UnitCookies, *, addresses: PushAddresses, metrics: FieldMetrics
+    ) -> None:
         super().__init__(settings, metrics, RequestLimit(LINK_PER_S, LINK_BURST))
-        self._cookies = cookies
+        self._cookies, self._addresses = cookies, addresses
         self._by_page = RequestLimit(PAGE_PER_S, PAGE_BURST)
 
     def get(self, path: str, answer: UnitAnswer) -> web.RouteDef:
@@ -87,7 +90,10 @@ class UnitGuard(RequestGuard):
             try:
                 return await answer(UnitCall(request, parsed(request, body), session))
             except grpc.aio.AioRpcError as error:
-                raise refusal_of(error) from None
+                refusal = refusal_of(error)
+                if isinstance(refusal, Refused) and refusal.status == 401:
+                    await self._addresses.delete_of_phone(session.device_id, session.key)  # it is woken no more
+                raise refusal from None
 
         return handle
 

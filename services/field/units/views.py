@@ -18,7 +18,7 @@ from services.common.clock import MeshClock
 from services.field.guard import Refused, text_of
 from services.field.mesh import WITHIN_S
 from services.field.phones import proof
-from services.field.push.messages import PushKey, parse_address
+from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
 from services.field.refusals import reason_of
 from services.field.settings import FieldSettings
@@ -58,11 +58,11 @@ class UnitPages:
         *,
         news: UnitNews,
         addresses: PushAddresses,
-        key: PushKey,
+        push: PushPages,
         settings: FieldSettings,
         file: FileAnswer,
     ) -> None:
-        self._guard, self._legs, self._news, self._addresses, self._key = guard, legs, news, addresses, key
+        self._guard, self._legs, self._news, self._addresses, self._push = guard, legs, news, addresses, push
         self._settings, self._file = settings, file
         self._clock: MeshClock = settings.clock
 
@@ -103,7 +103,7 @@ class UnitPages:
             raise _refusal_of_link(error) from None
         session = UnitSession(leg=name, unit_id=made.unit_id, token=made.token, key=key)
         # The phone that had this page before must not be woken by its offers.
-        await self._addresses.delete(session.device_id)
+        await self._addresses.delete_earlier(session.device_id)
         self._news.wake(session.device_id)
         until_ms = times.from_timestamp(made.shift_until)
         response = web.json_response({"unit": made.unit_id, "leg": name, "shift_until_ms": until_ms})
@@ -174,27 +174,25 @@ class UnitPages:
         return web.json_response({"other_desk": raised.other_desk})
 
     async def _push_key(self, ask: UnitCall) -> web.Response:
-        await self._read_duty(ask.session, [])
-        return web.json_response({"key": self._key.public})
+        await self._check_sign_in(ask.session)
+        return self._push.key()
 
     async def _put_push(self, ask: UnitCall) -> web.Response:
-        await self._read_duty(ask.session, [])
-        address = parse_address(
-            ask.session.device_id,
-            ask.text("endpoint"),
-            ask.text("p256dh"),
-            auth=ask.text("auth"),
-            services=self._settings.push_hosts,
-        )
-        await self._addresses.put(address)
-        return web.json_response({})
+        await self._check_sign_in(ask.session)
+        return await self._push.put(ask.session, ask.content)
+
+    async def _check_sign_in(self, session: UnitSession) -> None:
+        """Raises AioRpcError if the sign-in has ended."""
+        leg = self._legs[session.leg]
+        request = unit_duty_pb2.CheckSignInRequest(token=session.token)
+        await leg.stub.CheckSignIn(request, metadata=leg.metadata, timeout=WITHIN_S)
 
     async def _leave(self, ask: UnitCall) -> web.Response:
         """Ends the sign-in. The end of the shift is the unit's own report before."""
         leg = self._legs[ask.session.leg]
         request = unit_duty_pb2.SignOutUnitRequest(token=ask.session.token)
         await leg.stub.SignOutUnit(request, metadata=leg.metadata, timeout=WITHIN_S)
-        await self._addresses.delete(ask.session.device_id)
+        await self._addresses.delete_of_phone(ask.session.device_id, ask.session.key)
         response = web.json_response({})
         self._guard.left(response)
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.field.domain.rate_limit import RequestLimit, source_of
 from services.field.phones import proof
 from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
+from services.field.push.store import PushAddress
 from services.field.settings import FieldSettings
 from tests.support.common.ports import free_port
 from tests.support.field.phone import Point, PushService, Raw, base64url
@@ -27,6 +29,13 @@ from tests.support.field.phone import Point, PushService, Raw, base64url
 SESSION = PhoneSession("phone-1", "person-1", "token", "key")
 FRONTEND = Path(__file__).parents[3] / "services" / "field" / "frontend"
 GOOD = {"id": "r1", "at_ms": 1_795_603_655_000, "lat": 37.5, "lon": 127.0, "accuracy": 12}
+
+
+def named(device_id: str, endpoint: str, keys: Mapping[str, str], service: str) -> PushAddress:
+    """The address that a phone names."""
+    return parse_address(
+        endpoint, keys["p256dh"], keys["auth"], services=(service,), device_id=device_id, phone_key="key"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,17 +97,14 @@ async def test_a_push_service_that_is_away_is_tried_later_and_a_bad_key_never(tm
     keys = service.address
     async with aiohttp.ClientSession() as session:
         client = PushClient(session, key, (away,))
-        address = parse_address("d", f"{away}/x", keys["p256dh"], auth=keys["auth"], services=(away,))
+        address = named("d", f"{away}/x", keys, away)
         assert await client.send(address, 60) is PushOutcome.LATER
         narrowed = PushClient(session, key, DEFAULT_PUSH_SERVICES)
         assert await narrowed.send(address, 60) is PushOutcome.REFUSED
         redirecting = PushService()
         redirecting.status = 307
         async with redirecting.serving():
-            moved = parse_address(
-                "d", redirecting.address["endpoint"], redirecting.address["p256dh"],
-                auth=redirecting.address["auth"], services=(redirecting.origin,),
-            )  # fmt: skip
+            moved = named("d", redirecting.address["endpoint"], redirecting.address, redirecting.origin)
             assert await PushClient(session, key, (redirecting.origin,)).send(moved, 60) is PushOutcome.REFUSED
             assert len(redirecting.messages) == 1
 
