@@ -54,6 +54,14 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         await self._access.sign_out(request.token)
         return unit_duty_pb2.SignOutUnitResponse()
 
+    async def CheckSignIn(
+        self, request: unit_duty_pb2.CheckSignInRequest, context: Context
+    ) -> unit_duty_pb2.CheckSignInResponse:
+        """Fails unless a token is valid."""
+        self._admit_page()
+        await self._access.unit(request.token)
+        return unit_duty_pb2.CheckSignInResponse()
+
     async def WatchUnits(
         self, request: unit_duty_pb2.WatchUnitsRequest, context: Context
     ) -> AsyncIterator[unit_duty_pb2.WatchUnitsResponse]:

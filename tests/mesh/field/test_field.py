@@ -6,9 +6,8 @@ Everything runs on one mesh, with the demo's people; her phone is a second devic
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
@@ -67,13 +66,18 @@ async def test_a_code_works_once_for_one_phone_and_each_refusal_is_stated(scene:
         assert (await second.enrol(replaced))[:2] == (409, {"error": "code_used"})
         # The newer phone of a device ends the older.
         assert (await first.notices()).status == 200
+        assert (await first.ask("POST", "/api/push", scene.push.address)).status == 200
         assert (await second.enrol(newer)).status == 200
+        assert scene.push_addresses(scene.others) == []
+        assert (await second.ask("POST", "/api/push", scene.push.address)).status == 200
 
         async def ended() -> bool:
             return bool((await first.report(position(1, 37.6, 127.2))).content.get("error") == "ended")
 
         await until(ended)
         assert (await first.notices())[:2] == (401, {"error": "ended"})
+        assert (await first.ask("POST", "/api/leave", {})).status == 200
+        assert scene.push_addresses(scene.others) == [scene.push.address["endpoint"]]
     printed = tandem("enrol", scene.others, "--dir", str(scene.mesh.folder))
     assert printed.returncode == 0 and printed.stdout.endswith(f"at {scene.url}\n")
     tag = tandem("enrol", scene.stage.plan.id("tag"), "--dir", str(scene.mesh.folder))
@@ -211,11 +215,7 @@ async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(sce
         await until(scene.offered_at_both)
 
         async def forgotten() -> bool:
-            path = scene.mesh.folder / "data" / "field" / "field.sqlite3"
-            with closing(sqlite3.connect(path, timeout=10)) as database:
-                return (
-                    len(scene.push.messages) > sent and not database.execute("SELECT * FROM push_addresses").fetchall()
-                )
+            return len(scene.push.messages) > sent and not scene.push_addresses(scene.hers)
 
         await until(forgotten)
 
@@ -241,7 +241,14 @@ async def test_a_link_opens_a_units_page_once_and_each_refusal_is_stated(scene: 
         assert (await second.sign_in(replaced))[:2] == (409, {"error": "link_used"})
         # The newer page of a unit ends the older; neither opens as her app, nor hers as a unit's.
         assert (await second.sign_in(newer)).status == 200
+        assert (await second.client.ask("POST", "/api/unit/push", scene.push.address)).status == 200
         assert (await first.duty())[:2] == (401, {"error": "ended"})
+        # What the older page still has changes nothing of the newer one.
+        assert (await first.client.ask("GET", "/api/unit/push"))[:2] == (401, {"error": "ended"})
+        other = scene.push.address | {"endpoint": f"{scene.push.origin}/send/older"}
+        assert (await first.client.ask("POST", "/api/unit/push", other))[:2] == (401, {"error": "ended"})
+        assert (await first.client.ask("POST", "/api/unit/leave", {})).status == 200
+        assert scene.push_addresses("unit/police/car-1") == [scene.push.address["endpoint"]]
         assert (await second.client.notices())[:2] == (401, {"error": "not_enrolled"})
         # A copied cookie is worth nothing without the phone.
         async with unit_phone(scene) as thief:
@@ -339,7 +346,8 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
 
 ALLOWED = {
     *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
-    *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
+    *("SignInUnit", "SignOutUnit", "CheckSignIn", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask"),
+    "RaiseDistress",
 }
 """The only methods that field may call."""
 
