@@ -135,7 +135,8 @@ class AppPages:
         for answer in answers:
             self._metrics.reports.labels(answer.outcome.value).inc()
         if any(answer.outcome is ReportOutcome.UNKNOWN_PHONE for answer in answers):
-            await self._refuse_if_ended(session)
+            # A token that ingest doesn't know has ended, or is too new: then ingest knows it soon.
+            await self._known.check(session, is_doubted=True)
         commands = [command for answer in answers for command in answer.commands]
         return web.json_response(
             {
@@ -145,11 +146,6 @@ class AppPages:
                 "notices_away": bool(self._news.away),
             }
         )
-
-    async def _refuse_if_ended(self, session: PhoneSession) -> None:
-        """Raises Unauthenticated if a token that ingest doesn't know has ended. It may also be too new: then ingest knows it soon."""
-        self._known.forget(session)
-        await self._known.check(session)
 
     async def _notices(self, ask: PhoneCall) -> web.Response:
         """The notices, at once if they aren't those that the phone knows, else with the next news."""
