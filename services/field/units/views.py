@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -65,6 +65,8 @@ class UnitPages:
         self._guard, self._legs, self._news, self._addresses, self._push = guard, legs, news, addresses, push
         self._settings, self._file = settings, file
         self._clock: MeshClock = settings.clock
+        self._streaming: dict[str, asyncio.Task[Any] | None] = {}
+        """The request that streams targets to each phone, by the phone's key."""
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the page."""
@@ -151,9 +153,26 @@ class UnitPages:
 
     async def _targets(self, ask: UnitCall) -> web.StreamResponse:
         """Streams the positions of an incident's targets, a JSON object a line. A first line comes once the leg admits the unit."""
+        with self._only_stream(ask.session.key):
+            return await self._stream_targets(ask)
+
+    @contextmanager
+    def _only_stream(self, phone_key: str) -> Iterator[None]:
+        """Ends the earlier stream to a phone. A phone that lost its network asks again, and its earlier connection may seem to be open."""
+        task, earlier = asyncio.current_task(), self._streaming.get(phone_key)
+        if earlier is not None:
+            earlier.cancel()
+        self._streaming[phone_key] = task
+        try:
+            yield
+        finally:
+            if self._streaming.get(phone_key) is task:
+                del self._streaming[phone_key]
+
+    async def _stream_targets(self, ask: UnitCall) -> web.StreamResponse:
         leg, incident_id = self._legs[ask.session.leg], ask.request.query.get("incident", "")
         request = unit_duty_pb2.FollowTaskRequest(token=ask.session.token, incident_id=incident_id)
-        call = leg.stub.FollowTask(request, metadata=leg.metadata, timeout=FOLLOW_S)
+        call = leg.streams.FollowTask(request, metadata=leg.metadata, timeout=FOLLOW_S)
         events = aiter(call)
         try:
             first = await anext(events, None)  # a refusal is answered as such, before the stream begins

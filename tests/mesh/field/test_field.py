@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -308,6 +309,12 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
             assert (await car.answer(task, "en_route")).status == 200
             seen = await car.first_targets(task["incident"], scene.stage.person_id)
             assert seen[-1]["subject"] == scene.stage.person_id
+            # A phone that comes again, after it lost its network, has one stream.
+            async with car.client.streamed("GET", targets) as earlier, car.client.streamed("GET", targets) as later:
+                assert (earlier.status, later.status) == (200, 200)
+                with suppress(aiohttp.ClientError):
+                    while await earlier.content.readany():
+                        pass
 
             async def in_ledger() -> bool:
                 return any(row[0].endswith("/police/car-2") for row in scene.ledger_recipients())
