@@ -46,11 +46,14 @@ class SignedInUnit(NamedTuple):
 
 
 class OnDuty(NamedTuple):
-    """A unit with its last report and the rows of its assignments: those that it has, and those that its page shows."""
+    """A unit with its last report and the rows of assignments: those that it has, and those that its page shows.
+
+    Other units may have some of those that the page shows by now.
+    """
 
     unit: Unit
     report: UnitReport
-    own: Sequence[AssignmentRow]
+    rows: Sequence[AssignmentRow]
 
 
 class UnitAccess:

@@ -77,9 +77,10 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         self._admit_page()
         shown = translate.shown_ids(request.shown_assignment_ids)
         on_duty = await self._access.duty(request.token, shown)
+        unit_id = on_duty.unit.unit_id
         incidents = [
             listed
-            for incident_id in dict.fromkeys(row.incident_id for row in on_duty.own if row.unit_id)
+            for incident_id in dict.fromkeys(row.incident_id for row in on_duty.rows if row.unit_id == unit_id)
             for listed in await self._leg.store.incidents(incident_id, 1, "")
         ]
         return translate.duty(on_duty, shown, incidents)
