@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from prometheus_client import Gauge
@@ -89,7 +89,7 @@ class Relay:
                         change = self._transactions.signal.next_change()
                         await still_alone()
                         await self._compare()
-                        busy = await self._publish_some() or await self._renew_some()
+                        busy = await self._publish_some(still_alone) or await self._renew_some()
                         self._failing_since_s = None
                         if not busy:
                             await self._transactions.signal.wait_for(change, POLL_S)
@@ -108,7 +108,8 @@ class Relay:
         await self._publications.compare()
         self._compared = reconnects, now_s
 
-    async def _publish_some(self) -> bool:
+    async def _publish_some(self, still_alone: Callable[[], Awaitable[None]]) -> bool:
+        """Publish a batch. Raises Unavailable once another process may publish, which then publishes the batch again."""
         async with self._transactions.open() as work:
             rows = await work.outbox.unsent(self._batch)
         if not rows:
@@ -118,6 +119,7 @@ class Relay:
         versions: list[StoredVersion] = []
         stored: dict[int, int] = {}
         for flight in flights(rows):
+            await still_alone()  # a flight may have taken minutes, while the server was away
             acks = await self._publish(flight)
             self._stuck_since_s = time.monotonic()
             for row, ack in zip(flight, acks, strict=True):
