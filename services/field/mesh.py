@@ -27,11 +27,13 @@ from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 WITHIN_S = 8.0
-"""Maximum time of a call, seconds. A phone gives a request up after 20 s."""
+"""Maximum time of a call, seconds. A phone gives a request up after 40 s, of which it may wait 25 s for news."""
 REPORT_TIMEOUT = aiohttp.ClientTimeout(total=WITHIN_S, connect=3.0)
 RETRY_AFTER_S = 5
 """Time after which a phone sends a report again if nobody says another, seconds."""
 MAX_RETRY_AFTER_S = 300
+NO_ANSWER = ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
+"""What becomes of a report that ingest doesn't answer."""
 CERTIFICATE_INTERVAL_S = 60.0
 """Interval at which the certificate of ingest's endpoint is read again, seconds."""
 
@@ -58,7 +60,7 @@ class IngestEndpoint:
                 content = await answer.json() if answer.content_type == "application/json" else {}
                 return _answer(answer.status, content, answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
+            return NO_ANSWER
 
     def _tls(self) -> ssl.SSLContext | bool:
         """Accepts the one certificate of the endpoint, for any issuer and name."""

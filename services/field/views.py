@@ -18,7 +18,7 @@ from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
 from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
-from services.field.mesh import WITHIN_S, FieldMesh
+from services.field.mesh import NO_ANSWER, WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
 from services.field.phones import proof
@@ -125,11 +125,16 @@ class AppPages:
 
     async def _reports(self, ask: PhoneCall) -> web.Response:
         sent = reports.parse(ask.content)
-        lane, session = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session
+        lane, session, no_answer = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session, asyncio.Event()
 
         async def send(report: PhoneReport) -> ReportAnswer:
             async with lane:
-                return await self._mesh.ingest.report(session.token, session.device_id, report)
+                if no_answer.is_set():  # else the phone would give the request up, and not hear what was stored
+                    return NO_ANSWER
+                answer = await self._mesh.ingest.report(session.token, session.device_id, report)
+                if answer is NO_ANSWER:
+                    no_answer.set()
+                return answer
 
         answers = await asyncio.gather(*map(send, sent))
         for answer in answers:

@@ -15,8 +15,8 @@ from tests.support.common.ports import free_port
 
 
 @asynccontextmanager
-async def running_field(folder: Path) -> AsyncIterator[str]:
-    """A field whose mesh is away. Yields its address."""
+async def running_field(folder: Path, ingest_port: int = 0) -> AsyncIterator[str]:
+    """A field whose mesh is away, but for ingest's endpoint at a port. Yields its address."""
     port, away = free_port(), f"ipv4:127.0.0.1:{free_port()}"
     given_settings = FieldSettings(
         port=port,
@@ -26,7 +26,7 @@ async def running_field(folder: Path) -> AsyncIterator[str]:
         dispatch_warning=away,
         dispatch_police=away,
         dispatch_probation=away,
-        ingest_phones=f"http://127.0.0.1:{free_port()}",
+        ingest_phones=f"http://127.0.0.1:{ingest_port or free_port()}",
     )
     serving = asyncio.create_task(run(given_settings))
     url = f"http://127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +17,12 @@ from services.common.web.server import served
 from services.field import mesh
 from services.field.domain.reports import PhoneReport, ReportOutcome
 from services.field.mesh import IngestEndpoint
+from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.settings import FieldSettings
+from services.field.views import REPORT_CONCURRENCY
 from tests.support.common.certificates import Authority
+from tests.support.field.alone import running_field
+from tests.support.field.phone import phone, position
 
 PANIC = PhoneReport("r1", 1_795_603_655_000, alarm="sos")
 
@@ -95,3 +100,29 @@ async def test_a_certificate_file_that_cannot_be_read_holds_up_no_panic(
         # The endpoint's certificate is pinned: another one is refused, and the phone keeps its report.
         Authority("other").server().write(tmp_path, "phones")
         assert (await ingest.report("token", "phone-1", PANIC)).outcome is ReportOutcome.LATER
+
+
+async def test_a_phone_hears_what_was_stored_although_ingest_hangs_on_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "REPORT_TIMEOUT", aiohttp.ClientTimeout(total=1.0))
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(str((await request.post()).get("alarm", "")))
+        if asked[-1] != "sos":
+            await asyncio.Event().wait()
+        return web.json_response({"accepted": 1})
+
+    async with (
+        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed) as port,
+        running_field(tmp_path, port) as url,
+        phone(url) as hers,
+    ):
+        keys = open_keys(tmp_path / "cookies.key")
+        hers.take_cookie(PhoneCookies(keys).seal(PhoneSession("phone-1", "person-1", "t", hers.public)))
+        panic = {"id": "p", "at_ms": 5, "alarm": "panic"}
+        answered = await hers.report(*(position(n, 37.6, 127.2) for n in range(40)), panic)
+    outcomes = {result["id"]: result["outcome"] for result in answered.content["results"]}
+    assert outcomes.pop("p") == "stored" and set(outcomes.values()) == {"later"} and len(outcomes) == 40
+    assert len(asked) <= 2 * REPORT_CONCURRENCY
