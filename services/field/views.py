@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 from aiohttp import web
 
@@ -17,7 +15,7 @@ from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
 from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
-from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
+from services.field.guard import PhoneCall, PhoneGuard, text_of
 from services.field.mesh import NO_ANSWER, WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
@@ -26,13 +24,12 @@ from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
 from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
-from services.field.refusals import reason_of
+from services.field.push.waking import digest_of
+from services.field.refusals import refusal_of_code
 from tandem.dispatch.v1 import phone_notice_pb2
 from tandem.registry.v1 import enrolment_pb2
 
 STATIC = Path(__file__).with_name("static")
-MAX_WAIT_S = 25.0
-"""Maximum time for which a request for notices waits for news, seconds: less than mobile networks keep an idle connection."""
 MAX_CODE_LENGTH = 64
 """Number of characters of a typed code that are passed on: more than any code with spaces has."""
 REPORT_CONCURRENCY = 8
@@ -111,7 +108,7 @@ class AppPages:
                 timeout=WITHIN_S,
             )
         except grpc.aio.AioRpcError as error:
-            raise _refusal_of_code(error) from None
+            raise refusal_of_code(error, _CODES, unknown="code_unknown", other="device_ended") from None
         session = PhoneSession(
             device_id=enrolled.device_id, person_id=enrolled.person_id, token=enrolled.token, key=key
         )
@@ -154,24 +151,13 @@ class AppPages:
 
     async def _notices(self, ask: PhoneCall) -> web.Response:
         """The notices, at once if they aren't those that the phone knows, else with the next news."""
-        await self._known.check(ask.session)
-        known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
-        device_id = ask.session.device_id
-        news = asyncio.ensure_future(self._news.wait(device_id, MAX_WAIT_S if waits else 0.0))
-        await asyncio.sleep(0)  # from here on no notice is missed
-        try:
-            content = await self._read_notices(device_id)
-            if waits and content["digest"] == known:
-                await news
-                await self._known.check(ask.session)
-                content = await self._read_notices(device_id)
-        finally:
-            news.cancel()
-        return web.json_response(content)
+        read = partial(self._read_notices, ask.session)
+        return web.json_response(await self._news.content(ask.session.device_id, read, ask.request.query))
 
-    async def _read_notices(self, device_id: str) -> dict[str, Any]:
+    async def _read_notices(self, session: PhoneSession) -> dict[str, Any]:
+        await self._known.check(session)
         listed = await self._mesh.notices.ListPhoneNotices(
-            phone_notice_pb2.ListPhoneNoticesRequest(device_id=device_id),
+            phone_notice_pb2.ListPhoneNoticesRequest(device_id=session.device_id),
             metadata=self._mesh.to_warning,
             timeout=WITHIN_S,
         )
@@ -186,8 +172,7 @@ class AppPages:
             }
             for notice in listed.notices
         ]
-        digest = hashlib.sha256(json.dumps(notices).encode()).hexdigest()[:16]
-        return {"notices": notices, "digest": digest, "away": bool(self._news.away)}
+        return {"notices": notices, "digest": digest_of(notices), "away": bool(self._news.away)}
 
     async def _receipt(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
@@ -241,14 +226,3 @@ def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
 
 
 _CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
-
-
-def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
-    """The answer to a code that the registry refuses."""
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
-            return Refused(404, "code_unknown")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return Refused(409, _CODES.get(reason_of(error), "device_ended"))
-        case _:
-            return error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
@@ -20,6 +24,13 @@ PUSH_CONCURRENCY = 64
 """Concurrent push messages. A phone has at most one, and between two tries it holds no place."""
 CLEAN_INTERVAL_MS = 60_000
 """Interval at which expired news is forgotten, milliseconds of mesh time."""
+MAX_WAIT_S = 25.0
+"""Maximum time for which a page's request waits for news, seconds: less than mobile networks keep an idle connection."""
+
+
+def digest_of(content: Any) -> str:
+    """Digest of the JSON content that a page knows."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class PageWaker:
@@ -50,6 +61,25 @@ class PageWaker:
             self._waiting[device_id].discard(event)
             if not self._waiting[device_id]:
                 del self._waiting[device_id]
+
+    async def content(
+        self, device_id: str, read: Callable[[], Awaitable[dict[str, Any]]], query: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What `read` gives: at once if the page doesn't know it yet, else with the next news of a device.
+
+        The page's query has the digest of the content that it knows (`known`), and whether it waits for news (`wait=1`).
+        """
+        waits = query.get("wait", "") == "1"
+        news = asyncio.ensure_future(self.wait(device_id, MAX_WAIT_S if waits else 0.0))
+        await asyncio.sleep(0)  # from here on no news is missed
+        try:
+            content = await read()
+            if waits and content["digest"] == query.get("known", ""):
+                await news
+                content = await read()
+        finally:
+            news.cancel()
+        return content
 
     def wake(self, device_id: str) -> None:
         """Wakes the pages that wait for a device's news."""

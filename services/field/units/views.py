@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-import grpc
 import grpc.aio
 from aiohttp import web
 
@@ -20,7 +19,8 @@ from services.field.mesh import WITHIN_S
 from services.field.phones import proof
 from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
-from services.field.refusals import reason_of
+from services.field.push.waking import digest_of
+from services.field.refusals import refusal_of_code
 from services.field.settings import FieldSettings
 from services.field.units import answers, requests
 from services.field.units.guard import UnitCall, UnitGuard
@@ -29,8 +29,6 @@ from services.field.units.news import UnitNews
 from services.field.units.sessions import UnitSession
 from tandem.dispatch.v1 import unit_duty_pb2
 
-MAX_WAIT_S = 25.0
-"""Maximum time for which a request for the duty waits for news, seconds: less than mobile networks keep an idle connection."""
 FOLLOW_S = 240.0
 """Time after which a stream of positions ends, seconds. The page opens the next one; the leg's own limit is five minutes."""
 _LINKS = {
@@ -102,7 +100,7 @@ class UnitPages:
         try:
             made = await leg.stub.SignInUnit(request, metadata=leg.metadata, timeout=WITHIN_S)
         except grpc.aio.AioRpcError as error:
-            raise _refusal_of_link(error) from None
+            raise refusal_of_code(error, _LINKS, unknown="link_unknown", other="link_unknown") from None
         session = UnitSession(leg=name, unit_id=made.unit_id, token=made.token, key=key)
         # The phone that had this page before must not be woken by its offers.
         await self._addresses.delete_earlier(session.device_id)
@@ -114,17 +112,8 @@ class UnitPages:
 
     async def _duty(self, ask: UnitCall) -> web.Response:
         """The duty, at once if it isn't the one that the page knows, else with the next news."""
-        known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
-        shown = requests.shown(ask.request.query.get("shown", ""))
-        news = asyncio.ensure_future(self._news.wait(ask.session.device_id, MAX_WAIT_S if waits else 0.0))
-        await asyncio.sleep(0)  # from here on no change is missed
-        try:
-            content = await self._read_duty(ask.session, shown)
-            if waits and content["digest"] == known:
-                await news
-                content = await self._read_duty(ask.session, shown)
-        finally:
-            news.cancel()
+        read = partial(self._read_duty, ask.session, requests.shown(ask.request.query.get("shown", "")))
+        content = await self._news.content(ask.session.device_id, read, ask.request.query)
         return web.json_response(content | {"now_ms": self._clock.now_ms()})
 
     async def _read_duty(self, session: UnitSession, shown: list[str]) -> dict[str, Any]:
@@ -132,7 +121,7 @@ class UnitPages:
         request = unit_duty_pb2.GetDutyRequest(token=session.token, shown_assignment_ids=shown)
         content = answers.duty(await leg.stub.GetDuty(request, metadata=leg.metadata, timeout=WITHIN_S))
         content |= {"leg": session.leg, "away": bool(self._news.away[session.leg]), "calls": self._calls(session.leg)}
-        return content | {"digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}
+        return content | {"digest": digest_of(content)}
 
     def _calls(self, leg: str) -> dict[str, str]:
         phones = {"probation": self._settings.probation_desk_phone, "police": self._settings.police_desk_phone}
@@ -231,14 +220,3 @@ async def _stream(
             message = await anext(events, None)
     except (grpc.aio.AioRpcError, ConnectionError):
         return
-
-
-def _refusal_of_link(error: grpc.aio.AioRpcError) -> Exception:
-    """The answer to a link that a leg refuses."""
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
-            return Refused(404, "link_unknown")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return Refused(409, _LINKS.get(reason_of(error), "link_unknown"))
-        case _:
-            return error
