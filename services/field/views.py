@@ -30,6 +30,10 @@ from tandem.dispatch.v1 import phone_notice_pb2
 from tandem.registry.v1 import enrolment_pb2
 
 STATIC = Path(__file__).with_name("static")
+DEFAULT_INTERVAL_S = 15
+"""Interval between the reports of an app that nobody asked for another one, seconds."""
+_CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
+"""The app's codes of refusals, by the registry's reason."""
 MAX_CODE_LENGTH = 64
 """Number of characters of a typed code that are passed on: more than any code with spaces has."""
 REPORT_CONCURRENCY = 8
@@ -210,10 +214,6 @@ class AppPages:
         return response
 
 
-DEFAULT_INTERVAL_S = 15
-"""Interval between the reports of an app that nobody asked for another one, seconds."""
-
-
 def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
     outcome = ReportOutcome.LATER if answer.outcome is ReportOutcome.UNKNOWN_PHONE else answer.outcome
     return {
@@ -223,6 +223,3 @@ def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "retry_after_s": answer.retry_after_s,
     }
-
-
-_CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
