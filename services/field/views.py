@@ -73,6 +73,9 @@ class AppPages:
     ) -> None:
         self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
         self._addresses, self._push, self._metrics = addresses, push, metrics
+        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her. They are read once: the
+        # threads of the process may all wait for the names of push services.
+        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the app. Any other path is 404."""
@@ -95,12 +98,12 @@ class AppPages:
 
     async def file(self, name: str) -> web.StreamResponse:
         """The answer with a file of the apps. Raises HTTPNotFound."""
-        path = STATIC / name
-        if path.parent != STATIC or path.suffix not in _TYPES or not path.is_file():
+        body = self._files.get(name)
+        if body is None:
             raise web.HTTPNotFound
-        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her.
-        body = await asyncio.to_thread(path.read_bytes)
-        return web.Response(body=body, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
+        return web.Response(
+            body=body, headers={"Content-Type": _TYPES[Path(name).suffix], "Cache-Control": "no-cache"}
+        )
 
     async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
         key, code = text_of(content, "key"), text_of(content, "code")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,3 +61,19 @@ async def test_the_phone_that_was_replaced_cannot_use_up_the_limit_of_hers(tmp_p
             found = [(await old.ask("GET", path)).status for _ in range(BURST + 1)]
             assert found == [503] * BURST + [429]
             assert (await new.ask("GET", path)).status == 503
+
+
+async def test_the_apps_open_although_every_thread_of_the_process_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "ADDRESS_BURST", 100)
+    over = threading.Event()
+    async with running_field(tmp_path) as url, phone(url) as hers:
+        waiting = [asyncio.create_task(asyncio.to_thread(over.wait)) for _ in range(40)]
+        try:
+            for path in ("/", "/unit/", "/static/app.js", "/service-worker.js"):
+                async with hers._session.get(url + path) as answer:
+                    assert answer.status == 200 and await answer.read(), path
+        finally:
+            over.set()
+            await asyncio.gather(*waiting)
