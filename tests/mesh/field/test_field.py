@@ -334,8 +334,15 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
                 await until(at_the_other_desk)
             await police.duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="car-2"), metadata=police.desk)
             assert not (await police.reports("car-2")).HasField("distress_at")
-            for answer in ("assured", "on_scene", "assured", "apprehended"):
+            for answer in ("assured", "on_scene"):
                 assert (await car.answer(task, answer)).status == 200, answer
+            # Its shift ends while it is on the scene: its officers can still say so, and call for help.
+            await police.put("car-2", shift_ms=-1_000)
+            assert (await car.answer(task, "assured")).status == 200
+            assert (await car.client.ask("POST", "/api/unit/distress", {})).status == 200
+            await police.duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="car-2"), metadata=police.desk)
+            await police.put("car-2")
+            assert (await car.answer(task, "apprehended")).status == 200
             assert (await car.answer(task, "closed", cause="nobody_found")).status == 200
             content = (await car.duty(task["assignment"])).content
             assert content["tasks"] == [] and content["ends"] == [
