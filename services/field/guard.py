@@ -165,8 +165,7 @@ class RequestGuard:
     def _check_origin(self, request: web.Request) -> None:
         """Refuses a request that a page of another site made. Browsers say whose page it is."""
         origin = request.headers.get("Origin")
-        own = request.headers.get("Host", "")
-        if origin is None or (origin not in self._settings.origins and urlsplit(origin).netloc != own):
+        if origin is None or (origin not in self._settings.origins and _host_of(origin) != request.headers.get("Host", "")):
             raise Refused(403, "other_site")
         if request.content_type != "application/json":
             raise Refused(415, "not_json")
@@ -247,6 +246,14 @@ class PhoneGuard(RequestGuard):
 
 def _source(request: web.Request) -> str:
     return source_of(request.remote or "")
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin; None if it has none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def parsed(request: web.Request, body: bytes) -> Any:

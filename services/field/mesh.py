@@ -27,7 +27,7 @@ from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 WITHIN_S = 8.0
-"""Maximum time of a call, seconds. A phone gives a request up after 40 s, of which it may wait 25 s for news."""
+"""Maximum time of a call, seconds. A phone gives a request up after 40 s, and its request may wait 25 s for news."""
 REPORT_TIMEOUT = aiohttp.ClientTimeout(total=WITHIN_S, connect=3.0)
 RETRY_AFTER_S = 5
 """Time after which a phone sends a report again if nobody says another, seconds."""

@@ -159,6 +159,6 @@ def made_up(dice: random.Random, phone: PhoneClient, cookies: str) -> tuple[str,
     for name in ("Origin", "Content-Type", "Cookie", "X-Proof"):
         if dice.random() < 0.08:
             headers[name] = dice.choice(
-                ("", "x", "https://elsewhere.example", "text/plain", "0.", "9" * 40 + ".AA", "unit=x")
+                ("", "x", "https://elsewhere.example", "https://[", "text/plain", "0.", "9" * 40 + ".AA", "unit=x")
             )
     return method, path, body, headers
