@@ -79,8 +79,8 @@ async def test_the_apps_open_although_every_thread_of_the_process_waits(
             await asyncio.gather(*waiting)
 
 
-@pytest.mark.parametrize("origin", ["https://[", "null", "", "https://elsewhere.example", "http://"])
-async def test_a_page_of_another_site_or_of_none_is_refused(tmp_path: Path, origin: str) -> None:
+async def test_a_page_of_another_site_or_of_none_is_refused(tmp_path: Path) -> None:
     async with running_field(tmp_path) as url, known_phone(url, tmp_path) as hers:
-        refused = await hers.ask("POST", "/api/push", {}, Origin=origin)
-        assert refused[:2] == (403, {"error": "other_site"})
+        for origin in ("https://[", "null", "", "https://elsewhere.example", "http://"):
+            refused = await hers.ask("POST", "/api/push", {}, Origin=origin)
+            assert refused[:2] == (403, {"error": "other_site"}), origin
