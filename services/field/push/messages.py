@@ -67,7 +67,7 @@ class PublicResolver(aiohttp.abc.AbstractResolver):
 
 
 def parse_address(
-    endpoint: str, p256dh: str, auth: str, *, services: tuple[str, ...], device_id: str, phone_key: str
+    device_id: str, endpoint: str, p256dh: str, *, auth: str, services: tuple[str, ...], phone_key: str
 ) -> PushAddress:
     """The address that a phone names. Raises InvalidField if the endpoint is no known push service's or a key is malformed."""
     check_endpoint(endpoint, services)

@@ -36,11 +36,11 @@ class PushPages:
     async def put(self, owner: PushOwner, content: Any) -> web.Response:
         """Stores the address that a phone names. Raises InvalidField, Unavailable."""
         address = parse_address(
+            owner.device_id,
             text_of(content, "endpoint"),
             text_of(content, "p256dh"),
-            text_of(content, "auth"),
+            auth=text_of(content, "auth"),
             services=self._services,
-            device_id=owner.device_id,
             phone_key=owner.key,
         )
         await self._addresses.put(address)

@@ -359,9 +359,9 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
 
 
 ALLOWED = {
+    "CheckSignIn",
     *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
-    *("SignInUnit", "SignOutUnit", "CheckSignIn", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask"),
-    "RaiseDistress",
+    *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
 }
 """The only methods that field may call."""
 
