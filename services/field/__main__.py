@@ -63,9 +63,7 @@ async def run(settings: FieldSettings) -> None:
         news = NoticeNews(mesh, addresses, push, clock=settings.clock, metrics=metrics)
         guard = PhoneGuard(settings, cookies, known, addresses=addresses, metrics=metrics)
         push_pages = PushPages(addresses, key, settings.push_hosts)
-        pages = AppPages(
-            guard, mesh, known=known, news=news, addresses=addresses, push=push_pages, metrics=metrics
-        )
+        pages = AppPages(guard, mesh, known=known, news=news, addresses=addresses, push=push_pages, metrics=metrics)
         unit_news = UnitNews(legs, addresses, push, clock=settings.clock, metrics=metrics)
         unit_pages = UnitPages(
             UnitGuard(settings, UnitCookies(keys), addresses=addresses, metrics=metrics),

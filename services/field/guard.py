@@ -165,7 +165,9 @@ class RequestGuard:
     def _check_origin(self, request: web.Request) -> None:
         """Refuses a request that a page of another site made. Browsers say whose page it is."""
         origin = request.headers.get("Origin")
-        if origin is None or (origin not in self._settings.origins and _host_of(origin) != request.headers.get("Host", "")):
+        if origin is None or (
+            origin not in self._settings.origins and _host_of(origin) != request.headers.get("Host", "")
+        ):
             raise Refused(403, "other_site")
         if request.content_type != "application/json":
             raise Refused(415, "not_json")

@@ -73,8 +73,8 @@ class AppPages:
     ) -> None:
         self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
         self._addresses, self._push, self._metrics = addresses, push, metrics
-        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her. They are read once: the
-        # threads of the process may all wait for the names of push services.
+        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her. They are read once:
+        # all threads of the process may be waiting for the names of push services.
         self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -101,9 +101,7 @@ class AppPages:
         body = self._files.get(name)
         if body is None:
             raise web.HTTPNotFound
-        return web.Response(
-            body=body, headers={"Content-Type": _TYPES[Path(name).suffix], "Cache-Control": "no-cache"}
-        )
+        return web.Response(body=body, headers={"Content-Type": _TYPES[Path(name).suffix], "Cache-Control": "no-cache"})
 
     async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
         key, code = text_of(content, "key"), text_of(content, "code")

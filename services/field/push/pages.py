@@ -1,4 +1,4 @@
-"""Answers to a phone that wants to be woken: the server's key, and the address that the phone names. They are the same for both apps."""
+"""Answers to a phone that wants to be woken: the server's key, and the address that the phone names. Both apps use them."""
 
 from __future__ import annotations
 

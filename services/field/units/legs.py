@@ -12,7 +12,6 @@ from services.common.rpc.server import Metadata
 from services.field.settings import FieldSettings
 from tandem.dispatch.v1.unit_duty_pb2_grpc import UnitDutyServiceStub
 
-
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 """Option of a channel that shares no connection. A connection carries at most 512 calls at once, and further ones wait."""
 

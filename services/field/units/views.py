@@ -147,7 +147,7 @@ class UnitPages:
 
     @contextmanager
     def _only_stream(self, phone_key: str) -> Iterator[None]:
-        """Ends the earlier stream to a phone. A phone that lost its network asks again, and its earlier connection may seem to be open."""
+        """Ends the earlier stream to a phone. A phone that lost its network asks again, and its earlier connection may seem open."""
         task, earlier = asyncio.current_task(), self._streaming.get(phone_key)
         if earlier is not None:
             earlier.cancel()

@@ -17,7 +17,7 @@ FEW_RECORDS = 10
 MAX_WAITING = 512
 """Number of waiting messages from which a batch waits. A relay publishes them within a second on a disk that syncs in a millisecond."""
 STALLED_S = 3.0
-"""Time without a published message after which a batch doesn't wait, seconds: then the log is away, and records must be stored anyhow."""
+"""Time without a published message after which a batch doesn't wait, seconds: the log is away, and records must be stored anyhow."""
 CHECK_INTERVAL_S = 0.1
 """Interval at which the outbox is checked, seconds. The relay may be in another process."""
 

@@ -33,9 +33,7 @@ GOOD = {"id": "r1", "at_ms": 1_795_603_655_000, "lat": 37.5, "lon": 127.0, "accu
 
 def named(device_id: str, endpoint: str, keys: Mapping[str, str], service: str) -> PushAddress:
     """The address that a phone names."""
-    return parse_address(
-        device_id, endpoint, keys["p256dh"], auth=keys["auth"], services=(service,), phone_key="key"
-    )
+    return parse_address(device_id, endpoint, keys["p256dh"], auth=keys["auth"], services=(service,), phone_key="key")
 
 
 @pytest.mark.parametrize(

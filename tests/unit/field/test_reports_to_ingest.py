@@ -1,4 +1,4 @@
-"""Reports to ingest's endpoint: a phone forgets a report only when ingest itself refuses it, and a panic waits for no certificate file."""
+"""Reports to ingest: a phone forgets one only when ingest itself refuses it, and a panic waits for no certificate file."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ async def endpoint(
         return web.json_response(content, status=status, headers=headers)
 
     async with (
-        served(
-            "ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed, tls=tls
-        ) as port,
+        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed, tls=tls) as port,
         aiohttp.ClientSession() as session,
     ):
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"

@@ -110,7 +110,9 @@ def test_a_target_without_a_position_has_none() -> None:
 def test_a_leg_that_is_not_followed_is_named() -> None:
     none: Any = None
     news = UnitNews({"probation": none, "police": none}, none, none, clock=MeshClock(), metrics=none)
-    assert news.not_followed() == "offers can't be followed: the probation leg's (STARTING), the police leg's (STARTING)"
+    assert (
+        news.not_followed() == "offers can't be followed: the probation leg's (STARTING), the police leg's (STARTING)"
+    )
     news.away |= {"probation": "", "police": "UNAVAILABLE"}
     assert news.not_followed() == "offers can't be followed: the police leg's (UNAVAILABLE)"
     news.away["police"] = ""

@@ -1,4 +1,4 @@
-"""Records in bulk go at the pace of the log, so that the message of a single order waits behind one batch and not behind a country's."""
+"""Records in bulk go at the pace of the log, so that a single order's message waits behind one batch and not behind a country's."""
 
 from __future__ import annotations
 
