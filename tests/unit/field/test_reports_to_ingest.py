@@ -29,9 +29,11 @@ PANIC = PhoneReport("r1", 1_795_603_655_000, alarm="sos")
 
 @asynccontextmanager
 async def endpoint(
-    status: int, content: object, *, tls: tuple[Path, Path] | None = None, **headers: str
+    status: int, content: object, *, tls: tuple[Path, Path] | None = None, retry_after: str = ""
 ) -> AsyncIterator[IngestEndpoint]:
     """An endpoint that gives one answer. `content` is JSON, or a text of another server."""
+
+    headers = {"Retry-After": retry_after} if retry_after else {}
 
     async def answer(_request: web.Request) -> web.Response:
         if isinstance(content, str):
@@ -78,9 +80,9 @@ async def test_a_report_is_forgotten_only_when_ingest_refuses_it(
     assert (answer.retry_after_s > 0) is (outcome is ReportOutcome.LATER)
 
 
-async def test_ingest_says_when_to_try_again_within_bounds() -> None:
+async def test_ingest_says_after_which_time_to_retry_within_bounds() -> None:
     for given, wait_s in (("7", 7), ("999999", mesh.MAX_RETRY_AFTER_S), ("soon", mesh.RETRY_AFTER_S)):
-        async with endpoint(503, {"reason": "away"}, **{"Retry-After": given}) as ingest:
+        async with endpoint(503, {"reason": "away"}, retry_after=given) as ingest:
             assert (await ingest.report("token", "phone-1", PANIC)).retry_after_s == wait_s
 
 
