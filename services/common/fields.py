@@ -42,8 +42,8 @@ def are_ids(values: Sequence[str]) -> bool:
 
 
 def number(field: str, value: float, least: float, *, greatest: float) -> float:
-    """Checks that a number is finite and from `least` to `greatest`, both inclusive."""
-    if not math.isfinite(value) or not least <= value <= greatest:
+    """Checks that a number is finite and from `least` to `greatest`, both inclusive. An int may be too large for a float."""
+    if not least <= value <= greatest or not math.isfinite(value):
         raise InvalidField(field, f"must be from {least:g} to {greatest:g}")
     return value
 

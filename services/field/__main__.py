@@ -26,6 +26,7 @@ from services.field.notices import NoticeNews
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneCookies, open_keys
 from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
+from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
 from services.field.settings import FieldSettings
 from services.field.units import legs as unit_legs
@@ -60,24 +61,16 @@ async def run(settings: FieldSettings) -> None:
         addresses, known = PushAddresses(database), KnownPhones(mesh)
         push = PushClient(push_session, key, settings.push_hosts)
         news = NoticeNews(mesh, addresses, push, clock=settings.clock, metrics=metrics)
-        guard = PhoneGuard(settings, cookies, known, metrics=metrics)
-        pages = AppPages(
-            guard,
-            mesh,
-            known=known,
-            news=news,
-            addresses=addresses,
-            key=key,
-            push_hosts=settings.push_hosts,
-            metrics=metrics,
-        )
+        guard = PhoneGuard(settings, cookies, known, addresses=addresses, metrics=metrics)
+        push_pages = PushPages(addresses, key, settings.push_hosts)
+        pages = AppPages(guard, mesh, known=known, news=news, addresses=addresses, push=push_pages, metrics=metrics)
         unit_news = UnitNews(legs, addresses, push, clock=settings.clock, metrics=metrics)
         unit_pages = UnitPages(
-            UnitGuard(settings, UnitCookies(keys), metrics),
+            UnitGuard(settings, UnitCookies(keys), addresses=addresses, metrics=metrics),
             legs,
             news=unit_news,
             addresses=addresses,
-            key=key,
+            push=push_pages,
             settings=settings,
             file=pages.file,
         )
@@ -96,6 +89,7 @@ async def run(settings: FieldSettings) -> None:
                 settings.metrics_port,
                 lambda: f"notices can't be followed: {news.away}" if news.away else "",
                 metrics=process_metrics,
+                degraded=unit_news.not_followed,
             ),
         ):
             await running.until_stopped(news.run(), unit_news.run(), asyncio.Event().wait())  # type: ignore[arg-type]

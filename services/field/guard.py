@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,11 +18,12 @@ from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
 from services.common.web.server import body_of
-from services.field.domain.rate_limit import RequestLimit
+from services.field.domain.rate_limit import RequestLimit, source_of
 from services.field.metrics import FieldMetrics
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import COOKIE, LASTS_S, PhoneCookies, PhoneSession
+from services.field.push.store import PushAddresses
 from services.field.settings import FieldSettings
 
 POLICY = (
@@ -31,9 +32,11 @@ POLICY = (
 )
 """Content security policy of every answer."""
 ADDRESS_PER_S, ADDRESS_BURST = 100.0, 1_000
-"""Requests of one address: in the long run a second, and at once. A mobile network's address has many phones behind it."""
-PERSON_PER_S, PERSON_BURST = 2.0, 120
-"""Requests of one person's phone: in the long run a second, and at once."""
+"""Requests from one address without a phone's proof: in the long run a second, and at once. Requests with a proof count by phone
+alone: a mobile network's address has many phones behind it, and a stranger there mustn't lock her out."""
+PHONE_PER_S, PHONE_BURST = 2.0, 120
+"""Requests of one phone: in the long run a second, and at once. A phone that was replaced has a limit of its own, so that its holder
+can't use up hers."""
 CODE_PER_S, CODE_BURST = 0.1, 20
 """Enrolment codes that one address may try: in the long run a second, and at once."""
 
@@ -80,46 +83,66 @@ class Refused(Exception):
 class RequestGuard:
     """Access control that both apps share: rate limits by address, the origin, the proof, and the headers of each answer."""
 
-    def __init__(self, settings: FieldSettings, metrics: FieldMetrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: FieldSettings, metrics: FieldMetrics, codes: RequestLimit) -> None:
+        self._settings, self._metrics, self._codes = settings, metrics, codes
         self._by_address = RequestLimit(ADDRESS_PER_S, ADDRESS_BURST)
-        self._codes = RequestLimit(CODE_PER_S, CODE_BURST)
 
     def open_get(self, path: str, answer: OpenAnswer) -> web.RouteDef:
         """Makes the route of a file that is the same for everybody."""
-        return web.get(path, self._handler(lambda request: answer(request, None)), allow_head=False)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._limit_address(request)
+            return await answer(request, None)
+
+        return web.get(path, self._handler(handle), allow_head=False)
 
     def enrolling(self, path: str, answer: OpenAnswer) -> web.RouteDef:
         """Makes the route by which a phone is connected, the only one of an app that needs no cookie and changes something."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            self._limit_address(request)
             self._check_origin(request)
-            if wait_s := self._codes.wait_s(_address(request), time.monotonic()):
+            if wait_s := self._codes.wait_s(_source(request), time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
             return await answer(request, parsed(request, await body_of(request)))
 
         return web.post(path, self._handler(handle))
 
-    def _check_proof(self, request: web.Request, body: bytes, key: str, *, whose: str) -> None:
-        """Raises Refused unless the request is signed by a phone's key, now. `whose` names the phone in the log."""
+    async def _proven_body(self, request: web.Request, key: str, *, whose: str) -> bytes:
+        """The body of a request that one of our own pages made and a phone's key signed just now. Raises Refused.
+
+        `whose` names the phone in the log.
+        """
+        if request.method == "POST":
+            self._check_origin(request)
+        body = await body_of(request)
         header, now_ms = request.headers.get(proof.HEADER, ""), wall_us() // 1000
         at_ms = proof.time_of(header)
         if at_ms is None:
-            raise Refused(401, "no_proof")
+            self._refuse_unproven(request, "no_proof")
         signed = proof.statement(request.method, request.path_qs, at_ms, body=body)
         if not proof.is_valid(header, key, signed):
             logger().warning("phone_without_its_key", device_id=whose)
-            raise Refused(401, "no_proof")
+            self._refuse_unproven(request, "no_proof")
         if abs(now_ms - at_ms) > proof.MAX_SKEW_MS:
-            raise Refused(401, "clock", now_ms=now_ms)
+            self._refuse_unproven(request, "clock", now_ms=now_ms)
+        return body
+
+    def _refuse_unproven(self, request: web.Request, code: str, **more: Any) -> NoReturn:
+        """Refuses a request without a phone's proof, and counts it by its address."""
+        self._limit_address(request)
+        raise Refused(401, code, **more)
+
+    def _limit_address(self, request: web.Request) -> None:
+        """Counts a request without a phone's proof. Raises Refused if its address makes too many."""
+        if wait_s := self._by_address.wait_s(_source(request), time.monotonic()):
+            raise Refused(429, "too_often", wait_s=wait_s)
 
     def _handler(
         self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                if wait_s := self._by_address.wait_s(_address(request), time.monotonic()):
-                    raise Refused(429, "too_often", wait_s=wait_s)
                 response = await answer(request)
             except Refused as refused:
                 response = refused.answer()
@@ -142,8 +165,9 @@ class RequestGuard:
     def _check_origin(self, request: web.Request) -> None:
         """Refuses a request that a page of another site made. Browsers say whose page it is."""
         origin = request.headers.get("Origin")
-        own = request.headers.get("Host", "")
-        if origin is None or (origin not in self._settings.origins and urlsplit(origin).netloc != own):
+        if origin is None or (
+            origin not in self._settings.origins and _host_of(origin) != request.headers.get("Host", "")
+        ):
             raise Refused(403, "other_site")
         if request.content_type != "application/json":
             raise Refused(415, "not_json")
@@ -168,11 +192,17 @@ class PhoneGuard(RequestGuard):
     """Makes all routes of her app, each behind access control."""
 
     def __init__(
-        self, settings: FieldSettings, cookies: PhoneCookies, known: KnownPhones, *, metrics: FieldMetrics
+        self,
+        settings: FieldSettings,
+        cookies: PhoneCookies,
+        known: KnownPhones,
+        *,
+        addresses: PushAddresses,
+        metrics: FieldMetrics,
     ) -> None:
-        super().__init__(settings, metrics)
-        self._cookies, self._known = cookies, known
-        self._by_person = RequestLimit(PERSON_PER_S, PERSON_BURST)
+        super().__init__(settings, metrics, RequestLimit(CODE_PER_S, CODE_BURST))
+        self._cookies, self._known, self._addresses = cookies, known, addresses
+        self._by_phone = RequestLimit(PHONE_PER_S, PHONE_BURST)
 
     def get(self, path: str, answer: Answer) -> web.RouteDef:
         """Makes a route for an enrolled phone."""
@@ -200,31 +230,32 @@ class PhoneGuard(RequestGuard):
 
     def _for_phone(self, answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            if request.method == "POST":
-                self._check_origin(request)
-            body = await body_of(request)
-            session = self._proven(request, body)
-            if wait_s := self._by_person.wait_s(session.device_id, time.monotonic()):
+            session = self._cookies.open(request.cookies.get(COOKIE, ""))
+            if session is None:
+                self._refuse_unproven(request, "not_enrolled")
+            body = await self._proven_body(request, session.key, whose=session.device_id)
+            if wait_s := self._by_phone.wait_s(session.key, time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
             try:
                 return await answer(PhoneCall(request, parsed(request, body), session))
             except Unauthenticated:
                 self._known.forget(session)
+                await self._addresses.delete_of_phone(session.device_id, session.key)  # it is woken no more
                 raise Refused(401, "ended") from None
 
         return handle
 
-    def _proven(self, request: web.Request, body: bytes) -> PhoneSession:
-        """The phone that sent a request. Raises Refused unless its cookie and its proof are right."""
-        session = self._cookies.open(request.cookies.get(COOKIE, ""))
-        if session is None:
-            raise Refused(401, "not_enrolled")
-        self._check_proof(request, body, session.key, whose=session.device_id)
-        return session
+
+def _source(request: web.Request) -> str:
+    return source_of(request.remote or "")
 
 
-def _address(request: web.Request) -> str:
-    return request.remote or ""
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin; None if it has none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def parsed(request: web.Request, body: bytes) -> Any:

@@ -14,6 +14,7 @@ import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from services.common.observability.telemetry import logger
 from services.common.rpc import client
 from services.common.rpc.certificates import spiffe_id
 from services.common.rpc.errors import FailedPrecondition
@@ -26,11 +27,13 @@ from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 WITHIN_S = 8.0
-"""Maximum time of a call, seconds. A phone gives a request up after 20 s."""
+"""Maximum time of a call, seconds. A phone gives a request up after 40 s, and its request may wait 25 s for news."""
 REPORT_TIMEOUT = aiohttp.ClientTimeout(total=WITHIN_S, connect=3.0)
 RETRY_AFTER_S = 5
 """Time after which a phone sends a report again if nobody says another, seconds."""
 MAX_RETRY_AFTER_S = 300
+NO_ANSWER = ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
+"""What becomes of a report that ingest doesn't answer."""
 CERTIFICATE_INTERVAL_S = 60.0
 """Interval at which the certificate of ingest's endpoint is read again, seconds."""
 
@@ -57,15 +60,22 @@ class IngestEndpoint:
                 content = await answer.json() if answer.content_type == "application/json" else {}
                 return _answer(answer.status, content, answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
+            return NO_ANSWER
 
     def _tls(self) -> ssl.SSLContext | bool:
         """Accepts the one certificate of the endpoint, for any issuer and name."""
         if self._cert is None or urlsplit(self._url).scheme != "https":
             return True
         now_s = asyncio.get_running_loop().time()
-        if self._context is None or now_s - self._read_at_s > CERTIFICATE_INTERVAL_S:
+        if self._context is None:
             self._context, self._read_at_s = pinned(self._cert), now_s
+        elif now_s - self._read_at_s > CERTIFICATE_INTERVAL_S:
+            self._read_at_s = now_s
+            try:
+                self._context = pinned(self._cert)
+            except (OSError, ValueError) as error:
+                # The file is being replaced at this moment, or is broken: a panic goes by the certificate that is known.
+                logger().error("certificate_unreadable", kind=type(error).__name__)
         return self._context
 
 
@@ -80,18 +90,23 @@ def pinned(cert: Path) -> ssl.SSLContext:
 
 
 def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
+    """What an answer means. A report is refused only in ingest's own words: any other server's answer must lose no report."""
+    content = content if isinstance(content, dict) else {}
     refused = content.get("refused") or [{}]
     field, reason = str(refused[0].get("field", "")), str(refused[0].get("reason", ""))
     commands = content.get("commands", ())
     if status == 401:
         return ReportAnswer(ReportOutcome.UNKNOWN_PHONE, field, reason)
-    if status in (429, 503) or status >= 500:
-        wait_s = int(retry_after) if retry_after.isdigit() else RETRY_AFTER_S
-        return ReportAnswer(
-            ReportOutcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
-        )
-    stored = status == 200 and content.get("accepted", 0) > 0
-    return ReportAnswer(ReportOutcome.STORED if stored else ReportOutcome.REFUSED, field, reason, commands=commands)
+    if status == 200 and content.get("accepted", 0) > 0:
+        return ReportAnswer(ReportOutcome.STORED, field, reason, commands=commands)
+    if status in (200, 400, 403) and reason:
+        return ReportAnswer(ReportOutcome.REFUSED, field, reason, commands=commands)
+    wait_s = int(retry_after) if retry_after.isdecimal() else RETRY_AFTER_S
+    if status not in (429, 503):
+        logger().warning("ingest_answer_unknown", status=status)
+    return ReportAnswer(
+        ReportOutcome.LATER, field, reason, retry_after_s=min(wait_s, MAX_RETRY_AFTER_S), commands=commands
+    )
 
 
 class FieldMesh:

@@ -12,6 +12,10 @@ from pydantic import Field, model_validator
 from services.common.settings import LOOPBACK, HttpSettings
 from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, is_push_service
 
+_NAME = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
+_CONTACT = re.compile(rf"mailto:[A-Za-z0-9._%+-]+@{_NAME}|https://{_NAME}")
+"""What py_vapid accepts as the sender of a message. It raises an error at each message for anything else."""
+
 
 class FieldSettings(HttpSettings):
     """Settings of field, from the environment. `__main__` reads them once."""
@@ -64,9 +68,10 @@ class FieldSettings(HttpSettings):
         for entry in self.push_hosts:
             if not is_push_service(entry, plain=not self.tls):
                 raise ValueError(f'TANDEM_PUSH_SERVICES: "{entry}" is no host (example: *.push.apple.com)')
-        if not re.fullmatch(r"mailto:\S+@\S+|https://\S+", self.push_contact):
+        if not _CONTACT.fullmatch(self.push_contact):
             raise ValueError(
-                "TANDEM_PUSH_CONTACT must be a mailto: or https: address (example: mailto:duty@police.example)"
+                "TANDEM_PUSH_CONTACT must be a mailto: address, or an https: address without a path (example: "
+                "mailto:duty@police.example)"
             )
         return self
 

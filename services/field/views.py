@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 from aiohttp import web
 
@@ -17,22 +15,25 @@ from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
 from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
-from services.field.guard import PhoneCall, PhoneGuard, Refused, text_of
-from services.field.mesh import WITHIN_S, FieldMesh
+from services.field.guard import PhoneCall, PhoneGuard, text_of
+from services.field.mesh import NO_ANSWER, WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
-from services.field.push.messages import PushKey, parse_address
+from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
-from services.field.refusals import reason_of
+from services.field.push.waking import digest_of
+from services.field.refusals import refusal_of_code
 from tandem.dispatch.v1 import phone_notice_pb2
 from tandem.registry.v1 import enrolment_pb2
 
 STATIC = Path(__file__).with_name("static")
-MAX_WAIT_S = 25.0
-"""Maximum time for which a request for notices waits for news, seconds: less than mobile networks keep an idle connection."""
+DEFAULT_INTERVAL_S = 15
+"""Interval between the reports of an app that nobody asked for another one, seconds."""
+_CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
+"""The app's codes of refusals, by the registry's reason."""
 MAX_CODE_LENGTH = 64
 """Number of characters of a typed code that are passed on: more than any code with spaces has."""
 REPORT_CONCURRENCY = 8
@@ -67,12 +68,14 @@ class AppPages:
         known: KnownPhones,
         news: NoticeNews,
         addresses: PushAddresses,
-        key: PushKey,
-        push_hosts: tuple[str, ...],
+        push: PushPages,
         metrics: FieldMetrics,
     ) -> None:
         self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
-        self._addresses, self._key, self._push_hosts, self._metrics = addresses, key, push_hosts, metrics
+        self._addresses, self._push, self._metrics = addresses, push, metrics
+        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her. They are read once:
+        # all threads of the process may be waiting for the names of push services.
+        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the app. Any other path is 404."""
@@ -95,12 +98,10 @@ class AppPages:
 
     async def file(self, name: str) -> web.StreamResponse:
         """The answer with a file of the apps. Raises HTTPNotFound."""
-        path = STATIC / name
-        if path.parent != STATIC or path.suffix not in _TYPES or not path.is_file():
+        body = self._files.get(name)
+        if body is None:
             raise web.HTTPNotFound
-        # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her.
-        body = await asyncio.to_thread(path.read_bytes)
-        return web.Response(body=body, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
+        return web.Response(body=body, headers={"Content-Type": _TYPES[Path(name).suffix], "Cache-Control": "no-cache"})
 
     async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
         key, code = text_of(content, "key"), text_of(content, "code")
@@ -112,12 +113,12 @@ class AppPages:
                 timeout=WITHIN_S,
             )
         except grpc.aio.AioRpcError as error:
-            raise _refusal_of_code(error) from None
+            raise refusal_of_code(error, _CODES, unknown="code_unknown", other="device_ended") from None
         session = PhoneSession(
             device_id=enrolled.device_id, person_id=enrolled.person_id, token=enrolled.token, key=key
         )
         # The phone that had this device before must not be woken by its notices.
-        await self._addresses.delete(enrolled.device_id)
+        await self._addresses.delete_earlier(enrolled.device_id)
         self._known.forget_device(enrolled.device_id)
         self._news.wake(enrolled.device_id)
         response = web.json_response({"enrolled": True, "interval_s": DEFAULT_INTERVAL_S})
@@ -126,17 +127,23 @@ class AppPages:
 
     async def _reports(self, ask: PhoneCall) -> web.Response:
         sent = reports.parse(ask.content)
-        lane, session = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session
+        lane, session, no_answer = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session, asyncio.Event()
 
         async def send(report: PhoneReport) -> ReportAnswer:
             async with lane:
-                return await self._mesh.ingest.report(session.token, session.device_id, report)
+                if no_answer.is_set():  # else the phone would give the request up, and not hear what was stored
+                    return NO_ANSWER
+                answer = await self._mesh.ingest.report(session.token, session.device_id, report)
+                if answer is NO_ANSWER:
+                    no_answer.set()
+                return answer
 
         answers = await asyncio.gather(*map(send, sent))
         for answer in answers:
             self._metrics.reports.labels(answer.outcome.value).inc()
         if any(answer.outcome is ReportOutcome.UNKNOWN_PHONE for answer in answers):
-            await self._refuse_if_ended(session)
+            # A token that ingest doesn't know has ended, or is too new: then ingest knows it soon.
+            await self._known.check(session, is_doubted=True)
         commands = [command for answer in answers for command in answer.commands]
         return web.json_response(
             {
@@ -147,31 +154,15 @@ class AppPages:
             }
         )
 
-    async def _refuse_if_ended(self, session: PhoneSession) -> None:
-        """Raises Unauthenticated if a token that ingest doesn't know has ended. It may also be too new: then ingest knows it soon."""
-        self._known.forget(session)
-        await self._known.check(session)
-
     async def _notices(self, ask: PhoneCall) -> web.Response:
         """The notices, at once if they aren't those that the phone knows, else with the next news."""
-        await self._known.check(ask.session)
-        known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
-        device_id = ask.session.device_id
-        news = asyncio.ensure_future(self._news.wait(device_id, MAX_WAIT_S if waits else 0.0))
-        await asyncio.sleep(0)  # from here on no notice is missed
-        try:
-            content = await self._read_notices(device_id)
-            if waits and content["digest"] == known:
-                await news
-                await self._known.check(ask.session)
-                content = await self._read_notices(device_id)
-        finally:
-            news.cancel()
-        return web.json_response(content)
+        read = partial(self._read_notices, ask.session)
+        return web.json_response(await self._news.content(ask.session.device_id, read, ask.request.query))
 
-    async def _read_notices(self, device_id: str) -> dict[str, Any]:
+    async def _read_notices(self, session: PhoneSession) -> dict[str, Any]:
+        await self._known.check(session)
         listed = await self._mesh.notices.ListPhoneNotices(
-            phone_notice_pb2.ListPhoneNoticesRequest(device_id=device_id),
+            phone_notice_pb2.ListPhoneNoticesRequest(device_id=session.device_id),
             metadata=self._mesh.to_warning,
             timeout=WITHIN_S,
         )
@@ -186,14 +177,14 @@ class AppPages:
             }
             for notice in listed.notices
         ]
-        digest = hashlib.sha256(json.dumps(notices).encode()).hexdigest()[:16]
-        return {"notices": notices, "digest": digest, "away": bool(self._news.away)}
+        return {"notices": notices, "digest": digest_of(notices), "away": bool(self._news.away)}
 
     async def _receipt(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        kind, choice = KINDS.get(ask.text("kind")), ask.content.get("choice", 0)
+        kind = KINDS.get(ask.text("kind"))
         if kind is None:
             raise InvalidField("kind", f"must be one of {', '.join(KINDS)}")
+        choice = ask.content.get("choice", 0)
         if not isinstance(choice, int) or isinstance(choice, bool) or not 0 <= choice <= 3:
             raise InvalidField("choice", "must be 1, 2 or 3 with answered, else 0")
         await self._mesh.notices.RecordPhoneReceipt(
@@ -210,31 +201,18 @@ class AppPages:
 
     async def _push_key(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        return web.json_response({"key": self._key.public})
+        return self._push.key()
 
     async def _put_push(self, ask: PhoneCall) -> web.Response:
         await self._known.check(ask.session)
-        address = parse_address(
-            ask.session.device_id,
-            ask.text("endpoint"),
-            ask.text("p256dh"),
-            auth=ask.text("auth"),
-            services=self._push_hosts,
-        )
-        await self._addresses.put(address)
-        return web.json_response({})
+        return await self._push.put(ask.session, ask.content)
 
     async def _leave(self, ask: PhoneCall) -> web.Response:
         """Forgets the phone. Its token stays good until the police end it or enrol another phone: the cookie alone has it."""
-        await self._known.check(ask.session)
-        await self._addresses.delete(ask.session.device_id)
+        await self._addresses.delete_of_phone(ask.session.device_id, ask.session.key)
         response = web.json_response({})
         self._guard.left(response)
         return response
-
-
-DEFAULT_INTERVAL_S = 15
-"""Interval between the reports of an app that nobody asked for another one, seconds."""
 
 
 def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
@@ -246,17 +224,3 @@ def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "retry_after_s": answer.retry_after_s,
     }
-
-
-_CODES = {"CODE_USED": "code_used", "CODE_EXPIRED": "code_expired", "DEVICE_ENDED": "device_ended"}
-
-
-def _refusal_of_code(error: grpc.aio.AioRpcError) -> Exception:
-    """The answer to a code that the registry refuses."""
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
-            return Refused(404, "code_unknown")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return Refused(409, _CODES.get(reason_of(error), "device_ended"))
-        case _:
-            return error

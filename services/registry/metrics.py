@@ -57,7 +57,7 @@ class RegistryMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.outbox_age_s = Gauge(
             "tandem_registry_outbox_age_seconds",
-            "How long messages to the log have been waiting, seconds; 0 if none is waiting",
+            "How long messages to the log have waited while none was published, seconds; 0 if none waits",
             registry=registry,
         )
         self.unproven_s = Gauge(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -21,8 +20,8 @@ from services.cli.stack import mesh as meshes
 from services.common import times
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.browser.driver import HERE, Browser, browser
+from tests.support.common.mesh import RunningMesh
 
 pytestmark = [
     pytest.mark.browser,
@@ -91,14 +90,6 @@ class Played:
                     await self.browser("wait", page=page, selector="#state-at li")
                     return
                 await asyncio.sleep(1)
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -5,9 +5,8 @@ It prints a table.
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -20,9 +19,9 @@ from services.cli.stack import mesh as meshes
 from services.common import times
 from services.console.pages.assets import KOREA
 from tandem.ingest.v1 import ingest_pb2
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import Browser, browser
 from tests.browser.undecided import put_undecided_records
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.common.mesh import RunningMesh
 
 pytestmark = [
     pytest.mark.browser,
@@ -167,14 +166,6 @@ DUTIES: tuple[tuple[str, Act], ...] = (
     ("which device is about to die", which_device_is_about_to_die),
 )
 """Duties in their order."""
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -23,10 +22,10 @@ from services.console.guard import RouteGuard
 from services.console.mesh import MeshClient
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import HERE, Browser, browser
 from tests.browser.undecided import put_undecided_records
 from tests.browser.visited import NO_PAGES, PAGES, VisitedPage
-from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.support.common.mesh import PATIENCE_S, RunningMesh
 from tests.support.console.korean import LATIN_ALLOWED
 
 pytestmark = [
@@ -81,14 +80,6 @@ class Toured(NamedTuple):
         texts = await self.browser("eval", page=tab, expression=TEXTS_OF_THE_PAGE)
         words = {word.strip("./:'-_") for text in texts for word in WORD.findall(text)}
         return {word for word in words if word and not re.search("[0-9]", word)} - LATIN_ALLOWED
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

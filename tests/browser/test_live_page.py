@@ -9,8 +9,7 @@ import asyncio
 import os
 import re
 import sqlite3
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
@@ -25,8 +24,8 @@ from services.common import times
 from services.console.pages.texts import TEXTS
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.browser.driver import HERE, Browser, browser
+from tests.support.common.mesh import PATIENCE_S, RunningMesh
 
 pytestmark = [
     pytest.mark.browser,
@@ -80,14 +79,6 @@ class Watched:
         )
         number = {"probation": 1, "police": 2}[leg]
         return [assignment for assignment in listed.incidents[0].assignments if assignment.leg == number]
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest_asyncio
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import Clients
 from tandem.registry.v1 import review_pb2
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import HERE, Browser, browser
 from tests.browser.undecided import ADDRESS, NAME, put_undecided_records
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.dispatch.receivers import Receiver, receiver_entry
@@ -121,9 +120,7 @@ def receiver() -> Receiver:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+def mesh(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver, packages: None) -> Iterator[RunningMesh]:
     folder: Path = tmp_path_factory.mktemp("browser")
     webhooks = folder / "webhooks.json"
     webhooks.write_text(json.dumps([receiver_entry(receiver)]))

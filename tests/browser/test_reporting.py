@@ -6,14 +6,13 @@ The devices are those of fake services, so no mesh is needed. With TANDEM_SHOTS 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
 
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import HERE, Browser, browser
 from tests.support.console.console import ConsoleBench
 from tests.support.console.devices import example, operators_bench
 
@@ -37,12 +36,6 @@ class Opened(NamedTuple):
         """Saves a picture for the documentation, where TANDEM_SHOTS is set."""
         if folder := os.environ.get("TANDEM_SHOTS"):
             await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
-
-
-@pytest.fixture(scope="module")
-def packages() -> None:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

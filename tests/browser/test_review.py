@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ from services.cli.simulate import demo, outcome
 from services.cli.stack import mesh as meshes
 from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.browser.driver import HERE, Browser, browser
+from tests.support.common.mesh import RunningMesh, tandem
 from tests.support.console.review_questions import ANSWERS
 from tests.support.dispatch.chase import HOME, PATIENCE_S, UNITS, Chase, between, chase
 
@@ -92,14 +91,6 @@ class Reviewer:
             await self.eval(f"document.querySelector('{at}').scrollIntoView()")
             await asyncio.sleep(3)  # the map's tiles
             await self.browser("shot", page="reviewer", path=f"{ROOT / folder}/{name}.png")
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("review") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.console.pages.texts import TEXTS
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
 from tests.support.console.console import INCIDENT, PATIENCE_S, ConsoleBench, console_bench
@@ -116,12 +115,6 @@ def key_hash(cert: Path) -> str:
     public = x509.load_pem_x509_certificate(cert.read_bytes()).public_key()
     encoded = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return base64.b64encode(hashlib.sha256(encoded).digest()).decode()
-
-
-@pytest.fixture(scope="module")
-def packages() -> None:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

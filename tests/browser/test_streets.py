@@ -11,7 +11,7 @@ import os
 import struct
 import subprocess
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,8 @@ from services.cli.simulate import demo
 from services.cli.simulate.actors import Alerts
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import MeshConnection
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.browser.driver import HERE, Browser, browser
+from tests.support.common.mesh import PATIENCE_S, RunningMesh
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
 from tools import build_streets
@@ -192,14 +192,6 @@ class Streets:
             if count >= least:
                 return
         raise AssertionError(f"{count} pixels of {colour}, not {least}")
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -6,13 +6,11 @@ sends the same few hundred requests each time.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,11 @@ from hypothesis import strategies as st
 
 from services.common.rpc.errors import InvalidField
 from services.field import guard as guards
-from services.field.__main__ import run
 from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
-from services.field.settings import FieldSettings
 from services.field.units import guard as unit_guards
 from services.field.units import requests
 from services.field.units.sessions import UnitCookies, UnitSession
-from tests.support.common.ports import free_port
+from tests.support.field.alone import running_field
 from tests.support.field.phone import PhoneClient
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -107,39 +103,12 @@ def test_made_up_cookies_open_no_page_and_hers_is_no_units() -> None:
         assert cookies.open(sealed[:at] + dice.choice("AZaz09-_=") + sealed[at + 1 :]) in (None, session)
 
 
-@asynccontextmanager
-async def running_field(folder: Path) -> AsyncIterator[str]:
-    """A field whose mesh is away."""
-    port, away = free_port(), f"ipv4:127.0.0.1:{free_port()}"
-    given_settings = FieldSettings(
-        port=port,
-        data_dir=folder,
-        dev_secret="secret",
-        registry=away,
-        dispatch_warning=away,
-        dispatch_police=away,
-        dispatch_probation=away,
-        ingest_phones=f"http://127.0.0.1:{free_port()}",
-    )
-    serving = asyncio.create_task(run(given_settings))
-    url = f"http://127.0.0.1:{port}"
-    async with aiohttp.ClientSession() as session:
-        while True:
-            with suppress(aiohttp.ClientError):
-                async with session.get(f"{url}/static/icon.svg"):
-                    break
-            assert not serving.done(), serving
-            await asyncio.sleep(0.05)
-    try:
-        yield url
-    finally:
-        serving.cancel()
-        with suppress(asyncio.CancelledError):
-            await serving
-
-
 async def test_each_route_answers_rubbish_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, names in ((guards, ("ADDRESS_PER_S", "PERSON_PER_S", "CODE_PER_S")), (unit_guards, ("UNIT_PER_S",))):
+    limits = (
+        (guards, ("ADDRESS_PER_S", "PHONE_PER_S", "CODE_PER_S")),
+        (unit_guards, ("PAGE_PER_S", "LINK_PER_S")),
+    )
+    for module, names in limits:
         for name in names:
             monkeypatch.setattr(module, name, 1e9)  # the limits are tested elsewhere
     dice, statuses = random.Random(None if SECONDS else 11), set[int]()
@@ -190,6 +159,6 @@ def made_up(dice: random.Random, phone: PhoneClient, cookies: str) -> tuple[str,
     for name in ("Origin", "Content-Type", "Cookie", "X-Proof"):
         if dice.random() < 0.08:
             headers[name] = dice.choice(
-                ("", "x", "https://elsewhere.example", "text/plain", "0.", "9" * 40 + ".AA", "unit=x")
+                ("", "x", "https://elsewhere.example", "https://[", "text/plain", "0.", "9" * 40 + ".AA", "unit=x")
             )
     return method, path, body, headers

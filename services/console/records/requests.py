@@ -119,11 +119,7 @@ def protected_person_end(values: Values) -> registry_pb2.EndProtectedPersonReque
 
 def device_end(values: Values) -> registry_pb2.EndDeviceRequest:
     """Request that says that a protective device was returned."""
-    return registry_pb2.EndDeviceRequest(
-        device_id=read.text(values, "device_id"),
-        removed_at=read.moment(values, "removed_at"),
-        source_version=read.version(values),
-    )
+    return registry_pb2.EndDeviceRequest(device_id=read.text(values, "device_id"), **_removal(values))
 
 
 def wearer_end(values: Values) -> registry_pb2.EndWearerRequest:
@@ -139,11 +135,7 @@ def wearer_end(values: Values) -> registry_pb2.EndWearerRequest:
 
 def tag_end(values: Values) -> registry_pb2.EndTagRequest:
     """Request that says that a tag was removed."""
-    return registry_pb2.EndTagRequest(
-        device_id=read.text(values, "device_id"),
-        removed_at=read.moment(values, "removed_at"),
-        source_version=read.version(values),
-    )
+    return registry_pb2.EndTagRequest(device_id=read.text(values, "device_id"), **_removal(values))
 
 
 def presence_unit(values: Values) -> presence_unit_pb2.PutPresenceUnitRequest:
@@ -165,11 +157,12 @@ def presence_unit(values: Values) -> presence_unit_pb2.PutPresenceUnitRequest:
 
 def presence_unit_end(values: Values) -> presence_unit_pb2.EndPresenceUnitRequest:
     """Request that says that a home unit or beacon was removed."""
-    return presence_unit_pb2.EndPresenceUnitRequest(
-        unit_id=read.text(values, "unit_id"),
-        removed_at=read.moment(values, "removed_at"),
-        source_version=read.version(values),
-    )
+    return presence_unit_pb2.EndPresenceUnitRequest(unit_id=read.text(values, "unit_id"), **_removal(values))
+
+
+def _removal(values: Values) -> dict[str, Any]:
+    """When a tag, device or unit was taken out of service, with the agency's version of its record."""
+    return {"removed_at": read.moment(values, "removed_at"), "source_version": read.version(values)}
 
 
 def _person(values: Values) -> dict[str, Any]:

@@ -111,10 +111,11 @@ class RaiseDistress:
 
 @dataclass(frozen=True, slots=True)
 class EndDistress:
-    """Command: the desk of the unit ends an officer's call for help."""
+    """Command: the desk of a unit ends the call for help of its officer, also if another unit has the assignment by now."""
 
     assignment_id: str
     by: str
+    unit_id: str
 
 
 Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Assure | Close | RaiseDistress | EndDistress
@@ -246,12 +247,12 @@ def _assure(assignment: Assignment, command: Assure, situation: Situation) -> It
 def _raise_distress(assignment: Assignment, command: RaiseDistress, now_ms: int) -> Iterator[Event]:
     if assignment.unit_id != command.unit_id:
         raise FailedPrecondition(f"the assignment isn't unit {command.unit_id}'s", NO_UNIT)
-    if assignment.distress_ms is None:
+    if assignment.distress_unit_id != command.unit_id:
         yield DistressRaised(now_ms, assignment.assignment_id, by=command.by, unit_id=command.unit_id)
 
 
 def _end_distress(assignment: Assignment, command: EndDistress, now_ms: int) -> Iterator[Event]:
-    if assignment.distress_ms is not None:
+    if assignment.distress_unit_id == command.unit_id:
         yield DistressEnded(now_ms, assignment.assignment_id, command.by)
 
 

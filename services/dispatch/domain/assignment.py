@@ -157,7 +157,9 @@ class Assignment:
     reminded_ms: int | None = None
     """When the unit was last reminded of that step, mesh time; None if it wasn't."""
     distress_ms: int | None = None
-    """Since when an officer of the unit calls for help, mesh time; None if nobody does."""
+    """Since when an officer calls for help, mesh time; None if nobody does."""
+    distress_unit_id: str = ""
+    """Unit of that officer. It may have lost the assignment since, as an officer in distress answers no reminder."""
 
     @property
     def next_check_ms(self) -> int | None:
@@ -345,9 +347,9 @@ def _after_side_step(new: Assignment, step: SideStep) -> Assignment:
         case NoteAdded():
             return replace(new, notes=new.notes + 1)
         case DistressRaised():
-            return replace(new, distress_ms=step.at_ms)
+            return replace(new, distress_ms=step.at_ms, distress_unit_id=step.unit_id)
         case DistressEnded():
-            return replace(new, distress_ms=None)
+            return replace(new, distress_ms=None, distress_unit_id="")
         case _:
             assert_never(step)
 

@@ -46,11 +46,14 @@ class SignedInUnit(NamedTuple):
 
 
 class OnDuty(NamedTuple):
-    """A unit with its last report and the rows of its assignments: those that it has, and those that its page shows."""
+    """A unit with its last report and the rows of assignments: those that it has, and those that its page shows.
+
+    Other units may have some of those that the page shows by now.
+    """
 
     unit: Unit
     report: UnitReport
-    own: Sequence[AssignmentRow]
+    rows: Sequence[AssignmentRow]
 
 
 class UnitAccess:
@@ -181,8 +184,8 @@ class UnitAccess:
         await self._leg.change_roster(work)
         for incident in await self._leg.record.open_incidents():
             for assignment_id, assignment in incident.assignments.items():
-                if assignment.distress_ms is not None and assignment.choice and assignment.choice.unit_id == unit_id:
-                    await self._leg.answer(EndDistress(assignment_id, by))
+                if assignment.distress_unit_id == unit_id:
+                    await self._leg.answer(EndDistress(assignment_id, by, unit_id))
         logger().info("distress_ended", unit=unit_id, by=by)
 
     async def assure(self, assignment_id: str, by: str, offer_number: int) -> dispatch_pb2.Assignment:

@@ -54,6 +54,14 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         await self._access.sign_out(request.token)
         return unit_duty_pb2.SignOutUnitResponse()
 
+    async def CheckSignIn(
+        self, request: unit_duty_pb2.CheckSignInRequest, context: Context
+    ) -> unit_duty_pb2.CheckSignInResponse:
+        """Fails unless a token is valid."""
+        self._admit_page()
+        await self._access.unit(request.token)
+        return unit_duty_pb2.CheckSignInResponse()
+
     async def WatchUnits(
         self, request: unit_duty_pb2.WatchUnitsRequest, context: Context
     ) -> AsyncIterator[unit_duty_pb2.WatchUnitsResponse]:
@@ -69,9 +77,10 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         self._admit_page()
         shown = translate.shown_ids(request.shown_assignment_ids)
         on_duty = await self._access.duty(request.token, shown)
+        unit_id = on_duty.unit.unit_id
         incidents = [
             listed
-            for incident_id in dict.fromkeys(row.incident_id for row in on_duty.own if row.unit_id)
+            for incident_id in dict.fromkeys(row.incident_id for row in on_duty.rows if row.unit_id == unit_id)
             for listed in await self._leg.store.incidents(incident_id, 1, "")
         ]
         return translate.duty(on_duty, shown, incidents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
@@ -39,7 +40,7 @@ class UnitSignIn:
     sha256: bytes
     unit_id: str
     shift_until_ms: int
-    """End of the shift, and of the token, exclusive, mesh time."""
+    """End of the shift, and of the token of a unit without an assignment, exclusive, mesh time."""
     ended_ms: int | None = None
     """When the unit or a newer sign-in ended it, mesh time; None if neither did."""
 
@@ -75,13 +76,19 @@ def check_link(link: UnitLink | None, now_ms: int) -> UnitLink:
     return link
 
 
-def check_sign_in(sign_in: UnitSignIn | None, unit: Unit | None, now_ms: int) -> Unit:
-    """The unit whose page has a token. Raises FailedPrecondition if the token, the shift or the place on the roster has ended."""
+def check_sign_in(
+    sign_in: UnitSignIn | None, unit: Unit | None, now_ms: int, *, has_assignment: Callable[[], bool]
+) -> Unit:
+    """The unit whose page has a token. Raises FailedPrecondition if the token, the shift or the place on the roster has ended.
+
+    A unit that has an assignment at the end of its shift keeps its page until the assignment is over: an officer on the scene must be
+    able to call for help.
+    """
     if sign_in is None or sign_in.ended_ms is not None:
         raise FailedPrecondition("token: this sign-in has ended: ask the desk for a link", SIGN_IN_ENDED)
     if unit is None or unit.removed:
         raise FailedPrecondition("token: the unit was removed from the roster", UNIT_REMOVED)
     # A desk may end a shift earlier; a later end needs another link.
-    if min(sign_in.shift_until_ms, unit.shift_until_ms) <= now_ms:
+    if min(sign_in.shift_until_ms, unit.shift_until_ms) <= now_ms and not has_assignment():
         raise FailedPrecondition("token: the shift is over: ask the desk for a link", SHIFT_OVER)
     return unit

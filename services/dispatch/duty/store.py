@@ -68,7 +68,11 @@ def unit_of(connection: sa.Connection, token_sha256: bytes, now_ms: int) -> Unit
     row = connection.execute(sa.select(_sign_ins).where(_sign_ins.c.sha256 == token_sha256)).first()
     sign_in = UnitSignIn(**row._mapping) if row else None
     unit = roster.unit(connection, sign_in.unit_id) if sign_in else None
-    return links.check_sign_in(sign_in, unit, now_ms)
+
+    def has_assignment() -> bool:
+        return unit is not None and unit.unit_id in roster.engaged(connection)
+
+    return links.check_sign_in(sign_in, unit, now_ms, has_assignment=has_assignment)
 
 
 def end_sign_in(connection: sa.Connection, token_sha256: bytes, now_ms: int) -> None:

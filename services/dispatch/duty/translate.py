@@ -68,10 +68,10 @@ def _state(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState:
 def duty(on_duty: OnDuty, asked: Sequence[str], incidents: Iterable[ListedIncident]) -> unit_duty_pb2.GetDutyResponse:
     """The message of a unit's duty. `asked` are the ids of the assignments that its page shows."""
     unit_id = on_duty.unit.unit_id
-    own = {row.assignment_id: (row, translate.stored_assignment(row)) for row in on_duty.own}
+    read = {row.assignment_id: (row, translate.stored_assignment(row)) for row in on_duty.rows}
     others = {listed.row.incident_id: _others(listed.peers) for listed in incidents}
     answer = unit_duty_pb2.GetDutyResponse(unit=roster.listed_unit(on_duty.unit, on_duty.report, ""))
-    for id_, (row, assignment) in own.items():
+    for id_, (row, assignment) in read.items():
         if assignment.choice.unit_id == unit_id and assignment.state != dispatch_pb2.CLOSED:
             if row.unit_id == unit_id or id_ in asked:
                 task = unit_duty_pb2.UnitTask(assignment=assignment, others=others.get(row.incident_id, ()))
@@ -81,7 +81,7 @@ def duty(on_duty: OnDuty, asked: Sequence[str], incidents: Iterable[ListedIncide
             reason = unit_duty_pb2.TASK_CLOSED if closed else unit_duty_pb2.TASK_OFFERED_ON
             answer.ends.append(unit_duty_pb2.TaskEnd(assignment_id=id_, reason=reason))
     answer.ends.extend(
-        unit_duty_pb2.TaskEnd(assignment_id=id_, reason=unit_duty_pb2.TASK_UNKNOWN) for id_ in asked if id_ not in own
+        unit_duty_pb2.TaskEnd(assignment_id=id_, reason=unit_duty_pb2.TASK_UNKNOWN) for id_ in asked if id_ not in read
     )
     return answer
 

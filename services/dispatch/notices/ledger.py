@@ -12,7 +12,7 @@ from services.common import ids
 from services.common.messaging import flow
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.privacy import notices
-from services.common.privacy.grounds import Purpose, RecordKind
+from services.common.privacy.notice_rows import GivenNotice, row_of
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import RetryableError
 from services.dispatch.domain.leg import Leg
@@ -25,22 +25,15 @@ def disclosures_of(message: MessageRow, *, with_location: bool, now_ms: int) -> 
     """The ledger's rows of a notice: the notice itself, and the location that goes with it, each under its article."""
     ground = NoticeGround(message.ground)
     articles = [ground.value, *([notices.location_basis(ground)] if with_location else [])]
-    return [
-        ledger_pb2.Disclosure(
-            # A retry gives the same id, so that the ledger counts each notice once.
-            disclosure_id=ids.hash_id("notice", message.message_id, article),
-            at_ms=now_ms,
-            who=notices.TRACKING_CENTRE,
-            legal_basis=article,
-            purpose=Purpose.VICTIM_CONTACT.value,
-            reference=message.incident_id,
-            record_kind=RecordKind.WEARER.value,
-            record_id=message.wearer_id,
-            order_id=message.order_id,
-            recipient=notices.recipient_id(message.person_id),
-        )
-        for article in articles
-    ]
+    given = GivenNotice(
+        person_id=message.person_id,
+        wearer_id=message.wearer_id,
+        order_id=message.order_id,
+        incident_id=message.incident_id,
+        at_ms=now_ms,
+    )
+    # A retry gives the same id, so that the ledger counts each notice once.
+    return [row_of(given, article, ids.hash_id("notice", message.message_id, article)) for article in articles]
 
 
 class NoticeLedger:

@@ -21,7 +21,8 @@ DEFAULT_PUSH_SERVICES = (
 )
 """Hosts of the push services of Chrome, Firefox, Safari and Edge."""
 MAX_ENDPOINT_LENGTH = 1_024
-_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+")
+_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+_HOST = re.compile(rf"(\*\.)?{_NAME.pattern}")
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
@@ -41,9 +42,11 @@ def check_endpoint(endpoint: str, services: Iterable[str]) -> str:
         raise InvalidField("endpoint", "is no address") from None
     if origin in services:
         return endpoint  # a loopback address, which the settings accept on loopback only
-    is_named = any(host == entry or (entry[:2] == "*." and host.endswith(entry[1:])) for entry in services)
+    is_named = _NAME.fullmatch(host) is not None and any(
+        host == entry or (entry[:2] == "*." and host.endswith(entry[1:])) for entry in services
+    )
     if parts.scheme != "https" or port not in (None, 443) or "@" in parts.netloc or not is_named:
-        raise InvalidField("endpoint", "is no address of a known push service (TANDEM_PUSH_SERVICES)")
+        raise InvalidField("endpoint", "is no address of a known push service")
     return endpoint
 
 

@@ -110,7 +110,7 @@ def _number(content: Mapping[str, Any], name: str, bounds: tuple[float, float]) 
     value = content.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InvalidField(name, "must be a number")
-    return fields.number(name, float(value), bounds[0], greatest=bounds[1])
+    return float(fields.number(name, value, bounds[0], greatest=bounds[1]))
 
 
 def interval_s(commands: Sequence[Mapping[str, Any]]) -> int | None:

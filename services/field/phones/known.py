@@ -33,17 +33,20 @@ class KnownPhones:
         self._mesh = mesh
         self._known: dict[bytes, _Known] = {}
 
-    async def check(self, session: PhoneSession) -> None:
-        """Raises Unauthenticated if the phone's token has ended or is somebody else's, Unavailable if nobody can say."""
+    async def check(self, session: PhoneSession, *, is_doubted: bool = False) -> None:
+        """Raises Unauthenticated if the phone's token has ended or is somebody else's, Unavailable if nobody can say.
+
+        With `is_doubted`, the registry is asked although its last answer is fresh. That answer still counts while it is away.
+        """
         hashed, now_s = hashlib.sha256(session.token.encode()).digest(), time.monotonic()
         known = self._known.get(hashed)
-        if known is None or now_s - known.at_s > FRESH_S:
+        if is_doubted or known is None or now_s - known.at_s > FRESH_S:
             known = await self._ask(session.token, hashed, known)
         if known.phone != (session.device_id, session.person_id):
             raise Unauthenticated("this phone's token is of another device")
 
     def forget(self, session: PhoneSession) -> None:
-        """Drops what is known of a phone, because ingest says that its token has ended."""
+        """Drops what is known of a phone whose token has ended."""
         self._known.pop(hashlib.sha256(session.token.encode()).digest(), None)
 
     def forget_device(self, device_id: str) -> None:
@@ -63,6 +66,9 @@ class KnownPhones:
             if known is not None and now_s - known.at_s < STALE_S:
                 return known
             raise Unavailable("the registry can't say whose phone this is") from None
+        self._known.pop(
+            hashed, None
+        )  # to the end of the order: the phone that was asked for longest ago is dropped first
         if len(self._known) >= MAX_KNOWN:
             self._known.pop(next(iter(self._known)))
         self._known[hashed] = _Known((found.device_id, found.person_id), now_s)

@@ -66,7 +66,9 @@ class PublicResolver(aiohttp.abc.AbstractResolver):
         await self._resolver.close()
 
 
-def parse_address(device_id: str, endpoint: str, p256dh: str, *, auth: str, services: tuple[str, ...]) -> PushAddress:
+def parse_address(
+    device_id: str, endpoint: str, p256dh: str, *, auth: str, services: tuple[str, ...], phone_key: str
+) -> PushAddress:
     """The address that a phone names. Raises InvalidField if the endpoint is no known push service's or a key is malformed."""
     check_endpoint(endpoint, services)
     for name, text, length in (("p256dh", p256dh, P256DH_BYTES), ("auth", auth, AUTH_BYTES)):
@@ -78,7 +80,7 @@ def parse_address(device_id: str, endpoint: str, p256dh: str, *, auth: str, serv
             key = b""
         if len(key) != length:
             raise InvalidField(name, f"must be {length} bytes in base64url, as the browser gives them")
-    return PushAddress(device_id, endpoint=endpoint, p256dh=p256dh, auth=auth)
+    return PushAddress(device_id, endpoint=endpoint, p256dh=p256dh, auth=auth, phone_key=phone_key)
 
 
 class PushKey:

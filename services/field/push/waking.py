@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
@@ -17,10 +21,16 @@ from services.field.push.store import PushAddresses
 PUSH_RETRY = Backoff(2.0, 30.0)
 """Delays before a push message is tried again, seconds."""
 PUSH_CONCURRENCY = 64
-"""Concurrent push messages. A phone has at most one, so that a slow push service holds up only its own phones' messages."""
-
+"""Concurrent push messages. A phone has at most one, and between two tries it holds no place."""
 CLEAN_INTERVAL_MS = 60_000
 """Interval at which expired news is forgotten, milliseconds of mesh time."""
+MAX_WAIT_S = 25.0
+"""Maximum time for which a page's request waits for news, seconds: less than mobile networks keep an idle connection."""
+
+
+def digest_of(content: Any) -> str:
+    """Digest of the JSON content that a page knows."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class PageWaker:
@@ -34,6 +44,8 @@ class PageWaker:
         """News that was pushed or is being pushed, by device and id, with the end of each, mesh time."""
         self._due: dict[str, int] = {}
         """Devices whose phone is being woken, with the end of the newest news, mesh time."""
+        self._not_covered: set[str] = set()
+        """Devices with news that came after the message on its way had been sent."""
         self._cleaned_ms = 0
         self._lane = asyncio.Semaphore(PUSH_CONCURRENCY)
 
@@ -50,13 +62,32 @@ class PageWaker:
             if not self._waiting[device_id]:
                 del self._waiting[device_id]
 
+    async def content(
+        self, device_id: str, read: Callable[[], Awaitable[dict[str, Any]]], query: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What `read` gives: at once if the page doesn't know it yet, else with the next news of a device.
+
+        The page's query has the digest of the content that it knows (`known`), and whether it waits for news (`wait=1`).
+        """
+        waits = query.get("wait", "") == "1"
+        news = asyncio.ensure_future(self.wait(device_id, MAX_WAIT_S if waits else 0.0))
+        await asyncio.sleep(0)  # from here on no news is missed
+        try:
+            content = await read()
+            if waits and content["digest"] == query.get("known", ""):
+                await news
+                content = await read()
+        finally:
+            news.cancel()
+        return content
+
     def wake(self, device_id: str) -> None:
         """Wakes the pages that wait for a device's news."""
         for event in self._waiting.get(device_id, ()):
             event.set()
 
     def push_about(self, tasks: asyncio.TaskGroup, device_id: str, news_id: str, *, expires_ms: int) -> None:
-        """Begins to wake a phone, unless it is being woken: then the message that is on its way does for this news, too."""
+        """Begins to wake a phone. If it is being woken, the next message does for this news, too."""
         now_ms = self._clock.now_ms()
         if now_ms > self._cleaned_ms + CLEAN_INTERVAL_MS:
             self._cleaned_ms = now_ms
@@ -66,22 +97,33 @@ class PageWaker:
         self._pushed[device_id, news_id] = expires_ms
         is_woken = device_id in self._due
         self._due[device_id] = max(expires_ms, self._due.get(device_id, 0))
-        if not is_woken:
+        if is_woken:
+            self._not_covered.add(device_id)
+        else:
             tasks.create_task(self._wake(device_id))
 
     async def _wake(self, device_id: str) -> None:
-        """Sends a push message until the push service takes it, the address has ended, or the news has expired."""
+        """Sends a push message until the push service takes it, the address has ended, or the news has expired.
+
+        The phone may ask as soon as a message has reached it, which is before the push service answers here. News that comes in between
+        needs a message of its own.
+        """
         tries = 0
         try:
             while (left_ms := self._due[device_id] - self._clock.now_ms()) > 0:
                 async with self._lane:
+                    self._not_covered.discard(device_id)
                     outcome = await self._send(device_id, max(1, left_ms // 1000))
-                if outcome is not PushOutcome.LATER:
+                if outcome is PushOutcome.LATER:
+                    await asyncio.sleep(PUSH_RETRY.delay_s(tries))
+                    tries += 1
+                elif device_id in self._not_covered:
+                    tries = 0
+                else:
                     return
-                await asyncio.sleep(PUSH_RETRY.delay_s(tries))
-                tries += 1
             logger().warning("push_given_up", device_id=device_id)
         finally:
+            self._not_covered.discard(device_id)
             del self._due[device_id]
 
     async def _send(self, device_id: str, ttl_s: int) -> PushOutcome:
@@ -91,7 +133,7 @@ class PageWaker:
                 return PushOutcome.GONE
             outcome = await self._push.send(address, ttl_s)
             if outcome in (PushOutcome.GONE, PushOutcome.REFUSED):
-                await self._addresses.delete(device_id, address.endpoint)
+                await self._addresses.delete(address)
                 logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)
         except RetryableError:
             return PushOutcome.LATER

@@ -11,16 +11,19 @@ import grpc
 import grpc.aio
 from aiohttp import web
 
-from services.common.web.server import body_of
 from services.field.domain.rate_limit import RequestLimit
 from services.field.guard import Refused, RequestGuard, parsed, text_of
 from services.field.metrics import FieldMetrics
+from services.field.push.store import PushAddresses
 from services.field.refusals import reason_of
 from services.field.settings import FieldSettings
 from services.field.units.sessions import COOKIE, LASTS_S, UnitCookies, UnitSession
 
-UNIT_PER_S, UNIT_BURST = 2.0, 120
-"""Requests of one unit's page: in the long run a second, and at once."""
+PAGE_PER_S, PAGE_BURST = 2.0, 120
+"""Requests of one unit's page: in the long run a second, and at once. A page that was replaced has a limit of its own."""
+LINK_PER_S, LINK_BURST = 5.0, 200
+"""Links that one address may try: in the long run a second, and at once. A link has 256 bits, so nobody guesses one; but a station
+begins its shift behind one address."""
 ENDED = {"SIGN_IN_ENDED": "ended", "SHIFT_OVER": "shift_over", "UNIT_REMOVED": "unit_removed"}
 """Answers to a page whose sign-in has ended, by the leg's reason."""
 
@@ -45,10 +48,12 @@ UnitAnswer = Callable[[UnitCall], Awaitable[web.StreamResponse]]
 class UnitGuard(RequestGuard):
     """Makes all routes of units' pages, each behind access control."""
 
-    def __init__(self, settings: FieldSettings, cookies: UnitCookies, metrics: FieldMetrics) -> None:
-        super().__init__(settings, metrics)
-        self._cookies = cookies
-        self._by_unit = RequestLimit(UNIT_PER_S, UNIT_BURST)
+    def __init__(
+        self, settings: FieldSettings, cookies: UnitCookies, *, addresses: PushAddresses, metrics: FieldMetrics
+    ) -> None:
+        super().__init__(settings, metrics, RequestLimit(LINK_PER_S, LINK_BURST))
+        self._cookies, self._addresses = cookies, addresses
+        self._by_page = RequestLimit(PAGE_PER_S, PAGE_BURST)
 
     def get(self, path: str, answer: UnitAnswer) -> web.RouteDef:
         """Makes a route for a signed-in unit."""
@@ -76,19 +81,19 @@ class UnitGuard(RequestGuard):
 
     def _for_unit(self, answer: UnitAnswer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            if request.method == "POST":
-                self._check_origin(request)
-            body = await body_of(request)
             session = self._cookies.open(request.cookies.get(COOKIE, ""))
             if session is None:
-                raise Refused(401, "not_signed_in")
-            self._check_proof(request, body, session.key, whose=session.device_id)
-            if wait_s := self._by_unit.wait_s(session.device_id, time.monotonic()):
+                self._refuse_unproven(request, "not_signed_in")
+            body = await self._proven_body(request, session.key, whose=session.device_id)
+            if wait_s := self._by_page.wait_s(session.key, time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
             try:
                 return await answer(UnitCall(request, parsed(request, body), session))
             except grpc.aio.AioRpcError as error:
-                raise refusal_of(error) from None
+                refusal = refusal_of(error)
+                if isinstance(refusal, Refused) and refusal.status == 401:
+                    await self._addresses.delete_of_phone(session.device_id, session.key)  # it is woken no more
+                raise refusal from None
 
         return handle
 

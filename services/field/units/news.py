@@ -37,6 +37,11 @@ class UnitNews(PageWaker):
         self.away = dict.fromkeys(legs, "STARTING")
         """Reason why each leg isn't followed; empty while it is."""
 
+    def not_followed(self) -> str:
+        """Legs whose offers wake no page, with the reason of each; empty if there is none."""
+        away = [f"the {name} leg's ({reason})" for name, reason in self.away.items() if reason]
+        return f"offers can't be followed: {', '.join(away)}" if away else ""
+
     async def run(self) -> None:
         """Follows the legs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -66,10 +71,8 @@ class UnitNews(PageWaker):
 
     def _apply(self, tasks: asyncio.TaskGroup, name: str, change: unit_duty_pb2.WatchUnitsResponse) -> None:
         units = self._units.pop((name, change.incident_id), {})
-        woken = set(units.values())
+        woken = {*units.values(), change.unit_id} - {""}
         if change.assignment_id:
-            woken.discard("")
-            woken |= {change.unit_id} - {""}
             units[change.assignment_id] = change.unit_id
         if any(units.values()):
             self._units[name, change.incident_id] = units

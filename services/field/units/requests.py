@@ -39,7 +39,7 @@ def report(token: str, content: Any, now_ms: int) -> unit_duty_pb2.ReportDutyReq
 def _degrees(value: Any, name: str, bound: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InvalidField(name, "must be a number of degrees (example: 37.5665)")
-    return fields.number(name, float(value), -bound, greatest=bound)
+    return float(fields.number(name, value, -bound, greatest=bound))
 
 
 def answer(token: str, content: Any) -> unit_duty_pb2.AnswerTaskRequest:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-import grpc
 import grpc.aio
 from aiohttp import web
 
@@ -18,9 +17,10 @@ from services.common.clock import MeshClock
 from services.field.guard import Refused, text_of
 from services.field.mesh import WITHIN_S
 from services.field.phones import proof
-from services.field.push.messages import PushKey, parse_address
+from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
-from services.field.refusals import reason_of
+from services.field.push.waking import digest_of
+from services.field.refusals import refusal_of_code
 from services.field.settings import FieldSettings
 from services.field.units import answers, requests
 from services.field.units.guard import UnitCall, UnitGuard
@@ -29,8 +29,6 @@ from services.field.units.news import UnitNews
 from services.field.units.sessions import UnitSession
 from tandem.dispatch.v1 import unit_duty_pb2
 
-MAX_WAIT_S = 25.0
-"""Maximum time for which a request for the duty waits for news, seconds: less than mobile networks keep an idle connection."""
 FOLLOW_S = 240.0
 """Time after which a stream of positions ends, seconds. The page opens the next one; the leg's own limit is five minutes."""
 _LINKS = {
@@ -58,13 +56,15 @@ class UnitPages:
         *,
         news: UnitNews,
         addresses: PushAddresses,
-        key: PushKey,
+        push: PushPages,
         settings: FieldSettings,
         file: FileAnswer,
     ) -> None:
-        self._guard, self._legs, self._news, self._addresses, self._key = guard, legs, news, addresses, key
+        self._guard, self._legs, self._news, self._addresses, self._push = guard, legs, news, addresses, push
         self._settings, self._file = settings, file
         self._clock: MeshClock = settings.clock
+        self._streaming: dict[str, asyncio.Task[Any] | None] = {}
+        """The request that streams targets to each phone, by the phone's key."""
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the page."""
@@ -100,10 +100,10 @@ class UnitPages:
         try:
             made = await leg.stub.SignInUnit(request, metadata=leg.metadata, timeout=WITHIN_S)
         except grpc.aio.AioRpcError as error:
-            raise _refusal_of_link(error) from None
+            raise refusal_of_code(error, _LINKS, unknown="link_unknown", other="link_unknown") from None
         session = UnitSession(leg=name, unit_id=made.unit_id, token=made.token, key=key)
         # The phone that had this page before must not be woken by its offers.
-        await self._addresses.delete(session.device_id)
+        await self._addresses.delete_earlier(session.device_id)
         self._news.wake(session.device_id)
         until_ms = times.from_timestamp(made.shift_until)
         response = web.json_response({"unit": made.unit_id, "leg": name, "shift_until_ms": until_ms})
@@ -112,17 +112,8 @@ class UnitPages:
 
     async def _duty(self, ask: UnitCall) -> web.Response:
         """The duty, at once if it isn't the one that the page knows, else with the next news."""
-        known, waits = ask.request.query.get("known", ""), ask.request.query.get("wait", "") == "1"
-        shown = requests.shown(ask.request.query.get("shown", ""))
-        news = asyncio.ensure_future(self._news.wait(ask.session.device_id, MAX_WAIT_S if waits else 0.0))
-        await asyncio.sleep(0)  # from here on no change is missed
-        try:
-            content = await self._read_duty(ask.session, shown)
-            if waits and content["digest"] == known:
-                await news
-                content = await self._read_duty(ask.session, shown)
-        finally:
-            news.cancel()
+        read = partial(self._read_duty, ask.session, requests.shown(ask.request.query.get("shown", "")))
+        content = await self._news.content(ask.session.device_id, read, ask.request.query)
         return web.json_response(content | {"now_ms": self._clock.now_ms()})
 
     async def _read_duty(self, session: UnitSession, shown: list[str]) -> dict[str, Any]:
@@ -130,7 +121,7 @@ class UnitPages:
         request = unit_duty_pb2.GetDutyRequest(token=session.token, shown_assignment_ids=shown)
         content = answers.duty(await leg.stub.GetDuty(request, metadata=leg.metadata, timeout=WITHIN_S))
         content |= {"leg": session.leg, "away": bool(self._news.away[session.leg]), "calls": self._calls(session.leg)}
-        return content | {"digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}
+        return content | {"digest": digest_of(content)}
 
     def _calls(self, leg: str) -> dict[str, str]:
         phones = {"probation": self._settings.probation_desk_phone, "police": self._settings.police_desk_phone}
@@ -151,9 +142,26 @@ class UnitPages:
 
     async def _targets(self, ask: UnitCall) -> web.StreamResponse:
         """Streams the positions of an incident's targets, a JSON object a line. A first line comes once the leg admits the unit."""
+        with self._only_stream(ask.session.key):
+            return await self._stream_targets(ask)
+
+    @contextmanager
+    def _only_stream(self, phone_key: str) -> Iterator[None]:
+        """Ends the earlier stream to a phone. A phone that lost its network asks again, and its earlier connection may seem open."""
+        task, earlier = asyncio.current_task(), self._streaming.get(phone_key)
+        if earlier is not None:
+            earlier.cancel()
+        self._streaming[phone_key] = task
+        try:
+            yield
+        finally:
+            if self._streaming.get(phone_key) is task:
+                del self._streaming[phone_key]
+
+    async def _stream_targets(self, ask: UnitCall) -> web.StreamResponse:
         leg, incident_id = self._legs[ask.session.leg], ask.request.query.get("incident", "")
         request = unit_duty_pb2.FollowTaskRequest(token=ask.session.token, incident_id=incident_id)
-        call = leg.stub.FollowTask(request, metadata=leg.metadata, timeout=FOLLOW_S)
+        call = leg.streams.FollowTask(request, metadata=leg.metadata, timeout=FOLLOW_S)
         events = aiter(call)
         try:
             first = await anext(events, None)  # a refusal is answered as such, before the stream begins
@@ -174,27 +182,25 @@ class UnitPages:
         return web.json_response({"other_desk": raised.other_desk})
 
     async def _push_key(self, ask: UnitCall) -> web.Response:
-        await self._read_duty(ask.session, [])
-        return web.json_response({"key": self._key.public})
+        await self._check_sign_in(ask.session)
+        return self._push.key()
 
     async def _put_push(self, ask: UnitCall) -> web.Response:
-        await self._read_duty(ask.session, [])
-        address = parse_address(
-            ask.session.device_id,
-            ask.text("endpoint"),
-            ask.text("p256dh"),
-            auth=ask.text("auth"),
-            services=self._settings.push_hosts,
-        )
-        await self._addresses.put(address)
-        return web.json_response({})
+        await self._check_sign_in(ask.session)
+        return await self._push.put(ask.session, ask.content)
+
+    async def _check_sign_in(self, session: UnitSession) -> None:
+        """Raises AioRpcError if the sign-in has ended."""
+        leg = self._legs[session.leg]
+        request = unit_duty_pb2.CheckSignInRequest(token=session.token)
+        await leg.stub.CheckSignIn(request, metadata=leg.metadata, timeout=WITHIN_S)
 
     async def _leave(self, ask: UnitCall) -> web.Response:
         """Ends the sign-in. The end of the shift is the unit's own report before."""
         leg = self._legs[ask.session.leg]
         request = unit_duty_pb2.SignOutUnitRequest(token=ask.session.token)
         await leg.stub.SignOutUnit(request, metadata=leg.metadata, timeout=WITHIN_S)
-        await self._addresses.delete(ask.session.device_id)
+        await self._addresses.delete_of_phone(ask.session.device_id, ask.session.key)
         response = web.json_response({})
         self._guard.left(response)
         return response
@@ -214,14 +220,3 @@ async def _stream(
             message = await anext(events, None)
     except (grpc.aio.AioRpcError, ConnectionError):
         return
-
-
-def _refusal_of_link(error: grpc.aio.AioRpcError) -> Exception:
-    """The answer to a link that a leg refuses."""
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.INVALID_ARGUMENT:
-            return Refused(404, "link_unknown")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return Refused(409, _LINKS.get(reason_of(error), "link_unknown"))
-        case _:
-            return error

@@ -43,7 +43,7 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
         self._evaluators, self._partitions = evaluators, partitions
         self._outbox, self._clock = outbox, clock
         self._given_s: dict[str, float] = {}
-        """When a region last left for each device, time of the event loop."""
+        """When a region last left for each device, or begins to leave, time of the event loop."""
 
     async def ReadRegionMap(
         self, request: region_map_pb2.ReadRegionMapRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -53,9 +53,12 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
         made = list(self._views(device_id, frozenset(request.covered_partitions)))
         shown = [each for each in made if each.view.outcome is ViewOutcome.SHOWN]
         if shown:
-            self._check_interval(device_id)
-            await self._outbox.record([row for each in shown for row in _rows(each, device_id)])
-            self._given_s[device_id] = asyncio.get_running_loop().time()
+            self._note_given(device_id)  # before the rows are written, so that a second request meanwhile is too soon
+            try:
+                await self._outbox.record([row for each in shown for row in _rows(each, device_id)])
+            except BaseException:
+                self._given_s.pop(device_id, None)
+                raise
         return region_map_pb2.ReadRegionMapResponse(
             views=[
                 translate.shown(each.view, each.at_ms) if each in shown else translate.without_region(each.view)
@@ -81,13 +84,14 @@ class RegionMapApi(region_map_pb2_grpc.RegionMapServiceServicer):
         now = views.views(made.evaluator.state, device_id, max(made.evaluator.state.now_ms, self._clock.now_ms()))
         return any(view.case_id == made.view.case_id and view.outcome is ViewOutcome.SHOWN for view in now)
 
-    def _check_interval(self, device_id: str) -> None:
-        """Raises BudgetSpent if a region left for a device too short a time ago."""
+    def _note_given(self, device_id: str) -> None:
+        """Notes that a region leaves for a device. Raises BudgetSpent if another one left too short a time ago."""
         now_s = asyncio.get_running_loop().time()
         self._given_s = {each: at_s for each, at_s in self._given_s.items() if now_s - at_s < MIN_INTERVAL_S}
         if device_id in self._given_s:
             wait_s = MIN_INTERVAL_S - (now_s - self._given_s[device_id])
             raise BudgetSpent("a region left for this device a moment ago", retry_after_s=wait_s)
+        self._given_s[device_id] = now_s
 
 
 def _rows(made: _Made, device_id: str) -> list[ledger_pb2.Disclosure]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from services.common import ids, times
-from services.common.privacy import notices
-from services.common.privacy.grounds import Purpose, RecordKind
+from services.common.privacy.notice_rows import GivenNotice, row_of
 from services.geofence.domain.her_map.coarse import SECTORS, FromHer
 from services.geofence.domain.her_map.view import MapGround, MapView, ViewOutcome
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
@@ -18,19 +17,15 @@ _DIRECTIONS = {"": region_map_pb2.DIRECTION_UNSPECIFIED} | {
 
 def disclosures_of(view: MapView, ground: MapGround, now_ms: int, *, device_id: str) -> list[ledger_pb2.Disclosure]:
     """Rows of a view for a device: the notice, and the location that goes with it, each under its article."""
+    given = GivenNotice(
+        person_id=view.person_id,
+        wearer_id=ground.wearer_id,
+        order_id=ground.order_id,
+        incident_id=ground.incident_id,
+        at_ms=now_ms,
+    )
     return [
-        ledger_pb2.Disclosure(
-            disclosure_id=ids.hash_id("map", device_id, view.case_id, article, now_ms),
-            at_ms=now_ms,
-            who=notices.TRACKING_CENTRE,
-            legal_basis=article,
-            purpose=Purpose.VICTIM_CONTACT.value,
-            reference=ground.incident_id,
-            record_kind=RecordKind.WEARER.value,
-            record_id=ground.wearer_id,
-            order_id=ground.order_id,
-            recipient=notices.recipient_id(view.person_id),
-        )
+        row_of(given, article, ids.hash_id("map", device_id, view.case_id, article, now_ms))
         for article in (ground.ground.value, ground.location_basis)
     ]
 

@@ -15,7 +15,7 @@ milliseconds, at most 1 s. A checkpoint passes all three queues, so it gets its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, assert_never
@@ -77,7 +77,7 @@ class _AlertedCheckpoint:
     pending: PendingCheckpoint
     entry: StreamCursor
     alert: PublishedAlert | None
-    """The newest stored alert."""
+    """The newest alert that was stored when all alerts of earlier entries were. It may be of a later entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +164,22 @@ class OutputPublisher:
                 match await self._outgoing.get():
                     case StateDigest() as digest:
                         self._secondary.put_nowait(digest)
-                    case _QueuedCheckpoint(pending, entry):
-                        while self._publishing:
-                            await asyncio.wait(self._publishing)
-                        newest = self._published.newest(flow.ALERTS.name)
-                        self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
+                    case _QueuedCheckpoint() as checkpoint:
+                        # A task of its own, because the alerts of later entries don't wait for those of earlier ones.
+                        tasks.create_task(self._pass_checkpoint(checkpoint, frozenset(self._publishing)))
                     case _Decided() as decided:
                         if self._delay_s:
                             await asyncio.sleep(max(0.0, decided.publish_at_s - asyncio.get_running_loop().time()))
                         await self._begin(decided, tasks)
                     case unknown:
                         assert_never(unknown)
+
+    async def _pass_checkpoint(self, checkpoint: _QueuedCheckpoint, earlier: Collection[asyncio.Task[None]]) -> None:
+        """Queues a checkpoint behind the requests once the alerts of all earlier entries are stored."""
+        if earlier:
+            await asyncio.wait(earlier)
+        newest = self._published.newest(flow.ALERTS.name)
+        self._requests.put_nowait(_AlertedCheckpoint(checkpoint.pending, checkpoint.entry, newest))
 
     async def _begin(self, decided: _Decided, tasks: asyncio.TaskGroup) -> None:
         """Begins to publish the alerts of an entry, in their order. Their figures follow once all of them are stored."""

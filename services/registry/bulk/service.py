@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
 from services.common.rpc.errors import PermanentError
+from services.registry.bulk.pace import BulkPace
 from services.registry.bulk.prefetch import prefetch
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.presence_units.domain import PersonUnit, WearerUnit
@@ -45,9 +46,10 @@ class BulkService:
         self._ministry = ministry
         self._police = police
         self._units = units
+        self._pace = BulkPace(transactions)
 
     async def put(self, batch: Sequence[PreparedRecord[Any]]) -> list[Result]:
-        """Put records in their order, as one transaction. Returns the result for each record.
+        """Put records in their order, as one transaction, at the pace of the log. Returns the result for each record.
 
         Raises Unavailable if the database refuses. Then nothing of the batch is stored.
         """
@@ -56,7 +58,10 @@ class BulkService:
             prefetch(working, batch)
             return [self._apply(working, prepared) for prepared in batch]
 
-        return await self._transactions.change(apply) if batch else []
+        if not batch:
+            return []
+        async with self._pace.turn(len(batch)):
+            return await self._transactions.change(apply)
 
     def _apply(self, working: WorkingSet, prepared: PreparedRecord[Any]) -> Result:
         record: Record = prepared.record

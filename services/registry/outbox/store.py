@@ -62,6 +62,12 @@ class OutboxRepository(Repository):
         rows = await self._rows(sa.select(outbox).where(waiting).order_by(outbox.c.id).limit(limit))
         return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
 
+    async def waiting_behind(self, count: int) -> int | None:
+        """Id of the first message with `count` unsent messages before it; None if no more than that wait."""
+        query = sa.select(outbox.c.id).where(outbox.c.sent_at_ms.is_(None)).order_by(outbox.c.id)
+        rows = await self._rows(query.offset(count).limit(1))
+        return rows[0].id if rows else None
+
     async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
         """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""
         await self._connection.execute(sa.update(outbox).where(outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from prometheus_client import Gauge
@@ -63,11 +63,9 @@ class Relay:
         self._batch = 1
         self._renew_at_s = 0.0
         self._failing_since_s: float | None = None
-        self._waiting_since_s: float | None = None
-        """Since when the outbox hasn't been empty."""
         self._stuck_since_s: float | None = None
         """Since when messages have waited and none was published."""
-        age_s.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
+        age_s.set_function(lambda: time.monotonic() - (self._stuck_since_s or time.monotonic()))
 
     def unable(self) -> str:
         """Reason why committed messages don't reach the log; empty if they do."""
@@ -80,7 +78,7 @@ class Relay:
 
     def _stand_by(self) -> None:
         """Notes that another process reads the outbox, so that this one isn't unable after an outage of the database."""
-        self._failing_since_s = self._waiting_since_s = self._stuck_since_s = None
+        self._failing_since_s = self._stuck_since_s = None
 
     async def run(self) -> None:
         """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
@@ -91,7 +89,7 @@ class Relay:
                         change = self._transactions.signal.next_change()
                         await still_alone()
                         await self._compare()
-                        busy = await self._publish_some() or await self._renew_some()
+                        busy = await self._publish_some(still_alone) or await self._renew_some()
                         self._failing_since_s = None
                         if not busy:
                             await self._transactions.signal.wait_for(change, POLL_S)
@@ -110,19 +108,21 @@ class Relay:
         await self._publications.compare()
         self._compared = reconnects, now_s
 
-    async def _publish_some(self) -> bool:
+    async def _publish_some(self, still_alone: Callable[[], Awaitable[None]]) -> bool:
+        """Publish a batch. Raises Unavailable once another process may publish, which then publishes the batch again."""
         async with self._transactions.open() as work:
             rows = await work.outbox.unsent(self._batch)
         if not rows:
-            self._waiting_since_s = self._stuck_since_s = None
+            self._stuck_since_s = None
             return False
-        now_s = time.monotonic()
-        self._waiting_since_s = self._waiting_since_s or now_s
-        self._stuck_since_s = self._stuck_since_s or now_s
+        self._stuck_since_s = self._stuck_since_s or time.monotonic()
         versions: list[StoredVersion] = []
         stored: dict[int, int] = {}
         for flight in flights(rows):
-            for row, ack in zip(flight, await self._publish(flight), strict=True):
+            await still_alone()  # a flight may have taken minutes, while the server was away
+            acks = await self._publish(flight)
+            self._stuck_since_s = time.monotonic()
+            for row, ack in zip(flight, acks, strict=True):
                 stored[row.id] = ack.seq
                 case_id, _, version = row.msg_id.partition(":")
                 # A daily renewal has a day in its message id and isn't recorded: its version was stored in the log before.
@@ -133,7 +133,6 @@ class Relay:
             await work.outbox.mark_sent([row.id for row in rows], now_ms, stored)
             await work.traces.note_versions(versions, now_ms)
         self._batch = min(2 * self._batch, BATCH)
-        self._stuck_since_s = None
         logger().info("outbox_published", messages=len(rows))
         return True
 

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
 from tests.support.field.scene import Scene, scene_on, until
@@ -71,9 +70,7 @@ def push_service() -> PushService:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService, packages: None) -> Iterator[RunningMesh]:
     settings = {"TANDEM_PUSH_SERVICES": push_service.origin}
     with running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings=settings) as running:
         yield running

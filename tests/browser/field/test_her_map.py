@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from services.cli.calls import call
 from services.cli.simulate.actors import DESKS, NPA_RECORDS
 from tandem.registry.v1 import enrolment_pb2, registry_pb2
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.browser.driver import HERE, Browser, browser
+from tests.support.common.mesh import RunningMesh
 from tests.support.dispatch.chase import HOME, between, chase, north_of
 from tests.support.field.scene import until
 
@@ -30,14 +29,6 @@ pytestmark = [
 ]
 ROOT = HERE.parents[1]
 PAGE = "hers"
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
-        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
 from tests.support.field.scene import Scene, scene_on, until
@@ -78,9 +77,7 @@ def push_service() -> PushService:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService, packages: None) -> Iterator[RunningMesh]:
     settings = {"TANDEM_PUSH_SERVICES": push_service.origin, "TANDEM_PROBATION_DESK_PHONE": "02-000-0000", **UNHURRIED}
     with running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings=settings) as running:
         yield running

@@ -6,10 +6,10 @@ Everything runs on one mesh, with the demo's people; her phone is a second devic
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, suppress
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -67,13 +67,18 @@ async def test_a_code_works_once_for_one_phone_and_each_refusal_is_stated(scene:
         assert (await second.enrol(replaced))[:2] == (409, {"error": "code_used"})
         # The newer phone of a device ends the older.
         assert (await first.notices()).status == 200
+        assert (await first.ask("POST", "/api/push", scene.push.address)).status == 200
         assert (await second.enrol(newer)).status == 200
+        assert scene.push_addresses(scene.others) == []
+        assert (await second.ask("POST", "/api/push", scene.push.address)).status == 200
 
         async def ended() -> bool:
             return bool((await first.report(position(1, 37.6, 127.2))).content.get("error") == "ended")
 
         await until(ended)
         assert (await first.notices())[:2] == (401, {"error": "ended"})
+        assert (await first.ask("POST", "/api/leave", {})).status == 200
+        assert scene.push_addresses(scene.others) == [scene.push.address["endpoint"]]
     printed = tandem("enrol", scene.others, "--dir", str(scene.mesh.folder))
     assert printed.returncode == 0 and printed.stdout.endswith(f"at {scene.url}\n")
     tag = tandem("enrol", scene.stage.plan.id("tag"), "--dir", str(scene.mesh.folder))
@@ -184,6 +189,7 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
         }
         for bad in ({"kind": "seen"}, {"choice": 9}, {"choice": "1"}, {"notice": "a b"}, {"kind": "answered"}):
             assert (await hers.ask("POST", "/api/receipts", receipt | bad)).status == 400
+        assert (await hers.ask("POST", "/api/receipts", [receipt])).status == 400
 
         async def duress_at_the_police() -> bool:
             answer = await scene.clients.dispatch["police"].ListIncidents(
@@ -210,11 +216,7 @@ async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(sce
         await until(scene.offered_at_both)
 
         async def forgotten() -> bool:
-            path = scene.mesh.folder / "data" / "field" / "field.sqlite3"
-            with closing(sqlite3.connect(path, timeout=10)) as database:
-                return (
-                    len(scene.push.messages) > sent and not database.execute("SELECT * FROM push_addresses").fetchall()
-                )
+            return len(scene.push.messages) > sent and not scene.push_addresses(scene.hers)
 
         await until(forgotten)
 
@@ -240,7 +242,14 @@ async def test_a_link_opens_a_units_page_once_and_each_refusal_is_stated(scene: 
         assert (await second.sign_in(replaced))[:2] == (409, {"error": "link_used"})
         # The newer page of a unit ends the older; neither opens as her app, nor hers as a unit's.
         assert (await second.sign_in(newer)).status == 200
+        assert (await second.client.ask("POST", "/api/unit/push", scene.push.address)).status == 200
         assert (await first.duty())[:2] == (401, {"error": "ended"})
+        # What the older page still has changes nothing of the newer one.
+        assert (await first.client.ask("GET", "/api/unit/push"))[:2] == (401, {"error": "ended"})
+        other = scene.push.address | {"endpoint": f"{scene.push.origin}/send/older"}
+        assert (await first.client.ask("POST", "/api/unit/push", other))[:2] == (401, {"error": "ended"})
+        assert (await first.client.ask("POST", "/api/unit/leave", {})).status == 200
+        assert scene.push_addresses("unit/police/car-1") == [scene.push.address["endpoint"]]
         assert (await second.client.notices())[:2] == (401, {"error": "not_enrolled"})
         # A copied cookie is worth nothing without the phone.
         async with unit_phone(scene) as thief:
@@ -300,6 +309,12 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
             assert (await car.answer(task, "en_route")).status == 200
             seen = await car.first_targets(task["incident"], scene.stage.person_id)
             assert seen[-1]["subject"] == scene.stage.person_id
+            # A phone that comes again, after it lost its network, has one stream.
+            async with car.client.streamed("GET", targets) as earlier, car.client.streamed("GET", targets) as later:
+                assert (earlier.status, later.status) == (200, 200)
+                with suppress(aiohttp.ClientError):
+                    while await earlier.content.readany():
+                        pass
 
             async def in_ledger() -> bool:
                 return any(row[0].endswith("/police/car-2") for row in scene.ledger_recipients())
@@ -319,8 +334,15 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
                 await until(at_the_other_desk)
             await police.duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="car-2"), metadata=police.desk)
             assert not (await police.reports("car-2")).HasField("distress_at")
-            for answer in ("assured", "on_scene", "assured", "apprehended"):
+            for answer in ("assured", "on_scene"):
                 assert (await car.answer(task, answer)).status == 200, answer
+            # Its shift ends while it is on the scene: its officers can still say so, and call for help.
+            await police.put("car-2", shift_ms=-1_000)
+            assert (await car.answer(task, "assured")).status == 200
+            assert (await car.client.ask("POST", "/api/unit/distress", {})).status == 200
+            await police.duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="car-2"), metadata=police.desk)
+            await police.put("car-2")
+            assert (await car.answer(task, "apprehended")).status == 200
             assert (await car.answer(task, "closed", cause="nobody_found")).status == 200
             content = (await car.duty(task["assignment"])).content
             assert content["tasks"] == [] and content["ends"] == [
@@ -337,6 +359,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
 
 
 ALLOWED = {
+    "CheckSignIn",
     *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
     *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
 }
@@ -387,3 +410,5 @@ async def test_codes_cannot_be_guessed_at_speed(scene: Scene) -> None:
     async with phone(scene.url) as client:
         answers = [await client.enrol("AAAA-AAAA-AAAA") for _ in range(CODE_BURST + 1)]
         assert answers[-1].status == 429 and int(answers[-1].headers["Retry-After"]) > 0
+    async with unit_phone(scene) as page:  # a station begins its shift behind one address, and nobody guesses 256 bits
+        assert {(await page.sign_in("police.x")).status for _ in range(CODE_BURST + 1)} == {404}

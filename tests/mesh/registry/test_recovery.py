@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from services.common import ids
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import bus as buses
+from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
@@ -244,6 +245,29 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
             finally:
                 work.cancel()
         assert [log["reason"] for log in logs if log["event"] == "relay_waits"] == ["the disk is full"]
+
+
+async def test_a_relay_that_has_lost_its_lock_begins_no_further_flight(where: Path | str, bus: Bus) -> None:
+    checks = 0
+
+    async def still_alone() -> None:
+        nonlocal checks
+        checks += 1
+        if checks > 1:
+            raise Unavailable("another process has the lock")
+
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
+        await registry.prepare("log 1")
+        await put_all(registry)
+        relay = registry.relay(bus)
+        relay._batch = service.BATCH
+        with pytest.raises(Unavailable):
+            await relay._publish_some(still_alone)
+        async with registry.transactions.open() as view:
+            rows = await view.outbox.unsent(10)
+    assert checks == 2 and any(row.subject.endswith(".case") for row in rows)
+    assert await bus.last_sequence_of(flow.log_stream(0), flow.log_subject(0, "case")) == 0
 
 
 async def test_the_migrations_create_the_tables_that_the_store_expects(where: Path | str) -> None:

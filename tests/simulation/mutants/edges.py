@@ -60,7 +60,7 @@ def commands_do_not_reach_devices() -> None:
 def the_outbox_is_marked_before_it_is_published() -> None:
     """A crash or an error in between loses messages to the log."""
 
-    async def publish_some(self: Relay) -> bool:
+    async def publish_some(self: Relay, _still_alone: object) -> bool:
         async with self._transactions.open() as work:
             rows = await work.outbox.unsent(self._batch)
             await work.outbox.mark_sent([row.id for row in rows], self._clock.now_ms())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -119,6 +120,9 @@ class PushService:
         self.status = 201
         self.messages: list[tuple[Mapping[str, str], bytes]] = []
         """Headers and decrypted body of each message."""
+        self.answers = asyncio.Event()
+        """Cleared while the service answers no message that has arrived."""
+        self.answers.set()
 
     @property
     def address(self) -> dict[str, str]:
@@ -135,6 +139,7 @@ class PushService:
                 await request.read(), private_key=self.key, auth_secret=self.auth, version="aes128gcm"
             )
             self.messages.append((dict(request.headers), body))
+            await self.answers.wait()
             return web.Response(status=self.status)
 
         app = web.Application()

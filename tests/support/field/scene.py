@@ -82,6 +82,13 @@ class Scene:
             query = "SELECT delivered_ms, displayed_ms, acknowledged_ms FROM messages WHERE message_id = ?"
             return tuple(database.execute(query, (notice_id,)).fetchone())
 
+    def push_addresses(self, device_id: str) -> list[str]:
+        """The address at which field wakes a device or a unit's page; nothing without one."""
+        path = self.mesh.folder / "data" / "field" / "field.sqlite3"
+        with closing(sqlite3.connect(path, timeout=10)) as database:
+            query = "SELECT endpoint FROM push_addresses WHERE device_id = ?"
+            return [row[0] for row in database.execute(query, (device_id,))]
+
     def ledger_recipients(self) -> list[tuple[str, ...]]:
         """Recipients of the disclosures in the registry's ledger."""
         path = self.mesh.folder / "data" / "registry" / "registry.sqlite3"

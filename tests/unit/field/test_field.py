@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from pydantic import ValidationError
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.field.domain import reports
 from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
-from services.field.domain.rate_limit import RequestLimit
+from services.field.domain.rate_limit import RequestLimit, source_of
 from services.field.phones import proof
 from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
+from services.field.push.store import PushAddress
 from services.field.settings import FieldSettings
 from tests.support.common.ports import free_port
 from tests.support.field.phone import Point, PushService, Raw, base64url
@@ -27,6 +29,11 @@ from tests.support.field.phone import Point, PushService, Raw, base64url
 SESSION = PhoneSession("phone-1", "person-1", "token", "key")
 FRONTEND = Path(__file__).parents[3] / "services" / "field" / "frontend"
 GOOD = {"id": "r1", "at_ms": 1_795_603_655_000, "lat": 37.5, "lon": 127.0, "accuracy": 12}
+
+
+def named(device_id: str, endpoint: str, keys: Mapping[str, str], service: str) -> PushAddress:
+    """The address that a phone names."""
+    return parse_address(device_id, endpoint, keys["p256dh"], auth=keys["auth"], services=(service,), phone_key="key")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +57,9 @@ def test_known_push_services_are_accepted(endpoint: str) -> None:
         "https://fcm.googleapis.com:22/x",
         "https://user@fcm.googleapis.com/x",
         "https://fcm.googleapis.com\\@10.0.0.1/x",
+        "https://10.0.0.1\\.push.apple.com/x",
+        "https://10.0.0.1%2f.push.apple.com/x",
+        "https://.push.apple.com/x",
         "https://169.254.169.254/latest",
         "https://fcm.googleapis.com/\nx",
         "https://fcm.googleapis.com:x/",
@@ -85,17 +95,14 @@ async def test_a_push_service_that_is_away_is_tried_later_and_a_bad_key_never(tm
     keys = service.address
     async with aiohttp.ClientSession() as session:
         client = PushClient(session, key, (away,))
-        address = parse_address("d", f"{away}/x", keys["p256dh"], auth=keys["auth"], services=(away,))
+        address = named("d", f"{away}/x", keys, away)
         assert await client.send(address, 60) is PushOutcome.LATER
         narrowed = PushClient(session, key, DEFAULT_PUSH_SERVICES)
         assert await narrowed.send(address, 60) is PushOutcome.REFUSED
         redirecting = PushService()
         redirecting.status = 307
         async with redirecting.serving():
-            moved = parse_address(
-                "d", redirecting.address["endpoint"], redirecting.address["p256dh"],
-                auth=redirecting.address["auth"], services=(redirecting.origin,),
-            )  # fmt: skip
+            moved = named("d", redirecting.address["endpoint"], redirecting.address, redirecting.origin)
             assert await PushClient(session, key, (redirecting.origin,)).send(moved, 60) is PushOutcome.REFUSED
             assert len(redirecting.messages) == 1
 
@@ -117,6 +124,22 @@ def test_requests_beyond_the_rate_wait_and_keys_dont_share_it() -> None:
     assert full.wait_s("c", 0.0) > 0 and full.wait_s("a", 0.0) == 0 and full.wait_s("c", 10.0) == 0
 
 
+def test_a_full_table_of_limits_is_searched_only_when_a_key_has_ended() -> None:
+    full = RequestLimit(1.0, 3, max_keys=2)
+    assert [full.wait_s(key, 0.0) for key in ("a", "b", "b")] == [0, 0, 0]  # a's place ends after 1 s, b's after 2 s
+    table = full._due_s
+    assert full.wait_s("c", 0.5) > 0 and full._due_s is not table
+    table = full._due_s
+    assert full.wait_s("c", 0.9) > 0 and full._due_s is table, "a search for each stranger holds up everybody"
+    assert full.wait_s("c", 1.0) == 0 and full.wait_s("d", 1.0) > 0
+
+
+def test_all_addresses_of_one_subscriber_count_as_one() -> None:
+    assert source_of("203.0.113.7") == source_of("::ffff:203.0.113.7") == "203.0.113.7"
+    assert source_of("2001:db8:1:2::1") == source_of("2001:db8:1:2:ffff::9") != source_of("2001:db8:1:3::1")
+    assert source_of("fe80::1%eth0") == "fe80::/64" and source_of("") == ""
+
+
 def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
     parsed = reports.parse({"reports": [GOOD, {"id": "p", "at_ms": 5, "alarm": "panic"}]})
     assert [report.report_id for report in parsed] == ["p", "r1"] and parsed[0].is_panic
@@ -134,6 +157,7 @@ def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
         ({"reports": [GOOD] * 51}, "reports"),
         ({"reports": [1]}, "reports[0]"),
         ({"reports": [GOOD | {"lat": float("nan")}]}, "reports[0].lat"),
+        ({"reports": [GOOD | {"lat": 10**400}]}, "reports[0].lat"),
         ({"reports": [GOOD | {"lon": True}]}, "reports[0].lon"),
         ({"reports": [GOOD | {"at_ms": -1}]}, "reports[0].at_ms"),
         ({"reports": [GOOD | {"at_ms": 1 << 60}]}, "reports[0].at_ms"),
@@ -197,6 +221,8 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
         ({"public_origins": "app.example"}, "TANDEM_PUBLIC_ORIGINS"),
         ({"push_services": "https://x/"}, "TANDEM_PUSH_SERVICES"),
         ({"push_contact": "nobody"}, "TANDEM_PUSH_CONTACT"),
+        ({"push_contact": "mailto:duty@police"}, "TANDEM_PUSH_CONTACT"),
+        ({"push_contact": "https://police.example/contact"}, "TANDEM_PUSH_CONTACT"),
         ({"ingest_phones": "http://10.0.0.1:7432"}, "isn't loopback"),
         ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
         ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
@@ -206,6 +232,13 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_at_the_start(settings: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         FieldSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("contact", ["mailto:duty.desk+1@police.example", "https://police.example"])
+def test_each_contact_that_the_settings_accept_can_sign_a_message(tmp_path: Path, contact: str) -> None:
+    settings = FieldSettings(push_contact=contact)
+    key = PushKey(tmp_path / "push.pem", settings.push_contact)
+    assert key.headers("https://web.push.apple.com/x")["Authorization"].startswith("vapid ")
 
 
 def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None:

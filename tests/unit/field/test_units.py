@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from services.common import times
+from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField
 from services.field.units import answers, requests
+from services.field.units.news import UnitNews
 from tandem.common.v1 import alert_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2, unit_duty_pb2
 
@@ -63,6 +65,7 @@ def test_a_bad_answer_is_refused_with_its_field_and_an_example(content: Any, fie
         ({"status": "busy", "lat": 91, "lon": 0}, "lat"),
         ({"status": "busy", "lat": True, "lon": 0}, "lat"),
         ({"status": "busy", "lat": float("nan"), "lon": 0}, "lat"),
+        ({"status": "busy", "lat": 10**400, "lon": 0}, "lat"),
     ],
 )
 def test_a_bad_report_is_refused_with_its_field(content: Any, field: str) -> None:
@@ -102,6 +105,18 @@ def test_a_target_without_a_position_has_none() -> None:
     assert "lat" not in answers.target(event) and answers.target(event)["unknown"]
     event.not_followed.SetInParent()
     assert answers.target(event) == {"incident": "incident-1", "followed": False}
+
+
+def test_a_leg_that_is_not_followed_is_named() -> None:
+    none: Any = None
+    news = UnitNews({"probation": none, "police": none}, none, none, clock=MeshClock(), metrics=none)
+    assert (
+        news.not_followed() == "offers can't be followed: the probation leg's (STARTING), the police leg's (STARTING)"
+    )
+    news.away |= {"probation": "", "police": "UNAVAILABLE"}
+    assert news.not_followed() == "offers can't be followed: the police leg's (UNAVAILABLE)"
+    news.away["police"] = ""
+    assert not news.not_followed()
 
 
 def test_both_languages_have_the_same_texts_and_each_state_and_reason_has_one() -> None:

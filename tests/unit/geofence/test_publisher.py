@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -169,3 +170,26 @@ async def test_alerts_of_several_entries_are_under_way_at_once_and_a_checkpoint_
     (footing,) = footings.supported
     assert footing.alert and footing.alert.sequence == 3
     assert fake.kinds == ["alert"] * 3 + ["measure"] * 3
+
+
+async def test_an_alert_waits_neither_for_a_checkpoint_nor_for_the_alerts_before_it() -> None:
+    answer = asyncio.Event()
+
+    class FirstIsLost(Bus):
+        async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+            ack = await super().publish_until_stored(subject, payload, **options)
+            if ack.seq == 1:
+                await answer.wait()
+            return ack
+
+    supported: list[Footing] = []
+    checkpoints: Any = SimpleNamespace(support=lambda _, footing: supported.append(footing))
+    fake = FirstIsLost()
+    async with publishing(fake, PriorityGate(sharing=SHARING), checkpoints=checkpoints) as outputs:
+        outputs.put([alert(AlertKind.RING_ENTERED, Demand.WARN, 1)], ENTRY)
+        outputs.put_checkpoint(PendingCheckpoint(0, 1, 1), StreamCursor(1, 1, "0" * 16))
+        outputs.put([alert(AlertKind.RING_ENTERED, Demand.RESPOND, 2)], ENTRY)
+        await until(lambda: fake.kinds == ["alert"] * 2)
+        assert not supported
+        answer.set()
+        await until(lambda: bool(supported))

@@ -136,6 +136,17 @@ def test_distress_is_of_the_unit_that_has_the_assignment_and_both_desks_see_it()
     assert isinstance(raised, DistressRaised) and story.do(RaiseDistress(id_, UNIT, "a1")) == ()
     step = translate.step(story.incident, story.of("p1"), story.now_ms, latency_ms=None)
     assert dispatch_pb2.Step.FromString(translate.outward(step)).assignment.HasField("distress_at")
-    [ended] = story.do(EndDistress(id_, BY))
+    assert story.do(EndDistress(id_, BY, "a2")) == ()
+    [ended] = story.do(EndDistress(id_, BY, "a1"))
     assert isinstance(ended, DistressEnded) and story.of("p1").distress_ms is None
-    assert story.do(EndDistress(id_, BY)) == ()
+    assert story.do(EndDistress(id_, BY, "a1")) == ()
+
+
+def test_a_call_for_help_ends_although_the_officer_in_distress_answers_no_reminder() -> None:
+    story = accepted(DISPATCHED, EN_ROUTE, ON_SCENE)
+    id_ = story.id_of("p1")
+    story.do(RaiseDistress(id_, UNIT, "a1"))
+    reminded_then_escalated(story, DEADLINES.word_ms, EscalationReason.NO_WORD)
+    assert story.of("p1").distress_ms is not None and story.of("p1").unit_id == ""
+    [ended] = story.do(EndDistress(id_, BY, "a1"))
+    assert isinstance(ended, DistressEnded) and story.of("p1").distress_ms is None

@@ -48,7 +48,7 @@ def test_only_a_unit_with_a_shift_gets_a_link() -> None:
 
 def test_a_sign_in_ends_with_its_shift_a_newer_one_and_the_units_place_on_the_roster() -> None:
     sign_in = UnitSignIn(b"x", "a1", END_MS)
-    assert links.check_sign_in(sign_in, CAR, END_MS - 1) is CAR
+    assert links.check_sign_in(sign_in, CAR, END_MS - 1, has_assignment=lambda: False) is CAR
     for stored, car, now_ms, code in (
         (None, None, NOW_MS, "SIGN_IN_ENDED"),
         (replace(sign_in, ended_ms=NOW_MS), CAR, NOW_MS, "SIGN_IN_ENDED"),
@@ -57,8 +57,23 @@ def test_a_sign_in_ends_with_its_shift_a_newer_one_and_the_units_place_on_the_ro
         (sign_in, replace(CAR, removed=True), NOW_MS, "UNIT_REMOVED"),
     ):
         with pytest.raises(FailedPrecondition) as refused:
-            links.check_sign_in(stored, car, now_ms)
+            links.check_sign_in(stored, car, now_ms, has_assignment=lambda: False)
         assert refused.value.code == code
+
+
+def test_a_unit_on_the_scene_keeps_its_page_after_its_shift_until_its_assignment_is_over() -> None:
+    sign_in, engaged = UnitSignIn(b"x", "a1", END_MS), [True]
+    assert links.check_sign_in(sign_in, CAR, 2 * END_MS, has_assignment=lambda: engaged[0]) is CAR
+    for stored, car, code in (
+        (replace(sign_in, ended_ms=NOW_MS), CAR, "SIGN_IN_ENDED"),
+        (sign_in, replace(CAR, removed=True), "UNIT_REMOVED"),
+    ):
+        with pytest.raises(FailedPrecondition) as refused:
+            links.check_sign_in(stored, car, 2 * END_MS, has_assignment=lambda: engaged[0])
+        assert refused.value.code == code
+    engaged[0] = False
+    with pytest.raises(FailedPrecondition, match="the shift is over"):
+        links.check_sign_in(sign_in, CAR, 2 * END_MS, has_assignment=lambda: engaged[0])
 
 
 def test_the_validity_of_a_link_is_bounded() -> None:

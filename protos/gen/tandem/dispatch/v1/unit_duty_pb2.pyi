@@ -201,6 +201,45 @@ class SignOutUnitResponse(_message.Message):
 Global___SignOutUnitResponse: _TypeAlias = SignOutUnitResponse  # noqa: Y015
 
 @_typing.final
+class CheckSignInRequest(_message.Message):
+    """Request of CheckSignIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSignInRequest: _TypeAlias = CheckSignInRequest  # noqa: Y015
+
+@_typing.final
+class CheckSignInResponse(_message.Message):
+    """Answer of CheckSignIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSignInResponse: _TypeAlias = CheckSignInResponse  # noqa: Y015
+
+@_typing.final
 class WatchUnitsRequest(_message.Message):
     """Request of WatchUnits."""
 

@@ -52,6 +52,11 @@ class UnitDutyServiceStub:
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitRequest.SerializeToString,
                 response_deserializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitResponse.FromString,
                 _registered_method=True)
+        self.CheckSignIn = channel.unary_unary(
+                '/tandem.dispatch.v1.UnitDutyService/CheckSignIn',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInResponse.FromString,
+                _registered_method=True)
         self.WatchUnits = channel.unary_stream(
                 '/tandem.dispatch.v1.UnitDutyService/WatchUnits',
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.WatchUnitsRequest.SerializeToString,
@@ -118,6 +123,13 @@ class UnitDutyServiceServicer:
 
     def SignOutUnit(self, request, context):
         """Ends a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckSignIn(self, request, context):
+        """Does nothing while a token is valid, and fails once it has ended. For a page that isn't asking for its duty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +212,11 @@ def add_UnitDutyServiceServicer_to_server(servicer, server):
                     servicer.SignOutUnit,
                     request_deserializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitRequest.FromString,
                     response_serializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitResponse.SerializeToString,
+            ),
+            'CheckSignIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSignIn,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInResponse.SerializeToString,
             ),
             'WatchUnits': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchUnits,
@@ -326,6 +343,33 @@ class UnitDutyService:
             '/tandem.dispatch.v1.UnitDutyService/SignOutUnit',
             tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitRequest.SerializeToString,
             tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.SignOutUnitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSignIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.UnitDutyService/CheckSignIn',
+            tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_unit__duty__pb2.CheckSignInResponse.FromString,
             options,
             channel_credentials,
             insecure,

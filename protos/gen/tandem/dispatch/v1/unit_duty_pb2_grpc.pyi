@@ -29,6 +29,8 @@ class UnitDutyServiceStub:
     """
     SignOutUnit: _aio.UnaryUnaryMultiCallable[_unit_duty_pb2.SignOutUnitRequest, _unit_duty_pb2.SignOutUnitResponse]
     """Ends a token."""
+    CheckSignIn: _aio.UnaryUnaryMultiCallable[_unit_duty_pb2.CheckSignInRequest, _unit_duty_pb2.CheckSignInResponse]
+    """Does nothing while a token is valid, and fails once it has ended. For a page that isn't asking for its duty."""
     WatchUnits: _aio.UnaryStreamMultiCallable[_unit_duty_pb2.WatchUnitsRequest, _unit_duty_pb2.WatchUnitsResponse]
     """Streams an entry for each change that concerns a unit's page: at first for each unanswered offer, then for each further change. It
     has no content, so it is fit for waking a phone.
@@ -86,6 +88,14 @@ class UnitDutyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_unit_duty_pb2.SignOutUnitRequest, _abc.Awaitable[_unit_duty_pb2.SignOutUnitResponse]],
     ) -> _abc.Awaitable[_unit_duty_pb2.SignOutUnitResponse]:
         """Ends a token."""
+
+    @_abc_1.abstractmethod
+    def CheckSignIn(
+        self,
+        request: _unit_duty_pb2.CheckSignInRequest,
+        context: _aio.ServicerContext[_unit_duty_pb2.CheckSignInRequest, _abc.Awaitable[_unit_duty_pb2.CheckSignInResponse]],
+    ) -> _abc.Awaitable[_unit_duty_pb2.CheckSignInResponse]:
+        """Does nothing while a token is valid, and fails once it has ended. For a page that isn't asking for its duty."""
 
     @_abc_1.abstractmethod
     def WatchUnits(

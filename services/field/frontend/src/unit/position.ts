@@ -53,7 +53,9 @@ export class Position {
   async report(): Promise<void> {
     clearTimeout(this.timer);
     try {
-      await call("POST", "/api/unit/report", { status: this.status, ...(this.point ?? {}) });
+      // A place that the phone knows no longer isn't where the unit is now: the roster keeps it with its own time.
+      const point = this.location === "good" ? this.point : undefined;
+      await call("POST", "/api/unit/report", { status: this.status, ...(point ?? {}) });
       this.sent_ms = Date.now();
       this.connected = true;
     } catch (error) {

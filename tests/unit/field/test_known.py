@@ -1,0 +1,88 @@
+"""Whose phone a token is: by the registry, and by its last answer while it is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common.rpc.errors import Unauthenticated, Unavailable
+from services.field.phones import known as module
+from services.field.phones.known import KnownPhones
+from services.field.phones.sessions import PhoneSession
+from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
+
+HERS = PhoneSession("phone-1", "person-1", "token-1", "key")
+
+
+class Registry(enrolment_pb2_grpc.EnrolmentServiceServicer):
+    """A registry that knows one phone, or gives an error."""
+
+    def __init__(self) -> None:
+        self.error: grpc.StatusCode | None = None
+        self.asked = 0
+
+    async def FindPhone(
+        self, request: enrolment_pb2.FindPhoneRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> enrolment_pb2.FindPhoneResponse:
+        self.asked += 1
+        if self.error is not None:
+            await context.abort(self.error, "not now")
+        return enrolment_pb2.FindPhoneResponse(device_id="phone-1", person_id="person-1")
+
+
+@asynccontextmanager
+async def known_phones() -> AsyncIterator[tuple[KnownPhones, Registry]]:
+    registry, server = Registry(), grpc.aio.server()  # type: ignore[abstract]  # nobody calls the other methods
+    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(registry, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            mesh: Any = SimpleNamespace(enrolments=enrolment_pb2_grpc.EnrolmentServiceStub(channel), to_registry=())
+            yield KnownPhones(mesh), registry
+    finally:
+        await server.stop(None)
+
+
+async def test_a_doubt_is_cleared_by_the_registry_and_locks_nobody_out_while_it_is_away() -> None:
+    async with known_phones() as (known, registry):
+        for _ in range(3):
+            await known.check(HERS)
+        assert registry.asked == 1
+        # Ingest doesn't know the token, perhaps because it has lost its routes, and the registry is away.
+        registry.error = grpc.StatusCode.UNAVAILABLE
+        await known.check(HERS, is_doubted=True)
+        await known.check(HERS)
+        registry.error = grpc.StatusCode.NOT_FOUND
+        with pytest.raises(Unauthenticated):
+            await known.check(HERS, is_doubted=True)
+        registry.error = grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(Unavailable):
+            await known.check(HERS)
+
+
+async def test_a_token_of_another_phone_is_refused() -> None:
+    async with known_phones() as (known, _):
+        with pytest.raises(Unauthenticated):
+            await known.check(PhoneSession("phone-2", "person-1", "token-1", "key"))
+
+
+async def test_the_phone_that_was_asked_for_longest_ago_is_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KNOWN", 2)
+    async with known_phones() as (known, registry):
+        first, second, third = (PhoneSession("phone-1", "person-1", f"token-{n}", "key") for n in range(3))
+        for session in (first, second):
+            await known.check(session)
+        await known.check(first, is_doubted=True)
+        await known.check(third)
+        asked = registry.asked
+        await known.check(first)
+        assert registry.asked == asked
+        await known.check(second)
+        assert registry.asked == asked + 1

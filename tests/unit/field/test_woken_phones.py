@@ -1,0 +1,117 @@
+"""Phones that are woken: by one message at a time, and by another one for news that the phone can't have asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from services.common.clock import MeshClock
+from services.common.storage.db import Database, open_database
+from services.field.__main__ import MIGRATIONS
+from services.field.metrics import FieldMetrics
+from services.field.push.messages import PushClient, PushKey
+from services.field.push.store import PushAddress, PushAddresses
+from services.field.push.waking import PageWaker
+from tests.support.field.phone import PushService
+
+CLOCK = MeshClock()
+
+
+class Woken(NamedTuple):
+    """A waker, its push service, and the tasks in which it wakes."""
+
+    waker: PageWaker
+    service: PushService
+    addresses: PushAddresses
+    tasks: asyncio.TaskGroup
+
+    def announce(self, news_id: str) -> None:
+        """Lets the waker know of news for phone-1."""
+        self.waker.push_about(self.tasks, "phone-1", news_id, expires_ms=CLOCK.now_ms() + 3_600_000)
+
+
+def address(service: PushService, phone_key: str = "key", path: str = "x") -> PushAddress:
+    keys = service.address
+    endpoint = f"{service.origin}/send/{path}"
+    return PushAddress("phone-1", endpoint=endpoint, p256dh=keys["p256dh"], auth=keys["auth"], phone_key=phone_key)
+
+
+@asynccontextmanager
+async def stored(folder: Path) -> AsyncIterator[Database]:
+    async with open_database(folder / "field.sqlite3", MIGRATIONS) as database:
+        yield database
+
+
+@asynccontextmanager
+async def waking(folder: Path) -> AsyncIterator[Woken]:
+    service = PushService()
+    async with (
+        service.serving(),
+        stored(folder) as database,
+        aiohttp.ClientSession() as session,
+        asyncio.TaskGroup() as tasks,
+    ):
+        addresses = PushAddresses(database)
+        await addresses.put(address(service))
+        push = PushClient(session, PushKey(folder / "push.pem", "mailto:duty@police.example"), (service.origin,))
+        waker = PageWaker(addresses, push, clock=CLOCK, metrics=FieldMetrics(CollectorRegistry()))
+        yield Woken(waker, service, addresses, tasks)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # nothing announces the change
+            await asyncio.sleep(0.01)
+
+
+async def test_news_that_comes_while_a_message_is_under_way_gets_a_message_of_its_own(tmp_path: Path) -> None:
+    async with waking(tmp_path) as woken:
+        woken.service.answers.clear()
+        woken.announce("first")
+        await until(lambda: len(woken.service.messages) == 1)
+        # The phone has asked by now, and the push service hasn't answered yet.
+        woken.announce("second")
+        woken.announce("third")
+        woken.announce("second")
+        woken.service.answers.set()
+        await until(lambda: len(woken.service.messages) == 2)
+    assert len(woken.service.messages) == 2
+
+
+async def test_the_same_news_wakes_a_phone_once(tmp_path: Path) -> None:
+    async with waking(tmp_path) as woken:
+        woken.announce("first")
+        await until(lambda: len(woken.service.messages) == 1)
+        woken.announce("first")
+    assert len(woken.service.messages) == 1
+
+
+async def test_an_address_is_deleted_by_the_phone_that_named_it_alone(tmp_path: Path) -> None:
+    service = PushService()
+    async with stored(tmp_path) as database:
+        addresses = PushAddresses(database)
+        older, newer = address(service, "older", "older"), address(service, "newer", "newer")
+        await addresses.put(older)
+        await addresses.put(newer)
+        await addresses.delete_of_phone("phone-1", "older")
+        await addresses.delete(older)
+        assert await addresses.of("phone-1") == newer
+        await addresses.delete_of_phone("phone-1", "newer")
+        assert await addresses.of("phone-1") is None
+
+
+async def test_a_phone_is_connected_although_the_earlier_address_cannot_be_deleted(tmp_path: Path) -> None:
+    async with stored(tmp_path) as database:
+        addresses = PushAddresses(database)
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql("DROP TABLE push_addresses")
+        with capture_logs() as logs:
+            await addresses.delete_earlier("phone-1")
+    assert [line["event"] for line in logs] == ["database_refused", "push_address_kept"]
