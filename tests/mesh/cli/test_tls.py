@@ -7,6 +7,7 @@ import json
 import re
 import ssl
 import stat
+import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from services.common.rpc import server
 from services.common.rpc.certificates import AUTHORITY, files_of
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
-from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
 from tests.support.common.ports import free_port
 from tests.support.console.console import visiting
 from tests.support.console.identity_provider import identity_provider, settings_at
@@ -136,3 +137,13 @@ def test_the_doctor_names_the_command_that_renews_a_certificate(tmp_path: Path) 
     (folder / "vendor-acme" / "tls.crt").write_text("torn")
     torn = next(checkup.certificates(folder))
     assert torn.verdict is CheckVerdict.BAD and f"run `tandem certs --dir {folder}`" in torn.text
+
+
+def test_each_process_says_how_long_its_certificates_last(mesh: RunningMesh) -> None:
+    for name, url in mesh.now.metrics_urls.items():
+        with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_S) as answer:
+            shown = re.findall(
+                r'^tandem_certificate_remaining_seconds\{certificate="(\w+)"\} (\S+)$', answer.read().decode(), re.M
+            )
+        assert {use for use, _ in shown} == ({"mesh", "http"} if name in ("console", "field") else {"mesh"}), name
+        assert all(29 < float(seconds) / 86_400 <= 30 for _, seconds in shown), name
