@@ -21,7 +21,7 @@ help: ## list the targets
 .PHONY: setup
 setup: $(STAMP) ## make .venv (or VENV) from requirements.lock (does nothing when it is fresh)
 
-# The stamp goes first and comes back last. Without it the .venv is taken for half made and is made anew, so an
+# The stamp goes first and comes back last. Without it the .venv counts as half made and is made from its start, so an
 # interrupted set-up heals itself at the next try.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -262,7 +262,7 @@ reference: setup ## generate docs/reference: command line, settings, metrics, al
 	@$(BIN)/python -m tools.reference
 
 .PHONY: kube
-kube: setup ## generate the users of the NATS server from the flow table
+kube: setup ## generate the users of the NATS server and the NetworkPolicies from the flow table and the table of calls
 	@$(BIN)/python -m tools.kube
 
 .PHONY: dashboards
@@ -272,7 +272,7 @@ dashboards: setup ## generate k8s/observability/dashboards from tools/generate_d
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .PHONY: lock
-lock: setup ## resolve the lock files anew from pyproject.toml
+lock: setup ## resolve the lock files from pyproject.toml, newest versions first
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml $(COMPILE) --output-file requirements-run.lock

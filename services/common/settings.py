@@ -90,6 +90,11 @@ class CommonSettings(BaseSettings):
         """Whether certificates are configured."""
         return self.tls_cert is not None
 
+    @property
+    def certificates(self) -> dict[str, Path]:
+        """This process's certificate chains by use: `mesh` is for calls within the mesh."""
+        return {"mesh": self.tls_cert} if self.tls_cert else {}
+
     def tls_files(self) -> Files:
         """Certificate chain, private key and authorities of this process. Raises FailedPrecondition if they aren't configured."""
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
@@ -146,6 +151,11 @@ class HttpSettings(CommonSettings):
     identifies the process within the mesh and isn't used for this port."""
     http_tls_key: Path | None = None
     """Private key of `http_tls_cert`, PEM."""
+
+    @property
+    def certificates(self) -> dict[str, Path]:
+        """This process's certificate chains by use: `mesh` is for calls within the mesh, `http` for the HTTP port."""
+        return super().certificates | ({"http": self.http_tls_cert} if self.http_tls_cert else {})
 
     @property
     def http_tls(self) -> tuple[Path, Path] | None:

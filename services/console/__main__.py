@@ -13,7 +13,7 @@ import uvloop
 
 from services.common import running
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed
+from services.common.observability.health import observed, watch_certificates
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.web import server
 from services.console import mesh as meshes
@@ -33,6 +33,7 @@ MAX_CONNECTIONS = 500
 async def run(settings: ConsoleSettings) -> None:
     """Serves pages until it is stopped, even while services of the mesh are unavailable."""
     metrics = ProcessMetrics(process_registry())
+    watch_certificates(settings.certificates, metrics)
     keys = open_keys(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()

@@ -17,7 +17,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed, watch_disk
+from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
@@ -139,6 +139,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         phone_api = PhoneNoticeApi(leg.name)
         task_targets = TaskTargets(leg, follower, settings.clock, disclosures=disclosures)
         watch_disk(settings.data_dir, process_metrics)
+        watch_certificates(settings.certificates, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
         readiness.want(leg.record.gate.put_off)

@@ -14,7 +14,7 @@ import uvloop
 
 from services.common import running
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed, watch_disk
+from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.storage.db import open_database
 from services.common.web import server
@@ -49,6 +49,7 @@ async def run(settings: FieldSettings) -> None:
     cookies = PhoneCookies(keys)
     key = PushKey(settings.data_dir / "push.pem", settings.push_contact)
     watch_disk(settings.data_dir, process_metrics)
+    watch_certificates(settings.certificates, process_metrics)
     connector = aiohttp.TCPConnector(resolver=PublicResolver(), limit=0, use_dns_cache=False)
     async with (
         open_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,

@@ -13,7 +13,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed, watch_disk
+from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
@@ -72,6 +72,7 @@ async def main() -> None:
             evaluator_metrics.watch(p, evaluator.log_age_s, secondary_waiting=evaluator.secondary_waiting)
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
+        watch_certificates(settings.certificates, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
         api = GeofenceApi(bus, evaluators, log_meta.partitions, history=history)
         what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)

@@ -9,7 +9,7 @@ from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed, watch_streams
+from services.common.observability.health import observed, watch_certificates, watch_streams
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
@@ -46,6 +46,7 @@ async def main() -> None:
     settings = IngestSettings()
     telemetry.configure("ingest")
     shared_metrics = ProcessMetrics(process_registry())
+    watch_certificates(settings.certificates, shared_metrics)
     gate = PriorityGate()
     GateMetrics(gate, shared_metrics.registry)
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls, metrics=shared_metrics) as bus:

@@ -12,7 +12,7 @@ from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
-from services.common.observability.health import observed, watch_disk
+from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
@@ -123,6 +123,7 @@ async def main(settings: RegistrySettings) -> None:
             partial(startup.prepare, transactions, cases, vault, log_identity=str(log.created))
         )
         watch_disk(settings.data_dir, process_metrics)
+        watch_certificates(settings.certificates, process_metrics)
         traces = Traces(transactions, log_meta)
         exporter = Exporter(traces, gate, metrics)
         await db.retry_until_available(exporter.prepare)

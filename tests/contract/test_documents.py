@@ -110,6 +110,23 @@ def test_a_how_to_page_holds_commands_and_no_program() -> None:
     assert programs == []
 
 
+HEAD = re.compile(r"^(?:Alert rules|Log events): [^.]*\.(?:\s+Log events: [^.]*\.)?$", re.MULTILINE)
+"""Line or lines below the title of a page of the runbook, with the alert rules and log events that lead to it."""
+
+
+def test_a_page_of_the_runbook_explains_each_symptom_that_it_names() -> None:
+    silent = []
+    for page in (HOW_TO / "respond").glob("*.md"):
+        text = page.read_text("utf-8")
+        head = "\n".join(HEAD.findall(text))
+        body = HEAD.sub("", text)
+        rules, events = re.findall(r"`([A-Z]\w+)`", head), re.findall(r"`([a-z]\w+)`", head)
+        # The whole page is about a symptom that it names alone.
+        named = [*(rules if len(rules) > 1 else ()), *(events if len(events) > 1 else ())]
+        silent += [f"{page.name}: {name}" for name in named if f"`{name}`" not in body]
+    assert silent == []
+
+
 def test_the_index_of_decisions_lists_each_one_once() -> None:
     listed = re.findall(
         r"^\| \[(\d+)\]\((\d{4})-[^)]*\.md\)", (DOCS / "adr" / "README.md").read_text("utf-8"), re.MULTILINE

@@ -176,7 +176,7 @@ FAULTS: dict[str, Fault] = {
         "base/network.yaml",
         "          app.kubernetes.io/name: dispatch-police\n    ports:\n    - port: 7405\n",
         "          app.kubernetes.io/name: dispatch-warning\n    ports:\n    - port: 7406\n",
-        "no way leads out to dispatch-police:7405",
+        "keeps console-police from calling dispatch-police:7405",
     ),
     "a collector with a wrong port": (
         "base/registry.yaml",
@@ -188,7 +188,7 @@ FAULTS: dict[str, Fault] = {
         "observability/network.yaml",
         "          app.kubernetes.io/name: registry\n    ports:\n    - port: 4317\n",
         "          app.kubernetes.io/name: ingest\n    ports:\n    - port: 4317\n",
-        "no way leads into otel-collector:4317",
+        "keeps registry from calling otel-collector:4317",
     ),
     "a wrong service name in the Prometheus configuration": (
         "observability/config/prometheus.yaml",
@@ -277,6 +277,12 @@ FAULTS_OF_CLUSTERS: dict[str, Fault] = {
 """Faults that only a real cluster had shown before."""
 
 FAULTS_OF_CONNECTIONS: dict[str, Fault] = {
+    "an address that the table of calls doesn't have": (
+        "base/console.yaml",
+        'TANDEM_DISPATCH_POLICE, value: "dns:///dispatch-police:7405"',
+        'TANDEM_DISPATCH_POLICE, value: "dns:///dispatch-probation:7404"',
+        "asks dispatch-probation:7404, which the table of calls doesn't have",
+    ),
     "a connection that nobody needs": (
         "base/network.yaml",
         "          app.kubernetes.io/name: dispatch-police\n    ports:\n    - port: 7405\n",

@@ -47,6 +47,7 @@ EMPTY: Mapping[str, str] = {
     "tandem_stream_went_back_total": FIRST_EVENT,
     "tandem_publications_lost_total": FIRST_EVENT,
     "tandem_unusable_messages_total": FIRST_EVENT,
+    "tandem_certificate_remaining_seconds": "only a mesh with certificates has it",
     "kubelet_volume_stats_used_bytes": "the kubelet of a cluster exposes it, and no process of the mesh does",
     "kubelet_volume_stats_capacity_bytes": "the kubelet of a cluster exposes it, and no process of the mesh does",
 }

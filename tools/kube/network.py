@@ -5,14 +5,14 @@ Who uses the log comes from the flow table. `CALLS` has all other connections. E
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import yaml
 
 from services.common.messaging import flow
-from tools.kube.reachability import Pods, matches
-from tools.kube.render import Object, containers
+from tools.kube.render import Object, Pods, containers, matches, ports_of
 
 SETUP_JOB = "streams"
 """Job that runs as the NATS user `setup`."""
@@ -186,9 +186,12 @@ def _namespace(name: str) -> Object:
 
 # ── comparison ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+ADDRESS = re.compile(r"(?:dns:///|https://)([a-z0-9-]+):(\d+)")
+
 
 def findings(objects: Sequence[Object], pods: Pods) -> Iterator[str]:
-    """Differences between the table and the connections that an overlay's policies permit between its pods."""
+    """Differences between the table, the connections that an overlay's policies permit between its pods, and the addresses that its pods
+    ask."""
     present = {workload["metadata"]["name"] for workload, _ in pods}
     wanted = {call for call in calls() if {call.caller, call.callee} <= present}
     permitted = set(_permitted([obj["spec"] for obj in objects if obj["kind"] == "NetworkPolicy"], pods))
@@ -196,12 +199,45 @@ def findings(objects: Sequence[Object], pods: Pods) -> Iterator[str]:
         yield f"NetworkPolicy: permits {call.caller} to call {call.callee}:{call.port}, which the table of calls doesn't have"
     for call in sorted(wanted - permitted):
         yield f"NetworkPolicy: keeps {call.caller} from calling {call.callee}:{call.port}, which the table of calls has"
+    by_name = {f"{obj['kind']}/{obj['metadata']['name']}": obj for obj in objects}
+    for workload, pod in pods:
+        caller = workload["metadata"]["name"]
+        for host, port in _addresses(workload, pod, by_name):
+            asked = set(_asked(caller, by_name.get(f"Service/{host}"), port, pods))
+            if not asked:
+                yield f"{workload['kind']}/{caller}: asks {host}:{port}, which is no Service"
+            elif asked - wanted:
+                yield f"{workload['kind']}/{caller}: asks {host}:{port}, which the table of calls doesn't have"
+
+
+def _addresses(workload: Object, pod: Object, objects: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
+    """Hosts and ports in a workload's variables and in its Prometheus configuration."""
+    for container in containers(workload):
+        for variable in container.get("env", ()):
+            if address := ADDRESS.fullmatch(str(variable.get("value", ""))):
+                yield address[1], int(address[2])
+    for volume in pod["spec"].get("volumes", ()):
+        config = objects.get(f"ConfigMap/{volume.get('configMap', {}).get('name')}", {}).get("data", {})
+        for job in yaml.safe_load(config.get("prometheus.yaml", "{}")).get("scrape_configs", ()):
+            for discovery in job["dns_sd_configs"]:
+                yield from ((name, discovery["port"]) for name in discovery["names"])
+
+
+def _asked(caller: str, service: Object | None, port: int, pods: Pods) -> Iterator[Call]:
+    """Connections that a caller makes by a port of a Service; none if there is no such port."""
+    if service is None:
+        return
+    selector = {"matchLabels": service["spec"]["selector"]}
+    for target in (given["targetPort"] for given in service["spec"]["ports"] if given["port"] == port):
+        for callee, pod in pods:
+            if matches(selector, pod["metadata"]["labels"]):
+                yield Call(caller, callee["metadata"]["name"], ports_of(pod).get(target, target))
 
 
 def _permitted(policies: Sequence[Object], pods: Pods) -> Iterator[Call]:
     """Connections that both sides' policies permit, to ports that the callee's containers declare."""
     for callee, template in pods:
-        named = {port["name"]: port["containerPort"] for part in containers(callee) for port in part.get("ports", ())}
+        named = ports_of(template)
         for caller, other in pods:
             ports = [
                 {

@@ -13,9 +13,8 @@ from services.field.settings import FieldSettings
 from services.geofence.settings import GeofenceSettings as GeofenceSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
-from tools.kube import identities, network, reachability
-from tools.kube.reachability import matches
-from tools.kube.render import Object, containers, pod_of
+from tools.kube import identities, network
+from tools.kube.render import Object, containers, matches, pod_of
 
 WORKLOADS = ("Deployment", "StatefulSet")
 QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -106,7 +105,6 @@ class _Checker:
                     yield f"{container['name']}: mounts {mount['name']}, which is no volume"
             yield from self._environment(obj, container)
             yield from self._probes(container)
-        yield from reachability.findings(obj, self._objects, self.pods)
         yield from self._agreements(obj)
 
     def _volume(self, volume: Object) -> Iterator[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 Object = dict[str, Any]
+Pods = Sequence[tuple[Object, Object]]
+"""Workloads, each with its pod template."""
 
 
 class RenderError(Exception):
@@ -50,3 +53,16 @@ def containers(obj: Object) -> list[Object]:
     """All containers of a workload, including initContainers."""
     pod = pod_of(obj)
     return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]] if pod else []
+
+
+def ports_of(pod: Object) -> dict[str, int]:
+    """Numbers of the ports that a pod template's containers declare, by name."""
+    return {port["name"]: port["containerPort"] for part in pod["spec"]["containers"] for port in part.get("ports", ())}
+
+
+def matches(selector: Object, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector matches a pod with these labels."""
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    return wanted and all(
+        labels.get(expression["key"]) in expression["values"] for expression in selector.get("matchExpressions", ())
+    )

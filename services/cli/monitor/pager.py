@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from services.cli.failure import MISUSED, CommandFailed
+from services.common import times
+from services.common.ids import hash_id
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.exchange import receivers
@@ -29,7 +31,7 @@ class PageMessage:
     id: str
     """Id of the page, the same for each try."""
     kind: str
-    """Kind of the page: MISSING, STILL_MISSING or BACK."""
+    """Kind of the page: MISSING, STILL_MISSING or BACK, or TEST where somebody tries the pager."""
     text: str
     """The message as one line, fit for SMS."""
     outage_id: str
@@ -130,3 +132,16 @@ async def page_all(pagers: Sequence[Pager], message: PageMessage) -> bool:
         return True
 
     return any(await asyncio.gather(*map(deliver, pagers)))
+
+
+def trial_message(now_ms: int) -> PageMessage:
+    """A page of the kind TEST, by which people see that a pager works. `now_ms` is wall time, milliseconds since 1970 UTC."""
+    return PageMessage(
+        id=hash_id("page", "test", now_ms),
+        kind="TEST",
+        text="Tandem: this is a test of the pager; nothing is wrong",
+        outage_id="",
+        since=times.to_rfc3339(now_ms),
+        last_seen="",
+        not_answering=(),
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc.aio
 from rich.table import Column, Table
 
-from services.cli.calls import call
+from services.cli.calls import call, may_succeed_later
 from services.cli.simulate.actors import REVIEWER
 from services.cli.stack.mesh import Clients
 from services.common import times
@@ -18,6 +20,8 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 AGENCIES = ("probation", "police")
 PAGE_SIZE = 200
+ANSWER_WITHIN_S = 5.0
+"""Time after which a leg counts as silent for somebody who can't wait, seconds of wall time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class IncidentOutcome:
     answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
     """Whether the incident is a drill or a canary."""
+    is_open: bool = False
+    """Whether some leg has it as open."""
 
     @property
     def responds(self) -> bool:
@@ -91,13 +97,34 @@ class IncidentOutcome:
 
 
 async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[IncidentOutcome]:
-    """Incidents opened from `since_ms` on (mesh time), newest last. `order_ids` restricts them to these orders.
+    """Incidents opened from `since_ms` on (mesh time), newest last. `order_ids` restricts them to these orders."""
+    return _joined({leg: await _listed_by(clients, leg, since_ms) for leg in flow.LEGS}, order_ids)
 
-    Each leg reports its own assignments only, since its view of the other legs may be stale.
-    """
+
+async def read_answering(clients: Clients) -> tuple[list[IncidentOutcome], list[str]]:
+    """Incidents as those legs know them that answer within 5 s, newest last, and the legs that don't answer."""
+    answering = await asyncio.gather(*(_answers(clients, leg) for leg in flow.LEGS))
+    silent = [leg for leg, answers in zip(flow.LEGS, answering, strict=True) if not answers]
+    return _joined({leg: await _listed_by(clients, leg, 0) for leg in flow.LEGS if leg not in silent}), silent
+
+
+async def _answers(clients: Clients, leg: str) -> bool:
+    """Whether a leg answers now. A refusal is an answer, too."""
+    request, identity = dispatch_pb2.ListIncidentsRequest(page_size=1), clients.identity(REVIEWER)
+    try:
+        await clients.dispatch[leg].ListIncidents(request, timeout=ANSWER_WITHIN_S, metadata=identity)
+    except grpc.aio.AioRpcError as error:
+        return not may_succeed_later(error) or error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return True
+
+
+def _joined(
+    listed: Mapping[str, Sequence[dispatch_pb2.Incident]], order_ids: Collection[str] | None = None
+) -> list[IncidentOutcome]:
+    """Incidents of several legs, newest last. Each leg's own assignments only, since its view of the other legs may be stale."""
     incidents: dict[str, IncidentOutcome] = {}
-    for leg in flow.LEGS:
-        for record in await _listed_by(clients, leg, since_ms):
+    for leg, records in listed.items():
+        for record in records:
             if order_ids is not None and set(order_ids).isdisjoint(record.order_ids):
                 continue
             own = [
@@ -110,6 +137,8 @@ async def read(clients: Clients, order_ids: Collection[str] | None = None, since
             incident.opened_ms = min(incident.opened_ms, times.from_timestamp(record.opened_at))
             if record.HasField("ended_at"):
                 incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(record.ended_at))
+            else:
+                incident.is_open = True
             incident.exercise = any(assignment.exercise for assignment in own)
             incident.answers += [_answer(leg, assignment) for assignment in own]
     return sorted(incidents.values(), key=lambda incident: (incident.opened_ms, incident.incident_id))

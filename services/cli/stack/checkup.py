@@ -21,7 +21,8 @@ from cryptography import x509
 
 from services.cli.stack import nats_server, processes
 from services.common.messaging import flow
-from services.common.rpc.certificates import AUTHORITY, CERT
+from services.common.rpc.certificates import AUTHORITY, CERT, spiffe_id
+from services.common.rpc.errors import FailedPrecondition
 
 LEAST_PYTHON = (3, 11)
 STREAM_BYTES = 1 << 30
@@ -166,34 +167,45 @@ def _is_synchronous() -> bool | None:
 
 
 def certificates(folder: Path) -> Iterator[CheckFinding]:
-    """How long the certificates in a folder of `tandem certs` are valid."""
-    ends: dict[str, float] = {}
+    """How long the certificates in a folder of `tandem certs` are valid, and how to renew those that end soon."""
+    ends: dict[Path, float] = {}
     for path in sorted((*folder.glob(f"*/{CERT}"), folder / AUTHORITY)):
         if path.exists():
-            name = path.parent.name if path.name == CERT else "the authority"
             try:
                 leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
             except ValueError:
-                yield CheckFinding("certificates", CheckVerdict.BAD, f"{path} isn't a certificate: run `tandem certs`")
+                text = f"{path} isn't a certificate: {_renewal(path, folder)}"
+                yield CheckFinding("certificates", CheckVerdict.BAD, text)
                 continue
-            ends[name] = (leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86_400
+            ends[path] = (leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86_400
     if not ends:
         yield CheckFinding(
             "certificates", CheckVerdict.GOOD, f"none in {folder}: callers use development tokens, on loopback only"
         )
         return
-    ending = {name: days for name, days in ends.items() if days < SOON_DAYS}
-    for name, days in ending.items():
-        if days <= 0:
-            yield CheckFinding(
-                "certificates", CheckVerdict.BAD, f"{name}: expired {-days:.1f} days ago; run `tandem certs`"
-            )
-        else:
-            yield CheckFinding(
-                "certificates", CheckVerdict.WARNING, f"{name}: {days:.1f} days left; run `tandem certs`"
-            )
+    ending = {path: days for path, days in ends.items() if days < SOON_DAYS}
+    for path, days in ending.items():
+        verdict = CheckVerdict.BAD if days <= 0 else CheckVerdict.WARNING
+        left = f"expired {-days:.1f} days ago" if days <= 0 else f"{days:.1f} days left"
+        yield CheckFinding("certificates", verdict, f"{_name(path)}: {left}; {_renewal(path, folder)}")
     if not ending:
-        name = min(ends, key=lambda name: ends[name])
-        yield CheckFinding(
-            "certificates", CheckVerdict.GOOD, f"{len(ends)}; the first to expire has {ends[name]:.1f} days left"
-        )
+        first = min(ends, key=lambda path: ends[path])
+        text = f"{len(ends)}; the first to expire, {_name(first)}, has {ends[first]:.1f} days left"
+        yield CheckFinding("certificates", CheckVerdict.GOOD, text)
+
+
+def _name(path: Path) -> str:
+    """Name of a certificate for people: that of its folder, such as moj-desk-seoul."""
+    return "the authority" if path.name == AUTHORITY else path.parent.name
+
+
+def _renewal(path: Path, folder: Path) -> str:
+    """How to renew a certificate of a folder. Services read replaced files by themselves, nats-server at SIGHUP."""
+    if path.name == AUTHORITY:
+        return f"stop the mesh, move {folder} away, and start it: callers need new certificates, too"
+    try:
+        own = spiffe_id(path)
+    except FailedPrecondition:
+        return f"run `tandem certs --dir {folder}`"
+    reload = ", then `kill -HUP` the process `nats` of `tandem status`" if own == nats_server.IDENTITY else ""
+    return f"run `tandem certs --dir {folder} {own}`{reload}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from services.common.messaging.bus import Bus
 from services.common.observability.heartbeat import HEART
 from services.common.observability.metrics import ProcessMetrics
+from services.common.rpc.certificates import remaining_s
 from services.common.rpc.errors import NotFound, Unavailable
 from services.common.web.server import Handler, served
 
@@ -43,6 +45,12 @@ def watch_disk(folder: Path, metrics: ProcessMetrics) -> None:
         return disk.used / (disk.used + disk.free)  # without the space that is reserved for the system
 
     metrics.disk_used.set_function(used)
+
+
+def watch_certificates(files: Mapping[str, Path], metrics: ProcessMetrics) -> None:
+    """Measures the remaining time of certificate files, given by their use, at each scrape of the metrics."""
+    for use, file in files.items():
+        metrics.certificate_remaining_s.labels(use).set_function(partial(remaining_s, file))
 
 
 async def watch_streams(bus: Bus) -> None:

@@ -54,6 +54,12 @@ class ProcessMetrics:
             "Used share of the disk that holds this process's data, 0 to 1",
             registry=registry,
         )
+        self.certificate_remaining_s = Gauge(
+            "tandem_certificate_remaining_seconds",
+            "Time until this process's certificate ends, by use: mesh or http; 0 if its file can't be read",
+            ["certificate"],
+            registry=registry,
+        )
         self.stream_used = Gauge(
             "tandem_stream_used_ratio",
             "Used share of a stream that rejects messages once it is full, 0 to 1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,15 @@ def spiffe_id(cert: Path) -> str:
             f"{cert.name} isn't a certificate with exactly one SPIFFE id (example: spiffe://tandem/service/ingest)"
         )
     return uris[0]
+
+
+def remaining_s(cert: Path) -> float:
+    """Seconds until the first certificate of a chain ends, negative after its end. 0 if the file can't be read."""
+    try:
+        chain = x509.load_pem_x509_certificates(cert.read_bytes())
+    except (OSError, ValueError):
+        return 0.0
+    return min(part.not_valid_after_utc.timestamp() for part in chain) - time.time()
 
 
 def client_context(files: Files) -> ssl.SSLContext:

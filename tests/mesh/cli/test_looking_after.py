@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -18,6 +19,7 @@ from services.cli.stack import mesh as meshes
 from services.cli.stack import processes
 from tests.support.common import preloaded
 from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
+from tests.support.common.ports import free_port
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 GROUNDS = ("--legal-basis", "STALKING_9_1_3_2", "--reviewer", "kim")
@@ -70,6 +72,26 @@ def test_status_fails_while_a_process_hangs(mesh: RunningMesh) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while tandem("status", "--dir", str(mesh.folder)).returncode:
         assert time.monotonic() < deadline
+
+
+def test_incidents_of_a_silent_leg_are_missing_and_the_leg_is_named(
+    mesh: RunningMesh, incident_id: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mesh"
+    with meshes.locked(folder):
+        replace(mesh.now, addresses={**mesh.now.addresses, "dispatch-police": f"127.0.0.1:{free_port()}"}).save(folder)
+        shown = tandem("incidents", "--dir", str(folder), "--json")
+    listed = json.loads(shown.stdout)
+    (incident,) = [each for each in listed["incidents"] if each["incident_id"] == incident_id]
+    assert {leg["agency"] for leg in incident["legs"]} == {"probation"}
+    assert listed["legs_without_answer"] == ["police"] and shown.returncode == 1
+    assert shown.stderr == "no answer from police: its part is missing above; telephone its desk\n"
+
+
+def test_ended_incidents_are_not_listed_as_open(mesh: RunningMesh, incident_id: str) -> None:
+    everything = tandem("incidents", "--dir", str(mesh.folder)).stdout
+    shown = tandem("incidents", "--open", "--dir", str(mesh.folder))
+    assert incident_id in everything and incident_id not in shown.stdout and shown.returncode == 0
 
 
 def test_what_the_demo_did_is_readable_at_80_columns(mesh: RunningMesh, incident_id: str) -> None:

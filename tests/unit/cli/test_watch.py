@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
+from services.cli.commands.operate.watch import watch
 from services.cli.failure import CommandFailed
 from services.cli.monitor import canary
 from services.cli.monitor.canary import (
@@ -206,3 +207,16 @@ def test_an_unusable_file_of_webhooks_is_refused(tmp_path: Path) -> None:
     path.write_text('[{"name": "call", "url": "http://call.example", "secrets": []}]')
     with pytest.raises(CommandFailed, match="https"):
         pagers([], path)
+
+
+def test_a_pager_is_tried_without_a_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, program, nowhere = tmp_path / "page.json", tmp_path / "pager.py", tmp_path / "nowhere"
+    program.write_text(f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())")
+    watch(nowhere, f"{sys.executable} {program}", test_page=True)
+    assert json.loads(out.read_text())["kind"] == "TEST"
+    assert capsys.readouterr().out == f"{Path(sys.executable).name} accepted the page\n"
+    with pytest.raises(CommandFailed, match="1 of 1 pagers refused the page"):
+        watch(nowhere, "false", test_page=True)
+    assert capsys.readouterr().out == "false refused the page: exit code 1\n"
+    with pytest.raises(CommandFailed, match="no pager is configured: set TANDEM_PAGER_COMMAND"):
+        watch(nowhere, test_page=True)

@@ -8,12 +8,15 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 
 import aiohttp
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.observability.health import observed
+from services.cli.stack.authority import Authority
+from services.common.observability.health import observed, watch_certificates
 from services.common.observability.heartbeat import LOOP_HUNG_AFTER_S, Heart
 from services.common.observability.metrics import unexposed
 from services.common.priority import PriorityGate
@@ -98,3 +101,22 @@ def test_a_crash_by_a_signal_says_where_each_thread_was() -> None:
     ended = subprocess.run([sys.executable, "-c", crash], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in ended.stderr and 'File "<string>", line 1' in ended.stderr
+
+
+async def test_the_remaining_time_of_certificates_is_measured_at_each_scrape(tmp_path: Path) -> None:
+    authority, file = Authority.made("test"), tmp_path / "tls.crt"
+    metrics = unexposed()
+    watch_certificates({"mesh": file}, metrics)
+
+    def remaining_days() -> float:
+        shown = metrics.registry.get_sample_value("tandem_certificate_remaining_seconds", {"certificate": "mesh"})
+        assert shown is not None
+        return round(shown / 86_400, 1)
+
+    assert remaining_days() == 0.0  # no file yet
+    file.write_bytes(authority.issue(["spiffe://vendor/acme"], (), timedelta(days=3)).cert)
+    assert remaining_days() == 3.0
+    file.write_bytes(authority.issue(["spiffe://vendor/acme"], (), timedelta(days=30)).cert)
+    assert remaining_days() == 30.0
+    file.write_text("torn")
+    assert remaining_days() == 0.0

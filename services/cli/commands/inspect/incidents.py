@@ -1,4 +1,4 @@
-"""`tandem incidents`: list incidents as both legs know them."""
+"""`tandem incidents`: list incidents as the legs know them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
@@ -17,20 +18,26 @@ from services.cli.terminal import fitted, for_results
 
 def incidents(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that haven't ended in each leg.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List incidents with both legs side by side."""
-    listed = uvloop.run(_read(mesh.load(folder)))
+    """List incidents with both legs side by side. A leg that doesn't answer within 5 s is left out and named: exit code 1."""
+    listed, silent = uvloop.run(_read(mesh.load(folder)))
+    if only_open:
+        listed = [incident for incident in listed if incident.is_open]
     if as_json:
-        print(json.dumps({"incidents": [incident.to_json() for incident in listed]}))
+        rows = [incident.to_json() for incident in listed]
+        print(json.dumps({"incidents": rows, "legs_without_answer": silent}))
     elif listed:
         console = for_results()
         for table in outcome.tables(listed):
             console.print(fitted(console, table))
     else:
-        print("no incidents")
+        print("no open incidents" if only_open else "no incidents")
+    if silent:
+        raise CommandFailed(f"no answer from {', '.join(silent)}: its part is missing above; telephone its desk")
 
 
-async def _read(running: MeshConnection) -> list[outcome.IncidentOutcome]:
+async def _read(running: MeshConnection) -> tuple[list[outcome.IncidentOutcome], list[str]]:
     async with mesh.connect(running) as clients:
-        return await outcome.read(clients)
+        return await outcome.read_answering(clients)

@@ -105,7 +105,7 @@ def _arrival_json(expected: ExpectedTime) -> dict[str, Any]:
 async def _read(running: MeshConnection, incident_id: str) -> TraceView:
     async with mesh.connect(running) as clients:
         if not incident_id:
-            known = await outcome.read(clients)
+            known, _ = await outcome.read_answering(clients)
             if not known:
                 raise CommandFailed("no incidents", FAILED)
             incident_id = known[-1].incident_id
