@@ -236,7 +236,8 @@ async def streets(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -
 async def test_a_pmtiles_file_of_an_extract_is_drawn_and_names_the_address_and_the_station(streets: Streets) -> None:
     page = await streets.open(f"{streets.tiles.url}/streets.pmtiles")
     where = "document.querySelector('#card-where').textContent"
-    await streets.browser.until(page, f"/금곡동 금곡로\\d+길 \\d+(에서 [동서남북]+쪽 \\d+ m)?, 금곡역에서 [동서남북]+쪽 \\d+ m/.test({where})")
+    address = "금곡동 금곡로\\d+길 \\d+(에서 [동서남북]+쪽 \\d+ m)?"
+    await streets.browser.until(page, f"/{address}, 금곡역에서 [동서남북]+쪽 \\d+ m/.test({where})")
     await streets.until_coloured(page, LIGHT_STREET, least=500)
     assert "OpenStreetMap" in (await streets.browser("text", page=page, selector=".maplibregl-ctrl-attrib"))[0]
     found = await streets.browser("axe", page=page)

@@ -75,7 +75,7 @@ class LivePage:
     def assign(self, changed: AssignmentCard) -> bool:
         """Replaces an assignment of its incident. An own offer of an unknown incident is shown at once, alone.
 
-        Returns whether the incident must be read from the leg: the page knew no more of it than this assignment, or all its
+        Returns whether the incident must be read from the leg: the page knew no more than this assignment, or all its
         assignments are over, so the incident may have ended.
         """
         known = self._incidents.get(changed.incident_id)
