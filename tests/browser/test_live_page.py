@@ -331,6 +331,27 @@ async def test_a_low_battery_is_a_notice_with_the_charge_and_a_link_to_the_devic
     assert await watched.browser("eval", page="probation", expression=f'document.querySelector("{link}") === null')
 
 
+async def test_an_incident_that_is_over_gives_way_but_not_under_an_officers_hands(watched: Watched) -> None:
+    for page in ("police", "second"):
+        await watched.browser("open", page=page, url=watched.url)
+        await watched.browser("wait", page=page, selector=f"#card[data-incident='{watched.incident_id}']")
+    await watched.browser("click", page="police", selector="#card-head")
+    await watched.stage.acknowledge()
+    await watched.stage.stand_down()
+    plan = demo.new_plan()
+    async with demo.stage(watched.stage.clients, plan) as stage:
+        for name, _, act in demo.STEPS:
+            await act(stage)
+            if name == "respond":
+                break
+        is_new = f"card.dataset.incident !== '{watched.incident_id}'"
+        await watched.until("second", f"{is_new} && card.querySelector('.demand-RESPOND')")
+        await watched.until("police", "!document.querySelector('#more-urgent').hidden")
+        assert not await watched.browser("eval", page="police", expression=is_new)
+        await watched.browser("press", page="police", key="u")
+        await watched.until("police", is_new)
+
+
 _SIZES = """(() => ({
     beyond: document.documentElement.scrollWidth - innerWidth,
     boxes: [...document.querySelectorAll("main > section")].map((box) => [box.clientWidth, box.clientHeight]),

@@ -252,8 +252,9 @@ export class LiveMap {
     });
     this.#map = opened;
     this.#pace = new Pace(opened);
+    opened.getContainer().dataset["ready"] = "yes";
     opened.on("movestart", ({ originalEvent }) => (this.#isUsersView ||= Boolean(originalEvent)));
-    // For tests and support: what the map shows can't be read off its canvas.
+    // For tests and support, as `ready`, `fitted` and `rings`: what the map shows can't be read off its canvas.
     opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
     this.#draw();
   }
