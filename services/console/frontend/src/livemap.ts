@@ -63,7 +63,10 @@ export class LiveMap {
   #isUsersView = false;
   #map: MapLibre | undefined;
   #pace: Pace | undefined;
+  /** Items to draw. */
   #moved = new Set<string>();
+  /** Positions of the items that the map has. */
+  #shown = new Map<string, LonLat>();
   #incident = "";
   #fitDue = false;
   /** Time before which the map isn't fitted. */
@@ -166,13 +169,19 @@ export class LiveMap {
     this.#drawnAtMs = performance.now();
     const add: Feature[] = [];
     const remove: string[] = [];
+    const view = viewOf(map);
     for (const id of this.#moved) {
-      const made = this.#feature(id);
-      if (made) add.push(made);
-      else remove.push(id);
+      const at = positionOf(this.units.get(id) ?? this.targets.get(id));
+      const before = this.#shown.get(id);
+      // What moves beyond the view is drawn when the view moves there.
+      if (at && !view.contains(at) && !(before && view.contains(before))) continue;
+      this.#moved.delete(id);
+      if (at) {
+        add.push(this.#feature(id, at));
+        this.#shown.set(id, at);
+      } else if (this.#shown.delete(id)) remove.push(id);
     }
-    this.#moved.clear();
-    void source.updateData({ add: add as never, remove });
+    if (add.length || remove.length) void source.updateData({ add: add as never, remove });
     this.#drawChosen(map);
   }
 
@@ -225,16 +234,14 @@ export class LiveMap {
     return this.#rings.find((radius) => radius >= away && radius <= RING_SHOWN_M) ?? 0;
   }
 
-  #feature(id: string): Feature | undefined {
+  #feature(id: string, at: LonLat): Feature {
     const unit = this.units.get(id);
-    if (unit) return point(id, unit.at, { sort: "unit", unknown: unit.unknown, r0: 0, name: `${unit.name}\n${this.#stateText(unit)}`, grave: unit.going });
-    const target = this.targets.get(id);
-    if (!target?.at) return undefined;
-    const [lon, lat, accuracy] = target.at;
-    const grave = incidentOf(id) === this.#incident;
+    if (unit) return point(id, at, { sort: "unit", unknown: unit.unknown, r0: 0, name: `${unit.name}\n${this.#stateText(unit)}`, grave: unit.going });
+    const target = this.targets.get(id) as Target;
     const own = this.nameOf(target);
     const name = target.unknown ? `${own}\n${this.words.say("unknown_position")}` : own;
-    return point(id, [lon, lat], { sort: target.sort, unknown: target.unknown, r0: pixelsAtZoom0(accuracy, lat), name, grave });
+    const r0 = pixelsAtZoom0(target.at?.[2] ?? 0, at[1]);
+    return point(id, at, { sort: target.sort, unknown: target.unknown, r0, name, grave: incidentOf(id) === this.#incident });
   }
 
   #stateText(unit: Unit): string {
@@ -258,6 +265,18 @@ export class LiveMap {
     opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
     this.#draw();
   }
+}
+
+function positionOf(item: { at: readonly number[] | null } | undefined): LonLat | undefined {
+  return item?.at ? [item.at[0] as number, item.at[1] as number] : undefined;
+}
+
+/** What the map shows, and a tenth of it on each side. */
+function viewOf(map: MapLibre): LngLatBounds {
+  const { lng: west, lat: south } = map.getBounds().getSouthWest();
+  const { lng: east, lat: north } = map.getBounds().getNorthEast();
+  const [width, height] = [(east - west) / 10, (north - south) / 10];
+  return new LngLatBounds([west - width, south - height, east + width, north + height]);
 }
 
 function point(id: string, at: LonLat, properties: Record<string, unknown>): Feature {
