@@ -36,6 +36,15 @@ def test_a_browser_gets_everything_at_first_and_then_only_the_changes() -> None:
     assert page.since(page.number)["incidents"] == []
 
 
+def test_an_older_item_that_changes_is_among_the_changes_and_the_newest_of_all_rows() -> None:
+    page = LivePage()
+    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    seen = page.number
+    page.put_incident(card("i-1", replace(OFFER, state="ESCALATED")))
+    assert ids(page.since(seen)["incidents"]) == ["i-1"]
+    assert ids(page.since(None)["incidents"]) == ["i-2", "i-1"]
+
+
 def test_the_same_list_is_no_change() -> None:
     page = LivePage()
     page.replace_incidents([card("i-1", OFFER)])
