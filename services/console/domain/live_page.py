@@ -73,13 +73,16 @@ class LivePage:
         self._show(card)
 
     def assign(self, changed: AssignmentCard) -> bool:
-        """Replaces an assignment of its incident.
+        """Replaces an assignment of its incident. An own offer of an unknown incident is shown at once, alone.
 
-        Returns whether the incident must be read from the leg: the page doesn't know the incident yet, or all its assignments are
-        over, so the incident may have ended.
+        Returns whether the incident must be read from the leg: the page knew no more than this assignment, or all its
+        assignments are over, so the incident may have ended.
         """
         known = self._incidents.get(changed.incident_id)
         if known is None:
+            # Only the own leg names the kind. What the other legs do follows with the leg's answer.
+            if changed.state in board.OFFERS and changed.kind and changed.offered_ms is not None:
+                self.put_incident(IncidentCard(changed.incident_id, changed.offered_ms, None, (changed,)))
             return True
         others = (old for old in known.assignments if old.assignment_id != changed.assignment_id)
         card = replace(known, assignments=(*others, changed))

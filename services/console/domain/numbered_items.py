@@ -49,6 +49,7 @@ class NumberedItems:
         """Called after each change."""
         self._items: dict[ItemKind, dict[str, Item]] = {kind: {} for kind in ItemKind}
         self._changed_at: dict[ItemKey, int] = {}
+        """Number of the last change of each item, ascending. Also of removed items that are remembered."""
         self._gone: deque[ItemKey] = deque()
         self._newest_forgotten = 0
         """Change number of the newest removal that was forgotten. A browser that saw less needs a reset."""
@@ -63,12 +64,12 @@ class NumberedItems:
         """Adds or replaces an item. An equal item is no change."""
         if self._items[key.kind].get(key.id) != item:
             self._items[key.kind][key.id] = item
-            self._changed_at[key] = self.next_number()
+            self._mark_changed(key)
 
     def remove(self, key: ItemKey) -> None:
         """Removes an item, if the page has it."""
         if self._items[key.kind].pop(key.id, None) is not None:
-            self._changed_at[key] = self.next_number()
+            self._mark_changed(key)
             self._gone.append(key)
             if len(self._gone) > MAX_GONE:
                 self._forget(self._gone.popleft())
@@ -80,19 +81,30 @@ class NumberedItems:
         return self.number
 
     def since(self, seen: int | None) -> ChangedItems:
-        """Returns the changes since the number `seen`; all items for None and for a number that is too old."""
+        """Returns the changes since the number `seen`; all items for None and for a number that is too old.
+
+        Reads no more items than it returns.
+        """
         if seen is not None and seen < self._newest_forgotten:
             seen = None
+        keys: list[ItemKey] = []
+        for key, number in reversed(self._changed_at.items()):
+            if seen is not None and number <= seen:
+                break
+            keys.append(key)
         changed: dict[ItemKind, list[Item]] = {kind: [] for kind in ItemKind}
         gone: list[str] = []
-        for key, number in self._changed_at.items():
-            if seen is None or number > seen:
-                item = self._items[key.kind].get(key.id)
-                if item is not None:
-                    changed[key.kind].append(item)
-                elif seen is not None:
-                    gone.append(key.id)
+        for key in reversed(keys):
+            item = self._items[key.kind].get(key.id)
+            if item is not None:
+                changed[key.kind].append(item)
+            elif seen is not None:
+                gone.append(key.id)
         return ChangedItems(seen is None, changed, gone)
+
+    def _mark_changed(self, key: ItemKey) -> None:
+        self._changed_at.pop(key, None)
+        self._changed_at[key] = self.next_number()
 
     def _forget(self, key: ItemKey) -> None:
         if key.id not in self._items[key.kind]:  # else the item was added again

@@ -31,8 +31,8 @@ from services.console.live.units import UnitReader
 from services.console.live.viewers import Viewers, next_set
 from services.console.mesh import MeshClient
 
-URGENT_INTERVAL_S = 0.1
-"""Minimum interval between two messages to a browser, in s, if an incident or an alert changed."""
+URGENT_INTERVAL_S = 0.05
+"""Minimum interval between two messages to a browser with changed incidents or alerts, in s."""
 NOTIFY_INTERVAL_S = 0.5
 """Minimum interval between two messages to a browser, in s, if only positions or units changed."""
 BEAT_S = 5.0
@@ -117,11 +117,13 @@ class Feed:
         seen = int(number) if boot == self._boot and re.fullmatch(r"[0-9]{1,18}", number) else None
         while True:
             upto = self._page.number
+            is_urgent = seen is None or self._page.urgent_number > seen
             yield f"{self._boot}-{upto}", self._message(seen)
             seen = upto
-            await asyncio.sleep(URGENT_INTERVAL_S)
+            waited_s = URGENT_INTERVAL_S if is_urgent else 0.0
+            await asyncio.sleep(waited_s)
             if self._page.urgent_number <= seen:
-                await next_set(self._wake_urgent, NOTIFY_INTERVAL_S - URGENT_INTERVAL_S)
+                await next_set(self._wake_urgent, NOTIFY_INTERVAL_S - waited_s)
             if self._page.number == seen:
                 await next_set(self._wake, BEAT_S - NOTIFY_INTERVAL_S)
 

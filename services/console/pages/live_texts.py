@@ -87,6 +87,8 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "standing": ("최근 2분간 이동 없음.", "Hasn't moved for 2 minutes."),
     "nearer": ("최근 1분간 {m} m 가까워짐.", "{m} m nearer in the last minute."),
     "farther": ("최근 1분간 {m} m 멀어짐.", "{m} m farther in the last minute."),
+    "at_address": ("{place} {name}", "{place}, {name}"),
+    "from_address": ("{place} {name}에서 {wind} {m} m", "{place}, {m} m {wind} of {name}"),
     "near_road": ("{place}, {road} 부근", "{place}, near {road}"),
     "at_landmark": ("{place}, {name} 앞", "{place}, at {name}"),
     "from_landmark": ("{place}, {name}에서 {wind} {m} m", "{place}, {m} m {wind} of {name}"),

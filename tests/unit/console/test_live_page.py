@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from services.console.domain import live_page, numbered_items
 from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.live_page import TRACK_MS, LivePage
@@ -32,6 +34,15 @@ def test_a_browser_gets_everything_at_first_and_then_only_the_changes() -> None:
     later = page.since(seen)
     assert (later["reset"], ids(later["incidents"]), later["gone"]) == (False, ["i-2"], [])
     assert page.since(page.number)["incidents"] == []
+
+
+def test_an_older_item_that_changes_is_among_the_changes_and_the_newest_of_all_rows() -> None:
+    page = LivePage()
+    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    seen = page.number
+    page.put_incident(card("i-1", replace(OFFER, state="ESCALATED")))
+    assert ids(page.since(seen)["incidents"]) == ["i-1"]
+    assert ids(page.since(None)["incidents"]) == ["i-2", "i-1"]
 
 
 def test_the_same_list_is_no_change() -> None:
@@ -130,6 +141,25 @@ def test_a_step_replaces_its_assignment_and_says_when_the_incident_must_be_read(
     assert [to["state"] for to in row["legs"]["police"]] == ["ACKNOWLEDGED"]
     assert not page.assign(replace(OFFER, state="CLOSED"))
     assert page.assign(replace(OFFER, assignment_id="a-2", leg="probation", state="STOOD_DOWN")), "it may have ended"
+
+
+def test_an_own_offer_of_an_unknown_incident_is_shown_before_the_incident_is_read() -> None:
+    urgent: list[int] = []
+    page = LivePage(notify_urgent=lambda: urgent.append(page.number))
+    assert page.assign(replace(OFFER, offered_ms=4_000)), "the other legs are to be read"
+    [row] = page.since(None)["incidents"]
+    assert (row["id"], row["opened"], row["demand"], row["alarm"]) == ("i-1", 4_000, "RESPOND", True)
+    assert urgent == [1]
+    page.put_incident(card("i-1", OFFER, replace(OFFER, assignment_id="a-2", leg="probation")))
+    [row] = page.since(None)["incidents"]
+    assert (row["opened"], len(row["legs"]["probation"])) == (1_000, 1)
+
+
+@pytest.mark.parametrize("change", [{"kind": ""}, {"state": "CLOSED"}])
+def test_another_legs_step_and_a_late_one_show_nothing_before_the_incident_is_read(change: dict[str, Any]) -> None:
+    page = LivePage()
+    assert page.assign(replace(OFFER, offered_ms=4_000, **change))
+    assert page.since(None)["incidents"] == []
 
 
 def test_a_flood_of_notices_becomes_a_group_when_it_is_regrouped() -> None:

@@ -2,7 +2,7 @@
 
 import { showReviewAlarm, showReviews } from "./badges";
 import type { Reviews } from "./badges";
-import { byId } from "./page";
+import { byId, painted } from "./page";
 import type { Incident } from "./rows";
 import { flash, play } from "./sound";
 import type { Sound } from "./sound";
@@ -70,6 +70,7 @@ export class Alarms {
   }
 
   #sound(which: Sound): void {
-    if (byId<HTMLInputElement>("sound").checked) play(which);
+    // Opening the sound device may take longer than a frame.
+    if (byId<HTMLInputElement>("sound").checked) void painted().then(() => play(which));
   }
 }

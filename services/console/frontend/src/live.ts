@@ -8,12 +8,14 @@ import { Connection } from "./connection";
 import type { Beat } from "./connection";
 import { ask } from "./dialogs";
 import { LiveMap } from "./livemap";
-import type { Target, Unit } from "./livemap";
+import type { Unit } from "./livemap";
 import { NoteForm, drawNotes } from "./notes";
 import type { Note } from "./notes";
 import { byId, painted, readPage } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
+import { incidentOf, subjectOf } from "./targets";
+import type { Target } from "./targets";
 import { Ticker } from "./ticker";
 import type { Alert } from "./ticker";
 import { Words } from "./words";
@@ -50,21 +52,13 @@ const alarms = new Alarms(words, now);
 const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
-/** Whether the user has chosen: then no other incident takes the card away. */
+/** Whether the user has chosen the incident or worked with its card: then no other takes the card away. */
 let isUsersChoice = false;
 let notesSeen = -1;
 
-const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target)), subjectOf(target)) || text(target.sort));
+const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target.id)), subjectOf(target.id)) || text(target.sort));
 const card = new Card(words, leg, now, (incident, subject) => nameOf(incident, subject) || subject, act, () => void showNames());
 const noteForm = new NoteForm(addNote);
-
-function incidentOf(target: Target): string {
-  return target.id.slice(0, target.id.indexOf("/"));
-}
-
-function subjectOf(target: Target): string {
-  return target.id.slice(target.id.indexOf("/") + 1);
-}
 
 /** Name of a destination: of a person as it was disclosed, else what it is. */
 function nameOf(incident: Incident | undefined, subject: string): string {
@@ -118,13 +112,16 @@ function show(incident: string): void {
 function chooseFirst(): void {
   const first = rows.first();
   const present = chosen();
-  // An exercise is shown where nothing else is, but moves nothing: the map stays until the user chooses it.
-  if (!present || (!isUsersChoice && present.exercise && first && !first.exercise)) {
+  const canReplace = first && !first.exercise && first.ended === null;
+  // What the user neither chose nor touched gives way once it is over. An exercise is shown where nothing else is, but moves nothing: the
+  // map stays until the user chooses it.
+  if (!present || (!isUsersChoice && canReplace && (present.exercise || present.ended !== null))) {
     isUsersChoice = false;
     if (first && !first.exercise) show(first.id);
     else if (!first && rows.chosen) show("");
   }
-  const waits = first && present && first.id !== present.id && first.level < present.level && first.alarm && !first.exercise;
+  const shown = chosen();
+  const waits = first && shown && first.id !== shown.id && first.level < shown.level && first.alarm && !first.exercise;
   byId("more-urgent").hidden = !waits;
 }
 
@@ -140,12 +137,12 @@ function drawCard(): void {
 
 function where(incident: Incident): string[] {
   if (!leg) return [text("where_reviewer")];
-  const targets = map.of(incident.id);
+  const targets = map.targets.of(incident.id);
   const wearer = targets.find((target) => target.sort === "wearer");
   const to = targets
     .filter((target) => target.sort !== "wearer")
-    .map((target): Destination => ({ ...target, name: nameOf(incident, subjectOf(target)), isPlace: target.sort === "place" }));
-  const place = wearer?.at ? map.place([wearer.at[0], wearer.at[1]]) : "";
+    .map((target): Destination => ({ ...target, name: nameOf(incident, subjectOf(target.id)), isPlace: target.sort === "place" }));
+  const place = wearer?.at ? map.place([wearer.at[0], wearer.at[1]], wearer.at[2]) : "";
   const said = words.where(wearer, place, wearer ? (map.tracks.get(wearer.id) ?? []) : [], to, now());
   if (leg === "probation") said.push(text("where_limits"));
   return said;
@@ -188,6 +185,7 @@ function act(name: Act, incident: Incident, to: Assignment, state?: string): voi
 }
 
 async function answer(name: Act, incident: Incident, to: Assignment, state?: string): Promise<boolean> {
+  isUsersChoice = true;
   const body = seen(to); // the state that the user saw, also where a dialog is open for a while
   if (state) body.set("state", state);
   if (name === "close" || name === "reject") {
@@ -212,6 +210,7 @@ async function addNote(incident: string, note: URLSearchParams): Promise<string>
 async function showNames(): Promise<void> {
   const incident = chosen();
   if (!incident || !leg || names.has(incident.id)) return;
+  isUsersChoice = true;
   const basis = await ask("ask-names", "");
   const answer = basis && (await send(`/incidents/${incident.id}/names`, basis));
   if (!answer) return;
@@ -266,6 +265,7 @@ document.addEventListener("keydown", (event) => {
 byId("show-help").addEventListener("click", () => KEYS["?"]?.());
 byId("fit").addEventListener("click", () => map.fit());
 byId("more-urgent").addEventListener("click", showUrgent);
+for (const use of ["pointerdown", "focusin"]) byId("chosen").addEventListener(use, () => (isUsersChoice = true));
 byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
   rows.showEnded = (event.target as HTMLInputElement).checked;
   drawList();
@@ -305,7 +305,7 @@ function receive(message: Message): void {
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
   for (const target of message.targets) {
-    map.targets.set(target.id, target);
+    map.targets.put(target);
     map.moved(target.id);
   }
   for (const unit of message.units) {
@@ -316,6 +316,7 @@ function receive(message: Message): void {
     rows.incidents.set(incident.id, incident);
     alarms.receive(incident);
   }
+  if (message.incidents.length || message.alerts.length) map.waitFor(painted());
   if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
   const incident = chosen();

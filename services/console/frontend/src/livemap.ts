@@ -1,26 +1,21 @@
 // The map of the live page: targets of open incidents, the desk's own units, and rings and tracks of the chosen incident. Changes are
 // drawn together, and only after the previous ones are drawn: with thousands of subjects, drawing takes longer than the interval between
-// changes. The map moves only when an incident is chosen, so an exercise or another incident never moves it.
+// changes. The map moves only to the chosen incident, so an exercise or another incident never moves it.
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
-import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
+import type { Map as MapLibre } from "maplibre-gl";
 import { disc, distanceM } from "./geo";
 import type { LonLat } from "./geo";
+import { liveLayers } from "./livelayers";
 import type { MapAddresses } from "./map";
-import { METRES, SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
-import { onThemeChange, palette } from "./palette";
+import { SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
+import { Pace } from "./pace";
+import { onThemeChange } from "./palette";
 import { placeAt } from "./places";
+import { Targets, incidentOf } from "./targets";
+import type { Target } from "./targets";
+import { warmUp } from "./warmup";
 import type { TrackPoint, Words } from "./words";
-
-export interface Target {
-  id: string;
-  sort: "wearer" | "place" | "protected";
-  unknown: boolean;
-  /** Time of the fix in ms; null for a place. */
-  fix: number | null;
-  /** Longitude, latitude, accuracy in metres. */
-  at: [number, number, number] | null;
-}
 
 export interface Unit {
   id: string;
@@ -36,24 +31,29 @@ export interface Unit {
   incident: string;
 }
 
-/** Zoom from which names and accuracy circles are shown. */
-const NEAR = 10;
 const DRAW_INTERVAL_MS = 500;
 /** Additional interval for each item on the map, in ms: 20,000 items are drawn every 2.5 s, and each reports every 15 s. */
 const EXTRA_INTERVAL_MS = 0.1;
 const TRACK_MS = 600_000;
-/** Time for which the words for a position stay: more of the map may be loaded later. */
+/** Time for which the words for a position stay, in ms: more of the map may be loaded later. */
 const NAMED_MS = 5_000;
+/** Time after which a place that the map doesn't show yet is looked up the next time, in ms. */
+const UNNAMED_MS = 1_000;
 const MAX_NAMES = 500;
+/** Time for which a movement to a newly chosen incident waits for its rings, in ms, as a second movement would cost as much. */
+const RINGS_WAIT_MS = 500;
 /** Largest radius of a ring that the view is fitted to, in m. */
 const RING_SHOWN_M = 1_000;
 /** Greatest zoom of a view that is fitted: to a ring, and to positions alone. */
 const NEAREST_ZOOM = 17;
 const FIT_ZOOM = 15;
+/** Where samples are drawn before the first incident: Seoul, where the base map has each of its layers. */
+const SAMPLE_AT: LonLat = [126.98, 37.57];
+const EMPTY: GeoJSON.FeatureCollection = { type: "FeatureCollection", features: [] };
 type Feature = GeoJSON.Feature;
 
 export class LiveMap {
-  readonly targets = new Map<string, Target>();
+  readonly targets = new Targets();
   readonly units = new Map<string, Unit>();
   /** Tracks of the chosen incident's targets, by target id. */
   tracks = new Map<string, TrackPoint[]>();
@@ -62,12 +62,22 @@ export class LiveMap {
   /** Whether the user moved the map since the incident was chosen: then nothing moves it but a choice. */
   #isUsersView = false;
   #map: MapLibre | undefined;
+  #pace: Pace | undefined;
+  /** Items to draw. */
   #moved = new Set<string>();
+  /** Positions of the items that the map has. */
+  #shown = new Map<string, LonLat>();
   #incident = "";
   #fitDue = false;
+  /** Time before which the map isn't fitted. */
+  #fitFromMs = -Infinity;
+  /** Targets that the map was fitted to. */
+  #fitted = new Set<string>();
   #drawnAtMs = -Infinity;
-  /** Places in words, by position to 10 m. */
-  #names = new Map<string, { name: string; atMs: number }>();
+  /** Rings and tracks that the map shows. */
+  #chosenDrawn = "";
+  /** Places in words, by position to 10 m; empty for one that the map doesn't show. */
+  #names = new Map<string, { name: string; untilMs: number }>();
 
   constructor(
     container: HTMLElement,
@@ -77,14 +87,19 @@ export class LiveMap {
   ) {
     void openMap(container, page, words.say("attribution")).then((opened) => this.#open(opened));
     setInterval(() => this.#draw(), DRAW_INTERVAL_MS);
-    onThemeChange(() => this.#map && repaint(this.#map, layers()));
+  }
+
+  /** Draws nothing before a painting of the page is done: list and card are more urgent. */
+  waitFor(painting: Promise<void>): void {
+    this.#pace?.waitFor(painting);
   }
 
   /** Notes that an item has moved, come or gone; it is drawn soon. */
   moved(id: string): void {
     this.#moved.add(id);
+    if (!this.#incident || incidentOf(id) !== this.#incident) return;
     const target = this.targets.get(id);
-    if (!target?.at || !target.fix || !this.#incident || !id.startsWith(`${this.#incident}/`)) return;
+    if (!target?.at || !target.fix) return;
     const track = this.tracks.get(id) ?? [];
     this.tracks.set(id, track);
     if ((track.at(-1)?.[0] ?? 0) < target.fix) track.push([target.fix, target.at[0], target.at[1]]);
@@ -92,20 +107,21 @@ export class LiveMap {
   }
 
   clear(): void {
-    for (const all of [this.targets, this.units]) {
-      for (const id of all.keys()) this.#moved.add(id);
-      all.clear();
-    }
+    for (const id of [...this.targets.clear(), ...this.units.keys()]) this.#moved.add(id);
+    this.units.clear();
   }
 
-  /** Chooses an incident: the map is fitted to it, now or when its first position is known. */
+  /** Chooses an incident: the map is fitted to it, once its first position is known and its rings are, or don't come soon. */
   choose(incident: string): void {
-    for (const target of this.of(this.#incident)) this.#moved.add(target.id); // their marks shrink
+    for (const target of this.targets.of(this.#incident)) this.#moved.add(target.id); // their marks shrink
     this.#incident = incident;
-    this.tracks = new Map(this.of(incident).map((target) => [target.id, []]));
+    this.tracks = new Map(this.targets.of(incident).map((target) => [target.id, []]));
     this.#rings = [];
     this.#isUsersView = false;
-    this.fit();
+    this.#fitted.clear();
+    this.#fitDue = true;
+    this.#fitFromMs = performance.now() + RINGS_WAIT_MS;
+    this.redraw();
   }
 
   /** Shows the rings of the chosen incident, and fits the map to the one that matters, unless the user moved the map. */
@@ -113,6 +129,7 @@ export class LiveMap {
     const rings = [...new Set(radii)].sort((a, b) => a - b);
     const isNew = rings.join() !== this.#rings.join();
     this.#rings = rings;
+    this.#fitFromMs = -Infinity;
     if (isNew && !this.#isUsersView) this.#fitDue = true;
     this.redraw();
   }
@@ -120,31 +137,27 @@ export class LiveMap {
   /** Fits the map to the chosen incident. */
   fit(): void {
     this.#fitDue = true;
+    this.#fitFromMs = -Infinity;
     this.redraw();
   }
 
   /** Draws the chosen incident once more, as its rings, tracks or names have changed. */
   redraw(): void {
-    for (const target of this.of(this.#incident)) this.#moved.add(target.id);
-    if (this.#map) this.#draw();
+    for (const target of this.targets.of(this.#incident)) this.#moved.add(target.id);
+    this.#draw();
   }
 
-  /** Targets of an incident. */
-  of(incident: string): Target[] {
-    return incident ? [...this.targets.values()].filter((target) => target.id.startsWith(`${incident}/`)) : [];
-  }
-
-  /** Name of the place at a position; the position itself where the map doesn't show the place. */
-  place(at: LonLat): string {
+  /** Name of the place at a position with its accuracy in m; the position itself where the map doesn't show the place. */
+  place(at: LonLat, accuracyM: number): string {
     const key = at.map((degrees) => degrees.toFixed(4)).join(" ");
+    const position = `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
     const known = this.#names.get(key);
-    if (known && performance.now() < known.atMs + NAMED_MS) return known.name;
-    const name = this.#map ? this.words.place(placeAt(this.#map, SOURCE, at)) : "";
-    if (name) {
-      if (this.#names.size >= MAX_NAMES) this.#names.clear();
-      this.#names.set(key, { name, atMs: performance.now() });
-    }
-    return name || known?.name || `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
+    if (known && performance.now() < known.untilMs) return known.name || position;
+    const found = this.#map ? this.words.place(placeAt(this.#map, SOURCE, at, accuracyM)) : "";
+    const name = found || known?.name || "";
+    if (this.#names.size >= MAX_NAMES) this.#names.clear();
+    this.#names.set(key, { name, untilMs: performance.now() + (found ? NAMED_MS : UNNAMED_MS) });
+    return name || position;
   }
 
   #draw(): void {
@@ -156,20 +169,48 @@ export class LiveMap {
     this.#drawnAtMs = performance.now();
     const add: Feature[] = [];
     const remove: string[] = [];
+    const view = viewOf(map);
     for (const id of this.#moved) {
-      const made = this.#feature(id);
-      if (made) add.push(made);
-      else remove.push(id);
+      const at = positionOf(this.units.get(id) ?? this.targets.get(id));
+      const before = this.#shown.get(id);
+      // What moves beyond the view is drawn when the view moves there.
+      if (at && !view.contains(at) && !(before && view.contains(before))) continue;
+      this.#moved.delete(id);
+      if (at) {
+        add.push(this.#feature(id, at));
+        this.#shown.set(id, at);
+      } else if (this.#shown.delete(id)) remove.push(id);
     }
-    this.#moved.clear();
-    source.updateData({ add: add as never, remove });
-    map.getSource<GeoJSONSource>("chosen")?.setData({ type: "FeatureCollection", features: this.#chosen() });
+    if (add.length || remove.length) void source.updateData({ add: add as never, remove });
+    this.#drawChosen(map);
+  }
+
+  /** Rings round the protected persons and places of the chosen incident, and its tracks: drawn where they have changed. */
+  #drawChosen(map: MapLibre): void {
+    const features: Feature[] = [];
+    for (const target of this.targets.of(this.#incident)) {
+      const track = this.tracks.get(target.id) ?? [];
+      if (track.length > 1) features.push(line("track", "", target.sort, track.map(([, lon, lat]) => [lon, lat])));
+      if (target.sort === "wearer" || !target.at) continue;
+      const [lon, lat, accuracy] = target.at;
+      for (const ring of this.#rings) {
+        const radius = ring + (target.sort === "place" ? accuracy : 0);
+        features.push(line("ring", `${ring} m`, target.sort, disc([lon, lat], radius)));
+      }
+    }
+    const drawn = JSON.stringify(features);
+    if (drawn === this.#chosenDrawn) return;
+    this.#chosenDrawn = drawn;
+    void map.getSource<GeoJSONSource>("chosen")?.setData({ type: "FeatureCollection", features });
   }
 
   #fit(map: MapLibre): void {
-    const located = this.of(this.#incident).filter((target) => target.at);
-    if (!this.#fitDue || !located.length) return;
+    const located = this.targets.of(this.#incident).filter((target) => target.at);
+    // Of a new incident, the places are known before the first position of the wearer.
+    const isNew = !this.#isUsersView && located.some((target) => !this.#fitted.has(target.id));
+    if (!(this.#fitDue || isNew) || !located.length || performance.now() < this.#fitFromMs) return;
     this.#fitDue = false;
+    this.#fitted = new Set(located.map((target) => target.id));
     const bounds = new LngLatBounds();
     const ring = this.#ringToShow(located);
     for (const target of located) {
@@ -193,49 +234,49 @@ export class LiveMap {
     return this.#rings.find((radius) => radius >= away && radius <= RING_SHOWN_M) ?? 0;
   }
 
-  #feature(id: string): Feature | undefined {
+  #feature(id: string, at: LonLat): Feature {
     const unit = this.units.get(id);
-    if (unit) return point(id, unit.at, { sort: "unit", unknown: unit.unknown, r0: 0, name: `${unit.name}\n${this.#stateText(unit)}`, grave: unit.going });
-    const target = this.targets.get(id);
-    if (!target?.at) return undefined;
-    const [lon, lat, accuracy] = target.at;
-    const grave = id.startsWith(`${this.#incident}/`);
+    if (unit) return point(id, at, { sort: "unit", unknown: unit.unknown, r0: 0, name: `${unit.name}\n${this.#stateText(unit)}`, grave: unit.going });
+    const target = this.targets.get(id) as Target;
     const own = this.nameOf(target);
     const name = target.unknown ? `${own}\n${this.words.say("unknown_position")}` : own;
-    return point(id, [lon, lat], { sort: target.sort, unknown: target.unknown, r0: pixelsAtZoom0(accuracy, lat), name, grave });
-  }
-
-  /** Rings round the protected persons and places of the chosen incident, and its tracks. */
-  #chosen(): Feature[] {
-    const found: Feature[] = [];
-    for (const target of this.of(this.#incident)) {
-      const track = this.tracks.get(target.id) ?? [];
-      if (track.length > 1) found.push(line("track", "", target.sort, track.map(([, lon, lat]) => [lon, lat])));
-      if (target.sort === "wearer" || !target.at) continue;
-      const [lon, lat, accuracy] = target.at;
-      for (const ring of this.#rings) {
-        const radius = ring + (target.sort === "place" ? accuracy : 0);
-        found.push(line("ring", `${ring} m`, target.sort, disc([lon, lat], radius)));
-      }
-    }
-    return found;
+    const r0 = pixelsAtZoom0(target.at?.[2] ?? 0, at[1]);
+    return point(id, at, { sort: target.sort, unknown: target.unknown, r0, name, grave: incidentOf(id) === this.#incident });
   }
 
   #stateText(unit: Unit): string {
     return unit.unknown ? `${this.words.say(unit.state)}, ${this.words.say("unknown_position")}` : this.words.say(unit.state);
   }
 
-  #open(opened: MapLibre): void {
-    const empty = { type: "FeatureCollection", features: [] } as never;
-    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: empty });
-    opened.addSource("chosen", { type: "geojson", data: empty });
-    for (const layer of layers()) opened.addLayer(layer);
+  async #open(opened: MapLibre): Promise<void> {
+    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: EMPTY });
+    opened.addSource("chosen", { type: "geojson", data: EMPTY });
+    for (const layer of liveLayers()) opened.addLayer(layer);
+    onThemeChange(() => repaint(opened, liveLayers()));
+    await warmUp(opened, SAMPLE_AT, {
+      subjects: [point("sample", SAMPLE_AT, { sort: "wearer", unknown: false, r0: pixelsAtZoom0(100, SAMPLE_AT[1]), name: "0 가", grave: true })],
+      chosen: ["ring", "track"].map((kind) => line(kind, "100 m", "place", disc(SAMPLE_AT, 100))),
+    });
     this.#map = opened;
+    this.#pace = new Pace(opened);
+    opened.getContainer().dataset["ready"] = "yes";
     opened.on("movestart", ({ originalEvent }) => (this.#isUsersView ||= Boolean(originalEvent)));
-    // For tests and support: what the map shows can't be read off its canvas.
+    // For tests and support, as `ready`, `fitted` and `rings`: what the map shows can't be read off its canvas.
     opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
     this.#draw();
   }
+}
+
+function positionOf(item: { at: readonly number[] | null } | undefined): LonLat | undefined {
+  return item?.at ? [item.at[0] as number, item.at[1] as number] : undefined;
+}
+
+/** What the map shows, and a tenth of it on each side. */
+function viewOf(map: MapLibre): LngLatBounds {
+  const { lng: west, lat: south } = map.getBounds().getSouthWest();
+  const { lng: east, lat: north } = map.getBounds().getNorthEast();
+  const [width, height] = [(east - west) / 10, (north - south) / 10];
+  return new LngLatBounds([west - width, south - height, east + width, north + height]);
 }
 
 function point(id: string, at: LonLat, properties: Record<string, unknown>): Feature {
@@ -244,79 +285,4 @@ function point(id: string, at: LonLat, properties: Record<string, unknown>): Fea
 
 function line(kind: string, name: string, sort: string, coordinates: LonLat[]): Feature {
   return { type: "Feature", geometry: { type: "LineString", coordinates }, properties: { kind, name, sort } };
-}
-
-function layers(): LayerSpecification[] {
-  const colors = palette();
-  const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, colors.protected] as never;
-  const isUnit = ["==", ["get", "sort"], "unit"];
-  return [
-    {
-      id: "rings",
-      type: "line",
-      source: "chosen",
-      filter: ["==", ["get", "kind"], "ring"],
-      paint: { "line-color": color, "line-width": 1.5, "line-dasharray": [4, 3] },
-    },
-    {
-      id: "tracks",
-      type: "line",
-      source: "chosen",
-      filter: ["==", ["get", "kind"], "track"],
-      layout: { "line-cap": "round", "line-join": "round" },
-      paint: { "line-color": color, "line-width": 3, "line-opacity": 0.6 },
-    },
-    {
-      id: "ring-names",
-      type: "symbol",
-      source: "chosen",
-      filter: ["==", ["get", "kind"], "ring"],
-      layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
-      paint: { "text-color": color, "text-halo-color": colors.paper, "text-halo-width": 2 },
-    },
-    {
-      id: "accuracy",
-      type: "circle",
-      source: "subjects",
-      minzoom: NEAR,
-      filter: [">", ["get", "r0"], 0],
-      paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
-    },
-    // At low zoom, marks are small and have no edge: there may be thousands.
-    {
-      id: "marks-far",
-      type: "circle",
-      source: "subjects",
-      maxzoom: NEAR,
-      paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], colors.old, color] as never },
-    },
-    {
-      id: "marks",
-      type: "circle",
-      source: "subjects",
-      minzoom: NEAR,
-      layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, "unit", 2, 0] as never },
-      paint: {
-        "circle-radius": ["case", ["get", "grave"], 8, 5] as never,
-        "circle-color": ["case", ["get", "unknown"], colors.paper, color] as never,
-        "circle-stroke-color": ["case", ["all", isUnit, ["!", ["get", "unknown"]]], colors.paper, color] as never,
-        "circle-stroke-width": 3,
-      },
-    },
-    {
-      id: "names",
-      type: "symbol",
-      source: "subjects",
-      minzoom: NEAR,
-      layout: {
-        "text-field": ["get", "name"],
-        "text-font": ["sans-serif"],
-        "text-size": 13,
-        "symbol-sort-key": ["match", ["get", "sort"], "wearer", 0, "unit", 1, 2] as never,
-        "text-variable-anchor": ["top", "bottom", "right", "left"],
-        "text-radial-offset": 1.1,
-      },
-      paint: { "text-color": colors.ink, "text-halo-color": colors.paper, "text-halo-width": 2 },
-    },
-  ];
 }

@@ -52,7 +52,7 @@ function label(layer: string, size: number, minzoom: number, maxzoom: number, co
 function baseLayers(colors: Palette, streets: Streets | undefined): LayerSpecification[] {
   return [
     { id: "sea", type: "background", paint: { "background-color": colors.sea } },
-    { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": colors.land } },
+    { id: "land", type: "fill", source: SOURCE, "source-layer": "province", paint: { "fill-color": colors.land, "fill-antialias": false } }, // the boundaries draw its edge
     ...["province", "district", "town"].map(area),
     ...(streets?.layers(colors) ?? []),
     { ...boundary("town", colors.town, 0.8), minzoom: 9 },

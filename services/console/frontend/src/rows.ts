@@ -50,6 +50,8 @@ export class Rows {
   #drawn = new Map<string, Incident>();
   #open = new Set<string>();
   #order: string[] = [];
+  /** Row that is marked as the chosen one. */
+  #marked = "";
   /** Rows that are visible, or nearly: only their clocks are updated. */
   #visible = new Set<Element>();
   #observer = new IntersectionObserver((entries) => this.#visibilityChanged(entries), { rootMargin: "200px" });
@@ -123,13 +125,15 @@ export class Rows {
     return shown.length;
   }
 
-  /** Marks the chosen row. */
+  /** Marks the chosen row, and no other. */
   mark(): void {
-    for (const [key, row] of this.#rows) {
+    for (const key of [this.#marked, this.chosen]) {
+      const row = this.#rows.get(key);
       const isChosen = key === this.chosen;
-      if (row.classList.contains("chosen-row") !== isChosen) row.classList.toggle("chosen-row", isChosen);
-      row.querySelector(".pick")?.setAttribute("aria-pressed", String(isChosen));
+      row?.classList.toggle("chosen-row", isChosen);
+      row?.querySelector(".pick")?.setAttribute("aria-pressed", String(isChosen));
     }
+    this.#marked = this.chosen;
   }
 
   /** Updates the deadline clocks of the visible rows. */
@@ -198,8 +202,9 @@ export class Rows {
     if (this.#drawn.get(id) === incident) return row;
     this.#drawn.set(id, incident);
     const hadFocus = row.contains(document.activeElement) ? document.activeElement?.className : undefined;
-    row.className = `level-${incident.level}`;
-    const pick = make("button", { type: "button", class: "pick" }, this.#line(incident), this.#notices(incident), this.#legs(incident));
+    row.className = `level-${incident.level}${id === this.chosen ? " chosen-row" : ""}`;
+    const attributes = { type: "button", class: "pick", "aria-pressed": String(id === this.chosen) };
+    const pick = make("button", attributes, this.#line(incident), this.#notices(incident), this.#legs(incident));
     pick.addEventListener("click", () => this.choose(id));
     row.replaceChildren(pick);
     const offers = this.offers(incident).length;

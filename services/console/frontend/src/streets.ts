@@ -1,5 +1,5 @@
 // Streets from the operator's own tiles: a PMTiles file, or a template of vector or raster tiles. Two schemas are drawn: the one of
-// tools/build_streets.py (`street` with `name` and `class`, `landmark` with `name`) and OpenMapTiles (`transportation`,
+// tools/build_streets.py (`street` with `name` and `class`, `landmark` and `address` with `name`) and OpenMapTiles (`transportation`,
 // `transportation_name`, `poi`).
 
 import type { LayerSpecification, SourceSpecification } from "maplibre-gl";
@@ -87,8 +87,11 @@ function vector(colors: Palette, known: Set<string> | undefined): LayerSpecifica
       paint: { "text-color": colors.label, "text-halo-color": colors.halo, "text-halo-width": 1.5 },
     });
   }
+  layers.push({ id: ADDRESSES, type: "circle", source: STREETS, "source-layer": "address", minzoom: 14, paint: { "circle-radius": 1, "circle-opacity": 0 } });
   return known ? layers.filter((layer) => known.has(layer["source-layer"])) : layers;
 }
 
+/** Layer without colour that answers which addresses are near. */
+export const ADDRESSES = "s-address";
 /** Layers that name the street at a point. */
 export const STREET_LINES = ["s-street", "s-transportation_name-label", "s-street-label"];

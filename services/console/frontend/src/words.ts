@@ -2,7 +2,7 @@
 
 import { bearingDeg, distanceM } from "./geo";
 import type { LonLat } from "./geo";
-import type { NamedPlace } from "./places";
+import type { NamedPlace, NamedPoint } from "./places";
 
 export type Texts = Record<string, string>;
 /** Time in ms, longitude, latitude. */
@@ -61,18 +61,22 @@ export class Words {
     return from === to ? this.say("band_about", { m: `${to} m` }) : this.say("band", { from, to });
   }
 
-  /** Returns a place in words: its area, and the nearest street, landmark or town with the distance. Empty where no area is known. */
+  /** Returns a place in words: its area, the nearest address or street, and the nearest landmark or town. Empty where no area is known. */
   place(known: NamedPlace): string {
     const area = known.areas.join(" ");
     if (!area) return "";
-    const { street, landmark } = known;
-    const place = street ? this.say("near_road", { place: area, road: street }) : area;
-    const point = landmark ?? (street ? undefined : known.town);
-    if (!point) return place;
+    const { street, landmark, address } = known;
+    const place = address ? this.#fromPoint("address", area, address) : street ? this.say("near_road", { place: area, road: street }) : area;
+    if (landmark) return this.#fromPoint("landmark", place, landmark);
+    return known.town && place === area ? this.#fromPoint("town", area, known.town) : place;
+  }
+
+  /** Returns how far and in which direction a place is from a point of a kind. */
+  #fromPoint(kind: "address" | "landmark" | "town", place: string, point: NamedPoint): string {
     const m = rounded(point.distanceM);
     const values = { place, name: point.name, wind: this.wind(point.bearingDeg), m };
-    if (m < SAME_M) return landmark ? this.say("at_landmark", values) : place;
-    return this.say(landmark ? "from_landmark" : "from_town", values);
+    if (m >= SAME_M) return this.say(`from_${kind}`, values);
+    return kind === "town" ? place : this.say(`at_${kind}`, values);
   }
 
   /** Returns where the wearer is: place, age and accuracy, distance and direction from each destination, movement. */

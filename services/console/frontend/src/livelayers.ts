@@ -1,0 +1,83 @@
+// Layers of the live page's map, over the base map: subjects of open incidents, and rings and tracks of the chosen one.
+
+import type { LayerSpecification } from "maplibre-gl";
+import { METRES } from "./map";
+import { palette } from "./palette";
+
+/** Zoom from which names and accuracy circles are shown. */
+const NEAR = 10;
+
+export function liveLayers(): LayerSpecification[] {
+  const colors = palette();
+  const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, colors.protected] as never;
+  const isUnit = ["==", ["get", "sort"], "unit"];
+  return [
+    {
+      id: "rings",
+      type: "line",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "ring"],
+      paint: { "line-color": color, "line-width": 1.5, "line-dasharray": [4, 3] },
+    },
+    {
+      id: "tracks",
+      type: "line",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "track"],
+      layout: { "line-cap": "round", "line-join": "round" },
+      paint: { "line-color": color, "line-width": 3, "line-opacity": 0.6 },
+    },
+    {
+      id: "ring-names",
+      type: "symbol",
+      source: "chosen",
+      filter: ["==", ["get", "kind"], "ring"],
+      layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+      paint: { "text-color": color, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+    {
+      id: "accuracy",
+      type: "circle",
+      source: "subjects",
+      minzoom: NEAR,
+      filter: [">", ["get", "r0"], 0],
+      paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
+    },
+    // At low zoom, marks are small and have no edge: there may be thousands.
+    {
+      id: "marks-far",
+      type: "circle",
+      source: "subjects",
+      maxzoom: NEAR,
+      paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], colors.old, color] as never },
+    },
+    {
+      id: "marks",
+      type: "circle",
+      source: "subjects",
+      minzoom: NEAR,
+      layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, "unit", 2, 0] as never },
+      paint: {
+        "circle-radius": ["case", ["get", "grave"], 8, 5] as never,
+        "circle-color": ["case", ["get", "unknown"], colors.paper, color] as never,
+        "circle-stroke-color": ["case", ["all", isUnit, ["!", ["get", "unknown"]]], colors.paper, color] as never,
+        "circle-stroke-width": 3,
+      },
+    },
+    {
+      id: "names",
+      type: "symbol",
+      source: "subjects",
+      minzoom: NEAR,
+      layout: {
+        "text-field": ["get", "name"],
+        "text-font": ["sans-serif"],
+        "text-size": 13,
+        "symbol-sort-key": ["match", ["get", "sort"], "wearer", 0, "unit", 1, 2] as never,
+        "text-variable-anchor": ["top", "bottom", "right", "left"],
+        "text-radial-offset": 1.1,
+      },
+      paint: { "text-color": colors.ink, "text-halo-color": colors.paper, "text-halo-width": 2 },
+    },
+  ];
+}

@@ -1,0 +1,58 @@
+// Pace of a map's frames. A computer without a graphics processor draws a frame for a tenth of a second, and a movement asks for some
+// twenty of them: one for each tile that comes. So the changes of a quarter of a second are drawn in one frame, and none while the page
+// paints what is more urgent. A map that the user moves follows at once.
+
+import type { Map as MapLibre } from "maplibre-gl";
+
+const FRAME_INTERVAL_MS = 250;
+/** Time after a gesture of the user for which the map follows at once, in ms. */
+const USED_MS = 1_000;
+const GESTURES = ["pointerdown", "pointermove", "touchmove", "wheel", "keydown"];
+
+export class Pace {
+  #draw: () => void;
+  #drawnAtMs = -Infinity;
+  #usedAtMs = -Infinity;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Number of paintings that the map waits for. */
+  #waits = 0;
+  #isAsked = false;
+
+  constructor(private readonly map: MapLibre) {
+    this.#draw = map.triggerRepaint.bind(map);
+    // All changes ask for their frame by this public method.
+    map.triggerRepaint = () => this.#ask();
+    map.on("render", () => (this.#drawnAtMs = performance.now()));
+    const use = (event: Event): void => {
+      // A pointer that only passes over the map moves nothing.
+      if (event.type === "pointermove" && !(event as PointerEvent).buttons) return;
+      this.#usedAtMs = performance.now();
+      if (this.#timer !== undefined) this.#ask();
+    };
+    for (const gesture of GESTURES) map.getContainer().addEventListener(gesture, use, { capture: true, passive: true });
+  }
+
+  /** Draws no frame before a painting of the page is done. */
+  waitFor(painting: Promise<void>): void {
+    this.#waits += 1;
+    void painting.then(() => {
+      this.#waits -= 1;
+      if (this.#isAsked) this.#ask();
+    });
+  }
+
+  #ask(): void {
+    this.#isAsked = true;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#waits) return;
+    const now = performance.now();
+    const isUsed = this.map.isMoving() || now < this.#usedAtMs + USED_MS;
+    const leftMs = isUsed ? 0 : this.#drawnAtMs + FRAME_INTERVAL_MS - now;
+    if (leftMs > 0) this.#timer = setTimeout(() => this.#ask(), leftMs);
+    else {
+      this.#isAsked = false;
+      this.#draw();
+    }
+  }
+}
