@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence.chains import Chain
@@ -26,16 +26,29 @@ BEGAN_MS = 1_795_000_000_000
 PACE_M = 90
 """Metres between two reports of the wearer, 5 s apart."""
 _DISTANCES_M = (*range(1_200, 0, -PACE_M), *range(30, 2_600, 4 * PACE_M))
+LINGERS_S = 600
+"""Time that the wearer stays away before late positions arrive, seconds."""
 _LOG_ID = "log-1"
 
 
-def approach_bundle(leg: str = "police", equipment: Sequence[tuple[int, str]] = ()) -> bytes:
-    """The bundle of an approach to 30 m and away. `equipment` holds events of the tag: seconds after the beginning, and the kind."""
+def approach_bundle(
+    leg: str = "police", equipment: Sequence[tuple[int, str]] = (), *, late_turns: Collection[int] = ()
+) -> bytes:
+    """The bundle of an approach to 30 m and away. `equipment` holds events of the tag: seconds after the beginning, and the kind. The
+    positions of `late_turns` arrive 10 minutes after the departure, and amend the account."""
     entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=1)))]
     entries.append((BEGAN_MS, case_entry(place=True)))
-    for turn, north_m in enumerate(_DISTANCES_M):
+    turns = list(enumerate(_DISTANCES_M))
+    if late_turns:
+        turns += [(turn, 2_600) for turn in range(len(turns), len(turns) + LINGERS_S // 5)]
+    late = []
+    for turn, north_m in turns:
         at_ms = BEGAN_MS + 1_000 + 5_000 * turn
-        entries.append((at_ms, positions_entry(position("t1", at_ms, north_m), position("d1", at_ms, 0.0))))
+        tag, phone = position("t1", at_ms, north_m), position("d1", at_ms, 0.0)
+        late += [tag] if turn in late_turns else []
+        entries.append((at_ms, positions_entry(*([phone] if turn in late_turns else [tag, phone]))))
+    if late:
+        entries.append((entries[-1][0] + 1_000, positions_entry(*late)))
     for second, kind in equipment:
         at_ms = BEGAN_MS + 1_000 * second
         event = log_pb2.EquipmentReport(

@@ -42,14 +42,14 @@ def event(id_: int, head: ChainHead, by: str) -> chain.ChainedEvent:
     return chain.write(head, INCIDENT, Acknowledged(BEGAN_MS + id_, "assign-1", by))
 
 
-def bundle(by: str = "spiffe://npa/desk/kim") -> bytes:
-    """A bundle for the police with three empty log entries and a chain of two events."""
+def bundle(by: str = "spiffe://npa/desk/kim", whole: bool = True) -> bytes:
+    """A bundle for the police with three empty log entries and a chain of two events. Without `whole` the log had lost earlier ones."""
     first = event(1, ChainHead(), by)
     second = event(2, ChainHead(first.id, first.hash), by)
     links = Chain("police", ChainHead(), (first, second), ChainHead(second.id, second.hash))
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
     entries = tuple(StoredMessage("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
-    evidence = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
+    evidence = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, whole, False, entries)
     return evidence_bundle.make(evidence, GROUND, [links], about=ABOUT, key=KEY)
 
 

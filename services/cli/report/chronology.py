@@ -103,11 +103,25 @@ def step_text(step: LegStep, words: Words) -> str:
     return ", ".join(parts)
 
 
+_NAMED_FIELDS = (
+    ("Progressed", "state", "state"),
+    ("Closed", "cause", "cause"),
+    ("Flagged", "flag", "flag"),
+    ("Escalated", "escalation_reason", "reason"),
+    ("ContactBegun", "plan", "plan"),
+    ("ContactStepped", "state", "contact"),
+    ("NoteAdded", "kind", "note"),
+    ("NoteAdded", "result", "result"),
+)
+"""Kind of a step, its field with the number of an enum, and the beginning of the names of its words. A note's text isn't shown, since
+it may name people."""
+
+
 def _details(step: LegStep, words: Words) -> Iterator[str]:
     body: Mapping[str, Any] = step.body
-    for kind, name in (("Progressed", "state"), ("Closed", "cause"), ("Flagged", "flag")):
-        if step.kind == kind:
-            yield _named(f"{name}_{body.get(name)}", words)
+    for kind, field, name in _NAMED_FIELDS:
+        if step.kind == kind and body.get(field):
+            yield words.numbered(name, body[field])
     if step.kind == "Raced":
         losing = body.get("losing")
         yield words.text(
@@ -122,10 +136,3 @@ def _details(step: LegStep, words: Words) -> Iterator[str]:
         yield words.text(f"이동 {travel_s}초", f"{travel_s} s on the way")
     if step.kind == "Rejected" and body.get("reason"):
         yield words.text(f"사유: {body['reason']}", f"reason: {body['reason']}")
-
-
-def _named(name: str, words: Words) -> str:
-    try:
-        return words(name)
-    except KeyError:
-        return name

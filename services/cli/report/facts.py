@@ -119,14 +119,25 @@ class ReportFacts:
 
     @property
     def last_ms(self) -> int:
-        """The last moment of the incident, mesh time."""
-        moments = [fact.decided_ms for fact in self.alerts] + [step.at_ms for step in self.steps]
+        """The last moment of the incident, mesh time. An account that is amended later doesn't prolong it."""
+        moments = [fact.decided_ms for fact in self.alerts if fact.alert.kind != alert_pb2.ACCOUNT_AMENDED]
+        moments += [step.at_ms for step in self.steps]
         return max(moments, default=self.manifest["made_at_ms"])
 
     @property
     def decisive(self) -> DecidedAlert | None:
         """The first alert that demanded a response; None if none did."""
         return next((fact for fact in self.alerts if fact.alert.demand == RESPOND), None)
+
+    @property
+    def amendments(self) -> Mapping[str, DecidedAlert]:
+        """The valid account of each ring whose first account was amended, by the id of the alert with the first account."""
+        return {fact.alert.amends: fact for fact in self.alerts if fact.alert.kind == alert_pb2.ACCOUNT_AMENDED}
+
+    def amended_by(self, fact: DecidedAlert) -> DecidedAlert | None:
+        """The alert whose account replaces that of an alert; None if the alert's own is valid, or if it has none."""
+        valid = self.amendments.get(fact.alert.amends or fact.alert.alert_id)
+        return None if valid is fact else valid
 
 
 RESPOND = 4

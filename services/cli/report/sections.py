@@ -52,8 +52,9 @@ def summary(facts: ReportFacts, words: Words) -> list[str]:
         ),
         _decision_sentence(facts, words),
         *_answer_sentences(facts, words),
+        *_amendment_sentence(facts, words),
     ]
-    nearest = _nearest(facts.alerts)
+    nearest = _nearest(facts)
     if nearest is not None:
         distance = formats.metres(nearest)
         sentences.append(
@@ -105,11 +106,39 @@ def _answer_sentences(facts: ReportFacts, words: Words) -> Iterator[str]:
             )
 
 
-def _nearest(alerts: Sequence[DecidedAlert]) -> float | None:
-    measures = [fact.measure for fact in alerts if fact.measure is not None]
-    found = [measure.min_distance_m for measure in measures if measure.HasField("min_distance_m")]
-    found += [measure.distance_m for measure in measures if measure.HasField("distance_m")]
+def _amendment_sentence(facts: ReportFacts, words: Words) -> Iterator[str]:
+    amendments = facts.amendments.values()
+    if amendments:
+        last = formats.date_time(max(fact.decided_ms for fact in amendments))
+        yield words.text(
+            f"늦게 도착한 위치 보고로 접근 기록 {len(amendments)}건이 정정되었습니다(마지막 정정 {last}). 정정된 기록이 유효합니다.",
+            f"Reports that arrived late amended {len(amendments)} accounts, the last one at {last}. The amended account is valid.",
+        )
+
+
+def _nearest(facts: ReportFacts) -> float | None:
+    """The least distance that isn't assumed, by the valid accounts, and by the decisions on rings that have no account."""
+    accounted = {(fact.alert.target_id, fact.alert.ring_m) for fact in facts.alerts if _has_account(fact)}
+    found = [
+        fact.measure.min_distance_m
+        for fact in facts.alerts
+        if fact.measure is not None
+        and _has_account(fact)
+        and facts.amended_by(fact) is None
+        and not fact.measure.min_distance_assumed
+    ]
+    found += [
+        fact.measure.distance_m
+        for fact in facts.alerts
+        if fact.measure is not None
+        and fact.measure.HasField("distance_m")
+        and (fact.alert.target_id, fact.alert.ring_m) not in accounted
+    ]
     return min(found, default=None)
+
+
+def _has_account(fact: DecidedAlert) -> bool:
+    return fact.measure is not None and fact.measure.HasField("min_distance_m")
 
 
 def _after_report(fact: DecidedAlert, facts: ReportFacts, words: Words) -> str | None:
@@ -151,17 +180,26 @@ def _validity(from_ms: int, until_ms: int, words: Words) -> str:
 
 
 def decisions(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
-    """Each alert that demanded a notice or a response, in words with its numbers."""
+    """Each alert that demanded a notice or a response, and each account of a ring, in words with its numbers."""
     return [
-        {"title": f"{formats.clock_time(fact.decided_ms)} {alert_text(fact, words)}", "rows": _grounds(fact, words)}
+        {"title": f"{formats.clock_time(fact.decided_ms)} {alert_text(fact, words)}", "rows": _grounds(fact, facts, words)}
         for fact in facts.alerts
-        if fact.alert.demand >= geometry_pb2.NOTIFY or fact.alert.kind == alert_pb2.RING_CLEARED
+        if fact.alert.demand >= geometry_pb2.NOTIFY or fact.alert.kind in _ACCOUNTS
     ]
 
 
-def _grounds(fact: DecidedAlert, words: Words) -> Rows:
+_ACCOUNTS = (alert_pb2.RING_CLEARED, alert_pb2.ACCOUNT_AMENDED)
+"""Kinds of alerts that have an account of the time inside a ring."""
+
+
+def _grounds(fact: DecidedAlert, facts: ReportFacts, words: Words) -> Rows:
     alert, measure = fact.alert, fact.measure
     rows = [[words.text("경보 번호", "Alert"), alert.alert_id]]
+    if (valid := facts.amended_by(fact)) is not None:
+        when = f"{formats.date_time(valid.decided_ms)}, {valid.alert.alert_id}"
+        rows.append([words.text("정정됨 (유효하지 않음)", "Amended (no longer valid)"), when])
+    if alert.amends:
+        rows.append([words.text("정정한 기록", "Amends"), alert.amends])
     rows.append([words.text("기록 위치", "Rests on"), f"{flow.log_stream(alert.partition)}#{alert.sequence}"])
     if alert.cause.device_id:
         cause = f"{alert.cause.device_id}, {alert.cause.report_id}"
@@ -169,7 +207,7 @@ def _grounds(fact: DecidedAlert, words: Words) -> Rows:
     if measure is not None:
         rows += _figures(measure, words)
     if alert.anomaly:
-        rows.append([words.text("이상", "Anomaly"), alert_pb2.AnomalyKind.Name(alert.anomaly)])
+        rows.append([words.text("이상", "Anomaly"), words.anomaly(alert.anomaly)])
     if alert.encounter_id:
         rows.append([words.text("허가된 대면", "Authorised encounter"), alert.encounter_id])
     rules = f"{alert.rules_id}, {words.text('판단 판', 'fold version')} {alert.fold_version}"

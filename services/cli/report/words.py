@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tandem.common.v1 import alert_pb2
+
 LANGUAGES = ("ko", "en")
 """Languages of a report."""
 
@@ -27,6 +29,12 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "held_back_by": ("진입으로 판단되지 않은 까닭", "Held back, because"),
     "devices": ("장비", "What each device did"),
     "answers": ("양 기관의 접수", "Acknowledgements"),
+    "agency": ("기관", "Agency"),
+    "subject": ("대상", "About"),
+    "answer": ("답변", "Answer"),
+    "answered_by": ("처리자", "By"),
+    "answered_at": ("시각", "Time"),
+    "after_offer": ("지령 후", "After the offer"),
     "authenticity": ("기록의 진정성과 검증 방법", "Authenticity of the record, and how to verify it"),
     "page": ("쪽", "page"),
     "no_verdict": (
@@ -105,10 +113,23 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "IMPLAUSIBLE": ("위치 신뢰 불가", "implausible positions"),
     "DISTANCE_CHANGED": ("거리 변동", "distance changed"),
     "OUTAGE": ("통신 장애", "outage"),
-    "ACCOUNT_AMENDED": ("경위 보정", "account amended"),
+    "ACCOUNT_AMENDED": ("접근 기록 정정", "account amended"),
     "SPOOFING_SUSPECTED": ("위치 조작 의심", "spoofing suspected"),
     "LATE_EVIDENCE": ("늦게 도착한 증거", "late evidence"),
+    "NOTICE_ENDED": ("법무부 통지 종료", "the Ministry's notice ended"),
+    "NOT_FITTED": ("지정 일시까지 전자장치 미부착", "no tag fitted by the court's time"),
+    "TAG_LAPSED": ("기록상 부착 장치 없음", "tag ended in the records"),
+    "TAG_REMOVAL": ("전자장치 일시 분리 시작", "authorised removal of the tag begins"),
+    "TAG_REMOVED": ("전자장치 일시 분리됨", "tag removed with permission"),
+    "TAG_REFITTED": ("전자장치 재부착됨", "tag refitted"),
     "other_alert": ("그 밖의 경보", "other alert"),
+    # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────
+    "anomaly_JUMP": ("움직임으로 설명되지 않는 위치 변화", "a change of position that no movement explains"),
+    "anomaly_VAGUE": ("정확도가 나빠 안에 있는지 알 수 없음", "accuracy too poor to say whether it is inside"),
+    "anomaly_CLOCK": ("장치 시각이 크게 어긋남", "the device's clock is far off"),
+    "anomaly_FROZEN": ("10분 동안 마지막 자리까지 같은 위치", "positions equal to the last digit for 10 minutes"),
+    "anomaly_COPIED": ("이전 위치들과 마지막 자리까지 같은 위치들", "positions equal to earlier ones to the last digit"),
+    "anomaly_PRESENCE": ("재택 감독장치의 신호와 위치가 서로 어긋남", "positions contradict a home unit or beacon"),
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
     "Notified": ("통보", "notified"),
     "Offered": ("출동 지령", "offered"),
@@ -135,6 +156,9 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "Assured": ("출동팀 계속 진행 확인", "unit said that it goes on"),
     "DistressRaised": ("출동 직원 긴급 지원 요청", "an officer called for help"),
     "DistressEnded": ("긴급 지원 요청 종료", "the call for help ended"),
+    "ContactBegun": ("피부착자 첫 연락", "first contact with the wearer"),
+    "ContactStepped": ("피부착자 첫 연락의 경과", "first contact with the wearer, next state"),
+    "NoteAdded": ("상황실 기록", "recorded by the desk"),
     "warning:Offered": ("알림 발송", "warning sent to the gateways"),
     "warning:Reoffered": ("새 알림 발송", "another warning sent to the gateways"),
     "warning:Escalated": ("알림 재발송", "warning sent once more"),
@@ -156,6 +180,37 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "flag_2": ("연락 수단 없음", "no way to reach her"),
     "flag_3": ("강요 상황 신호", "sign of duress"),
     "flag_4": ("연락됨", "reached"),
+    "reason_1": ("단말 미수신", "not received by the machine"),
+    "reason_2": ("기한 내 미접수", "not answered in time"),
+    "reason_3": ("기한 내 출동 지령 없음", "no unit dispatched in time"),
+    "reason_4": ("거절", "refused"),
+    "reason_5": ("출동 가능 인원 없음", "nobody available"),
+    "reason_6": ("대원 근무 종료", "unit off duty"),
+    "reason_7": ("대상 이동", "target moved"),
+    "reason_8": ("피부착자가 먼저 도착할 수 있음", "the wearer may arrive first"),
+    "reason_9": ("기한 내 미출발", "not on its way in time"),
+    "reason_10": ("예상 시간 내 미도착", "not there in its travel time"),
+    "reason_11": ("현장 무응답", "no word from the scene"),
+    "plan_1": ("전자장치로 안내, 응답 없으면 전화", "by the tag, then by telephone"),
+    "plan_2": ("전화", "by telephone"),
+    "plan_3": ("전자장치로만 안내", "by the tag alone"),
+    "plan_4": ("안내 횟수 초과로 하지 않음", "none: the contacts are used up"),
+    "plan_5": ("지금 여기서는 규정상 연락하지 않음", "none: the rule does not allow it here and now"),
+    "plan_6": ("되돌아감", "turned back"),
+    "contact_1": ("안내 전송", "sent"),
+    "contact_2": ("전화 필요", "call due"),
+    "contact_3": ("연락됨", "contacted"),
+    "contact_4": ("되돌아감", "turned back"),
+    "contact_5": ("응답 없음", "no answer"),
+    "contact_6": ("안내 횟수 초과", "contacts used up"),
+    "note_1": ("메모", "note"),
+    "note_2": ("피부착자 통화", "call to the wearer"),
+    "note_3": ("피해자 통화", "call to the protected person"),
+    "note_4": ("상대 기관 통화", "call to the other desk"),
+    "note_5": ("대원 통화", "call to a unit"),
+    "note_6": ("그 밖의 통화", "another call"),
+    "result_1": ("통화함", "spoke"),
+    "result_2": ("받지 않음", "no answer"),
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
     "STRAP_OPEN": ("스트랩 열림 또는 절단", "strap opened or cut"),
     "STRAP_CLOSED": ("스트랩 닫힘", "strap closed"),
@@ -207,6 +262,11 @@ class Words:
         """Word for a kind of alert. A kind that a newer version knows is an other alert."""
         return self(kind) if kind in WORDS else f"{self('other_alert')} ({kind})"
 
+    def anomaly(self, number: alert_pb2.AnomalyKind.ValueType) -> str:
+        """Words for an anomaly of positions. One that a newer version knows is shown by its number."""
+        known = number in alert_pb2.AnomalyKind.values()
+        return self.numbered("anomaly", alert_pb2.AnomalyKind.Name(number) if known else number)
+
     def step(self, kind: str) -> str:
         """Word for a kind of step. A kind that a newer version knows is an other step."""
         return self(kind) if kind in WORDS else f"{self('other_step')} ({kind})"
@@ -215,6 +275,10 @@ class Words:
         """Word for a kind of step of a leg: a warning is sent and delivered, while a unit is offered and accepts an assignment."""
         name = f"{leg}:{kind}"
         return self(name) if name in WORDS else self.step(kind)
+
+    def numbered(self, name: str, number: object) -> str:
+        """Word for a number of an enum. A number that a newer version knows is shown as it is."""
+        return self(f"{name}_{number}") if f"{name}_{number}" in WORDS else f"{name} {number}"
 
     def duration(self, ms: int) -> str:
         """A duration: seconds with one digit below 2 minutes, then minutes and seconds, and hours and minutes from 2 hours on."""

@@ -90,6 +90,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "해제 기록이 없는 사건입니다. 마지막 조치까지만 보입니다.",
         "This incident has no stand-down. It is shown up to its last step.",
     ),
+    "account_replaced": ("정정된 기록이 있어 아래 시간과 거리는 유효하지 않습니다. 정정 시각:", "No longer valid: amended at"),
     "amended": (
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",

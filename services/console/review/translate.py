@@ -78,11 +78,13 @@ def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
 
 
 def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
-    """Returns the incident's alerts, with figures if the copy has them."""
+    """Returns the incident's alerts, with figures if the copy has them. An account that a later alert replaced has that alert's time."""
     figures = {measure.alert_id: measure for measure in copy.measures}
+    valid = {alert.amends: alert for alert in copy.alerts if alert.amends}
     shown = []
     for alert in copy.alerts:
         measure = figures.get(alert.alert_id)
+        replaced_by = valid.get(alert.amends or alert.alert_id, alert)
         shown.append(
             {
                 "id": alert.alert_id,
@@ -114,6 +116,7 @@ def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
                 else [],
                 "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
                 "least_assumed": bool(measure and measure.min_distance_assumed),
+                "replaced_ms": times.from_timestamp(replaced_by.decided_at) if replaced_by is not alert else None,
             }
         )
     return shown

@@ -1,14 +1,20 @@
-"""Statistics over the figures of a period. Each query reads one index in its order and returns few rows, so it costs little."""
+"""Statistics over the figures of a period, in few rows. A short period is read along its time, a long one along the groups.
+
+SQLite sorts the rows that it groups, unless an index has the groups in their order. Along such an index nothing is sorted, but the
+figures of all years are read. So the cost of a page grows with its period, up to one pass over all figures for each statistic.
+PostgreSQL chooses by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from services.common.storage import statements
 from services.dispatch.domain.enums import Task
 from services.dispatch.domain.leg import Leg
 from services.dispatch.statistics.domain import FOR_NOTHING, Measure
@@ -18,29 +24,15 @@ INTERVALS = 60
 DAY_MS = 86_400_000
 MAX_BEHIND = 10_000
 """Maximum number of steps, and of other legs' assignments, that are counted as not counted yet."""
+SHORT_PART = 4
+"""A period is short if it has less than 1 / SHORT_PART of the time that the incidents span. To sort a row costs some four times as much
+as to read it in its order."""
 _NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
 _IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
-
-
-def _times(column: str) -> sa.TextClause:
-    return sa.text(
-        f"SELECT office_id, {column}, count(*) FROM figures"  # noqa: S608  # names of the code's own columns
-        f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, {column}"
-    )
-
-
-_TOOK = {Measure.RECEIPT: _times("receipt_took_ms"), Measure.ACCEPTANCE: _times("acceptance_took_ms")}
-_ARRIVED = sa.text(
-    "SELECT office_id, arrival_took_ms, arrived_in_time, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY office_id, arrival_took_ms, arrived_in_time"
-)
-_INTERVAL = sa.text(
-    "SELECT acceptance_took_ms, count(*) FROM figures"  # noqa: S608
-    f" WHERE {_IN_PERIOD} AND offered_ms IS NOT NULL GROUP BY acceptance_took_ms"
-)
-_OUTCOMES = sa.text(
-    f"SELECT outcome, kind, count(*) FROM figures WHERE {_IN_PERIOD} AND outcome > 0 GROUP BY outcome, kind"  # noqa: S608
-)
+_GROUPED = f"SELECT {{groups}}, count(*) FROM {{figures}} WHERE {_IN_PERIOD} AND {{counted}} GROUP BY {{groups}}"
+_SPAN = sa.text("""
+    SELECT (SELECT min(opened_ms) FROM incidents WHERE exercise = 0), (SELECT max(opened_ms) FROM incidents WHERE exercise = 0)
+""")
 _INCIDENTS = sa.text(
     "SELECT count(*) FROM incidents WHERE exercise = 0 AND opened_ms >= :from_ms AND opened_ms < :until_ms"
 )
@@ -54,18 +46,16 @@ _OF_LEG = f"""
         sum(CASE WHEN outcome > 0 AND leg <> 'warning' THEN 1 ELSE 0 END) AS visits,
         sum(CASE WHEN outcome IN ({_NOTHING}) AND leg <> 'warning' THEN 1 ELSE 0 END) AS for_nothing,
         sum(CASE WHEN leg = 'warning' OR task = {int(Task.CONTACT)} THEN 1 ELSE 0 END) AS messages
-    FROM figures WHERE leg = '{{leg}}' AND opened_ms >= :from_ms AND opened_ms < :until_ms GROUP BY subject_id
-"""  # noqa: S608
-_AT_WEARER, _AT_PERSON = "= 'probation'", "IN ('police', 'warning')"
-_WEARERS = _OF_LEG.format(leg="probation")
+    FROM {{figures}} WHERE leg = '{{leg}}' AND opened_ms >= :from_ms AND opened_ms < :until_ms GROUP BY subject_id
+"""  # noqa: S608  # names of the code's own columns
 # In an incident each leg has one response for a person, and a person to whom the police go is warned, too.
-_BY_LEGS = f"""
+_BY_LEGS = """
     SELECT subject_id, max(incidents) AS incidents, sum(visits) AS visits, sum(for_nothing) AS for_nothing,
         sum(messages) AS messages
-    FROM ({_OF_LEG.format(leg="police")} UNION ALL {_OF_LEG.format(leg="warning")}) AS legs
-    WHERE subject_id {{subjects}} GROUP BY subject_id
-"""  # noqa: S608
-_PERSONS, _PLACES = _BY_LEGS.format(subjects="NOT LIKE '%/%'"), _BY_LEGS.format(subjects="LIKE '%/%'")
+    FROM ({police} UNION ALL {warning}) AS legs GROUP BY subject_id
+"""
+_IS_PLACE = "subject_id LIKE '%/%'"
+_AT_WEARER, _AT_PERSON = "= 'probation'", "IN ('police', 'warning')"
 _ORDERS = "SELECT DISTINCT subject_id, order_ids FROM figures WHERE leg {legs} AND subject_id IN :ids"
 
 
@@ -110,9 +100,15 @@ class StatisticsPeriod:
         """Length of its intervals: whole days, so that there are at most INTERVALS."""
         return max(1, -(-(self.until_ms - self.from_ms) // (INTERVALS * DAY_MS))) * DAY_MS
 
-    def parameters(self, leg: Leg) -> Mapping[str, object]:
-        """Parameters of a query about a leg's assignments."""
-        return {"leg": str(leg), "from_ms": self.from_ms, "until_ms": self.until_ms}
+    def intervals(self) -> Iterator[StatisticsPeriod]:
+        """Its intervals, in their order. The last may be shorter."""
+        for from_ms in range(self.from_ms, self.until_ms, self.step_ms):
+            yield StatisticsPeriod(from_ms, min(self.until_ms, from_ms + self.step_ms))
+
+    @property
+    def bounds(self) -> Mapping[str, object]:
+        """Its parameters of a query."""
+        return {"from_ms": self.from_ms, "until_ms": self.until_ms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,61 +129,38 @@ class PeriodCounts:
 
 def count(connection: sa.Connection, own: Leg, period: StatisticsPeriod) -> PeriodCounts:
     """Counts a period in one snapshot. Only a leg that may know where a protected person is counts burdens of persons and places."""
+    figures = _PeriodFigures(connection, period)
     took: dict[tuple[Leg, Measure], Sequence[TookRow]] = {}
     for leg in Leg:
-        for measure, query in _TOOK.items():
-            rows = connection.execute(query, period.parameters(leg))
-            took[leg, measure] = [TookRow._make((*row, None)) for row in rows]
+        took[leg, Measure.RECEIPT] = figures.took(leg, "receipt")
+        took[leg, Measure.ACCEPTANCE] = figures.took(leg, "acceptance")
     if own.policy.has_units:
-        arrived = connection.execute(_ARRIVED, period.parameters(own))
-        took[own, Measure.ARRIVAL] = [
-            TookRow(office_id=office_id, ms=ms, times=number, in_time=None if in_time is None else bool(in_time))
-            for office_id, ms, in_time, number in arrived
-        ]
-    intervals = [
-        (number, ms, counted)
-        for number, from_ms in enumerate(range(period.from_ms, period.until_ms, period.step_ms))
-        for ms, counted in connection.execute(
-            _INTERVAL, StatisticsPeriod(from_ms, min(period.until_ms, from_ms + period.step_ms)).parameters(own)
-        )
-    ]
-    agencies = [leg for leg in Leg if leg.policy.has_units]
-    located = own.policy.may_locate_person
+        took[own, Measure.ARRIVAL] = figures.arrivals(own)
+    located: Mapping[bool, Sequence[SpreadRow]] = figures.people(figures.of_persons()) if own.policy.may_locate_person else {}
     return PeriodCounts(
-        incidents=connection.execute(_INCIDENTS, {"from_ms": period.from_ms, "until_ms": period.until_ms}).scalar_one(),
+        incidents=connection.execute(_INCIDENTS, period.bounds).scalar_one(),
         behind=connection.execute(_BEHIND, {"most": MAX_BEHIND}).scalar_one(),
         took=MappingProxyType(took),
-        intervals=intervals,
-        outcomes={
-            leg: [
-                (outcome, kind, counted)
-                for outcome, kind, counted in connection.execute(_OUTCOMES, period.parameters(leg))
-            ]
-            for leg in agencies
-        },
-        wearers=_spread(connection, _WEARERS, period),
-        persons=_spread(connection, _PERSONS, period) if located else (),
-        places=_spread(connection, _PLACES, period) if located else (),
+        intervals=figures.intervals(own),
+        outcomes={leg: figures.outcomes(leg) for leg in Leg if leg.policy.has_units},
+        wearers=figures.people(figures.of_wearers())[False],
+        persons=located.get(False, ()),
+        places=located.get(True, ()),
     )
-
-
-def _spread(connection: sa.Connection, burdens: str, period: StatisticsPeriod) -> list[SpreadRow]:
-    query = sa.text(f"SELECT incidents, count(*), sum(for_nothing) FROM ({burdens}) AS people GROUP BY incidents")  # noqa: S608
-    rows = connection.execute(query, {"from_ms": period.from_ms, "until_ms": period.until_ms})
-    return [SpreadRow(int(incidents), int(people), int(for_nothing)) for incidents, people, for_nothing in rows]
 
 
 def burdens(
     connection: sa.Connection, period: StatisticsPeriod, of_wearers: bool, *, skip: int, limit: int
 ) -> list[BurdenRow]:
     """Burdens of people, the greatest number of incidents first, after the first `skip` of them."""
+    figures = _PeriodFigures(connection, period)
+    people = figures.of_wearers() if of_wearers else figures.of_persons()
     query = sa.text(
-        f"{_WEARERS if of_wearers else _PERSONS} ORDER BY incidents DESC, subject_id LIMIT :limit OFFSET :skip"
+        f"SELECT * FROM ({people}) AS people WHERE NOT {_IS_PLACE}"  # noqa: S608
+        " ORDER BY incidents DESC, subject_id LIMIT :limit OFFSET :skip"
     )
-    parameters = {"from_ms": period.from_ms, "until_ms": period.until_ms, "limit": limit, "skip": skip}
-    return [
-        BurdenRow._make((row[0], *(int(number) for number in row[1:]))) for row in connection.execute(query, parameters)
-    ]
+    rows = connection.execute(query, {**period.bounds, "limit": limit, "skip": skip})
+    return [BurdenRow._make((row[0], *(int(number) for number in row[1:]))) for row in rows]
 
 
 def orders_of(connection: sa.Connection, of_wearers: bool, subject_ids: Sequence[str]) -> dict[str, set[str]]:
@@ -199,3 +172,87 @@ def orders_of(connection: sa.Connection, of_wearers: bool, subject_ids: Sequence
     for subject_id, order_ids in connection.execute(query, {"ids": list(subject_ids)}):
         found.setdefault(subject_id, set()).update(order_ids.split())
     return found
+
+
+class _PeriodFigures:
+    """The figures of a period. Each method reads a statistic of them."""
+
+    def __init__(self, connection: sa.Connection, period: StatisticsPeriod) -> None:
+        self._connection, self._period = connection, period
+        self._is_sqlite = not statements.is_postgresql(connection)
+        self._is_short = self._is_sqlite and _is_short(connection, period)
+
+    def took(self, leg: Leg, measure: str) -> list[TookRow]:
+        """How often a leg's responses took which time, by office."""
+        return [TookRow(*row) for row in self._grouped(leg, measure, f"office_id, {measure}_took_ms")]
+
+    def arrivals(self, leg: Leg) -> list[TookRow]:
+        """How often a leg's units took which time, by office."""
+        return [
+            TookRow(office_id, ms, number, None if in_time is None else bool(in_time))
+            for office_id, ms, in_time, number in self._grouped(
+                leg, "arrival", "office_id, arrival_took_ms, arrived_in_time"
+            )
+        ]
+
+    def intervals(self, leg: Leg) -> list[tuple[int, int | None, int]]:
+        """How often a leg's responses were accepted after which time, by interval."""
+        return [
+            (number, ms, counted)
+            for number, interval in enumerate(self._period.intervals())
+            for ms, counted in self._grouped(leg, "period", "acceptance_took_ms", within=interval)
+        ]
+
+    def outcomes(self, leg: Leg) -> list[tuple[int, int, int]]:
+        """How often a leg's dispatches ended how, by kind of alert."""
+        rows = self._grouped(leg, "outcome", "outcome, kind", counted="outcome > 0")
+        return [(outcome, kind, number) for outcome, kind, number in rows]
+
+    def of_wearers(self) -> str:
+        """Query of the burden of each wearer."""
+        return self._of_leg("probation")
+
+    def of_persons(self) -> str:
+        """Query of the burden of each protected person and each protected place."""
+        return _BY_LEGS.format(police=self._of_leg("police"), warning=self._of_leg("warning"))
+
+    def people(self, burdens_sql: str) -> Mapping[bool, list[SpreadRow]]:
+        """How many of the people of a query have how many incidents: persons by False, places by True."""
+        query = sa.text(
+            f"SELECT {_IS_PLACE}, incidents, count(*), sum(for_nothing) FROM ({burdens_sql}) AS people GROUP BY 1, 2"  # noqa: S608
+        )
+        found: dict[bool, list[SpreadRow]] = {False: [], True: []}
+        for is_place, *row in self._connection.execute(query, self._period.bounds):
+            found[bool(is_place)].append(SpreadRow._make(int(number) for number in row))
+        return found
+
+    def _grouped(
+        self,
+        leg: Leg,
+        index: str,
+        groups: str,
+        *,
+        counted: str = "offered_ms IS NOT NULL",
+        within: StatisticsPeriod | None = None,
+    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        """Counts a leg's figures by groups, along an index that has these groups in their order."""
+        query = sa.text(_GROUPED.format(groups=groups, figures=self._along(index), counted=counted))
+        parameters = {"leg": str(leg), **(within or self._period).bounds}
+        return self._connection.execute(query, parameters).all()
+
+    def _of_leg(self, leg: str) -> str:
+        return _OF_LEG.format(figures=self._along("subject"), leg=leg)
+
+    def _along(self, index: str) -> str:
+        """The table as a source of a query, in SQLite with the index along which it is read."""
+        if not self._is_sqlite:
+            return "figures"
+        return f"figures INDEXED BY figures_{'period' if self._is_short else index}"
+
+
+def _is_short(connection: sa.Connection, period: StatisticsPeriod) -> bool:
+    first_ms, last_ms = connection.execute(_SPAN).one()
+    if first_ms is None:
+        return True
+    within_ms = min(period.until_ms - 1, last_ms) - max(period.from_ms, first_ms)
+    return bool(within_ms * SHORT_PART < last_ms - first_ms)

@@ -91,10 +91,11 @@ def _response_times(leg: Leg, measure: Measure, rows: Sequence[TookRow]) -> list
     """The times of a leg as a whole and of its offices; none if nothing was offered."""
     if not rows:
         return []
-    offices = sorted({row.office_id for row in rows} - {""})
+    by_office: dict[str, list[TookRow]] = {}
+    for row in rows:
+        by_office.setdefault(row.office_id, []).append(row)
     made = [_times_of(leg, measure, "", rows=rows)]
-    for office_id in offices:
-        made.append(_times_of(leg, measure, office_id, rows=[row for row in rows if row.office_id == office_id]))
+    made += [_times_of(leg, measure, office_id, rows=by_office[office_id]) for office_id in sorted(by_office) if office_id]
     return made
 
 
@@ -126,14 +127,14 @@ def _intervals(counts: PeriodCounts, asked: StatisticsPeriod) -> list[statistics
     for number, ms, counted in counts.intervals:
         by_number.setdefault(number, []).append((ms, counted))
     made = []
-    for number, from_ms in enumerate(range(asked.from_ms, asked.until_ms, asked.step_ms)):
+    for number, within in enumerate(asked.intervals()):
         rows = by_number.get(number, [])
         accepted = [(ms, counted) for ms, counted in rows if ms is not None]
         interval = statistics_pb2.IntervalFigures(
             offered=sum(counted for _, counted in rows),
             in_time=domain.in_time(accepted, domain.ACCEPT_WITHIN_MS),
         )
-        getattr(interval, "from").CopyFrom(times.to_timestamp(from_ms))
+        getattr(interval, "from").CopyFrom(times.to_timestamp(within.from_ms))
         if (median_ms := domain.percentile_of_counts(accepted, 50)) is not None:
             interval.median_s = median_ms / 1000
         made.append(interval)

@@ -262,3 +262,24 @@ def test_down_stops_the_mesh_and_the_data_stay(tmp_path: Path, mesh: RunningMesh
     assert (mesh.folder / "data" / "registry" / "registry.sqlite3").exists()
     repeated = tandem("down", "--dir", str(mesh.folder))
     assert (repeated.returncode, repeated.stdout) == (0, f"no mesh runs on {mesh.folder}\n")
+
+
+def test_statistics_are_of_a_period_and_one_without_incidents_says_so(mesh: RunningMesh, incident_id: str) -> None:
+    folder = ("--dir", str(mesh.folder))
+    deadline = time.monotonic() + PATIENCE_S
+    while (counted := json.loads(tandem("statistics", *folder, "--json").stdout)).get("behind"):
+        assert time.monotonic() < deadline
+    assert int(counted["incidents"]) >= 1 and {row["leg"] for row in counted["response_times"]} >= {"POLICE", "WARNING"}
+    shown = at_80(mesh, "statistics")
+    assert shown.returncode == 0 and max(map(len, shown.stdout.splitlines())) <= 80, shown.stdout + shown.stderr
+    assert "acceptance" in shown.stdout and "wearer" in shown.stdout
+    period = ("--from", "2020-01-01T00:00:00Z", "--until", "2020-02-01T00:00:00Z")
+    empty = tandem("statistics", *folder, *period)
+    assert (empty.returncode, empty.stdout) == (0, "0 incidents from 2020-01-01 00:00 to 2020-02-01 00:00 UTC\n")
+    for options, says in (
+        (("--leg", "warning"), '--leg: "warning" is not police or probation'),
+        ((*period[:2], "--until", "2019-01-01T00:00:00Z"), "--until must be after --from"),
+        (("--from", "2000-01-01T00:00:00Z"), "at most 3660 days"),
+    ):
+        refused = tandem("statistics", *folder, *options)
+        assert refused.returncode and says in refused.stderr and "Traceback" not in refused.stderr, refused.stderr

@@ -16,7 +16,8 @@ from services.console.mesh import MeshClient
 from services.console.pages.texts import TEXTS
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.common.v1 import alert_pb2
+from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tests.support.console.console import INCIDENT, ConsoleBench, console_bench
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -118,6 +119,21 @@ async def test_an_incident_without_a_copy_or_an_end_and_a_console_without_a_mesh
         assert "h-document" not in await police.read(page)
         for path in (f"{page}/document", f"{page}/earlier", "/orders/order-1/document"):
             assert (await police.post(path))[0] == 403
+
+
+async def test_a_copy_that_lost_its_beginning_and_was_amended_says_so(bench: ConsoleBench) -> None:
+    cleared = alert_pb2.Alert(alert_id="alert-1", kind=alert_pb2.RING_CLEARED, ring_m=100)
+    amended = alert_pb2.Alert(alert_id="alert-2", kind=alert_pb2.ACCOUNT_AMENDED, ring_m=100, amends="alert-1")
+    amended.decided_at.FromMilliseconds(90_000)
+    bench.copies[INCIDENT] = evidence_pb2.ReadEvidenceResponse(whole=False, alerts=[cleared, amended])
+    try:
+        async with bench.visitor("reviewer", "kim") as reviewer:
+            await reviewer.read(f"/incidents/{INCIDENT}")
+            status, text = await reviewer.post(f"/incidents/{INCIDENT}", legal_basis="STALKING_9_1_3_2", purpose="AUDIT")
+    finally:
+        bench.copies.clear()
+    assert status == 200 and TEXTS["whole_not"][0] in text and 'id="not-over"' in text and 'id="amended"' in text
+    assert text.count(TEXTS["account_replaced"][0]) == 1 and TEXTS["tracks_none"][0] in text
 
 
 async def test_probations_page_asks_the_police_leg_for_nothing(bench: ConsoleBench) -> None:

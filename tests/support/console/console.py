@@ -111,13 +111,18 @@ async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator
         yield Visitor(url, client)
 
 
-class NoEvidence(evidence_pb2_grpc.EvidenceServiceServicer):
-    """Fake leg that has no copy of any incident's evidence, as after its retention."""
+class FakeEvidence(evidence_pb2_grpc.EvidenceServiceServicer):
+    """Fake leg with copies of the evidence by incident. Without one it has none, as after its retention."""
+
+    def __init__(self, copies: Mapping[str, evidence_pb2.ReadEvidenceResponse]) -> None:
+        self._copies = copies
 
     async def ReadEvidence(
         self, request: evidence_pb2.ReadEvidenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evidence_pb2.ReadEvidenceResponse:
-        """Refuses, as a leg does."""
+        """Returns the copy, or refuses as a leg does."""
+        if copy := self._copies.get(request.incident_id):
+            return copy
         await context.abort(grpc.StatusCode.NOT_FOUND, "this leg knows no such incident; check incident_id")
 
 
@@ -128,6 +133,8 @@ class ConsoleBench:
     url: str
     legs: dict[str, FakeLeg]
     asked: list[Asked] = field(default_factory=list)
+    copies: dict[str, evidence_pb2.ReadEvidenceResponse] = field(default_factory=dict)
+    """Copies of the evidence that the legs have, by incident. Empty at the beginning."""
     tls: ssl.SSLContext | bool = True
     """TLS context of its browsers."""
 
@@ -219,7 +226,7 @@ async def console_bench(
 
     With an authority, all use its certificates, and the console is that of the police.
     """
-    port, asked = free_port(), list[Asked]()
+    port, asked, copies = free_port(), list[Asked](), dict[str, evidence_pb2.ReadEvidenceResponse]()
     async with AsyncExitStack() as stack:
         legs, env = {}, {}
         for leg in ("probation", "police"):
@@ -232,7 +239,7 @@ async def console_bench(
 
             def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg) -> None:
                 dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(fake_leg, server)
-                evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(NoEvidence(), server)  # type: ignore[abstract]
+                evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(FakeEvidence(copies), server)  # type: ignore[abstract]
 
             served = await stack.enter_async_context(rpc.serve(settings, add, history=HistoryBudget(PriorityGate())))
             env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"
@@ -249,7 +256,7 @@ async def console_bench(
         process = Service("services.console", env, folder / "console.log")
         process.start()
         stack.callback(process.kill)
-        bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked)
+        bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked, copies)
         if authority:
             bench.url, bench.tls = (
                 f"https://127.0.0.1:{port}",

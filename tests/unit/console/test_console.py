@@ -40,6 +40,22 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
     assert Texts("ko")(shown["kind"]) == "접근 기록 정정" and Texts("en")(shown["kind"]) == "Account amended"
     [without_figures] = translate.alerts(evidence_pb2.ReadEvidenceResponse(alerts=[amended]))
     assert without_figures["inside"] == []
+    assert shown["replaced_ms"] is None
+
+
+def test_an_account_that_was_amended_is_marked_with_the_time_of_the_valid_one() -> None:
+    cleared = alert_pb2.Alert(alert_id="a-1", kind=alert_pb2.RING_CLEARED, decided_at=times.to_timestamp(1_000))
+    amended = [
+        alert_pb2.Alert(
+            alert_id=f"a-{number}",
+            kind=alert_pb2.ACCOUNT_AMENDED,
+            amends="a-1",
+            decided_at=times.to_timestamp(number * 1_000),
+        )
+        for number in (2, 3)
+    ]
+    shown = translate.alerts(evidence_pb2.ReadEvidenceResponse(alerts=[cleared, *amended]))
+    assert [alert["replaced_ms"] for alert in shown] == [3_000, 3_000, None]
 
 
 # ── board ──

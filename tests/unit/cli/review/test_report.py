@@ -13,8 +13,13 @@ from pypdf import PdfReader
 
 from services.cli.__main__ import main
 from services.cli.evidence import bundle as evidence_bundle
-from services.cli.report import earlier, equipment, facts, incident, maps
-from services.cli.report.words import Words
+from services.cli.report import earlier, equipment, facts, incident, maps, sections
+from services.cli.report.words import WORDS, Words
+from services.dispatch.domain.assignment import PROGRESS, AssignmentState
+from services.dispatch.domain.enums import CloseCause, ContactPlan, ContactState, EscalationReason, WarningFlag
+from services.dispatch.domain.events import EVENTS
+from services.dispatch.notes.domain import NotedResult, NoteKind
+from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.approach import approach_bundle
 from tests.support.bundles import bundle
 
@@ -165,3 +170,59 @@ def test_the_document_says_why_the_response_was_not_decided_earlier() -> None:
     text = text_of(incident.of_bundle(approach_bundle(), None, ENGLISH))
     assert "Why the response wasn't decided earlier" in text
     assert "the probability of being inside was below 1 %" in text
+
+
+def test_an_amended_account_replaces_the_first_one_and_prolongs_nothing() -> None:
+    """The position next to her came after the ring was cleared: the first account's least distance is no longer stated as valid."""
+    bundle_ = approach_bundle(late_turns=(13, 14))
+    found = facts.of_bundle(evidence_bundle.verify(bundle_, None))
+    (amended,) = [fact for fact in found.amendments.values() if fact.alert.ring_m == 1000]
+    first = next(fact for fact in found.alerts if fact.alert.alert_id == amended.alert.amends)
+    assert found.amended_by(first) is amended and found.amended_by(amended) is None
+    assert found.last_ms < amended.decided_ms
+    text = text_of(incident.of_bundle(bundle_, None, KOREAN))
+    for words in (
+        f"늦게 도착한 위치 보고로 접근 기록 {len(found.amendments)}건이 정정되었습니다",
+        "정정됨 (유효하지 않음)",
+        "정정한 기록",
+        "접근 기록 정정",
+        "확인된 가장 가까운 거리는 30 m입니다",
+    ):
+        assert words in text, words
+
+
+def test_the_least_distance_is_not_that_of_a_superseded_account() -> None:
+    found = facts.of_bundle(evidence_bundle.verify(approach_bundle(late_turns=(13, 14)), None))
+    amended = next(fact for fact in found.alerts if fact.alert.kind == alert_pb2.ACCOUNT_AMENDED)
+    nearer = [fact for fact in found.alerts if fact.alert.alert_id == amended.alert.amends]
+    for fact in nearer:
+        assert fact.measure is not None
+        fact.measure.min_distance_m = 1.0  # as if the first account had put him nearer
+    assert any("30 m" in sentence for sentence in sections.summary(found, ENGLISH))
+    assert not any(" 1 m" in sentence for sentence in sections.summary(found, ENGLISH))
+
+
+def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
+    """A judge reads words, not names of the code."""
+    steps = {kind.stored_name for kind in EVENTS.values()} - {"AlertFolded", "AlertWasMissing"}
+    named = {*alert_pb2.AlertKind.keys(), *log_pb2.EquipmentKind.keys(), *steps}
+    named |= {f"anomaly_{name}" for name in alert_pb2.AnomalyKind.keys()}  # noqa: SIM118  # no dict
+    numbers = {
+        "state": [state for state in PROGRESS if state is not AssignmentState.ACKNOWLEDGED],
+        "cause": CloseCause,
+        "flag": WarningFlag,
+        "reason": [reason for reason in EscalationReason if reason],
+        "plan": ContactPlan,
+        "contact": ContactState,
+        "note": NoteKind,
+        "result": [result for result in NotedResult if result],
+    }
+    named |= {f"{name}_{int(number)}" for name, known in numbers.items() for number in known}
+    missing = {name for name in named if not name.endswith("_UNSPECIFIED")} - WORDS.keys()
+    assert missing == set()
+
+
+def test_a_log_that_has_aged_out_in_part_is_stated() -> None:
+    lost = "사건 전 기록의 일부가 이미 보존기간이 지나 없습니다"
+    assert lost in text_of(incident.of_bundle(bundle(whole=False), None, KOREAN))
+    assert lost not in text_of(incident.of_bundle(bundle(), None, KOREAN))

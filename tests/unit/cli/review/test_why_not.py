@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from services.cli.explain import tables, why_not
 from services.geofence import translate
 from services.geofence.domain import fold
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
 from tests.support.explained import T0_MS, Log, approach, case_entry, respond
@@ -65,3 +68,28 @@ def test_the_table_of_earlier_reports_is_shown() -> None:
     shown = StringIO()
     Console(file=shown, width=120).print(*tables.tables(story.explain(story.stored(respond(story))), False), sep="\n")
     assert "why not earlier" in shown.getvalue() and "probability of being inside was below 1 %" in shown.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_earlier_report_is_held_back_exactly_while_the_fold_has_not_entered_the_ring(seed: int) -> None:
+    """Random walks round her home with late reports and jumps: the explanation of each report is the fold's own decision at it."""
+    story, rng, north_m = Log(), random.Random(seed), 600.0
+    story.add(0, case_entry())
+    for turn in range(150):
+        at_s = 1.0 + 10 * turn
+        north_m = 0.93 * north_m + rng.gauss(0, 90)
+        jump_m = rng.uniform(-3000, 3000) if rng.random() < 0.05 else 0.0
+        story.at(at_s, "t1", north_m + jump_m, fix_s=at_s - (rng.uniform(0, 50) if rng.random() < 0.1 else 0))
+        if rng.random() < 0.6:
+            story.at(at_s + 1, "d1", rng.gauss(0, 10))
+    nearest = [alert for alert in story.alerts if alert.ring_mm == 100_000]
+    entered = [alert for alert in nearest if alert.kind is AlertKind.RING_ENTERED and alert.demand is Demand.RESPOND]
+    left = [alert.sequence for alert in nearest if alert.kind is AlertKind.RING_CLEARED]
+    ends = [next((end for end in left if end > alert.sequence), len(story.messages) + 1) for alert in entered]
+    assert entered
+    for alert in entered:
+        for report in story.explain(story.stored(alert)).refold.earlier:
+            is_open = any(
+                begin.sequence <= report.sequence < end for begin, end in zip(entered, ends, strict=True)
+            )
+            assert (report.evaluation.held_back_by is None) is is_open, (alert.sequence, report)
