@@ -30,19 +30,13 @@ from tests.simulation.kernel.journal import Journal, Line
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
-from tests.simulation.mesh.moments import Moment
+from tests.simulation.mesh.moments import Moment, moments_of
 from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
 ROSTER_SHARE = 0.4
 """Share of the seeds in which the police have patrol cars. In all others offers go to the desk."""
-MOMENTS = {
-    flow.ALERTS.name: Moment.ALERT,
-    flow.INCIDENTS.name: Moment.STEP,
-    flow.DISCLOSURES.name: Moment.DISCLOSURE,
-}
-"""Moment at which each stream stores a message."""
 TORN_SHARE = 0.35
 """Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
 
@@ -131,6 +125,8 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     if guard:
         guard.start()
     world.run(duration_s)
+    if world.is_stuck:
+        fail(Failure("world", world.elapsed_s, "time stands still: events follow one another without a pause"))
     if guard:
         guard.stop()
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
@@ -159,8 +155,7 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
 
     def created(stream: MemoryStream) -> None:
         stream.on_stored.append(_noting(mesh.world, stream.name, judges))
-        if stream.name in MOMENTS:
-            stream.on_stored.append(lambda _: faults.moment(MOMENTS[stream.name]))
+        stream.on_stored.append(partial(_note_moments, faults, stream.name))
 
     def torn(stream: str, first_lost: int) -> None:
         for judge in judges:
@@ -169,10 +164,18 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
     def noted(line: Line) -> None:
         if line.event == "checkpoint_written":
             faults.note_checkpoint(line.process)
+        elif line.event == "warning_opened":
+            faults.moment(Moment.WARNING)
 
     mesh.journal.on_line.append(noted)
     mesh.server.on_created.append(created)
+    mesh.server.on_acknowledged = partial(faults.moment, Moment.ACKNOWLEDGEMENT)
     faults.on_torn = torn
+
+
+def _note_moments(faults: Faults, stream: str, message: Stored) -> None:
+    for moment, process in moments_of(stream, message.data):
+        faults.moment(moment, process)
 
 
 def _noting(world: World, name: str, judges: list[Judge]) -> Callable[[Stored], None]:
