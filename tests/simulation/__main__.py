@@ -96,12 +96,14 @@ def main() -> None:
     )
     if given.shrink:
         sys.exit(_shrink(given.first, plan))
+    hours = took_s = 0.0
     for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
         failed += bool(outcome.failures)
+        hours, took_s = hours + outcome.elapsed_s / 3600, took_s + cpu_s
         _print(outcome, cpu_s, given.lines)
     print(
         f"{given.seeds} seeds of {given.hours} h: {failed} failed; {time.perf_counter() - began_s:.0f} s with "
-        f"{given.workers} workers",
+        f"{given.workers} workers; {hours:.1f} simulated hours, {hours * 3600 / took_s:.0f} for each hour of processor time",
         flush=True,
     )
     sys.exit(1 if failed else 0)

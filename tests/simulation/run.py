@@ -48,6 +48,8 @@ class Outcome:
     seed: int
     digest: str = ""
     events: int = 0
+    elapsed_s: float = 0.0
+    """Simulated time up to the end or the first failure, seconds."""
     failures: list[Failure] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -138,6 +140,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
             Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
         ]
     outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
+    outcome.elapsed_s = world.elapsed_s
     outcome.alerts = mesh.server.streams[flow.ALERTS.name].last_sequence
     outcome.steps = mesh.server.streams[flow.INCIDENTS.name].last_sequence
     outcome.reports, outcome.notices = len(head_end.accepted), len(head_end.notices)
