@@ -43,8 +43,8 @@ def _chosen(text: str) -> _Chosen:
     return _Chosen(name, int(seed) if seed else None)
 
 
-def main() -> None:
-    """Runs the seeds of the command line."""
+def parser_of_options() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from --first on")
     parser.add_argument("--first", type=int, default=0, help="first seed (default 0)")
@@ -72,7 +72,12 @@ def main() -> None:
     )
     parser.add_argument("--without", default="", metavar="N,N", help="numbers of faults to leave out")
     parser.add_argument("--shrink", action="store_true", help="find the few faults that the failure of --first needs")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs the seeds of the command line."""
+    given = parser_of_options().parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts differs by process otherwise.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}

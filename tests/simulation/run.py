@@ -14,6 +14,7 @@ from tests.simulation.actors.agencies import Agencies
 from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.patrols import Patrols
+from tests.simulation.actors.reviewer import Reviewer
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
@@ -90,6 +91,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
+    reviewer = Reviewer(world, town)
     patrols = Patrols(world, town, desks["police"], has_roster=world.random.random() < ROSTER_SHARE)
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
@@ -113,11 +115,16 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         WarningJudge(case),
         RecordsJudge(case, agencies),
         SilenceJudge(case),
-        LedgerJudge(case, folder),
+        LedgerJudge(case, folder, reviewer),
     ]
     _watch(mesh, faults, judges)
     mesh.start()
-    for name, main in (("agencies", agencies.run), ("head-end", head_end.run), ("patrols", patrols.run)):
+    for name, main in (
+        ("agencies", agencies.run),
+        ("head-end", head_end.run),
+        ("patrols", patrols.run),
+        ("reviewer", reviewer.run),
+    ):
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
@@ -135,10 +142,9 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     if not outcome.failures:
         for judge in judges:
             judge.finish()
-        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed, *patrols.refusals)]
-        outcome.failures += [
-            Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
-        ]
+        refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals]
+        refusals += [text for desk in desks.values() for text in desk.refusals]
+        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]
     outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
     outcome.elapsed_s = world.elapsed_s
     outcome.alerts = mesh.server.streams[flow.ALERTS.name].last_sequence

@@ -31,6 +31,7 @@ EDGES = (
     ("desk-probation", "dispatch-probation"),
     ("desk-police", "dispatch-police"),
     ("agencies", "registry"),
+    ("reviewer", "registry"),
 )
 
 
