@@ -34,3 +34,19 @@ def test_each_mutant_has_a_row_of_the_page() -> None:
 
 def test_harmless_mutants_have_their_reason_on_the_page() -> None:
     assert [reason for reason in HARMLESS.values() if reason not in PAGE] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--hours", "0"], "--hours: '0' isn't a duration above 0 and up to 24 hours (example: 0.34)"),
+        (["--hours", "nan"], "--hours: 'nan' isn't a duration"),
+        (["--seeds", "-3"], "--seeds: '-3' isn't a number from 1 on (example: 20)"),
+        (["--without", "1,x"], "--without: '1,x' isn't a list of numbers of faults (example: 0,3,4)"),
+        (["--mutant", "nothing"], "--mutant: 'nothing' isn't one of "),
+    ],
+)
+def test_rubbish_is_refused_with_the_option(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser_of_options().parse_args(options)
+    assert reason in capsys.readouterr().err
