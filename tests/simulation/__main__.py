@@ -7,6 +7,7 @@ a seed failed.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pickle
 import shutil
@@ -26,6 +27,8 @@ from tests.simulation.run import Outcome, Plan, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
 SHOWN_LINES = 60
+MAX_HOURS = 24
+"""Longest simulation, hours: a world keeps everything that it has stored in memory."""
 
 
 class _Chosen(NamedTuple):
@@ -43,13 +46,36 @@ def _chosen(text: str) -> _Chosen:
     return _Chosen(name, int(seed) if seed else None)
 
 
-def main() -> None:
-    """Runs the seeds of the command line."""
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from 1 on (example: 20)")
+    return int(text)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours <= MAX_HOURS:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a duration above 0 and up to {MAX_HOURS} hours (example: 0.34)")
+    return hours
+
+
+def _numbers_of_faults(text: str) -> frozenset[int]:
+    numbers = [number for number in text.split(",") if number]
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a list of numbers of faults (example: 0,3,4)")
+    return frozenset(map(int, numbers))
+
+
+def parser_of_options() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from --first on")
+    parser.add_argument("--seeds", type=_count, default=1, help="number of seeds, from --first on")
     parser.add_argument("--first", type=int, default=0, help="first seed (default 0)")
-    parser.add_argument("--hours", type=float, default=1.0, help="simulated hours for each seed (default 1)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="seeds at the same time")
+    parser.add_argument("--hours", type=_hours, default=1.0, help="simulated hours for each seed (default 1)")
+    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="seeds at the same time")
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
     parser.add_argument(
@@ -70,9 +96,20 @@ def main() -> None:
     parser.add_argument(
         "--trace", default="", metavar="FILE", help="write each callback, to compare two runs of a seed"
     )
-    parser.add_argument("--without", default="", metavar="N,N", help="numbers of faults to leave out")
+    parser.add_argument(
+        "--without",
+        default=frozenset(),
+        type=_numbers_of_faults,
+        metavar="N,N",
+        help="numbers of faults to leave out",
+    )
     parser.add_argument("--shrink", action="store_true", help="find the few faults that the failure of --first needs")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs the seeds of the command line."""
+    given = parser_of_options().parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts differs by process otherwise.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -92,16 +129,18 @@ def main() -> None:
         mutant=given.mutant[0].name if given.mutant else "",
         is_guarded=given.guard,
         trace=str(Path(given.trace).absolute()) if given.trace else "",
-        left_out=frozenset(int(number) for number in given.without.split(",") if number),
+        left_out=given.without,
     )
     if given.shrink:
         sys.exit(_shrink(given.first, plan))
+    hours = took_s = 0.0
     for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
         failed += bool(outcome.failures)
+        hours, took_s = hours + outcome.elapsed_s / 3600, took_s + cpu_s
         _print(outcome, cpu_s, given.lines)
     print(
         f"{given.seeds} seeds of {given.hours} h: {failed} failed; {time.perf_counter() - began_s:.0f} s with "
-        f"{given.workers} workers",
+        f"{given.workers} workers; {hours:.1f} simulated hours, {hours * 3600 / took_s:.0f} for each hour of processor time",
         flush=True,
     )
     sys.exit(1 if failed else 0)

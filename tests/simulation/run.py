@@ -14,6 +14,7 @@ from tests.simulation.actors.agencies import Agencies
 from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.patrols import Patrols
+from tests.simulation.actors.reviewer import Reviewer
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
@@ -30,19 +31,13 @@ from tests.simulation.kernel.journal import Journal, Line
 from tests.simulation.kernel.world import World
 from tests.simulation.mesh import tempo
 from tests.simulation.mesh.faults import Faults
-from tests.simulation.mesh.moments import Moment
+from tests.simulation.mesh.moments import Moment, moments_of
 from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import MUTANTS
 
 HOUSEHOLDS = (2, 6)
 ROSTER_SHARE = 0.4
 """Share of the seeds in which the police have patrol cars. In all others offers go to the desk."""
-MOMENTS = {
-    flow.ALERTS.name: Moment.ALERT,
-    flow.INCIDENTS.name: Moment.STEP,
-    flow.DISCLOSURES.name: Moment.DISCLOSURE,
-}
-"""Moment at which each stream stores a message."""
 TORN_SHARE = 0.35
 """Share of the seeds in which the server may lose its newest messages. All others may lose nothing."""
 
@@ -54,6 +49,8 @@ class Outcome:
     seed: int
     digest: str = ""
     events: int = 0
+    elapsed_s: float = 0.0
+    """Simulated time up to the end or the first failure, seconds."""
     failures: list[Failure] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -94,6 +91,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
+    reviewer = Reviewer(world, town)
     patrols = Patrols(world, town, desks["police"], has_roster=world.random.random() < ROSTER_SHARE)
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
@@ -117,11 +115,16 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         WarningJudge(case),
         RecordsJudge(case, agencies),
         SilenceJudge(case),
-        LedgerJudge(case, folder),
+        LedgerJudge(case, folder, reviewer),
     ]
     _watch(mesh, faults, judges)
     mesh.start()
-    for name, main in (("agencies", agencies.run), ("head-end", head_end.run), ("patrols", patrols.run)):
+    for name, main in (
+        ("agencies", agencies.run),
+        ("head-end", head_end.run),
+        ("patrols", patrols.run),
+        ("reviewer", reviewer.run),
+    ):
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
         mesh.add_actor(f"desk-{leg}", desk.run)
@@ -131,17 +134,19 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     if guard:
         guard.start()
     world.run(duration_s)
+    if world.is_stuck:
+        fail(Failure("world", world.elapsed_s, "time stands still: events follow one another without a pause"))
     if guard:
         guard.stop()
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
     if not outcome.failures:
         for judge in judges:
             judge.finish()
-        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in (*agencies.failed, *patrols.refusals)]
-        outcome.failures += [
-            Failure("actor", world.elapsed_s, text) for desk in desks.values() for text in desk.refusals
-        ]
+        refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals]
+        refusals += [text for desk in desks.values() for text in desk.refusals]
+        outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]
     outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
+    outcome.elapsed_s = world.elapsed_s
     outcome.alerts = mesh.server.streams[flow.ALERTS.name].last_sequence
     outcome.steps = mesh.server.streams[flow.INCIDENTS.name].last_sequence
     outcome.reports, outcome.notices = len(head_end.accepted), len(head_end.notices)
@@ -159,8 +164,7 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
 
     def created(stream: MemoryStream) -> None:
         stream.on_stored.append(_noting(mesh.world, stream.name, judges))
-        if stream.name in MOMENTS:
-            stream.on_stored.append(lambda _: faults.moment(MOMENTS[stream.name]))
+        stream.on_stored.append(partial(_note_moments, faults, stream.name))
 
     def torn(stream: str, first_lost: int) -> None:
         for judge in judges:
@@ -169,10 +173,18 @@ def _watch(mesh: Mesh, faults: Faults, judges: list[Judge]) -> None:
     def noted(line: Line) -> None:
         if line.event == "checkpoint_written":
             faults.note_checkpoint(line.process)
+        elif line.event == "warning_opened":
+            faults.moment(Moment.WARNING)
 
     mesh.journal.on_line.append(noted)
     mesh.server.on_created.append(created)
+    mesh.server.on_acknowledged = partial(faults.moment, Moment.ACKNOWLEDGEMENT)
     faults.on_torn = torn
+
+
+def _note_moments(faults: Faults, stream: str, message: Stored) -> None:
+    for moment, process in moments_of(stream, message.data):
+        faults.moment(moment, process)
 
 
 def _noting(world: World, name: str, judges: list[Judge]) -> Callable[[Stored], None]:

@@ -11,13 +11,15 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.messaging import flow
-from tandem.common.v1 import alert_pb2
+from services.dispatch.warning.channels import ISSUED_BY
+from tandem.common.v1 import alert_pb2, command_pb2
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.town import Journey, Town, Waypoint
 from tests.simulation.command_line import simulate
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.account import ClearingJudge
 from tests.simulation.judges.judge import Case, Failure
+from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
 from tests.simulation.mesh.faults import Faults
@@ -59,6 +61,28 @@ def test_each_judge_finds_a_defect() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = {name.replace(" ", "_"): judge for name, judge in _ROW.findall(done.stdout)}
     assert found == {finding.mutant: finding.judge for finding in FINDINGS}
+
+
+def test_a_warning_that_counts_as_sent_was_stored(tmp_path: Path) -> None:
+    """Nearly always the police are told of such a warning before a bound on its delay has passed."""
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    failures: list[Failure] = []
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = WarningJudge(Case(mesh, faults, town, HeadEnd(world, town), desks={}, fail=failures.append))
+
+    def hand_over(warning_id: str) -> None:
+        fields = {"message_id": warning_id, "way": "device/phone-0"}
+        mesh.journal.add("dispatch-warning", "info", "warning_handed_over", fields)
+
+    shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id="stored"))
+    command = command_pb2.Command(device_id="phone-0", instruction=shown).SerializeToString()
+    subject = flow.command_subject(ISSUED_BY, "command-1")
+    judge.stored(flow.COMMANDS.name, Stored(1, subject, b"", data=command, stored_at_ns=world.now_ns))
+    hand_over("stored")
+    assert not failures
+    hand_over("lost")
+    assert [failure.judge for failure in failures] == ["warned"]
 
 
 def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ PAUSE_S = (0.0, 20.0)
 """Least and greatest time between two households' first records, seconds."""
 CHANGE_PAUSE_S = (40.0, 240.0)
 """Least and greatest time between two changes of orders, seconds."""
+AT_ONCE_SHARE = 0.5
+"""Share of changes that the agency follows up at once with another change of the same order: it corrects what it has just put."""
+ENDED_SHARE = 0.08
+"""Share of changes that end the order."""
 VALID_FROM_S, VALID_DAYS = START_NS // SECOND_NS - 86_400, (20, 60, 89)
 EXTENDED_S = 30 * 86_400
 WORKPLACE_NORTH_DEG = 0.04
@@ -37,6 +41,7 @@ class Change(StrEnum):
 
     PROLONG = "prolong"
     ADD_PLACE = "add a place"
+    REMOVE_PLACE = "remove a place"
     END = "end"
 
 
@@ -70,6 +75,8 @@ class Agencies:
     """Number of households whose records are in the registry."""
     _changing: tuple[str, Change, int] | None = None
     """Order, change and time of the change under way, Unix seconds: after a crash it is sent with the same content."""
+    _followed_up: str = ""
+    """Order of which the next change follows at once. Empty, the default, if the next change is drawn later."""
 
     async def run(self) -> None:
         """Puts all records, then changes orders."""
@@ -81,11 +88,15 @@ class Agencies:
             await asyncio.sleep(world.between(*PAUSE_S))
         while True:
             if self._changing is None:
-                await asyncio.sleep(world.between(*CHANGE_PAUSE_S))
-                self._changing = self._drawn()
+                if not self._followed_up:
+                    await asyncio.sleep(world.between(*CHANGE_PAUSE_S))
+                self._changing, self._followed_up = self._drawn(), ""
             if self._changing:
+                order_id = self._changing[0]
                 await self._change(stub, *self._changing)
                 self._changing = None
+                if world.random.random() < AT_ONCE_SHARE and not self.orders[order_id].is_ended:
+                    self._followed_up = order_id
 
     def _drawn(self) -> tuple[str, Change, int] | None:
         """A change to make next; None if there is no order left that could change."""
@@ -93,9 +104,10 @@ class Agencies:
         open_orders = [order for order in self.orders.values() if not order.is_ended]
         if not open_orders:
             return None
-        order = world.random.choice(open_orders)
-        kinds = [Change.PROLONG] * (order.extensions < 2) + [Change.ADD_PLACE] * (len(order.place_ids) < 2)
-        change = world.random.choice([*kinds * 4, Change.END])
+        order = self.orders.get(self._followed_up) or world.random.choice(open_orders)
+        kinds = [Change.ADD_PLACE if len(order.place_ids) < 2 else Change.REMOVE_PLACE]
+        kinds += [Change.PROLONG] * (order.extensions < 2)
+        change = Change.END if world.random.random() < ENDED_SHARE else world.random.choice(kinds)
         now_s = START_NS // SECOND_NS + int(world.elapsed_s)
         if change is Change.END:
             order.household.order_ends_s = float(int(world.elapsed_s))
@@ -165,13 +177,16 @@ class Agencies:
                 )
             return
         more_s = EXTENDED_S if change is Change.PROLONG else 0
-        places = [f"work-{household.number}"] if change is Change.ADD_PLACE else []
+        places = {
+            Change.ADD_PLACE: [*known.place_ids, f"work-{household.number}"],
+            Change.REMOVE_PLACE: known.place_ids[:1],
+        }
         changed = AcceptedOrder(
             household,
             version,
             known.valid_until_s + more_s,
             known.extensions + bool(more_s),
-            place_ids=[*known.place_ids, *places],
+            place_ids=places.get(change, known.place_ids),
             accepted_s=0.0,
         )
         await self._put_order(stub, changed)

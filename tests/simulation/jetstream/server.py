@@ -64,8 +64,12 @@ class MemoryServer:
 
     def __init__(self, world: World, network: Network) -> None:
         self.streams: dict[str, MemoryStream] = {}
+        self._patterns: dict[str, list[tuple[str, MemoryStream]]] = {}
+        """Patterns of the streams' subjects, by their first token."""
         self.is_up = False
         self.on_created: list[Callable[[MemoryStream], None]] = []
+        self.on_acknowledged: Callable[[], None] = lambda: None
+        """Called after each acknowledgement of a message that a durable consumer delivered."""
         self._world, self._network = world, network
         self._consumers: dict[tuple[str, str], MemoryConsumer] = {}
         self._subscriptions: dict[End, dict[int, Subscription]] = {}
@@ -153,10 +157,17 @@ class MemoryServer:
             self._route(Delivery(reply, reply, "", _NO_RESPONDERS, b""))
 
     def _stream_of(self, subject: str) -> MemoryStream | None:
-        for stream in self.streams.values():
-            if any(matches(pattern, subject) for pattern in stream.subjects):
-                return stream
+        for first in (subject.partition(".")[0], "*", ">"):
+            for pattern, stream in self._patterns.get(first, ()):
+                if matches(pattern, subject):
+                    return stream
         return None
+
+    def _list_patterns(self) -> None:
+        self._patterns = {}
+        for stream in self.streams.values():
+            for pattern in stream.subjects:
+                self._patterns.setdefault(pattern.partition(".")[0], []).append((pattern, stream))
 
     def _store(self, stream: MemoryStream, subject: str, reply: str, *, raw: bytes, data: bytes) -> None:
         answer: dict[str, Any] = {"stream": stream.name, "seq": 0}
@@ -235,6 +246,7 @@ class MemoryServer:
                 raise Refused(400, 10058, "stream name already in use with a different configuration")
         else:
             self.streams[name] = MemoryStream(config, self._world.now_ns)
+            self._list_patterns()
             for notify in self.on_created:
                 notify(self.streams[name])
         return self._stream_info(self.streams[name])
@@ -244,6 +256,7 @@ class MemoryServer:
         for key in [key for key in self._consumers if key[0] == name]:
             self._consumers.pop(key).end()
         del self.streams[name]
+        self._list_patterns()
         return {"success": True}
 
     def _consumer_info(self, names: str, _request: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,6 +327,7 @@ class MemoryServer:
         _, _, stream, consumer, _, sequence, *_ = subject.split(".")
         if found := self._consumers.get((stream, consumer)):
             found.acknowledge(int(sequence))
+            self.on_acknowledged()
             if reply:
                 self._route(Delivery(reply, reply, "", b"", b""))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 SECOND_NS = 1_000_000_000
@@ -12,6 +13,8 @@ MSG_ID, EXPECTED_LAST = "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence"
 _OVERHEAD = 22
 """Bytes that a stored message takes besides subject, headers and data: length, sequence, stamp, subject's length and checksum."""
 _HEADER_OVERHEAD = 4
+MAX_MATCHES = 10_000
+"""Number of subjects that were compared last whose comparisons are kept: each message is compared for each consumer."""
 
 DEFAULTS: Mapping[str, Any] = {
     "retention": "limits",
@@ -54,6 +57,7 @@ class Ack:
     duplicate: bool
 
 
+@lru_cache(maxsize=MAX_MATCHES)
 def matches(pattern: str, subject: str) -> bool:
     """Whether a subject matches a pattern with the wildcards * and >."""
     if pattern == subject:

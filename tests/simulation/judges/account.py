@@ -70,6 +70,8 @@ class AccountJudge(Judge):
         self._accounts: dict[str, _Accounts] = {}
         self._case_s: dict[str, float] = {}
         self._settled: set[tuple[str, float]] = set()
+        self._pairs: dict[str, list[tuple[float, float]]] = {}
+        """Times of two reports in a row of each wearer that prove presence and aren't settled. Left out after a change."""
 
     def stored(self, stream: str, message: Stored) -> None:
         now_s = self.world.elapsed_s
@@ -78,12 +80,15 @@ class AccountJudge(Judge):
         elif stream == flow.log_stream(0):
             entry = log_pb2.LogEntry.FromString(message.data)
             if message.subject.endswith(".case"):
-                self._case_s.setdefault(entry.case.order_id.replace("order-", "wearer-"), now_s)
+                wearer_id = entry.case.order_id.replace("order-", "wearer-")
+                self._case_s.setdefault(wearer_id, now_s)
+                self._pairs.pop(wearer_id, None)
             for device_id, fix_ms in zip(entry.positions.device_id, entry.positions.fix_time_ms, strict=True):
                 device, fix_s = self.case.town.devices[device_id], _elapsed_s(fix_ms * 1_000_000)
                 if device_id.startswith("tag-") and _is_honest(device) and distance_m(device, fix_s) < PROVES_M:
-                    proofs = self._proofs.setdefault(device_id.replace("tag-", "wearer-"), {})
-                    proofs.setdefault(fix_s, (now_s, message.sequence))
+                    wearer_id = device_id.replace("tag-", "wearer-")
+                    self._proofs.setdefault(wearer_id, {}).setdefault(fix_s, (now_s, message.sequence))
+                    self._pairs.pop(wearer_id, None)
 
     def _note(self, alert: alert_pb2.Alert) -> None:
         accounts = self._accounts.setdefault(alert.wearer_id, _Accounts())
@@ -101,25 +106,40 @@ class AccountJudge(Judge):
         if stream == flow.log_stream(0):
             for wearer_id, proofs in self._proofs.items():
                 self._proofs[wearer_id] = {at_s: found for at_s, found in proofs.items() if found[1] < first_lost}
+            self._pairs.clear()
 
     def each_second(self) -> None:
         if self.case.faults.calm_s > 2 * DECIDED_WITHIN_S:
-            for wearer_id, at_s in self._due():
+            for wearer_id, at_s in list(self._due()):
                 self._settled.add((wearer_id, at_s))
+                self._pairs.pop(wearer_id, None)
                 if not self._accounts.setdefault(wearer_id, _Accounts()).has(at_s):
                     self.fail(f"{wearer_id} was at the home at {at_s:.1f} s by two reports, and no account says so")
                     return
 
     def _due(self) -> Iterator[tuple[str, float]]:
         """Wearers and times that an account must have by now, each once."""
-        for wearer_id, proofs in self._proofs.items():
-            for before_s, at_s in pairwise(sorted(proofs)):
-                stored_s = max(proofs[before_s][0], proofs[at_s][0], self._case_s.get(wearer_id, math.inf))
+        for wearer_id in self._proofs:
+            if wearer_id not in self._pairs:
+                self._pairs[wearer_id] = self._unsettled(wearer_id)
+            for before_s, at_s in self._pairs[wearer_id]:
+                stored_s = self._stored_s(wearer_id, before_s, at_s)
                 ends_s = self.case.town.households[int(wearer_id.partition("-")[2])].order_ends_s
-                is_watched = before_s > self._case_s.get(wearer_id, math.inf) and stored_s + DECIDED_WITHIN_S < ends_s
-                is_due = self.world.elapsed_s - stored_s > DECIDED_WITHIN_S and (wearer_id, at_s) not in self._settled
-                if is_due and is_watched and at_s - before_s < JOINED_S:
+                if self.world.elapsed_s - stored_s > DECIDED_WITHIN_S and stored_s + DECIDED_WITHIN_S < ends_s:
                     yield wearer_id, at_s
+
+    def _unsettled(self, wearer_id: str) -> list[tuple[float, float]]:
+        case_s = self._case_s.get(wearer_id, math.inf)
+        return [
+            (before_s, at_s)
+            for before_s, at_s in pairwise(sorted(self._proofs[wearer_id]))
+            if before_s > case_s and at_s - before_s < JOINED_S and (wearer_id, at_s) not in self._settled
+        ]
+
+    def _stored_s(self, wearer_id: str, before_s: float, at_s: float) -> float:
+        """When the log had the case and both reports, seconds."""
+        proofs = self._proofs[wearer_id]
+        return max(proofs[before_s][0], proofs[at_s][0], self._case_s[wearer_id])
 
 
 class ClearingJudge(Judge):

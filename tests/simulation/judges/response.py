@@ -108,6 +108,8 @@ class ResponseJudge(Judge):
         """Steps that INCIDENTS has lost, and when, seconds."""
         self._accepted: set[str] = set()
         """Assignments that somebody has acknowledged."""
+        self._open: dict[Target, Steps] = {}
+        """The steps of the assignments that aren't over."""
 
     def torn(self, stream: str, first_lost: int) -> None:
         if stream == flow.INCIDENTS.name:
@@ -157,6 +159,9 @@ class ResponseJudge(Judge):
             known.flags.add(assignment.person_flag.flag)
         if step.number >= known.number:
             known.number, known.state, known.last_s = step.number, assignment.state, self.world.elapsed_s
+            self._open[target] = known
+            if known.state in OVER:
+                del self._open[target]
         if assignment.state in ANSWERED:
             self._demanded.pop(target, None)
 
@@ -175,6 +180,8 @@ class ResponseJudge(Judge):
         calm_s, now_s = self.case.faults.calm_s, self.world.elapsed_s
         if calm_s < SETTLED_S:
             return
+        if calm_s > SETTLED_S + SLACK_S:
+            self._check_deadlines(now_s)
         if calm_s > SETTLED_S + OFFERED_WITHIN_S:
             self._check_offers(now_s)
             self._check_ends(now_s)
@@ -190,6 +197,17 @@ class ResponseJudge(Judge):
                 )
                 return
 
+    def _check_deadlines(self, now_s: float) -> None:
+        """Fails if the deadline of an offer has passed without an answer or an escalation, also if a fault came after the offer."""
+        for target, steps in self._open.items():
+            is_asked = steps.state == State.OFFERED and target.leg in DESK_LEGS and target.incident_id not in self._ended
+            if is_asked and now_s - steps.last_s > ACKNOWLEDGE_WITHIN_S + SLACK_S:
+                self.fail(
+                    f"the offer {steps.assignment_id} to {target} has had neither an answer nor an escalation for "
+                    f"{now_s - steps.last_s:.0f} s"
+                )
+                return
+
     def _check_offers(self, now_s: float) -> None:
         for target, demanded in self._unasked.items():
             if now_s - demanded.since_s > OFFERED_WITHIN_S:
@@ -199,10 +217,10 @@ class ResponseJudge(Judge):
                     f"asked nobody for {target.subject_id}"
                 )
                 return
-        for target, steps in self.steps.items():
-            desk = self.case.desks.get(alert_pb2.Leg.Name(target.leg).lower())
-            if desk is None or steps.state not in (State.OFFERED, State.ESCALATED):
+        for target, steps in self._open.items():
+            if steps.state not in (State.OFFERED, State.ESCALATED) or target.leg not in DESK_LEGS:
                 continue
+            desk = self.case.desks[alert_pb2.Leg.Name(target.leg).lower()]
             machine = self.case.mesh.processes[f"desk-{desk.leg}"]
             waits_s = now_s - max(steps.last_s, machine.started_s + SETTLED_S)
             if machine.is_up and waits_s > OFFERED_WITHIN_S and steps.assignment_id not in desk.assignments:
@@ -210,9 +228,9 @@ class ResponseJudge(Judge):
                 return
 
     def _check_ends(self, now_s: float) -> None:
-        for target, steps in self.steps.items():
+        for target, steps in self._open.items():
             ended_s = self._ended.get(target.incident_id, now_s)
-            if steps.state not in OVER and now_s - max(ended_s, steps.last_s) > STOOD_DOWN_WITHIN_S:
+            if now_s - max(ended_s, steps.last_s) > STOOD_DOWN_WITHIN_S:
                 self.fail(
                     f"I6: {target} is {State.Name(steps.state)}, {now_s - ended_s:.0f} s after its incident has ended"
                 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, ledger_pb2
+from tests.simulation.actors.reviewer import Reviewer
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
 from tests.simulation.kernel.journal import Line
@@ -78,12 +79,13 @@ def _where(error: BaseException | None) -> str:
 
 
 class LedgerJudge(Judge):
-    """I8: each disclosure that was published has a row in the registry's ledger."""
+    """I8: each disclosure that was published, and each read that was answered, has a row in the registry's ledger."""
 
     name = "I8"
 
-    def __init__(self, case: Case, folder: Path) -> None:
+    def __init__(self, case: Case, folder: Path, reviewer: Reviewer) -> None:
         super().__init__(case)
+        self._reviewer = reviewer
         self._database = folder / "registry" / "registry.sqlite3"
         self._published: dict[str, float] = {}
 
@@ -98,4 +100,8 @@ class LedgerJudge(Judge):
         for disclosure_id, since_s in self._published.items():
             if disclosure_id not in written and self.world.elapsed_s - since_s > 60:
                 self.fail(f"disclosure {disclosure_id} has no row in the ledger")
+                return
+        for disclosure_id in self._reviewer.disclosure_ids:
+            if disclosure_id not in written:
+                self.fail(f"a record was read as disclosure {disclosure_id}, which has no row in the ledger")
                 return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from services.common.messaging import flow
+from services.dispatch.warning.domain import ChannelKind
 from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import SETTLED_S, Case, Judge
+from tests.simulation.kernel.journal import Line
 
 WARNED_WITHIN_S = 10.0
 """Maximum time without faults from an alert that warns her until a message for her is on its way, or the police are told, seconds."""
@@ -14,6 +16,8 @@ SHOWN_WITHIN_S = 30.0
 """Maximum time without faults until a warning shows on a device with network, seconds."""
 MAX_WAIT_S = 300.0
 """Time after which a warning has expired, seconds."""
+DEVICE = f"{ChannelKind.DEVICE.value}/"
+"""Beginning of a channel to a device, as the leg logs it."""
 
 
 class WarningJudge(Judge):
@@ -29,6 +33,17 @@ class WarningJudge(Judge):
         self._shown = 0
         self._unshown: dict[str, tuple[str, float]] = {}
         """Device and time of each warning that hasn't shown on its device, by the warning's id, seconds."""
+        self._commanded: set[tuple[str, str]] = set()
+        """Warning and device of each command that COMMANDS has stored."""
+        case.mesh.journal.on_line.append(self._note)
+
+    def _note(self, line: Line) -> None:
+        """Fails if the leg believes that a device will get a warning, and no command for it was stored."""
+        if line.event != "warning_handed_over" or not line.fields["way"].startswith(DEVICE):
+            return
+        key = (line.fields["message_id"], line.fields["way"].removeprefix(DEVICE))
+        if key not in self._commanded:
+            self.fail(f"the leg counts warning {key[0]} as handed over to {key[1]}, and COMMANDS never had it")
 
     def stored(self, stream: str, message: Stored) -> None:
         if stream == flow.ALERTS.name:
@@ -43,7 +58,9 @@ class WarningJudge(Judge):
                     del self._waiting[key]
         elif stream == flow.COMMANDS.name and message.subject.startswith("command.dispatch-warning."):
             command = command_pb2.Command.FromString(message.data)
-            self._unshown[command.instruction.show_notice.warning_id] = (command.device_id, self.world.elapsed_s)
+            warning_id = command.instruction.show_notice.warning_id
+            self._commanded.add((warning_id, command.device_id))
+            self._unshown[warning_id] = (command.device_id, self.world.elapsed_s)
             person_id = command.device_id.replace("phone-", "person-")
             self._flagged.add((command.reference, person_id))
             self._waiting.pop((command.reference, person_id), None)

@@ -129,6 +129,8 @@ def _disk() -> None:
             process.is_migrating = False
 
     _replace(db, "_upgrade", upgrade)
+    for name in ("create_engine", "create_async_engine"):
+        _replace(db, name, schemas.with_kept_statements(getattr(db, name)))
     _replace(CheckpointStore, "begin", begin)
     _replace(CheckpointStore, "is_written", is_written)
     _replace(CheckpointStore, "abandon", lambda _store, _pending: None)

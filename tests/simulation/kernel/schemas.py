@@ -1,11 +1,14 @@
-"""Migrated databases for simulated processes: the real migrations run once in each run of the command line, and worlds get copies.
+"""Databases of simulated processes: what the services do at each start is done once in each run of the command line.
 
-Alembic reads and runs all scripts at each start of a service, which would take a tenth of a simulation.
+The real migrations run once, and worlds get copies. Alembic reads and runs all scripts at each start of a service, which would take a
+tenth of a simulation. Statements are compiled once, while a service that starts after a crash would compile all of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -26,6 +29,9 @@ _FOLDERS = (
 _schemas: dict[Path, tuple[str, ...]] = {}
 """Statements that make each migrated database, by its folder of migrations."""
 _migrate = db._upgrade
+_dialects: dict[type[sa.Dialect], sa.Dialect] = {}
+_statements: dict[type[sa.Dialect], MutableMapping[Any, Any]] = {}
+"""Compiled statements of all engines with a kind of dialect."""
 
 
 def prepare() -> None:
@@ -49,3 +55,17 @@ def upgrade(connection: Connection, migrations: Path, revision: str) -> None:
     elif not connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+def with_kept_statements(create: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that creates engines, so that all engines share their compiled statements."""
+
+    def created(*arguments: Any, **options: Any) -> Any:
+        engine = create(*arguments, **options)
+        own: sa.Engine = getattr(engine, "sync_engine", engine)
+        kind = type(own.dialect)
+        own.dialect = _dialects.setdefault(kind, own.dialect)  # a part of the key of a compiled statement
+        own._compiled_cache = _statements.setdefault(kind, {})
+        return engine
+
+    return created

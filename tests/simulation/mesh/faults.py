@@ -31,6 +31,7 @@ EDGES = (
     ("desk-probation", "dispatch-probation"),
     ("desk-police", "dispatch-police"),
     ("agencies", "registry"),
+    ("reviewer", "registry"),
 )
 
 
@@ -73,6 +74,8 @@ class Faults:
         self._random = mesh.world.random
         self._until_s = 0.0
         """When the last fault ends or ended, seconds since the world's start."""
+        self._rests_until_s = 0.0
+        """Until then no fault is made, seconds since the world's start: those that are drawn meanwhile are left out."""
         self.left_out: frozenset[int] = frozenset()
         """Numbers of the faults, from 0, that are drawn and not made."""
         self._drawn = 0
@@ -94,23 +97,26 @@ class Faults:
             return
         # A fault has randomness of its own, so that all others stay as they are if one is left out.
         self._random = Random(f"fault {self._drawn} of {self._world.seed}")
-        if self._drawn not in self.left_out:
+        gap_s = self._between(*GAP_S)
+        if self._drawn not in self.left_out and self._world.elapsed_s >= self._rests_until_s:
             self._disturb(self._random.choice(self._kinds)())
         self._drawn += 1
-        self._world.after(self._between(*GAP_S), self._next)
+        self._world.after(gap_s, self._next)
 
     def _disturb(self, lasts_s: float) -> None:
         self._until_s = max(self._until_s, self._world.elapsed_s + lasts_s)
 
-    def moment(self, moment: Moment) -> None:
-        """Lets the strikes that wait for a moment happen shortly after it."""
-        now_s = self._world.elapsed_s
+    def moment(self, moment: Moment, process: str = "") -> None:
+        """Lets the strikes that wait for a moment happen shortly after it. `process` is the process that the moment concerns."""
         if moment is Moment.DECISION:
             self._checkpointed.clear()
-        for armed in self._armed:
-            if armed.strike.moment is moment and now_s < min(armed.until_s, self._end_s):
-                self._world.after(armed.strike.delay_s, partial(self._make, armed))
-        self._armed = [armed for armed in self._armed if armed.strike.moment is not moment and now_s < armed.until_s]
+        now_s = self._world.elapsed_s
+        waiting = [armed for armed in self._armed if now_s < min(armed.until_s, self._end_s)]
+        due = [armed for armed in waiting if armed.strike.moment is moment and armed.strike.process in ("", process)]
+        numbers = {armed.number for armed in due}
+        self._armed = [armed for armed in waiting if armed.number not in numbers]
+        for armed in due:
+            self._world.after(armed.strike.delay_s, partial(self._make, armed))
 
     def note_checkpoint(self, evaluator: str) -> None:
         """Notes that an evaluator has written a checkpoint."""
@@ -119,9 +125,12 @@ class Faults:
             self.moment(Moment.CHECKPOINTS)
 
     def _make(self, armed: _Armed) -> None:
-        if self._world.elapsed_s < self._end_s:
+        now_s = self._world.elapsed_s
+        if self._rests_until_s <= now_s < self._end_s:
             self._note(armed.strike.text, armed.number)
             self._disturb(armed.strike.make())
+            if armed.strike.rests_s:
+                self._rests_until_s = now_s + armed.strike.rests_s
 
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)

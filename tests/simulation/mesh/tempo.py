@@ -29,17 +29,17 @@ from services.registry.relay import service as relay
 from services.registry.reviews import service as reviews
 from services.registry.traces import consumer as traces
 
-TICK_AFTER_S = 2.0
+TICK_AFTER_S = 3.0
 """Idle time of the log after which an evaluator publishes a tick, seconds. The service's default is 1."""
 
 LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (moments, "LONGEST_SLEEP_S", 5.0),
     (lost_publications, "NOTICE_INTERVAL_S", 1.0),
     (lost_publications, "CHECK_INTERVAL_S", 30.0),
-    (session, "EXPIRES_S", 8.0),
+    (session, "EXPIRES_S", 20.0),
     (session, "HEARTBEAT_S", 2.5),
     (heartbeat, "BEAT_S", 60.0),
-    (server, "HEALTH_INTERVAL_S", 5.0),
+    (server, "HEALTH_INTERVAL_S", 10.0),
     (deadlines, "_LONGEST_SLEEP_S", 5.0),
     (sender, "MAX_SLEEP_S", 5.0),
     (warnings, "MAX_SLEEP_S", 5.0),

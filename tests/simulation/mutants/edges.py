@@ -11,9 +11,12 @@ from services.common.messaging.bus import PubAck
 from services.common.rpc.errors import RetryableError
 from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.log.writer import LogWriter, _Line
+from services.registry.disclosure.service import Disclosures
 from services.registry.outbox.store import OutboxRepository
 from services.registry.relay.service import Relay
 from tests.simulation.mutants.replacing import replace
+
+ROW_DELAY_S = 5.0
 
 
 def the_last_report_of_a_batch_is_lost() -> None:
@@ -95,3 +98,20 @@ def the_outbox_is_read_out_of_order() -> None:
         return (await plain(self, limit))[::-1]
 
     replace(OutboxRepository, "unsent", unsent)
+
+
+def reads_are_answered_before_their_row() -> None:
+    """A record is disclosed, and a crash in the next seconds loses its row of the ledger."""
+    later: set[asyncio.Task[None]] = set()
+
+    async def disclose(self: Disclosures, reading: Any, who: Any, grounds: Any) -> Any:
+        async def write() -> None:
+            await asyncio.sleep(ROW_DELAY_S)
+            await self.accept(rows)
+
+        result, disclosed = await self._transactions.database.visit(reading)
+        rows = [self._read_row(record, who, grounds) for record in disclosed]
+        later.add(asyncio.create_task(write()))
+        return result, [row.disclosure_id for row in rows]
+
+    replace(Disclosures, "disclose", disclose)

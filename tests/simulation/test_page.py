@@ -1,0 +1,52 @@
+"""Each command of the page on simulations can be typed as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.__main__ import parser_of_options
+from tests.simulation.mutants import HARMLESS, MUTANTS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "explanation" / "simulation.md").read_text()
+COMMANDS = re.findall(r"^\.venv/bin/python -m tests\.simulation (.*)$", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \|", PAGE.partition("## How well the judges bite")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_has_options_that_exist(command: str) -> None:
+    given = parser_of_options().parse_args(shlex.split(command, comments=True))
+    assert given.hours > 0
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) >= 5
+
+
+def test_each_mutant_has_a_row_of_the_page() -> None:
+    names = [row.replace(" ", "_") for row in ROWS]
+    assert [name for name in MUTANTS if names.count(name) != 1] == []
+
+
+def test_harmless_mutants_have_their_reason_on_the_page() -> None:
+    assert [reason for reason in HARMLESS.values() if reason not in PAGE] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--hours", "0"], "--hours: '0' isn't a duration above 0 and up to 24 hours (example: 0.34)"),
+        (["--hours", "nan"], "--hours: 'nan' isn't a duration"),
+        (["--seeds", "-3"], "--seeds: '-3' isn't a number from 1 on (example: 20)"),
+        (["--without", "1,x"], "--without: '1,x' isn't a list of numbers of faults (example: 0,3,4)"),
+        (["--mutant", "nothing"], "--mutant: 'nothing' isn't one of "),
+    ],
+)
+def test_rubbish_is_refused_with_the_option(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser_of_options().parse_args(options)
+    assert reason in capsys.readouterr().err
