@@ -244,6 +244,7 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
                         await asyncio.sleep(0.02)
             finally:
                 work.cancel()
+                await asyncio.wait([work])  # the database must not be closed under its last statement
         assert [log["reason"] for log in logs if log["event"] == "relay_waits"] == ["the disk is full"]
 
 

@@ -50,7 +50,7 @@ async def known_phones() -> AsyncIterator[tuple[KnownPhones, Registry]]:
         await server.stop(None)
 
 
-async def test_a_doubt_is_cleared_by_the_registry_and_locks_nobody_out_while_it_is_away() -> None:
+async def test_the_registry_is_asked_early_and_locks_nobody_out_while_it_is_away() -> None:
     async with known_phones() as (known, registry):
         for _ in range(3):
             await known.check(HERS)

@@ -126,7 +126,7 @@ async def test_the_statements_of_a_batch_dont_grow_with_its_records(
                 found.append(statements)
             return found
 
-    few, many = await count(2), await count(20)
+    few, many = await count(3), await count(20)
     assert [statements.by_kind for statements in many] == [statements.by_kind for statements in few]
 
 
