@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -79,3 +82,11 @@ def _reason(error: ValidationError) -> str:
         key, words = bound
         return f"must be {detail['ctx'][key]:,} {words}, not {value}"
     return detail["msg"].removeprefix("Value error, ")
+
+
+def typed_name() -> str:
+    """`tandem` as it is typed in this folder: with its path, such as .venv/bin/tandem, where the shell doesn't find it."""
+    if shutil.which("tandem"):
+        return "tandem"
+    own = Path(sys.executable).with_name("tandem")
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)

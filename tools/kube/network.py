@@ -190,8 +190,7 @@ ADDRESS = re.compile(r"(?:dns:///|https://)([a-z0-9-]+):(\d+)")
 
 
 def findings(objects: Sequence[Object], pods: Pods) -> Iterator[str]:
-    """Differences between the table, the connections that an overlay's policies permit between its pods, and the addresses that its pods
-    ask."""
+    """Differences between the table, the connections that an overlay's policies permit, and the addresses that its pods ask."""
     present = {workload["metadata"]["name"] for workload, _ in pods}
     wanted = {call for call in calls() if {call.caller, call.callee} <= present}
     permitted = set(_permitted([obj["spec"] for obj in objects if obj["kind"] == "NetworkPolicy"], pods))
@@ -203,7 +202,7 @@ def findings(objects: Sequence[Object], pods: Pods) -> Iterator[str]:
     for workload, pod in pods:
         caller = workload["metadata"]["name"]
         for host, port in _addresses(workload, pod, by_name):
-            asked = set(_asked(caller, by_name.get(f"Service/{host}"), port, pods))
+            asked = set(_asked(caller, by_name.get(f"Service/{host}"), port, pods=pods))
             if not asked:
                 yield f"{workload['kind']}/{caller}: asks {host}:{port}, which is no Service"
             elif asked - wanted:
@@ -223,7 +222,7 @@ def _addresses(workload: Object, pod: Object, objects: Mapping[str, Object]) -> 
                 yield from ((name, discovery["port"]) for name in discovery["names"])
 
 
-def _asked(caller: str, service: Object | None, port: int, pods: Pods) -> Iterator[Call]:
+def _asked(caller: str, service: Object | None, port: int, *, pods: Pods) -> Iterator[Call]:
     """Connections that a caller makes by a port of a Service; none if there is no such port."""
     if service is None:
         return

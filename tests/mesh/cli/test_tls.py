@@ -7,12 +7,12 @@ import json
 import re
 import ssl
 import stat
-import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -29,7 +29,7 @@ from services.common.rpc import server
 from services.common.rpc.certificates import AUTHORITY, files_of
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
-from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.common.ports import free_port
 from tests.support.console.console import visiting
 from tests.support.console.identity_provider import identity_provider, settings_at
@@ -130,7 +130,9 @@ def test_the_doctor_names_the_command_that_renews_a_certificate(tmp_path: Path) 
     folder = tmp_path / "certs"
     certs.issue(folder, ("spiffe://vendor/acme",), (), lifetime=timedelta(days=2, hours=1))
     [finding] = checkup.certificates(folder)
-    command = re.search(r"vendor-acme: 2\.0 days left; run `tandem (certs --dir \S+ spiffe://vendor/acme)`", finding.text)
+    command = re.search(
+        r"vendor-acme: 2\.0 days left; run `tandem (certs --dir \S+ spiffe://vendor/acme)`", finding.text
+    )
     assert finding.verdict is CheckVerdict.WARNING and command
     assert tandem(*command[1].split()).returncode == 0
     assert [found.verdict for found in checkup.certificates(folder)] == [CheckVerdict.GOOD]
@@ -139,11 +141,12 @@ def test_the_doctor_names_the_command_that_renews_a_certificate(tmp_path: Path) 
     assert torn.verdict is CheckVerdict.BAD and f"run `tandem certs --dir {folder}`" in torn.text
 
 
-def test_each_process_says_how_long_its_certificates_last(mesh: RunningMesh) -> None:
-    for name, url in mesh.now.metrics_urls.items():
-        with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_S) as answer:
-            shown = re.findall(
-                r'^tandem_certificate_remaining_seconds\{certificate="(\w+)"\} (\S+)$', answer.read().decode(), re.M
-            )
-        assert {use for use, _ in shown} == ({"mesh", "http"} if name in ("console", "field") else {"mesh"}), name
-        assert all(29 < float(seconds) / 86_400 <= 30 for _, seconds in shown), name
+async def test_each_process_says_how_long_its_certificates_last(mesh: RunningMesh) -> None:
+    async with aiohttp.ClientSession() as session:
+        for name, url in mesh.now.metrics_urls.items():
+            async with session.get(f"{url}/metrics") as answer:
+                lines = re.findall(
+                    r'^tandem_certificate_remaining_seconds\{certificate="(\w+)"\} (\S+)$', await answer.text(), re.M
+                )
+            assert {use for use, _ in lines} == ({"mesh", "http"} if name in ("console", "field") else {"mesh"}), name
+            assert all(29 < float(seconds) / 86_400 <= 30 for _, seconds in lines), name

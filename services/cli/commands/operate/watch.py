@@ -39,7 +39,8 @@ def watch(
     ] = None,
     *,
     test_page: Annotated[
-        bool, typer.Option("--test-page", help="Send one page of the kind TEST by each pager, and end. No mesh is needed.")
+        bool,
+        typer.Option("--test-page", help="Send one page of the kind TEST by each pager, and end. No mesh is needed."),
     ] = False,
 ) -> None:
     """Send a canary through the whole chain every 20 s, and page when a canary is missing."""

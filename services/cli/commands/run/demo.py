@@ -20,6 +20,7 @@ from services.cli.simulate import phones as demo_phones
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, fitted, styled
+from services.cli.usage import typed_name
 
 
 def demo(
@@ -109,20 +110,20 @@ async def _by_phones(running: MeshConnection, stage: demo_run.DemoStage, console
 
 def what_next(incident_id: str, folder: Path, page: str, *, mesh_stops: bool) -> Iterator[str]:
     """Lines for a reader after the demo: the incident's page, and three things to try. An empty `page` means no console."""
-    there = "" if folder.resolve() == DEFAULT_FOLDER.resolve() else f" --dir {folder}"
+    there, tandem = "" if folder.resolve() == DEFAULT_FOLDER.resolve() else f" --dir {folder}", typed_name()
     yield ""
     if mesh_stops:
         yield f"The mesh stops now. What it stored is kept in {folder}; to look at it, start the mesh:"
-        yield f"  tandem up{there}"
+        yield f"  {tandem} up{there}"
     if page:
         yield "The incident with its map and replay, for police, probation and reviewers:"
         if not mesh_stops:
             yield f"  {page}"
-        yield f"  tandem open {incident_id}{there}"
-    yield "Three things to try next:"
+        yield f"  {tandem} open {incident_id}{there}"
+    yield "Three things to try next, in another terminal:" if not mesh_stops else "Three things to try next:"
     for command, meaning in (
         (f"trace {incident_id}", "what happened, to the millisecond"),
         (f"explain {incident_id}", "why each alert was given"),
         ("drill", "an exercise, step by step"),
     ):
-        yield f"  tandem {command + there:40} {meaning}"
+        yield f"  {tandem} {command + there:40} {meaning}"

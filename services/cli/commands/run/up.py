@@ -35,6 +35,7 @@ from services.cli.stack.private_files import write_private
 from services.cli.stack.supervisor import Program, Supervisor, child_guard, supervisor
 from services.cli.stack.watchdog import Watchdog, watching
 from services.cli.terminal import SafeConsole, styled
+from services.cli.usage import typed_name
 from services.common.clock import MeshClock
 from services.common.messaging import streams
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
@@ -183,7 +184,8 @@ async def _run(options: Options) -> int:
             return code
         where = f"its console is at {plan.console_url} ." if plan.has_console else "it has no console."
         where += f" Her app is at {plan.field_url} (`tandem enrol`)."
-        console.print(f"The mesh runs; {where} Ctrl-C stops it, or `tandem down`. Its state: `tandem status`.")
+        name = typed_name()
+        console.print(f"The mesh runs; {where} Ctrl-C stops it, or `{name} down`. Its state: `{name} status`.")
         await watchdog_end
         raise AssertionError("the watchdog ended")
 
