@@ -140,8 +140,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         guard.stop()
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
     if not outcome.failures:
-        for judge in judges:
-            judge.finish()
+        _finish(judges)
         refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals]
         refusals += [text for desk in desks.values() for text in desk.refusals]
         outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]
@@ -195,6 +194,11 @@ def _noting(world: World, name: str, judges: list[Judge]) -> Callable[[Stored], 
             judge.stored(name, message)
 
     return stored
+
+
+def _finish(judges: list[Judge]) -> None:
+    for judge in judges:
+        judge.finish()
 
 
 def _each_second(world: World, judges: list[Judge]) -> None:

@@ -20,6 +20,9 @@ JOINED_S = 150.0
 """Longest time between two reports that prove presence at the second, seconds: a single position sends nobody."""
 DECIDED_WITHIN_S = 30.0
 """Maximum time without faults from a report that proves presence until an account has it, seconds."""
+SAME_VISIT_S = 120.0
+"""How much later than a proof an entry of the same visit may be, seconds: a device's longest interval. Kept reports that come after the
+entry may prove an earlier one, which the open account has, and which is published when the ring is cleared."""
 NEAR_M = 50.0
 """Distance within a ring's edge at which the truth leaves no doubt, metres."""
 HELD_S = 30.0
@@ -53,7 +56,7 @@ class _Accounts:
 
     def has(self, at_s: float) -> bool:
         """Whether some account says that the wearer was within the ring at a time."""
-        before = max((entered_s for entered_s in self.entered_s if entered_s <= at_s + 1), default=None)
+        before = max((entered_s for entered_s in self.entered_s if entered_s <= at_s + SAME_VISIT_S), default=None)
         is_open = before is not None and not any(before < cleared_s < at_s - 1 for cleared_s in self.cleared_s)
         return is_open or any(amended_s >= at_s for amended_s in self.amended_s)
 

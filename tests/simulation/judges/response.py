@@ -108,6 +108,8 @@ class ResponseJudge(Judge):
         """Steps that INCIDENTS has lost, and when, seconds."""
         self._accepted: set[str] = set()
         """Assignments that somebody has acknowledged."""
+        self._alerts: set[str] = set()
+        """Alerts that ALERTS has stored. A lost one is stored once more, which demands nothing of who was asked before."""
         self._open: dict[Target, Steps] = {}
         """The steps of the assignments that aren't over."""
 
@@ -136,6 +138,8 @@ class ResponseJudge(Judge):
         if alert.incident_ends:
             self._ended.setdefault(alert.incident_id, self.world.elapsed_s)
             return
+        is_repeated = alert.alert_id in self._alerts
+        self._alerts.add(alert.alert_id)
         for destination in alert.destinations:
             if alert.demand < DEMANDED_LEGS[destination.leg]:
                 continue
@@ -143,7 +147,7 @@ class ResponseJudge(Judge):
             known = self.steps.get(target)
             if known is None:
                 self._unasked.setdefault(target, Demanded(alert.alert_id, self.world.elapsed_s))
-            if destination.leg in DESK_LEGS and (known is None or known.state not in UNDER_WAY):
+            if destination.leg in DESK_LEGS and (known is None or not (is_repeated or known.state in UNDER_WAY)):
                 self._demanded.setdefault(target, Demanded(alert.alert_id, self.world.elapsed_s))
 
     def _note(self, step: dispatch_pb2.Step) -> None:

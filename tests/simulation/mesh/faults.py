@@ -112,11 +112,12 @@ class Faults:
             self._checkpointed.clear()
         now_s = self._world.elapsed_s
         waiting = [armed for armed in self._armed if now_s < min(armed.until_s, self._end_s)]
-        due = [armed for armed in waiting if armed.strike.moment is moment and armed.strike.process in ("", process)]
-        numbers = {armed.number for armed in due}
-        self._armed = [armed for armed in waiting if armed.number not in numbers]
-        for armed in due:
-            self._world.after(armed.strike.delay_s, partial(self._make, armed))
+        self._armed = []
+        for armed in waiting:
+            if armed.strike.moment is moment and armed.strike.process in ("", process):
+                self._world.after(armed.strike.delay_s, partial(self._make, armed))
+            else:
+                self._armed.append(armed)
 
     def note_checkpoint(self, evaluator: str) -> None:
         """Notes that an evaluator has written a checkpoint."""
