@@ -75,7 +75,7 @@ class OpenNotices:
             "over": Notice.OVER.value,
         }
         rows = await fetch_rows(self._database, _ENDED, values)
-        return list(dict.fromkeys(NotifiedIncident(*row) for row in rows))
+        return list(dict.fromkeys(map(NotifiedIncident._make, rows)))
 
     async def follow(self) -> AsyncGenerator[DueNotice | None]:
         """Yields each notice that can be read, then None, then each further notice, until closed."""
