@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from services.common.rpc.errors import InvalidField
-from services.field.guard import PhoneCall, PhoneGuard
+from services.field.guard import PhoneCall, PhoneGuard, text_of
 from services.field.mesh import WITHIN_S, FieldMesh
 from services.field.phones.known import KnownPhones
 from tandem.dispatch.v1 import phone_state_pb2
@@ -33,14 +33,14 @@ class PhoneHealth(NamedTuple):
     """How long ago this state began, seconds. The phone's clock may be wrong, so it sends no time."""
 
 
-def parse(ask: PhoneCall) -> PhoneHealth:
+def parse(content: Any) -> PhoneHealth:
     """Parses what an app says. Raises InvalidField."""
-    location, screen = LOCATIONS.get(ask.text("location")), SCREENS.get(ask.text("screen"))
+    location, screen = LOCATIONS.get(text_of(content, "location")), SCREENS.get(text_of(content, "screen"))
     if location is None:
         raise InvalidField("location", f"must be one of {', '.join(LOCATIONS)}")
     if screen is None:
         raise InvalidField("screen", f"must be one of {', '.join(SCREENS)}")
-    age_s = ask.content.get("age_s")
+    age_s = content.get("age_s")
     if not isinstance(age_s, int) or isinstance(age_s, bool) or not 0 <= age_s <= MAX_AGE_S:
         raise InvalidField("age_s", f"must be whole seconds from 0 to {MAX_AGE_S}")
     return PhoneHealth(location, screen, age_s)
@@ -57,8 +57,8 @@ class HealthPages:
         return (self._guard.post("/api/health", self._health),)
 
     async def _health(self, ask: PhoneCall) -> web.Response:
+        health = parse(ask.content)
         await self._known.check(ask.session)
-        health = parse(ask)
         await self._mesh.phone_states.ReportPhoneState(
             phone_state_pb2.ReportPhoneStateRequest(
                 device_id=ask.session.device_id,
