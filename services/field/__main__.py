@@ -22,6 +22,7 @@ from services.field import mesh as meshes
 from services.field.afterwards import AfterwardsPages
 from services.field.guard import PhoneGuard
 from services.field.her_map.pages import HerMapPages
+from services.field.her_map.roads import Router, WayOutPages
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
 from services.field.phones.health import HealthPages
@@ -58,6 +59,7 @@ async def run(settings: FieldSettings) -> None:
         aiohttp.ClientSession(
             connector=connector, timeout=TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as push_session,
+        aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as router_session,
     ):
         addresses, known = PushAddresses(database), KnownPhones(mesh)
         push = PushClient(push_session, key, settings.push_hosts)
@@ -89,6 +91,7 @@ async def run(settings: FieldSettings) -> None:
                 (
                     *pages.routes(),
                     *HerMapPages(guard, mesh, known).routes(),
+                    *WayOutPages(guard, known, Router(settings.osrm_url, router_session)).routes(),
                     *HealthPages(guard, mesh, known).routes(),
                     *AfterwardsPages(guard, mesh, known).routes(),
                     *unit_pages.routes(),

@@ -20,6 +20,7 @@ from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.dispatch.chase import HOME, between, chase, north_of
+from tests.support.field.router import router
 from tests.support.field.scene import until
 
 pytestmark = [
@@ -36,7 +37,10 @@ PAGE = "hers"
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     assert CHROMIUM, "needs Chromium"
     subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
+    with (
+        router() as url,
+        running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings={"TANDEM_OSRM_URL": url}) as running,
+    ):
         yield running
 
 
@@ -96,6 +100,9 @@ async def test_the_map_comes_with_the_notice_says_what_it_is_and_goes_with_it(
         assert "북쪽" in said and "남쪽" in said and "112" in said
         assert "전자장치부착법 제36조제4항" in await text(opened, "#map p.small")
         assert await opened("eval", page=PAGE, expression="document.querySelectorAll('#map .way-out').length") == 1
+        # He is in the north, and the router leads her to the east and south.
+        await opened("wait", page=PAGE, selector="#map svg .road")
+        assert "점선" in await text(opened, "#map-said p")
         await clean(opened)
         await shot(opened, "her-app-map-ko")
         change = (

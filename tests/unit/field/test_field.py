@@ -201,6 +201,7 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
         ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
         ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
         ({"registry": "dns:///registry:7401"}, "TANDEM_REGISTRY"),
+        ({"osrm_url": "http://10.0.0.1:5000"}, "TANDEM_OSRM_URL"),
     ],
 )
 def test_wrong_settings_are_refused_at_the_start(settings: dict[str, str], said: str) -> None:
