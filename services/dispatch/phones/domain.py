@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import reduce
 
-from services.dispatch.domain.assignment import AssignmentState
+from services.dispatch.domain.assignment import OVER, Assignment, AssignmentState
 from services.dispatch.domain.enums import Exercise, WarningFlag
 from services.dispatch.domain.events import AlertFolded, Closed, Event, Flagged, Progressed, StoodDown
 from services.dispatch.domain.incident import Incident, evolve
@@ -95,26 +95,31 @@ def summary(incident_id: str, events: Iterable[Event], *, person_id: str, order_
     """
     listed = list(events)
     incident = reduce(evolve, listed, Incident(incident_id, Leg.POLICE))
-    hers = {
-        id_
-        for id_, assignment in incident.assignments.items()
-        if assignment.subject_id == person_id or assignment.subject_id.startswith(f"{order_id}/")
-    }
-    over_ms, began_ms = incident.ended_ms, incident.opened_ms
-    if over_ms is None or began_ms is None or not hers or incident.exercise is not Exercise.NONE:
+    hers = _hers(incident, person_id, order_id)
+    # The police may have to look into the wearer's act for long after that: it isn't her part.
+    is_open = any(assignment.state not in OVER for assignment in hers.values())
+    over_ms, began_ms = incident.end_ms, incident.opened_ms
+    if over_ms is None or began_ms is None or not hers or is_open:
         return None
-    if any(map(_asks_for_help, listed)):
+    if incident.exercise is not Exercise.NONE or any(map(_asks_for_help, listed)):
         return None
     progress = [event for event in listed if isinstance(event, Progressed) and event.assignment_id in hers]
-    ends = [
-        event.at_ms for event in listed if isinstance(event, Closed | StoodDown) and event.assignment_id in hers
-    ]
+    ends = [event for event in listed if isinstance(event, Closed | StoodDown) and event.assignment_id in hers]
     return PoliceSummary(
         began_ms=began_ms,
-        ended_ms=max(over_ms, *ends),
+        ended_ms=max(over_ms, *(event.at_ms for event in ends)),
         sent_ms=_first_ms(progress, _SET_OUT),
         arrived_ms=_first_ms(progress, _ARRIVED),
     )
+
+
+def _hers(incident: Incident, person_id: str, order_id: str) -> dict[str, Assignment]:
+    """The assignments to a person, and to the places of the order that protects her, by id."""
+    return {
+        id_: assignment
+        for id_, assignment in incident.assignments.items()
+        if assignment.subject_id == person_id or assignment.subject_id.startswith(f"{order_id}/")
+    }
 
 
 def _asks_for_help(event: Event) -> bool:
