@@ -6,7 +6,7 @@ from services.common import fields, times
 from services.common.rpc.errors import NotFound, PermissionDenied, Unavailable
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.api import Context
-from services.dispatch.phones.open_notices import OpenNotices
+from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.state_api import require_police
 from services.dispatch.phones.store import PhoneStore
 from tandem.dispatch.v1 import afterwards_pb2, afterwards_pb2_grpc
@@ -17,11 +17,11 @@ class AfterwardsApi(afterwards_pb2_grpc.AfterwardsServiceServicer):
 
     def __init__(self, leg: Leg, phones: PhoneStore) -> None:
         self._leg, self._phones = leg, phones
-        self._notices: OpenNotices | None = None
+        self._ended: EndedIncidents | None = None
 
-    def connected(self, notices: OpenNotices) -> None:
-        """Sets the notices of the leg, once they are open."""
-        self._notices = notices
+    def connected(self, ended: EndedIncidents) -> None:
+        """Sets the incidents that are over, once the warnings are open."""
+        self._ended = ended
 
     async def ListNotifiedIncidents(
         self, request: afterwards_pb2.ListNotifiedIncidentsRequest, context: Context
@@ -30,14 +30,14 @@ class AfterwardsApi(afterwards_pb2_grpc.AfterwardsServiceServicer):
         if not self._leg.policy.warns_persons:
             raise PermissionDenied(f"the {self._leg} leg warns nobody")
         device_id = fields.required_id("device_id", request.device_id)
-        if self._notices is None:
+        if self._ended is None:
             raise Unavailable("the warnings are being opened")
         return afterwards_pb2.ListNotifiedIncidentsResponse(
             incidents=[
                 afterwards_pb2.NotifiedIncident(
                     incident_id=notified.incident_id, order_id=notified.order_id, person_id=notified.person_id
                 )
-                for notified in await self._notices.ended_incidents(device_id)
+                for notified in await self._ended.of_device(device_id)
             ]
         )
 

@@ -12,16 +12,12 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
-from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
+from services.dispatch.warning.domain import ChannelId, ChannelKind
 from services.dispatch.warning.store import fetch_rows
 from services.dispatch.warning.tables import GIVEN_UP, OUTDATED, SENDING, MessageRow, message_of, messages, sendings
 
 MAX_LISTED = 20
 """Maximum number of notices in the list of a device. More of them don't fit a telephone, and the newest counts."""
-MAX_ENDED = 5
-"""Maximum number of ended incidents of a device."""
-ENDED_MS = 86_400_000
-"""Time after its end for which an incident is listed, milliseconds of mesh time."""
 POLL_S = 1.0
 """Interval at which the database is read without a signal, seconds: another process may have opened a notice."""
 
@@ -41,14 +37,6 @@ class ReadableNotice(NamedTuple):
     expires_ms: int
 
 
-class NotifiedIncident(NamedTuple):
-    """An incident of which a person was notified, and whose end she was notified of."""
-
-    incident_id: str
-    order_id: str
-    person_id: str
-
-
 class OpenNotices:
     """Reads the notices to devices in the warning leg's database. All methods raise Unavailable if the database refuses."""
 
@@ -66,16 +54,6 @@ class OpenNotices:
         values = {"way": str(ChannelId(ChannelKind.DEVICE, device_id)), "now_ms": self._clock.now_ms()}
         rows = await fetch_rows(self._database, _OF_DEVICE, values)
         return [ReadableNotice(message_of(row[1:]), row[0]) for row in rows]
-
-    async def ended_incidents(self, device_id: str) -> list[NotifiedIncident]:
-        """The live incidents whose end a device was notified of in the last ENDED_MS, the newest first, at most MAX_ENDED."""
-        values = {
-            "way": str(ChannelId(ChannelKind.DEVICE, device_id)),
-            "after_ms": self._clock.now_ms() - ENDED_MS,
-            "over": Notice.OVER.value,
-        }
-        rows = await fetch_rows(self._database, _ENDED, values)
-        return list(dict.fromkeys(map(NotifiedIncident._make, rows)))
 
     async def follow(self) -> AsyncGenerator[DueNotice | None]:
         """Yields each notice that can be read, then None, then each further notice, until closed."""
@@ -113,20 +91,6 @@ _OF_DEVICE = Prepared(
     .where(_READABLE, sendings.c.way == sa.bindparam("way"))
     .order_by(messages.c.due_ms.desc())
     .limit(MAX_LISTED)
-)
-_ENDED = Prepared(
-    sa.select(messages.c.incident_id, messages.c.order_id, messages.c.person_id)
-    .select_from(_JOINED)
-    .where(
-        sendings.c.way == sa.bindparam("way"),
-        sendings.c.expires_ms > sa.bindparam("after_ms"),
-        messages.c.due_ms > sa.bindparam("after_ms"),
-        messages.c.notice == sa.bindparam("over"),
-        messages.c.incident_id != "",
-        sa.not_(messages.c.drill),
-    )
-    .order_by(messages.c.due_ms.desc())
-    .limit(MAX_ENDED)
 )
 _DUE = Prepared(
     sa.select(sendings.c.message_id, sendings.c.way, sendings.c.expires_ms)

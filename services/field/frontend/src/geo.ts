@@ -17,6 +17,6 @@ export function offset(from: Place, to: Place): [number, number] {
 }
 
 /** Distance from a place to the nearest circle's edge, metres; negative inside of it. */
-export function clearance(place: Place, circles: Circle[]): number {
+export function distanceToEdge(place: Place, circles: Circle[]): number {
   return Math.min(...circles.map((circle) => Math.hypot(...offset(place, circle)) - circle.radius_m));
 }

@@ -1,6 +1,6 @@
 // The way out by road, where the operator has a router. A way that leads nearer to the region than she is now is never shown.
 
-import { type Circle, type Place, clearance, offset } from "./geo";
+import { type Circle, type Place, distanceToEdge, offset } from "./geo";
 import { call } from "./server";
 
 const RENEWED_MS = 60_000;
@@ -28,7 +28,7 @@ export class WayOut {
 
   // The way from her place, empty if there is none that keeps away from the circles.
   shown(place: Place, circles: Circle[]): Place[] {
-    const least = clearance(place, circles) - TOLERANCE_M;
-    return this.way.every((point) => clearance(point, circles) >= least) ? this.way : [];
+    const least = distanceToEdge(place, circles) - TOLERANCE_M;
+    return this.way.every((point) => distanceToEdge(point, circles) >= least) ? this.way : [];
   }
 }
