@@ -81,10 +81,10 @@ class PhoneTimes:
 
     def figures(self) -> list[Figure]:
         """The results as figures with their targets."""
-        at_phones = _latencies(
-            {n: at for n, at in self.reported_ms.items() if n not in self.on_pages}, self.arrived_ms
+        at_phones = _latencies({n: at for n, at in self.reported_ms.items() if n not in self.on_pages}, self.arrived_ms)
+        on_screens = _latencies(
+            {n: at for n, at in self.reported_ms.items() if n in self.on_pages}, self.her_painted_ms
         )
-        on_screens = _latencies({n: at for n, at in self.reported_ms.items() if n in self.on_pages}, self.her_painted_ms)
         at_units = _latencies(self.offered_ms, self.unit_painted_ms)
         return [
             Figure("incidents", len(self.reported_ms), "incidents"),
@@ -136,7 +136,9 @@ async def run(
         await populate(clients, bus, cases)
         put = await stack.enter_async_context(records(clients))
         waiting = WaitingPhones(running.field_url)
-        say(f"connecting {len(concerned)} phones, {min(HER_PAGES, len(concerned))} of them in Chromium, and {len(UNITS)} units")
+        say(
+            f"connecting {len(concerned)} phones, {min(HER_PAGES, len(concerned))} of them in Chromium, and {len(UNITS)} units"
+        )
         for case in concerned[:HER_PAGES]:
             await pages.open_her_app(chromium, running.field_url, case, code=await put.code(case))
         following_notices = [

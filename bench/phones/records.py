@@ -24,7 +24,12 @@ class PhoneRecords:
     """Puts the records that phones need, as the police's records system and its desk do."""
 
     def __init__(
-        self, clients: Clients, enrolments: EnrolmentServiceStub, roster: RosterServiceStub, *, duty: UnitDutyServiceStub
+        self,
+        clients: Clients,
+        enrolments: EnrolmentServiceStub,
+        roster: RosterServiceStub,
+        *,
+        duty: UnitDutyServiceStub,
     ) -> None:
         self._clients, self._enrolments, self._roster, self._duty = clients, enrolments, roster, duty
         self._desk = clients.identity(DESKS["police"])

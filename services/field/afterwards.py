@@ -37,9 +37,7 @@ class AfterwardsPages:
         found = [await self._summary(notified, ask.session) for notified in listed.incidents]
         return web.json_response({"summaries": [summary for summary in found if summary is not None]})
 
-    async def _summary(
-        self, notified: afterwards_pb2.NotifiedIncident, session: PhoneSession
-    ) -> dict[str, Any] | None:
+    async def _summary(self, notified: afterwards_pb2.NotifiedIncident, session: PhoneSession) -> dict[str, Any] | None:
         """The summary of an incident; None if there is none, or if the device was another person's at that time."""
         if notified.person_id != session.person_id:
             return None

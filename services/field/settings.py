@@ -39,8 +39,8 @@ class FieldSettings(HttpSettings):
     ingest_phones_cert: Path | None = None
     """Certificate of that endpoint, PEM. No other one is accepted. Needed for https."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
-    """URL of the agency's own OSRM route service, for the way out by road on her map; empty for its direction alone. The service receives
-    her position, so it must be on loopback or behind https."""
+    """URL of the agency's own OSRM route service, for the way out by road on her map; empty for the direction alone. It receives her
+    position, so it must be on loopback or behind https."""
     public_origins: str = ""
     """Further origins under which phones reach the app, comma-separated, such as https://app.example. Loopback is always included."""
     push_services: str = ",".join(DEFAULT_PUSH_SERVICES)

@@ -100,7 +100,9 @@ class DemoPhones:
                     show(f"{leg}: {State.Name(each.state).lower().replace('_', ' ')}")
             if desks := [each for each in own if each.state == State.ESCALATED and not each.choice.unit_id]:
                 leg = alert_pb2.Leg.Name(desks[0].leg).lower()
-                raise CommandFailed(f"the {leg} unit didn't accept in time, so the supervisor's desk was asked, where nobody sits here")
+                raise CommandFailed(
+                    f"the {leg} unit didn't accept in time, so the supervisor's desk was asked, where nobody sits here"
+                )
             offered = [each for each in own if each.HasField("offered_at")]
             return bool(offered) and all(each.state in ENDED for each in offered)
 

@@ -28,7 +28,7 @@ class DeviceReader:
         self._mesh = mesh
 
     async def in_trouble(self, user: ConsoleUser, away: list[str]) -> list[WatchedDevice] | None:
-        """Returns the devices in trouble, the most urgent first; None if no service answers. `away` gets the names of silent services."""
+        """Returns the devices in trouble, the most urgent first; None if no service answers. `away` gets the names of absent ones."""
         identity = self._mesh.identity(user)
         equipment, batteries, phones = await asyncio.gather(
             unless_away("geofence", self._equipment(identity), away),

@@ -1,4 +1,4 @@
-"""The way out by road: from where she is in a direction that leads away from him, by the agency's own service of OSRM's route protocol."""
+"""The way out by road: from where she is in a direction that leads away from him, by the agency's own OSRM route service."""
 
 from __future__ import annotations
 

@@ -126,7 +126,8 @@ async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_si
     async def desk_says(device_id: str, selector: str, *words: str) -> None:
         async def said() -> bool:
             await seen.browser("open", page="desk", url=f"{console}/watched-devices/{device_id}", language="ko")
-            return any(word in " ".join(await seen.browser("text", page="desk", selector=selector)) for word in words)
+            text = " ".join(await seen.browser("text", page="desk", selector=selector))
+            return any(word in text for word in words)
 
         await until(said)
 

@@ -52,7 +52,9 @@ async def reaches_the_polices_desk_alone(scene: Scene) -> None:
         assert TEXTS["phone_hidden"][0] in text and TEXTS["phone_hidden_why"][0] in text
         assert f'data-device="{scene.others}"' not in await desk.read("/watched-devices")
 
-        async def charge_at_the_desk() -> bool:  # ingest may not know the new token yet, and its processes tell each other charges
+        async def charge_at_the_desk() -> (
+            bool
+        ):  # ingest may not know the new token yet, and its processes tell each other charges
             await hers.report(position(1, 37.6, 127.2, battery=12))
             return "12 %" in await desk.read(page)
 

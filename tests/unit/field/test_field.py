@@ -216,7 +216,9 @@ def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None
     sources = "".join(source.read_text() for source in (FRONTEND / "src").glob("*.ts"))
     used = {name for name in texts["en"] if name in sources}
     used |= {name for name in texts["en"] if f'"{name}"' in (FRONTEND / "public" / "index.html").read_text()}
-    composed = {name for name in texts["en"] if name.startswith(("answer_", "refused_", "location_", "panic_", "to_", "after_"))}
+    composed = {
+        name for name in texts["en"] if name.startswith(("answer_", "refused_", "location_", "panic_", "to_", "after_"))
+    }
     assert texts["en"].keys() == used | composed
 
 

@@ -55,7 +55,7 @@ def test_a_wrong_wish_is_refused_with_its_field(change: dict[str, Any], field: s
 def test_an_answer_that_is_no_way_is_refused() -> None:
     assert way_of(route((127.2, 37.6), (127.3, 37.5))) == [WayPoint(37.6, 127.2), WayPoint(37.5, 127.3)]
     assert len(way_of(route(*[(127.2, 37.6)] * 1_000))) == roads.MAX_POINTS
-    for bad in (
+    refused: tuple[Any, ...] = (
         None,
         [],
         {"code": "Ok"},
@@ -67,7 +67,8 @@ def test_an_answer_that_is_no_way_is_refused() -> None:
         route((127.2, 37.6), (127.3, 370.5)),
         route((127.2, 37.6), (math.nan, 37.5)),
         route((127.2, 37.6), (None, 37.5)),
-    ):
+    )
+    for bad in refused:
         with pytest.raises(ValueError):
             way_of(bad)
 

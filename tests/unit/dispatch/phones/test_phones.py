@@ -30,8 +30,8 @@ def test_each_part_of_a_phones_state_has_its_own_time() -> None:
 def test_numbers_are_those_of_the_protos() -> None:
     names = dict(phone_state_pb2.PhoneLocation.items())
     assert {each.value for each in PhoneLocation} == set(names.values())
-    assert names["PHONE_LOCATION_DENIED"] == PhoneLocation.DENIED
-    assert phone_state_pb2.PHONE_SCREEN_HIDDEN == PhoneScreen.HIDDEN
+    assert int(names["PHONE_LOCATION_DENIED"]) == PhoneLocation.DENIED
+    assert int(phone_state_pb2.PHONE_SCREEN_HIDDEN) == PhoneScreen.HIDDEN
     assert alert_pb2.PANIC == PANIC
 
 
