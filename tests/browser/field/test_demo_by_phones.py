@@ -128,7 +128,7 @@ async def test_an_incident_ends_by_phones_alone_and_she_reads_what_happened(mesh
         for leg in LEGS:
             assert {"offered", "en_route", "on_scene"} <= states[leg] | {"offered"}, states
         async with asyncio.timeout(PATIENCE_S):
-            assert await running.process.wait() == 0, running.lines
+            assert await running.process.wait() == 0, "\n".join(running.lines[-30:])
 
         async def summed_up() -> bool:
             return "도착했습니다" in await said(seen, "hers", "#after-said")

@@ -352,6 +352,8 @@ async def test_tag_act_16_2_5_her_map_needs_an_open_notice_and_each_view_has_its
 
         async def summaries() -> list[dict[str, Any]] | None:
             answer = await hers.ask("GET", "/api/afterwards")
+            if answer.status == 429:  # she gets some time to read the notice before the one that it is over
+                return None
             assert answer.status == 200, answer
             found: list[dict[str, Any]] = answer.content["summaries"]
             return found or None
