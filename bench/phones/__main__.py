@@ -1,7 +1,7 @@
 """`python -m bench.phones`: time from a report to her phone, and from an offer to a unit's screen, at a country's load.
 
 A whole mesh with the reports of all wearers and protected persons, as for bench.pixels. The protected persons of the incidents have a
-phone besides: the first ones a page in Chromium with software rendering, the others a client that waits for notices as the app does.
+phone besides: ten of them a page in Chromium with software rendering, the others a client that waits for notices as the app does.
 Units of the police have pages in Chromium. Desks answer and close the incidents. A report counts from the moment at which it was due
 at ingest, an offer from the moment at which the leg made it, a notice and an offer on a screen from the moment after the frame that
 painted it, all by the machine's clock. Exit code 1 where the p99 to her phone or screen exceeds 2 s, or that to a unit's screen 1 s.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import grpc.aio
 import typer
 import uvloop
 from rich.console import Console
@@ -40,19 +41,21 @@ from bench.mesh.running import populate, running_mesh, said_failures, say
 from bench.phones import pages
 from bench.phones.records import records
 from bench.phones.waiting import WaitingPhones
+from services.cli.calls import follow
 from services.cli.failure import FAILED
+from services.cli.simulate.actors import DESKS
 from services.cli.stack import mesh
-from services.cli.stack.mesh import MeshConnection
+from services.cli.stack.mesh import Clients, MeshConnection
 from services.common import times
-from services.common.messaging import flow, pull
-from services.common.messaging.bus import Bus
+
+
 from services.common.observability import telemetry
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import Browser, browser
 
 HER_TARGET_MS, UNIT_TARGET_MS = 2_000.0, 1_000.0
 HER_PAGES = 10
-"""Protected persons whose phone is a page. An address may try 20 codes at once, and all pages have the same one."""
+"""Protected persons whose phone is a page: every other one of the first incidents. One address may try 20 codes at once."""
 UNITS = tuple(f"car-{number}" for number in range(1, 7))
 """Units of the police. Each incident keeps one busy for some 7 s, which the bench's desks need."""
 PAINTED_WITHIN_S = 30.0
@@ -109,14 +112,19 @@ def _with_target(name: str, latencies_ms: list[float], target_ms: float) -> list
     ]
 
 
-async def follow_offers(bus: Bus, offered_ms: dict[str, float]) -> None:
-    """Notes when each assignment of the police was first offered to one of the units, until cancelled."""
-    subjects = [flow.incident_subject("police", ">")]
-    async for messages in pull.read(bus, flow.INCIDENTS.name, 1, subjects=subjects):
-        for message in messages:
-            assignment = dispatch_pb2.Step.FromString(message.data).assignment
-            if assignment.state == dispatch_pb2.OFFERED and assignment.choice.unit_id in UNITS:
-                offered_ms.setdefault(assignment.assignment_id, times.from_timestamp(assignment.offered_at))
+async def follow_offers(clients: Clients, offered_ms: dict[str, float]) -> None:
+    """Notes when each assignment of the police was first offered to one of the units, as their desk sees it, until cancelled."""
+    last = 0
+
+    def opened() -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
+        request = dispatch_pb2.SubscribeRequest(after_sequence=last)
+        return clients.dispatch["police"].Subscribe(request, metadata=clients.identity(DESKS["police"]))
+
+    async for message in follow(opened):
+        last = max(last, message.sequence)
+        assignment = message.step.assignment
+        if assignment.state == dispatch_pb2.OFFERED and assignment.choice.unit_id in UNITS:
+            offered_ms.setdefault(assignment.assignment_id, times.from_timestamp(assignment.offered_at))
 
 
 async def run(
@@ -139,13 +147,15 @@ async def run(
         say(
             f"connecting {len(concerned)} phones, {min(HER_PAGES, len(concerned))} of them in Chromium, and {len(UNITS)} units"
         )
-        for case in concerned[:HER_PAGES]:
+        with_page = concerned[: 2 * HER_PAGES : 2]
+        for case in with_page:
             await pages.open_her_app(chromium, running.field_url, case, code=await put.code(case))
         following_notices = [
             waiting.follow(case, await stack.enter_async_context(waiting.connected(case, await put.code(case))))
-            for case in concerned[HER_PAGES:]
+            for case in concerned
+            if case not in with_page
         ]
-        await stack.enter_async_context(desks.running(*following_notices, follow_offers(bus, offered_ms)))
+        await stack.enter_async_context(desks.running(*following_notices, follow_offers(clients, offered_ms)))
         for unit_id, code, case in zip(UNITS, await put.links(UNITS), concerned, strict=False):
             await pages.open_unit(chromium, running.field_url, unit_id, code=code, at=case.home)
         offers = await stack.enter_async_context(following(bus))
@@ -157,7 +167,7 @@ async def run(
         await offers.until_all(measuring.triggers)
         await working.arrivals.until_all(measuring.triggers)
         reported_ms = _by_case(measuring.due_ms)
-        on_pages = {case.number for case in concerned[:HER_PAGES]} & reported_ms.keys()
+        on_pages = {case.number for case in with_page} & reported_ms.keys()
         hers, units = await _painted(chromium, sorted(on_pages), offered_ms)
         return PhoneTimes(
             reported_ms=reported_ms,
