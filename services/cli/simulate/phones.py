@@ -6,6 +6,7 @@ A person opens the pages and presses their buttons. The demo prepares the roster
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -32,6 +33,9 @@ ANSWERED_WITHIN_S = 900.0
 """Time for the units to close their assignments, seconds."""
 FAR_M = 3_000.0
 """Distance of the wearer from her home while nobody has opened the pages, metres."""
+SCATTER_M, GOLDEN = 4.0, 0.618034
+"""Scatter of a receiver at rest, metres, and the share of it by which each position differs from the one before: positions that repeat
+others to the digit are no receiver's, and clear nothing."""
 UNIT_CLASS = {"probation": "officer-pair", "police": "patrol-car"}
 ENDED = (State.CLOSED, State.STOOD_DOWN)
 
@@ -52,6 +56,7 @@ class DemoPhones:
         self, running: MeshConnection, stage: DemoStage, legs: dict[str, tuple[RosterServiceStub, UnitDutyServiceStub]]
     ) -> None:
         self._running, self._stage, self._legs = running, stage, legs
+        self._moments = itertools.count(1)
 
     def unit_id(self, leg: str) -> str:
         """Id of a leg's unit."""
@@ -161,7 +166,7 @@ class DemoPhones:
         while not await check():
             if asyncio.get_running_loop().time() > give_up_s:
                 raise CommandFailed(f"{failure} within {within_s:.0f} s")
-            await self._stage.walk((distance_m,))
+            await self._stage.walk((distance_m + SCATTER_M * (next(self._moments) * GOLDEN % 1),))
 
     def _desk(self, leg: str) -> meshes.Metadata:
         return self._stage.clients.identity(DESKS[leg])
