@@ -156,6 +156,11 @@ bench-console: setup ## measure what the live page costs a browser, 10 min (need
 	@cd tests/browser && npm ci --silent --no-audit --no-fund
 	@$(BIN)/python -m bench.console
 
+.PHONY: bench-phones
+bench-phones: setup ## measure the time from a report to her phone and from an offer to the unit's screen, 10 min (needs Chromium and Node.js)
+	@cd tests/browser && npm ci --silent --no-audit --no-fund
+	@$(BIN)/python -m bench.phones
+
 .PHONY: bench-pixels
 bench-pixels: setup ## measure the time from an alert to both desks' pixels at a country's load, 7 min (needs Chromium and Node.js)
 	@cd tests/browser && npm ci --silent --no-audit --no-fund

@@ -170,6 +170,15 @@ class Measuring:
         """All triggers, and when each was due in its minute."""
         return {trigger: due_s for reading in self._readings for trigger, due_s in reading.plan.triggers.items()}
 
+    @property
+    def due_ms(self) -> dict[Trigger, float]:
+        """When each trigger was due, milliseconds since 1970 UTC."""
+        return {
+            trigger: reading.plan.starts_at_ms + 1000 * due_s
+            for reading in self._readings
+            for trigger, due_s in reading.plan.triggers.items()
+        }
+
     async def measure(self, count: int, begin: Callable[[int], str]) -> None:
         """Runs this many minutes. The requests of the next one are prepared and queued while the present one goes on."""
         plan, sending = await self._prepared(time.time_ns() // 1_000_000 + round(2000 * PREPARED_S))

@@ -21,6 +21,7 @@ from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.dispatch.v1.handover_pb2_grpc import HandoverServiceStub
 from tandem.dispatch.v1.notes_pb2_grpc import NoteServiceStub
 from tandem.dispatch.v1.order_burden_pb2_grpc import OrderBurdenServiceStub
+from tandem.dispatch.v1.phone_state_pb2_grpc import PhoneStateServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.dispatch.v1.statistics_pb2_grpc import StatisticsServiceStub
 from tandem.dispatch.v1.unit_duty_pb2_grpc import UnitDutyServiceStub
@@ -51,6 +52,7 @@ class LegClient:
     handover: HandoverServiceStub
     order_burden: OrderBurdenServiceStub
     notes: NoteServiceStub
+    phone_states: PhoneStateServiceStub
     roster: RosterServiceStub
     statistics: StatisticsServiceStub
     units: UnitDutyServiceStub
@@ -155,6 +157,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 handover=HandoverServiceStub(leg),
                 order_burden=OrderBurdenServiceStub(leg),
                 notes=NoteServiceStub(leg),
+                phone_states=PhoneStateServiceStub(leg),
                 roster=RosterServiceStub(leg),
                 statistics=StatisticsServiceStub(leg),
                 units=UnitDutyServiceStub(leg),

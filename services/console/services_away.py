@@ -13,6 +13,7 @@ _AWAY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
+    grpc.StatusCode.UNIMPLEMENTED,  # the service is older than the console, during an upgrade
 )
 
 

@@ -55,7 +55,11 @@ from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.notes.api import NoteApi
+from services.dispatch.phones.afterwards_api import AfterwardsApi
 from services.dispatch.phones.api import PhoneNoticeApi
+from services.dispatch.phones.ended import EndedIncidents
+from services.dispatch.phones.state_api import PhoneStateApi
+from services.dispatch.phones.store import PhoneStore
 from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
@@ -66,6 +70,8 @@ from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
+    afterwards_pb2,
+    afterwards_pb2_grpc,
     calls_pb2,
     calls_pb2_grpc,
     dispatch_pb2,
@@ -82,6 +88,8 @@ from tandem.dispatch.v1 import (
     order_burden_pb2_grpc,
     phone_notice_pb2,
     phone_notice_pb2_grpc,
+    phone_state_pb2,
+    phone_state_pb2_grpc,
     roster_pb2,
     roster_pb2_grpc,
     statistics_pb2,
@@ -95,6 +103,7 @@ EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
     for file in (
+        afterwards_pb2,
         calls_pb2,
         dispatch_pb2,
         evidence_pb2,
@@ -102,6 +111,7 @@ SERVICES = tuple(
         handover_pb2,
         notes_pb2,
         phone_notice_pb2,
+        phone_state_pb2,
         order_burden_pb2,
         roster_pb2,
         statistics_pb2,
@@ -136,7 +146,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         evidence_api = EvidenceApi(leg.name, settings.clock, store=leg.store)
         disclosures = EvidenceDisclosures(leg.name, leg.store)
         statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
-        phone_api = PhoneNoticeApi(leg.name)
+        phone_api, phones = PhoneNoticeApi(leg.name), PhoneStore(leg.store)
+        afterwards_api = AfterwardsApi(leg.name, phones)
         task_targets = TaskTargets(leg, follower, settings.clock, disclosures=disclosures)
         watch_disk(settings.data_dir, process_metrics)
         watch_certificates(settings.certificates, process_metrics)
@@ -154,6 +165,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     evidence_api=evidence_api,
                     statistics_api=statistics_api,
                     phone_api=phone_api,
+                    phone_state_api=PhoneStateApi(leg.name, phones, settings.clock),
+                    afterwards_api=afterwards_api,
                     task_targets=task_targets,
                     clock=settings.clock,
                 ),
@@ -177,6 +190,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 )
                 readiness.need(warnings.streams.alerts.unable)
                 phone_api.connected(warnings.phones)
+                afterwards_api.connected(EndedIncidents(warnings.phones.store, settings.clock))
             works = [
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),
@@ -249,6 +263,8 @@ def _add_servicers(
     evidence_api: EvidenceApi,
     statistics_api: StatisticsApi,
     phone_api: PhoneNoticeApi,
+    phone_state_api: PhoneStateApi,
+    afterwards_api: AfterwardsApi,
     task_targets: TaskTargets,
     clock: MeshClock,
 ) -> None:
@@ -260,6 +276,8 @@ def _add_servicers(
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     notes_pb2_grpc.add_NoteServiceServicer_to_server(NoteApi(leg), server)
     phone_notice_pb2_grpc.add_PhoneNoticeServiceServicer_to_server(phone_api, server)
+    phone_state_pb2_grpc.add_PhoneStateServiceServicer_to_server(phone_state_api, server)
+    afterwards_pb2_grpc.add_AfterwardsServiceServicer_to_server(afterwards_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
     duty_api = UnitDutyApi(leg, UnitAccess(leg, clock), task_targets)
     unit_duty_pb2_grpc.add_UnitDutyServiceServicer_to_server(duty_api, server)

@@ -19,10 +19,13 @@ from services.common.observability.metrics import ProcessMetrics, process_regist
 from services.common.storage.db import open_database
 from services.common.web import server
 from services.field import mesh as meshes
+from services.field.afterwards import AfterwardsPages
 from services.field.guard import PhoneGuard
 from services.field.her_map.pages import HerMapPages
+from services.field.her_map.roads import Router, WayOutPages
 from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
+from services.field.phones.health import HealthPages
 from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneCookies, open_keys
 from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
@@ -58,6 +61,7 @@ async def run(settings: FieldSettings) -> None:
         aiohttp.ClientSession(
             connector=connector, timeout=TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as push_session,
+        aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as router_session,
     ):
         addresses, known = PushAddresses(database), KnownPhones(mesh)
         push = PushClient(push_session, key, settings.push_hosts)
@@ -78,7 +82,14 @@ async def run(settings: FieldSettings) -> None:
         async with (
             server.served(
                 "field",
-                (*pages.routes(), *HerMapPages(guard, mesh, known).routes(), *unit_pages.routes()),
+                (
+                    *pages.routes(),
+                    *HerMapPages(guard, mesh, known).routes(),
+                    *WayOutPages(guard, known, Router(settings.osrm_url, router_session)).routes(),
+                    *HealthPages(guard, mesh, known).routes(),
+                    *AfterwardsPages(guard, mesh, known).routes(),
+                    *unit_pages.routes(),
+                ),
                 settings.host,
                 port=settings.port,
                 closed=process_metrics.http_closed,

@@ -1,4 +1,4 @@
-"""Field as a client of the mesh: enrolment at the registry, notices of the warning leg, her map, and reports to ingest."""
+"""Field as a client of the mesh for her app: enrolment, notices, her map, the state of her phone, summaries, and reports to ingest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,7 +22,9 @@ from services.common.rpc.identity import FIELD
 from services.common.rpc.server import Metadata
 from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.settings import FieldSettings
+from tandem.dispatch.v1.afterwards_pb2_grpc import AfterwardsServiceStub
 from tandem.dispatch.v1.phone_notice_pb2_grpc import PhoneNoticeServiceStub
+from tandem.dispatch.v1.phone_state_pb2_grpc import PhoneStateServiceStub
 from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
@@ -109,6 +111,13 @@ def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
     )
 
 
+class AfterwardsStubs(NamedTuple):
+    """Stubs of what happened in an incident. Each of the two legs serves a part."""
+
+    at_warning: AfterwardsServiceStub
+    at_police: AfterwardsServiceStub
+
+
 class FieldMesh:
     """The services that field calls, and its identity there."""
 
@@ -119,13 +128,17 @@ class FieldMesh:
         ingest: IngestEndpoint,
         *,
         region_maps: RegionMapServiceStub,
+        phone_states: PhoneStateServiceStub,
+        afterwards: AfterwardsStubs,
         to_registry: Metadata,
         to_warning: Metadata,
         to_geofence: Metadata,
+        to_police: Metadata,
     ) -> None:
         self.enrolments, self.notices, self.ingest = enrolments, notices, ingest
-        self.region_maps = region_maps
-        self.to_registry, self.to_warning, self.to_geofence = to_registry, to_warning, to_geofence
+        self.region_maps, self.phone_states, self.afterwards = region_maps, phone_states, afterwards
+        self.to_registry, self.to_warning = to_registry, to_warning
+        self.to_geofence, self.to_police = to_geofence, to_police
 
 
 @asynccontextmanager
@@ -140,6 +153,7 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
         client.connection(settings, settings.registry, FIELD) as (registry, to_registry),
         client.connection(settings, settings.dispatch_warning, FIELD) as (warning, to_warning),
         client.connection(settings, settings.geofence, FIELD) as (geofence, to_geofence),
+        client.connection(settings, settings.dispatch_police, FIELD) as (police, to_police),
         aiohttp.ClientSession(
             timeout=REPORT_TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         ) as session,
@@ -149,7 +163,10 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
             PhoneNoticeServiceStub(warning),
             IngestEndpoint(session, settings),
             region_maps=RegionMapServiceStub(geofence),
+            phone_states=PhoneStateServiceStub(police),
+            afterwards=AfterwardsStubs(AfterwardsServiceStub(warning), AfterwardsServiceStub(police)),
             to_registry=to_registry,
             to_warning=to_warning,
             to_geofence=to_geofence,
+            to_police=to_police,
         )

@@ -42,6 +42,9 @@ class FieldSettings(HttpSettings):
     """Address of ingest's endpoint for phones, which takes the reports."""
     ingest_phones_cert: Path | None = None
     """Certificate of that endpoint, PEM. No other one is accepted. Needed for https."""
+    osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
+    """URL of the agency's own OSRM route service, for the way out by road on her map; empty for the direction alone. It receives her
+    position, so it must be on loopback or behind https."""
     public_origins: str = ""
     """Further origins under which phones reach the app, comma-separated, such as https://app.example. Loopback is always included."""
     push_services: str = ",".join(DEFAULT_PUSH_SERVICES)
@@ -78,6 +81,9 @@ class FieldSettings(HttpSettings):
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
         self.refuse_plaintext_to("registry", "dispatch_warning", "geofence", "dispatch_probation", "dispatch_police")
+        router = urlsplit(self.osrm_url)
+        if router.scheme == "http" and router.hostname not in LOOPBACK:
+            raise ValueError(f"TANDEM_OSRM_URL names {router.hostname}, which isn't loopback: use an https:// URL")
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(

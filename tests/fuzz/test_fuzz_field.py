@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from services.common.rpc.errors import InvalidField
 from services.field.domain import reports
 from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint
-from services.field.phones import proof
+from services.field.phones import health, proof
 from services.field.phones.sessions import PhoneCookies
 from services.ingest.endpoints import osmand
 
@@ -33,7 +33,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = ("id", "at_ms", "lat", "lon", "accuracy", "alarm")
+FIELDS = ("id", "at_ms", "lat", "lon", "accuracy", "battery", "alarm")
 REPORT = st.dictionaries(
     st.sampled_from(FIELDS), JSON | st.just("panic") | st.floats(-200, 200) | st.integers(0, 1 << 60)
 )
@@ -85,3 +85,20 @@ def test_made_up_proofs_and_cookies_open_nothing() -> None:
         assert COOKIES.open(cookie) is None
 
     fuzzed(check, st.text(max_size=120), st.text(max_size=100), st.text(max_size=200))
+
+
+def test_what_an_app_says_of_its_phone_is_read_or_refused_with_its_field() -> None:
+    words = st.sampled_from([*health.LOCATIONS, *health.SCREENS, "locked", ""])
+    stated = st.fixed_dictionaries(
+        {"location": words | JSON, "screen": words | JSON, "age_s": st.integers(-5, 100_000) | JSON}
+    )
+
+    def check(content: Any) -> None:
+        try:
+            parsed = health.parse(content)
+        except InvalidField as error:
+            assert error.field in ("location", "screen", "age_s")
+            return
+        assert 0 <= parsed.age_s <= health.MAX_AGE_S and parsed.screen
+
+    fuzzed(check, JSON | stated)

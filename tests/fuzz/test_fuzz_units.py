@@ -35,8 +35,11 @@ ROUTES = (
         ("GET", path)
         for path in ("/", "/unit", "/unit/", "/unit/service-worker.js", "/static/app.js", "/static/unit-ko.json")
     ),
-    *(("GET", f"/api/{path}") for path in ("notices", "push", "unit/duty", "unit/targets", "unit/push")),
-    *(("POST", f"/api/{path}") for path in ("enrol", "reports", "receipts", "push", "leave")),
+    *(
+        ("GET", f"/api/{path}")
+        for path in ("notices", "push", "map", "afterwards", "unit/duty", "unit/targets", "unit/push")
+    ),
+    *(("POST", f"/api/{path}") for path in ("enrol", "reports", "health", "way-out", "receipts", "push", "leave")),
     *(("POST", f"/api/unit/{path}") for path in ("sign-in", "report", "answer", "distress", "push", "leave")),
 )
 IN_WORDS = {200, 302, 400, 401, 403, 404, 405, 409, 413, 415, 429, 503}
@@ -64,6 +67,7 @@ VALUES: tuple[Any, ...] = (
 NAMES = (
     *("code", "key", "reports", "notice", "kind", "choice", "endpoint", "p256dh", "auth", "id", "at_ms"),
     *("status", "lat", "lon", "assignment", "offer", "answer", "reason", "cause", "note", "shown", "known"),
+    *("location", "screen", "age_s", "battery", "accuracy", "direction"),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

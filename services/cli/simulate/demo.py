@@ -217,18 +217,18 @@ class DemoStage:
         return f"both agencies know that wearer and respondent are one person, {self.match_ms:.0f} ms after the order"
 
     async def warn(self) -> str:
-        await self._walk(self.plan.to_2_km)
+        await self.walk(self.plan.to_2_km)
         warning = await self._first("warning", "the warning", lambda assignment: assignment.HasField("acknowledged_at"))
         return f"the protected person is warned on her phone{_latency(warning)}"
 
     async def notify(self) -> str:
-        await self._walk(self.plan.to_1_km)
+        await self.walk(self.plan.to_1_km)
         for leg in outcome.AGENCIES:
             await self._first(leg, f"the {leg} desk to be notified", lambda _: True)
         return "both desks are notified; nobody has to go yet"
 
     async def respond(self) -> str:
-        await self._walk(self.plan.to_100_m)
+        await self.walk(self.plan.to_100_m)
         offers = []
         for leg in outcome.AGENCIES:
             offer = await self._first(leg, f"the {leg} leg", lambda assignment: assignment.HasField("offered_at"))
@@ -252,13 +252,13 @@ class DemoStage:
         return ", ".join(acknowledgements)
 
     async def stand_down(self) -> str:
-        await self._walk(self.plan.away)
+        await self.walk(self.plan.away)
         far_m = self.plan.away[-1]
         deadline = asyncio.get_running_loop().time() + 60
         while not all(self._stood_down(desk) for desk in self._desks.values()):
             if asyncio.get_running_loop().time() > deadline:
                 raise CommandFailed("waited 60 s for all legs to stand down")
-            await self._walk((far_m,))
+            await self.walk((far_m := far_m + 7.3,))  # positions that repeat others to the digit clear nothing
         await self._put(log_pb2.Rules(rules_id="default"))
         return "the rings are cleared, and both agencies and the warning stood down"
 
@@ -301,7 +301,7 @@ class DemoStage:
         request = geofence_pb2.PutRulesRequest(rules=rules)
         await call(self.clients.geofence.PutRules, request, self.clients.identity(OPERATOR))
 
-    async def _walk(self, distances_m: Sequence[float]) -> None:
+    async def walk(self, distances_m: Sequence[float]) -> None:
         """Reports both sides at the plan's pace: the protected person at home, the wearer at these distances north of it."""
         for distance_m in distances_m:
             self._reports += 1

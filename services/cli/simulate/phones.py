@@ -6,6 +6,7 @@ A person opens the pages and presses their buttons. The demo prepares the roster
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -30,7 +31,11 @@ OPENED_WITHIN_S = 600.0
 """Time for a person to open the pages, seconds."""
 ANSWERED_WITHIN_S = 900.0
 """Time for the units to close their assignments, seconds."""
-POLL_S = 0.5
+FAR_M = 3_000.0
+"""Distance of the wearer from her home while nobody has opened the pages, metres."""
+SCATTER_M, GOLDEN = 4.0, 0.618034
+"""Scatter of a receiver at rest, metres, and the share of it by which each position differs from the one before: positions that repeat
+others to the digit are no receiver's, and clear nothing."""
 UNIT_CLASS = {"probation": "officer-pair", "police": "patrol-car"}
 ENDED = (State.CLOSED, State.STOOD_DOWN)
 
@@ -51,6 +56,7 @@ class DemoPhones:
         self, running: MeshConnection, stage: DemoStage, legs: dict[str, tuple[RosterServiceStub, UnitDutyServiceStub]]
     ) -> None:
         self._running, self._stage, self._legs = running, stage, legs
+        self._moments = itertools.count(1)
 
     def unit_id(self, leg: str) -> str:
         """Id of a leg's unit."""
@@ -84,7 +90,7 @@ class DemoPhones:
         async def opened() -> bool:
             return all([(await self._report(leg)).HasField("reported_at") for leg in AGENCIES])
 
-        await self._until(opened, OPENED_WITHIN_S, "nobody opened the pages of both units")
+        await self._until(opened, OPENED_WITHIN_S, "nobody opened the pages of both units", distance_m=FAR_M)
 
     async def until_answered(self, show: Callable[[str], None]) -> str:
         """Waits until the units have closed all assignments, and shows each step. Returns a line for the reader."""
@@ -97,10 +103,16 @@ class DemoPhones:
                     shown[each.assignment_id] = each.state
                     leg = alert_pb2.Leg.Name(each.leg).lower()
                     show(f"{leg}: {State.Name(each.state).lower().replace('_', ' ')}")
+            if desks := [each for each in own if each.state == State.ESCALATED and not each.choice.unit_id]:
+                leg = alert_pb2.Leg.Name(desks[0].leg).lower()
+                raise CommandFailed(
+                    f"the {leg} unit didn't accept in time, so the supervisor's desk was asked, where nobody sits here"
+                )
             offered = [each for each in own if each.HasField("offered_at")]
             return bool(offered) and all(each.state in ENDED for each in offered)
 
-        await self._until(closed, ANSWERED_WITHIN_S, "the units didn't close their assignments")
+        door_m = self._stage.plan.to_100_m[-1]
+        await self._until(closed, ANSWERED_WITHIN_S, "the units didn't close their assignments", distance_m=door_m)
         return "both units have closed their assignments, and nobody was at a desk"
 
     async def remove_units(self) -> None:
@@ -146,12 +158,15 @@ class DemoPhones:
             if each.leg == number and not each.HasField("contact")
         ]
 
-    async def _until(self, check: Callable[[], Awaitable[bool]], within_s: float, failure: str) -> None:
+    async def _until(
+        self, check: Callable[[], Awaitable[bool]], within_s: float, failure: str, *, distance_m: float
+    ) -> None:
+        """Waits until a check holds. Meanwhile tag and app report, as silence would be another alert."""
         give_up_s = asyncio.get_running_loop().time() + within_s
         while not await check():
             if asyncio.get_running_loop().time() > give_up_s:
                 raise CommandFailed(f"{failure} within {within_s:.0f} s")
-            await asyncio.sleep(POLL_S)
+            await self._stage.walk((distance_m + SCATTER_M * (next(self._moments) * GOLDEN % 1),))
 
     def _desk(self, leg: str) -> meshes.Metadata:
         return self._stage.clients.identity(DESKS[leg])

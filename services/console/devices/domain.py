@@ -1,4 +1,4 @@
-"""Devices of a desk's own side that need somebody: low batteries, silence, equipment events. Pure."""
+"""Devices of a desk's own side that need somebody: low batteries, silence, equipment events, phones without location. Pure."""
 
 from __future__ import annotations
 
@@ -39,12 +39,26 @@ class BatteryCard:
 
 
 @dataclass(frozen=True, slots=True)
+class PhoneCard:
+    """What a protected person's phone last said about itself. Times are milliseconds since 1970 UTC."""
+
+    device_id: str
+    location: str
+    """Whether its app gets positions: GOOD, VAGUE, DENIED, UNAVAILABLE, or UNSPECIFIED while it isn't known."""
+    location_ms: int
+    is_hidden: bool
+    """Whether the screen is locked, or another app is on it. The app reports only while it is on the screen."""
+    screen_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class WatchedDevice:
     """A device, as far as each service knows it."""
 
     device_id: str
     equipment: EquipmentCard | None = None
     battery: BatteryCard | None = None
+    phone: PhoneCard | None = None
 
     @property
     def subject_id(self) -> str:
@@ -60,8 +74,18 @@ class WatchedDevice:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no report came for 3 minutes."""
-        return self.equipment is not None and self.equipment.is_silent
+        """Whether no report came for 3 minutes, and the phone didn't say that its app isn't on the screen."""
+        return self.equipment is not None and self.equipment.is_silent and not self.is_hidden
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is a phone whose app isn't on the screen, so that it can't report. That is a known state, and no silence."""
+        return self.phone is not None and self.phone.is_hidden
+
+    @property
+    def location_trouble(self) -> str:
+        """Why a phone's app gets no usable positions, in a way that its owner can mend: DENIED or VAGUE; empty if there is none."""
+        return self.phone.location if self.phone and self.phone.location in ("DENIED", "VAGUE") else ""
 
     @property
     def other_events(self) -> tuple[str, ...]:
@@ -71,7 +95,7 @@ class WatchedDevice:
     @property
     def is_in_trouble(self) -> bool:
         """Whether somebody of the desk must look after it."""
-        return self.is_low or self.is_silent or bool(self.other_events)
+        return self.is_low or self.is_silent or bool(self.other_events) or bool(self.location_trouble)
 
     def urgency(self) -> tuple[bool, int, float, str]:
         """Key of the order: low batteries first, the one that dies first at the top; then the others by id."""
@@ -79,13 +103,16 @@ class WatchedDevice:
         return not self.is_low, empty_ms, self.battery.charge_pct if self.battery else 100.0, self.device_id
 
 
-def joined(equipment: Iterable[EquipmentCard], batteries: Iterable[BatteryCard]) -> list[WatchedDevice]:
+def joined(
+    equipment: Iterable[EquipmentCard], batteries: Iterable[BatteryCard], phones: Iterable[PhoneCard]
+) -> list[WatchedDevice]:
     """Joins what the services know of each device, the most urgent first."""
     of_equipment = {card.device_id: card for card in equipment}
     of_battery = {card.device_id: card for card in batteries}
+    of_phone = {card.device_id: card for card in phones}
     devices = [
-        WatchedDevice(id_, of_equipment.get(id_), of_battery.get(id_))
-        for id_ in of_equipment.keys() | of_battery.keys()
+        WatchedDevice(id_, of_equipment.get(id_), of_battery.get(id_), phone=of_phone.get(id_))
+        for id_ in of_equipment.keys() | of_battery.keys() | of_phone.keys()
     ]
     return sorted(devices, key=WatchedDevice.urgency)
 

@@ -1,8 +1,10 @@
-"""Notices of low batteries on a desk's live page: each agency's desk hears of the devices of its own side, once for each fall."""
+"""Notices on a desk's live page about devices of its own side: each low battery, and each phone whose app lost its location."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from services.common.observability.telemetry import logger
 from services.console.devices.domain import WatchedDevice
@@ -13,18 +15,26 @@ from services.console.domain.people import SELF, ConsoleUser, Role
 from services.console.mesh import MeshClient
 
 CHECK_INTERVAL_S = 10.0
+LOW_BATTERY, LOCATION_OFF = "LOW_BATTERY", "PHONE_LOCATION_OFF"
 
 
-class BatteryNotices:
-    """Adds a notice to the live page for each device whose battery became low."""
+class DeviceTrouble(NamedTuple):
+    """A trouble of a device of which its desk is notified once, until it is over."""
+
+    device_id: str
+    kind: str
+
+
+class DeviceNotices:
+    """Adds a notice to the live page for each device whose battery became low, and each phone whose app lost its location."""
 
     def __init__(self, mesh: MeshClient, role: Role, page: LivePage) -> None:
         self._reader, self._clock, self._role, self._page = DeviceReader(mesh), mesh.clock, role, page
-        self._low: set[str] = set()
-        """Devices whose low battery has a notice."""
+        self._known: set[DeviceTrouble] = set()
+        """Troubles that have a notice."""
 
     async def run(self) -> None:
-        """Checks the batteries until cancelled. While a service is away, no device counts as charged."""
+        """Checks the devices until cancelled. While a service is away, no trouble counts as over."""
         while True:
             away: list[str] = []
             devices = await self._reader.in_trouble(ConsoleUser(self._role, SELF), away)
@@ -34,24 +44,32 @@ class BatteryNotices:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def put(self, devices: list[WatchedDevice], *, is_complete: bool) -> None:
-        """Adds notices of devices that weren't low before, and forgets those that were charged."""
-        low = {device.device_id: device for device in devices if device.is_low}
-        for device_id in low.keys() - self._low:
-            self._page.add_alert(_notice(low[device_id], self._clock.now_ms()))
-        self._low = set(low) if is_complete else self._low | set(low)
+        """Adds notices of troubles that weren't there before, and forgets those that are over."""
+        found = {DeviceTrouble(device.device_id, kind): device for device in devices for kind in _kinds(device)}
+        for trouble in found.keys() - self._known:
+            self._page.add_alert(_notice(found[trouble], trouble.kind, self._clock.now_ms()))
+        self._known = set(found) if is_complete else self._known | set(found)
 
 
-def _notice(device: WatchedDevice, now_ms: int) -> Item:
-    """A notice in the form of an alert of the live page. It belongs to no incident."""
+def _kinds(device: WatchedDevice) -> Iterator[str]:
+    if device.is_low:
+        yield LOW_BATTERY
+    if device.location_trouble:
+        yield LOCATION_OFF
+
+
+def _notice(device: WatchedDevice, kind: str, now_ms: int) -> Item:
+    """A notice in the form of an alert of the live page. It belongs to no incident, so it makes no sound."""
+    battery = device.battery if kind == LOW_BATTERY else None
     return {
-        "id": f"battery-{device.device_id}-{now_ms}",
+        "id": f"{'battery' if kind == LOW_BATTERY else 'location'}-{device.device_id}-{now_ms}",
         "at": now_ms,
         "decided": now_ms,
-        "kind": "LOW_BATTERY",
+        "kind": kind,
         "demand": "NOTIFY",
         "device": device.device_id,
-        "charge": device.battery.charge_pct if device.battery else None,
-        "empty": device.battery.empty_ms if device.battery else None,
+        "charge": battery.charge_pct if battery else None,
+        "empty": battery.empty_ms if battery else None,
         "incident": "",
         "order": "",
         "wearer": device.subject_id,

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from services.console.devices.notices import BatteryNotices
+from services.console.devices.notices import DeviceNotices
 from services.console.domain import match_reviews
 from services.console.domain.live_page import LivePage
 from services.console.domain.match_reviews import ReviewBadge
@@ -74,7 +74,7 @@ class Feed:
                 TargetReader(mesh, role, self._page, viewers=self._viewers).run,
                 OfferReceipts(mesh, role, self._page, viewers=self._viewers).run,
                 UnitReader(mesh, role, self._page, viewers=self._viewers).run,
-                BatteryNotices(mesh, role, self._page).run,
+                DeviceNotices(mesh, role, self._page).run,
             ]
 
     async def run(self) -> None:

@@ -302,6 +302,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "TAMPERED": ("장치 훼손", "Tampered"),
     "PANIC": ("비상 호출", "Panic call"),
     "LOW_BATTERY": ("배터리 부족", "Low battery"),
+    "PHONE_LOCATION_OFF": ("휴대전화 위치 꺼짐", "Phone without location"),
     "JAMMED": ("전파 방해", "Jammed"),
     "DEVICE_OFF": ("단말 꺼짐", "Device off"),
     "PROTECTED_DEVICE_LOST": ("피해자 단말 두절", "Protective device lost"),

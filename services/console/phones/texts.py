@@ -1,4 +1,4 @@
-"""Texts of the page with a phone's code or a unit's link, in Korean and English. No I/O, no clock."""
+"""Texts about phones in Korean and English: codes, links, and the state of a protected person's phone. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -49,4 +49,30 @@ PHONE_TEXTS: dict[str, tuple[str, str]] = {
         "This is no protective device of the police. Only such a device gets a code.",
     ),
     "phones_404": ("그런 단말이나 팀이 없습니다.", "There is no such device or unit."),
+    "watched_away_phones": (
+        "경찰 대응 서버가 응답하지 않습니다. 피해자 휴대전화의 상태가 없습니다.",
+        "The police leg doesn't answer: the states of protected persons' phones are missing here.",
+    ),
+    "handover_away_phones": (
+        "경찰 대응 서버가 응답하지 않습니다. 피해자 휴대전화의 상태가 빠져 있을 수 있습니다.",
+        "The police leg doesn't answer: phones without location may be missing here.",
+    ),
+    "phone_since": ("{}부터", "since {}"),
+    "phone_location": ("앱의 위치 사용", "Location in her app"),
+    "phone_location_UNSPECIFIED": ("아직 모름", "not known yet"),
+    "phone_location_GOOD": ("정상", "as it should be"),
+    "phone_location_VAGUE": ("부정확한 위치만 허용됨", "imprecise only"),
+    "phone_location_DENIED": ("위치 사용 꺼짐", "Location off"),
+    "phone_location_UNAVAILABLE": ("위치를 찾지 못함", "no position found"),
+    "phone_screen": ("앱 화면", "Her app"),
+    "phone_open": ("열려 있음", "on the screen"),
+    "phone_hidden": ("화면 잠김 또는 다른 앱 사용", "Screen locked or another app"),
+    "phone_hidden_why": (
+        "앱은 화면에 열려 있을 때만 위치를 보냅니다. 위반이나 고장이 아닙니다.",
+        "The app reports only while it is on the screen. This is no breach and no fault.",
+    ),
+    "phone_location_why": (
+        "접근 경보가 아닙니다. 피해자에게 전화하여 휴대전화 설정에서 앱의 정확한 위치를 허용하도록 안내하십시오.",
+        "This is no approach. Telephone the protected person: the app needs precise location in the phone's settings.",
+    ),
 }

@@ -44,6 +44,8 @@ class PhoneReport:
     alarm: str = ""
     position: Mapping[str, float] = field(default_factory=dict)
     """lat, lon in degrees on WGS84 and accuracy in metres; empty for an alarm."""
+    charge_pct: float | None = None
+    """Battery charge at that time, percent. None if the browser doesn't say it, as on an iPhone."""
 
     @property
     def is_panic(self) -> bool:
@@ -57,7 +59,8 @@ class PhoneReport:
             "timestamp": str(self.at_ms),
             **{name: repr(value) for name, value in self.position.items()},
         }
-        return values | ({"alarm": self.alarm} if self.alarm else {})
+        charge = {} if self.charge_pct is None else {"batt": repr(self.charge_pct)}
+        return values | charge | ({"alarm": self.alarm} if self.alarm else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def _report(content: Any) -> PhoneReport:
         report_id,
         at_ms,
         position={name: _number(content, name, limits) for name, limits in bounds.items()},
+        charge_pct=_number(content, "battery", (0.0, 100.0)) if "battery" in content else None,
     )
 
 

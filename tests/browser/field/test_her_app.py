@@ -30,6 +30,12 @@ pytestmark = [
 ROOT = HERE.parents[1]
 HOME = {"latitude": 37.6360, "longitude": 127.2165, "accuracy": 12}
 SENT = "#state[data-sent]:not([data-sent='0'])"
+LOCK = """void (Object.defineProperty(document, "visibilityState", {value: "hidden", configurable: true}),
+    document.dispatchEvent(new Event("visibilitychange")))"""
+UNLOCK = 'void (delete document.visibilityState, document.dispatchEvent(new Event("visibilitychange")))'
+LOCKED_TEN_MINUTES_AGO = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
+    const settings = o.result.transaction("settings", "readwrite").objectStore("settings");
+    settings.put(Date.now() - 600_000, "hidden_ms").onsuccess = () => { o.result.close(); done(true); }; }; })"""
 
 
 class Seen:
@@ -108,6 +114,39 @@ async def test_a_refused_location_is_said_of_her_phone_and_notices_still_come(se
     [health] = await seen.browser("text", page="other", selector="#health")
     assert "Location is off for this app" in health or "can't find its position" in health
     await seen.clean("other")
+
+
+async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_silence(seen: Seen) -> None:
+    console = seen.scene.mesh.now.console_url
+    await seen.browser.sign_in("desk", console, "police", "ko")
+
+    async def desk_says(device_id: str, selector: str, *words: str) -> None:
+        async def said() -> bool:
+            await seen.browser("open", page="desk", url=f"{console}/watched-devices/{device_id}", language="ko")
+            text = " ".join(await seen.browser("text", page="desk", selector=selector))
+            return any(word in text for word in words)
+
+        await until(said)
+
+    await desk_says(seen.scene.others, "#phone-location", "위치 사용 꺼짐", "위치를 찾지 못함")
+    await desk_says(seen.scene.hers, "#phone-screen", "열려 있음")
+    await seen.browser("eval", page="hers", expression=LOCK)
+    await desk_says(seen.scene.hers, "#phone-screen", "화면 잠김")
+    await desk_says(seen.scene.hers, "main", "위반이나 고장이 아닙니다")
+    await seen.clean("desk")
+    await seen.shot("desk", "console-phone-locked-ko")
+    # She is told from when to when nothing was sent.
+    await seen.browser("eval", page="hers", expression=LOCKED_TEN_MINUTES_AGO)
+    await seen.browser("eval", page="hers", expression=UNLOCK)
+    away = "document.querySelector('#away').textContent"
+
+    async def is_said() -> bool:
+        return "화면에 없어 위치를 보내지 않았습니다" in await seen.browser("eval", page="hers", expression=away)
+
+    await until(is_said)
+    await desk_says(seen.scene.hers, "#phone-screen", "열려 있음")
+    await seen.clean("hers")
+    await seen.shot("hers", "her-app-after-a-locked-screen-ko")
 
 
 async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_content(seen: Seen) -> None:
@@ -208,7 +247,8 @@ async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: 
 
 async def test_the_quick_exit_leaves_no_way_back_and_nothing_else_is_fetched(seen: Seen) -> None:
     found = await seen.browser("seen")
-    assert found["origins"] == [seen.scene.url] and not [fault for fault in found["faults"] if "Error" in fault]
+    assert set(found["origins"]) == {seen.scene.url, seen.scene.mesh.now.console_url}  # the second is the desk's page alone
+    assert not [fault for fault in found["faults"] if "Error" in fault]
     await seen.browser("offline", page="second", offline=True)
     await seen.browser("click", page="second", selector="#exit")
 

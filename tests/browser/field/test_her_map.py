@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +17,9 @@ from services.cli.simulate.actors import DESKS, NPA_RECORDS
 from tandem.registry.v1 import enrolment_pb2, registry_pb2
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 from tests.browser.driver import HERE, Browser, browser
-from tests.support.common.mesh import RunningMesh
+from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.dispatch.chase import HOME, between, chase, north_of
+from tests.support.field.router import router
 from tests.support.field.scene import until
 
 pytestmark = [
@@ -29,6 +30,16 @@ pytestmark = [
 ]
 ROOT = HERE.parents[1]
 PAGE = "hers"
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, packages: None) -> Iterator[RunningMesh]:
+    """A mesh with a router, for the way out."""
+    with (
+        router() as url,
+        running_mesh(tmp_path_factory.mktemp("browser") / "mesh", settings={"TANDEM_OSRM_URL": url}) as running,
+    ):
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -87,6 +98,9 @@ async def test_the_map_comes_with_the_notice_says_what_it_is_and_goes_with_it(
         assert "북쪽" in said and "남쪽" in said and "112" in said
         assert "전자장치부착법 제36조제4항" in await text(opened, "#map p.small")
         assert await opened("eval", page=PAGE, expression="document.querySelectorAll('#map .way-out').length") == 1
+        # He is in the north, and the router leads her to the east and south.
+        await opened("wait", page=PAGE, selector="#map svg .road")
+        assert "점선" in await text(opened, "#map-said p")
         await clean(opened)
         await shot(opened, "her-app-map-ko")
         change = (

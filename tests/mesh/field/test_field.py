@@ -26,6 +26,7 @@ from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.common.methods import code_of, methods
+from tests.support.field import phone_state
 from tests.support.field.phone import PushService, phone, position
 from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
 from tests.support.field.unit import UNHURRIED, station, unit_phone
@@ -124,6 +125,10 @@ async def test_reports_are_stored_once_and_what_is_wrong_is_said_for_each(scene:
         assert (await hers.ask("POST", "/api/reports", {"reports": []})).status == 400
         assert (await hers.ask("POST", "/api/reports", {"reports": [good] * 51})).status == 400
         assert (await hers.ask("POST", "/api/reports", [1])).status == 400
+
+
+async def test_the_state_of_her_phone_reaches_the_polices_desk_and_no_other(scene: Scene) -> None:
+    await phone_state.reaches_the_polices_desk_alone(scene)
 
 
 async def test_a_push_address_in_the_own_network_or_of_nobody_known_is_refused(scene: Scene) -> None:
@@ -362,6 +367,7 @@ ALLOWED = {
     "CheckSignIn",
     *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
     *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
+    *("ReportPhoneState", "ListNotifiedIncidents", "ReadSummary"),
 }
 """The only methods that field may call."""
 

@@ -227,6 +227,7 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
         ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
         ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
         ({"registry": "dns:///registry:7401"}, "TANDEM_REGISTRY"),
+        ({"osrm_url": "http://10.0.0.1:5000"}, "TANDEM_OSRM_URL"),
     ],
 )
 def test_wrong_settings_are_refused_at_the_start(settings: dict[str, str], said: str) -> None:
@@ -248,7 +249,9 @@ def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None
     sources = "".join(source.read_text() for source in (FRONTEND / "src").glob("*.ts"))
     used = {name for name in texts["en"] if name in sources}
     used |= {name for name in texts["en"] if f'"{name}"' in (FRONTEND / "public" / "index.html").read_text()}
-    composed = {name for name in texts["en"] if name.startswith(("answer_", "refused_", "location_", "panic_", "to_"))}
+    composed = {
+        name for name in texts["en"] if name.startswith(("answer_", "refused_", "location_", "panic_", "to_", "after_"))
+    }
     assert texts["en"].keys() == used | composed
 
 

@@ -13,9 +13,11 @@ import pytest
 
 from services.common import times
 from services.field.her_map import reading
-from services.field.mesh import FieldMesh, IngestEndpoint
+from services.field.mesh import AfterwardsStubs, FieldMesh, IngestEndpoint
 from services.field.settings import FieldSettings
+from tandem.dispatch.v1.afterwards_pb2_grpc import AfterwardsServiceStub
 from tandem.dispatch.v1.phone_notice_pb2_grpc import PhoneNoticeServiceStub
+from tandem.dispatch.v1.phone_state_pb2_grpc import PhoneStateServiceStub
 from tandem.geofence.v1 import region_map_pb2, region_map_pb2_grpc
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
@@ -55,9 +57,12 @@ async def mesh_of(evaluators: Evaluators) -> AsyncIterator[FieldMesh]:
                 PhoneNoticeServiceStub(channel),
                 IngestEndpoint(session, FieldSettings()),
                 region_maps=region_map_pb2_grpc.RegionMapServiceStub(channel),
+                phone_states=PhoneStateServiceStub(channel),
+                afterwards=AfterwardsStubs(AfterwardsServiceStub(channel), AfterwardsServiceStub(channel)),
                 to_registry=(),
                 to_warning=(),
                 to_geofence=(),
+                to_police=(),
             )
     finally:
         await server.stop(None)

@@ -1,6 +1,8 @@
 // The app of a protected person: its screens, in the language that she chose.
 
 import "./app.css";
+import { Afterwards } from "./afterwards";
+import { HealthReports } from "./health";
 import { forgetAll, keep, newKey, setting } from "./kept";
 import { HerMap } from "./map";
 import { subscribe } from "./push";
@@ -12,6 +14,7 @@ const RETRY_MS = 3_000;
 const PRESSES = 5;
 const PRESSES_WITHIN_MS = 3_000;
 const SEND_QUIET_MS = 90_000; // six intervals: then she is told that nothing arrives
+const AWAY_WORTH_MS = 60_000; // a shorter absence loses at most a few positions
 
 let texts: Record<string, string> = {};
 const t = (name: string) => texts[name] ?? name;
@@ -19,9 +22,13 @@ const find = <E extends HTMLElement = HTMLElement>(id: string) => document.getEl
 const displayed = new Set<string>();
 let digest = "";
 let noticesAway = false;
+let started = false;
+let away = { from_ms: 0, until_ms: 0 };
 
 const reporting = new Reporting(show);
 const herMap = new HerMap(find("map"), t, () => reporting.place);
+const health = new HealthReports();
+const afterwards = new Afterwards(find("afterwards"), t);
 
 async function begin(): Promise<void> {
   const chosen = (await setting<string>("language")) ?? navigator.language.slice(0, 2);
@@ -41,6 +48,7 @@ async function speak(language: string): Promise<void> {
   await keep("language", language);
   await keep("push_line", t("push_line"));
   herMap.translate();
+  afterwards.draw();
   show();
 }
 
@@ -50,7 +58,10 @@ function screen(name: "enrol" | "main" | "ended"): void {
 
 function start(): void {
   screen("main");
+  started = true;
   reporting.start();
+  afterwards.begin();
+  void noteAway();
   void follow();
   void subscribePage().catch(() => undefined);
 }
@@ -78,7 +89,11 @@ function listen(): void {
     presses = [];
     void reporting.panic(false); // nothing on the screen changes
   });
-  document.addEventListener("visibilitychange", () => void noteDisplayed());
+  document.addEventListener("visibilitychange", () => {
+    void noteDisplayed();
+    show(); // first, as a locked phone may not run for long
+    if (started) void noteAway();
+  });
   setInterval(show, 5_000);
 }
 
@@ -113,6 +128,7 @@ async function follow(): Promise<void> {
         digest = answer.digest;
         list(answer.notices);
         herMap.wake();
+        if (answer.notices[0]?.is_over) afterwards.follow();
         await noteDisplayed();
       }
       show();
@@ -145,7 +161,7 @@ function item(notice: Notice, newest: boolean): HTMLElement {
   const time = document.createElement("time");
   const sent = new Date(notice.sent_ms);
   time.dateTime = sent.toISOString();
-  time.textContent = sent.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" });
+  time.textContent = clock(notice.sent_ms);
   element.append(time, text);
   if (newest && !notice.is_over) element.append(answers(notice.id));
   return element;
@@ -206,24 +222,43 @@ async function askForPush(): Promise<void> {
 function show(): void {
   const { state } = reporting;
   if (state.ended) screen("ended");
+  else if (started) health.note(state.location);
   const quiet = state.sent_ms > 0 && Date.now() - state.sent_ms > SEND_QUIET_MS;
-  const lines = [
+  const troubles = [
     state.location === "good" || state.location === "unknown" ? "" : t(`location_${state.location}`),
     !state.connected || quiet ? t("not_sent") : "",
     state.waiting > 1 ? t("waiting").replace("{count}", String(state.waiting)) : "",
     noticesAway ? t("notices_away") : "",
   ].filter(Boolean);
+  const low = state.low_pct === null ? [] : [t("battery_low").replace("{percent}", String(state.low_pct))];
   find("health").replaceChildren(
-    ...lines.map((line) => {
+    ...[...troubles, ...low].map((line) => {
       const element = document.createElement("li");
       element.textContent = line;
       return element;
     }),
   );
-  const good = state.sent_ms > 0 && lines.length === 0;
+  const good = state.sent_ms > 0 && troubles.length === 0;
   find("state").textContent = good ? t("reporting") : state.sent_ms > 0 ? t("reporting_troubled") : t("beginning");
   find("state").dataset["sent"] = String(state.sent_ms);
   find("panic-said").textContent = state.panic ? t(`panic_${state.panic}`) : "";
+  const { from_ms, until_ms } = away;
+  find("away").textContent = until_ms - from_ms < AWAY_WORTH_MS ? "" : t("was_away").replace("{from}", clock(from_ms)).replace("{until}", clock(until_ms));
+}
+
+// While the screen was locked nothing was sent. She is told so when she comes back, and the police at once.
+async function noteAway(): Promise<void> {
+  if (document.visibilityState !== "visible") await keep("hidden_ms", Date.now());
+  else {
+    const from_ms = (await setting<number>("hidden_ms")) ?? 0;
+    if (from_ms) away = { from_ms, until_ms: Date.now() };
+    await keep("hidden_ms", 0);
+  }
+  show();
+}
+
+function clock(ms: number): string {
+  return new Date(ms).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" });
 }
 
 void begin();

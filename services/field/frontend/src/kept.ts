@@ -8,10 +8,11 @@ type Store = (typeof STORES)[number];
 export interface KeptReport {
   id: string;
   at_ms: number;
-  alarm?: "panic" | "battery_low";
+  alarm?: "panic" | "battery_low" | "battery_charging";
   lat?: number;
   lon?: number;
   accuracy?: number;
+  battery?: number; // charge, percent
 }
 
 // An hour at one report every 5 s and a day at one every 2 min: the oldest positions give way, a panic never does.

@@ -1,6 +1,8 @@
 // Her map: the region in which he may be now, as circles around her. No street map is fetched: each tile would tell its host where
 // they both are. Nothing of it is kept on the phone.
 
+import { type Circle, type Place, offset } from "./geo";
+import { WayOut } from "./road";
 import { Refused, call } from "./server";
 
 const INTERVAL_MS = 15_000;
@@ -9,17 +11,7 @@ const DRAW_MS = 1_000;
 const HALF = 160; // half of the picture, in its own units
 const MIN_SHOWN_M = 400;
 const RINGS_M = [100, 300, 600, 1_000, 2_000, 5_000];
-const M_PER_DEGREE = 111_195;
 const TURNS: Record<string, number> = { north: 0, north_east: 45, east: 90, south_east: 135, south: 180, south_west: 225, west: 270, north_west: 315 };
-
-export interface Place {
-  lat: number;
-  lon: number;
-}
-
-interface Circle extends Place {
-  radius_m: number;
-}
 
 interface FromHer {
   least_m: number;
@@ -47,6 +39,7 @@ export class HerMap {
   private running = false;
   private wakeUp: () => void = () => undefined;
   private drawn = "";
+  private readonly wayOut = new WayOut();
 
   constructor(
     private readonly section: HTMLElement,
@@ -77,6 +70,8 @@ export class HerMap {
         await this.pause(waitMs);
         waitMs = document.visibilityState === "visible" ? await this.read() : INTERVAL_MS;
         this.draw();
+        const way = this.views.find((view) => view.from_her)?.from_her?.way_out ?? "";
+        void this.wayOut.renew(this.place(), way).then(() => this.draw());
       } while (waitMs > 0);
     } finally {
       this.running = false;
@@ -118,15 +113,17 @@ export class HerMap {
     const shown = this.views.filter((view) => isCurrent(view, now));
     const open = this.views.length > 0;
     this.section.hidden = !open;
-    const lines = this.lines(now);
+    const own = this.place();
     const circles = shown.flatMap((view) => grown(view, now));
-    const drawn = JSON.stringify([lines, circles.map((circle) => [circle.lat, circle.lon, Math.round(circle.radius_m / 10)]), this.place(), shown[0]?.from_her]);
+    const way = own && shown[0]?.from_her ? this.wayOut.shown(own, circles) : [];
+    const lines = [...this.lines(now), ...(way.length > 0 ? [this.t("map_road")] : [])];
+    const drawn = JSON.stringify([lines, circles.map((circle) => [circle.lat, circle.lon, Math.round(circle.radius_m / 10)]), own, shown[0]?.from_her, way]);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
     const said = this.section.querySelector("#map-said")!;
     said.replaceChildren(...lines.map((line) => Object.assign(document.createElement("p"), { textContent: line })));
     const picture = this.section.querySelector("#map-picture")!;
-    picture.replaceChildren(...(circles.length > 0 ? [this.picture(circles, shown[0]!)] : []));
+    picture.replaceChildren(...(circles.length > 0 ? [this.picture(circles, shown[0]!, way)] : []));
   }
 
   private lines(now: number): string[] {
@@ -147,7 +144,7 @@ export class HerMap {
     return [where, this.t("map_way_out").replace("{direction}", this.t(`to_${from.way_out}`)), age];
   }
 
-  private picture(circles: Circle[], view: Kept): SVGElement {
+  private picture(circles: Circle[], view: Kept, way: Place[]): SVGElement {
     const own = this.place();
     const middle = own && view.from_her ? own : circles[0]!;
     const at = circles.map((circle) => offset(middle, circle));
@@ -160,6 +157,8 @@ export class HerMap {
         svg.append(element("circle", { class: "ring", cx: 0, cy: 0, r: ring * scale }));
         svg.append(element("text", { class: "label", x: 0, y: ring * scale - 3 }, `${ring} m`));
       }
+      const points = way.map((point) => offset(middle, point).map((m, i) => (i ? -m : m) * scale).join(" "));
+      if (points.length > 0) svg.append(element("path", { class: "road", d: `M0 0 L${points.join(" L")}` }));
       const turn = TURNS[view.from_her?.way_out ?? ""];
       if (turn !== undefined) svg.append(element("path", { class: "way-out", d: "M0 -14 L0 -62 M-9 -50 L0 -64 L9 -50", transform: `rotate(${turn})` }));
       svg.append(element("circle", { class: "own", cx: 0, cy: 0, r: 7 }));
@@ -183,11 +182,6 @@ function ageOf(view: Kept, now: number): number {
 function grown(view: Kept, now: number): Circle[] {
   const by = (view.grows_mps ?? 0) * ((now - view.read_ms) / 1_000);
   return (view.circles ?? []).map((circle) => ({ ...circle, radius_m: circle.radius_m + by }));
-}
-
-// Offset from one place to another: east and north, metres.
-function offset(from: Place, to: Place): [number, number] {
-  return [(to.lon - from.lon) * M_PER_DEGREE * Math.cos((from.lat * Math.PI) / 180), (to.lat - from.lat) * M_PER_DEGREE];
 }
 
 function element(name: string, attributes: Record<string, string | number>, text = ""): SVGElement {

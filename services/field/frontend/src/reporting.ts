@@ -1,6 +1,6 @@
 // Reports: positions at an interval while the app is open, alarms at once, and whatever couldn't be sent, later.
 
-import { type KeptReport, forgetReport, keepReport, waitingReports } from "./kept";
+import { type KeptReport, forgetReport, keep, keepReport, setting, waitingReports } from "./kept";
 import { Refused, call } from "./server";
 
 const USUAL_INTERVAL_S = 15;
@@ -18,6 +18,7 @@ export interface State {
   connected: boolean;
   ended: boolean;
   panic: "" | "sending" | "sent";
+  low_pct: number | null; // charge of a low battery; null for any other
 }
 
 interface Answer {
@@ -32,14 +33,13 @@ interface Battery {
 }
 
 export class Reporting {
-  readonly state: State = { location: "unknown", sent_ms: 0, waiting: 0, connected: true, ended: false, panic: "" };
+  readonly state: State = { location: "unknown", sent_ms: 0, waiting: 0, connected: true, ended: false, panic: "", low_pct: null };
   place: { lat: number; lon: number } | undefined; // her newest position
   private askedS: number | null = null;
   private sending: Promise<void> | undefined;
   private timer = 0;
   private retry = 0;
   private shownPanic = "";
-  private wasLow = false;
 
   constructor(private readonly changed: () => void) {
     addEventListener("online", () => void this.send());
@@ -78,28 +78,39 @@ export class Reporting {
   private async report(): Promise<void> {
     clearTimeout(this.timer);
     if (this.state.ended) return;
+    const charge = await this.charge();
     const position = await this.position();
     if (position) {
       const { latitude, longitude, accuracy } = position.coords;
       this.place = { lat: latitude, lon: longitude };
-      const report = { id: crypto.randomUUID(), at_ms: Math.min(position.timestamp, Date.now()), lat: latitude, lon: longitude, accuracy };
-      await keepReport({ ...report, at_ms: Math.round(report.at_ms) });
+      const report: KeptReport = { id: crypto.randomUUID(), at_ms: Math.round(Math.min(position.timestamp, Date.now())), lat: latitude, lon: longitude, accuracy };
+      await keepReport(charge === undefined ? report : { ...report, battery: charge });
       this.set({ location: accuracy > 500 ? "vague" : "good" });
     }
-    const interval_s = await this.interval();
+    const interval_s = this.interval();
     await this.send();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => void this.report(), 1_000 * interval_s);
   }
 
   // The smallest interval that the decision asks for; a low battery gives way only when nobody asks.
-  private async interval(): Promise<number> {
+  private interval(): number {
+    return this.askedS ?? (this.state.low_pct === null ? USUAL_INTERVAL_S : LOW_BATTERY_INTERVAL_S);
+  }
+
+  // The battery's charge, percent; undefined on phones that don't tell it. A battery that becomes low is reported, and so is its charger.
+  private async charge(): Promise<number | undefined> {
     const source = (navigator as Navigator & { getBattery?: () => Promise<Battery> }).getBattery;
     const battery = source ? await source.call(navigator).catch(() => undefined) : undefined;
-    const low = battery !== undefined && !battery.charging && battery.level <= LOW_BATTERY;
-    if (low && !this.wasLow) await keepReport({ id: crypto.randomUUID(), at_ms: Date.now(), alarm: "battery_low" });
-    this.wasLow = low;
-    return this.askedS ?? (low ? LOW_BATTERY_INTERVAL_S : USUAL_INTERVAL_S);
+    if (!battery) return undefined;
+    const pct = Math.round(100 * battery.level);
+    const low = !battery.charging && battery.level <= LOW_BATTERY;
+    if (low !== ((await setting<boolean>("battery_low")) ?? false)) {
+      await keepReport({ id: crypto.randomUUID(), at_ms: Date.now(), alarm: low ? "battery_low" : "battery_charging" });
+      await keep("battery_low", low);
+    }
+    this.set({ low_pct: low ? pct : null });
+    return pct;
   }
 
   private position(): Promise<GeolocationPosition | undefined> {

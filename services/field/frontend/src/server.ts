@@ -25,6 +25,7 @@ export async function call<T>(method: "GET" | "POST", path: string, content?: un
     headers,
     body: method === "POST" ? body : null,
     cache: "no-store",
+    keepalive: path === "/api/health", // it may leave while the screen is being locked
     redirect: "error",
     signal: AbortSignal.timeout(PATIENCE_MS),
   });

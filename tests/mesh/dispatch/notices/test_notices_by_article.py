@@ -350,6 +350,19 @@ async def test_tag_act_16_2_5_her_map_needs_an_open_notice_and_each_view_has_its
 
         await until("the end of the map", is_over)
 
+        async def summaries() -> list[dict[str, Any]] | None:
+            answer = await hers.ask("GET", "/api/afterwards")
+            if answer.status == 429:  # she gets some time to read the notice before the one that it is over
+                return None
+            assert answer.status == 200, answer
+            found: list[dict[str, Any]] = answer.content["summaries"]
+            return found or None
+
+        [afterwards] = await until("what happened", summaries)
+        assert set(afterwards) == {"began_ms", "sent_ms", "arrived_ms", "ended_ms"}
+        assert afterwards["began_ms"] <= afterwards["ended_ms"]
+        assert (await others.ask("GET", "/api/afterwards")).content == {"summaries": []}
+
 
 async def test_bad_input_of_the_registrys_answer(mesh: RunningMesh) -> None:
     async with chase(mesh) as chased:
