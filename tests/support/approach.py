@@ -18,6 +18,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.ingest.domain import Position
 from tandem.common.v1 import log_pb2
 from tests.support.bundles import ABOUT, KEY
 from tests.support.geofence.log import case_entry, position, positions_entry, subject_of
@@ -42,7 +43,7 @@ def approach_bundle(
     distances_m = _DISTANCES_M
     if late_turns:
         distances_m = (*_COMES_M, *range(30, 2_600, PACE_M), *[2_600] * (LINGERS_S // 5))
-    late = []
+    late = list[Position]()
     for turn, north_m in enumerate(distances_m):
         at_ms = BEGAN_MS + 1_000 + 5_000 * turn
         tag, phone = position("t1", at_ms, north_m), position("d1", at_ms, 0.0)

@@ -56,8 +56,12 @@ def summary(facts: ReportFacts, words: Words) -> list[str]:
     ]
     nearest = [(_target(id_, facts, words), formats.metres(distance_m)) for id_, distance_m in _nearest(facts).items()]
     if nearest:
-        to_each = ", ".join(words.text(f"{target}까지 {distance}", f"{distance} from {target}") for target, distance in nearest)
-        sentences.append(words.text(f"확인된 가장 가까운 거리: {to_each}.", f"The least distance that was established: {to_each}."))
+        to_each = ", ".join(
+            words.text(f"{target}까지 {distance}", f"{distance} from {target}") for target, distance in nearest
+        )
+        sentences.append(
+            words.text(f"확인된 가장 가까운 거리: {to_each}.", f"The least distance that was established: {to_each}.")
+        )
     sentences.append(words("no_verdict"))
     return sentences
 

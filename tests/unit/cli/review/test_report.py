@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,7 @@ def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
     steps = {kind.stored_name for kind in EVENTS.values()} - {"AlertFolded", "AlertWasMissing"}
     named = {*alert_pb2.AlertKind.keys(), *log_pb2.EquipmentKind.keys(), *steps}
     named |= {f"anomaly_{name}" for name in alert_pb2.AnomalyKind.keys()}  # noqa: SIM118  # no dict
-    numbers = {
+    numbers: dict[str, Iterable[IntEnum]] = {
         "state": [state for state in PROGRESS if state is not AssignmentState.ACKNOWLEDGED],
         "cause": CloseCause,
         "flag": WarningFlag,
