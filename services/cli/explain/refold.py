@@ -200,7 +200,9 @@ class Refold:
 
     def _has_newer(self, device_id: str, body: Positions, arrived_ms: int) -> bool:
         """Whether a device has a newer position than those of an entry that was just folded."""
-        times_ms = (time_ms for id_, time_ms in zip(body.device_ids, body.fix_times_ms, strict=True) if id_ == device_id)
+        times_ms = (
+            time_ms for id_, time_ms in zip(body.device_ids, body.fix_times_ms, strict=True) if id_ == device_id
+        )
         newest_ms = max(min(time_ms, arrived_ms) for time_ms in times_ms)
         track = self.state.tracks.get(device_id)
         return track is not None and bool(track.recent) and track.recent[-1].time_ms > newest_ms

@@ -177,7 +177,9 @@ def test_an_amended_account_replaces_the_first_one_and_prolongs_nothing() -> Non
     """The position next to her came after the ring was cleared: the first account's least distance is no longer stated as valid."""
     bundle_ = approach_bundle(late_turns=(13, 14))
     found = facts.of_bundle(evidence_bundle.verify(bundle_, None))
-    amended = next(fact for fact in found.amendments.values() if (fact.alert.target_id, fact.alert.ring_m) == ("p1", 100))
+    amended = next(
+        fact for fact in found.amendments.values() if (fact.alert.target_id, fact.alert.ring_m) == ("p1", 100)
+    )
     first = next(fact for fact in found.alerts if fact.alert.alert_id == amended.alert.amends)
     assert found.amended_by(first) is amended and found.amended_by(amended) is None
     assert len(found.amendments) == 6 and found.last_ms < amended.decided_ms
