@@ -18,6 +18,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.ingest.domain import Position
 from tandem.common.v1 import log_pb2
 from tests.support.bundles import ABOUT, KEY
 from tests.support.geofence.log import case_entry, position, positions_entry, subject_of
@@ -25,7 +26,8 @@ from tests.support.geofence.log import case_entry, position, positions_entry, su
 BEGAN_MS = 1_795_000_000_000
 PACE_M = 90
 """Metres between two reports of the wearer, 5 s apart."""
-_DISTANCES_M = (*range(1_200, 0, -PACE_M), *range(30, 2_600, 4 * PACE_M))
+_COMES_M = tuple(range(1_200, 0, -PACE_M))
+_DISTANCES_M = (*_COMES_M, *range(30, 2_600, 4 * PACE_M))
 LINGERS_S = 600
 """Time that the wearer stays away before late positions arrive, seconds."""
 _LOG_ID = "log-1"
@@ -38,11 +40,11 @@ def approach_bundle(
     positions of `late_turns` arrive 10 minutes after the departure, and amend the account."""
     entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=1)))]
     entries.append((BEGAN_MS, case_entry(place=True)))
-    turns = list(enumerate(_DISTANCES_M))
+    distances_m = _DISTANCES_M
     if late_turns:
-        turns += [(turn, 2_600) for turn in range(len(turns), len(turns) + LINGERS_S // 5)]
-    late = []
-    for turn, north_m in turns:
+        distances_m = (*_COMES_M, *range(30, 2_600, PACE_M), *[2_600] * (LINGERS_S // 5))
+    late = list[Position]()
+    for turn, north_m in enumerate(distances_m):
         at_ms = BEGAN_MS + 1_000 + 5_000 * turn
         tag, phone = position("t1", at_ms, north_m), position("d1", at_ms, 0.0)
         late += [tag] if turn in late_turns else []

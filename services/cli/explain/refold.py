@@ -192,8 +192,20 @@ class Refold:
         sides = {*case_state.case.tag_device_ids, *target.device_ids}
         for device_id in dict.fromkeys(body.device_ids):
             if device_id in sides:
-                evaluation = why_not.evaluate(self.state, case_state, target, ring=ring, device_id=device_id)
+                is_late = self._has_newer(device_id, body, arrived_ms)
+                evaluation = why_not.evaluate(
+                    self.state, case_state, target, ring=ring, device_id=device_id, is_late=is_late
+                )
                 yield EarlierReport(sequence, arrived_ms, device_id, evaluation=evaluation)
+
+    def _has_newer(self, device_id: str, body: Positions, arrived_ms: int) -> bool:
+        """Whether a device has a newer position than those of an entry that was just folded."""
+        times_ms = (
+            time_ms for id_, time_ms in zip(body.device_ids, body.fix_times_ms, strict=True) if id_ == device_id
+        )
+        newest_ms = max(min(time_ms, arrived_ms) for time_ms in times_ms)
+        track = self.state.tracks.get(device_id)
+        return track is not None and bool(track.recent) and track.recent[-1].time_ms > newest_ms
 
     def collect(self, message: pull.Delivered, device_ids: AbstractSet[str]) -> None:
         """Collects the reports of these devices from an entry of the log.

@@ -25,6 +25,7 @@ class HeldBackBy(Enum):
     FAR = "the probability of being inside was below 1 %"
     UNLIKELY = "the probability of being inside was too low to send somebody"
     UNCONFIRMED = "a position jump that no second position had confirmed"
+    LATE = "it came late, and by itself proved no presence that was unknown"
     VAGUE = "the accuracy was too poor to tell whether the wearer was inside"
     ENCOUNTER = "an authorised encounter was active"
 
@@ -40,19 +41,25 @@ class EarlierEvaluation(NamedTuple):
     """Probability of being inside at that moment; None if no position could be inside."""
 
 
-def evaluate(state: State, case_state: CaseState, target: Target, *, ring: Ring, device_id: str) -> EarlierEvaluation:
-    """Evaluates a ring that demands a response right after the newest report of a device was folded.
+def evaluate(
+    state: State, case_state: CaseState, target: Target, *, ring: Ring, device_id: str, is_late: bool
+) -> EarlierEvaluation:
+    """Evaluates a ring that demands a response right after a report of a device was folded.
 
-    Of several devices of a side, the pair with the greatest probability counts.
+    Of several devices of a side, the pair with the greatest probability counts. `is_late`: the device has a newer position, so the
+    report could only prove a presence in the past, and the ring would be open if it had.
     """
     case, ring_state = case_state.case, case_state.ring(target, ring)
     if not case.is_in_force(state.now_ms):
         return EarlierEvaluation(HeldBackBy.NOT_IN_FORCE)
     if ring_state.open:
         return EarlierEvaluation(HeldBackBy.ENCOUNTER if ring_state.muted else None)
+    pairs = list(_sides(state, case_state, target))
+    if is_late and pairs:
+        return EarlierEvaluation(HeldBackBy.LATE)
     found = [
         _evaluation(_presence(state, case_state, target, ring=ring, sides=sides, device_id=device_id))
-        for sides in _sides(state, case_state, target)
+        for sides in pairs
     ]
     return max(found, key=lambda evaluation: evaluation.p or 0.0, default=EarlierEvaluation(HeldBackBy.NO_POSITION))
 

@@ -37,7 +37,9 @@ def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         "no_conclusion": words("no_conclusion"),
         "device_titles": [words("speaks_for_fault"), words("speaks_for_intent"), words("events")],
         "answers": sections.answers(facts, words),
-        "answer_titles": [words(name) for name in ("agency", "subject", "answer", "answered_by", "answered_at", "after_offer")],
+        "answer_titles": [
+            words(name) for name in ("agency", "subject", "answer", "answered_by", "answered_at", "after_offer")
+        ],
         "none": words("none"),
         "authenticity": sections.authenticity(facts, words, bundle_sha256=hashlib.sha256(data).hexdigest()),
         "verify": sections.how_to_verify(words),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.cli.report import formats
@@ -54,14 +54,13 @@ def summary(facts: ReportFacts, words: Words) -> list[str]:
         *_answer_sentences(facts, words),
         *_amendment_sentence(facts, words),
     ]
-    nearest = _nearest(facts)
-    if nearest is not None:
-        distance = formats.metres(nearest)
+    nearest = [(_target(id_, facts, words), formats.metres(distance_m)) for id_, distance_m in _nearest(facts).items()]
+    if nearest:
+        to_each = ", ".join(
+            words.text(f"{target}까지 {distance}", f"{distance} from {target}") for target, distance in nearest
+        )
         sentences.append(
-            words.text(
-                f"확인된 가장 가까운 거리는 {distance}입니다.",
-                f"The least distance that was established is {distance}.",
-            )
+            words.text(f"확인된 가장 가까운 거리: {to_each}.", f"The least distance that was established: {to_each}.")
         )
     sentences.append(words("no_verdict"))
     return sentences
@@ -116,25 +115,33 @@ def _amendment_sentence(facts: ReportFacts, words: Words) -> Iterator[str]:
         )
 
 
-def _nearest(facts: ReportFacts) -> float | None:
-    """The least distance that isn't assumed, by the valid accounts, and by the decisions on rings that have no account."""
-    accounted = {(fact.alert.target_id, fact.alert.ring_m) for fact in facts.alerts if _has_account(fact)}
-    found = [
-        fact.measure.min_distance_m
+def _nearest(facts: ReportFacts) -> Mapping[str, float]:
+    """The least distance to each target that isn't assumed, metres: by the valid accounts, and by the decisions on rings that were
+    not cleared since."""
+    cleared_ms = {
+        (fact.alert.target_id, fact.alert.ring_m): fact.decided_ms
         for fact in facts.alerts
-        if fact.measure is not None
-        and _has_account(fact)
-        and facts.amended_by(fact) is None
-        and not fact.measure.min_distance_assumed
-    ]
-    found += [
-        fact.measure.distance_m
-        for fact in facts.alerts
-        if fact.measure is not None
-        and fact.measure.HasField("distance_m")
-        and (fact.alert.target_id, fact.alert.ring_m) not in accounted
-    ]
-    return min(found, default=None)
+        if fact.alert.kind == alert_pb2.RING_CLEARED
+    }
+    found: dict[str, float] = {}
+    for fact in facts.alerts:
+        alert, measure = fact.alert, fact.measure
+        if measure is None or not alert.target_id:
+            continue
+        if _has_account(fact) and facts.amended_by(fact) is None and not measure.min_distance_assumed:
+            distance_m = measure.min_distance_m
+        elif measure.HasField("distance_m") and fact.decided_ms > cleared_ms.get((alert.target_id, alert.ring_m), 0):
+            distance_m = measure.distance_m
+        else:
+            continue
+        found[alert.target_id] = min(distance_m, found.get(alert.target_id, distance_m))
+    return found
+
+
+def _target(target_id: str, facts: ReportFacts, words: Words) -> str:
+    """A person or a place in words."""
+    is_place = any(place.place_id == target_id for case in facts.cases for place in case.places)
+    return f"{words('place' if is_place else 'protected')} {target_id}"
 
 
 def _has_account(fact: DecidedAlert) -> bool:
@@ -182,7 +189,10 @@ def _validity(from_ms: int, until_ms: int, words: Words) -> str:
 def decisions(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
     """Each alert that demanded a notice or a response, and each account of a ring, in words with its numbers."""
     return [
-        {"title": f"{formats.clock_time(fact.decided_ms)} {alert_text(fact, words)}", "rows": _grounds(fact, facts, words)}
+        {
+            "title": f"{formats.clock_time(fact.decided_ms)} {alert_text(fact, words)}",
+            "rows": _grounds(fact, facts, words),
+        }
         for fact in facts.alerts
         if fact.alert.demand >= geometry_pb2.NOTIFY or fact.alert.kind in _ACCOUNTS
     ]
@@ -200,17 +210,19 @@ def _grounds(fact: DecidedAlert, facts: ReportFacts, words: Words) -> Rows:
         rows.append([words.text("정정됨 (유효하지 않음)", "Amended (no longer valid)"), when])
     if alert.amends:
         rows.append([words.text("정정한 기록", "Amends"), alert.amends])
-    rows.append([words.text("기록 위치", "Rests on"), f"{flow.log_stream(alert.partition)}#{alert.sequence}"])
+    rows.append(
+        [words.text("근거 기록(로그 항목)", "Rests on"), f"{flow.log_stream(alert.partition)}#{alert.sequence}"]
+    )
     if alert.cause.device_id:
         cause = f"{alert.cause.device_id}, {alert.cause.report_id}"
-        rows.append([words.text("근거 보고", "Deciding report"), cause])
+        rows.append([words.text("판단을 일으킨 보고", "Deciding report"), cause])
     if measure is not None:
         rows += _figures(measure, words)
     if alert.anomaly:
         rows.append([words.text("이상", "Anomaly"), words.anomaly(alert.anomaly)])
     if alert.encounter_id:
         rows.append([words.text("허가된 대면", "Authorised encounter"), alert.encounter_id])
-    rules = f"{alert.rules_id}, {words.text('판단 판', 'fold version')} {alert.fold_version}"
+    rules = f"{alert.rules_id}, {words.text('판단 프로그램 버전', 'fold version')} {alert.fold_version}"
     rows.append([words.text("적용 기준", "Rules"), rules])
     return rows
 

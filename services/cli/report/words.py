@@ -82,7 +82,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "validity": ("유효기간", "Validity"),
     "no_end": ("본안 결정 시까지", "until the decision"),
     "rings": ("거리 기준", "Rings"),
-    "case": ("연계 사건(판)", "Joint case (version)"),
+    "case": ("연계 사건(버전)", "Joint case (version)"),
     "encounters": ("허가된 대면", "Authorised encounters"),
     "no_case": (
         "이 묶음에는 명령의 기록이 없습니다.",
@@ -128,7 +128,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "anomaly_VAGUE": ("정확도가 나빠 안에 있는지 알 수 없음", "accuracy too poor to say whether it is inside"),
     "anomaly_CLOCK": ("장치 시각이 크게 어긋남", "the device's clock is far off"),
     "anomaly_FROZEN": ("10분 동안 마지막 자리까지 같은 위치", "positions equal to the last digit for 10 minutes"),
-    "anomaly_COPIED": ("이전 위치들과 마지막 자리까지 같은 위치들", "positions equal to earlier ones to the last digit"),
+    "anomaly_COPIED": (
+        "이전 위치들과 마지막 자리까지 같은 위치들",
+        "positions equal to earlier ones to the last digit",
+    ),
     "anomaly_PRESENCE": ("재택 감독장치의 신호와 위치가 서로 어긋남", "positions contradict a home unit or beacon"),
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
     "Notified": ("통보", "notified"),

@@ -90,7 +90,10 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "해제 기록이 없는 사건입니다. 마지막 조치까지만 보입니다.",
         "This incident has no stand-down. It is shown up to its last step.",
     ),
-    "account_replaced": ("정정된 기록이 있어 아래 시간과 거리는 유효하지 않습니다. 정정 시각:", "No longer valid: amended at"),
+    "account_replaced": (
+        "정정된 기록이 있어 아래 시간과 거리는 유효하지 않습니다. 정정 시각:",
+        "No longer valid: amended at",
+    ),
     "amended": (
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
@@ -125,6 +128,10 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "held_UNCONFIRMED": (
         "위치가 갑자기 바뀌었고 이를 확인하는 둘째 위치가 아직 없음",
         "a position jump that no second position had confirmed",
+    ),
+    "held_LATE": (
+        "늦게 도착한 보고로, 그것만으로는 몰랐던 접근이 확인되지 않음",
+        "it came late, and by itself proved no presence that was unknown",
     ),
     "held_VAGUE": (
         "정확도가 나빠 안에 있는지 알 수 없음",

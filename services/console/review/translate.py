@@ -78,7 +78,7 @@ def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
 
 
 def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
-    """Returns the incident's alerts, with figures if the copy has them. An account that a later alert replaced has that alert's time."""
+    """Returns the incident's alerts, with figures if the copy has them. A replaced account has the time of the valid one."""
     figures = {measure.alert_id: measure for measure in copy.measures}
     valid = {alert.amends: alert for alert in copy.alerts if alert.amends}
     shown = []

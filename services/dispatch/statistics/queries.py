@@ -29,7 +29,7 @@ SHORT_PART = 4
 as to read it in its order."""
 _NOTHING = ", ".join(str(int(outcome)) for outcome in FOR_NOTHING)
 _IN_PERIOD = "leg = :leg AND opened_ms >= :from_ms AND opened_ms < :until_ms"
-_GROUPED = f"SELECT {{groups}}, count(*) FROM {{figures}} WHERE {_IN_PERIOD} AND {{counted}} GROUP BY {{groups}}"
+_GROUPED = f"SELECT {{groups}}, count(*) FROM {{figures}} WHERE {_IN_PERIOD} AND {{counted}} GROUP BY {{groups}}"  # noqa: S608  # names of the code's own columns
 _SPAN = sa.text("""
     SELECT (SELECT min(opened_ms) FROM incidents WHERE exercise = 0), (SELECT max(opened_ms) FROM incidents WHERE exercise = 0)
 """)
@@ -136,7 +136,9 @@ def count(connection: sa.Connection, own: Leg, period: StatisticsPeriod) -> Peri
         took[leg, Measure.ACCEPTANCE] = figures.took(leg, "acceptance")
     if own.policy.has_units:
         took[own, Measure.ARRIVAL] = figures.arrivals(own)
-    located: Mapping[bool, Sequence[SpreadRow]] = figures.people(figures.of_persons()) if own.policy.may_locate_person else {}
+    located: Mapping[bool, Sequence[SpreadRow]] = (
+        figures.people(figures.of_persons()) if own.policy.may_locate_person else {}
+    )
     return PeriodCounts(
         incidents=connection.execute(_INCIDENTS, period.bounds).scalar_one(),
         behind=connection.execute(_BEHIND, {"most": MAX_BEHIND}).scalar_one(),

@@ -95,7 +95,9 @@ def _response_times(leg: Leg, measure: Measure, rows: Sequence[TookRow]) -> list
     for row in rows:
         by_office.setdefault(row.office_id, []).append(row)
     made = [_times_of(leg, measure, "", rows=rows)]
-    made += [_times_of(leg, measure, office_id, rows=by_office[office_id]) for office_id in sorted(by_office) if office_id]
+    made += [
+        _times_of(leg, measure, office_id, rows=by_office[office_id]) for office_id in sorted(by_office) if office_id
+    ]
     return made
 
 

@@ -129,7 +129,9 @@ async def test_a_copy_that_lost_its_beginning_and_was_amended_says_so(bench: Con
     try:
         async with bench.visitor("reviewer", "kim") as reviewer:
             await reviewer.read(f"/incidents/{INCIDENT}")
-            status, text = await reviewer.post(f"/incidents/{INCIDENT}", legal_basis="STALKING_9_1_3_2", purpose="AUDIT")
+            status, text = await reviewer.post(
+                f"/incidents/{INCIDENT}", legal_basis="STALKING_9_1_3_2", purpose="AUDIT"
+            )
     finally:
         bench.copies.clear()
     assert status == 200 and TEXTS["whole_not"][0] in text and 'id="not-over"' in text and 'id="amended"' in text

@@ -15,5 +15,9 @@ ANSWERS = {
     "Who saw the location, or the records?": "[aria-labelledby=h-ledger] tbody tr",
     "Can it be given to a court?": "#make-document",
     "What follows from it?": "#new-finding",
+    "Was it an exception, over all incidents?": "nav a[href='/statistics']",
+    "Was it live?": "[aria-labelledby=h-incident] .facts",
 }
-"""Selector on the review page of the answer to each question."""
+"""Selector on the review page of the answer to each question. An exercise has its label above the facts."""
+BY_COMMAND_ALONE = ("Was the wearer followed, and was the race looked at?",)
+"""Questions that the bundle of evidence answers alone: on a page, the moment would tell the other agency how far the wearer is."""

@@ -94,7 +94,10 @@ class AssignmentHistory:
         """Rounded time from the first offer to the end of a measure, milliseconds; None if it wasn't reached."""
         accepted_ms = self.first_ms("acknowledged_at")
         received = [ms for ms in (self.first_ms("received_at"), accepted_ms) if ms is not None]
-        ends = {statistics_pb2.RECEIPT: min(received, default=None), statistics_pb2.ACCEPTANCE: accepted_ms}
+        ends: dict[int, int | None] = {
+            statistics_pb2.RECEIPT: min(received, default=None),
+            statistics_pb2.ACCEPTANCE: accepted_ms,
+        }
         reached_ms = ends.get(measure, self.arrived_ms)
         offered_ms = self.first_ms("offered_at")
         return None if reached_ms is None or offered_ms is None else rounded_ms(max(0, reached_ms - offered_ms))
@@ -198,7 +201,7 @@ class RandomIncidents:
 
     def _store(self, connection: sa.Connection, ids: Iterable[str]) -> None:
         """Stores the last step of assignments, as the leg does: its own as steps, the other legs' as their assignments."""
-        own, others = [], []
+        own, others = list[tuple[object, ...]](), list[tuple[object, ...]]()
         for id_ in ids:
             step = self._histories[id_].steps[-1]
             if step.assignment.leg == alert_pb2.POLICE:

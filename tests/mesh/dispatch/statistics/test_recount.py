@@ -20,7 +20,17 @@ from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.statistics.queries import DAY_MS, StatisticsPeriod
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import statistics_pb2
-from tests.support.dispatch.recount import BEGAN_MS, DAYS, AssignmentHistory, RandomIncidents, ExpectedTimes, burdens, recounted, spread, times_of
+from tests.support.dispatch.recount import (
+    BEGAN_MS,
+    DAYS,
+    AssignmentHistory,
+    ExpectedTimes,
+    RandomIncidents,
+    burdens,
+    recounted,
+    spread,
+    times_of,
+)
 
 PERIODS = ((-5, DAYS + 5), (20.5, 180.25), (31, 61), (100.2, 100.9), (-60, 3), (-90, -30))
 """Days from and until which the statistics are asked for."""
@@ -91,9 +101,7 @@ def check_intervals(
 ) -> None:
     """Compares the acceptance times of the police by interval with a recount."""
     offered = [
-        history
-        for history in within
-        if history.leg == alert_pb2.POLICE and history.first_ms("offered_at") is not None
+        history for history in within if history.leg == alert_pb2.POLICE and history.first_ms("offered_at") is not None
     ]
     assert 0 < len(answer.intervals) <= queries.INTERVALS
     begins = [getattr(interval, "from").ToMilliseconds() for interval in answer.intervals]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -176,30 +177,29 @@ def test_an_amended_account_replaces_the_first_one_and_prolongs_nothing() -> Non
     """The position next to her came after the ring was cleared: the first account's least distance is no longer stated as valid."""
     bundle_ = approach_bundle(late_turns=(13, 14))
     found = facts.of_bundle(evidence_bundle.verify(bundle_, None))
-    (amended,) = [fact for fact in found.amendments.values() if fact.alert.ring_m == 1000]
+    amended = next(
+        fact for fact in found.amendments.values() if (fact.alert.target_id, fact.alert.ring_m) == ("p1", 100)
+    )
     first = next(fact for fact in found.alerts if fact.alert.alert_id == amended.alert.amends)
     assert found.amended_by(first) is amended and found.amended_by(amended) is None
-    assert found.last_ms < amended.decided_ms
+    assert len(found.amendments) == 6 and found.last_ms < amended.decided_ms
     text = text_of(incident.of_bundle(bundle_, None, KOREAN))
     for words in (
         f"늦게 도착한 위치 보고로 접근 기록 {len(found.amendments)}건이 정정되었습니다",
         "정정됨 (유효하지 않음)",
         "정정한 기록",
         "접근 기록 정정",
-        "확인된 가장 가까운 거리는 30 m입니다",
+        "확인된 가장 가까운 거리: 피해자 p1까지 30 m, 보호장소 home1까지 0 m.",
     ):
         assert words in text, words
 
 
 def test_the_least_distance_is_not_that_of_a_superseded_account() -> None:
     found = facts.of_bundle(evidence_bundle.verify(approach_bundle(late_turns=(13, 14)), None))
-    amended = next(fact for fact in found.alerts if fact.alert.kind == alert_pb2.ACCOUNT_AMENDED)
-    nearer = [fact for fact in found.alerts if fact.alert.alert_id == amended.alert.amends]
-    for fact in nearer:
-        assert fact.measure is not None
-        fact.measure.min_distance_m = 1.0  # as if the first account had put him nearer
-    assert any("30 m" in sentence for sentence in sections.summary(found, ENGLISH))
-    assert not any(" 1 m" in sentence for sentence in sections.summary(found, ENGLISH))
+    for fact in found.alerts:
+        if fact.measure is not None and fact.alert.alert_id in found.amendments:
+            fact.measure.min_distance_m = 1.0  # as if a first account had put him nearer
+    assert any("30 m from protected person p1" in sentence.lower() for sentence in sections.summary(found, ENGLISH))
 
 
 def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
@@ -207,7 +207,7 @@ def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
     steps = {kind.stored_name for kind in EVENTS.values()} - {"AlertFolded", "AlertWasMissing"}
     named = {*alert_pb2.AlertKind.keys(), *log_pb2.EquipmentKind.keys(), *steps}
     named |= {f"anomaly_{name}" for name in alert_pb2.AnomalyKind.keys()}  # noqa: SIM118  # no dict
-    numbers = {
+    numbers: dict[str, Iterable[IntEnum]] = {
         "state": [state for state in PROGRESS if state is not AssignmentState.ACKNOWLEDGED],
         "cause": CloseCause,
         "flag": WarningFlag,

@@ -59,7 +59,7 @@ def test_why_not_earlier_agrees_with_the_fold() -> None:
     case_state = state.cases[alert.case_id]
     ring = next(ring for ring in case_state.case.rings if ring.action is Demand.RESPOND)
     case_state.ring(case_state.case.targets[0], ring).leave()
-    found = why_not.evaluate(state, case_state, case_state.case.targets[0], ring=ring, device_id="t1")
+    found = why_not.evaluate(state, case_state, case_state.case.targets[0], ring=ring, device_id="t1", is_late=False)
     assert found.held_back_by is None and found.p == alert.probability and found.distance_mm == alert.distance_mm
 
 
@@ -89,7 +89,5 @@ def test_an_earlier_report_is_held_back_exactly_while_the_fold_has_not_entered_t
     assert entered
     for alert in entered:
         for report in story.explain(story.stored(alert)).refold.earlier:
-            is_open = any(
-                begin.sequence <= report.sequence < end for begin, end in zip(entered, ends, strict=True)
-            )
+            is_open = any(begin.sequence <= report.sequence < end for begin, end in zip(entered, ends, strict=True))
             assert (report.evaluation.held_back_by is None) is is_open, (alert.sequence, report)
