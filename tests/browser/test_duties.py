@@ -20,8 +20,8 @@ from services.common import times
 from services.console.pages.assets import KOREA
 from tandem.ingest.v1 import ingest_pb2
 from tests.browser.driver import Browser, browser
-from tests.browser.undecided import put_undecided_records
 from tests.support.common.mesh import RunningMesh
+from tests.support.registry.undecided import put_undecided_records
 
 pytestmark = [
     pytest.mark.browser,

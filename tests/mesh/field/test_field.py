@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 
 import aiohttp
-import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
 
 from services.cli.simulate.actors import DESKS
-from services.cli.stack import mesh as meshes
 from services.common.messaging import flow
-from services.common.rpc.gatekeeper import allowed_roles
-from services.common.rpc.identity import FIELD
 from services.field.guard import CODE_BURST
 from services.field.push.messages import BODY
-from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
-from tests.support.common.methods import code_of, methods
-from tests.support.field import phone_state
+from tests.support.field import phone_state, rights
 from tests.support.field.phone import PushService, phone, position
 from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
 from tests.support.field.unit import UNHURRIED, station, unit_phone
@@ -363,39 +357,9 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
                 )
 
 
-ALLOWED = {
-    "CheckSignIn",
-    *("Enrol", "FindPhone", "WatchPhoneNotices", "ListPhoneNotices", "RecordPhoneReceipt", "ReadRegionMap"),
-    *("SignInUnit", "SignOutUnit", "WatchUnits", "GetDuty", "ReportDuty", "AnswerTask", "FollowTask", "RaiseDistress"),
-    *("ReportPhoneState", "ListNotifiedIncidents", "ReadSummary"),
-}
-"""The only methods that field may call."""
-
-
 async def test_field_may_call_its_own_methods_and_no_stream_of_the_log(scene: Scene) -> None:
     assert "field" not in flow.USERS
-    tried: dict[str, set[grpc.StatusCode]] = {}
-    now = scene.mesh.now
-    async with AsyncExitStack() as stack:
-        channels = {name: await stack.enter_async_context(meshes.channel(now, name)) for name in now.addresses}
-        for method in methods():
-            service = method.containing_service.full_name
-            part = service.split(".")[1]
-            for name in (name for name in channels if name.startswith(part)):
-                path = f"/{service}/{method.name}"
-                kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
-                made = getattr(channels[name], kind)(path)
-                code = await code_of(made, method.client_streaming, scene.clients.identity(FIELD))
-                if code is not grpc.StatusCode.UNIMPLEMENTED:
-                    tried.setdefault(method.name, set()).add(code)
-                if method.name not in ALLOWED:
-                    assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED), (path, code)
-                    assert access_pb2.ROLE_FIELD not in allowed_roles(path)
-    assert len(tried) > 60
-    for name in ALLOWED - {"Enrol", "FindPhone", "ReadRegionMap"}:  # of the warning leg alone
-        assert grpc.StatusCode.PERMISSION_DENIED in tried[name]
-    for name in ALLOWED:
-        assert tried[name] - {grpc.StatusCode.PERMISSION_DENIED}
+    await rights.are_those_of_its_apps_alone(scene)
 
 
 async def test_every_answer_has_a_strict_policy_and_none_of_the_api_is_cached(scene: Scene) -> None:
