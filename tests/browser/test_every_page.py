@@ -23,10 +23,10 @@ from services.console.mesh import MeshClient
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
 from tests.browser.driver import HERE, Browser, browser
-from tests.browser.undecided import put_undecided_records
 from tests.browser.visited import NO_PAGES, PAGES, VisitedPage
 from tests.support.common.mesh import PATIENCE_S, RunningMesh
 from tests.support.console.korean import LATIN_ALLOWED
+from tests.support.registry.undecided import put_undecided_records
 
 pytestmark = [
     pytest.mark.browser,

@@ -21,9 +21,9 @@ from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import Clients
 from tandem.registry.v1 import review_pb2
 from tests.browser.driver import HERE, Browser, browser
-from tests.browser.undecided import ADDRESS, NAME, put_undecided_records
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.dispatch.receivers import Receiver, receiver_entry
+from tests.support.registry.undecided import ADDRESS, NAME, put_undecided_records
 
 pytestmark = [
     pytest.mark.browser,
