@@ -253,7 +253,7 @@ class _PeriodFigures:
 
 
 def _is_short(connection: sa.Connection, period: StatisticsPeriod) -> bool:
-    first_ms, last_ms = connection.execute(_SPAN).one()
+    ((first_ms, last_ms),) = connection.execute(_SPAN)
     if first_ms is None:
         return True
     within_ms = min(period.until_ms - 1, last_ms) - max(period.from_ms, first_ms)
