@@ -219,12 +219,18 @@ def _grounds(fact: DecidedAlert, facts: ReportFacts, words: Words) -> Rows:
     if measure is not None:
         rows += _figures(measure, words)
     if alert.anomaly:
-        rows.append([words.text("이상", "Anomaly"), words.anomaly(alert.anomaly)])
+        rows.append([words.text("이상", "Anomaly"), _anomaly(alert.anomaly, words)])
     if alert.encounter_id:
         rows.append([words.text("허가된 대면", "Authorised encounter"), alert.encounter_id])
     rules = f"{alert.rules_id}, {words.text('판단 프로그램 버전', 'fold version')} {alert.fold_version}"
     rows.append([words.text("적용 기준", "Rules"), rules])
     return rows
+
+
+def _anomaly(number: alert_pb2.AnomalyKind.ValueType, words: Words) -> str:
+    """An anomaly in words. A kind that a newer version knows is shown by its number."""
+    known = number in alert_pb2.AnomalyKind.values()
+    return words.numbered("anomaly", alert_pb2.AnomalyKind.Name(number) if known else number)
 
 
 def _figures(measure: alert_pb2.Measure, words: Words) -> Iterator[list[str]]:

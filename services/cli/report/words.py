@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tandem.common.v1 import alert_pb2
-
 LANGUAGES = ("ko", "en")
 """Languages of a report."""
 
@@ -264,11 +262,6 @@ class Words:
     def alert(self, kind: str) -> str:
         """Word for a kind of alert. A kind that a newer version knows is an other alert."""
         return self(kind) if kind in WORDS else f"{self('other_alert')} ({kind})"
-
-    def anomaly(self, number: alert_pb2.AnomalyKind.ValueType) -> str:
-        """Words for an anomaly of positions. One that a newer version knows is shown by its number."""
-        known = number in alert_pb2.AnomalyKind.values()
-        return self.numbered("anomaly", alert_pb2.AnomalyKind.Name(number) if known else number)
 
     def step(self, kind: str) -> str:
         """Word for a kind of step. A kind that a newer version knows is an other step."""

@@ -186,12 +186,12 @@ class _PeriodFigures:
 
     def took(self, leg: Leg, measure: str) -> list[TookRow]:
         """How often a leg's responses took which time, by office."""
-        return [TookRow(*row) for row in self._grouped(leg, measure, f"office_id, {measure}_took_ms")]
+        return [TookRow._make((*row, None)) for row in self._grouped(leg, measure, f"office_id, {measure}_took_ms")]
 
     def arrivals(self, leg: Leg) -> list[TookRow]:
         """How often a leg's units took which time, by office."""
         return [
-            TookRow(office_id, ms, number, None if in_time is None else bool(in_time))
+            TookRow(office_id=office_id, ms=ms, times=number, in_time=None if in_time is None else bool(in_time))
             for office_id, ms, in_time, number in self._grouped(
                 leg, "arrival", "office_id, arrival_took_ms, arrived_in_time"
             )
@@ -253,7 +253,7 @@ class _PeriodFigures:
 
 
 def _is_short(connection: sa.Connection, period: StatisticsPeriod) -> bool:
-    first_ms, last_ms = connection.execute(_SPAN).one()
+    ((first_ms, last_ms),) = connection.execute(_SPAN)
     if first_ms is None:
         return True
     within_ms = min(period.until_ms - 1, last_ms) - max(period.from_ms, first_ms)
