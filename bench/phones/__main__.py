@@ -47,8 +47,6 @@ from services.cli.simulate.actors import DESKS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import Clients, MeshConnection
 from services.common import times
-
-
 from services.common.observability import telemetry
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import Browser, browser
