@@ -2,8 +2,8 @@
 
 Simulated legs send 500 incidents to a real console over real gRPC. In the 200 most urgent incidents 100 subjects each move, and report
 every 15 s, as tags do in pursuit. Chromium with software rendering has the page open, as at a desk; in the end an officer chooses 20
-incidents one after another, and the map moves to each. Exit code 1 where the p95 of long tasks exceeds 200 ms in either part, or the heap
-grows by more than 10 MB in 10 minutes. With a shorter `--seconds`, the heap figure proves nothing.
+incidents one after another, and the map moves to each. Exit code 1 where the p95 of long tasks exceeds 200 ms in either part, or the
+heap grows by more than 10 MB in 10 minutes. With a shorter `--seconds`, the heap figure proves nothing.
 """
 
 from __future__ import annotations
