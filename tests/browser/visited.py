@@ -23,7 +23,9 @@ class VisitedPage(NamedTuple):
 
 PAGES = (
     VisitedPage("", "/sign-in"),
-    VisitedPage("police", "/", shows="body:has(#incidents .demand-RESPOND) #map[data-fitted]", shot="console-live-dark-ko"),
+    VisitedPage(
+        "police", "/", shows="body:has(#incidents .demand-RESPOND) #map[data-fitted]", shot="console-live-dark-ko"
+    ),
     VisitedPage("probation", "/", shows="#incidents li .demand-RESPOND"),
     VisitedPage("reviewer", "/", shows="#incidents li .demand-RESPOND"),
     VisitedPage("police", "/search", shows="#h-found"),
