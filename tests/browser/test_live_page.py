@@ -198,7 +198,7 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
     assert now.state == dispatch_pb2.DISPATCHED
 
 
-async def test_two_officers_who_accept_one_offer_are_told_apart(watched: Watched) -> None:
+async def test_two_officers_who_accept_the_same_offer_get_stated_answers(watched: Watched) -> None:
     officers = {"spiffe://npa/desk/police-1": "police", "spiffe://npa/desk/police-2": "second"}
     await watched.browser.sign_in("second", watched.url, "police", "ko", name="police-2")
     for page in officers.values():

@@ -82,7 +82,8 @@ class LivePage:
         if known is None:
             # Only the own leg names the kind. What the other legs do follows with the leg's answer.
             if changed.state in board.OFFERS and changed.kind and changed.offered_ms is not None:
-                self.put_incident(IncidentCard(changed.incident_id, changed.offered_ms, None, (changed,)))
+                card = IncidentCard(changed.incident_id, changed.offered_ms, ended_ms=None, assignments=(changed,))
+                self.put_incident(card)
             return True
         others = (old for old in known.assignments if old.assignment_id != changed.assignment_id)
         card = replace(known, assignments=(*others, changed))

@@ -25,7 +25,7 @@ EXTRACT = """<?xml version="1.0" encoding="UTF-8"?>
   <way id="1"><nd ref="30"/><nd ref="10"/><nd ref="20"/><tag k="highway" v="primary"/><tag k="name" v="경춘로"/></way>
   <way id="2"><nd ref="10"/><nd ref="99"/><nd ref="20"/><tag k="highway" v="trunk_link"/></way>
   <way id="3"><nd ref="10"/><nd ref="20"/><tag k="building" v="yes"/></way>
-  <way id="9"><nd ref="30"/><nd ref="20"/><tag k="building" v="yes"/><tag k="addr:street" v="경춘로"/><tag k="addr:housenumber" v="7"/></way>
+  <way id="9"><nd ref="30"/><nd ref="20"/><tag k="addr:street" v="경춘로"/><tag k="addr:housenumber" v="7"/></way>
   <way id="11"><nd ref="98"/><nd ref="99"/><tag k="addr:street" v="경춘로"/><tag k="addr:housenumber" v="9"/></way>
   <way id="4"><nd ref="10"/><nd ref="99"/><tag k="highway" v="residential"/></way>
   <way id="5"><nd ref="10"/><nd ref="20"/><tag k="highway" v="pedestrian"/><tag k="area" v="yes"/></way>

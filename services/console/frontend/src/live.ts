@@ -319,8 +319,11 @@ function receive(message: Message): void {
   if (message.incidents.length || message.alerts.length) map.waitFor(painted());
   if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
+  if (message.incidents.length) ticker.rename();
   const incident = chosen();
-  if (incident && notesSeen >= 0 && incident.notes !== notesSeen) void readAround(incident.id);
+  const hasNotes = incident && notesSeen >= 0 && incident.notes !== notesSeen;
+  const hasRings = incident && message.alerts.some((alert) => alert.incident === incident.id && !map.hasRing(alert.ring));
+  if (hasNotes || hasRings) void readAround(incident.id);
   alarms.receiveReviews(message.reviews);
   drawCard();
 }

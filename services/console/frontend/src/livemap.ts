@@ -11,7 +11,7 @@ import type { MapAddresses } from "./map";
 import { SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
 import { Pace } from "./pace";
 import { onThemeChange } from "./palette";
-import { placeAt } from "./places";
+import { AREAS, placeAt } from "./places";
 import { Targets, incidentOf } from "./targets";
 import type { Target } from "./targets";
 import { warmUp } from "./warmup";
@@ -37,7 +37,7 @@ const EXTRA_INTERVAL_MS = 0.1;
 const TRACK_MS = 600_000;
 /** Time for which the words for a position stay, in ms: more of the map may be loaded later. */
 const NAMED_MS = 5_000;
-/** Time after which a place that the map doesn't show yet is looked up the next time, in ms. */
+/** Time after which a place that the map doesn't show yet, or not whole, is looked up the next time, in ms. */
 const UNNAMED_MS = 1_000;
 const MAX_NAMES = 500;
 /** Time for which a movement to a newly chosen incident waits for its rings, in ms, as a second movement would cost as much. */
@@ -134,6 +134,11 @@ export class LiveMap {
     this.redraw();
   }
 
+  /** Whether the map shows rings of this radius, in m; also for 0, which is none. */
+  hasRing(radius: number): boolean {
+    return !radius || this.#rings.includes(radius);
+  }
+
   /** Fits the map to the chosen incident. */
   fit(): void {
     this.#fitDue = true;
@@ -153,10 +158,11 @@ export class LiveMap {
     const position = `${at[1].toFixed(4)}, ${at[0].toFixed(4)}`;
     const known = this.#names.get(key);
     if (known && performance.now() < known.untilMs) return known.name || position;
-    const found = this.#map ? this.words.place(placeAt(this.#map, SOURCE, at, accuracyM)) : "";
+    const place = this.#map && placeAt(this.#map, SOURCE, at, accuracyM);
+    const found = place ? this.words.place(place) : "";
     const name = found || known?.name || "";
     if (this.#names.size >= MAX_NAMES) this.#names.clear();
-    this.#names.set(key, { name, untilMs: performance.now() + (found ? NAMED_MS : UNNAMED_MS) });
+    this.#names.set(key, { name, untilMs: performance.now() + (place?.areas.length === AREAS.length ? NAMED_MS : UNNAMED_MS) });
     return name || position;
   }
 

@@ -26,6 +26,8 @@ const MAX_ALERTS = 100;
 export class Ticker {
   #list = byId("alerts");
   #count: NoticeCount;
+  /** Buttons that name what an alert is about. */
+  #names = new Map<HTMLElement, Alert>();
 
   constructor(
     private readonly words: Words,
@@ -39,6 +41,7 @@ export class Ticker {
   /** Forgets all alerts, as the page gets all of them once more. */
   clear(): void {
     this.#list.replaceChildren();
+    this.#names.clear();
     this.#count.clear();
   }
 
@@ -47,6 +50,15 @@ export class Ticker {
     while (this.#list.children.length > MAX_ALERTS) this.#list.lastElementChild?.remove();
     byId("no-alerts").hidden = this.#list.children.length > 0;
     this.#count.add(alerts);
+  }
+
+  /** Names once more what the alerts are about: an alert may come before the destinations of its incident. */
+  rename(): void {
+    for (const [button, alert] of this.#names) {
+      const name = this.nameOf(alert);
+      if (!button.isConnected) this.#names.delete(button);
+      else if (button.textContent !== name) button.textContent = name;
+    }
   }
 
   #item(alert: Alert): HTMLElement {
@@ -66,6 +78,7 @@ export class Ticker {
     if (alert.incident) {
       const button = make("button", { type: "button", class: "plain" }, this.nameOf(alert));
       button.addEventListener("click", () => this.choose(alert.incident));
+      this.#names.set(button, alert);
       item.append(" ", button);
     }
     return item;
