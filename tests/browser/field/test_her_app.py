@@ -250,7 +250,10 @@ async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: 
 
 async def test_the_quick_exit_leaves_no_way_back_and_nothing_else_is_fetched(seen: Seen) -> None:
     found = await seen.browser("seen")
-    assert set(found["origins"]) == {seen.scene.url, seen.scene.mesh.now.console_url}  # the second is the desk's page alone
+    assert set(found["origins"]) == {
+        seen.scene.url,
+        seen.scene.mesh.now.console_url,
+    }  # the second is the desk's page alone
     assert not [fault for fault in found["faults"] if "Error" in fault]
     await seen.browser("offline", page="second", offline=True)
     await seen.browser("click", page="second", selector="#exit")
