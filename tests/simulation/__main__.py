@@ -58,7 +58,9 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not 0 < hours <= MAX_HOURS:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a duration above 0 and up to {MAX_HOURS} hours (example: 0.34)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a duration above 0 and up to {MAX_HOURS} hours (example: 0.34)"
+        )
     return hours
 
 

@@ -46,7 +46,9 @@ def test_harmless_mutants_have_their_reason_on_the_page() -> None:
         (["--mutant", "nothing"], "--mutant: 'nothing' isn't one of "),
     ],
 )
-def test_rubbish_is_refused_with_the_option(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rubbish_is_refused_with_the_option(
+    options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         parser_of_options().parse_args(options)
     assert reason in capsys.readouterr().err

@@ -204,7 +204,9 @@ class ResponseJudge(Judge):
     def _check_deadlines(self, now_s: float) -> None:
         """Fails if the deadline of an offer has passed without an answer or an escalation, also if a fault came after the offer."""
         for target, steps in self._open.items():
-            is_asked = steps.state == State.OFFERED and target.leg in DESK_LEGS and target.incident_id not in self._ended
+            is_asked = (
+                steps.state == State.OFFERED and target.leg in DESK_LEGS and target.incident_id not in self._ended
+            )
             if is_asked and now_s - steps.last_s > ACKNOWLEDGE_WITHIN_S + SLACK_S:
                 self.fail(
                     f"the offer {steps.assignment_id} to {target} has had neither an answer nor an escalation for "
