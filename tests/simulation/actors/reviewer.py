@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -44,9 +45,9 @@ class Reviewer:
             person = disclosure_pb2.ReadProtectedPersonRequest(person_id=person_id, grounds=GROUNDS)
             await self._read(stub.ReadProtectedPerson, person)
 
-    async def _read(self, method: object, request: object) -> None:
+    async def _read(self, method: Any, request: Any) -> None:
         try:
-            answer = await call(method, request, server.bearer(REVIEWER, SECRET))  # type: ignore[arg-type]
+            answer = await call(method, request, server.bearer(REVIEWER, SECRET))
         except CommandFailed:
             return  # the registry was away for a minute
         except grpc.aio.AioRpcError as error:
