@@ -16,7 +16,7 @@ SECOND_NS = 1_000_000_000
 START_NS = 1_783_296_000 * SECOND_NS
 """Wall time at which every world starts: 2026-07-06, when the two agencies' systems were linked."""
 
-MAX_EVENTS_AT_ONCE = 100_000
+MAX_EVENTS_AT_A_TIME = 100_000
 """Maximum number of events at the same time. A world in which more of them follow one another without a pause would never end."""
 
 Action = Callable[[], None]
@@ -86,7 +86,7 @@ class World:
             if action is None:
                 continue
             at_once = at_once + 1 if when_ns == self.now_ns else 0
-            if at_once > MAX_EVENTS_AT_ONCE:
+            if at_once > MAX_EVENTS_AT_A_TIME:
                 self.is_stuck = True
                 return
             self.now_ns = when_ns

@@ -74,7 +74,9 @@ async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_a
         addresses = PushAddresses(database)
         for device_id, service in (("slow", slow), ("quick", quick)):
             given = service.address
-            address = parse_address(device_id, given["endpoint"], given["p256dh"], auth=given["auth"], services=origins, phone_key=device_id)
+            address = parse_address(
+                device_id, given["endpoint"], given["p256dh"], auth=given["auth"], services=origins, phone_key=device_id
+            )
             await addresses.put(address)
         waker = PageWaker(
             addresses,
