@@ -26,7 +26,7 @@ PAUSE_S = (0.0, 20.0)
 """Least and greatest time between two households' first records, seconds."""
 CHANGE_PAUSE_S = (40.0, 240.0)
 """Least and greatest time between two changes of orders, seconds."""
-AT_ONCE_SHARE = 0.5
+CORRECTED_SHARE = 0.5
 """Share of changes that the agency follows up at once with another change of the same order: it corrects what it has just put."""
 ENDED_SHARE = 0.08
 """Share of changes that end the order."""
@@ -95,7 +95,7 @@ class Agencies:
                 order_id = self._changing[0]
                 await self._change(stub, *self._changing)
                 self._changing = None
-                if world.random.random() < AT_ONCE_SHARE and not self.orders[order_id].is_ended:
+                if world.random.random() < CORRECTED_SHARE and not self.orders[order_id].is_ended:
                     self._followed_up = order_id
 
     def _drawn(self) -> tuple[str, Change, int] | None:

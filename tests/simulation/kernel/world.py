@@ -16,7 +16,7 @@ SECOND_NS = 1_000_000_000
 START_NS = 1_783_296_000 * SECOND_NS
 """Wall time at which every world starts: 2026-07-06, when the two agencies' systems were linked."""
 
-MAX_EVENTS_AT_A_TIME = 100_000
+MAX_SIMULTANEOUS_EVENTS = 100_000
 """Maximum number of events at the same time. A world in which more of them follow one another without a pause would never end."""
 
 Action = Callable[[], None]
@@ -79,14 +79,14 @@ class World:
 
     def run(self, until_s: float, *, stop: Callable[[], bool] | None = None) -> None:
         """Lets everything happen up to a time since the start, seconds, or until `end`, or until `stop` returns True after an event."""
-        queue, end_ns, at_once = self._queue, START_NS + int(until_s * SECOND_NS), 0
+        queue, end_ns, simultaneous = self._queue, START_NS + int(until_s * SECOND_NS), 0
         while queue and queue[0][0] <= end_ns:
             when_ns, _, event = heapq.heappop(queue)
             action = event.action
             if action is None:
                 continue
-            at_once = at_once + 1 if when_ns == self.now_ns else 0
-            if at_once > MAX_EVENTS_AT_A_TIME:
+            simultaneous = simultaneous + 1 if when_ns == self.now_ns else 0
+            if simultaneous > MAX_SIMULTANEOUS_EVENTS:
                 self.is_stuck = True
                 return
             self.now_ns = when_ns
