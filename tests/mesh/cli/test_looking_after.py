@@ -255,15 +255,6 @@ def test_the_doctor_checks_a_running_mesh(mesh: RunningMesh) -> None:
     assert any("nats-server's clock agrees" in finding["text"] for finding in shown)
 
 
-def test_down_stops_the_mesh_and_the_data_stay(tmp_path: Path, mesh: RunningMesh) -> None:
-    stopped = tandem("down", "--dir", str(mesh.folder))
-    assert (stopped.returncode, stopped.stdout) == (0, f"the mesh on {mesh.folder} has stopped; its data are kept\n")
-    assert mesh.process.wait(PATIENCE_S) == 0 and meshes.owner(mesh.folder) is None
-    assert (mesh.folder / "data" / "registry" / "registry.sqlite3").exists()
-    repeated = tandem("down", "--dir", str(mesh.folder))
-    assert (repeated.returncode, repeated.stdout) == (0, f"no mesh runs on {mesh.folder}\n")
-
-
 def test_statistics_are_of_a_period_and_one_without_incidents_says_so(mesh: RunningMesh, incident_id: str) -> None:
     folder = ("--dir", str(mesh.folder))
     deadline = time.monotonic() + PATIENCE_S
@@ -283,3 +274,12 @@ def test_statistics_are_of_a_period_and_one_without_incidents_says_so(mesh: Runn
     ):
         refused = tandem("statistics", *folder, *options)
         assert refused.returncode and says in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+
+
+def test_down_stops_the_mesh_and_the_data_stay(tmp_path: Path, mesh: RunningMesh) -> None:
+    stopped = tandem("down", "--dir", str(mesh.folder))
+    assert (stopped.returncode, stopped.stdout) == (0, f"the mesh on {mesh.folder} has stopped; its data are kept\n")
+    assert mesh.process.wait(PATIENCE_S) == 0 and meshes.owner(mesh.folder) is None
+    assert (mesh.folder / "data" / "registry" / "registry.sqlite3").exists()
+    repeated = tandem("down", "--dir", str(mesh.folder))
+    assert (repeated.returncode, repeated.stdout) == (0, f"no mesh runs on {mesh.folder}\n")

@@ -253,7 +253,7 @@ FURTHER_SERVICES = {
     " RecordSearch TagRecord Trace",
     "ingest": "Battery Command",
     "geofence": "DeviceState Position RegionMap WhatIf",
-    "dispatch": "Contact Evidence Following Handover Note OrderBurden PhoneNotice Roster Statistics UnitDuty",
+    "dispatch": "Afterwards Contact Evidence Following Handover Note OrderBurden PhoneNotice PhoneState Roster Statistics UnitDuty",
 }
 """Services by package, beside the one that has the package's name."""
 
