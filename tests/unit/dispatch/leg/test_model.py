@@ -24,6 +24,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand
+from services.dispatch.domain.escalation import LATE_SHARE
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import Incident, evolve
@@ -47,6 +48,10 @@ STATES = {
 """States of the record by status of the reference."""
 
 
+WORK_MS = {1: DEADLINES.depart_ms, 2: round(LATE_SHARE * DEADLINES.arrive_ms), 3: DEADLINES.word_ms}
+"""Time in which a unit owes its next step, by the step that it made, mesh time: PROGRESS. No travel time is known."""
+
+
 @dataclass
 class Destination:
     """State of a destination in the reference; alerts are numbered by their sequences in the log."""
@@ -64,6 +69,8 @@ class Destination:
     """When the destination began to wait, mesh time."""
     progress: int = 0
     accepted_ms: int = 0
+    progressed_ms: int = 0
+    """When the unit made its last step, mesh time."""
 
 
 @dataclass
@@ -132,13 +139,25 @@ class IncidentMachine(RuleBasedStateMachine):
         assert sum(isinstance(event, AlertFolded) for event in events) == concerns
         self.reference.alert(sequence, folded, self.story.now_ms)
 
-    @rule(ms=st.one_of(st.integers(1, 10_000), st.sampled_from((WITHIN_MS, DEADLINES.dispatch_ms, 10**8))))
+    @rule(ms=st.one_of(st.integers(1, 10_000), st.sampled_from((WITHIN_MS, DEADLINES.dispatch_ms, 500_000, 10**8))))
     def time_passes(self, ms: int) -> None:
+        units = {subject: self.story.of(subject).unit_id for subject in self.reference.destinations}
         self.story.pass_time(ms)
-        for destination in self.reference.destinations.values():
-            overdue = self.story.now_ms - destination.accepted_ms >= DEADLINES.dispatch_ms
-            if self.roster and destination.status == ACCEPTED_BY_SOMEBODY and destination.progress == 0 and overdue:
+        for subject, destination in self.reference.destinations.items():
+            if (
+                self.roster
+                and destination.status == ACCEPTED_BY_SOMEBODY
+                and self._is_late(destination, units[subject])
+            ):
                 destination.status = WAITING
+
+    def _is_late(self, destination: Destination, unit_id: str) -> bool:
+        """Whether the next step of an accepted assignment is overdue. A desk that goes nowhere itself owes the dispatch alone."""
+        if destination.progress == 0:
+            return self.story.now_ms - destination.accepted_ms >= DEADLINES.dispatch_ms
+        if not unit_id or destination.progress not in WORK_MS:
+            return False
+        return self.story.now_ms - destination.progressed_ms >= WORK_MS[destination.progress] + DEADLINES.react_ms
 
     @rule(
         subject=st.sampled_from(SUBJECTS),
@@ -225,7 +244,7 @@ class IncidentMachine(RuleBasedStateMachine):
         if destination.status == ACCEPTED_BY_SOMEBODY and step <= destination.progress + 1:
             expected = "changes" if step > destination.progress else "nothing"
         if self.answer(subject, expected, lambda: self.story.progress(subject, PROGRESS[step])):
-            destination.progress = step
+            destination.progress, destination.progressed_ms = step, self.story.now_ms
 
     @rule(subject=st.sampled_from(SUBJECTS), cause=st.sampled_from(list(CloseCause)[:2]))
     def an_assignment_is_closed(self, subject: str, cause: CloseCause) -> None:
