@@ -15,7 +15,7 @@ import pytest
 
 from tests.browser.driver import CHROMIUM, Browser, browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.usefixtures("packages")]
 ROOT = Path(__file__).parents[2]
 FROM_FILES = "null"
 """Origin of whatever a page that is opened from a folder loads from there."""

@@ -19,6 +19,7 @@ from tests.browser.driver import CHROMIUM, Browser, browser
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.usefixtures("packages"),
     # A closed browser leaves warnings.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.browser.driver import Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.field.scene import until
 from tests.support.field.shots import shot
@@ -65,9 +64,7 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    assert CHROMIUM, "needs Chromium"
-    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+def mesh(tmp_path_factory: pytest.TempPathFactory, packages: None) -> Iterator[RunningMesh]:
     with running_mesh(tmp_path_factory.mktemp("demo") / "mesh", settings=UNHURRIED) as running:
         yield running
 
