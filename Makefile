@@ -61,7 +61,7 @@ test: setup .venv-checkov/.ready ## run the tests; with PYTHON=python3.13 VENV=.
 
 # Fewer examples of each property than `make test` tries.
 .PHONY: quick
-quick: lint types ## style, types and the tests that start no server, in less than 2 minutes on 2 cores
+quick: lint types ## style, types and the tests that start no server, in some 4 minutes on 2 cores
 	@$(BIN)/pytest -q -n 4 --dist loadfile --hypothesis-profile=quick tests/unit
 
 .PHONY: test-unit
