@@ -96,11 +96,15 @@ class Scene:
             return database.execute("SELECT recipient FROM ledger").fetchall()
 
 
+PAUSE_S = 0.5
+"""Pause between two looks, seconds: a page that asks more often than twice a second is refused after a minute."""
+
+
 async def until(check: Callable[[], Awaitable[Any]]) -> Any:
     """Waits until a check gives something."""
     async with asyncio.timeout(PATIENCE_S):
         while not (found := await check()):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PAUSE_S)
         return found
 
 
