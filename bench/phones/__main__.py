@@ -10,44 +10,38 @@ painted it, all by the machine's clock. Exit code 1 where the p99 to her phone o
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
-import signal
-import sys
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import grpc.aio
 import typer
-import uvloop
-from rich.console import Console
 
 from bench import figures
+from bench.country.command import on_a_mesh
 from bench.country.minutes import idle_percent
 from bench.country.run import Measuring
 from bench.country.traffic import ALERTS_A_DAY, MINUTE_S, Traffic, incidents_per_s, reserved
 from bench.figures import Figure
-from bench.mesh import desks, machine, population
+from bench.mesh import desks, population
 from bench.mesh.desks import Answering
 from bench.mesh.load import Trigger
 from bench.mesh.offers import following
 from bench.mesh.population import Party
-from bench.mesh.running import populate, running_mesh, said_failures, say
+from bench.mesh.running import populate, say
 from bench.phones import pages
 from bench.phones.records import records
 from bench.phones.waiting import WaitingPhones
 from services.cli.calls import follow
-from services.cli.failure import FAILED
 from services.cli.simulate.actors import DESKS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import Clients, MeshConnection
 from services.common import times
-from services.common.observability import telemetry
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import Browser, browser
 
@@ -209,23 +203,7 @@ def main(
     alerts_a_day: Annotated[float, typer.Option(help="Incidents of a wearer in a day.", min=0.001)] = ALERTS_A_DAY,
 ) -> None:
     """Measure the time from a report to her phone, and from an offer to a unit's screen, at a country's load."""
-    telemetry.configure("bench")
-    # SIGTERM acts like Ctrl-C: it stops the mesh and removes its folder.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    about, versions = machine.describe(Path(tempfile.gettempdir())), machine.versions()
-    with said_failures(), tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
-        folder = Path(temporary) / "mesh"
-        with running_mesh(folder) as (running, up_pid):
-            found = uvloop.run(run(folder, running, up_pid, wearers=wearers, minutes=minutes, rate=alerts_a_day))
-    measured = found.figures()
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, measured)))
-    else:
-        out = Console(highlight=False, width=140)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(measured))
-    if any(figure.met is False for figure in measured):
-        raise typer.Exit(FAILED)
+    on_a_mesh(partial(run, wearers=wearers, minutes=minutes, rate=alerts_a_day), as_json=as_json)
 
 
 if __name__ == "__main__":

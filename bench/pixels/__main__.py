@@ -10,39 +10,33 @@ or the p95 of the pages' long tasks exceeds 200 ms.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
-import signal
-import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
-from rich.console import Console
 
 from bench import figures
+from bench.country.command import on_a_mesh
 from bench.country.minutes import Minute, idle_percent
 from bench.country.run import Measuring
 from bench.country.traffic import ALERTS_A_DAY, MINUTE_S, Traffic
 from bench.figures import Figure
-from bench.mesh import desks, machine, population
+from bench.mesh import desks, population
 from bench.mesh.desks import Answering
 from bench.mesh.offers import following
-from bench.mesh.running import populate, running_mesh, said_failures, say
+from bench.mesh.running import populate, say
 from bench.pixels import browsers
 from bench.pixels.browsers import DESKS, Seen
-from services.cli.failure import FAILED
 from services.cli.stack import mesh
 from services.cli.stack.mesh import MeshConnection
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.observability import telemetry
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tests.browser.driver import Browser, browser
 
@@ -143,23 +137,7 @@ def main(
     alerts_a_day: Annotated[float, typer.Option(help="Incidents of a wearer in a day.", min=0.001)] = ALERTS_A_DAY,
 ) -> None:
     """Measure the time from an alert to the pixels of both desks at a country's load."""
-    telemetry.configure("bench")
-    # SIGTERM acts like Ctrl-C: it stops the mesh and removes its folder.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    about, versions = machine.describe(Path(tempfile.gettempdir())), machine.versions()
-    with said_failures(), tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
-        folder = Path(temporary) / "mesh"
-        with running_mesh(folder) as (running, up_pid):
-            pixels = uvloop.run(run(folder, running, up_pid, wearers=wearers, minutes=minutes, rate=alerts_a_day))
-    measured = pixels.figures()
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, measured)))
-    else:
-        out = Console(highlight=False, width=140)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(measured))
-    if any(figure.met is False for figure in measured):
-        raise typer.Exit(FAILED)
+    on_a_mesh(partial(run, wearers=wearers, minutes=minutes, rate=alerts_a_day), as_json=as_json)
 
 
 if __name__ == "__main__":
