@@ -113,6 +113,12 @@ class CommonSettings(BaseSettings):
                         f"TANDEM_{name.upper()} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
                     )
 
+    def refuse_plaintext_url(self, name: str) -> None:
+        """Checks that a URL, given by the name of its setting, isn't http:// off loopback. Raises ValueError."""
+        parts = urlsplit(getattr(self, name))
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError(f"TANDEM_{name.upper()} names {parts.hostname}, which isn't loopback: use an https:// URL")
+
     @property
     def nats_tls(self) -> Files | None:
         """Certificate files for the connection to the NATS server. None if that connection doesn't use TLS."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import LOOPBACK, CommonSettings
+from services.common.settings import CommonSettings
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 
@@ -116,9 +115,7 @@ class DispatchSettings(CommonSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_the_map(self) -> Self:
-        parts = urlsplit(self.osrm_url)
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            raise ValueError(f"TANDEM_OSRM_URL names {parts.hostname}, which isn't loopback: use an https:// URL")
+        self.refuse_plaintext_url("osrm_url")
         return self
 
     @model_validator(mode="after")

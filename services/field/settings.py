@@ -81,9 +81,7 @@ class FieldSettings(HttpSettings):
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
         self.refuse_plaintext_to("registry", "dispatch_warning", "geofence", "dispatch_probation", "dispatch_police")
-        router = urlsplit(self.osrm_url)
-        if router.scheme == "http" and router.hostname not in LOOPBACK:
-            raise ValueError(f"TANDEM_OSRM_URL names {router.hostname}, which isn't loopback: use an https:// URL")
+        self.refuse_plaintext_url("osrm_url")
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(
