@@ -123,6 +123,8 @@ class PushService:
         self.answers = asyncio.Event()
         """Cleared while the service answers no message that has arrived."""
         self.answers.set()
+        self.answered = asyncio.Event()
+        """Set once the service has answered a message."""
 
     @property
     def address(self) -> dict[str, str]:
@@ -140,6 +142,7 @@ class PushService:
             )
             self.messages.append((dict(request.headers), body))
             await self.answers.wait()
+            self.answered.set()
             return web.Response(status=self.status)
 
         app = web.Application()

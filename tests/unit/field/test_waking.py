@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
@@ -26,40 +23,12 @@ from tests.support.field.phone import PushService
 MINUTE_MS = 60_000
 
 
-class SlowService(PushService):
-    """A push service that doesn't answer until it may, and counts how often it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_answer = asyncio.Event()
-        self.asked = 0
-        self.accepted = asyncio.Event()
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        async def accept(_: web.Request) -> web.Response:
-            self.asked += 1
-            await self.may_answer.wait()
-            self.accepted.set()
-            return web.Response(status=201)
-
-        app = web.Application()
-        app.add_routes([web.post("/send/{phone}", accept)])
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
-        try:
-            yield
-        finally:
-            self.may_answer.set()
-            await runner.cleanup()
-
-
 async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waking, "PUSH_RETRY", Backoff(0.01, 0.01))
-    slow, quick, clock = SlowService(), PushService(), MeshClock()
+    slow, quick, clock = PushService(), PushService(), MeshClock()
+    slow.answers.clear()
     origins = (slow.origin, quick.origin)
     key = PushKey(tmp_path / "push.pem", "mailto:duty@police.example")
     timeout = aiohttp.ClientTimeout(total=0.2)
@@ -86,13 +55,13 @@ async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_a
         )
         expires_ms = clock.now_ms() + 10 * MINUTE_MS
         waker.push_about(tasks, "slow", "notice-1", expires_ms=expires_ms)
-        while slow.asked == 0:  # noqa: ASYNC110
+        while not slow.messages:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         waker.push_about(tasks, "quick", "notice-1", expires_ms=expires_ms)
         while not quick.messages:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert not slow.accepted.is_set()
-        while slow.asked < 2:  # noqa: ASYNC110
+        assert not slow.answered.is_set()
+        while len(slow.messages) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        slow.may_answer.set()
-        await slow.accepted.wait()
+        slow.answers.set()
+        await slow.answered.wait()
