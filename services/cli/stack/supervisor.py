@@ -198,11 +198,12 @@ class Supervisor:
         watch = asyncio.create_task(self._kill_when_silent(program.name, process.pid, beats)) if beats else None
         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
+        if watch:
+            # A Python process beats no longer once its interpreter ends. From here on STOP_S bounds how long that takes.
+            watch.cancel()
         if not ended.done():
             await _end(process)
         code = await ended
-        if watch:
-            watch.cancel()
         self._child_guard.ended(process.pid)
         del self.pids[program.name], self._processes[program.name]
         self._notify_change()

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from services.cli.stack import supervisor as supervision
 from services.cli.stack.liveness import SILENT_AFTER_S
 from services.cli.stack.supervisor import Program, child_guard, supervisor
 from tests.support.common.mesh import environment, is_alive
@@ -94,6 +97,8 @@ BEATER = """
 from services.common.observability import heartbeat
 import time
 heartbeat.start()
+time.sleep(1.0)
+print("beaten", flush=True)
 time.sleep(600)
 """
 
@@ -110,6 +115,20 @@ async def test_a_process_without_heartbeats_is_killed_and_reported(tmp_path: Pat
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: supervised.pids.get("beater", pid) != pid)
     assert "no heartbeat" in lines[0] and lines[1:] == ["beater ended by SIGKILL; restarting it"]
+
+
+async def test_a_process_that_is_asked_to_end_is_not_reported_as_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "STOP_S", SILENT_AFTER_S + 2)
+    lines: list[str] = []
+    log = tmp_path / "log"
+    async with child_guard() as guard, supervisor(guard, lines.append) as supervised:
+        beater = (sys.executable, "-c", BEATER)
+        supervised.start(Program("beater", beater, environment(), log, beats=True))
+        await until(lambda: log.exists() and "beaten" in log.read_text())
+        os.kill(supervised.pids["beater"], signal.SIGSTOP)  # as idle as an interpreter that waits for its threads to end
+    assert lines == []
 
 
 def session_niceness(pid: int) -> str:
