@@ -57,7 +57,6 @@ from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.notes.api import NoteApi
 from services.dispatch.phones.afterwards_api import AfterwardsApi
 from services.dispatch.phones.api import PhoneNoticeApi
-from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.state_api import PhoneStateApi
 from services.dispatch.phones.store import PhoneStore
 from services.dispatch.publications.adoption import adopt_steps
@@ -190,7 +189,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 )
                 readiness.need(warnings.streams.alerts.unable)
                 phone_api.connected(warnings.phones)
-                afterwards_api.connected(EndedIncidents(warnings.phones.store, settings.clock))
+                afterwards_api.connected(warnings.phones.ended)
             works = [
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),

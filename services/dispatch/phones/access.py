@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
+from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.open_notices import OpenNotices
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.domain import ReceiptKind
@@ -21,6 +22,7 @@ class PhoneAccess:
 
     store: WarningStore
     notices: OpenNotices
+    ended: EndedIncidents
     receipts: ReceiptStore
     contacts: ContactBook
     clock: MeshClock

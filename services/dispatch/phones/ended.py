@@ -7,9 +7,10 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
-from services.dispatch.warning.store import WarningStore
+from services.dispatch.warning.store import fetch_rows
 from services.dispatch.warning.tables import messages, sendings
 
 MAX_ENDED = 5
@@ -29,8 +30,8 @@ class NotifiedIncident(NamedTuple):
 class EndedIncidents:
     """Reads the incidents that are over for a device. Raises Unavailable if the database refuses."""
 
-    def __init__(self, store: WarningStore, clock: MeshClock) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, database: Database, clock: MeshClock) -> None:
+        self._database, self._clock = database, clock
 
     async def of_device(self, device_id: str) -> list[NotifiedIncident]:
         """The live incidents whose end a device was notified of in the last ENDED_MS, the newest first, at most MAX_ENDED."""
@@ -39,7 +40,7 @@ class EndedIncidents:
             "after_ms": self._clock.now_ms() - ENDED_MS,
             "over": Notice.OVER.value,
         }
-        rows = await self._store.fetch(_ENDED, values)
+        rows = await fetch_rows(self._database, _ENDED, values)
         return list(dict.fromkeys(map(NotifiedIncident._make, rows)))
 
 

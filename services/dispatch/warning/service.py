@@ -42,6 +42,7 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.notices.ledger import NoticeLedger
 from services.dispatch.notices.opening import NoticeOpener
 from services.dispatch.phones.access import PhoneAccess
+from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.open_notices import OpenNotices
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
@@ -231,11 +232,7 @@ class WarningStreams:
         """Reads the streams until cancelled."""
         # The leg reads alerts too, and keeps their dead letters. The evaluators keep the dead letters of cases.
         alerts = _Source(
-            flow.ALERTS.name,
-            translate.alert,
-            self._accept_alerts,
-            holds=flow.ALERTS.holds,
-            health=self.alerts,
+            flow.ALERTS.name, translate.alert, self._accept_alerts, holds=flow.ALERTS.holds, health=self.alerts
         )
         advice = _Source(
             flow.ADVICE.name, translate.advice, self._accept_advice, holds=flow.ADVICE.holds, keeps_dead_letters=True
@@ -275,12 +272,7 @@ class WarningStreams:
         stored_position = await retried(partial(self._store.position, source.stream, log_id))
         trail = Trail.parse(stored_position.trail)
         async for messages in trails.follow(
-            bus,
-            source.stream,
-            trail,
-            subjects=source.subjects,
-            after=stored_position.sequence,
-            health=source.health,
+            bus, source.stream, trail, subjects=source.subjects, after=stored_position.sequence, health=source.health
         ):
             own = [message for message in messages if source.holds is None or source.holds(message.subject)]
             position = StreamPosition(
@@ -362,7 +354,13 @@ async def open_warnings(
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         streams = WarningStreams(store, receipts, clock, mesh=mesh, wake=sender.wake)
         phones = PhoneAccess(
-            store=store, notices=open_notices, receipts=receipts, contacts=contacts, clock=clock, wake=sender.wake
+            store=store,
+            notices=open_notices,
+            ended=EndedIncidents(database, clock),
+            receipts=receipts,
+            contacts=contacts,
+            clock=clock,
+            wake=sender.wake,
         )
         yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones=phones)
 

@@ -191,10 +191,6 @@ class WarningStore:
         query = sa.select(sendings.c.way).where(sendings.c.message_id == message_id, sendings.c.way == str(channel))
         return bool(await read_rows(self._database, query))
 
-    async def fetch(self, query: Prepared, values: Mapping[str, object]) -> Sequence[tuple[Any, ...]]:
-        """Returns all rows of a frequent query of another module."""
-        return await fetch_rows(self._database, query, values)
-
     async def message_of_command(self, command_id: str) -> MessageRow | None:
         """Returns the message that a device command carries; None for a command of another service."""
         rows = await fetch_rows(self._database, _OF_COMMAND, {"command_id": command_id})
