@@ -12,7 +12,6 @@ from aiohttp import web
 from services.common import times
 from services.field.guard import PhoneCall, PhoneGuard
 from services.field.mesh import WITHIN_S, FieldMesh
-from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
 from tandem.dispatch.v1 import afterwards_pb2
 
@@ -20,15 +19,14 @@ from tandem.dispatch.v1 import afterwards_pb2
 class AfterwardsPages:
     """The route of the summaries: of the incidents of which the phone's own device was notified."""
 
-    def __init__(self, guard: PhoneGuard, mesh: FieldMesh, known: KnownPhones) -> None:
-        self._guard, self._mesh, self._known = guard, mesh, known
+    def __init__(self, guard: PhoneGuard, mesh: FieldMesh) -> None:
+        self._guard, self._mesh = guard, mesh
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The route of the summaries."""
         return (self._guard.get("/api/afterwards", self._afterwards),)
 
     async def _afterwards(self, ask: PhoneCall) -> web.Response:
-        await self._known.check(ask.session)
         listed = await self._mesh.afterwards.at_warning.ListNotifiedIncidents(
             afterwards_pb2.ListNotifiedIncidentsRequest(device_id=ask.session.device_id),
             metadata=self._mesh.to_warning,

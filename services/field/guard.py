@@ -204,13 +204,13 @@ class PhoneGuard(RequestGuard):
         self._cookies, self._known, self._addresses = cookies, known, addresses
         self._by_phone = RequestLimit(PHONE_PER_S, PHONE_BURST)
 
-    def get(self, path: str, answer: Answer) -> web.RouteDef:
-        """Makes a route for an enrolled phone."""
-        return web.get(path, self._handler(self._for_phone(answer)), allow_head=False)
+    def get(self, path: str, answer: Answer, *, checks_token: bool = True) -> web.RouteDef:
+        """Makes a route for an enrolled phone. Without `checks_token` the route itself finds out that the phone's token has ended."""
+        return web.get(path, self._handler(self._for_phone(answer, checks_token)), allow_head=False)
 
-    def post(self, path: str, answer: Answer) -> web.RouteDef:
-        """Makes a route for an enrolled phone, by which something changes."""
-        return web.post(path, self._handler(self._for_phone(answer)))
+    def post(self, path: str, answer: Answer, *, checks_token: bool = True) -> web.RouteDef:
+        """Makes a route for an enrolled phone, by which something changes. `checks_token` is as in `get`."""
+        return web.post(path, self._handler(self._for_phone(answer, checks_token)))
 
     def enrolled(self, session: PhoneSession, response: web.Response) -> None:
         """Gives a phone its cookie."""
@@ -228,7 +228,9 @@ class PhoneGuard(RequestGuard):
         """Takes a phone's cookie away."""
         response.del_cookie(COOKIE, path="/api")
 
-    def _for_phone(self, answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _for_phone(
+        self, answer: Answer, checks_token: bool
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             session = self._cookies.open(request.cookies.get(COOKIE, ""))
             if session is None:
@@ -236,8 +238,11 @@ class PhoneGuard(RequestGuard):
             body = await self._proven_body(request, session.key, whose=session.device_id)
             if wait_s := self._by_phone.wait_s(session.key, time.monotonic()):
                 raise Refused(429, "too_often", wait_s=wait_s)
+            call = PhoneCall(request, parsed(request, body), session)
             try:
-                return await answer(PhoneCall(request, parsed(request, body), session))
+                if checks_token:
+                    await self._known.check(session)
+                return await answer(call)
             except Unauthenticated:
                 self._known.forget(session)
                 await self._addresses.delete_of_phone(session.device_id, session.key)  # it is woken no more

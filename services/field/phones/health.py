@@ -10,7 +10,6 @@ from aiohttp import web
 from services.common.rpc.errors import InvalidField
 from services.field.guard import PhoneCall, PhoneGuard, text_of
 from services.field.mesh import WITHIN_S, FieldMesh
-from services.field.phones.known import KnownPhones
 from tandem.dispatch.v1 import phone_state_pb2
 
 MAX_AGE_S = 86_400
@@ -49,8 +48,8 @@ def parse(content: Any) -> PhoneHealth:
 class HealthPages:
     """The route of a phone's own state: of the phone's own device, and of nobody else's."""
 
-    def __init__(self, guard: PhoneGuard, mesh: FieldMesh, known: KnownPhones) -> None:
-        self._guard, self._mesh, self._known = guard, mesh, known
+    def __init__(self, guard: PhoneGuard, mesh: FieldMesh) -> None:
+        self._guard, self._mesh = guard, mesh
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The route of the state."""
@@ -58,7 +57,6 @@ class HealthPages:
 
     async def _health(self, ask: PhoneCall) -> web.Response:
         health = parse(ask.content)
-        await self._known.check(ask.session)
         await self._mesh.phone_states.ReportPhoneState(
             phone_state_pb2.ReportPhoneStateRequest(
                 device_id=ask.session.device_id,
