@@ -9,7 +9,6 @@ as its desk does, and from INCIDENTS. The quiet load is triggers alone, whose of
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -24,7 +23,6 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
@@ -323,12 +321,7 @@ def main(
         *(figure for result in results for figure in figures_of(result, busy_loops)),
         *caught_up_figures(caught_up),
     ]
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
-    else:
-        out = Console(highlight=False, width=140)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, versions, all_figures, as_json=as_json)
     for result in results:
         for refusal, count in result.sent.refused.most_common(3):
             say(f"[bold red]REFUSED in {result.load.shape.name}:[/] {count} times {refusal}")

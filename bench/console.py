@@ -25,7 +25,6 @@ from typing import Any
 
 import grpc.aio
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
@@ -303,10 +302,7 @@ async def _run(seconds: float, as_json: bool) -> int:
         # Start the browser first, because a process with gRPC's threads can't be forked safely.
         async with browser() as chromium, _console(Path(folder)) as url:
             result = await _measure(chromium, url, seconds)
-    if as_json:
-        print(json.dumps(figures.to_json(machine.describe(Path()), machine.versions(), result.figures())))
-    else:
-        Console().print(figures.table(result.figures()))
+    figures.show(machine.describe(Path()), machine.versions(), result.figures(), as_json=as_json)
     return FAILED if any(figure.met is False for figure in result.figures()) else 0
 
 

@@ -8,7 +8,6 @@ growth of the store is measured on the warning leg alone, which keeps no evidenc
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import sys
@@ -261,12 +260,7 @@ def main(
                     all_figures += uvloop.run(
                         measure_growth(folder / f"{name}-growth", name, postgres, max_size=growth)
                     )
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
-    else:
-        out = Console(highlight=False, soft_wrap=True)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, versions, all_figures, as_json=as_json)
     sys.exit(any(figure.met is False for figure in all_figures))
 
 

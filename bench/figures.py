@@ -1,15 +1,20 @@
-"""Figures of benchmarks with their targets, as a table or as one JSON object. Pure."""
+"""Figures of benchmarks with their targets, printed as a table or as one JSON object."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from services.common.percentiles import percentile as percentile
+
+WIDTH = 150
+"""Width of the table, characters, so that each figure has one line even without a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +63,13 @@ def table(figures: Sequence[Figure]) -> Table:
         met = {None: "", True: "yes", False: "[bold red]NO[/]"}[figure.met]
         printed.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met, figure.against or "")
     return printed
+
+
+def show(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Sequence[Figure], *, as_json: bool) -> None:
+    """Prints the figures of a run with the machine and the versions that they were measured on."""
+    if as_json:
+        print(json.dumps(to_json(machine, versions, figures)))
+        return
+    out = Console(highlight=False, soft_wrap=True, width=WIDTH)
+    out.print(", ".join(f"{name} {value}" for name, value in {**machine, **versions}.items()))
+    out.print(table(figures))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import signal
 import statistics
 import sys
@@ -17,12 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench import fold as folding
 from bench.figures import Figure
-from bench.ingest import WIDTH
 from bench.ingestion import postgis, saturated, valkey
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import Saturated, Tally
@@ -237,12 +234,7 @@ def main() -> int:
         _say(failed.message)
         return failed.exit_code
     versions = machine.versions()
-    if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
-    else:
-        out = Console(highlight=False, soft_wrap=True, width=WIDTH)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, versions, all_figures, as_json=arguments.json)
     wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
     for figure in wrong:
         _say(f"WRONG: {figure.name}: {figure.value:.0f}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import signal
 import sys
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import grpc.aio
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
@@ -40,8 +38,6 @@ from services.common.rpc import server
 PARTS = ("batched", "single", "latency", *ingest_peers.TITLES, "burst", "memory")
 BATCHED_STREAMS, BATCHED_WINDOW = 8, 8
 SINGLE_STREAMS, SINGLE_WINDOW = 32, 32
-WIDTH = 150
-"""Width of the table, so that each figure has one line even without a terminal."""
 
 
 def _say(text: str) -> None:
@@ -147,12 +143,7 @@ def main() -> int:
         return FAILED
     all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *ingest_figures.of(results)]
     versions = machine.versions() | results.versions
-    if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
-    else:
-        out = Console(highlight=False, soft_wrap=True, width=WIDTH)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, versions, all_figures, as_json=arguments.json)
     wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
     for figure in wrong:
         _say(f"WRONG: {figure.name}: {figure.value:.0f}")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import math
 import sys
 import tempfile
@@ -29,7 +28,6 @@ from typing import Any
 
 import grpc.aio
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
@@ -55,7 +53,6 @@ MIN_PAIRS = 15
 TURN_S = 0.5
 ORDER = (0, 1, 1, 0, 1, 0, 0, 1)
 """Order of the turns: 0 is the process that begins, 1 the other (Thue-Morse sequence)."""
-WIDTH = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +208,7 @@ def main() -> int:
             measure(folder, arguments.only, arguments.pairs, seconds=arguments.seconds, alike=arguments.alike)
         )
     all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *of(results)]
-    if arguments.json:
-        print(json.dumps(figures.to_json(about, machine.versions(), all_figures)))
-    else:
-        out = Console(highlight=False, soft_wrap=True, width=WIDTH)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **machine.versions()}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, machine.versions(), all_figures, as_json=arguments.json)
     return FAILED if any(figure.met is False for figure in all_figures) else 0
 
 

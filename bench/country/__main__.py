@@ -8,7 +8,6 @@ stored log of the mesh with one partition is then folded whole and split into fo
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import tempfile
@@ -89,11 +88,7 @@ def main(
                 (*country.compared.only_whole[:3], *country.compared.only_split[:3]) if country.compared else ()
             ):
                 say(f"[bold red]DIFFERS:[/] {example}")
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
-    else:
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(all_figures))
+    figures.show(about, versions, all_figures, as_json=as_json)
     if failed:
         raise typer.Exit(FAILED)
 

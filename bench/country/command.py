@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import tempfile
@@ -12,7 +11,6 @@ from typing import Any, Protocol
 
 import typer
 import uvloop
-from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
@@ -43,11 +41,6 @@ def on_a_mesh(measure: Callable[[Path, MeshConnection, int], Coroutine[Any, Any,
         folder = Path(temporary) / "mesh"
         with running_mesh(folder) as (running, up_pid):
             measured = uvloop.run(measure(folder, running, up_pid)).figures()
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, measured)))
-    else:
-        out = Console(highlight=False, width=140)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(measured))
+    figures.show(about, versions, measured, as_json=as_json)
     if any(figure.met is False for figure in measured):
         raise typer.Exit(FAILED)

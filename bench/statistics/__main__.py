@@ -7,7 +7,6 @@ leg's answer and its drawing.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -158,12 +157,7 @@ def main(
             folder.mkdir()
             with running_postgres(fsync=True) if name == "postgres" else nullcontext() as postgres:
                 found += uvloop.run(measure(folder, name, postgres, incidents=incidents, pages=pages))
-    if as_json:
-        print(json.dumps(figures.to_json(about, versions, found)))
-    else:
-        out = Console(highlight=False, soft_wrap=True)
-        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
+    figures.show(about, versions, found, as_json=as_json)
     sys.exit(any(figure.met is False for figure in found))
 
 

@@ -46,6 +46,22 @@ def test_targets_are_met_up_to_and_including_the_limit() -> None:
     assert [figures.at_most("f", value, "ms", target=5).met for value in (4, 5, 6)] == [True, True, False]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_figures_are_shown_with_their_machine_as_json_or_each_on_a_line(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    name = "a name of a figure that is long enough to need two lines on a narrow terminal, p99 at its end"
+    listed = [figures.at_most(name, 6.0, "ms", target=5), figures.Figure("b", 2.0, "x", against="a peer 1.0")]
+    figures.show({"cores": 2}, {"nats-server": "2"}, listed, as_json=as_json)
+    shown = capsys.readouterr().out
+    if as_json:
+        assert json.loads(shown) == figures.to_json({"cores": 2}, {"nats-server": "2"}, listed)
+        return
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[0] == "cores 2, nats-server 2"
+    assert f"{name} 6.0 ms 5 NO" in lines and "b 2.0 x a peer 1.0" in lines
+
+
 def test_the_json_object_has_its_documented_keys_and_is_valid_json() -> None:
     listed = [
         figures.Figure("a", 1.23456, "ms"),
