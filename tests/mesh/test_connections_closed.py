@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 
+from services.common.storage import sqlite
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 
 CALLERS = 200
 SEED = 20260706
 LONGEST_CALL_S = 0.004
+PATIENCE_S = 60.0
 
 
 async def read(database: Database) -> None:
@@ -65,3 +67,12 @@ async def test_a_cancelled_caller_closes_its_connection(where: Path | str, monke
         gc.collect()
     assert not unclosed
     assert not Counted.still_open, "connections that Python before 3.13 doesn't report"
+
+
+async def test_all_who_close_a_connection_at_once_return(tmp_path: Path) -> None:
+    connection = await sqlite.connect(tmp_path / "closed.sqlite3")
+    async with asyncio.timeout(PATIENCE_S):
+        # A later caller may learn that the connection is closed. None may wait for a thread that has ended.
+        await asyncio.gather(*(connection.close() for _ in range(3)), return_exceptions=True)
+    connection._thread.join(PATIENCE_S)
+    assert not connection._thread.is_alive()
