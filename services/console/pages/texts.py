@@ -320,6 +320,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "notice_location": ("위치 제공 가능", "a location may go with it"),
     "notice_ground": ("법무부 통지 근거", "Ground of the Ministry's notices"),
     "notice_none": ("없음: 피해자에게 통지·위치 제공 불가", "None: no notice and no location for her"),
+    "notice_unread": ("지금 확인 불가: 등록 서버 응답 없음", "Not known now: the registry doesn't answer"),
     "ground_TAG_15_2": ("전자장치부착법 제15조의2", "Tag Act 15-2"),
     "ground_TAG_31_6_4": ("전자장치부착법 제31조의6제4항", "Tag Act 31-6(4)"),
     "order_over": ("명령 종료", "order over"),

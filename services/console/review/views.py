@@ -165,9 +165,9 @@ class IncidentPages:
             chosen=ask.form,
         )
 
-    async def _read_grounds(self, ask: Ask, order_ids: Sequence[str]) -> list[tuple[str, ShownGround]]:
-        """Returns the grounds of the orders; none for an order that the registry doesn't know, or while it is unavailable."""
-        grounds = []
+    async def _read_grounds(self, ask: Ask, order_ids: Sequence[str]) -> list[tuple[str, ShownGround | None]]:
+        """Returns the grounds of the orders: nothing for an order that the registry doesn't know, None for one not read now."""
+        grounds: list[tuple[str, ShownGround | None]] = []
         for order_id in order_ids:
             try:
                 answer = await self._mesh.notices.ListNoticeGrounds(
@@ -179,6 +179,8 @@ class IncidentPages:
                 if error.code() not in traces.NO_TRACE:
                     raise
                 logger().info("no_grounds", order_id=order_id, code=error.code().name)
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    grounds.append((order_id, None))  # a missing line would read as "no ground"
                 continue
             for found in answer.grounds:
                 article = common_notice_pb2.NoticeGround.Name(found.ground) if found.ground else ""

@@ -138,6 +138,17 @@ async def test_a_copy_that_lost_its_beginning_and_was_amended_says_so(bench: Con
     assert text.count(TEXTS["account_replaced"][0]) == 1 and TEXTS["tracks_none"][0] in text
 
 
+async def test_a_ground_that_the_registry_does_not_say_now_is_not_shown_as_none(bench: ConsoleBench) -> None:
+    assignment = bench.legs["police"].assignment
+    assignment.order_ids.append("order-1")
+    try:
+        async with bench.visitor("police") as visitor:
+            text = await visitor.read(f"/incidents/{INCIDENT}")
+    finally:
+        del assignment.order_ids[:]
+    assert TEXTS["notice_unread"][0] in text and TEXTS["notice_none"][0] not in text
+
+
 async def test_probations_page_asks_the_police_leg_for_nothing(bench: ConsoleBench) -> None:
     async with bench.visitor("probation") as visitor:
         text = await visitor.read(f"/incidents/{INCIDENT}")

@@ -16,6 +16,7 @@ import pytest
 from services.cli.calls import call
 from services.cli.simulate.actors import DESKS, NPA_RECORDS, REVIEWER
 from services.common.privacy import notices
+from services.console.pages.texts import TEXTS
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -117,11 +118,16 @@ async def spans(chased: Chase, incident_id: str, name: str, **attributes: str) -
 
 
 async def console_page(mesh: RunningMesh, role: str, incident_id: str) -> str:
-    """The console's page of an incident, as a desk sees it."""
+    """The console's page of an incident, as a desk sees it once the registry has said the ground of the notices."""
     async with visiting(mesh.now.console_url) as visitor:
         await visitor.read("/sign-in")
         assert (await visitor.post("/sign-in", role=role, name="duty-1"))[0] == 303
-        return await visitor.read(f"/incidents/{incident_id}")
+
+        async def read() -> str | None:
+            page = await visitor.read(f"/incidents/{incident_id}")
+            return None if TEXTS["notice_unread"][0] in page else page
+
+        return await until("the ground of the notices", read)
 
 
 async def checked(chased: Chase, leg: str) -> dispatch_pb2.Assignment:
@@ -272,6 +278,7 @@ async def test_core_case_an_earlier_tag_and_a_bare_police_order_give_no_ground(m
             mesh, "police", responding.alert.incident_id
         )
         explained = tandem("explain", responding.alert.alert_id, "--dir", str(mesh.folder))
+        assert explained.returncode == 0, explained.stderr
         assert "none: no notice of the Ministry and no location for her" in explained.stdout
 
 
