@@ -53,7 +53,7 @@ def store(connection: sa.Connection, numbers: Sequence[int], *, count: int, end_
             last.assignment.leg = leg
             last.assignment.ClearField("choice")
             peers.append((last.assignment.assignment_id, incident_id, last.number, last.assignment.SerializeToString()))
-    write(connection, _TARGETS, (incidents, steps, peers, [(row[0],) for row in peers]))
+    write(connection, _TARGETS, (incidents, steps, peers, [(row[0], False) for row in peers]))
 
 
 def _steps(

@@ -55,6 +55,8 @@ class PeerRow(NamedTuple):
     """Number of the step. A step with a greater number replaces this row."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
+    has_arrived: bool = False
+    """Whether the unit arrived with this step. Not a column: the statistics keep it, as a later step replaces this row."""
 
 
 class NoteRow(NamedTuple):

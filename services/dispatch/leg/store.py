@@ -34,7 +34,7 @@ from services.dispatch.statistics.tables import changed_peers
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (
     RowTarget(tables.peers, ("number", "payload"), newer="number"),
-    RowTarget(changed_peers, ()),
+    RowTarget(changed_peers, ("has_arrived",), newer="has_arrived"),
     RowTarget(tables.notes, ()),
     POSITIONS,
 )
@@ -208,8 +208,11 @@ class Store:
     ) -> None:
         """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
+        peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
+        arrived = {row.assignment_id for row in rows if row.has_arrived}
+        changed = [(id_, id_ in arrived) for id_ in newest]
         notes = list({note.note_id: note for note in notes}.values())
-        write(connection, _PEERS, (list(newest.values()), [(id_,) for id_ in newest], notes, [position]))
+        write(connection, _PEERS, (peers, changed, notes, [position]))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.

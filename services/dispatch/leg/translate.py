@@ -141,10 +141,7 @@ def _threat(message: alert_pb2.Alert) -> str:
 
 
 def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
-    """Parses the step of another leg that was published on `subject`. Removes the fields that this leg may not see.
-
-    Raises InvalidField if the payload can't be parsed.
-    """
+    """Parses the step of another leg from `subject`, without the fields that this leg may not see. Raises InvalidField."""
     message = stored.step(payload, subject)
     assignment = message.assignment
     # Only the other leg's own desk may see which device reported, and whether it was a protective device.
@@ -159,6 +156,7 @@ def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
         incident_id=assignment.incident_id,
         number=message.number,
         payload=assignment.SerializeToString(deterministic=True),
+        has_arrived=assignment.state in (dispatch_pb2.ON_SCENE, dispatch_pb2.APPREHENDED),
     )
 
 

@@ -82,6 +82,8 @@ class AssignmentSeen:
     office_id: str
     kind: int
     close_cause: CloseCause | None
+    arrived_before: bool = False
+    """Whether an earlier step, which the figures don't get, was an arrival. Only of another leg's assignment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class ResponseFigures:
         if self.acknowledged_ms is None and acknowledged_ms is not None and seen.travel_ms is not None:
             arrival_due_ms = acknowledged_ms + seen.travel_ms
         arrives = seen.state in _ARRIVED
-        has_arrived = self.has_arrived or arrives
+        has_arrived = self.has_arrived or arrives or seen.arrived_before
         arrived_ms = _first(self.arrived_ms, seen.at_ms if arrives else None)
         is_sent = acknowledged_ms is not None and self.task is not Task.CONTACT
         return replace(

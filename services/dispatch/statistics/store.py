@@ -32,6 +32,15 @@ _CAUSES = {int(cause) for cause in CloseCause}
 _TASKS = {int(task) for task in Task}
 
 
+class _FoundStep(NamedTuple):
+    """A step that isn't counted yet."""
+
+    step: dispatch_pb2.Step
+    """For another leg's assignment a step without a time: only its last change is kept."""
+    arrived_before: bool = False
+    """Whether a change that wasn't kept was an arrival."""
+
+
 class CountedPage(NamedTuple):
     """What one transaction counted."""
 
@@ -49,30 +58,32 @@ class CountedPage(NamedTuple):
 def count_next(connection: sa.Connection) -> CountedPage:
     """Counts the next steps of this leg and the next changed assignments of other legs, within a transaction of the leg's writes."""
     own, changed = _NEXT_STEPS.fetch(connection), _NEXT_PEERS.fetch(connection)
-    messages = [dispatch_pb2.Step.FromString(payload) for _, payload in own]
-    messages += [
-        dispatch_pb2.Step(assignment=dispatch_pb2.Assignment.FromString(payload)) for _, payload in changed if payload
+    found = [_FoundStep(dispatch_pb2.Step.FromString(payload)) for _, payload in own]
+    found += [
+        _FoundStep(dispatch_pb2.Step(assignment=dispatch_pb2.Assignment.FromString(payload)), bool(has_arrived))
+        for _, payload, has_arrived in changed
+        if payload
     ]
-    _fold(connection, [step for step in messages if step.assignment.exercise == exercise_pb2.EXERCISE_UNSPECIFIED])
+    _fold(connection, [each for each in found if each.step.assignment.exercise == exercise_pb2.EXERCISE_UNSPECIFIED])
     if own:
         last_sequence, _ = own[-1]
         write(connection, _PROGRESS, ([(1, last_sequence)],))
     if changed:
         sql = _FORGET_PEERS[connection.dialect.name]
-        statements.execute(connection, sql, [_ids(connection, (assignment_id for assignment_id, _ in changed))])
+        statements.execute(connection, sql, [_ids(connection, (assignment_id for assignment_id, *_ in changed))])
     return CountedPage(len(own), len(changed))
 
 
-def _fold(connection: sa.Connection, found: Sequence[dispatch_pb2.Step]) -> None:
+def _fold(connection: sa.Connection, found: Sequence[_FoundStep]) -> None:
     """Folds steps into the rows of their assignments. A step of an incident that this leg doesn't know is dated by the step."""
-    rows = _known(connection, {step.assignment.assignment_id for step in found})
-    opened = _opened(connection, {step.assignment.incident_id for step in found})
+    rows = _known(connection, {step.assignment.assignment_id for step, _ in found})
+    opened = _opened(connection, {step.assignment.incident_id for step, _ in found})
     latest: dict[str, dispatch_pb2.Assignment] = {}
-    for step in found:
+    for step, arrived_before in found:
         assignment = step.assignment
         id_ = assignment.assignment_id
         task = Task(assignment.task) if assignment.task in _TASKS else Task.RESPOND
-        rows[id_] = rows.get(id_, ResponseFigures(task=task)).after(_seen(step))
+        rows[id_] = rows.get(id_, ResponseFigures(task=task)).after(_seen(step, arrived_before))
         latest[id_] = assignment
     write(
         connection,
@@ -111,7 +122,7 @@ def _ids(connection: sa.Connection, ids: Iterable[str]) -> object:
     return list(ids) if statements.is_postgresql(connection) else json.dumps(list(ids))
 
 
-def _seen(step: dispatch_pb2.Step) -> AssignmentSeen:
+def _seen(step: dispatch_pb2.Step, arrived_before: bool) -> AssignmentSeen:
     assignment = step.assignment
     has_travel = assignment.HasField("choice") and assignment.choice.HasField("travel_s")
     # A newer version of another leg may have states and causes that this version doesn't know.
@@ -128,6 +139,7 @@ def _seen(step: dispatch_pb2.Step) -> AssignmentSeen:
         office_id=assignment.choice.office_id,
         kind=assignment.kind,
         close_cause=CloseCause(assignment.close_cause) if assignment.close_cause in _CAUSES else None,
+        arrived_before=arrived_before,
     )
 
 
@@ -172,7 +184,7 @@ _NEXT_STEPS = Prepared(
     .limit(PAGE)
 )
 _NEXT_PEERS = Prepared(
-    sa.select(changed_peers.c.assignment_id, peers.c.payload)
+    sa.select(changed_peers.c.assignment_id, peers.c.payload, changed_peers.c.has_arrived)
     .select_from(changed_peers.outerjoin(peers, peers.c.assignment_id == changed_peers.c.assignment_id))
     .limit(PAGE)
 )

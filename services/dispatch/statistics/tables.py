@@ -56,5 +56,7 @@ changed_peers = sa.Table(
     "figures_changed_peers",
     metadata,
     sa.Column("assignment_id", sa.String, primary_key=True),
+    sa.Column("has_arrived", sa.Boolean, nullable=False),
 )
-"""Other legs' assignments that changed and that the figures don't have yet. Written together with the assignment."""
+"""Other legs' assignments that changed and that the figures don't have yet. Written together with the assignment. `has_arrived` says
+that one of the changes was an arrival: only the last change is kept."""

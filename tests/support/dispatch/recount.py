@@ -212,9 +212,10 @@ class RandomIncidents:
         targets = (
             RowTarget(tables.steps),
             RowTarget(tables.peers, ("number", "payload"), newer="number"),
-            RowTarget(changed_peers, ()),
+            RowTarget(changed_peers, ("has_arrived",), newer="has_arrived"),
         )
-        write(connection, targets, (own, others, [(row[0],) for row in others]))
+        changed = [(row[0], self._histories[str(row[0])].last.state in ARRIVED) for row in others]
+        write(connection, targets, (own, others, changed))
 
 
 class ExpectedTimes(NamedTuple):

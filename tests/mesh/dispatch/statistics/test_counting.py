@@ -91,6 +91,35 @@ async def test_another_legs_assignment_is_counted_by_its_newest_step(where: Path
         assert left == 0
 
 
+def probation_step(number: int, state: dispatch_pb2.AssignmentState.ValueType) -> PeerRow:
+    """A step of probation's response to incident-1, as the police leg keeps it."""
+    step = dispatch_pb2.Step(step_id=f"step-{number}", number=number)
+    step.at.FromMilliseconds(1_000 * number)
+    step.assignment.assignment_id, step.assignment.incident_id = "probation-1", "incident-1"
+    step.assignment.leg, step.assignment.subject_id, step.assignment.state = alert_pb2.PROBATION, "wearer-1", state
+    step.assignment.offered_at.FromMilliseconds(1_000)
+    step.assignment.acknowledged_at.FromMilliseconds(2_000)
+    return translate.peer(step.SerializeToString(), flow.incident_subject("probation", "incident-1"), Leg.POLICE)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["read at once", "read one by one"])
+async def test_another_legs_arrival_counts_although_its_end_came_before_the_count(
+    where: Path | str, together: bool
+) -> None:
+    steps = [
+        probation_step(number, state)
+        for number, state in enumerate((dispatch_pb2.EN_ROUTE, dispatch_pb2.ON_SCENE, dispatch_pb2.STOOD_DOWN), 1)
+    ]
+    async with open_database(where, MIGRATIONS) as database:
+        store = Store(database)
+        async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
+            await fold(leg, 1)
+            for rows in [steps] if together else [[step] for step in steps]:
+                await leg.record.secondary.put_peers(rows, StreamPosition("INCIDENTS", "log", rows[-1].number))
+            await FiguresCollector(store, leg.record.gate).catch_up()
+        assert (await counted(store)).outcomes[Leg.PROBATION] == [(int(DispatchOutcome.UNCLASSIFIED), 0, 1)]
+
+
 async def test_a_database_from_before_the_figures_counts_all_that_it_has(where: Path | str) -> None:
     async with open_database(where, MIGRATIONS) as database:
         store = Store(database)

@@ -98,6 +98,7 @@ def test_an_arrival_without_an_estimate_is_neither_late_nor_in_time() -> None:
         ),
         (replace(ACCEPTED, state=AssignmentState.EN_ROUTE), False, DispatchOutcome.UNDER_WAY),
         (replace(SEEN, state=AssignmentState.STOOD_DOWN), False, DispatchOutcome.BEFORE_ARRIVAL),
+        (replace(SEEN, state=AssignmentState.STOOD_DOWN, arrived_before=True), False, DispatchOutcome.UNCLASSIFIED),
     ],
 )
 def test_the_outcome_of_a_dispatch(last: AssignmentSeen, arrives: bool, outcome: DispatchOutcome) -> None:
