@@ -14,6 +14,7 @@ from aiohttp import web
 from services.common.observability.telemetry import logger
 from services.common.settings import LOOPBACK
 from services.common.web import server as common_web
+from services.common.web.rate_limit import RequestLimit, source_of
 from services.console.domain.match_reviews import ReviewBadge
 from services.console.domain.people import ConsoleUser, Role
 from services.console.pages.texts import LANGUAGES, Texts
@@ -27,6 +28,9 @@ from services.console.sign_in.sessions import Attempt, ConsoleSession, ProviderA
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
 LANGUAGE_COOKIE = "tandem_language"
+STRANGER_PER_S, STRANGER_BURST = 5.0, 500
+"""Sign-ins and forged forms from one address: in the long run a second, and at once. Each sign-in costs the identity provider two
+requests, and each forged form a line of the log. A whole station may begin its shift behind one address."""
 _SESSION = web.RequestKey("tandem_session", ConsoleSession)
 """Key of a request's session in the request."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
@@ -74,6 +78,7 @@ class RouteGuard:
         # Cookies depend on the issuer: a change of the identity provider ends all sessions.
         self._settings, self._cookies = settings, SignedCookies(keys, settings.oidc_issuer)
         self._ended, self._accounts = ended or Ended(), accounts
+        self._strangers = RequestLimit(STRANGER_PER_S, STRANGER_BURST)
         self._badge_of: Callable[[Role], ReviewBadge | None] = lambda _: None
         self._error_page: ErrorPage | None = None
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
@@ -150,6 +155,11 @@ class RouteGuard:
         """Returns the sign-in attempt that this browser began, or None if its cookie isn't valid."""
         return self._cookies.unseal_attempt(request.cookies.get(sessions.ATTEMPT_COOKIE, ""), time.time())
 
+    def limit_stranger(self, request: web.Request) -> None:
+        """Counts a request for which nobody is signed in. Raises HTTPTooManyRequests if its address makes too many."""
+        if self._strangers.wait_s(source_of(request.remote or ""), time.monotonic()):
+            raise web.HTTPTooManyRequests(text="429: too many requests from this address: wait a minute")
+
     def origin(self, request: web.Request) -> str:
         """Returns the origin under which the browser reached the console: a configured origin or loopback."""
         host = request.headers.get("Host", "")
@@ -201,6 +211,7 @@ class RouteGuard:
             form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
             token = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
             if known is None or not self._cookies.is_token(session, token):
+                self.limit_stranger(request)
                 logger().warning("forged", path=request.match_info.route.resource.canonical)  # type: ignore[union-attr]
                 raise web.HTTPForbidden(text="403: this form is of another session: load the page again")
         if roles is not None and session.user is None:

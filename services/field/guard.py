@@ -18,7 +18,7 @@ from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
 from services.common.web.server import body_of
-from services.field.domain.rate_limit import RequestLimit, source_of
+from services.common.web.rate_limit import RequestLimit, source_of
 from services.field.metrics import FieldMetrics
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones

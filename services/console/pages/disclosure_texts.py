@@ -102,6 +102,10 @@ DISCLOSURE_TEXTS: dict[str, tuple[str, str]] = {
         "Something has changed meanwhile: open it again.",
     ),
     "error_413": ("보낸 내용이 너무 큽니다.", "The request is too large."),
+    "error_429": (
+        "이 주소에서 요청이 너무 많습니다. 1분 뒤에 다시 하십시오.",
+        "Too many requests from this address. Repeat it in a minute.",
+    ),
     "error_503": (
         "서버가 응답하지 않거나 바쁩니다. 잠시 뒤에 다시 여십시오. 급하면 전화하십시오.",
         "A service doesn't answer or is busy. Open the page again shortly; telephone if it is urgent.",

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from aiohttp import web
 
-from services.field.domain.rate_limit import RequestLimit
+from services.common.web.rate_limit import RequestLimit
 from services.field.guard import Refused, RequestGuard, parsed, text_of
 from services.field.metrics import FieldMetrics
 from services.field.push.store import PushAddresses

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from joserfc import jwt
 
+from services.console.guard import STRANGER_BURST
 from services.console.pages.texts import TEXTS
 from services.console.settings import ConsoleSettings
 from tests.support.common.certificates import Authority
@@ -299,6 +300,15 @@ async def test_an_unavailable_provider_is_shown_and_changes_nothing_for_signed_i
             async with visitor.client.get(bench.url + "/sign-in/begin", allow_redirects=False) as answer:
                 assert answer.status == 503 and "tandem_session" not in answer.cookies
         assert (await is_in(early), await is_in(late)) == (True, False)
+        # One address can neither make the console ask the provider without end, nor fill the disk with lines about forged forms.
+        for _ in range(STRANGER_BURST + 1):
+            status, _ = await late.post("/sign-out", csrf="0" * 64)
+            assert status in (403, 429)
+        for path in ("/sign-in/begin", "/sign-in/callback?code=1&state=2"):
+            status, text, _ = await late.get(path, Accept="text/html")
+            assert status == 429 and TEXTS["error_429"][0] in text
+        assert await is_in(early)
+        assert (tmp_path / "console.log").read_text().count("forged") <= STRANGER_BURST
 
 
 @pytest.mark.parametrize(

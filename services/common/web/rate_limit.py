@@ -1,4 +1,4 @@
-"""Rate limits of requests by address and by phone. Pure: the time is an argument."""
+"""Rate limits of requests by address, by phone or by another key. Pure: the time is an argument."""
 
 from __future__ import annotations
 
