@@ -122,8 +122,9 @@ class RequestGuard:
             self._refuse_unproven(request, "no_proof")
         signed = proof.statement(request.method, request.path_qs, at_ms, body=body)
         if not proof.is_valid(header, key, signed):
+            self._limit_address(request)  # before the line of the log, which could fill the disk
             logger().warning("phone_without_its_key", device_id=whose)
-            self._refuse_unproven(request, "no_proof")
+            raise Refused(401, "no_proof")
         if abs(now_ms - at_ms) > proof.MAX_SKEW_MS:
             self._refuse_unproven(request, "clock", now_ms=now_ms)
         return body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -26,6 +26,9 @@ CLEAN_INTERVAL_MS = 60_000
 """Interval at which expired news is forgotten, milliseconds of mesh time."""
 MAX_WAIT_S = 25.0
 """Maximum time for which a page's request waits for news, seconds: less than mobile networks keep an idle connection."""
+MAX_WAITING = 4
+"""Number of requests of one device's pages that wait at the same time. A further one ends the earliest. Otherwise one phone could leave
+hundreds open, and a notice to it would make as many calls to the warning leg at once."""
 
 
 def digest_of(content: Any) -> str:
@@ -39,7 +42,8 @@ class PageWaker:
     def __init__(self, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics) -> None:
         self._addresses, self._push = addresses, push
         self._clock, self._metrics = clock, metrics
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[str, deque[asyncio.Event]] = defaultdict(deque)
+        """Events of the waiting requests by device, the earliest first."""
         self._pushed: dict[tuple[str, str], int] = {}
         """News that was pushed or is being pushed, by device and id, with the end of each, mesh time."""
         self._due: dict[str, int] = {}
@@ -51,15 +55,18 @@ class PageWaker:
 
     async def wait(self, device_id: str, within_s: float) -> None:
         """Waits for news of a device, at most `within_s` seconds."""
-        event = asyncio.Event()
-        self._waiting[device_id].add(event)
+        event, waiting = asyncio.Event(), self._waiting[device_id]
+        if len(waiting) >= MAX_WAITING:
+            waiting.popleft().set()
+        waiting.append(event)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     await event.wait()
         finally:
-            self._waiting[device_id].discard(event)
-            if not self._waiting[device_id]:
+            if event in waiting:
+                waiting.remove(event)
+            if not waiting and self._waiting.get(device_id) is waiting:
                 del self._waiting[device_id]
 
     async def content(
@@ -69,12 +76,13 @@ class PageWaker:
 
         The page's query has the digest of the content that it knows (`known`), and whether it waits for news (`wait=1`).
         """
-        waits = query.get("wait", "") == "1"
-        news = asyncio.ensure_future(self.wait(device_id, MAX_WAIT_S if waits else 0.0))
+        if query.get("wait", "") != "1":
+            return await read()
+        news = asyncio.ensure_future(self.wait(device_id, MAX_WAIT_S))
         await asyncio.sleep(0)  # from here on no news is missed
         try:
             content = await read()
-            if waits and content["digest"] == query.get("known", ""):
+            if content["digest"] == query.get("known", ""):
                 await news
                 content = await read()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -65,3 +66,34 @@ async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_a
             await asyncio.sleep(0.01)
         slow.answers.set()
         await slow.answered.wait()
+
+
+async def test_news_makes_a_phone_that_left_many_requests_open_read_a_few_times(tmp_path: Path) -> None:
+    requests, reads = 20, 0
+
+    async def read() -> dict[str, Any]:
+        nonlocal reads
+        reads += 1
+        return {"digest": "known"}
+
+    key = PushKey(tmp_path / "push.pem", "mailto:duty@police.example")
+    async with (
+        open_database(tmp_path / "field.sqlite3", MIGRATIONS) as database,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(60),
+    ):
+        push = PushClient(session, key, ())
+        waker = PageWaker(PushAddresses(database), push, clock=MeshClock(), metrics=FieldMetrics(CollectorRegistry()))
+        left_open = [
+            asyncio.create_task(waker.content("phone", read, {"wait": "1", "known": "known"})) for _ in range(requests)
+        ]
+        other = asyncio.create_task(waker.content("other", read, {"wait": "1", "known": "known"}))
+        while sum(task.done() for task in left_open) < requests - waking.MAX_WAITING:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        before = reads
+        waker.wake("phone")
+        await asyncio.gather(*left_open)
+        assert reads - before == waking.MAX_WAITING
+        assert not other.done()
+        waker.wake("other")
+        await other
