@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any
-
 import grpc
-import grpc.aio
 import pytest
 
 from services.common.rpc.errors import Unauthenticated, Unavailable
 from services.field.phones import known as module
-from services.field.phones.known import KnownPhones
 from services.field.phones.sessions import PhoneSession
-from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
+from tests.support.field.known import known_phones
 
 HERS = PhoneSession("phone-1", "person-1", "token-1", "key")
-
-
-class Registry(enrolment_pb2_grpc.EnrolmentServiceServicer):
-    """A registry that knows one phone, or gives an error."""
-
-    def __init__(self) -> None:
-        self.error: grpc.StatusCode | None = None
-        self.asked = 0
-
-    async def FindPhone(
-        self, request: enrolment_pb2.FindPhoneRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> enrolment_pb2.FindPhoneResponse:
-        self.asked += 1
-        if self.error is not None:
-            await context.abort(self.error, "not now")
-        return enrolment_pb2.FindPhoneResponse(device_id="phone-1", person_id="person-1")
-
-
-@asynccontextmanager
-async def known_phones() -> AsyncIterator[tuple[KnownPhones, Registry]]:
-    registry, server = Registry(), grpc.aio.server()  # type: ignore[abstract]  # nobody calls the other methods
-    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(registry, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            mesh: Any = SimpleNamespace(enrolments=enrolment_pb2_grpc.EnrolmentServiceStub(channel), to_registry=())
-            yield KnownPhones(mesh), registry
-    finally:
-        await server.stop(None)
 
 
 async def test_the_registry_is_asked_early_and_locks_nobody_out_while_it_is_away() -> None:
