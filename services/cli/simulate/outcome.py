@@ -42,6 +42,8 @@ class AssignmentOutcome:
     """Other legs whose part in the incident this leg hasn't seen."""
     task: str = ""
     """Task beside the response, such as CHECK; empty for the response."""
+    person_flag: str = ""
+    """Fact about the warned person that the police must know, such as NO_RECEIPT; empty if there is none."""
 
     def to_json(self, shift_ms: int) -> dict[str, Any]:
         """The printed JSON object, with all times moved back by `shift_ms`. Entries of the warning leg don't name a leg."""
@@ -53,6 +55,7 @@ class AssignmentOutcome:
             "acknowledged_at": _moment(self.acknowledged_ms, shift_ms),
             **({"absent_legs": list(self.absent)} if self.absent else {}),
             **({"task": self.task} if self.task else {}),
+            **({"person_flag": self.person_flag} if self.person_flag else {}),
         }
 
 
@@ -173,6 +176,7 @@ def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
         else None,
         absent=tuple(alert_pb2.Leg.Name(other).lower() for other in assignment.absent_legs),
         task=notice_pb2.Task.Name(assignment.task) if assignment.task else "",
+        person_flag=dispatch_pb2.WarningFlag.Name(flag) if (flag := assignment.person_flag.flag) else "",
     )
 
 
@@ -209,7 +213,9 @@ def tables(
             view.add_row(
                 answer.leg,
                 shown + (f" ({answer.task})" if answer.task else ""),
-                ", ".join((answer.state, *(f"{other} is absent" for other in answer.absent))),
+                ", ".join(
+                    filter(None, (answer.state, answer.person_flag, *(f"{other} is absent" for other in answer.absent)))
+                ),
                 "" if latency_ms is None else f"{latency_ms:.0f} ms",
                 (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],
             )
