@@ -59,6 +59,15 @@ def local_second(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+def ms_of_local(text: str) -> int:
+    """Parses a form's time: in Korea's time zone, unless the text has an offset of its own. Returns milliseconds since 1970 UTC.
+
+    Raises ValueError.
+    """
+    at = datetime.fromisoformat(text)
+    return int((at if at.tzinfo else at.replace(tzinfo=KOREA)).timestamp() * 1000)
+
+
 _templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from aiohttp import web
@@ -243,6 +242,6 @@ def _local_ms(text: str) -> int | None:
     if not text:
         return None
     try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=assets.KOREA).timestamp() * 1000)
+        return assets.ms_of_local(text)
     except ValueError:
         raise web.HTTPBadRequest(text=f'400: "{text}" is not a time (example: 2026-03-02T10:00)') from None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.console.pages.assets import KOREA
+from services.console.pages import assets
 from tandem.common.v1 import geometry_pb2
 
 
@@ -41,13 +40,12 @@ def whole(values: Mapping[str, str], field: str) -> int:
 
 
 def moment(values: Mapping[str, str], field: str) -> Timestamp | None:
-    """A time of a form in Korea's time zone; None for an empty field. Raises InvalidField."""
+    """A time of a form, as `assets.ms_of_local` reads it; None for an empty field. Raises InvalidField."""
     given = text(values, field)
     if not given:
         return None
     try:
-        at = datetime.fromisoformat(given).replace(tzinfo=KOREA)
-        return times.to_timestamp(int(at.timestamp() * 1000))
+        return times.to_timestamp(assets.ms_of_local(given))
     except (ValueError, OverflowError):
         raise InvalidField(field, "is no time") from None
 
@@ -56,7 +54,7 @@ def places(values: Mapping[str, str]) -> list[geometry_pb2.Place]:
     """Circular places, one a line: id, latitude, longitude and radius in metres. Raises InvalidField."""
     found = []
     for line in filter(None, map(str.strip, values.get("places", "").splitlines())):
-        place_id, *numbers = line.replace(",", " ").split()
+        place_id, *numbers = line.replace(",", " ").split() or [""]
         found.append(geometry_pb2.Place(place_id=place_id, circle=_circle("places", numbers)))
     return found
 

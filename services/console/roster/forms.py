@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.console.pages.assets import KOREA
+from services.console.pages import assets
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import roster_pb2
 
@@ -108,9 +107,8 @@ def _number(values: Mapping[str, str], field: str) -> float:
 
 
 def _moment_ms(values: Mapping[str, str], field: str) -> int:
-    """A time of a form in Korea's time zone, such as 2026-03-02T18:00. Raises InvalidField."""
+    """A time of a form, such as 2026-03-02T18:00, as `assets.ms_of_local` reads it. Raises InvalidField."""
     try:
-        at = datetime.fromisoformat(values.get(field, ""))
-    except ValueError:
+        return assets.ms_of_local(values.get(field, ""))
+    except (ValueError, OverflowError):
         raise InvalidField(field, "is no time") from None
-    return int(at.replace(tzinfo=KOREA).timestamp() * 1000)

@@ -98,6 +98,7 @@ async def test_a_clerk_enters_single_records_and_each_fault_names_its_field_with
         assert status == 200 and 'data-outcome="STORED"' in page and 'data-warned="valid_until"' in page
         for wrong, field in (
             ({"places": "home Seoul"}, "places"),
+            ({"places": ","}, "places"),
             ({"places": "home 1 1 50"}, "places"),
             ({"valid_until": "2026-11-01T18:00"}, "valid_until"),
             ({"valid_from": "yesterday"}, "valid_from"),

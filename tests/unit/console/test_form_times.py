@@ -1,0 +1,25 @@
+"""Times of forms: Korea's, unless the text has an offset of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.rpc.errors import InvalidField
+from services.console.pages import assets
+from services.console.records import values
+
+NINE_IN_KOREA_MS = 1_783_296_000_000
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-07-06T09:00", "2026-07-06 09:00:00", "2026-07-06T00:00:00Z", "2026-07-06T02:00+02:00"]
+)
+def test_a_time_without_an_offset_is_koreas_and_an_offset_counts(text: str) -> None:
+    assert assets.ms_of_local(text) == NINE_IN_KOREA_MS
+
+
+@pytest.mark.parametrize("line", [",", ", ,", "home", "home Seoul", "home 37.5 127.0"])
+def test_a_line_that_is_no_place_names_the_field(line: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        values.places({"places": line})
+    assert refused.value.field == "places"
