@@ -62,7 +62,7 @@ def _degrees(content: Any, name: str, greatest: float) -> float:
     value = content.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InvalidField(name, "must be a number of degrees (example: 37.56)")
-    return fields.number(name, float(value), -greatest, greatest=greatest)
+    return float(fields.number(name, value, -greatest, greatest=greatest))
 
 
 def way_of(answer: Any) -> list[WayPoint]:

@@ -39,6 +39,7 @@ def test_the_way_ends_a_kilometre_away_in_the_direction(direction: str) -> None:
     [
         ({"lat": 86}, "lat"),
         ({"lat": None}, "lat"),
+        ({"lat": 10**400}, "lat"),
         ({"lat": True}, "lat"),
         ({"lon": math.nan}, "lon"),
         ({"lon": "127"}, "lon"),
