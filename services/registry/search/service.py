@@ -22,7 +22,7 @@ from services.registry.records import tables
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, RecordType
 from services.registry.search.domain import MAX_FOUND, RecordQuery
 from services.registry.transactions import Transactions
-from services.registry.working_set.match_keys import MatchKeyRows
+from services.registry.working_set.working_set import WorkingSet
 
 TOO_MANY = "search_too_many"
 PERSONS_BATCH = 200
@@ -70,7 +70,10 @@ class RecordSearch:
     async def _candidates(
         self, query: RecordQuery, kinds: Sequence[RecordType[Any]]
     ) -> dict[RecordType[Any], list[str]]:
-        """Ids of the records that match, by kind. Nothing is disclosed yet."""
+        """Ids of the records that match, by kind. Nothing is disclosed yet.
+
+        It reads snapshots: a search by name opens the records of all protected persons, and no new order may wait for that.
+        """
         if query.record_id:
             return {kind: [query.record_id] for kind in kinds}
         vault = self._transactions.vault
@@ -78,14 +81,15 @@ class RecordSearch:
         matched = [kind for kind in kinds if kind.side is not None]
 
         def by_key(connection: sa.Connection) -> dict[RecordType[Any], list[str]]:
-            rows = MatchKeyRows(connection)
+            working = WorkingSet(connection, vault)
             found: dict[RecordType[Any], list[str]] = {}
             for kind in matched:
-                ids = sorted(rows.sharing(kind.side, hashes)) if kind.side is not None and hashes else []
-                found[kind] = [id_ for id_ in ids if _is_born(_stored(connection, vault, kind, record_id=id_), query)]
+                ids = working.match_keys.sharing(kind.side, hashes) if kind.side is not None and hashes else set()
+                found[kind] = [id_ for id_, record in working.records.opened(kind, ids).items() if _is_born(record, query)]
             return found
 
-        candidates = await self._transactions.database.visit(by_key)
+        async with self._transactions.database.reading() as connection:
+            candidates = await connection.run_sync(by_key)
         if query.name and not query.birth_date and PERSONS in kinds:
             candidates[PERSONS] = await self._persons_named(query)
         return candidates
@@ -95,9 +99,8 @@ class RecordSearch:
         found: list[str] = []
         after = ""
         while len(found) <= MAX_FOUND:
-            batch = await self._transactions.database.visit(
-                partial(_persons_after, vault=self._transactions.vault, after=after)
-            )
+            async with self._transactions.database.reading() as connection:
+                batch = await connection.run_sync(_persons_after, self._transactions.vault, after)
             if not batch:
                 break
             found += [person_id for person_id, name in batch if name and query.matches(name)]
@@ -110,7 +113,8 @@ def _persons_after(connection: sa.Connection, vault: Vault, after: str) -> list[
     """Ids and names of the next protected persons by id. The name of a destroyed record is empty."""
     key = PERSONS.key
     ids = connection.scalars(sa.select(key).where(key > after).order_by(key).limit(PERSONS_BATCH)).all()
-    return [(id_, person.name if (person := _stored(connection, vault, PERSONS, record_id=id_)) else "") for id_ in ids]
+    persons = WorkingSet(connection, vault).records.opened(PERSONS, ids)
+    return [(id_, persons[id_].name if id_ in persons else "") for id_ in ids]
 
 
 def _stored(connection: sa.Connection, vault: Vault, kind: RecordType[Any], *, record_id: str) -> Any:
@@ -121,9 +125,7 @@ def _stored(connection: sa.Connection, vault: Vault, kind: RecordType[Any], *, r
         return None
 
 
-def _is_born(record: Any, query: RecordQuery) -> bool:
-    if record is None:
-        return False
+def _is_born(record: Wearer | Order, query: RecordQuery) -> bool:
     person = record.respondent if isinstance(record, Order) else record
     return query.birth_date is None or person.birth_date == query.birth_date
 

@@ -1,0 +1,36 @@
+"""The search for people and orders beside the registry's writes, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services.common.clock import MeshClock
+from services.common.storage.db import open_database
+from services.registry.keys.vault import Vault
+from services.registry.records import translate
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS
+from services.registry.search.domain import RecordQuery
+from services.registry.search.service import RecordSearch
+from services.registry.tables import MIGRATIONS
+from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
+
+WITHIN_S = 60.0
+
+
+async def test_a_search_reads_all_persons_without_the_lock_of_the_writers(where: Path | str) -> None:
+    async with open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
+        await registry.prepare()
+        for number in range(3):
+            person = translate.parse_protected_person(records.person(f"p-{number}"))
+            await registry.police.put_protected_person(person)
+        wearer = records.wearer()
+        await registry.ministry.put_wearer(translate.parse_wearer(wearer))
+        search = RecordSearch(registry.disclosures, registry.transactions)
+        async with database.transaction(), asyncio.timeout(WITHIN_S):  # as while an agency puts its records
+            persons = await search._candidates(RecordQuery(name=records.person().name), [PERSONS])
+            others = await search._candidates(RecordQuery(name=wearer.name), [WEARERS, ORDERS])
+        assert persons == {PERSONS: ["p-0", "p-1", "p-2"]}
+        assert others == {WEARERS: [wearer.wearer_id], ORDERS: []}
