@@ -52,7 +52,7 @@ class ReviewService:
 
     async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
         """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
-        async with self._transactions.open() as work:
+        async with self._transactions.reading() as work:
             return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
 
     async def queue(self) -> ReviewQueue:
