@@ -1,4 +1,4 @@
-"""What commands of the tracking centre share: calls as probation's desk, the grounds of a reading, and times as people read them."""
+"""Helpers of the tracking centre's commands: calls as probation's desk, the grounds of a disclosure, and times of options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Basis = Annotated[str, typer.Option("--legal-basis", help="Code of the article t
 def ask(
     folder: Path, method: Callable[[Clients], grpc.aio.UnaryUnaryMultiCallable[Request, Response]], request: Request
 ) -> Response:
-    """Makes a call of a running mesh as probation's desk. Raises AioRpcError if it is refused."""
+    """Calls a service of a running mesh as probation's desk. Raises AioRpcError if the service refuses."""
 
     async def ask_mesh() -> Response:
         async with mesh.connect(mesh.load(folder)) as clients:
@@ -40,17 +40,17 @@ def ask(
 
 
 def grounds(basis: str) -> disclosure_pb2.Grounds:
-    """Grounds of a reading by an officer of probation, for enforcement."""
+    """Grounds of a disclosure to an officer of probation, for enforcement."""
     return disclosure_pb2.Grounds(legal_basis=basis, purpose=disclosure_pb2.PURPOSE_ENFORCEMENT)
 
 
 def moment(option: str, value: str) -> Timestamp:
-    """The time of an option without its dashes. Raises CommandFailed if the value isn't an RFC 3339 time."""
+    """Parses the time of an option, whose name is given without dashes. Raises CommandFailed if it isn't an RFC 3339 time."""
     return times.to_timestamp(arguments.moment_ms(f"--{option}", value))
 
 
-def text(value: Timestamp) -> str:
-    """A time as RFC 3339 in UTC."""
+def rfc3339(value: Timestamp) -> str:
+    """Formats a time as RFC 3339 in UTC."""
     return times.to_rfc3339(times.from_timestamp(value))
 
 

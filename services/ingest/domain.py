@@ -83,7 +83,7 @@ class Position:
     lon_e7: int
     accuracy_mm: int
     source: int = 0
-    """Where the position comes from, a number of the proto's PositionSource."""
+    """Number of the proto's PositionSource; 0 if the sender doesn't name a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class UnitPresence:
     seen_ms: int
     """When the device was last there, milliseconds since 1970 UTC."""
     left: bool
-    """Whether the device left then."""
+    """Whether the device left at `seen_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Positions:
     lon_e7: list[int]
     accuracy_mm: list[int]
     sources: list[int] = field(default_factory=list)
-    """Source of each position. Empty if no sender says."""
+    """Source of each position. Empty if no sender names one."""
 
     def __len__(self) -> int:
         return len(self.device_ids)

@@ -12,7 +12,7 @@ from services.dispatch.evidence.model import StoredMessage, of_fields
 from tandem.common.v1 import alert_pb2
 
 _MESSAGES: Mapping[str, type[Message]] = {"alerts.jsonl": alert_pb2.Alert, "measures.jsonl": alert_pb2.Measure}
-"""Message type of a member's records. Log entries aren't checked: an unreadable entry is evidence that its dead letter is justified."""
+"""Message type of a member's records. Log entries aren't parsed: an unreadable entry belongs in the bundle, with its dead letter."""
 
 
 def records(members: Mapping[str, bytes], partition: int) -> list[StoredMessage]:

@@ -1,4 +1,4 @@
-"""What the maps of the protected persons could show right after the decision, by the fold's own function."""
+"""Maps of the protected persons right after a decision, computed by the fold's own function, for `tandem explain`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _IN_WORDS = {
     ViewOutcome.UNKNOWN: "unknown: the newest position is older than 3 minutes, or the tag is off",
     ViewOutcome.NOT_URGENT: "withheld: the rule of urgency doesn't hold",
     ViewOutcome.FAR: "withheld: the region begins beyond the distance of the rule of urgency",
-    ViewOutcome.AT_REST: "withheld: the wearer is at a place where the wearer rests",
-    ViewOutcome.LEAVING: "withheld: the wearer is on the way off",
+    ViewOutcome.AT_REST: "withheld: the wearer stays at a place",
+    ViewOutcome.LEAVING: "withheld: the wearer is moving away",
     ViewOutcome.SHOWN: "a region",
 }
 
@@ -52,7 +52,7 @@ def table(refold: Refold, positions: bool) -> Table | None:
 
 
 def _views(refold: Refold) -> Iterator[MapView]:
-    """The view of each person of the case who has an open notice, by the person's first device."""
+    """The view of the case on the first device of each person who has an open notice."""
     case = refold.case
     for target in case.targets if case else ():
         if target.is_person and target.device_ids:

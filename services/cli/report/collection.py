@@ -22,21 +22,21 @@ from services.registry.disclosure.translate import parse_disclosure
 from tandem.common.v1 import ledger_pb2, log_pb2
 
 LEG_LAG_MS = 600_000
-"""A leg that was down may have had an alert this much later than it was decided, milliseconds."""
-BY = "evidence"
-"""NATS user that reads the alerts and publishes the disclosure."""
+"""Maximum time from the decision of an alert until a leg that was down records it, milliseconds."""
+NATS_USER = "evidence"
+"""User of the NATS server that reads the alerts and publishes the disclosure."""
 
 
 async def collect(
     running: MeshConnection, folder: Path, order_id: str, *, from_ms: int, until_ms: int, grounds: BundleGrounds
 ) -> CompliancePeriod:
-    """The alerts of an order in a period: those of the stream, and before these the ones that the legs of the mesh in `folder` had.
+    """Collects the alerts of an order in a period: those that ALERTS holds, and older ones from the legs' records in `folder`.
 
     Raises CommandFailed if the mesh doesn't know the order, or refuses the grounds.
     """
     now_ms = running.clock.now_ms()
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience, running.nats.bus_as(BY) as bus:
+        async with asyncio.timeout(PATIENCE_S) as patience, running.nats.bus_as(NATS_USER) as bus:
             log_meta = await streams.read_log_meta(bus)
             patience.reschedule(None)  # no timeout here: reading all alerts takes long
             first = (await bus.bounds_of(flow.ALERTS.name)).first
@@ -115,5 +115,5 @@ async def _disclose(bus: Bus, order_id: str, wearer_id: str, *, grounds: BundleG
         parse_disclosure(row.SerializeToString())
     except InvalidField as error:
         raise CommandFailed(f"not disclosed: {error}", MISUSED) from None
-    subject = flow.disclosure_subject(BY, row.disclosure_id)
+    subject = flow.disclosure_subject(NATS_USER, row.disclosure_id)
     await bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)

@@ -1,7 +1,7 @@
-"""Alerts of an order that the stream ALERTS has forgotten, from the legs' own records, which are kept as long as the order's data.
+"""Reads the alerts of an order that the stream ALERTS no longer holds. They are in the legs' records, kept as long as the order's data.
 
-A leg's record has each alert that asked its agency for something, with its kind, demand and ring. Alerts that were only recorded, or
-that warned the protected person alone, aren't in it.
+A leg records each alert that demands something of its agency, with its kind, demand and ring. It doesn't record alerts that demand
+nothing, or only a warning to the protected person.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _POSTGRES = _QUERY.format(before_ms="$1", has_order="strpos(incidents.order_ids:
 
 
 async def read(folder: Path, order_id: str, *, from_ms: int, before_ms: int) -> list[DecidedAlert]:
-    """The alerts of an order that both agencies' legs had from `from_ms` to `before_ms`, mesh time, by time. Exercises are left out.
+    """The alerts of an order that both agencies' legs recorded from `from_ms` to `before_ms`, mesh time. Exercises are left out.
 
     Raises CommandFailed if a database can't be read.
     """
@@ -56,23 +56,23 @@ def of_rows(rows: Iterable[tuple[str, str]], order_id: str, *, from_ms: int, bef
 
 
 def _alert(incident_id: str, body: dict[str, object]) -> alert_pb2.Alert:
-    """The alert as far as a leg's record has it: the time is that at which the leg had it."""
+    """The alert with the fields that a leg's record has. Its times are the time at which the leg recorded it."""
     alert = alert_pb2.Alert(
         alert_id=str(body["alert_id"]),
         incident_id=incident_id,
         order_id=str(body["order_id"]),
         wearer_id=str(body.get("wearer_id", "")),
-        kind=alert_pb2.AlertKind.ValueType(_whole(body.get("kind"))),
-        demand=geometry_pb2.Demand.ValueType(_whole(body["demand"])),
+        kind=alert_pb2.AlertKind.ValueType(_int_or_zero(body.get("kind"))),
+        demand=geometry_pb2.Demand.ValueType(_int_or_zero(body["demand"])),
     )
     ring_m = body.get("ring_m")
     alert.ring_m = ring_m if isinstance(ring_m, float | int) else 0.0
     for at in (alert.at, alert.decided_at):
-        at.FromMilliseconds(_whole(body["at_ms"]))
+        at.FromMilliseconds(_int_or_zero(body["at_ms"]))
     return alert
 
 
-def _whole(value: object) -> int:
+def _int_or_zero(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 

@@ -1,4 +1,4 @@
-"""The two families of errors: permanent errors, which a retry can't mend, and retryable errors.
+"""The two families of errors: permanent errors, after which a retry is useless, and retryable errors.
 
 rpc/statuses.py maps them to gRPC statuses. Readers of streams map them to retry or dead letter. Any other exception is a defect: it
 ends the call or the process and is never swallowed.
@@ -16,7 +16,7 @@ class TandemError(Exception):
 
 
 class PermanentError(TandemError):
-    """An error that an unchanged retry can't mend."""
+    """An error that would recur if the same request or message were sent again."""
 
 
 class RetryableError(TandemError):

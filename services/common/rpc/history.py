@@ -26,7 +26,7 @@ MAX_PAGES_OF_IDENTITY = 8
 """Maximum number of pages that are read or wait for the same identity."""
 PAGE_CONCURRENCY = 2
 MAX_PAUSE_S = 1.0
-"""Maximum pause after a page, seconds, so that a lone caller whose pages are dear is slow, but isn't refused."""
+"""Maximum pause after a page, seconds, so that a lone caller with expensive pages is slowed down, but not refused."""
 MAX_WAIT_S = 2.0
 """Maximum wait of a call for its turn, seconds. It leaves time to answer within the deadline of unary calls, 5 s."""
 BUSY_S = 1.0
@@ -44,7 +44,7 @@ class _Reader:
     """An identity with pages that are read or wait, or that lately used more than its share."""
 
     used_s: float
-    """Processor time of its pages, seconds, counted from the level of the others when it began."""
+    """Processor time of its pages, seconds. It starts at the level of the others, or a newcomer would go first for long."""
     pages: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
@@ -81,8 +81,8 @@ class HistoryBudget:
     """Budget of a process for the pages of its history. It belongs to one event loop."""
 
     def __init__(self, gate: PriorityGate, quiet_share: float = QUIET_SHARE) -> None:
-        """`quiet_share` is the part of a core for all pages while there is no response work. A process whose response work is too short
-        to be marked at the gate passes BUSY_SHARE."""
+        """`quiet_share` is the part of a core for all pages while there is no response work. A process passes BUSY_SHARE if its response
+        work is too short for the gate to notice."""
         self._gate, self._quiet_share = gate, quiet_share
         self._readers: dict[str, _Reader] = {}
         self._level_s = 0.0
@@ -170,7 +170,7 @@ class HistoryBudget:
         self._next_at_s = max(self._next_at_s, asyncio.get_running_loop().time()) + min(cost_s / share, MAX_PAUSE_S)
 
     def _forget_idle(self) -> None:
-        """Forgets the readers without pages that begin at the level of the others anyway."""
+        """Forgets readers without pages that used no more than a new reader is given at its start."""
         if not self.pages:
             self._readers.clear()
         for who in [

@@ -1,7 +1,8 @@
-"""Runs `tandem` on the mesh of this machine, in a process of its own, for what the console has no access to itself.
+"""Runs `tandem` commands on this machine's mesh, each in a process of its own, for documents from data that the console can't read.
 
 `tandem report` collects the evidence of all legs and signs it with the custodian's key, and `tandem explain` refolds the log. Both
-record the disclosure before they show anything. They need the mesh's folder, so a console that runs elsewhere does without.
+record the disclosure before they show anything. They need the mesh's folder, so a console on another machine doesn't offer these
+documents.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ _REFUSALS = {2: (400, "document_refused"), 3: (410, "document_aged_out")}
 
 
 class CommandRefused(Exception):
-    """A command wasn't run, or failed. `status` is the HTTP status, `reason` the key of the text for the user."""
+    """A command wasn't run, or it failed. `status` is the HTTP status, `reason` the key of the text for the user."""
 
     def __init__(self, status: int, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
         self.status = status
         self.reason = reason
         self.detail = detail
-        """What the command said; empty if it said nothing."""
+        """Error text of the command; empty if there is none."""
 
 
 class CommandOutcome(NamedTuple):
-    """How a command ended."""
+    """Result of a command that ran to its end."""
 
     exit_code: int
     output: bytes
-    said: str
-    """Last line on standard error."""
+    error_line: str
+    """Last line on standard error; empty if there is none."""
 
     @property
     def refusal(self) -> CommandRefused:
-        """Why the command did nothing. Only for an exit code that isn't 0."""
+        """The refusal to show for an exit code that isn't 0."""
         status, reason = _REFUSALS.get(self.exit_code, (502, "document_failed"))
-        return CommandRefused(status, reason, self.said)
+        return CommandRefused(status, reason, self.error_line)
 
 
 class MeshCommands:
@@ -65,7 +66,7 @@ class MeshCommands:
         command: Sequence[str] = COMMAND,
         within_s: float = ENDS_WITHIN_S,
     ) -> None:
-        """With `tls` the services know a user under the console's own name, so the ledger does, too."""
+        """With `tls` the ledger names a user as the services do: `console/NAME`."""
         self._folder, self._command, self._within_s = folder, command, within_s
         self._named_under = f"{SELF}/" if tls else ""
         self._free = asyncio.Semaphore(1)
@@ -124,7 +125,7 @@ class MeshCommands:
 
 
 def refused(ask: Ask, refusal: CommandRefused) -> web.Response:
-    """The page that says why a command did nothing, with what it said about a wrong value."""
+    """Makes the page that says why there is no document, with the command's error text."""
     return assets.page(ask, "error.html", status=refusal.status, reason=refusal.reason, detail=refusal.detail)
 
 

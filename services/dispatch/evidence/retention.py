@@ -1,8 +1,8 @@
 """Background task of a leg that copies the evidence of its incidents to files, because the log keeps entries only for 7 days.
 
 An incident is copied when it is over, and when late reports amend an account after that. An incident that stays open is copied too,
-and the copy is renewed. The copies wait for a common pass through the streams, because a pass costs the same for one incident as for
-many, and the first moment of an incident belongs to its offers. The task reads committed rows of the leg and writes its own files. A
+and the copy is renewed. Copies wait, and then share one pass through the streams, which costs the same for one incident as for
+many. So the first minutes of an incident are left to its offers. The task reads committed rows of the leg and writes its own files. A
 failed copy is logged as an error and retried.
 
 A reader who asks for an incident that isn't copied yet doesn't wait for the pass: `EvidenceReading` collects it at once.
@@ -65,9 +65,9 @@ class _DueCopy:
     since_s: float
     """When the copy was scheduled."""
     ready_at_s: float
-    """Time from which the copy may join a pass that another copy needs."""
-    at_s: float
-    """Time at which the copy needs a pass."""
+    """Earliest time at which the copy may join a pass that is made for another copy."""
+    pass_due_at_s: float
+    """Time at which a pass is made for this copy."""
     failures: int = 0
     alone: bool = False
     """Whether the copy gets a pass of its own. It failed in a batch, where another copy may be the reason."""
@@ -165,7 +165,7 @@ class EvidenceRetention:
         is_open = moment is CopyMoment.OPENED
         delay_s = self._clock.wall_s(delay_ms or (OPEN_COPY_WITHIN_MS if is_open else COPY_WITHIN_MS))
         now_s = asyncio.get_running_loop().time()
-        copy = _DueCopy(since_s=now_s, ready_at_s=now_s + (delay_s if is_open else QUIET_S), at_s=now_s + delay_s)
+        copy = _DueCopy(since_s=now_s, ready_at_s=now_s + (delay_s if is_open else QUIET_S), pass_due_at_s=now_s + delay_s)
         self._due.setdefault(_CopyKey(incident_id, moment), copy)
 
     def _oldest_s(self) -> float:
@@ -177,9 +177,9 @@ class EvidenceRetention:
     # ── copying ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _copy_due(self) -> None:
-        """Makes all copies that are ready, if one of them needs a pass."""
+        """Makes all copies that are ready, if a pass is due for one of them."""
         now_s = asyncio.get_running_loop().time()
-        if not any(copy.at_s <= now_s for copy in self._due.values()):
+        if not any(copy.pass_due_at_s <= now_s for copy in self._due.values()):
             return
         ready = [key for key, copy in self._due.items() if copy.ready_at_s <= now_s]
         batched = [key for key in ready if not self._due[key].alone]
@@ -226,7 +226,7 @@ class EvidenceRetention:
         reason = error.reason if isinstance(error, TandemError) else type(error).__name__
         logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=reason)
         if due := self._due.get(key):  # None if the incident ended during the copy
-            due.ready_at_s = due.at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
+            due.ready_at_s = due.pass_due_at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
             due.failures += 1
             due.alone = due.alone or alone
 

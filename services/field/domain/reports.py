@@ -13,7 +13,7 @@ from services.common.rpc.errors import InvalidField
 MAX_REPORTS = 50
 """Maximum number of reports in a request. A phone that was offline for longer sends several requests."""
 MAX_ACCURACY_M = 1e6
-"""Maximum accuracy that is passed on, metres. Ingest has the bound that counts, and says so."""
+"""Accuracy radius beyond which a whole request is refused, metres. Ingest refuses single reports from a smaller one on."""
 ALARMS = {"panic": "sos", "battery_low": "lowBattery"}
 """Alarms of the app by the name that the OsmAnd protocol has for them (docs/reference/devices.md)."""
 SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
@@ -21,7 +21,7 @@ SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
 
 
 class ReportOutcome(Enum):
-    """What became of a report."""
+    """Outcome of a report, by ingest's answer."""
 
     STORED = "stored"
     """It is durable in the log."""
@@ -53,7 +53,7 @@ class PhoneReport:
         return self.alarm == ALARMS["panic"]
 
     def form(self, device_id: str) -> dict[str, str]:
-        """The report in the OsmAnd protocol. The same report is the same form, so that ingest counts it once."""
+        """The report in the OsmAnd protocol. A report that is sent twice gives the same form, so ingest counts it once."""
         values = {
             "id": device_id,
             "timestamp": str(self.at_ms),
@@ -65,12 +65,13 @@ class PhoneReport:
 
 @dataclass(frozen=True, slots=True)
 class ReportAnswer:
-    """What became of a report, with ingest's reason, and the commands that came with the answer."""
+    """Outcome of a report, with ingest's reason and the commands that came with its answer."""
 
     outcome: ReportOutcome
     field: str = ""
     reason: str = ""
     retry_after_s: int = 0
+    """Time after which the phone may send it again, seconds; 0 at the next request."""
     commands: Sequence[Mapping[str, Any]] = ()
 
 

@@ -21,7 +21,10 @@ def presences(batch: presence_pb2.PresenceBatch) -> Presences:
 
 
 def units(field: str, messages: Iterable[presence_pb2.PresenceUnitPlace], holder: str) -> Iterator[UnitPlace]:
-    """Parses units of a holder: a protected person's key, or empty for the wearer. Raises InvalidField."""
+    """Parses the home units and beacons of one holder: a protected person's key, or empty for the wearer.
+
+    Raises InvalidField. `field` is the path of the messages, for its text.
+    """
     for msg in messages:
         if msg.kind not in _UNIT_KINDS:
             raise InvalidField(f"{field}.kind", "isn't known")

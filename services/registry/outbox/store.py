@@ -63,7 +63,7 @@ class OutboxRepository(Repository):
         return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
 
     async def waiting_behind(self, count: int) -> int | None:
-        """Id of the first message with `count` unsent messages before it; None if no more than that wait."""
+        """Id of the first unsent message with `count` unsent messages before it; None if at most `count` messages are unsent."""
         query = sa.select(outbox.c.id).where(outbox.c.sent_at_ms.is_(None)).order_by(outbox.c.id)
         rows = await self._rows(query.offset(count).limit(1))
         return rows[0].id if rows else None

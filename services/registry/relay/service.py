@@ -77,7 +77,7 @@ class Relay:
         return ""
 
     def _stand_by(self) -> None:
-        """Notes that another process reads the outbox, so that this one isn't unable after an outage of the database."""
+        """Notes that another process reads the outbox, so this one has nothing to report as failing."""
         self._failing_since_s = self._stuck_since_s = None
 
     async def run(self) -> None:
@@ -109,7 +109,7 @@ class Relay:
         self._compared = reconnects, now_s
 
     async def _publish_some(self, still_alone: Callable[[], Awaitable[None]]) -> bool:
-        """Publish a batch. Raises Unavailable once another process may publish, which then publishes the batch again."""
+        """Publish a batch. Raises Unavailable if another process has taken over; that process publishes the batch again."""
         async with self._transactions.open() as work:
             rows = await work.outbox.unsent(self._batch)
         if not rows:
@@ -137,7 +137,7 @@ class Relay:
         return True
 
     async def _publish(self, flight: Sequence[OutboxRow]) -> list[PubAck]:
-        """Publish messages together, in their order. What fails is published again, each message after the one before."""
+        """Publish messages together. Those that fail are retried one after another, in their order."""
         publications = [partial(self._bus.publish, row.subject, row.payload, msg_id=row.msg_id) for row in flight]
         outcomes = await asyncio.gather(*(publish() for publish in publications), return_exceptions=True)
         acks = []

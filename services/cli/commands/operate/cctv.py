@@ -9,7 +9,7 @@ from rich.table import Table
 
 from services.cli import usage
 from services.cli.failure import MISUSED, CommandFailed
-from services.cli.probation import Basis, Folder, ask, grounds, moment, show, text
+from services.cli.probation import Basis, Folder, ask, grounds, moment, rfc3339, show
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from tandem.registry.v1 import cctv_pb2
 
@@ -87,10 +87,10 @@ def _print(requests: list[cctv_pb2.CctvRequest]) -> None:
     view = Table("request", "wearer", "ground", "government", "steps", "due")
     for each in requests:
         steps = [
-            f"{cctv_pb2.CctvStep.Name(entry.step).removeprefix('CCTV_STEP_').lower()} {text(entry.at)} {entry.text}".rstrip()
+            f"{cctv_pb2.CctvStep.Name(entry.step).removeprefix('CCTV_STEP_').lower()} {rfc3339(entry.at)} {entry.text}".rstrip()
             for entry in each.entries
         ]
-        due = f"{text(each.due_at)}{', OVERDUE' if each.overdue else ''}" if each.HasField("due_at") else "nothing"
+        due = f"{rfc3339(each.due_at)}{', OVERDUE' if each.overdue else ''}" if each.HasField("due_at") else "nothing"
         ground = cctv_pb2.CctvGround.Name(each.ground).removeprefix("CCTV_GROUND_").lower()
         view.add_row(each.request_id, each.wearer_id, ground, each.government, "\n".join(steps), due)
     show(view, empty="no requests")

@@ -21,7 +21,7 @@ from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import registry_pb2
 
 _OWNERS = (registry_pb2.Wearer, registry_pb2.ProtectedPerson)
-"""Records that other records of their line refer to."""
+"""Types of records that the other records of the same line refer to. They are put first."""
 _MINISTRY = (registry_pb2.Wearer, registry_pb2.Tag)
 """Records of the Ministry; the others are records of the police."""
 
@@ -61,7 +61,7 @@ def import_(
 
 @dataclass
 class _Imported:
-    """Answers of the registry."""
+    """Results of an import, as the registry answered."""
 
     faults: dict[int, Fault] = field(default_factory=dict)
     """First refusal of each refused line, by line number."""
@@ -79,7 +79,7 @@ class _Imported:
 
 
 async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> _Imported:
-    """Puts all lines, first the wearers and persons. What refers to them follows only if no record of its line was refused."""
+    """Puts the wearers and persons of all lines, then the other records of those lines of which no record was refused."""
     imported = _Imported()
     async with mesh.connect(running) as clients:
         with progress.bar() as shown:
@@ -104,7 +104,7 @@ async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> _Imported:
 
 
 def _identity(record: bulk.AnyRecord | None) -> str:
-    """Agency that puts the records of a file. Each file has records of one agency."""
+    """SPIFFE id of the agency that owns a record. All records of a file have the same owner."""
     return MOJ_RECORDS if isinstance(record, _MINISTRY) else NPA_RECORDS
 
 

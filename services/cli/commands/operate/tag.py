@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from services.cli import usage
-from services.cli.probation import Basis, Folder, ask, grounds, moment, show, text
+from services.cli.probation import Basis, Folder, ask, grounds, moment, rfc3339, show
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from tandem.registry.v1 import tag_record_pb2
 
@@ -66,7 +66,7 @@ def allow_removal(
     afterwards: Annotated[bool, typer.Option("--afterwards", help="There was no time for an approval.")] = False,
     folder: Folder = DEFAULT_FOLDER,
 ) -> None:
-    """Record an authorised removal of a tag. A strap that is still open at its end alarms."""
+    """Record an authorised removal of a tag. A strap that is still open when the removal ends raises an alarm."""
     request = tag_record_pb2.AllowRemovalRequest(
         record_id=record,
         device_id=device,
@@ -97,18 +97,18 @@ def list_records(
     basis: Basis = "TAG_31_8_2",
     folder: Folder = DEFAULT_FOLDER,
 ) -> None:
-    """List all records about a wearer's tags. The reading is a row of the ledger."""
+    """List all records about a wearer's tags. The ledger gets a row."""
     request = tag_record_pb2.ListTagRecordsRequest(wearer_id=wearer, grounds=grounds(basis))
     answer = ask(folder, lambda clients: clients.tag_records.ListTagRecords, request)
     view = Table("record", "kind", "period", "of", "by", "reason")
     for each in answer.records:
         kind = tag_record_pb2.TagRecordKind.Name(each.kind).removeprefix("TAG_RECORD_KIND_").lower()
-        period = text(getattr(each, "from"))
+        period = rfc3339(getattr(each, "from"))
         if each.HasField("until"):
-            period = f"{period}\nuntil {text(each.until)}"
+            period = f"{period}\nuntil {rfc3339(each.until)}"
         if each.HasField("ended_at"):
-            period = f"{period}\nended {text(each.ended_at)}"
-        by = [f"{each.recorded_by}\n{text(each.recorded_at)}"]
+            period = f"{period}\nended {rfc3339(each.ended_at)}"
+        by = [f"{each.recorded_by}\n{rfc3339(each.recorded_at)}"]
         by += [f"allowed by {each.allowed_by}"] if each.allowed_by else []
         by += [f"ended by {each.ended_by}"] if each.ended_by else []
         view.add_row(
