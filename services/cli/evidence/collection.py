@@ -29,7 +29,7 @@ from services.dispatch.settings import for_leg
 from services.registry.disclosure.translate import parse_disclosure
 from tandem.common.v1 import ledger_pb2
 
-BY = "evidence"
+NATS_USER = "evidence"
 """NATS user that makes bundles and publishes their disclosures."""
 
 
@@ -58,7 +58,7 @@ async def make(
     try:
         async with (
             asyncio.timeout(PATIENCE_S) as patience,
-            running.nats.bus_as(BY) as bus,
+            running.nats.bus_as(NATS_USER) as bus,
         ):
             log_meta = await streams.read_log_meta(bus)
             patience.reschedule(None)  # no timeout here: reading a long log takes long
@@ -75,7 +75,7 @@ async def make(
             ground = evidence_bundle.ground_of(evidence, log_meta)
             bundle = evidence_bundle.make(evidence, ground, chains, about=about, key=seal.open_key(key_file))
             for disclosure in _disclosures(evidence, grounds, now_ms):
-                subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
+                subject = flow.disclosure_subject(NATS_USER, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None

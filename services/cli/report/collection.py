@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.cli.calls import PATIENCE_S
-from services.cli.evidence.collection import BundleGrounds
+from services.cli.evidence.collection import NATS_USER, BundleGrounds
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.report import compliance, older_alerts
 from services.cli.report.compliance import CompliancePeriod
@@ -23,8 +23,6 @@ from tandem.common.v1 import ledger_pb2, log_pb2
 
 LEG_LAG_MS = 600_000
 """Maximum time from the decision of an alert until a leg that was down records it, milliseconds."""
-NATS_USER = "evidence"
-"""User of the NATS server that reads the alerts and publishes the disclosure."""
 
 
 async def collect(

@@ -44,7 +44,7 @@ class _Reader:
     """An identity with pages that are read or wait, or that lately used more than its share."""
 
     used_s: float
-    """Processor time of its pages, seconds. It starts at the level of the others, or a newcomer would go first for long."""
+    """Processor time of its pages, seconds. It starts at the level of the others: a newcomer doesn't go first for long."""
     pages: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
