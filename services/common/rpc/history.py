@@ -81,8 +81,8 @@ class HistoryBudget:
     """Budget of a process for the pages of its history. It belongs to one event loop."""
 
     def __init__(self, gate: PriorityGate, quiet_share: float = QUIET_SHARE) -> None:
-        """`quiet_share` is the part of a core for all pages while there is no response work. A process passes BUSY_SHARE if its response
-        work is too short for the gate to notice."""
+        """`quiet_share` is the part of a core for all pages while there is no response work. A process passes BUSY_SHARE if
+        its response work is too short for the gate to notice."""
         self._gate, self._quiet_share = gate, quiet_share
         self._readers: dict[str, _Reader] = {}
         self._level_s = 0.0
