@@ -17,8 +17,8 @@ from aiohttp import web
 from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
-from services.common.web.server import body_of
 from services.common.web.rate_limit import RequestLimit, source_of
+from services.common.web.server import body_of
 from services.field.metrics import FieldMetrics
 from services.field.phones import proof
 from services.field.phones.known import KnownPhones
@@ -229,9 +229,7 @@ class PhoneGuard(RequestGuard):
         """Takes a phone's cookie away."""
         response.del_cookie(COOKIE, path="/api")
 
-    def _for_phone(
-        self, answer: Answer, checks_token: bool
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _for_phone(self, answer: Answer, checks_token: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             session = self._cookies.open(request.cookies.get(COOKIE, ""))
             if session is None:

@@ -165,7 +165,9 @@ class EvidenceRetention:
         is_open = moment is CopyMoment.OPENED
         delay_s = self._clock.wall_s(delay_ms or (OPEN_COPY_WITHIN_MS if is_open else COPY_WITHIN_MS))
         now_s = asyncio.get_running_loop().time()
-        copy = _DueCopy(since_s=now_s, ready_at_s=now_s + (delay_s if is_open else QUIET_S), pass_due_at_s=now_s + delay_s)
+        copy = _DueCopy(
+            since_s=now_s, ready_at_s=now_s + (delay_s if is_open else QUIET_S), pass_due_at_s=now_s + delay_s
+        )
         self._due.setdefault(_CopyKey(incident_id, moment), copy)
 
     def _oldest_s(self) -> float:

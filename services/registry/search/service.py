@@ -85,7 +85,9 @@ class RecordSearch:
             found: dict[RecordType[Any], list[str]] = {}
             for kind in matched:
                 ids = working.match_keys.sharing(kind.side, hashes) if kind.side is not None and hashes else set()
-                found[kind] = [id_ for id_, record in working.records.opened(kind, ids).items() if _is_born(record, query)]
+                found[kind] = [
+                    id_ for id_, record in working.records.opened(kind, ids).items() if _is_born(record, query)
+                ]
             return found
 
         async with self._transactions.database.reading() as connection:

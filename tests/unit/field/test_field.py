@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from pydantic import ValidationError
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.web.rate_limit import RequestLimit, source_of
 from services.field.domain import reports
 from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
-from services.common.web.rate_limit import RequestLimit, source_of
 from services.field.phones import proof
 from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
