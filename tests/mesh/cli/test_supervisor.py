@@ -127,9 +127,8 @@ async def test_a_process_that_is_asked_to_end_is_not_reported_as_silent(
         beater = (sys.executable, "-c", BEATER)
         supervised.start(Program("beater", beater, environment(), log, beats=True))
         await until(lambda: log.exists() and "beaten" in log.read_text())
-        os.kill(
-            supervised.pids["beater"], signal.SIGSTOP
-        )  # as idle as an interpreter that waits for its threads to end
+        # As idle as an interpreter that waits for its threads to end.
+        os.kill(supervised.pids["beater"], signal.SIGSTOP)
     assert lines == []
 
 
