@@ -14,7 +14,7 @@ from services.field.phones.known import KnownPhones
 from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 
-class OnePhoneRegistry(enrolment_pb2_grpc.EnrolmentServiceServicer):
+class SinglePhoneRegistry(enrolment_pb2_grpc.EnrolmentServiceServicer):
     """A registry that knows one phone, or gives an error."""
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class OnePhoneRegistry(enrolment_pb2_grpc.EnrolmentServiceServicer):
 
 
 @asynccontextmanager
-async def known_phones() -> AsyncIterator[tuple[KnownPhones, OnePhoneRegistry]]:
+async def known_phones() -> AsyncIterator[tuple[KnownPhones, SinglePhoneRegistry]]:
     """Field's memory of a registry, and that registry."""
-    registry, server = OnePhoneRegistry(), grpc.aio.server()  # type: ignore[abstract]  # nobody calls the other methods
+    registry, server = SinglePhoneRegistry(), grpc.aio.server()  # type: ignore[abstract]  # nobody calls the other methods
     enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(registry, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -22,7 +22,7 @@ from services.field.metrics import FieldMetrics
 from services.field.phones.sessions import PhoneCookies, PhoneSession
 from services.field.push.store import PushAddresses
 from services.field.settings import FieldSettings
-from tests.support.field.known import OnePhoneRegistry, known_phones
+from tests.support.field.known import SinglePhoneRegistry, known_phones
 from tests.support.field.phone import PhoneClient, phone
 
 KEYS = (bytes(32),)
@@ -33,7 +33,7 @@ async def nothing(_call: PhoneCall) -> web.Response:
 
 
 @asynccontextmanager
-async def hers(folder: Path) -> AsyncIterator[tuple[PhoneClient, OnePhoneRegistry]]:
+async def hers(folder: Path) -> AsyncIterator[tuple[PhoneClient, SinglePhoneRegistry]]:
     """An enrolled phone of a field with two routes: one whose token the guard checks, and one that checks it itself."""
     collector = CollectorRegistry()
     async with open_database(folder / "field.sqlite3", MIGRATIONS) as database, known_phones() as (known, registry):
