@@ -1,9 +1,10 @@
-"""Creates the events, the tables derived from them (steps, assignments with deadlines, incidents), and other legs' assignments."""
+"""Creates the events, the tables derived from them (steps, assignments with deadlines, incidents), other legs' assignments, and the
+consumed positions of the streams. It is the oldest one: no database of an earlier version was ever released."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0002"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -53,4 +54,10 @@ def upgrade() -> None:
         sa.Column("incident_id", sa.String, nullable=False, index=True),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "positions",
+        sa.Column("stream", sa.String, primary_key=True),
+        sa.Column("log_id", sa.String, nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
     )
