@@ -6,6 +6,19 @@ import { palette } from "./palette";
 
 /** Zoom from which names and accuracy circles are shown. */
 const NEAR = 10;
+/** Name and side of the image of a protected place, in pixels: larger than the mark of a person who is there. */
+export const PLACE_IMAGE = "place";
+const PLACE_PX = 22;
+/** Edge without colour, which the map's shader needs, in pixels. */
+const EDGE_PX = 2;
+
+/** Returns the image of a protected place: a square, as in the legend. */
+export function placeImage(): ImageData {
+  const side = PLACE_PX + 2 * EDGE_PX;
+  const image = new ImageData(side, side);
+  for (let y = EDGE_PX; y < side - EDGE_PX; y++) image.data.fill(255, 4 * (y * side + EDGE_PX), 4 * (y * side + side - EDGE_PX));
+  return image;
+}
 
 export function liveLayers(): LayerSpecification[] {
   const colors = palette();
@@ -52,10 +65,20 @@ export function liveLayers(): LayerSpecification[] {
       paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], colors.old, color] as never },
     },
     {
+      id: "places",
+      type: "symbol",
+      source: "subjects",
+      minzoom: NEAR,
+      filter: ["==", ["get", "sort"], "place"],
+      layout: { "icon-image": PLACE_IMAGE, "icon-allow-overlap": true, "icon-ignore-placement": true },
+      paint: { "icon-color": colors.protected },
+    },
+    {
       id: "marks",
       type: "circle",
       source: "subjects",
       minzoom: NEAR,
+      filter: ["!=", ["get", "sort"], "place"],
       layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, "unit", 2, 0] as never },
       paint: {
         "circle-radius": ["case", ["get", "grave"], 8, 5] as never,

@@ -1,17 +1,22 @@
 // Pace of a map's frames. A computer without a graphics processor draws a frame for a tenth of a second, and a movement asks for some
 // twenty of them: one for each tile that comes. So the changes of a quarter of a second are drawn in one frame, and none while the page
-// paints what is more urgent. A map that the user moves follows at once.
+// paints what is more urgent. After a frame the map rests for twice as long as the frame took: on a busy machine, an alert that
+// comes would else wait behind one frame after the other. A map that the user moves follows at once.
 
 import type { Map as MapLibre } from "maplibre-gl";
 
 const FRAME_INTERVAL_MS = 250;
+/** Rest after a frame, as a multiple of the time that the frame took; and its maximum in ms. */
+const REST = 2;
+const MAX_REST_MS = 1_500;
 /** Time after a gesture of the user for which the map follows at once, in ms. */
 const USED_MS = 1_000;
 const GESTURES = ["pointerdown", "pointermove", "touchmove", "wheel", "keydown"];
 
 export class Pace {
   #draw: () => void;
-  #drawnAtMs = -Infinity;
+  /** Time before which no frame is drawn, unless the user moves the map. */
+  #nextFrameMs = -Infinity;
   #usedAtMs = -Infinity;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Number of paintings that the map waits for. */
@@ -22,7 +27,7 @@ export class Pace {
     this.#draw = map.triggerRepaint.bind(map);
     // All changes ask for their frame by this public method.
     map.triggerRepaint = () => this.#ask();
-    map.on("render", () => (this.#drawnAtMs = performance.now()));
+    map.on("render", () => this.#rendered());
     const use = (event: Event): void => {
       // A pointer that only passes over the map moves nothing.
       if (event.type === "pointermove" && !(event as PointerEvent).buttons) return;
@@ -41,6 +46,18 @@ export class Pace {
     });
   }
 
+  /** Sets the time of the next frame. The map's drawing is done only after its own callback, when the page is painted. */
+  #rendered(): void {
+    const beganMs = Number(document.timeline.currentTime);
+    this.#nextFrameMs = Infinity;
+    setTimeout(() => {
+      const nowMs = performance.now();
+      const restMs = Math.min(MAX_REST_MS, REST * (nowMs - beganMs));
+      this.#nextFrameMs = Math.max(beganMs + FRAME_INTERVAL_MS, nowMs + restMs);
+      if (this.#isAsked) this.#ask();
+    });
+  }
+
   #ask(): void {
     this.#isAsked = true;
     clearTimeout(this.#timer);
@@ -48,9 +65,10 @@ export class Pace {
     if (this.#waits) return;
     const now = performance.now();
     const isUsed = this.map.isMoving() || now < this.#usedAtMs + USED_MS;
-    const leftMs = isUsed ? 0 : this.#drawnAtMs + FRAME_INTERVAL_MS - now;
-    if (leftMs > 0) this.#timer = setTimeout(() => this.#ask(), leftMs);
-    else {
+    const leftMs = isUsed ? 0 : this.#nextFrameMs - now;
+    if (leftMs > 0) {
+      if (leftMs < Infinity) this.#timer = setTimeout(() => this.#ask(), leftMs);
+    } else {
       this.#isAsked = false;
       this.#draw();
     }
