@@ -9,6 +9,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "expected_within": ("제한 시간", "Within"),
     "expected_at": ("기한", "Due"),
     "came": ("이행", "Came"),
+    "came_unrecorded": ("시각 기록 없음", "time not recorded"),
     "verdict": ("판정", "Result"),
     "expected_MACHINE_RECEIVES": ("단말 수신", "received by the machine"),
     "expected_PERSON_ANSWERS": ("담당자 접수", "answered by a person"),
@@ -130,7 +131,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "a position jump that no second position had confirmed",
     ),
     "held_LATE": (
-        "늦게 도착한 보고로, 그것만으로는 몰랐던 접근이 확인되지 않음",
+        "늦게 도착한 보고이며, 이 보고만으로는 새로 드러난 접근이 없음",
         "it came late, and by itself proved no presence that was unknown",
     ),
     "held_VAGUE": (
