@@ -77,7 +77,9 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "표시: 빨강 = 경보, 파랑 = 조치, 주황 = 지키지 못한 기한. 누르면 그 시각으로 이동합니다.",
         "Marks: red = alert, blue = step, orange = an expected time that wasn't kept. Choose one to go to its time.",
     ),
-    "was_due": ("기한이었으나 이행 없음", "was due and had not come"),
+    "was_due": ("기한 내 이행 없음", "was due and had not come"),
+    "replay_fix": ("{age} 전 위치, 오차 {m} m", "position {age} old, within {m} m"),
+    "replay_unit_fix": ("{age} 전 위치", "position {age} old"),
     "units_none": ("출동 대원 위치 기록이 없습니다.", "No positions of units are on record."),
     "evidence_gone": (
         "이 기관에는 이 사건의 증거 사본이 없고, 원본 기록도 보존 기간이 지났습니다. 아래의 조치와 처리 과정은 남아 있습니다.",

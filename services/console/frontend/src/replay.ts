@@ -9,6 +9,7 @@ import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
 import { onThemeChange, palette } from "./palette";
 import { span } from "./span";
+import { Words } from "./words";
 
 /** Time in milliseconds, longitude, latitude, accuracy in metres, and where the position comes from. */
 type Point = [number, number, number, number, string];
@@ -83,7 +84,8 @@ const RING_SHOWN_M = 3_000;
 
 const page = readPage<ReplayPage>();
 const { tracks, units, places, rings, alerts } = page.replay;
-const text = (key: string): string => page.texts[key] ?? key;
+const words = new Words(page.texts);
+const text = (key: string): string => words.say(key);
 for (const track of [...tracks, ...units]) track.points.sort((a, b) => a[0] - b[0]);
 const moments = new Map(tracks.map((track) => [track, track.points.map((at) => at[0])]));
 
@@ -177,7 +179,7 @@ function unitFeatures(at: number): Feature[] {
 function unitLines(at: number): string[] {
   return units.flatMap((unit) => {
     const now = unit.points.filter((point) => point[0] <= at).at(-1);
-    return now ? [`${text("unit")} ${unit.unit}: ${((at - now[0]) / 1000).toFixed(0)} s`] : [];
+    return now ? [`${text("unit")} ${unit.unit}: ${words.say("replay_unit_fix", { age: words.time(at - now[0]) })}`] : [];
   });
 }
 
@@ -192,7 +194,7 @@ function draw(): void {
     if (!now) continue;
     const who = `${text(track.wearer ? "wearer" : "protected")} ${track.device}`;
     const source = now[4] === "UNSPECIFIED" ? "" : `, ${text(`source_${now[4]}`)}`;
-    const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m${source}`;
+    const age = words.say("replay_fix", { age: words.time(at - now[0]), m: now[3].toFixed(0) }) + source;
     const near = places.map((place) => Math.max(0, distanceM([now[1], now[2]], middle(place)) - (place.radius ?? 0)));
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }
