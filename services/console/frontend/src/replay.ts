@@ -4,12 +4,12 @@ import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { disc, distanceM, lastBefore } from "./geo";
 import type { LonLat } from "./geo";
+import { Words } from "./words"; // before the map, by which the bundler names the part that pages share
 import { openMap, repaint } from "./map";
 import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
 import { onThemeChange, palette } from "./palette";
 import { span } from "./span";
-import { Words } from "./words";
 
 /** Time in milliseconds, longitude, latitude, accuracy in metres, and where the position comes from. */
 type Point = [number, number, number, number, string];
