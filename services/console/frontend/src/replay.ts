@@ -87,6 +87,7 @@ const { tracks, units, places, rings, alerts } = page.replay;
 const words = new Words(page.texts);
 const text = (key: string): string => words.say(key);
 for (const track of [...tracks, ...units]) track.points.sort((a, b) => a[0] - b[0]);
+alerts.sort((a, b) => a.at - b.at);
 const moments = new Map(tracks.map((track) => [track, track.points.map((at) => at[0])]));
 
 const [fromMs, untilMs] = span(
