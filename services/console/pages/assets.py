@@ -60,7 +60,7 @@ def local_second(ms: int) -> str:
 
 
 def _about(us: int) -> str:
-    """Formats a duration in microseconds for people who compare it with a deadline: to a tenth of a second, below 1 s in milliseconds."""
+    """Formats a duration in microseconds beside a deadline: to a tenth of a second, below 1 s in milliseconds."""
     return f"{us / 1e6:.1f} s" if us >= 1_000_000 else f"{us / 1000:.0f} ms"
 
 
