@@ -68,7 +68,12 @@ def ms_of_local(text: str) -> int:
     return int((at if at.tzinfo else at.replace(tzinfo=KOREA)).timestamp() * 1000)
 
 
-_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration}
+def _about(us: int) -> str:
+    """Formats a duration in microseconds beside a deadline: to a tenth of a second, below 1 s in milliseconds."""
+    return f"{us / 1e6:.1f} s" if us >= 1_000_000 else f"{us / 1000:.0f} ms"
+
+
+_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration, "about": _about}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:
