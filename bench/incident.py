@@ -43,8 +43,11 @@ from services.common.observability import telemetry
 WARM_UP = 5
 """Incidents before the first measurement, which are answered."""
 ENDED_WITHIN_S = 120.0
-OPEN_CONCURRENCY = 50
+OPEN_CONCURRENCY = 200
 """Incidents that are opened at the same time for `--open`."""
+ASKED_AFTER_S = 20.0
+"""Time after the first measurement with silent devices until each was asked once for its position, seconds. The next request is due a
+minute after the first."""
 MILLISECONDS, RATE = "ms/incident", "ms/s"
 """Units: processor time of an incident, and of an idle second."""
 
@@ -177,10 +180,15 @@ async def with_open(
             triggers = await begin(reporting, cases[first : min(first + OPEN_CONCURRENCY, count)], per_s=1000.0)
             await working.until_accepted(triggers, ENDED_WITHIN_S)
         opened = count
-        for reports in (True, False):
+        for state, reports, wait_s in (
+            ("devices report", True, 0.0),
+            ("devices silent", False, 0.0),
+            ("devices asked and silent", False, ASKED_AFTER_S - options.settle_s),
+        ):
             reporting.reporting = reports
+            await asyncio.sleep(max(wait_s, 0.0))
             idle = await idle_mesh(watch, options)
-            label = f"{count:,} open, devices {'report' if reports else 'silent'}"
+            label = f"{count:,} open, {state}"
             results += [Figure(f"{label}: {name}", ms, RATE) for name, ms in idle.rates_ms().items()]
             say(f"{label}: {idle.rates_ms()[budget.TOTAL]:.1f} {RATE}")
         reporting.reporting = True

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.observability.telemetry import logger
 from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.publications.skipped import SkippedPosition
 from services.dispatch.warning.consumer import of_person
 from services.dispatch.warning.domain import ReceiptKind
-from services.dispatch.warning.store import fetch_rows, read_rows
+from services.dispatch.warning.store import WarningStore, fetch_rows, read_rows
 from services.dispatch.warning.tables import (
     NO_WAY,
     MessageRow,
@@ -24,6 +30,8 @@ from services.dispatch.warning.tables import (
     notified_persons,
     to_leg,
 )
+
+from tandem.common.v1 import command_pb2
 
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
@@ -122,6 +130,31 @@ class ReceiptStore:
         """Deletes an update that the leg has recorded."""
         delete = sa.delete(to_leg).where(to_leg.c.id == update.id)
         await self._database.visit(lambda connection: connection.execute(delete))
+
+
+class DeviceReceipts:
+    """Receipts of the messages that devices got as commands. COMMANDS also has the receipts of all other services' commands."""
+
+    def __init__(self, store: WarningStore, receipts: ReceiptStore, clock: MeshClock) -> None:
+        self._store, self._receipts, self._clock = store, receipts, clock
+        self.skipped = SkippedPosition(store.put_position)
+
+    async def accept(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
+        """Stores the receipts among the steps of commands, and the stream position after them."""
+        notices = [step for step in steps if step.command_id.startswith(flow.NOTICE_IDS)]
+        if not notices:
+            self.skipped.position = position
+            return
+        self.skipped.position = None  # `position` is later
+        for step in notices:
+            message = await self._store.message_of_command(step.command_id)
+            if message is None:
+                continue  # another database has the message
+            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
+                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
+            else:
+                logger().warning("warning_refused_by_device", message_id=message.message_id)
+        await self._store.put_position(position)
 
 
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────

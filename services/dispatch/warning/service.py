@@ -47,16 +47,14 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
 from services.dispatch.warning.contacts import ContactBook
-from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
-from services.dispatch.warning.receipts import ReceiptStore, ReceiptWork
+from services.dispatch.warning.receipts import DeviceReceipts, ReceiptStore, ReceiptWork
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
 from services.dispatch.warning.translate import WarnableAlert
-from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_SLEEP_S = 1.0
@@ -223,7 +221,8 @@ class WarningStreams:
         mesh: WarningBus,
         wake: Callable[[], None],
     ) -> None:
-        self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
+        self._store, self._clock, self._mesh, self._wake = store, clock, mesh, wake
+        self._device_receipts = DeviceReceipts(store, receipts, clock)
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
         """Health of the reader of alerts. While it doesn't read, nobody is warned."""
 
@@ -243,7 +242,7 @@ class WarningStreams:
         steps = _Source(
             flow.COMMANDS.name,
             stored.command_step,
-            self._accept_steps,
+            self._device_receipts.accept,
             subjects=_RECEIPT_SUBJECTS,
             keeps_dead_letters=True,
         )
@@ -262,6 +261,7 @@ class WarningStreams:
                 await self._await_contacts(bus, log_meta)
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
                 tasks.create_task(self._read(bus, log_meta.log_id, steps))
+                tasks.create_task(self._device_receipts.skipped.keep())
                 tasks.create_task(self._read(bus, log_meta.log_id, advice))
         finally:
             self._mesh.bus = None
@@ -312,17 +312,6 @@ class WarningStreams:
     async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
         await self._store.accept_advice(advice, self._clock.now_ms(), position)
         self._wake()
-
-    async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
-        for step in steps:
-            message = await self._store.message_of_command(step.command_id)
-            if message is None:
-                continue  # a command of another service
-            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
-                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
-            else:
-                logger().warning("warning_refused_by_device", message_id=message.message_id)
-        await self._store.put_position(position)
 
 
 @asynccontextmanager
