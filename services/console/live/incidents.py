@@ -64,7 +64,8 @@ class IncidentReader:
 
     async def _read_all(self) -> None:
         """Reads the whole list: the newest incidents that the page keeps, and all older ones that are open."""
-        gone, answer, changes, read = set(self._page.incident_ids), None, "", 0
+        gone, changes, read = set(self._page.incident_ids), "", 0
+        answer: dispatch_pb2.ListIncidentsResponse | None = None
         while answer is None or answer.next_page_token:
             answer = await self._list(
                 dispatch_pb2.ListIncidentsRequest(
