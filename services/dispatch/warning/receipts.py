@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,8 +13,11 @@ from services.common.storage.statements import Prepared
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
+from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.enums import WarningFlag
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import translate as leg_translate
+from services.dispatch.leg.rows import AssignmentRow, StreamPosition
 from services.dispatch.publications.skipped import SkippedPosition
 from services.dispatch.warning.consumer import of_person
 from services.dispatch.warning.domain import ReceiptKind
@@ -33,6 +36,8 @@ from services.dispatch.warning.tables import (
 
 from tandem.common.v1 import command_pb2
 
+BY_RECEIPT = "receipt/"
+"""Prefix of `acknowledged_by` in an assignment that was acknowledged by a receipt of a message, not by a gateway."""
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
@@ -98,9 +103,14 @@ class ReceiptStore:
         """Returns the messages whose receipt is overdue, at most 500."""
         return [message_of(row) for row in await read_rows(self._database, _OVERDUE, {"now_ms": now_ms})]
 
-    async def unreached(self, now_ms: int) -> list[MessageRow]:
-        """Returns the newest message to each person who has a recent flag of UNREACHED."""
-        rows = await read_rows(self._database, _UNREACHED, {"since_ms": now_ms - LATE_RECEIPT_MS})
+    async def unreached(self, now_ms: int, incident_ids: Collection[str] | None = None) -> list[MessageRow]:
+        """Returns the newest message to each person who has a recent flag of UNREACHED, in these incidents or in all."""
+        values: dict[str, object] = {"since_ms": now_ms - LATE_RECEIPT_MS}
+        if incident_ids is None:
+            rows = await read_rows(self._database, _UNREACHED, values)
+        else:
+            values["incident_ids"] = list(incident_ids)
+            rows = await read_rows(self._database, _UNREACHED_IN, values)
         return list({(row.incident_id, row.person_id): message_of(row) for row in rows}.values())
 
     async def expire(self, message: MessageRow, now_ms: int, reached: bool) -> None:
@@ -130,6 +140,17 @@ class ReceiptStore:
         """Deletes an update that the leg has recorded."""
         delete = sa.delete(to_leg).where(to_leg.c.id == update.id)
         await self._database.visit(lambda connection: connection.execute(delete))
+
+
+def assignment_of(message: MessageRow) -> str:
+    """Returns the id of the warning leg's assignment that a message belongs to."""
+    return assignment_id(message.incident_id, Leg.WARNING, message.person_id)
+
+
+def was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
+    """Whether a gateway acknowledged an assignment. A receipt of a message does so, too, but it isn't a gateway's word."""
+    acknowledged_by = leg_translate.stored_assignment(row).acknowledged_by
+    return bool(acknowledged_by) and not acknowledged_by.startswith(BY_RECEIPT)
 
 
 class DeviceReceipts:
@@ -215,6 +236,9 @@ _UNREACHED = (
     )
     .where(notified_persons.c.flag.in_(UNREACHED), notified_persons.c.flag_ms > sa.bindparam("since_ms"))
     .order_by(messages.c.due_ms)
+)
+_UNREACHED_IN = _UNREACHED.where(
+    notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True))
 )
 _LEG_UPDATES = (
     sa.select(*to_leg.c, *messages.c)
