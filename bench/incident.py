@@ -6,8 +6,8 @@ once. In the first series all desks accept their assignments, open the record of
 close the assignments; in the second nobody answers. A series ends some seconds after its last incident, so that work that was put off
 counts. The cost of an incident is the processor time above the idle mesh's, divided by the number of incidents.
 
-With `--open`, incidents are accepted and left open. Once the mesh has caught up, the processor time of an idle second is measured: while
-all devices report, in the first seconds of their silence, when each missed report near a ring is asked for, and after that.
+With `--open`, incidents are accepted and left open. Once the mesh has caught up, the processor time of an idle second is measured:
+while all devices report, in the first seconds of their silence, when each missed report near a ring is asked for, and after that.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class IncidentReader:
         """Point of the leg's changes up to which the page is current; empty before the whole list was read."""
 
     async def poll(self) -> None:
-        """Reads the list of incidents: once the whole list, and then what changed. Reviewers have no other source. For desks, the changes
+        """Reads the list of incidents: once the whole list, then what changed. Reviewers have no other source. For desks, the changes
         replace steps that the stream missed."""
         began_s = asyncio.get_running_loop().time()
         while True:

@@ -126,7 +126,9 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
             changes=point,
         )
 
-    async def _changed(self, request: dispatch_pb2.ListIncidentsRequest, size: int) -> dispatch_pb2.ListIncidentsResponse:
+    async def _changed(
+        self, request: dispatch_pb2.ListIncidentsRequest, size: int
+    ) -> dispatch_pb2.ListIncidentsResponse:
         """The incidents that changed after a point, or the answer that the changes since then aren't known."""
         if request.incident_id or request.page_token or request.only_open:
             raise InvalidField("changed_after", "goes only with page_size: leave the other fields empty")

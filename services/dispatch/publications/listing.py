@@ -1,6 +1,7 @@
 """Numbers the changes of a leg's incidents, so that a reader of the list gets what changed since its last answer, and not all again.
 
-The numbers are kept in memory. After a restart, and after MAX_CHANGED other incidents have changed, a reader has to read the whole list.
+The numbers are kept in memory. After a restart, and after MAX_CHANGED other incidents have changed, a reader has to read the whole
+list.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class ListingChanges:
         """
         start, _, digits = point.partition("-")
         if not (start.isalnum() and digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
-            raise InvalidField("changed_after", f'isn\'t a point of a list: use `changes` of an answer, such as "{self.point}"')
+            raise InvalidField(
+                "changed_after", f'isn\'t a point of a list: use `changes` of an answer, such as "{self.point}"'
+            )
         seen = int(digits)
         if start != self._start or not self._forgotten <= seen <= self._number:
             return None

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from services.common.storage.db import Database
-from services.common.storage.statements import Prepared
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
+from services.common.storage.db import Database
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.domain.leg import Leg
@@ -33,7 +33,6 @@ from services.dispatch.warning.tables import (
     notified_persons,
     to_leg,
 )
-
 from tandem.common.v1 import command_pb2
 
 BY_RECEIPT = "receipt/"
@@ -237,9 +236,7 @@ _UNREACHED = (
     .where(notified_persons.c.flag.in_(UNREACHED), notified_persons.c.flag_ms > sa.bindparam("since_ms"))
     .order_by(messages.c.due_ms)
 )
-_UNREACHED_IN = _UNREACHED.where(
-    notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True))
-)
+_UNREACHED_IN = _UNREACHED.where(notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True)))
 _LEG_UPDATES = (
     sa.select(*to_leg.c, *messages.c)
     .select_from(to_leg.join(messages, to_leg.c.message_id == messages.c.message_id))

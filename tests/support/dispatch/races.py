@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from services.common.geometry import LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand, Estimate
-from services.dispatch.domain.events import Event
 from services.dispatch.domain.escalation import Situation
+from services.dispatch.domain.events import Event
 from services.dispatch.domain.following import Follow, TargetUpdate, may_change
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import Travel

@@ -8,8 +8,8 @@ from services.common import times
 from services.console import translate as console_translate
 from services.console.domain import board, explaining, searching, waterfall
 from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.shown_incidents import FLOOD, ShownIncidents
 from services.console.domain.searching import IncidentQuery
+from services.console.domain.shown_incidents import FLOOD, ShownIncidents
 from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
@@ -122,9 +122,9 @@ def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> No
     assert shown.regroup() == []
     shown.put(flood[0])
     assert sorted(card.incident_id for card in shown.regroup()) == sorted(card.incident_id for card in flood)
-    assert {card.incident_id: shown.group_of(card.incident_id) for card in shown if shown.group_of(card.incident_id)} == {
-        card.incident_id: "SILENT" for card in flood
-    }
+    assert {
+        card.incident_id: shown.group_of(card.incident_id) for card in shown if shown.group_of(card.incident_id)
+    } == {card.incident_id: "SILENT" for card in flood}
     assert shown.regroup() == [], "nothing has changed"
     # An incident that became an alarm after it was grouped leaves its group at once, and a group of too few ends.
     assert board.shown(flood[0], "SILENT")["group"] == "SILENT"
