@@ -6,7 +6,8 @@ once. In the first series all desks accept their assignments, open the record of
 close the assignments; in the second nobody answers. A series ends some seconds after its last incident, so that work that was put off
 counts. The cost of an incident is the processor time above the idle mesh's, divided by the number of incidents.
 
-With `--open`, incidents are accepted and left open, and the processor time of an idle second is measured with so many of them open.
+With `--open`, incidents are accepted and left open. Once the mesh has caught up, the processor time of an idle second is measured:
+while all devices report, in the first seconds of their silence, when each missed report near a ring is asked for, and after that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rich.console import Console
 
 from bench import figures
 from bench.figures import Figure
-from bench.mesh import budget, desks, devices, machine, population, trees
+from bench.mesh import budget, desks, devices, machine, population, putting_off, trees
 from bench.mesh.budget import Interval
 from bench.mesh.desks import Answering, Desks
 from bench.mesh.devices import Devices
@@ -43,8 +44,11 @@ from services.common.observability import telemetry
 WARM_UP = 5
 """Incidents before the first measurement, which are answered."""
 ENDED_WITHIN_S = 120.0
-OPEN_CONCURRENCY = 50
+OPEN_CONCURRENCY = 200
 """Incidents that are opened at the same time for `--open`."""
+ASKED_AFTER_S = 20.0
+"""Time after the first measurement with silent devices until each was asked once for its position, seconds. The next request is due a
+minute after the first."""
 MILLISECONDS, RATE = "ms/incident", "ms/s"
 """Units: processor time of an incident, and of an idle second."""
 
@@ -123,7 +127,7 @@ async def measure(running: MeshConnection, up_pid: int, options: Options) -> lis
                 results += await settled(watch, start, idle, name=name, options=options)
             if options.open:
                 results += await with_open(
-                    working, reporting, watch, cases=next_cases(max(options.open)), options=options
+                    working, reporting, watch, running=running, cases=next_cases(max(options.open)), options=options
                 )
     return results
 
@@ -166,9 +170,16 @@ async def settled(
 
 
 async def with_open(
-    working: Desks, reporting: Devices, watch: Watch, *, cases: Sequence[Party], options: Options
+    working: Desks,
+    reporting: Devices,
+    watch: Watch,
+    *,
+    running: MeshConnection,
+    cases: Sequence[Party],
+    options: Options,
 ) -> list[Figure]:
-    """Processor time of an idle second with incidents that are accepted and open, while the devices report and while they don't."""
+    """Processor time of an idle second with incidents that are accepted and open: while the devices report, while their missed reports
+    are asked for, and afterwards."""
     results: list[Figure] = []
     working.answering = Answering.ACCEPT
     opened = 0
@@ -177,10 +188,18 @@ async def with_open(
             triggers = await begin(reporting, cases[first : min(first + OPEN_CONCURRENCY, count)], per_s=1000.0)
             await working.until_accepted(triggers, ENDED_WITHIN_S)
         opened = count
-        for reports in (True, False):
+        # Thousands of incidents are opened as fast as the mesh can; what it put off meanwhile isn't the cost of an idle second.
+        caught_up = await putting_off.watch(running, watch.pids, os.cpu_count() or 1)
+        results.append(Figure(f"{count:,} open: caught up after", caught_up.after_s, "s"))
+        for state, reports, wait_s in (
+            ("devices report", True, 0.0),
+            ("devices silent", False, 0.0),
+            ("devices asked and silent", False, ASKED_AFTER_S - options.settle_s),
+        ):
             reporting.reporting = reports
+            await asyncio.sleep(max(wait_s, 0.0))
             idle = await idle_mesh(watch, options)
-            label = f"{count:,} open, devices {'report' if reports else 'silent'}"
+            label = f"{count:,} open, {state}"
             results += [Figure(f"{label}: {name}", ms, RATE) for name, ms in idle.rates_ms().items()]
             say(f"{label}: {idle.rates_ms()[budget.TOTAL]:.1f} {RATE}")
         reporting.reporting = True

@@ -5,7 +5,7 @@ The browser gets an incident as a plain dict. Times are milliseconds since 1970 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,8 +27,6 @@ _GRAVITY = (
 _DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
 FAILING, ESCALATED, WAITING, UNDER_WAY, NOTHING_AWAITED, ENDED = range(6)
 """Levels of urgency of an incident, most urgent first."""
-FLOOD = 5
-"""From this many notices of one kind on, the page shows them as one line."""
 NEVER_MS = 1 << 60
 
 
@@ -152,18 +150,6 @@ def cause(incident: IncidentCard) -> str:
     """Returns the kind of alert with the gravest demand; empty if no leg discloses one."""
     by_demand = sorted(incident.assignments, key=lambda assignment: _DEMANDS.index(assignment.demand), reverse=True)
     return next((assignment.kind for assignment in by_demand if assignment.kind), "")
-
-
-def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
-    """Returns the group of each grouped incident, by incident id.
-
-    FLOOD or more notices of one kind form a group. An incident that demands a response is in no group.
-    """
-    by_kind: dict[str, list[str]] = {}
-    for incident in incidents:
-        if incident.ended_ms is None and demand(incident) != "RESPOND" and (kind := cause(incident)):
-            by_kind.setdefault(kind, []).append(incident.incident_id)
-    return {id_: kind for kind, ids in by_kind.items() if len(ids) >= FLOOD for id_ in ids}
 
 
 def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:

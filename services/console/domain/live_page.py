@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from services.console.domain import board
 from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.numbered_items import Item, ItemKey, ItemKind, NumberedItems
+from services.console.domain.shown_incidents import ShownIncidents
 
 MAX_INCIDENTS = 1_000
-"""Maximum number of incidents to keep: the oldest ended ones are dropped. Open incidents are always kept."""
+"""Maximum number of incidents to keep: the oldest ended ones beyond it are dropped. Open incidents are always kept."""
 MAX_ALERTS = 200
 TRACK_MS = 600_000
 """Age up to which positions of a followed target are kept for its track, in ms of mesh time."""
@@ -46,9 +47,7 @@ class LivePage:
         """Called after each change of an incident and each new alert."""
         self.urgent_number = 0
         """Number of the last change of an incident, or of the last new alert."""
-        self._incidents: dict[str, IncidentCard] = {}
-        self._groups: dict[str, str] = {}
-        """Group of each grouped incident, by incident id."""
+        self._incidents = ShownIncidents()
         self._targets_of: dict[str, set[str]] = {}
         """Ids of the shown targets, by incident id."""
         self._tracks: dict[str, deque[TargetFix]] = {}
@@ -57,20 +56,20 @@ class LivePage:
 
     # ── from the mesh ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def replace_incidents(self, listed: Iterable[IncidentCard]) -> None:
-        """Replaces all incidents by those of a leg's list."""
-        cards = {card.incident_id: card for card in listed}
-        for incident_id in self._incidents.keys() - cards.keys():
-            self._drop(incident_id)
-        self._incidents = cards
-        self.regroup()
-        for card in self._incidents.values():
-            self._show(card)
+    @property
+    def incident_ids(self) -> Set[str]:
+        """Ids of the kept incidents."""
+        return self._incidents.ids
 
     def put_incident(self, card: IncidentCard) -> None:
         """Adds or replaces an incident."""
-        self._incidents[card.incident_id] = card
+        self._incidents.put(card)
         self._show(card)
+
+    def drop_incidents(self, incident_ids: Iterable[str]) -> None:
+        """Removes incidents that the leg doesn't list."""
+        for incident_id in incident_ids:
+            self._drop(incident_id)
 
     def assign(self, changed: AssignmentCard) -> bool:
         """Replaces an assignment of its incident. An own offer of an unknown incident is shown at once, alone.
@@ -91,15 +90,10 @@ class LivePage:
         return all(assignment.state in board.OVER for assignment in card.assignments)
 
     def regroup(self) -> None:
-        """Groups the incidents, and drops the oldest ended ones beyond MAX_INCIDENTS. Slow: reads every incident."""
-        before, self._groups = self._groups, board.groups(list(self._incidents.values()))
-        for card in self._incidents.values():
-            if before.get(card.incident_id) != self._groups.get(card.incident_id):
-                self._show(card)
-        ended = [card for card in self._incidents.values() if card.ended_ms is not None]
-        ended.sort(key=lambda card: (card.opened_ms, card.incident_id))
-        for card in ended[: max(0, len(self._incidents) - MAX_INCIDENTS)]:
-            self._drop(card.incident_id)
+        """Groups the notices that have changed, and drops the oldest ended incidents beyond MAX_INCIDENTS."""
+        for card in self._incidents.regroup():
+            self._show(card)
+        self.drop_incidents(self._incidents.oldest_ended(MAX_INCIDENTS))
 
     def put_target(self, incident_id: str, target: Item) -> None:
         """Adds or moves a target of an incident."""
@@ -140,20 +134,18 @@ class LivePage:
 
     def assignments_of(self, leg: str) -> list[AssignmentCard]:
         """Returns the assignments of one leg in all incidents."""
-        return [assignment for card in self._incidents.values() for assignment in card.of(leg)]
+        return [assignment for card in self._incidents for assignment in card.of(leg)]
+
+    def offers_of(self, leg: str) -> list[AssignmentCard]:
+        """Returns the unanswered offers of one leg."""
+        return self._incidents.offers_of(leg)
 
     def responding(self, followed: Container[str], most: int) -> list[str]:
         """Returns the ids of at most `most` open incidents that demand a response, the most urgent first.
 
         Among incidents of the same level, those in `followed` come first, so that the followed incidents change rarely.
         """
-        cards = [card for card in self._incidents.values() if card.ended_ms is None and board.demand(card) == "RESPOND"]
-
-        def urgency(card: IncidentCard) -> tuple[int, bool, int]:
-            level, due_ms, _ = board.rank(card)
-            return level, card.incident_id not in followed, due_ms
-
-        return [card.incident_id for card in sorted(cards, key=urgency)[:most]]
+        return self._incidents.responding(followed, most)
 
     def tracks(self, incident_id: str) -> dict[str, list[TargetFix]]:
         """Returns the tracks of an incident's shown targets, oldest position first, by target id."""
@@ -192,7 +184,7 @@ class LivePage:
         }
 
     def _show(self, card: IncidentCard) -> None:
-        item = board.shown(card, self._groups.get(card.incident_id, ""))
+        item = board.shown(card, self._incidents.group_of(card.incident_id))
         before = self._items.number
         self._items.put(ItemKey(ItemKind.INCIDENT, card.incident_id), item)
         if self._items.number != before:
@@ -203,5 +195,5 @@ class LivePage:
         self._notify_urgent()
 
     def _drop(self, incident_id: str) -> None:
-        self._incidents.pop(incident_id, None)
+        self._incidents.drop(incident_id)
         self._items.remove(ItemKey(ItemKind.INCIDENT, incident_id))

@@ -139,11 +139,11 @@ class HandoverPages:
         token = ""
         for _ in range(MAX_SEARCHED_PAGES):
             answer = await self._mesh.leg_of(ask.user.role).dispatch.ListIncidents(
-                dispatch_pb2.ListIncidentsRequest(page_size=100, page_token=token),
+                dispatch_pb2.ListIncidentsRequest(page_size=100, page_token=token, only_open=True),
                 metadata=self._mesh.identity(ask.user),
                 timeout=UNARY_DEADLINE_S,
             )
-            cards += [incidents.incident(found) for found in answer.incidents if not found.HasField("ended_at")]
+            cards += map(incidents.incident, answer.incidents)
             token = answer.next_page_token
             if not token:
                 break

@@ -13,9 +13,11 @@ from services.console.mesh import MeshClient
 from tandem.dispatch.v1 import dispatch_pb2
 
 LISTS_INTERVAL_S = 10.0
-"""Interval at which a desk's list is read in addition to its stream of steps, in s."""
+"""Interval at which a desk's page reads the changes of the list in addition to the stream of steps, in s."""
 CHECK_INTERVAL_S = 2.0
-"""Interval at which the list is read while a reviewer views the page, in s: reviewers have no stream of steps."""
+"""Interval at which the changes are read while a reviewer views the page, in s: reviewers have no stream of steps."""
+PAGE_SIZE = 100
+"""Number of incidents in an answer: the most that a leg gives."""
 REGROUP_DELAY_S = 0.5
 DEADLINE_S = 5.0
 
@@ -32,20 +34,59 @@ class IncidentReader:
         self._regroup = asyncio.Event()
         self._applied: dict[str, int] = {}
         """Number of the last step that was applied since the list was read, by assignment id."""
+        self._changes = ""
+        """Point of the leg's changes up to which the page is current; empty before the whole list was read."""
 
     async def poll(self) -> None:
-        """Reads the list of incidents. Reviewers have no other source. For desks, the list replaces steps that the stream missed."""
+        """Reads the list of incidents: once the whole list, then what changed. Reviewers have no other source. For desks, the changes
+        replace steps that the stream missed."""
         began_s = asyncio.get_running_loop().time()
         while True:
-            answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
-            self._page.replace_incidents(translate.incident(incident) for incident in answer.incidents)
-            self._applied.clear()
+            await self._read_changes()
             self._connected()
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
             if self._role in DESKS:
                 await asyncio.sleep(CHECK_INTERVAL_S if is_new else LISTS_INTERVAL_S)
             else:
                 await self._viewers.next(CHECK_INTERVAL_S if is_new or self._viewers else LISTS_INTERVAL_S)
+
+    async def _read_changes(self) -> None:
+        """Reads the incidents that changed since the last answer, or the whole list if the leg doesn't know them."""
+        has_more = bool(self._changes)
+        while has_more:
+            answer = await self._list(
+                dispatch_pb2.ListIncidentsRequest(changed_after=self._changes, page_size=PAGE_SIZE)
+            )
+            self._put(answer)
+            self._changes, has_more = answer.changes, answer.more_changes
+        if not self._changes:
+            await self._read_all()
+
+    async def _read_all(self) -> None:
+        """Reads the whole list: the newest incidents that the page keeps, and all older ones that are open."""
+        gone, changes, read = set(self._page.incident_ids), "", 0
+        answer: dispatch_pb2.ListIncidentsResponse | None = None
+        while answer is None or answer.next_page_token:
+            answer = await self._list(
+                dispatch_pb2.ListIncidentsRequest(
+                    page_size=PAGE_SIZE,
+                    page_token=answer.next_page_token if answer else "",
+                    only_open=read >= MAX_INCIDENTS,
+                )
+            )
+            changes = changes or answer.changes
+            read += len(answer.incidents)
+            gone.difference_update(incident.incident_id for incident in answer.incidents)
+            self._put(answer)
+        self._page.drop_incidents(gone)
+        self._changes = changes
+
+    def _put(self, answer: dispatch_pb2.ListIncidentsResponse) -> None:
+        for incident in answer.incidents:
+            self._page.put_incident(translate.incident(incident))
+        if answer.incidents:
+            self._applied.clear()
+            self._page.regroup()
 
     async def follow(self) -> None:
         """Follows a desk's stream of steps."""
@@ -71,7 +112,7 @@ class IncidentReader:
         return is_known
 
     async def group(self) -> None:
-        """Regroups the incidents after steps. Grouping reads every incident, so it doesn't run at each step of a flood."""
+        """Regroups the incidents after steps, at intervals and not at each step of a flood."""
         while True:
             await self._regroup.wait()
             await asyncio.sleep(REGROUP_DELAY_S)

@@ -7,7 +7,6 @@ import asyncio
 import grpc.aio
 
 from services.common.observability.telemetry import logger
-from services.console.domain import board
 from services.console.domain.live_page import LivePage
 from services.console.domain.people import Role
 from services.console.live.viewers import Viewers
@@ -30,8 +29,7 @@ class OfferReceipts:
         """Confirms offers until cancelled."""
         confirmed: dict[str, int] = {}
         while True:
-            own = self._page.assignments_of(self._role.leg)
-            waiting = {to.assignment_id: to.offer_number for to in own if to.state in board.OFFERS}
+            waiting = {to.assignment_id: to.offer_number for to in self._page.offers_of(self._role.leg)}
             confirmed = {id_: number for id_, number in confirmed.items() if id_ in waiting}
             if self._viewers:
                 for id_, number in waiting.items():

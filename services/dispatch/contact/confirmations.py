@@ -7,10 +7,15 @@ while a message to it is open, 2 minutes at most. If ingest doesn't answer, the 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc.aio
 
+from services.common.clock import MeshClock
+from services.common.moments import Moments
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff
 from services.common.rpc import client, server
 from services.dispatch.domain.assignment import OVER
 from services.dispatch.domain.contacts import Confirm
@@ -23,7 +28,11 @@ from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 CHECK_INTERVAL_S = 1.0
-"""Interval at which the commands of a tag with an open message are read, seconds of wall time."""
+"""Interval at which the commands of a tag with a new message are read, seconds of wall time."""
+QUICK_CHECKS = 6
+"""Number of readings at that interval: most tags confirm within seconds. Each later interval is twice as long as the one before."""
+MAX_CHECK_INTERVAL_S = 10.0
+"""Maximum interval between two readings, seconds of wall time. A tag that is away mustn't cost a call each second."""
 _REASONS = {
     command_pb2.COMMAND_STATE_RECEIVED: None,
     command_pb2.COMMAND_STATE_REFUSED: CallReason.TAG_REFUSED,
@@ -32,13 +41,33 @@ _REASONS = {
 """Why an officer has to call, by the final state of the command; None if the tag confirmed it."""
 
 
+class _ContactKey(NamedTuple):
+    """Key of an open message to a wearer."""
+
+    incident_id: str
+    contact_id: str
+
+
+@dataclass(slots=True)
+class _UnconfirmedContact:
+    """A message that its tag hasn't confirmed yet."""
+
+    device_id: str
+    confirm: Confirm
+    """The command that confirms it."""
+    checks: int = 0
+    """Number of readings so far."""
+
+
 class ContactConfirmations:
     """Records what became of the messages to the wearers of open incidents."""
 
     def __init__(self, leg: LegService, settings: DispatchSettings) -> None:
         self._leg, self._settings = leg, settings
-        self._open: dict[str, dict[str, tuple[str, Confirm]]] = {}
-        """Open messages by incident: device by contact id, with the command that confirms it."""
+        self._open: dict[str, dict[str, _UnconfirmedContact]] = {}
+        """Open messages by incident and contact id."""
+        self._due: Moments[_ContactKey] = Moments()
+        """When the commands of each message's tag are read next."""
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -49,28 +78,37 @@ class ContactConfirmations:
             tasks.create_task(self._follow_record())
             while True:
                 self._wake.clear()
-                if not self._open:
-                    await self._wake.wait()
-                for incident_id, messages in list(self._open.items()):
-                    for device_id, confirm in list(messages.values()):
-                        await self._check(stub, metadata, incident_id, device_id=device_id, confirm=confirm)
-                await asyncio.sleep(CHECK_INTERVAL_S)
+                while await self._due.sleep(self._wake, self._settings.clock):
+                    self._wake.clear()
+                for message in self._due.pop_due(self._settings.clock.now_ms()):
+                    if opened := self._open.get(message.incident_id, {}).get(message.contact_id):
+                        await self._check(stub, metadata, message.incident_id, opened=opened)
+                        opened.checks += 1
+                        self._set_due(message, opened)
 
     async def _follow_record(self) -> None:
         async with self._leg.record.changes() as changes:
             while True:
                 for incident in (await changes.next()).incidents.values():
                     self._apply(incident)
-                if self._open:
-                    self._wake.set()
+                self._wake.set()
 
     def _apply(self, incident: Incident) -> None:
-        self._open.pop(incident.incident_id, None)
+        before = self._open.pop(incident.incident_id, {})
         for id_, assignment in incident.assignments.items():
             contact = assignment.contact
             if contact and contact.device_id and contact.state is ContactState.SENT and assignment.state not in OVER:
-                confirm = Confirm(id_, contact.contact_id, None)
-                self._open.setdefault(incident.incident_id, {})[contact.contact_id] = contact.device_id, confirm
+                message = _ContactKey(incident.incident_id, contact.contact_id)
+                opened = before.get(contact.contact_id)
+                if opened is None:
+                    opened = _UnconfirmedContact(contact.device_id, Confirm(id_, contact.contact_id, None))
+                    self._due.set(message, self._settings.clock.now_ms())
+                self._open.setdefault(incident.incident_id, {})[contact.contact_id] = opened
+
+    def _set_due(self, message: _ContactKey, opened: _UnconfirmedContact) -> None:
+        interval_s = Backoff(CHECK_INTERVAL_S, MAX_CHECK_INTERVAL_S).delay_s(max(0, opened.checks - QUICK_CHECKS))
+        clock: MeshClock = self._settings.clock
+        self._due.set(message, clock.now_ms() + round(1000 * interval_s * clock.rate))
 
     async def _check(
         self,
@@ -78,10 +116,9 @@ class ContactConfirmations:
         metadata: server.Metadata,
         incident_id: str,
         *,
-        device_id: str,
-        confirm: Confirm,
+        opened: _UnconfirmedContact,
     ) -> None:
-        request = ingest_pb2.ListCommandsRequest(device_id=device_id)
+        confirm, request = opened.confirm, ingest_pb2.ListCommandsRequest(device_id=opened.device_id)
         try:
             answer = await stub.ListCommands(request, metadata=metadata, timeout=server.UNARY_DEADLINE_S)
         except grpc.aio.AioRpcError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import escalation, race
@@ -76,6 +76,17 @@ def decide(incident: Incident, command: Follow | ShowTargets, situation: Situati
             assert_never(command)
 
 
+def may_change(incident: Incident, update: TargetUpdate, situation: Situation) -> bool:
+    """Whether an update may lead to events. Most don't, and the leg needs no transaction for these.
+
+    The board of `situation` holds the travel times, as for `decide`.
+    """
+    assignment = incident.assignments.get(update.assignment_id)
+    if assignment is None or assignment.state not in UNANSWERED | ACCEPTED:
+        return False
+    return bool(update.moved_m) or update.found or _turns(assignment, update, situation) is not None
+
+
 def _follow(incident: Incident, update: TargetUpdate, situation: Situation) -> Iterable[Event]:
     assignment = incident.assignments.get(update.assignment_id)
     if assignment is None or assignment.state not in UNANSWERED | ACCEPTED:
@@ -138,17 +149,31 @@ def _estimated(assignment: Assignment, situation: Situation) -> Iterator[Event]:
         )
 
 
+class _Turn(NamedTuple):
+    """A turn of the race."""
+
+    losing: bool
+    responder_s: int
+    """The responder's time to the destination, seconds."""
+
+
+def _turns(assignment: Assignment, update: TargetUpdate, situation: Situation) -> _Turn | None:
+    """Whether the race begins to be lost, or is won back; None if it stays as it is."""
+    travel = situation.board.travel.get(Trip(assignment.unit_id, assignment.subject_id))
+    theirs_s = race.responder_s(assignment, travel.travel_s if travel else None, situation.now_ms)
+    there = assignment.state not in UNANSWERED | ON_THE_WAY
+    losing = not there and race.is_lost(assignment, update.approach.wearer_s, theirs_s)
+    return None if losing == assignment.losing else _Turn(losing, theirs_s)
+
+
 def _raced(
     incident: Incident, assignment: Assignment, update: TargetUpdate, *, situation: Situation
 ) -> Iterator[Event]:
-    now_ms, board = situation.now_ms, situation.board
-    travel = board.travel.get(Trip(assignment.unit_id, assignment.subject_id))
-    theirs_s = race.responder_s(assignment, travel.travel_s if travel else None, now_ms)
-    wearer_s = update.approach.wearer_s
-    there = assignment.state not in UNANSWERED | ON_THE_WAY
-    losing = not there and race.is_lost(assignment, wearer_s, theirs_s)
-    if losing == assignment.losing:
+    turn = _turns(assignment, update, situation)
+    if turn is None:
         return
+    losing, theirs_s = turn
+    now_ms, board, wearer_s = situation.now_ms, situation.board, update.approach.wearer_s
     due_ms = None
     if losing and assignment.state in UNANSWERED and assignment.due_ms is not None:
         due_ms = min(assignment.due_ms, now_ms + escalation.RACE_ANSWER_MS)

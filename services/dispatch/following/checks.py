@@ -50,6 +50,8 @@ class _Inputs(NamedTuple):
     """Time of the wearer's newest position."""
     target_ms: int | None
     """Time of the target's newest position."""
+    losing: bool
+    """Whether the record says that the race is being lost. Another process of the leg may have recorded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def check(scene: Scene, before: Check | None) -> tuple[Check, TargetUpdate | Non
         state=int(assignment.state),
         wearer_ms=_newest_ms(scene.wearer),
         target_ms=_newest_ms(scene.target),
+        losing=assignment.losing,
     )
     unit_ms = scene.unit.position_ms if scene.unit else None
     track = _recent(scene.wearer, now_ms)

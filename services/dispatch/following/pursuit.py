@@ -29,9 +29,9 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 INTERVAL_S = 15
 """Report interval during a pursuit, seconds."""
-HOLDS_S = 300
+HOLDS_S = 900
 """Time until a command expires on the device, seconds."""
-RENEW_INTERVAL_MS = 120_000
+RENEW_INTERVAL_MS = 400_000
 """Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
 COMMAND_DELAY_S = 0.05
 """Delay from an offer until the tag is commanded, seconds of wall time. The offers of all legs go first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, assert_never
 
 import grpc.aio
@@ -15,6 +15,7 @@ from services.common.rpc.identity import Role
 from services.dispatch.domain.answers import Close, Progress, Receive, Reject
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import ListedIncident
 from services.dispatch.leg.service import LegService
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
@@ -102,27 +103,54 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: Context
     ) -> dispatch_pb2.ListIncidentsResponse:
-        """Lists incidents, newest first, at most MAX_PAGE_SIZE. The token of a page is the id of its last incident."""
+        """Lists incidents, at most MAX_PAGE_SIZE: newest first, or those that changed after a point.
+
+        The token of a page is the id of its last incident.
+        """
         self._admit(Role.ROLE_REVIEWER)
+        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+        if request.changed_after:
+            return await self._changed(request, size)
         if request.incident_id:
             fields.required_id("incident_id", request.incident_id)
         if request.page_token:
             fields.required_id("page_token", request.page_token)
-        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
-        incidents = await self._leg.store.incidents(request.incident_id, size + 1, request.page_token)
-        page = incidents[:size]
-        answer = dispatch_pb2.ListIncidentsResponse(
-            next_page_token=page[-1].row.incident_id if len(incidents) > size else ""
+        point = self._leg.record.listing.point
+        incidents = await self._leg.store.incidents(
+            request.incident_id, size + 1, request.page_token, only_open=request.only_open
         )
-        for first in range(0, len(page), YIELD_INCIDENTS):
-            answer.incidents.extend(
-                translate.listed_incident(incident) for incident in page[first : first + YIELD_INCIDENTS]
-            )
-            await asyncio.sleep(0)
-        return answer
+        page = incidents[:size]
+        return dispatch_pb2.ListIncidentsResponse(
+            incidents=await _messages(page),
+            next_page_token=page[-1].row.incident_id if len(incidents) > size else "",
+            changes=point,
+        )
+
+    async def _changed(
+        self, request: dispatch_pb2.ListIncidentsRequest, size: int
+    ) -> dispatch_pb2.ListIncidentsResponse:
+        """The incidents that changed after a point, or the answer that the changes since then aren't known."""
+        if request.incident_id or request.page_token or request.only_open:
+            raise InvalidField("changed_after", "goes only with page_size: leave the other fields empty")
+        changed = self._leg.record.listing.since(request.changed_after, size)
+        if changed is None:
+            return dispatch_pb2.ListIncidentsResponse(changes_unknown=True)
+        incidents = await self._leg.store.incidents_by_id(changed.incident_ids) if changed.incident_ids else []
+        return dispatch_pb2.ListIncidentsResponse(
+            incidents=await _messages(incidents), changes=changed.point, more_changes=changed.has_more
+        )
 
     def _admit(self, *others: Role.ValueType) -> None:
         admit(self._leg.name, *others)
+
+
+async def _messages(incidents: Sequence[ListedIncident]) -> list[dispatch_pb2.Incident]:
+    """The messages of listed incidents. It yields to the event loop between them."""
+    messages: list[dispatch_pb2.Incident] = []
+    for first in range(0, len(incidents), YIELD_INCIDENTS):
+        messages += map(translate.listed_incident, incidents[first : first + YIELD_INCIDENTS])
+        await asyncio.sleep(0)
+    return messages
 
 
 def admit(leg: Leg, *others: Role.ValueType) -> None:

@@ -23,7 +23,7 @@ from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
-"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
+"""Maximum number of incidents without an open assignment in memory. Others are folded from their events when needed."""
 TOGETHER_MAX = 32
 """Maximum number of requests that one transaction commits."""
 
@@ -45,23 +45,29 @@ class CommittedIncident:
 
 
 class IncidentMemory:
-    """The incidents that a leg keeps in memory, as they were last committed."""
+    """The incidents that a leg keeps in memory, as they were last committed: all open ones that it used, and the last others."""
 
     def __init__(self) -> None:
-        self.known: OrderedDict[str, CommittedIncident] = OrderedDict()
-        """The incidents that were used last, at most KNOWN_MAX, by id."""
+        self.known: dict[str, CommittedIncident] = {}
+        """The incidents in memory, by id."""
         self.open: dict[str, Incident] | None = None
         """All incidents with an open assignment; None if they must be read from the store."""
+        self._over: OrderedDict[str, None] = OrderedDict()
+        """The known incidents without an open assignment, at most KNOWN_MAX. The last used one comes last."""
         self._incident_of: dict[str, str] = {}
         """Incident id by assignment id, for the known incidents."""
 
     def remember(self, committed: Mapping[str, CommittedIncident]) -> None:
         for incident_id, known in committed.items():
             self.known[incident_id] = known
-            self.known.move_to_end(incident_id)
             self._incident_of.update(dict.fromkeys(known.incident.assignments, incident_id))
-        while len(self.known) > KNOWN_MAX:
-            _, dropped = self.known.popitem(last=False)
+            if _is_open(known.incident):
+                self._over.pop(incident_id, None)
+            else:
+                self._over[incident_id] = None
+                self._over.move_to_end(incident_id)
+        while len(self._over) > KNOWN_MAX:
+            dropped = self.known.pop(self._over.popitem(last=False)[0])
             for assignment_id in dropped.incident.assignments:
                 self._incident_of.pop(assignment_id, None)
 
@@ -71,7 +77,7 @@ class IncidentMemory:
         if self.open is None:
             return
         for incident_id, known in committed.items():
-            if any(assignment.state not in OVER for assignment in known.incident.assignments.values()):
+            if _is_open(known.incident):
                 self.open[incident_id] = known.incident
             else:
                 self.open.pop(incident_id, None)
@@ -79,6 +85,7 @@ class IncidentMemory:
     def forget(self) -> None:
         """Drops everything, because another process has written."""
         self.known.clear()
+        self._over.clear()
         self._incident_of.clear()
         self.open = None
 
@@ -98,6 +105,10 @@ class IncidentMemory:
             if known and id_ in latency_ms:
                 latencies = {**known.latency_ms, id_: latency_ms[id_]}
                 self.known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
+
+
+def _is_open(incident: Incident) -> bool:
+    return any(assignment.state not in OVER for assignment in incident.assignments.values())
 
 
 @dataclass(slots=True)

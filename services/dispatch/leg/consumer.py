@@ -26,9 +26,8 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
 from services.dispatch.notes import translate as translate_notes
+from services.dispatch.publications.skipped import SkippedPosition
 
-PASSED_INTERVAL_S = 5.0
-"""Interval at which a stream position is stored while all alerts concern other legs, seconds. Until then it is only in memory."""
 PEERS_LINGER_S = 0.05
 """Time for which the other legs' steps are collected after the first one, seconds. All legs offer in the same moment, and the own offer
 goes first."""
@@ -37,7 +36,7 @@ goes first."""
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
     """Applies the alerts of ALERTS until cancelled. Alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
-    passed = _SkippedPosition(leg)
+    passed = SkippedPosition(partial(leg.fold, ()))
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
 
     async def forget_passed(_: StreamWentBack) -> None:
@@ -57,27 +56,6 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
             else:
                 passed.position = position
             leg.metrics.alerts_behind.labels(leg.name).set(messages[-1].pending)
-
-
-class _SkippedPosition:
-    """Holds the stream position after alerts that concern only other legs.
-
-    The position is written only every 5 s, so that no alert waits for the transaction. After a crash the leg skips the same alerts
-    once more.
-    """
-
-    def __init__(self, leg: LegService) -> None:
-        self._leg = leg
-        self.position: StreamPosition | None = None
-        """Position that isn't in the database yet; None if there is none."""
-
-    async def keep(self) -> None:
-        """Writes the position every 5 s until cancelled."""
-        while True:
-            await asyncio.sleep(PASSED_INTERVAL_S)
-            position, self.position = self.position, None
-            if position:
-                await retried(partial(self._leg.fold, (), position))
 
 
 def _alert(data: bytes, subject: str, leg: Leg) -> Alert | None:
@@ -113,6 +91,7 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
         async with leg.record.gate.sharing():
             await retried(partial(leg.record.secondary.put_peers, rows, position, notes))
+        leg.record.listing.note(row.incident_id for row in rows)
         leg.record.subscriptions.notify_others(rows)
 
 

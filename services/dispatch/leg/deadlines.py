@@ -26,7 +26,8 @@ _PULSE = """
     SELECT last.id, (SELECT hash FROM events WHERE events.id = last.id),
         (SELECT min(due_ms) FROM assignments),
         (SELECT min(due_ms) FROM awaited_legs WHERE absent = {no}),
-        EXISTS (SELECT 1 FROM awaited_legs WHERE absent = {yes})
+        EXISTS (SELECT 1 FROM awaited_legs WHERE absent = {yes}),
+        (SELECT max(version) FROM roster)
     FROM (SELECT max(id) AS id FROM events) AS last
 """
 """One statement, which indices answer: the pulse is read each second, however many incidents are open."""
@@ -44,6 +45,8 @@ class Pulse:
     """Next deadline by which another leg must show a step, mesh time; infinite if there is none."""
     absent: Mapping[Leg, int]
     """Number of incidents in which each other leg is absent. A leg that is absent nowhere is left out."""
+    roster_version: int
+    """Version of the roster. Another process of this leg may have changed it."""
 
 
 class DeadlineWatch:
@@ -102,12 +105,13 @@ class DeadlineWatch:
 
         def read(connection: Connection) -> Pulse:
             [found] = statements.fetch(connection, _PULSE_BY_DIALECT[connection.dialect.name])
-            id_, hash_, due_ms, leg_due_ms, is_absent = found
+            id_, hash_, due_ms, leg_due_ms, is_absent, roster_version = found
             return Pulse(
                 head=chain.ChainHead(id_, hash_) if id_ else chain.ChainHead(),
                 due_ms=_or_never(due_ms),
                 leg_due_ms=_or_never(leg_due_ms),
                 absent=absence.absent(connection) if is_absent else {},
+                roster_version=roster_version or 0,
             )
 
         pulse = await self._store.transaction(read)

@@ -43,6 +43,7 @@ from services.dispatch.leg.subscriptions import Subscriptions
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications import store as publications
 from services.dispatch.publications.changes import ChangedIncidents, ChangeReaders
+from services.dispatch.publications.listing import ListingChanges
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.publications.secondary import SecondaryWrite, SecondaryWrites
 from services.dispatch.publications.steps import NumberedStep, numbered
@@ -63,9 +64,16 @@ class SecondaryRecords:
     """Records of a leg that no offer waits for. They share transactions, see SecondaryWrites."""
 
     def __init__(
-        self, store: Store, memory: IncidentMemory, subscriptions: Subscriptions, *, lock: asyncio.Lock
+        self,
+        store: Store,
+        memory: IncidentMemory,
+        subscriptions: Subscriptions,
+        *,
+        listing: ListingChanges,
+        lock: asyncio.Lock,
     ) -> None:
         self._store, self._memory, self._subscriptions, self._lock = store, memory, subscriptions, lock
+        self._listing = listing
         self._writes = SecondaryWrites(self._commit)
 
     async def close(self) -> None:
@@ -82,6 +90,8 @@ class SecondaryRecords:
         def remember() -> None:
             self._memory.measured(published.steps, published.latency_ms)
             self._subscriptions.update_latencies(published.latency_ms)
+            assignments = (step.step.assignment for step in published.steps)
+            self._listing.note(each.incident_id for each in assignments if each.assignment_id in published.latency_ms)
 
         await retried(
             lambda: self._writes.add(partial(publications.mark, published=published, log_id=log_id), remember)
@@ -131,10 +141,12 @@ class LegRecord:
         self._metrics = metrics
         self._readers = ChangeReaders()
         self.memory = IncidentMemory()
+        self.listing = ListingChanges()
+        """Changes for the readers of the list of incidents."""
         self._moved_on = asyncio.Event()  # set, and replaced, when the head has changed
         self._requests = RequestQueue()
         self._lock = asyncio.Lock()
-        self.secondary = SecondaryRecords(store, self.memory, self.subscriptions, lock=self._lock)
+        self.secondary = SecondaryRecords(store, self.memory, self.subscriptions, listing=self.listing, lock=self._lock)
 
     async def handle(
         self,
@@ -298,7 +310,8 @@ class LegRecord:
         self.memory.changed(change.known)
         self._moved_on.set()
         self._moved_on = asyncio.Event()
-        changed = change.known if change.behind else {link.incident_id for link in change.links}
+        changed = change.known if change.behind else dict.fromkeys(link.incident_id for link in change.links)
+        self.listing.note(changed)
         self._readers.notify((change.known[id_].incident for id_ in changed), self._availability.take_moved())
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))

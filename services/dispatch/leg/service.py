@@ -22,7 +22,7 @@ from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, R
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
+from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate, may_change
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.change import CommittedIncident, IncidentCommand
@@ -73,7 +73,7 @@ class LegService:
         self.history = HistoryBudget(record.gate)
         self.last_known_positions = availability.last_known_positions
         self.unit_report = availability.report_of
-        self._availability = availability
+        self.availability = availability
         self._clock = clock
         self._deadlines = deadlines
         metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
@@ -179,10 +179,20 @@ class LegService:
         await self.record.handle([], now, first=check)
 
     async def follow_targets(self, updates: Sequence[TargetUpdate]) -> None:
-        """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races."""
-        commands = [IncidentCommand(update.incident_id, Follow(update)) for update in updates]
+        """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races.
+
+        An update that changes nothing of the incident in memory costs no transaction. If the memory is behind another process of this
+        leg, the incident's change makes the caller check it again.
+        """
         situation = await self._situation({update.subject_id for update in updates})
-        await self.record.handle(commands, situation)
+        commands = [
+            IncidentCommand(update.incident_id, Follow(update))
+            for update in updates
+            if (known := self.record.memory.known.get(update.incident_id)) is None
+            or may_change(known.incident, update, situation)
+        ]
+        if commands:
+            await self.record.handle(commands, situation)
 
     async def show_targets(self, incident_ids: Sequence[str], by: str) -> list[str]:
         """Records that a desk receives live positions of these incidents' targets from now on. Returns those that are open."""
@@ -208,7 +218,7 @@ class LegService:
 
         def change(connection: Connection) -> Sequence[IncidentCommand]:
             results.append(work(connection))
-            gone = self._availability.gone(connection)
+            gone = self.availability.gone(connection)
             return [IncidentCommand(incident_id, LoseUnit(assignment_id)) for assignment_id, incident_id in gone]
 
         await self.record.handle([], situation, first=change)
@@ -217,7 +227,11 @@ class LegService:
     async def catch_up(self) -> None:
         """Applies the commits of other processes of this leg, and sends their steps to the desks of this process."""
         if await self.store.head() != self.record.head:
-            await self.record.handle([], self.now())
+            await self.read_roster()
+
+    async def read_roster(self) -> None:
+        """Reads what other processes of this leg changed in the roster."""
+        await self.record.handle([], self.now())
 
     def now(self) -> Situation:
         """The present situation, without a board."""
@@ -226,7 +240,7 @@ class LegService:
     async def _situation(self, subject_ids: Iterable[str], now: Situation | None = None) -> Situation:
         """The present situation, with the travel times to destinations."""
         now = now or self.now()
-        return replace(now, board=await self._availability.ahead(subject_ids, now.now_ms))
+        return replace(now, board=await self.availability.ahead(subject_ids, now.now_ms))
 
     async def follow(
         self,
@@ -260,6 +274,8 @@ async def watch_deadlines(leg: LegService) -> None:
     async def act(pulse: Pulse, now_ms: int) -> None:
         if pulse.head != leg.record.head:
             await retried(leg.catch_up)
+        elif pulse.roster_version != leg.availability.version:
+            await retried(leg.read_roster)
         if pulse.due_ms <= now_ms:
             await retried(leg.pass_deadlines)
         if pulse.absent or pulse.leg_due_ms <= now_ms:

@@ -214,29 +214,46 @@ class Store:
         notes = list({note.note_id: note for note in notes}.values())
         write(connection, _PEERS, (peers, changed, notes, [position]))
 
-    async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
+    async def incidents(
+        self, incident_id: str, limit: int, before: str, *, only_open: bool = False
+    ) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.
 
         With `before`, only incidents that were opened before the incident `before`. Raises InvalidField if this leg doesn't have it.
         """
+        return await self.reading_history(
+            lambda connection: _listed(
+                connection, _newest(connection, incident_id, limit, before=before, only_open=only_open)
+            )
+        )
 
-        def read(connection: sa.Connection) -> list[ListedIncident]:
-            rows = [
-                IncidentRow._make(row)
-                for row in connection.execute(_newest(connection, incident_id, limit, before=before))
-            ]
-            ids = [row.incident_id for row in rows]
-            own, peers = _assignments_by_incident(connection, ids), _peers_by_incident(connection, ids)
-            return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
-
-        return await self.reading_history(read)
+    async def incidents_by_id(self, incident_ids: Sequence[str]) -> list[ListedIncident]:
+        """At most 100 incidents, in the order of their ids. Canaries and unknown ids are left out."""
+        query = sa.select(tables.incidents).where(
+            tables.incidents.c.incident_id.in_(incident_ids), sa.text("exercise <> 2")
+        )
+        found = await self.reading_history(lambda connection: _listed(connection, query))
+        by_id = {incident.row.incident_id: incident for incident in found}
+        return [by_id[incident_id] for incident_id in incident_ids if incident_id in by_id]
 
 
-def _newest(connection: sa.Connection, incident_id: str, limit: int, *, before: str) -> sa.Select[*tuple[Any, ...]]:
+def _listed(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]]) -> list[ListedIncident]:
+    """The incidents of a query with all legs' assignments."""
+    rows = [IncidentRow._make(row) for row in connection.execute(query)]
+    ids = [row.incident_id for row in rows]
+    own, peers = _assignments_by_incident(connection, ids), _peers_by_incident(connection, ids)
+    return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
+
+
+def _newest(
+    connection: sa.Connection, incident_id: str, limit: int, *, before: str, only_open: bool
+) -> sa.Select[*tuple[Any, ...]]:
     """Query of the incidents that `Store.incidents` lists."""
     incidents = tables.incidents.c
     query = sa.select(tables.incidents).order_by(incidents.opened_sequence.desc()).limit(limit)
     query = query.where(incidents.incident_id == incident_id if incident_id else sa.text("exercise <> 2"))
+    if only_open:
+        query = query.where(incidents.ended_ms.is_(None))
     if not before:
         return query
     last = connection.scalar(sa.select(incidents.opened_sequence).where(incidents.incident_id == before))

@@ -30,6 +30,8 @@ MAX_LISTED = 20
 """Maximum number of notices in the list of a device. More of them don't fit a telephone, and the newest counts."""
 POLL_S = 1.0
 """Interval at which the database is read, seconds: another process may have opened a notice."""
+READINGS_PER_CLEANUP = 60
+"""Number of readings between two removals of expired notices from memory."""
 MAX_NEWS = 1_000
 """Maximum number of notices that wait for a follower which is slower than they come."""
 
@@ -82,10 +84,13 @@ class OpenNotices:
         self._followers.add(news)
         known: dict[tuple[str, str], int] = {}
         try:
+            newest = 0
             for reading in itertools.count():
                 now_ms, next_s = self._clock.now_ms(), asyncio.get_running_loop().time() + POLL_S
-                known = {key: expires_ms for key, expires_ms in known.items() if expires_ms > now_ms}
-                for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms}):
+                if reading % READINGS_PER_CLEANUP == 0:
+                    known = {key: expires_ms for key, expires_ms in known.items() if expires_ms > now_ms}
+                for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms, "after": newest}):
+                    newest = row[0]
                     if (due := _due(row)).key not in known:
                         known[due.key] = due.expires_ms
                         yield due
@@ -113,26 +118,32 @@ def _due_of(sending: Sending) -> DueNotice:
 
 
 def _due(row: tuple[Any, ...]) -> DueNotice:
-    message_id, way, expires_ms = row
+    _, message_id, way, expires_ms = row
     return DueNotice(message_id, ChannelId.parse(way).name, expires_ms)
 
 
-_READABLE = (
-    (messages.c.state == SENDING)
-    & sendings.c.outcome.not_in((OUTDATED, GIVEN_UP))
-    & (sendings.c.expires_ms > sa.bindparam("now_ms"))
-)
+_IS_SENT = (messages.c.state == SENDING) & sendings.c.outcome.not_in((OUTDATED, GIVEN_UP))
 _JOINED = messages.join(sendings, sendings.c.message_id == messages.c.message_id)
 _OF_DEVICE = Prepared(
     sa.select(sendings.c.expires_ms, *messages.c)
     .select_from(_JOINED)
-    .where(_READABLE, sendings.c.way == sa.bindparam("way"))
+    .where(_IS_SENT, sendings.c.expires_ms > sa.bindparam("now_ms"), sendings.c.way == sa.bindparam("way"))
     .order_by(messages.c.due_ms.desc())
     .limit(MAX_LISTED)
 )
+_ENDS_MS = sa.literal_column("+sendings.expires_ms", sa.Integer)
+"""End of a sending, written so that SQLite doesn't look for it in an index: the rows after a number are few, and those that end later
+many."""
+_ROW_ID = sa.literal_column("sendings.rowid", sa.Integer)
+"""Number of a sending in the order in which they were stored. A sending is stored once its message can be read."""
 _DUE = Prepared(
-    sa.select(sendings.c.message_id, sendings.c.way, sendings.c.expires_ms)
+    sa.select(_ROW_ID, sendings.c.message_id, sendings.c.way, sendings.c.expires_ms)
     .select_from(_JOINED)
-    .where(_READABLE, sendings.c.way.startswith(f"{ChannelKind.DEVICE.value}/"))
-    .order_by(sendings.c.expires_ms)
+    .where(
+        _IS_SENT,
+        sendings.c.way.startswith(f"{ChannelKind.DEVICE.value}/"),
+        sa.bindparam("after") < _ROW_ID,
+        sa.bindparam("now_ms") < _ENDS_MS,
+    )
+    .order_by(_ROW_ID)
 )

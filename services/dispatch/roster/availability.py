@@ -40,6 +40,11 @@ class AvailabilityView:
         )
         return replace(board, travel={key: travel for times in timed for key, travel in times.items()})
 
+    @property
+    def version(self) -> int | None:
+        """Version of the roster that was read last; None if the whole roster must be read."""
+        return self._version
+
     def asks_units(self) -> bool:
         """Whether the roster that was read last has an office, so that offers go to units."""
         return self._roster.asks_units()

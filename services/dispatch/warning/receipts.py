@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.observability.telemetry import logger
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
+from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import translate as leg_translate
+from services.dispatch.leg.rows import AssignmentRow, StreamPosition
+from services.dispatch.publications.skipped import SkippedPosition
 from services.dispatch.warning.consumer import of_person
 from services.dispatch.warning.domain import ReceiptKind
-from services.dispatch.warning.store import fetch_rows, read_rows
+from services.dispatch.warning.store import WarningStore, fetch_rows, read_rows
 from services.dispatch.warning.tables import (
     NO_WAY,
     MessageRow,
@@ -24,7 +33,10 @@ from services.dispatch.warning.tables import (
     notified_persons,
     to_leg,
 )
+from tandem.common.v1 import command_pb2
 
+BY_RECEIPT = "receipt/"
+"""Prefix of `acknowledged_by` in an assignment that was acknowledged by a receipt of a message, not by a gateway."""
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
@@ -90,9 +102,14 @@ class ReceiptStore:
         """Returns the messages whose receipt is overdue, at most 500."""
         return [message_of(row) for row in await read_rows(self._database, _OVERDUE, {"now_ms": now_ms})]
 
-    async def unreached(self, now_ms: int) -> list[MessageRow]:
-        """Returns the newest message to each person who has a recent flag of UNREACHED."""
-        rows = await read_rows(self._database, _UNREACHED, {"since_ms": now_ms - LATE_RECEIPT_MS})
+    async def unreached(self, now_ms: int, incident_ids: Collection[str] | None = None) -> list[MessageRow]:
+        """Returns the newest message to each person who has a recent flag of UNREACHED, in these incidents or in all."""
+        values: dict[str, object] = {"since_ms": now_ms - LATE_RECEIPT_MS}
+        if incident_ids is None:
+            rows = await read_rows(self._database, _UNREACHED, values)
+        else:
+            values["incident_ids"] = list(incident_ids)
+            rows = await read_rows(self._database, _UNREACHED_IN, values)
         return list({(row.incident_id, row.person_id): message_of(row) for row in rows}.values())
 
     async def expire(self, message: MessageRow, now_ms: int, reached: bool) -> None:
@@ -122,6 +139,42 @@ class ReceiptStore:
         """Deletes an update that the leg has recorded."""
         delete = sa.delete(to_leg).where(to_leg.c.id == update.id)
         await self._database.visit(lambda connection: connection.execute(delete))
+
+
+def assignment_of(message: MessageRow) -> str:
+    """Returns the id of the warning leg's assignment that a message belongs to."""
+    return assignment_id(message.incident_id, Leg.WARNING, message.person_id)
+
+
+def was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
+    """Whether a gateway acknowledged an assignment. A receipt of a message does so, too, but it isn't a gateway's word."""
+    acknowledged_by = leg_translate.stored_assignment(row).acknowledged_by
+    return bool(acknowledged_by) and not acknowledged_by.startswith(BY_RECEIPT)
+
+
+class DeviceReceipts:
+    """Receipts of the messages that devices got as commands. COMMANDS also has the receipts of all other services' commands."""
+
+    def __init__(self, store: WarningStore, receipts: ReceiptStore, clock: MeshClock) -> None:
+        self._store, self._receipts, self._clock = store, receipts, clock
+        self.skipped = SkippedPosition(store.put_position)
+
+    async def accept(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
+        """Stores the receipts among the steps of commands, and the stream position after them."""
+        notices = [step for step in steps if step.command_id.startswith(flow.NOTICE_IDS)]
+        if not notices:
+            self.skipped.position = position
+            return
+        self.skipped.position = None  # `position` is later
+        for step in notices:
+            message = await self._store.message_of_command(step.command_id)
+            if message is None:
+                continue  # another database has the message
+            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
+                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
+            else:
+                logger().warning("warning_refused_by_device", message_id=message.message_id)
+        await self._store.put_position(position)
 
 
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,6 +236,7 @@ _UNREACHED = (
     .where(notified_persons.c.flag.in_(UNREACHED), notified_persons.c.flag_ms > sa.bindparam("since_ms"))
     .order_by(messages.c.due_ms)
 )
+_UNREACHED_IN = _UNREACHED.where(notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True)))
 _LEG_UPDATES = (
     sa.select(*to_leg.c, *messages.c)
     .select_from(to_leg.join(messages, to_leg.c.message_id == messages.c.message_id))

@@ -28,36 +28,39 @@ from services.common.privacy import sealing
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
-from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState, assignment_id
+from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.posting import open_session
 from services.dispatch.exchange.receivers import read as read_receivers
-from services.dispatch.leg import translate as leg_translate
-from services.dispatch.leg.chain import ChainHead
-from services.dispatch.leg.rows import AssignmentRow, StreamPosition
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import LegService
 from services.dispatch.notices.ledger import NoticeLedger
 from services.dispatch.notices.opening import NoticeOpener
 from services.dispatch.phones.access import PhoneAccess
 from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.open_notices import OpenNotices
+from services.dispatch.publications.changes import ChangedIncidents
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
 from services.dispatch.warning.contacts import ContactBook
-from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
-from services.dispatch.warning.receipts import ReceiptStore, ReceiptWork
+from services.dispatch.warning.receipts import (
+    BY_RECEIPT,
+    DeviceReceipts,
+    ReceiptStore,
+    ReceiptWork,
+    assignment_of,
+    was_acknowledged_by_gateway,
+)
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
 from services.dispatch.warning.translate import WarnableAlert
-from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_SLEEP_S = 1.0
@@ -72,8 +75,6 @@ CONTACTS_WITHIN_S = 5.0
 """Maximum time after a start in which the contacts in the log are read before the alerts, seconds of wall time."""
 GIVE_UP_MS = 600_000
 """Time after which an update is dropped if the leg still lacks its assignment, milliseconds of mesh time."""
-_BY_RECEIPT = "receipt/"
-"""Prefix of `acknowledged_by` in an assignment that was acknowledged by a receipt of a message, not by a gateway."""
 _RECEIPT_SUBJECTS = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
 T = TypeVar("T")
 
@@ -100,13 +101,24 @@ class LegUpdates:
 
     def __init__(self, leg: LegService, receipts: ReceiptStore, clock: MeshClock) -> None:
         self._leg, self._receipts, self._clock = leg, receipts, clock
-        self._checked_head: ChainHead | None = None
-        """Head of the leg's chain at the last check for late acknowledgements by gateways."""
+        self._changed: dict[str, None] | None = None
+        """Incidents that changed since the last check for late acknowledgements by gateways; None before the first check, of all."""
         self._next_check_s = 0.0
         """When the next such check may begin, by the event loop's clock, seconds."""
 
     async def run(self) -> None:
         """Updates the leg until cancelled: after each receipt, and when a receipt is overdue. Needs no NATS."""
+        async with self._leg.record.changes() as changes, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_record(changes))
+            tasks.create_task(self._work())
+
+    async def _follow_record(self, changes: ChangedIncidents) -> None:
+        while True:
+            incident_ids = dict.fromkeys((await changes.next()).incidents)
+            if self._changed is not None:
+                self._changed |= incident_ids
+
+    async def _work(self) -> None:
         while True:
             self._receipts.changed.clear()
             work = await retried(self._update)
@@ -121,16 +133,18 @@ class LegUpdates:
 
     async def _update(self) -> ReceiptWork:
         """Does the work that receipts cause now, and returns the work that is left. Raises Unavailable."""
-        now_ms, now_s, head = self._clock.now_ms(), asyncio.get_running_loop().time(), self._leg.record.head
+        now_ms, now_s = self._clock.now_ms(), asyncio.get_running_loop().time()
         work = await self._receipts.work(now_ms)
         is_overdue = work.due_ms is not None and work.due_ms <= now_ms
-        # An acknowledgement by a gateway would have extended the leg's chain.
-        may_be_reached = work.may_be_reached and head != self._checked_head and now_s >= self._next_check_s
+        if not work.may_be_reached:
+            self._changed = {}  # a later flag knows of the acknowledgements before it
+        # An acknowledgement by a gateway is a change of its incident.
+        may_be_reached = work.may_be_reached and self._changed != {} and now_s >= self._next_check_s
         if is_overdue:
             await self._expire_overdue(now_ms)
         if may_be_reached:
             await self._note_reached(now_ms)
-            self._checked_head, self._next_check_s = head, now_s + CHECK_INTERVAL_S
+            self._next_check_s = now_s + CHECK_INTERVAL_S
         if is_overdue or may_be_reached or work.is_pending:
             await self.send()
             work = await self._receipts.work(now_ms)
@@ -141,15 +155,20 @@ class LegUpdates:
         overdue = await self._receipts.overdue(now_ms)
         acknowledged = await self._acknowledged_by_gateways(overdue)
         for message in overdue:
-            await self._receipts.expire(message, now_ms, _assignment_id(message) in acknowledged)
+            await self._receipts.expire(message, now_ms, assignment_of(message) in acknowledged)
 
     async def _note_reached(self, now_ms: int) -> None:
-        """Notes the persons whom a gateway has reached after a flag."""
-        unreached = await self._receipts.unreached(now_ms)
-        acknowledged = await self._acknowledged_by_gateways(unreached)
-        for message in unreached:
-            if _assignment_id(message) in acknowledged:
-                await self._receipts.expire(message, now_ms, True)
+        """Notes the persons whom a gateway has reached after a flag, among those of the changed incidents."""
+        changed, self._changed = self._changed, {}
+        try:
+            unreached = await self._receipts.unreached(now_ms, changed)
+            acknowledged = await self._acknowledged_by_gateways(unreached)
+            for message in unreached:
+                if assignment_of(message) in acknowledged:
+                    await self._receipts.expire(message, now_ms, True)
+        except BaseException:
+            self._changed = None  # the next check is of all
+            raise
 
     async def send(self) -> None:
         """Sends the pending updates to the leg. Raises Unavailable."""
@@ -174,16 +193,16 @@ class LegUpdates:
         """
         if not messages:
             return set()
-        rows = await self._leg.store.assignments([_assignment_id(message) for message in messages])
+        rows = await self._leg.store.assignments([assignment_of(message) for message in messages])
         return {
             id_
             for id_, row in rows.items()
-            if AssignmentState(row.state) in ACCEPTED | OVER and _was_acknowledged_by_gateway(row)
+            if AssignmentState(row.state) in ACCEPTED | OVER and was_acknowledged_by_gateway(row)
         }
 
     async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
         if update.flag is None:
-            await self._leg.acknowledge(_assignment_id(message), _BY_RECEIPT + message.message_id)
+            await self._leg.acknowledge(assignment_of(message), BY_RECEIPT + message.message_id)
             return
         flag = Flag(
             subject_id=message.person_id,
@@ -224,7 +243,8 @@ class WarningStreams:
         mesh: WarningBus,
         wake: Callable[[], None],
     ) -> None:
-        self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
+        self._store, self._clock, self._mesh, self._wake = store, clock, mesh, wake
+        self._device_receipts = DeviceReceipts(store, receipts, clock)
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
         """Health of the reader of alerts. While it doesn't read, nobody is warned."""
 
@@ -240,7 +260,7 @@ class WarningStreams:
         steps = _Source(
             flow.COMMANDS.name,
             stored.command_step,
-            self._accept_steps,
+            self._device_receipts.accept,
             subjects=_RECEIPT_SUBJECTS,
             keeps_dead_letters=True,
         )
@@ -259,6 +279,7 @@ class WarningStreams:
                 await self._await_contacts(bus, log_meta)
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
                 tasks.create_task(self._read(bus, log_meta.log_id, steps))
+                tasks.create_task(self._device_receipts.skipped.keep())
                 tasks.create_task(self._read(bus, log_meta.log_id, advice))
         finally:
             self._mesh.bus = None
@@ -304,17 +325,6 @@ class WarningStreams:
     async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
         await self._store.accept_advice(advice, self._clock.now_ms(), position)
         self._wake()
-
-    async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
-        for step in steps:
-            message = await self._store.message_of_command(step.command_id)
-            if message is None:
-                continue  # a command of another service
-            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
-                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
-            else:
-                logger().warning("warning_refused_by_device", message_id=message.message_id)
-        await self._store.put_position(position)
 
 
 @asynccontextmanager
@@ -365,12 +375,6 @@ async def open_warnings(
         yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones=phones)
 
 
-def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
-    # A receipt of a message acknowledges the assignment too, but it isn't a gateway's word.
-    acknowledged_by = leg_translate.stored_assignment(row).acknowledged_by
-    return bool(acknowledged_by) and not acknowledged_by.startswith(_BY_RECEIPT)
-
-
 async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -> list[T]:
     """Parses messages. An unreadable message becomes a dead letter or is only counted, see `keeps_dead_letters`."""
     reader = flow.warning_reader(source.stream)
@@ -392,7 +396,3 @@ async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await retried(work)
         await asyncio.sleep(wait_s)
-
-
-def _assignment_id(message: MessageRow) -> str:
-    return assignment_id(message.incident_id, Leg.WARNING, message.person_id)

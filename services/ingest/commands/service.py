@@ -166,7 +166,7 @@ class Commands:
             await asyncio.sleep(CHECK_INTERVAL_S)
             checks += 1
             now_ms = self._clock.now_ms()
-            for active in self._states.expired(now_ms):
+            for active in self._states.pop_expired(now_ms):
                 self._expire(active)
             for correction in self._intervals.corrections(now_ms, time.monotonic()):
                 self._steps.issue(correction)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.common.moments import Moments
 from services.ingest.domain import Sender
 from services.ingest.sensing.asks import FOLD
 from services.ingest.sensing.intervals import CORRECTION_IDS, sets_interval
@@ -81,6 +82,8 @@ class CommandStates:
         """Commands by device and id, in the order of the stream."""
         self._open: dict[str, list[ActiveCommand]] = {}
         """Open commands by device."""
+        self._expiry: Moments[str] = Moments()
+        """When each open command expires, by its id."""
 
     def __iter__(self) -> Iterator[ActiveCommand]:
         return iter(self._all.values())
@@ -97,10 +100,9 @@ class CommandStates:
         """Returns the open commands of a device that aren't expired, oldest first."""
         return [active for active in self._open.get(device_id, ()) if active.command.expires_at_ms > now_ms]
 
-    def expired(self, now_ms: int) -> list[ActiveCommand]:
-        """Returns the open commands that are expired."""
-        opened = (active for of_device in self._open.values() for active in of_device)
-        return [active for active in opened if active.command.expires_at_ms <= now_ms]
+    def pop_expired(self, now_ms: int) -> list[ActiveCommand]:
+        """Returns the open commands that have expired, each of them once. The caller closes them."""
+        return [self._all[command_id] for command_id in self._expiry.pop_due(now_ms)]
 
     def with_open(self, device_ids: Set[str]) -> Set[str]:
         """Returns the given devices that have open commands."""
@@ -118,6 +120,7 @@ class CommandStates:
         self._all[command.command_id] = active
         self._by_device.setdefault(command.device_id, {})[command.command_id] = active
         self._open.setdefault(command.device_id, []).append(active)
+        self._expiry.set(command.command_id, command.expires_at_ms)
         return active
 
     def apply(self, step: command_pb2.CommandStep) -> ActiveCommand | None:
@@ -139,6 +142,7 @@ class CommandStates:
         self._remove_open(active)
 
     def _remove_open(self, active: ActiveCommand) -> None:
+        self._expiry.drop(active.command.command_id)
         opened = self._open.get(active.command.device_id, [])
         if active in opened:
             opened.remove(active)

@@ -12,6 +12,7 @@ import pytest
 
 from services.cli.simulate.actors import DESKS
 from services.common.messaging import flow, pull
+from services.dispatch.following.pursuit import HOLDS_S
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -152,7 +153,7 @@ async def test_a_chase_that_turns_to_her_second_place(mesh: RunningMesh, capsys:
 
         # The tag reports at the short interval, and at the usual one after the end.
         often = [c.instruction.report_every for c in chased.commanded if is_pursuit(c)]
-        assert often and all(0 < c.for_s <= 300 for c in often)
+        assert often and all(0 < c.for_s <= HOLDS_S for c in often)
         intervals = [c for c in chased.commanded if not c.instruction.HasField("show_notice")]
         assert {c.device_id for c in intervals} == {f"tag-{chased.run_id}"}
         assert not any(c.instruction.HasField("report_as_usual") for c in chased.commanded)

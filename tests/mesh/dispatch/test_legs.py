@@ -13,7 +13,8 @@ import pytest
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.dispatch.leg import consumer, subscriptions, translate
+from services.dispatch.leg import subscriptions, translate
+from services.dispatch.publications import skipped
 from services.dispatch.settings import DispatchSettings
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -189,6 +190,13 @@ async def test_invalid_requests_are_refused(bus: Bus, police: DispatchSettings) 
         await refused(leg.desk.list(page_token="incident-9"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
         await refused(leg.desk.list(page_token="\n"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
         await refused(leg.desk.list(incident_id="a b"), grpc.StatusCode.INVALID_ARGUMENT, "incident_id")
+        for point in ("9", "-", "x-", "x-²", "a b-1", "x-" + "9" * 40):
+            await refused(leg.desk.list(changed_after=point), grpc.StatusCode.INVALID_ARGUMENT, "changed_after")
+        point = (await leg.desk.list()).changes
+        for other in ({"page_token": "incident-1"}, {"incident_id": "incident-1"}, {"only_open": True}):
+            await refused(
+                leg.desk.list(changed_after=point, **other), grpc.StatusCode.INVALID_ARGUMENT, "changed_after"
+            )
         async with leg.desk.subscription(after_sequence=99) as steps:
             await refused(steps.next(OFFERED), grpc.StatusCode.INVALID_ARGUMENT, "after_sequence")
 
@@ -248,6 +256,28 @@ async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings)
         assert not (await leg.desk.list(incident_id="incident-77")).incidents
 
 
+async def test_the_open_incidents_and_the_changed_ones_are_listed(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, *(alert(n, incident=f"incident-{n}") for n in (1, 2, 3)))
+        offers = {}
+        for _ in range(3):
+            offer = (await steps.next(OFFERED)).step.assignment
+            offers[offer.incident_id] = offer.assignment_id
+        before = await leg.desk.list(page_size=1)
+        await leg.desk.acknowledge(offers["incident-2"])
+        await leg.desk.call("Close", assignment_id=offers["incident-2"], cause=dispatch_pb2.BREACH_CONFIRMED)
+        open_ = await leg.desk.list(only_open=True)
+        assert [incident.incident_id for incident in open_.incidents] == ["incident-3", "incident-1"]
+        changed = await leg.desk.list(changed_after=before.changes)
+        assert "incident-2" in {incident.incident_id for incident in changed.incidents}
+        assert not changed.more_changes and not changed.changes_unknown
+        later = await leg.desk.list(changed_after=open_.changes)
+        assert {incident.incident_id for incident in later.incidents} <= {"incident-2"}
+        earlier_start = f"0{before.changes}"
+        unknown = await leg.desk.list(changed_after=earlier_start)
+        assert unknown.changes_unknown and not unknown.incidents and not unknown.changes
+
+
 async def test_unreadable_messages_become_dead_letters_and_delay_nothing(bus: Bus, police: DispatchSettings) -> None:
     nameless = alert(4)
     nameless.ClearField("order_id")
@@ -292,7 +322,7 @@ async def test_a_replay_of_all_alerts_changes_nothing(bus: Bus, police: Dispatch
 async def test_alerts_for_other_legs_are_skipped_and_the_position_is_stored(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "PASSED_INTERVAL_S", 0.1)
+    monkeypatch.setattr(skipped, "STORE_INTERVAL_S", 0.1)
     async with running(police) as leg:
         await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.WARN))
         async with asyncio.timeout(PATIENCE_S):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -18,14 +18,18 @@ from services.common.messaging import flow
 from services.common.rpc.errors import NotFound, Unavailable
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.answers import Acknowledge, Close
+from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, Situation
+from services.dispatch.domain.following import TargetUpdate
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.race import Approach
 from services.dispatch.leg import change, subscriptions, tables, translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.rows import PeerRow, StepRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.publications.listing import ChangedPage
 from services.dispatch.publications.steps import NumberedStep
 from services.dispatch.publications.store import Published
 from tandem.dispatch.v1 import dispatch_pb2
@@ -33,6 +37,7 @@ from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.incidents import EARLIER_EVENTS
 from tests.support.dispatch.leg_chain import first_broken_event
 
+T = TypeVar("T")
 FAR_MS = 3_600_000
 HERE = StreamPosition(flow.INCIDENTS.name, "log", 1)
 
@@ -132,16 +137,69 @@ async def test_a_stopping_leg_ends_the_streams_of_its_desks(database: Database) 
 async def test_an_incident_that_is_no_longer_in_memory_is_folded_from_the_store(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change, "KNOWN_MAX", 1)
+    monkeypatch.setattr(change, "KNOWN_MAX", 0)
     async with opened(database) as leg:
         await fold(leg, 1, 2)
         (step,) = await numbered_steps(leg.follow(0), 1)
         first = step.step.assignment
         await leg.record.secondary.mark_published(Published([step], {first.assignment_id: 2.5}), "log")
-        acknowledged = await leg.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
-        assert acknowledged.report_to_published_ms == 2.5 and acknowledged.order_ids == first.order_ids
+        assert set(leg.record.memory.known) == {"incident-1", "incident-2"}, "open incidents stay in memory"
+        close = Close(first.assignment_id, "spiffe://npa/desk/a", CloseCause.FALSE_POSITION, note="")
+        await leg.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
+        await leg.answer(close)
+        assert set(leg.record.memory.known) == {"incident-2"}
+        closed = await leg.answer(close)
+        assert closed.state == dispatch_pb2.CLOSED
+        assert closed.report_to_published_ms == 2.5 and closed.order_ids == first.order_ids
         with pytest.raises(NotFound):
             await leg.acknowledge("assign-none", "spiffe://npa/desk/a")
+
+
+async def test_a_reader_of_the_list_gets_the_changes_since_its_last_answer(database: Database) -> None:
+    async with opened(database) as leg:
+        listing = leg.record.listing
+        await fold(leg, 1, 2, 3)
+        start = listing.point
+        assert listing.since(start, 100) == ChangedPage([], start, has_more=False)
+        (step,) = await numbered_steps(leg.follow(0), 1)
+        await leg.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/a")
+        await leg.record.secondary.mark_published(Published([step], {step.step.assignment.assignment_id: 2.5}), "log")
+        await fold(leg, 4)
+        page = listing.since(start, 1)
+        assert page and page.has_more and page.incident_ids == ["incident-1"]
+        rest = listing.since(page.point, 100)
+        assert rest == ChangedPage(["incident-4"], listing.point, has_more=False)
+        (listed,) = await leg.store.incidents_by_id(page.incident_ids)
+        assert [row.state for row in listed.own] == [dispatch_pb2.ACKNOWLEDGED]
+    async with opened(database) as leg:
+        assert leg.record.listing.since(start, 100) is None, "the leg restarted"
+
+
+async def test_a_target_update_without_news_costs_no_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database) as leg:
+        await fold(leg, 1)
+        (step,) = await numbered_steps(leg.follow(0), 1)
+        offer = step.step.assignment
+
+        def update(wearer_s: int | None) -> TargetUpdate:
+            return TargetUpdate("incident-1", offer.assignment_id, offer.subject_id, Approach(wearer_s), moved_m=0)
+
+        transactions: list[object] = []
+        transaction = leg.store.transaction
+
+        async def counted(work: Callable[[sa.Connection], T]) -> T:
+            transactions.append(work)
+            return await transaction(work)
+
+        await leg.follow_targets([update(30)])
+        lost = leg.record.head
+        monkeypatch.setattr(leg.store, "transaction", counted)
+        await leg.follow_targets([update(20), update(10)])
+        assert not transactions and leg.record.head == lost
+        await leg.follow_targets([update(None)])
+        assert transactions and leg.record.head.id > lost.id, "the race is won back"
 
 
 async def test_a_refused_command_leaves_no_trace(database: Database) -> None:

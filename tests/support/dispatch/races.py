@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from services.common.geometry import LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand, Estimate
+from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.following import Follow, TargetUpdate
+from services.dispatch.domain.following import Follow, TargetUpdate, may_change
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import Travel
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch.incidents import Story
+from tests.support.dispatch.incidents import DEADLINES, Story
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 
 HOME = LatLon(37.5, 127.0)
@@ -49,4 +50,7 @@ def set_travel(story: Story, travel_s: Mapping[str, int]) -> None:
 def update(story: Story, how: Approach = FAR, *, moved: bool = False, subject: str = "p1") -> tuple[Event, ...]:
     """Applies an update of the destination\'s target."""
     target = TargetUpdate("incident-1", story.id_of(subject), subject, how, 400 if moved else 0)
-    return story.do(Follow(target))
+    is_news = may_change(story.incident, target, Situation(story.now_ms, DEADLINES, story.board))
+    events = story.do(Follow(target))
+    assert is_news or not events, "a leg decides only about updates that may change something"
+    return events

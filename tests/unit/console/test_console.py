@@ -9,6 +9,7 @@ from services.console import translate as console_translate
 from services.console.domain import board, explaining, searching, waterfall
 from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.searching import IncidentQuery
+from services.console.domain.shown_incidents import FLOOD, ShownIncidents
 from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
@@ -113,13 +114,24 @@ def test_an_incident_is_over_once_neither_agency_has_anything_left_to_do() -> No
 
 def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> None:
     notice = replace(OFFER, state="NOTIFIED", demand="NOTIFY", kind="SILENT")
-    flood = [incident(f"s-{n}", notice) for n in range(board.FLOOD)]
-    alarms = [incident(f"r-{n}", replace(OFFER, kind="SILENT")) for n in range(board.FLOOD)]
-    assert board.groups([*flood, *alarms]) == {f"s-{n}": "SILENT" for n in range(board.FLOOD)}
-    assert board.groups(flood[1:]) == {}
-    # An incident that became an alarm after it was grouped leaves its group at once.
+    flood = [incident(f"s-{n}", notice) for n in range(FLOOD)]
+    alarms = [incident(f"r-{n}", replace(OFFER, kind="SILENT")) for n in range(FLOOD)]
+    shown = ShownIncidents()
+    for card in (*flood[1:], *alarms):
+        shown.put(card)
+    assert shown.regroup() == []
+    shown.put(flood[0])
+    assert sorted(card.incident_id for card in shown.regroup()) == sorted(card.incident_id for card in flood)
+    assert {
+        card.incident_id: shown.group_of(card.incident_id) for card in shown if shown.group_of(card.incident_id)
+    } == {card.incident_id: "SILENT" for card in flood}
+    assert shown.regroup() == [], "nothing has changed"
+    # An incident that became an alarm after it was grouped leaves its group at once, and a group of too few ends.
     assert board.shown(flood[0], "SILENT")["group"] == "SILENT"
     assert board.shown(alarms[0], "SILENT")["group"] == ""
+    shown.put(incident("s-0", replace(OFFER, kind="SILENT")))
+    assert sorted(card.incident_id for card in shown.regroup()) == sorted(card.incident_id for card in flood)
+    assert not any(shown.group_of(card.incident_id) for card in shown)
 
 
 def test_the_state_of_a_leg_is_its_most_urgent_one() -> None:

@@ -20,17 +20,26 @@ def card(id_: str, *assignments: AssignmentCard, opened_ms: int = 1_000, ended_m
     return IncidentCard(id_, opened_ms, ended_ms, own)
 
 
+def list_incidents(page: LivePage, listed: list[IncidentCard]) -> None:
+    """Shows the incidents of a whole list, as the reader of the list does."""
+    gone = page.incident_ids - {card.incident_id for card in listed}
+    for card in listed:
+        page.put_incident(card)
+    page.drop_incidents(gone)
+    page.regroup()
+
+
 def ids(rows: list[dict[str, Any]]) -> list[str]:
     return [row["id"] for row in rows]
 
 
 def test_a_browser_gets_everything_at_first_and_then_only_the_changes() -> None:
     page = LivePage()
-    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    list_incidents(page, [card("i-1", OFFER), card("i-2", OFFER)])
     first = page.since(None)
     assert (first["reset"], ids(first["incidents"])) == (True, ["i-1", "i-2"])
     seen = page.number
-    page.replace_incidents([card("i-1", OFFER), card("i-2", replace(OFFER, state="ESCALATED"))])
+    list_incidents(page, [card("i-1", OFFER), card("i-2", replace(OFFER, state="ESCALATED"))])
     later = page.since(seen)
     assert (later["reset"], ids(later["incidents"]), later["gone"]) == (False, ["i-2"], [])
     assert page.since(page.number)["incidents"] == []
@@ -38,7 +47,7 @@ def test_a_browser_gets_everything_at_first_and_then_only_the_changes() -> None:
 
 def test_an_older_item_that_changes_is_among_the_changes_and_the_newest_of_all_rows() -> None:
     page = LivePage()
-    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    list_incidents(page, [card("i-1", OFFER), card("i-2", OFFER)])
     seen = page.number
     page.put_incident(card("i-1", replace(OFFER, state="ESCALATED")))
     assert ids(page.since(seen)["incidents"]) == ["i-1"]
@@ -47,9 +56,9 @@ def test_an_older_item_that_changes_is_among_the_changes_and_the_newest_of_all_r
 
 def test_the_same_list_is_no_change() -> None:
     page = LivePage()
-    page.replace_incidents([card("i-1", OFFER)])
+    list_incidents(page, [card("i-1", OFFER)])
     before = page.number
-    page.replace_incidents([card("i-1", OFFER)])
+    list_incidents(page, [card("i-1", OFFER)])
     page.regroup()
     assert page.number == before
 
@@ -80,9 +89,9 @@ def test_incidents_and_alerts_are_urgent_and_positions_and_units_are_not() -> No
 
 def test_an_incident_that_left_the_list_is_gone_for_a_browser_that_was_away() -> None:
     page = LivePage()
-    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    list_incidents(page, [card("i-1", OFFER), card("i-2", OFFER)])
     seen = page.number
-    page.replace_incidents([card("i-2", OFFER)])
+    list_incidents(page, [card("i-2", OFFER)])
     assert page.since(seen)["gone"] == ["i-1"]
     everything = page.since(None)
     assert (ids(everything["incidents"]), everything["gone"]) == (["i-2"], [])
@@ -175,22 +184,21 @@ def test_the_oldest_ended_incidents_are_dropped_and_open_ones_never() -> None:
     page = LivePage()
     kept = live_page.MAX_INCIDENTS
     ended = [card(f"ended-{n}", NOTICE, opened_ms=n, ended_ms=n + 1) for n in range(2)]
-    page.replace_incidents([*ended, *(card(f"open-{n}", NOTICE, opened_ms=0) for n in range(kept - 1))])
+    list_incidents(page, [*ended, *(card(f"open-{n}", NOTICE, opened_ms=0) for n in range(kept - 1))])
     rows = ids(page.since(None)["incidents"])
     assert len(rows) == kept and "ended-0" not in rows and "ended-1" in rows
 
 
 def test_the_most_urgent_incidents_are_followed_and_among_equals_those_that_are_followed_already() -> None:
     page = LivePage()
-    page.replace_incidents(
-        [
-            card("new", OFFER),
-            card("followed", OFFER),
-            card("grave", replace(OFFER, state="ESCALATED")),
-            card("notice", NOTICE),
-            card("ended", OFFER, ended_ms=9_000),
-        ]
-    )
+    for shown in (
+        card("new", OFFER),
+        card("followed", OFFER),
+        card("grave", replace(OFFER, state="ESCALATED")),
+        card("notice", NOTICE),
+        card("ended", OFFER, ended_ms=9_000),
+    ):
+        page.put_incident(shown)
     assert page.responding({"followed"}, 2) == ["grave", "followed"]
     assert page.responding((), 9) == ["grave", "new", "followed"]
 

@@ -1081,22 +1081,30 @@ class ListIncidentsRequest(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ONLY_OPEN_FIELD_NUMBER: _builtins.int
+    CHANGED_AFTER_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
     """Id of the only incident to list. Empty for all."""
     page_size: _builtins.int
     """Maximum number of incidents in the answer, newest first. 0 means 50. An answer has at most 100."""
     page_token: _builtins.str
     """Token of the page, from next_page_token. Empty for the newest incidents."""
+    only_open: _builtins.bool
+    """Lists only incidents that are open."""
+    changed_after: _builtins.str
+    """Lists only incidents that changed after this point, from ListIncidentsResponse.changes. Goes only with page_size. Empty for all."""
     def __init__(
         self,
         *,
         incident_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        only_open: _builtins.bool = ...,
+        changed_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_after", b"changed_after", "incident_id", b"incident_id", "only_open", b"only_open", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1110,21 +1118,33 @@ class ListIncidentsResponse(_message.Message):
 
     INCIDENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    MORE_CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGES_UNKNOWN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
+    changes: _builtins.str
+    """Point in the leg's changes: as changed_after, it lists what changed after this answer. Of several pages, use the first page's."""
+    more_changes: _builtins.bool
+    """More incidents changed than the answer has: ask again with `changes`."""
+    changes_unknown: _builtins.bool
+    """The leg doesn't know what changed after changed_after, since it restarted or too much changed: list all incidents."""
     @_builtins.property
     def incidents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incident]:
-        """Incidents, newest first."""
+        """Incidents, newest first. With changed_after, the incident that changed longest ago comes first."""
 
     def __init__(
         self,
         *,
         incidents: _abc.Iterable[Global___Incident] | None = ...,
         next_page_token: _builtins.str = ...,
+        changes: _builtins.str = ...,
+        more_changes: _builtins.bool = ...,
+        changes_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "changes_unknown", b"changes_unknown", "incidents", b"incidents", "more_changes", b"more_changes", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
