@@ -18,14 +18,14 @@ from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.answers import Acknowledge, Answering
 from services.dispatch.domain.contacts import Confirm, RecordCall
-from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, ReportLeg, concerns
+from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, ReportLeg, concerns, decide
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.change import CommittedIncident, IncidentCommand
+from services.dispatch.leg.change import CommittedIncident, IncidentCommand, IncidentMemory
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
 from services.dispatch.leg.record import STEP_STATES, LegRecord
 from services.dispatch.leg.rows import AssignmentRow, StepRow, StreamPosition
@@ -180,9 +180,9 @@ class LegService:
 
     async def follow_targets(self, updates: Sequence[TargetUpdate]) -> None:
         """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races."""
-        commands = [IncidentCommand(update.incident_id, Follow(update)) for update in updates]
         situation = await self._situation({update.subject_id for update in updates})
-        await self.record.handle(commands, situation)
+        if commands := _follow_commands(self.record.memory, updates, situation):
+            await self.record.handle(commands, situation)
 
     async def show_targets(self, incident_ids: Sequence[str], by: str) -> list[str]:
         """Records that a desk receives live positions of these incidents' targets from now on. Returns those that are open."""
@@ -309,6 +309,20 @@ async def open_leg(
         )
     finally:
         await record.finish()
+
+
+def _follow_commands(
+    memory: IncidentMemory, updates: Iterable[TargetUpdate], situation: Situation
+) -> list[IncidentCommand]:
+    """Commands of the updates that may lead to an event. Most updates change nothing, and need no transaction."""
+    commands = []
+    for update in updates:
+        known = memory.known.get(update.incident_id)
+        # A choice of units depends on the units' other assignments, which the transaction reads.
+        chooses = update.moved_m > 0 or update.found
+        if known is None or chooses or decide(known.incident, Follow(update), situation):
+            commands.append(IncidentCommand(update.incident_id, Follow(update)))
+    return commands
 
 
 def _message(committed: CommittedIncident, assignment_id: str) -> dispatch_pb2.Assignment:
