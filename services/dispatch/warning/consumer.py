@@ -66,12 +66,6 @@ def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: in
             _accept(connection, advice, before.person_id, now_ms=now_ms)
 
 
-def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    """Returns the condition for all messages to the same person in the same incident, by the same giver: the police or the Ministry."""
-    same_giver = messages.c.ground != "" if message.ground else messages.c.ground == ""
-    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id) & same_giver
-
-
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
     return bool(_ACCEPT.execute(connection, {"alert_id": alert_id, "at_ms": now_ms}))
 

@@ -51,7 +51,7 @@ from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
-from services.dispatch.warning.receipts import ReceiptStore, ReceiptWork
+from services.dispatch.warning.receipts import EndedWait, ReceiptStore, ReceiptWork
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
@@ -139,19 +139,18 @@ class LegUpdates:
         """Ends the wait for overdue receipts."""
         overdue = await self._receipts.overdue(now_ms)
         acknowledged = await self._acknowledged_by_gateways(overdue)
-        for message in overdue:
-            await self._receipts.expire(message, now_ms, _assignment_id(message) in acknowledged)
+        await self._receipts.expire([EndedWait(m, _assignment_id(m) in acknowledged) for m in overdue], now_ms)
 
     async def _note_reached(self, now_ms: int) -> None:
         """Notes the persons whom a gateway has reached after a flag."""
         unreached = await self._receipts.unreached(now_ms)
         acknowledged = await self._acknowledged_by_gateways(unreached)
-        for message in unreached:
-            if _assignment_id(message) in acknowledged:
-                await self._receipts.expire(message, now_ms, True)
+        reached = [EndedWait(message, True) for message in unreached if _assignment_id(message) in acknowledged]
+        await self._receipts.expire(reached, now_ms)
 
     async def send(self) -> None:
         """Sends the pending updates to the leg. Raises Unavailable."""
+        recorded = []
         for update, message in await self._receipts.pending_leg_updates():
             try:
                 await self._send(update, message)
@@ -163,7 +162,8 @@ class LegUpdates:
             except FailedPrecondition as error:
                 # The assignment is over already. The receipt stays stored with its message.
                 logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
-            await self._receipts.delete_leg_update(update)
+            recorded.append(update)
+        await self._receipts.delete_leg_updates(recorded)
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
         """Returns the ids of those assignments of the messages that a gateway has acknowledged.
