@@ -15,6 +15,7 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage import statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
+from services.dispatch.absence import store as absence
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
@@ -206,9 +207,11 @@ class Store:
         *,
         notes: Sequence[NoteRow] = (),
     ) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position. A leg that shows
+        a first step is no longer awaited."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         notes = list({note.note_id: note for note in notes}.values())
+        absence.note_first_steps(connection, [row for row in rows if row.number == 1])
         write(connection, _PEERS, (list(newest.values()), [(id_,) for id_ in newest], notes, [position]))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:

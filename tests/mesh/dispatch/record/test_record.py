@@ -126,7 +126,7 @@ async def test_records_of_publications_and_steps_of_other_legs_share_a_transacti
         published = Published(steps, {}, {step.sequence: StoredAs("INCIDENTS", 7) for step in steps})
         await asyncio.gather(
             leg.record.secondary.mark_published(published, "log"),
-            leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 1, b"")], POSITION),
+            leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 2, b"")], POSITION),
         )
         assert store.count - before == 1
         assert await leg.store.unpublished() == []
