@@ -32,13 +32,17 @@ class IncidentReader:
         self._regroup = asyncio.Event()
         self._applied: dict[str, int] = {}
         """Number of the last step that was applied since the list was read, by assignment id."""
+        self._changed: set[str] = set()
+        """Incidents that changed since the list was last requested."""
 
     async def poll(self) -> None:
         """Reads the list of incidents. Reviewers have no other source. For desks, the list replaces steps that the stream missed."""
         began_s = asyncio.get_running_loop().time()
         while True:
+            self._changed.clear()
             answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
-            self._page.replace_incidents(translate.incident(incident) for incident in answer.incidents)
+            listed = (translate.incident(incident) for incident in answer.incidents)
+            self._page.replace_incidents(listed, kept=self._changed)
             self._applied.clear()
             self._connected()
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
@@ -56,7 +60,7 @@ class IncidentReader:
                 own = message.HasField("step")
                 if own and self._is_known(message):
                     continue
-                await self._apply(message.step.assignment if own else message.other)
+                await self._apply(message, is_own=own)
                 is_new = own and self._role is Role.PROBATION and message.sequence
                 if is_new and (notice := translate.notice(message.step)):
                     self._page.add_alert(notice)
@@ -78,9 +82,11 @@ class IncidentReader:
             self._regroup.clear()
             self._page.regroup()
 
-    async def _apply(self, message: dispatch_pb2.Assignment) -> None:
-        if self._page.assign(translate.assignment(message)):
-            answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=message.incident_id))
+    async def _apply(self, message: dispatch_pb2.SubscribeResponse, *, is_own: bool) -> None:
+        changed = translate.assignment(message.step.assignment if is_own else message.other)
+        self._changed.add(changed.incident_id)
+        if self._page.assign(changed, translate.incident_times(message), is_own=is_own):
+            answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=changed.incident_id))
             for incident in answer.incidents:
                 self._page.put_incident(translate.incident(incident))
         self._regroup.set()
