@@ -6,7 +6,7 @@ copy reads the messages that it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage import statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
+from services.common.storage.statements import Prepared
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.events import Event
@@ -186,16 +187,15 @@ class Store:
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
         return [StepRow._make(row) for row in await self._rows(_joined(query))]
 
-    async def _rows(
-        self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] | None = None
-    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        return await self.transaction(lambda connection: connection.execute(query, values).all())
+    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self.transaction(lambda connection: connection.execute(query).all())
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """A page of assignments whose deadlines have passed, oldest first."""
-        return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
+        rows = await self.transaction(lambda connection: _DUE.fetch(connection, {"now_ms": now_ms}))
+        return [AssignmentRow._make(row) for row in rows]
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,7 +270,7 @@ _UNPUBLISHED = {  # in the words of the partial index
     "sqlite": "SELECT sequence FROM steps WHERE published = 0 ORDER BY sequence",
 }
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
-_DUE = (
+_DUE = Prepared(
     sa.select(tables.assignments)
     .where(tables.assignments.c.due_ms <= sa.bindparam("now_ms"))
     .order_by(tables.assignments.c.due_ms)
