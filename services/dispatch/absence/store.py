@@ -110,10 +110,7 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
         ]
         if found:
             rows += found
-            shown |= {
-                (incident_id, _leg(payload))
-                for incident_id, payload in page.peers.fetch(connection, values)
-            }
+            shown |= {(incident_id, _leg(payload)) for incident_id, payload in page.peers.fetch(connection, values)}
     if not rows:
         return []
     present = [row for row in rows if (row.incident_id, row.leg) in shown]

@@ -207,8 +207,10 @@ class Store:
         *,
         notes: Sequence[NoteRow] = (),
     ) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position. A leg that shows
-        a first step is no longer awaited."""
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position.
+
+        A leg that shows a first step is no longer awaited.
+        """
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         notes = list({note.note_id: note for note in notes}.values())
         absence.note_first_steps(connection, [row for row in rows if row.number == 1])

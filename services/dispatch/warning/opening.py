@@ -43,9 +43,7 @@ class MessageOpener:
         self._store, self._clock, self._contacts, self._mesh = store, clock, contacts, mesh
         self._gateways = [ChannelId(ChannelKind.GATEWAY, name) for name in gateways]
 
-    async def open(
-        self, due: Sequence[MessageRow], contacts: Mapping[str, Sequence[ContactRow]]
-    ) -> list[DueSending]:
+    async def open(self, due: Sequence[MessageRow], contacts: Mapping[str, Sequence[ContactRow]]) -> list[DueSending]:
         """Opens messages in one transaction, and returns all sendings that are due then. `contacts` are the persons', by person id."""
         opened = [await self._opened(message, contacts[message.person_id]) for message in due]
         sendings = await retried(partial(self._store.open, opened))

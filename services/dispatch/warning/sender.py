@@ -214,4 +214,3 @@ class WarningSender:
             self._metrics.handed_over_s.labels(way).observe((now_ms - message.due_ms) / 1000)
             logger().info("warning_handed_over", **fields)
         self._metrics.tries.labels(way, "failed" if reason else "handed over").inc()
-

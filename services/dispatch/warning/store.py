@@ -153,8 +153,10 @@ class WarningStore:
         return await self._database.visit(work)
 
     async def open(self, opened: Sequence[OpenedMessage]) -> list[DueSending]:
-        """Stores opened messages, and returns all sendings that are due then. Each message replaces the open sendings of earlier messages
-        to the same person."""
+        """Stores opened messages, and returns all sendings that are due then.
+
+        Each message replaces the open sendings of earlier messages to the same person.
+        """
 
         def work(connection: sa.Connection) -> tuple[list[Sending], list[DueSending]]:
             new = [sending for message in opened if _open(connection, message) for sending in message.sendings]

@@ -193,7 +193,6 @@ class OpenedMessage:
     sendings: Sequence[Sending]
 
 
-
 @dataclass(frozen=True, slots=True)
 class PendingLegUpdate:
     """A change that the leg hasn't recorded yet: a receipt of a message, or a flag."""
