@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.warning.domain import ReceiptKind
-from services.dispatch.warning.store import fetch_rows
+from services.dispatch.warning.store import OF_COMMAND, fetch_rows, write_position
 from services.dispatch.warning.tables import (
     NO_WAY,
     MessageRow,
@@ -29,6 +30,8 @@ from services.dispatch.warning.tables import (
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
+POSITION_INTERVAL_S = 5.0
+"""Minimum time between two positions that are stored without a receipt, seconds of wall time."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""
 
@@ -39,10 +42,17 @@ class ReceiptWork:
 
     due_ms: int | None
     """Time at which the next receipt is overdue, mesh time; None if none is awaited."""
-    is_pending: bool
-    """An update of the leg is pending."""
     may_be_reached: bool
     """A person has a recent flag of UNREACHED, so a gateway may still acknowledge."""
+    leg_updates: Sequence[LegUpdate] = ()
+    """Pending updates of the leg, in order, at most 500."""
+
+
+class LegUpdate(NamedTuple):
+    """A pending update of the leg, with its message."""
+
+    update: PendingLegUpdate
+    message: MessageRow
 
 
 class EndedWait(NamedTuple):
@@ -60,6 +70,8 @@ class ReceiptStore:
         self._database = database
         self.changed = asyncio.Event()
         """Set when a receipt was stored, which may have caused an update of the leg."""
+        self._next_position_s = 0.0
+        """When a position alone is stored next, by the event loop's clock, seconds."""
 
     async def put(self, message: MessageRow, receipt: ReceiptKind, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt. Only the first receipt of each kind is kept.
@@ -69,29 +81,42 @@ class ReceiptStore:
         """
 
         def work(connection: sa.Connection) -> None:
-            of_giver, now = _OF_GIVER[bool(message.ground)], {"now_ms": now_ms}
-            is_first = _FIRST[receipt].execute(connection, {"which": message.message_id, **now})
-            of_giver.end_wait.execute(connection, _up_to(message))
-            if not message.incident_id:
-                return
-            [(flag, had_duress)] = _STATE_OF.fetch(connection, _person(message))
-            if is_first and not message.ground:  # the leg's assignment is the police's own warning
-                _add_leg_update(connection, message, None, now_ms=now_ms)
-            if flag in UNREACHED and not of_giver.newer.fetch(connection, {**_up_to(message), **now}):
-                _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
-            if duress and not had_duress:
-                _add_leg_update(connection, message, WarningFlag.DURESS, now_ms=now_ms)
-                _NOTE_DURESS.execute(connection, _person(message))
+            _put(connection, message, receipt, now_ms=now_ms, duress=duress)
 
         await self._database.visit(work)
         self.changed.set()
 
+    async def put_delivered(self, command_ids: Sequence[str], now_ms: int, position: StreamPosition) -> None:
+        """Stores the receipts of devices, by the commands that carried the messages, and the position in the stream of commands.
+
+        Most commands are another service's. The position after those alone is stored each POSITION_INTERVAL_S, so that a restart reads
+        some of them once more.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if not command_ids and now_s < self._next_position_s:
+            return
+
+        def work(connection: sa.Connection) -> bool:
+            found = [row for id_ in command_ids for row in OF_COMMAND.fetch(connection, {"command_id": id_})]
+            for row in found:
+                _put(connection, message_of(row), ReceiptKind.DELIVERED, now_ms=now_ms)
+            write_position(connection, position)
+            return bool(found)
+
+        if await self._database.visit(work):
+            self.changed.set()
+        self._next_position_s = now_s + POSITION_INTERVAL_S
+
     async def work(self, now_ms: int) -> ReceiptWork:
         """Returns the work that receipts cause now, and when a receipt will be overdue next."""
-        [(due_ms, is_pending, may_be_reached)] = await fetch_rows(
-            self._database, _WORK, {"since_ms": now_ms - LATE_RECEIPT_MS}
-        )
-        return ReceiptWork(due_ms, is_pending=bool(is_pending), may_be_reached=bool(may_be_reached))
+
+        def work(connection: sa.Connection) -> ReceiptWork:
+            [(due_ms, is_pending, may_be_reached)] = _WORK.fetch(connection, {"since_ms": now_ms - LATE_RECEIPT_MS})
+            rows, count = _LEG_UPDATES.fetch(connection) if is_pending else (), len(to_leg.c)
+            updates = [LegUpdate(leg_update_of(row[:count]), message_of(row[count:])) for row in rows]
+            return ReceiptWork(due_ms, bool(may_be_reached), updates)
+
+        return await self._database.visit(work)
 
     async def overdue(self, now_ms: int) -> list[MessageRow]:
         """Returns the messages whose receipt is overdue, at most 500."""
@@ -121,11 +146,6 @@ class ReceiptStore:
         if ended:
             await self._database.visit(work)
 
-    async def pending_leg_updates(self) -> list[tuple[PendingLegUpdate, MessageRow]]:
-        """Returns the pending updates of the leg with their messages, in order, at most 500."""
-        count, rows = len(to_leg.c), await fetch_rows(self._database, _LEG_UPDATES)
-        return [(leg_update_of(row[:count]), message_of(row[count:])) for row in rows]
-
     async def delete_leg_updates(self, updates: Sequence[PendingLegUpdate]) -> None:
         """Deletes updates that the leg has recorded."""
 
@@ -138,6 +158,24 @@ class ReceiptStore:
 
 
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _put(
+    connection: sa.Connection, message: MessageRow, receipt: ReceiptKind, *, now_ms: int, duress: bool = False
+) -> None:
+    of_giver, now = _OF_GIVER[bool(message.ground)], {"now_ms": now_ms}
+    is_first = _FIRST[receipt].execute(connection, {"which": message.message_id, **now})
+    of_giver.end_wait.execute(connection, _up_to(message))
+    if not message.incident_id:
+        return
+    [(flag, had_duress)] = _STATE_OF.fetch(connection, _person(message))
+    if is_first and not message.ground:  # the leg's assignment is the police's own warning
+        _add_leg_update(connection, message, None, now_ms=now_ms)
+    if flag in UNREACHED and not of_giver.newer.fetch(connection, {**_up_to(message), **now}):
+        _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
+    if duress and not had_duress:
+        _add_leg_update(connection, message, WarningFlag.DURESS, now_ms=now_ms)
+        _NOTE_DURESS.execute(connection, _person(message))
 
 
 def _person(message: MessageRow) -> dict[str, object]:

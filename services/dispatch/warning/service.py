@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
-from services.common.messaging import dead_letters, flow, stored, trails
+from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.delivered import Delivered
 from services.common.messaging.streams import LogMetadata
@@ -47,11 +47,10 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
 from services.dispatch.warning.contacts import ContactBook
-from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
-from services.dispatch.warning.receipts import EndedWait, ReceiptStore, ReceiptWork
+from services.dispatch.warning.receipts import EndedWait, LegUpdate, ReceiptStore, ReceiptWork
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
@@ -110,7 +109,7 @@ class LegUpdates:
             self._receipts.changed.clear()
             work = await retried(self._update)
             left_s = MAX_SLEEP_S
-            if work.is_pending:
+            if work.leg_updates:
                 left_s = RETRY_INTERVAL_S
             elif work.due_ms is not None:
                 left_s = min(left_s, max(0.0, self._clock.wall_s(work.due_ms - self._clock.now_ms())))
@@ -130,10 +129,9 @@ class LegUpdates:
         if may_be_reached:
             await self._note_reached(now_ms)
             self._checked_head, self._next_check_s = head, now_s + CHECK_INTERVAL_S
-        if is_overdue or may_be_reached or work.is_pending:
-            await self.send()
+        if is_overdue or may_be_reached:
             work = await self._receipts.work(now_ms)
-        return work
+        return replace(work, leg_updates=await self._send_all(work.leg_updates))
 
     async def _expire_overdue(self, now_ms: int) -> None:
         """Ends the wait for overdue receipts."""
@@ -148,15 +146,16 @@ class LegUpdates:
         reached = [EndedWait(message, True) for message in unreached if _assignment_id(message) in acknowledged]
         await self._receipts.expire(reached, now_ms)
 
-    async def send(self) -> None:
-        """Sends the pending updates to the leg. Raises Unavailable."""
-        recorded = []
-        for update, message in await self._receipts.pending_leg_updates():
+    async def _send_all(self, pending: Sequence[LegUpdate]) -> list[LegUpdate]:
+        """Sends pending updates to the leg, and returns those that the leg can't record yet. Raises Unavailable."""
+        early, recorded = [], []
+        for update, message in pending:
             try:
                 await self._send(update, message)
             except NotFound:
                 # The leg reads alerts with a reader of its own, and may apply this message's alert later.
                 if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
+                    early.append(LegUpdate(update, message))
                     continue
                 logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
             except FailedPrecondition as error:
@@ -164,6 +163,7 @@ class LegUpdates:
                 logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
             recorded.append(update)
         await self._receipts.delete_leg_updates(recorded)
+        return early
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
         """Returns the ids of those assignments of the messages that a gateway has acknowledged.
@@ -242,7 +242,7 @@ class WarningStreams:
         )
         steps = _Source(
             flow.COMMANDS.name,
-            stored.command_step,
+            translate.notice_step,
             self._accept_steps,
             subjects=_RECEIPT_SUBJECTS,
             keeps_dead_letters=True,
@@ -314,15 +314,11 @@ class WarningStreams:
         self._wake()
 
     async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
+        received = [step.command_id for step in steps if step.state == command_pb2.COMMAND_STATE_RECEIVED]
+        await self._receipts.put_delivered(received, self._clock.now_ms(), position)
         for step in steps:
-            message = await self._store.message_of_command(step.command_id)
-            if message is None:
-                continue  # a command of another service
-            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
-                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
-            else:
+            if step.command_id not in received and (message := await self._store.message_of_command(step.command_id)):
                 logger().warning("warning_refused_by_device", message_id=message.message_id)
-        await self._store.put_position(position)
 
 
 @asynccontextmanager

@@ -83,7 +83,7 @@ class WarningStore:
         def work(connection: sa.Connection) -> None:
             for warnable in sorted(alerts, key=lambda warnable: warnable.occurrence.place):
                 accept(connection, warnable, now_ms)
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
 
@@ -93,7 +93,7 @@ class WarningStore:
         def work(connection: sa.Connection) -> None:
             for warnable in advice:
                 accept_advice(connection, warnable, now_ms)
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
 
@@ -108,13 +108,9 @@ class WarningStore:
                     connection.execute(sa.delete(contacts).where(of_case))
                     if case.contacts:
                         connection.execute(sa.insert(contacts), [asdict(contact) for contact in case.contacts])
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
-
-    async def put_position(self, position: StreamPosition) -> None:
-        """Stores the position in a stream without any other rows."""
-        await self._database.visit(lambda connection: _put_position(connection, position))
 
     async def contacts_of(self, person_ids: Iterable[str]) -> dict[str, list[ContactRow]]:
         """Returns the contacts of persons, by person id, the newest case version first."""
@@ -199,7 +195,7 @@ class WarningStore:
 
     async def message_of_command(self, command_id: str) -> MessageRow | None:
         """Returns the message that a device command carries; None for a command of another service."""
-        rows = await fetch_rows(self._database, _OF_COMMAND, {"command_id": command_id})
+        rows = await fetch_rows(self._database, OF_COMMAND, {"command_id": command_id})
         return message_of(rows[0]) if rows else None
 
 
@@ -234,7 +230,8 @@ def _open(connection: sa.Connection, opened: OpenedMessage) -> bool:
     return True
 
 
-def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
+def write_position(connection: sa.Connection, position: StreamPosition) -> None:
+    """Stores the position in a stream."""
     _PUT_POSITION.execute(connection, position._asdict())
 
 
@@ -300,7 +297,7 @@ _TRIED = Prepared(
     )
     .values(tries=sa.bindparam("new_tries"), outcome=sa.bindparam("new_outcome"), next_ms=sa.bindparam("new_next_ms"))
 )
-_OF_COMMAND = Prepared(
+OF_COMMAND = Prepared(
     sa.select(*messages.c)
     .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
     .where(sendings.c.command_id == sa.bindparam("command_id"))
