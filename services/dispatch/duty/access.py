@@ -23,6 +23,7 @@ from services.dispatch.duty.links import UnitLink
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import AssignmentRow
 from services.dispatch.leg.service import DeskAnswer, LegService
+from services.dispatch.leg.subscriptions import is_no_canary
 from services.dispatch.publications.steps import NumberedStep
 from services.dispatch.roster import store as roster
 from tandem.dispatch.v1 import dispatch_pb2
@@ -200,16 +201,19 @@ class UnitAccess:
         """
         record = self._leg.record
         with_units = {incident.incident_id for incident in await record.open_incidents() if _has_unit(incident)}
-        async for item in self._leg.follow(0, others=True, new_only=True):
-            assignment = item.step.assignment if isinstance(item, NumberedStep) else item
+
+        def concerns_unit(assignment: dispatch_pb2.Assignment) -> bool:
             incident_id = assignment.incident_id
             known = record.memory.known.get(incident_id)
             if known and _has_unit(known.incident):
                 with_units.add(incident_id)
-            if known is None or incident_id in with_units:
-                yield assignment
+            concerned = known is None or incident_id in with_units
             if known and _is_over(known.incident):
                 with_units.discard(incident_id)
+            return concerned and is_no_canary(assignment)
+
+        async for item in self._leg.follow(0, others=True, new_only=True, wants=concerns_unit):
+            yield item.step.assignment if isinstance(item, NumberedStep) else item
             await asyncio.sleep(0)
 
 

@@ -16,6 +16,7 @@ from services.dispatch.domain.answers import Close, Progress, Receive, Reject
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
+from services.dispatch.leg.subscriptions import is_canary, is_no_canary
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
@@ -42,7 +43,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
             request.after_sequence,
             request.others,
             request.new_only,
-            canaries=_is_watch(),
+            wants=is_canary if _is_watch() else is_no_canary,
             desk=server.caller().spiffe_id,
         ):
             match item:
