@@ -205,7 +205,9 @@ def _add_leg_update(connection: sa.Connection, message: MessageRow, flag: Warnin
 
 # ── frequent statements, built once: building one takes several times as long as executing it ────────────────────────
 
-_WHICH, _NOW_MS, _UNTIL_MS = (sa.bindparam(name) for name in ("which", "now_ms", "until_ms"))
+_WHICH: sa.BindParameter[str] = sa.bindparam("which")
+_NOW_MS: sa.BindParameter[int] = sa.bindparam("now_ms")
+_UNTIL_MS: sa.BindParameter[int] = sa.bindparam("until_ms")
 _PERSON = notified_persons.c.person_id == sa.bindparam("to")
 _OF_PERSON = (notified_persons.c.incident_id == sa.bindparam("in")) & _PERSON
 _STATE_OF = Prepared(sa.select(notified_persons.c.flag, notified_persons.c.duress).where(_OF_PERSON))
