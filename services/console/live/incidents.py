@@ -32,7 +32,7 @@ class IncidentReader:
         self._regroup = asyncio.Event()
         self._applied: dict[str, int] = {}
         """Number of the last step that was applied since the list was read, by assignment id."""
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}
         """Incidents that changed since the list was last requested."""
 
     async def poll(self) -> None:
@@ -84,7 +84,7 @@ class IncidentReader:
 
     async def _apply(self, message: dispatch_pb2.SubscribeResponse, *, is_own: bool) -> None:
         changed = translate.assignment(message.step.assignment if is_own else message.other)
-        self._changed.add(changed.incident_id)
+        self._changed[changed.incident_id] = None
         if self._page.assign(changed, translate.incident_times(message), is_own=is_own):
             answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=changed.incident_id))
             for incident in answer.incidents:
