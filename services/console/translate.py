@@ -15,6 +15,7 @@ from services.console.domain.board import (
     WAITING,
     AssignmentCard,
     IncidentCard,
+    IncidentTimes,
     ShownFlag,
 )
 from services.console.domain.units import UnitCard
@@ -108,6 +109,16 @@ def incident(message: dispatch_pb2.Incident) -> IncidentCard:
         ended_ms=moment(message, "ended_at"),
         assignments=tuple(assignment(listed) for listed in message.assignments),
     )
+
+
+def incident_times(message: dispatch_pb2.SubscribeResponse) -> IncidentTimes | None:
+    """Returns the times of a step's incident; None if the leg didn't send them."""
+    opened_ms = moment(message, "incident_opened_at")
+    if opened_ms is None:
+        return None
+    # An unanswered offer that is sent again has no sequence. Its incident may have grown since.
+    is_new = message.sequence > 0 and message.step.at == message.incident_opened_at
+    return IncidentTimes(opened_ms, moment(message, "incident_ended_at"), is_new)
 
 
 def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:

@@ -238,7 +238,7 @@ async def _identities(
     try:
         async with (
             asyncio.timeout(READ_WITHIN_S),
-            aclosing(pull.read(bus, stream, first, subjects=subjects)) as reading,
+            aclosing(pull.read(bus, stream, first, subjects=subjects, batch=PAGE)) as reading,
         ):
             async for messages in reading:
                 for message in messages:

@@ -175,7 +175,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     def __init__(self, dev_secret: str, history: HistoryBudget) -> None:
         self._dev_secret, self._history = dev_secret, history
-        self._roles: dict[str, frozenset[int]] = {}
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        """Wrapped handlers of the methods that were called, by method."""
         self._open_streams = 0
         self._traces = tracing.is_on()
 
@@ -185,14 +186,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if method.startswith(OPEN_METHODS):
-            return self._bounded(handler)
-        if method not in self._roles:
-            self._roles[method] = allowed_roles(method)
-        return self._guarded(handler, method, self._roles[method])
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            is_open = method.startswith(OPEN_METHODS)
+            wrapped = self._bounded(handler) if is_open else self._guarded(handler, method, allowed_roles(method))
+            self._handlers[method] = wrapped
+        return self._handlers[method]
 
     def _bounded(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """Wraps a method that anyone may call and limits its open streams. Otherwise strangers could use up all calls of the server."""

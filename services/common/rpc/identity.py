@@ -83,6 +83,7 @@ def sign_dev_token(spiffe_id: str, secret: str) -> str:
     return base64.urlsafe_b64encode(spiffe_id.encode() + b"\n" + _mac(spiffe_id, secret)).decode()
 
 
+@lru_cache(maxsize=4_096)
 def verify_dev_token(token: str, secret: str) -> str:
     """Verifies a development token and returns its SPIFFE id. Raises Unauthenticated if it isn't signed with `secret`."""
     try:

@@ -73,6 +73,16 @@ class AssignmentCard:
     """Whether the task is to look into the wearer's act after a notice of the Ministry."""
 
 
+class IncidentTimes(NamedTuple):
+    """What a step says of its incident besides the assignment."""
+
+    opened_ms: int
+    ended_ms: int | None
+    """None while the incident hasn't ended."""
+    is_new: bool
+    """Whether the step opened the incident, so that its leg has no other assignment in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class IncidentCard:
     """Incident with the assignments of all legs, as the pages show it."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from services.console.domain import board
-from services.console.domain.board import AssignmentCard, IncidentCard
+from services.console.domain.board import AssignmentCard, IncidentCard, IncidentTimes
 from services.console.domain.numbered_items import Item, ItemKey, ItemKind, NumberedItems
 from services.console.domain.shown_incidents import ShownIncidents
 
@@ -48,6 +48,8 @@ class LivePage:
         self.urgent_number = 0
         """Number of the last change of an incident, or of the last new alert."""
         self._incidents = ShownIncidents()
+        self._begun_elsewhere: dict[str, None] = {}
+        """Incidents of which another leg's step came before the own leg's, the oldest first."""
         self._targets_of: dict[str, set[str]] = {}
         """Ids of the shown targets, by incident id."""
         self._tracks: dict[str, deque[TargetFix]] = {}
@@ -71,23 +73,31 @@ class LivePage:
         for incident_id in incident_ids:
             self._drop(incident_id)
 
-    def assign(self, changed: AssignmentCard) -> bool:
-        """Replaces an assignment of its incident. An own offer of an unknown incident is shown at once, alone.
+    def assign(self, changed: AssignmentCard, times: IncidentTimes | None = None, *, is_own: bool = True) -> bool:
+        """Replaces an assignment of its incident. `times` are those of the incident, if the own leg sent them with the step.
 
-        Returns whether the incident must be read from the leg: the page knew no more than this assignment, or all its
-        assignments are over, so the incident may have ended.
+        Returns whether the incident must be read from the leg: the page doesn't know it, or it may have ended. An own offer of an
+        unknown incident is shown at once, alone.
         """
-        known = self._incidents.get(changed.incident_id)
+        incident_id = changed.incident_id
+        known = self._incidents.get(incident_id)
+        if known is None and times and times.is_new and incident_id not in self._begun_elsewhere:
+            self.put_incident(IncidentCard(incident_id, times.opened_ms, times.ended_ms, assignments=(changed,)))
+            return False
         if known is None:
-            # Only the own leg names the kind. What the other legs do follows with the leg's answer.
-            if changed.state in board.OFFERS and changed.kind and changed.offered_ms is not None:
-                card = IncidentCard(changed.incident_id, changed.offered_ms, ended_ms=None, assignments=(changed,))
-                self.put_incident(card)
+            if not is_own:
+                self._begun_elsewhere[incident_id] = None
+                if len(self._begun_elsewhere) > MAX_INCIDENTS:
+                    del self._begun_elsewhere[next(iter(self._begun_elsewhere))]
+            elif changed.state in board.OFFERS and changed.offered_ms is not None:
+                self.put_incident(IncidentCard(incident_id, changed.offered_ms, ended_ms=None, assignments=(changed,)))
             return True
         others = (old for old in known.assignments if old.assignment_id != changed.assignment_id)
-        card = replace(known, assignments=(*others, changed))
+        ended_ms = times.ended_ms if times else known.ended_ms
+        card = replace(known, ended_ms=ended_ms, assignments=(*others, changed))
         self.put_incident(card)
-        return all(assignment.state in board.OVER for assignment in card.assignments)
+        # Another leg's step ends no incident of the own leg.
+        return is_own and times is None and all(assignment.state in board.OVER for assignment in card.assignments)
 
     def regroup(self) -> None:
         """Groups the notices that have changed, and drops the oldest ended incidents beyond MAX_INCIDENTS."""

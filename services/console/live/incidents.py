@@ -36,6 +36,8 @@ class IncidentReader:
         """Number of the last step that was applied since the list was read, by assignment id."""
         self._changes = ""
         """Point of the leg's changes up to which the page is current; empty before the whole list was read."""
+        self._stepped: dict[str, None] = {}
+        """Incidents of which a step came after the list was last requested: the step is newer than the list."""
 
     async def poll(self) -> None:
         """Reads the list of incidents: once the whole list, then what changed. Reviewers have no other source. For desks, the changes
@@ -52,6 +54,7 @@ class IncidentReader:
 
     async def _read_changes(self) -> None:
         """Reads the incidents that changed since the last answer, or the whole list if the leg doesn't know them."""
+        self._stepped.clear()
         has_more = bool(self._changes)
         while has_more:
             answer = await self._list(
@@ -78,12 +81,13 @@ class IncidentReader:
             read += len(answer.incidents)
             gone.difference_update(incident.incident_id for incident in answer.incidents)
             self._put(answer)
-        self._page.drop_incidents(gone)
+        self._page.drop_incidents(gone - self._stepped.keys())
         self._changes = changes
 
     def _put(self, answer: dispatch_pb2.ListIncidentsResponse) -> None:
         for incident in answer.incidents:
-            self._page.put_incident(translate.incident(incident))
+            if incident.incident_id not in self._stepped:
+                self._page.put_incident(translate.incident(incident))
         if answer.incidents:
             self._applied.clear()
             self._page.regroup()
@@ -97,7 +101,7 @@ class IncidentReader:
                 own = message.HasField("step")
                 if own and self._is_known(message):
                     continue
-                await self._apply(message.step.assignment if own else message.other)
+                await self._apply(message, is_own=own)
                 is_new = own and self._role is Role.PROBATION and message.sequence
                 if is_new and (notice := translate.notice(message.step)):
                     self._page.add_alert(notice)
@@ -119,9 +123,11 @@ class IncidentReader:
             self._regroup.clear()
             self._page.regroup()
 
-    async def _apply(self, message: dispatch_pb2.Assignment) -> None:
-        if self._page.assign(translate.assignment(message)):
-            answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=message.incident_id))
+    async def _apply(self, message: dispatch_pb2.SubscribeResponse, *, is_own: bool) -> None:
+        changed = translate.assignment(message.step.assignment if is_own else message.other)
+        self._stepped[changed.incident_id] = None
+        if self._page.assign(changed, translate.incident_times(message), is_own=is_own):
+            answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=changed.incident_id))
             for incident in answer.incidents:
                 self._page.put_incident(translate.incident(incident))
         self._regroup.set()

@@ -73,7 +73,14 @@ def _about(us: int) -> str:
     return f"{us / 1e6:.1f} s" if us >= 1_000_000 else f"{us / 1000:.0f} ms"
 
 
-_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration, "about": _about}
+_templates.filters |= {
+    "clock": _clock,
+    "day": _day,
+    "exact": _exact,
+    "local": _local,
+    "took": duration,
+    "about": _about,
+}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:

@@ -132,8 +132,14 @@ MATCH_REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "The records alone count. Unless they match for certain, the review opens again and enforcement by location stops.",
     ),
     "causes_stays": ("바뀌지 않는 것", "What stays as it is"),
-    "causes_other_orders": ("이 피부착자에게 집행 중인 다른 명령 {}건", "other orders enforced against this wearer: {}"),
-    "causes_other_wearers": ("이 명령이 집행 중인 다른 피부착자 {}명", "other wearers against whom this order is enforced: {}"),
+    "causes_other_orders": (
+        "이 피부착자에게 집행 중인 다른 명령 {}건",
+        "other orders enforced against this wearer: {}",
+    ),
+    "causes_other_wearers": (
+        "이 명령이 집행 중인 다른 피부착자 {}명",
+        "other wearers against whom this order is enforced: {}",
+    ),
     "causes_other_reviews": ("관련된 다른 검토 {}건", "other open reviews of this order or wearer: {}"),
     "review_unread": ("열람하지 못했습니다", "The records were not opened"),
     "review_refused": ("결정이 처리되지 않았습니다", "The decision was not stored"),

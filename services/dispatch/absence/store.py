@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from services.common.storage import statements
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import PeerRow
 from services.dispatch.leg.tables import metadata
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -28,6 +30,11 @@ _BATCH = 500
 _THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
 _ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
 _IS_DUE = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= sa.bindparam("now_ms", required=True))
+_CAME_SQLITE = "DELETE FROM awaited_legs WHERE incident_id = ? AND leg = ? AND absent = 0"
+_CAME_POSTGRESQL = """
+    DELETE FROM awaited_legs USING unnest($1::VARCHAR[], $2::VARCHAR[]) AS came (incident_id, leg)
+        WHERE awaited_legs.incident_id = came.incident_id AND awaited_legs.leg = came.leg AND NOT absent
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,18 @@ def absent(connection: sa.Connection) -> dict[Leg, int]:
     return {Leg(leg): count for leg, count in connection.execute(_ABSENT)}
 
 
+def note_first_steps(connection: sa.Connection, rows: Sequence[PeerRow]) -> None:
+    """Deletes the rows of legs that came in time, so that no deadline comes for them. `rows` are the first steps of assignments.
+
+    The row of a leg that counts as absent stays, since `check` finds its return by it.
+    """
+    shown = [(row.incident_id, _leg(row.payload)) for row in rows]
+    if shown and statements.is_postgresql(connection):
+        statements.execute(connection, _CAME_POSTGRESQL, list(zip(*shown, strict=True)))
+    else:
+        statements.execute_many(connection, _CAME_SQLITE, shown)
+
+
 def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
     """Finds legs that became absent or came back. Each change is returned once. A leg that came in time is no longer awaited."""
     rows: list[AwaitedRow] = []
@@ -91,10 +110,7 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
         ]
         if found:
             rows += found
-            shown |= {
-                (incident_id, translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg))
-                for incident_id, payload in page.peers.fetch(connection, values)
-            }
+            shown |= {(incident_id, _leg(payload)) for incident_id, payload in page.peers.fetch(connection, values)}
     if not rows:
         return []
     present = [row for row in rows if (row.incident_id, row.leg) in shown]
@@ -105,6 +121,11 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
         connection.execute(sa.update(awaited_legs).where(_THIS).values(absent=True), _keys(late))
     returned = [AbsenceChange(row.incident_id, row.leg, True) for row in present if row.absent]
     return [*(AbsenceChange(row.incident_id, row.leg, False) for row in late), *returned]
+
+
+def _leg(payload: bytes) -> Leg:
+    """The leg of a serialised assignment."""
+    return translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg)
 
 
 def _keys(rows: Sequence[AwaitedRow]) -> list[dict[str, str]]:

@@ -14,7 +14,8 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Assure, EndDistress, Progress, RaiseDistress
-from services.dispatch.domain.assignment import AssignmentState
+from services.dispatch.domain.assignment import OVER, AssignmentState
+from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import RosterOutcome, Status, Unit, UnitReport
 from services.dispatch.duty import links, store
@@ -22,6 +23,7 @@ from services.dispatch.duty.links import UnitLink
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import AssignmentRow
 from services.dispatch.leg.service import DeskAnswer, LegService
+from services.dispatch.leg.subscriptions import is_no_canary
 from services.dispatch.publications.steps import NumberedStep
 from services.dispatch.roster import store as roster
 from tandem.dispatch.v1 import dispatch_pb2
@@ -193,10 +195,36 @@ class UnitAccess:
         return await self._leg.answer(Assure(assignment_id, by, offer_number))
 
     async def changes(self) -> AsyncGenerator[dispatch_pb2.Assignment]:
-        """Yields an assignment after each of its steps, this leg's and the others'; at first those with an unanswered offer."""
-        async for item in self._leg.follow(0, others=True, new_only=True):
+        """Yields an assignment after each of its steps, this leg's and the others', in the incidents to which a unit was sent.
+
+        At first yields those with an unanswered offer. An incident that only the desk answers is on no unit's page.
+        """
+        record = self._leg.record
+        with_units = {incident.incident_id for incident in await record.open_incidents() if _has_unit(incident)}
+
+        def concerns_unit(assignment: dispatch_pb2.Assignment) -> bool:
+            incident_id = assignment.incident_id
+            known = record.memory.known.get(incident_id)
+            if known and _has_unit(known.incident):
+                with_units.add(incident_id)
+            concerned = known is None or incident_id in with_units
+            if known and _is_over(known.incident):
+                with_units.discard(incident_id)
+            return concerned and is_no_canary(assignment)
+
+        async for item in self._leg.follow(0, others=True, new_only=True, wants=concerns_unit):
             yield item.step.assignment if isinstance(item, NumberedStep) else item
             await asyncio.sleep(0)
+
+
+def _has_unit(incident: Incident) -> bool:
+    """Whether a unit has or had the present offer of one of an incident's assignments."""
+    assignments = incident.assignments.values()
+    return any(assignment.tried or (assignment.choice and assignment.choice.unit_id) for assignment in assignments)
+
+
+def _is_over(incident: Incident) -> bool:
+    return all(assignment.state in OVER for assignment in incident.assignments.values())
 
 
 def unit_name(leg: Leg, unit_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 import grpc.aio
 
-from services.common import fields
+from services.common import fields, times
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
@@ -17,6 +17,7 @@ from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import ListedIncident
 from services.dispatch.leg.service import LegService
+from services.dispatch.leg.subscriptions import is_canary, is_no_canary
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
@@ -43,12 +44,12 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
             request.after_sequence,
             request.others,
             request.new_only,
-            canaries=_is_watch(),
+            wants=is_canary if _is_watch() else is_no_canary,
             desk=server.caller().spiffe_id,
         ):
             match item:
                 case NumberedStep():
-                    yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
+                    yield self._stepped(item)
                 case dispatch_pb2.Assignment():
                     yield dispatch_pb2.SubscribeResponse(other=item)
                 case _:
@@ -139,6 +140,16 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.ListIncidentsResponse(
             incidents=await _messages(incidents), changes=changed.point, more_changes=changed.has_more
         )
+
+    def _stepped(self, step: NumberedStep) -> dispatch_pb2.SubscribeResponse:
+        """The message of a step, with the times of its incident if that is in memory. So a desk needn't read the incident after it."""
+        message = dispatch_pb2.SubscribeResponse(sequence=step.sequence, step=step.step)
+        known = self._leg.record.memory.known.get(step.step.assignment.incident_id)
+        if known and known.incident.opened_ms is not None:
+            message.incident_opened_at.CopyFrom(times.to_timestamp(known.incident.opened_ms))
+            if known.incident.ended_ms is not None:
+                message.incident_ended_at.CopyFrom(times.to_timestamp(known.incident.ended_ms))
+        return message
 
     def _admit(self, *others: Role.ValueType) -> None:
         admit(self._leg.name, *others)

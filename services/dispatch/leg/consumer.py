@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from services.common.messaging import dead_letters, flow, trails
+from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamWentBack
 from services.common.messaging.trails import Trail
@@ -72,7 +72,8 @@ class _PeerStep(NamedTuple):
 
 
 def _peer(data: bytes, subject: str, leg: Leg) -> _PeerStep:
-    return _PeerStep(translate.peer(data, subject, leg), translate_notes.shared(data, subject, leg))
+    step = stored.step(data, subject)
+    return _PeerStep(translate.peer(step, leg), translate_notes.shared(step, leg))
 
 
 async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:

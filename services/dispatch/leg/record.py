@@ -304,10 +304,10 @@ class LegRecord:
             self.memory.forget()
             self.subscriptions.notify(change.missed)
         self.head = change.head
-        # The desks and INCIDENTS come first.
+        self.memory.changed(change.known)  # the desks' streams look into it
+        # Of the tasks that wake now, the desks' and the publications' come first.
         self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
-        self.memory.changed(change.known)
         self._moved_on.set()
         self._moved_on = asyncio.Event()
         changed = change.known if change.behind else dict.fromkeys(link.incident_id for link in change.links)

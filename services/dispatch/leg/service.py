@@ -30,7 +30,7 @@ from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
 from services.dispatch.leg.record import STEP_STATES, LegRecord
 from services.dispatch.leg.rows import AssignmentRow, StepRow, StreamPosition
 from services.dispatch.leg.store import Store
-from services.dispatch.leg.subscriptions import DeskItem
+from services.dispatch.leg.subscriptions import DeskItem, Wants, is_no_canary
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications.steps import numbered
 from services.dispatch.roster import store as roster
@@ -248,7 +248,7 @@ class LegService:
         others: bool = False,
         new_only: bool = False,
         *,
-        canaries: bool = False,
+        wants: Wants = is_no_canary,
         desk: str = "",
     ) -> AsyncIterator[DeskItem]:
         """Steps after a sequence, or only new steps, as Subscriptions.follow. Earlier steps are read within the budget of `desk`, a
@@ -264,7 +264,7 @@ class LegService:
         def page_after(sequence: int) -> Awaitable[list[StepRow]]:
             return self.history.read_in_stream(desk, partial(self.store.steps_after, sequence))
 
-        async for item in self.record.subscriptions.follow(page_after, after_sequence, others, canaries=canaries):
+        async for item in self.record.subscriptions.follow(page_after, after_sequence, others, wants=wants):
             yield item
 
 

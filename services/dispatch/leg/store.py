@@ -6,7 +6,7 @@ copy reads the messages that it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -15,6 +15,8 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage import statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
+from services.common.storage.statements import Prepared
+from services.dispatch.absence import store as absence
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
@@ -185,16 +187,15 @@ class Store:
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
         return [StepRow._make(row) for row in await self._rows(_joined(query))]
 
-    async def _rows(
-        self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] | None = None
-    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        return await self.transaction(lambda connection: connection.execute(query, values).all())
+    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self.transaction(lambda connection: connection.execute(query).all())
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """A page of assignments whose deadlines have passed, oldest first."""
-        return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
+        rows = await self.transaction(lambda connection: _DUE.fetch(connection, {"now_ms": now_ms}))
+        return [AssignmentRow._make(row) for row in rows]
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,12 +207,16 @@ class Store:
         *,
         notes: Sequence[NoteRow] = (),
     ) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position.
+
+        A leg that shows a first step is no longer awaited.
+        """
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
         arrived = {row.assignment_id for row in rows if row.has_arrived}
         changed = [(id_, id_ in arrived) for id_ in newest]
         notes = list({note.note_id: note for note in notes}.values())
+        absence.note_first_steps(connection, [row for row in rows if row.number == 1])
         write(connection, _PEERS, (peers, changed, notes, [position]))
 
     async def incidents(
@@ -287,7 +292,7 @@ _UNPUBLISHED = {  # in the words of the partial index
     "sqlite": "SELECT sequence FROM steps WHERE published = 0 ORDER BY sequence",
 }
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
-_DUE = (
+_DUE = Prepared(
     sa.select(tables.assignments)
     .where(tables.assignments.c.due_ms <= sa.bindparam("now_ms"))
     .order_by(tables.assignments.c.due_ms)

@@ -31,24 +31,33 @@ WAITING_MAX = 1_000
 
 DeskItem: TypeAlias = NumberedStep | dispatch_pb2.Assignment
 """A step of this leg, or another leg's assignment."""
+Wants: TypeAlias = Callable[[dispatch_pb2.Assignment], bool]
+"""Whether a desk wants an assignment. It isn't woken for others."""
+
+
+def is_canary(assignment: dispatch_pb2.Assignment) -> bool:
+    """Whether an assignment is for the watch."""
+    return assignment.exercise == exercise_pb2.CANARY
+
+
+def is_no_canary(assignment: dispatch_pb2.Assignment) -> bool:
+    """Whether an assignment is for the desks."""
+    return not is_canary(assignment)
 
 
 class _DeskQueue:
     """Queue of steps for one subscribed desk."""
 
-    def __init__(self, after_sequence: int, others: bool, canaries: bool) -> None:
+    def __init__(self, after_sequence: int, others: bool, wants: Wants) -> None:
         self.position = after_sequence
         """Sequence of the last step that was sent to the desk or skipped for it."""
         self.others = others
-        self.canaries = canaries
+        self.wants = wants
         self.waiting: deque[DeskItem] = deque()
         self.reads_store = True
         self.sent_s: dict[str, float] = {}
         """Time, on the monotonic clock, at which a step of each assignment was last sent, by assignment id, the earliest first."""
         self.wake = asyncio.Event()
-
-    def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
-        return (assignment.exercise == exercise_pb2.CANARY) is self.canaries
 
     def note_sent(self, assignment_id: str, at_s: float) -> None:
         self.sent_s.pop(assignment_id, None)
@@ -56,17 +65,18 @@ class _DeskQueue:
 
     def add(self, items: Iterable[DeskItem]) -> None:
         if not self.reads_store:
-            self.waiting.extend(item for item in items if self.shows(_assignment(item)))
+            self.waiting.extend(item for item in items if self.wants(_assignment(item)))
             if len(self.waiting) > WAITING_MAX:
                 self.waiting.clear()
                 self.reads_store = True
-        self.wake.set()
+        if self.reads_store or self.waiting:
+            self.wake.set()
 
     def stored(self, rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
         """Those of the stored steps that the desk may see. They count as sent."""
         for step in numbered(rows):
             self.position = step.sequence
-            if self.shows(step.step.assignment):
+            if self.wants(step.step.assignment):
                 self.note_sent(step.step.assignment.assignment_id, time.monotonic())
                 yield step
 
@@ -154,15 +164,15 @@ class Subscriptions:
         after_sequence: int,
         others: bool = False,
         *,
-        canaries: bool = False,
+        wants: Wants = is_no_canary,
     ) -> AsyncIterator[DeskItem]:
         """Yields all steps after a sequence, once and in order, and unanswered offers every 5 s.
 
         `page_after` reads a page of stored steps after a sequence, empty at the end. It may wait for other readers, so unanswered
-        offers are yielded before each page. With `others`, yields other legs' assignments too. Yields only canaries, or if not
-        `canaries`, everything else. Raises Unavailable when the process stops.
+        offers are yielded before each page. With `others`, yields other legs' assignments too. Omits the assignments that the
+        desk doesn't want. Raises Unavailable when the process stops.
         """
-        with self._desk(after_sequence, others, canaries) as desk:
+        with self._desk(after_sequence, others, wants) as desk:
             while not self._closed:
                 desk.wake.clear()  # before anything is sent, so that no change meanwhile is missed
                 if desk.reads_store:
@@ -210,15 +220,15 @@ class Subscriptions:
         due_s = now_s - max(REPEAT_S - REPEAT_TOGETHER_S, REPEAT_S / 2)
         for id_ in list(takewhile(lambda id_: desk.sent_s[id_] <= due_s, desk.sent_s)):
             # The desk may have answered this offer while another offer was sent.
-            if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
+            if id_ in self._unanswered and desk.wants(self._unanswered[id_].assignment):
                 desk.note_sent(id_, now_s)
                 yield NumberedStep(0, self._unanswered[id_])
             else:
                 desk.sent_s.pop(id_, None)
 
     @contextmanager
-    def _desk(self, after_sequence: int, others: bool, canaries: bool) -> Iterator[_DeskQueue]:
-        desk = _DeskQueue(after_sequence, others, canaries)
+    def _desk(self, after_sequence: int, others: bool, wants: Wants) -> Iterator[_DeskQueue]:
+        desk = _DeskQueue(after_sequence, others, wants)
         desk.sent_s = dict.fromkeys(self._unanswered, -math.inf)
         self._desks[desk] = None
         try:

@@ -140,9 +140,8 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
-    """Parses the step of another leg from `subject`, without the fields that this leg may not see. Raises InvalidField."""
-    message = stored.step(payload, subject)
+def peer(message: dispatch_pb2.Step, leg: Leg) -> PeerRow:
+    """The row of another leg's step. Removes the fields that this leg may not see from the message."""
     assignment = message.assignment
     # Only the other leg's own desk may see which device reported, and whether it was a protective device.
     assignment.ClearField("cause")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from services.common import fields, times
-from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.rows import NoteRow
 from services.dispatch.notes.domain import AddNote, NoteAdded, NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2
-from tandem.dispatch.v1 import notes_pb2
+from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
 
 TEXT_MAX_CHARS = 500
 _NEED_TEXT = (NoteKind.NOTE, NoteKind.CALLED_OTHER)
@@ -68,9 +67,8 @@ def row(note: notes_pb2.IncidentNote) -> NoteRow:
     )
 
 
-def shared(payload: bytes, subject: str, leg: Leg) -> NoteRow | None:
+def shared(step: dispatch_pb2.Step, leg: Leg) -> NoteRow | None:
     """The row of the note in another leg's step; None without one, and for a leg whose desk reads no notes. Raises InvalidField."""
-    step = stored.step(payload, subject)
     if not step.HasField("note") or not leg.policy.is_staffed:
         return None
     note = step.note

@@ -55,6 +55,14 @@ class CountedPage(NamedTuple):
         return PAGE in self
 
 
+class _Counted(NamedTuple):
+    """What the row of an assignment holds that a step may change."""
+
+    figures: ResponseFigures
+    order_ids: str
+    """Ids of the orders that the incident concerns, separated by spaces."""
+
+
 def count_next(connection: sa.Connection) -> CountedPage:
     """Counts the next steps of this leg and the next changed assignments of other legs, within a transaction of the leg's writes."""
     own, changed = _NEXT_STEPS.fetch(connection), _NEXT_PEERS.fetch(connection)
@@ -76,28 +84,29 @@ def count_next(connection: sa.Connection) -> CountedPage:
 
 def _fold(connection: sa.Connection, found: Sequence[_FoundStep]) -> None:
     """Folds steps into the rows of their assignments. A step of an incident that this leg doesn't know is dated by the step."""
-    rows = _known(connection, {step.assignment.assignment_id for step, _ in found})
+    known = _known(connection, {step.assignment.assignment_id for step, _ in found})
+    after: dict[str, _Counted] = {}
     opened = _opened(connection, {step.assignment.incident_id for step, _ in found})
     latest: dict[str, dispatch_pb2.Assignment] = {}
     for step, arrived_before in found:
         assignment = step.assignment
         id_ = assignment.assignment_id
         task = Task(assignment.task) if assignment.task in _TASKS else Task.RESPOND
-        rows[id_] = rows.get(id_, ResponseFigures(task=task)).after(_seen(step, arrived_before))
+        before = after.get(id_) or known.get(id_) or _Counted(ResponseFigures(task=task), "")
+        after[id_] = _Counted(before.figures.after(_seen(step, arrived_before)), " ".join(assignment.order_ids))
         latest[id_] = assignment
-    write(
-        connection,
-        _FIGURES,
-        ([_row(latest[id_], rows[id_], opened.get(latest[id_].incident_id)) for id_ in latest],),
-    )
+    # Many steps change no figure, such as a departure. The row has many indices, so it costs more than to read it.
+    changed = [id_ for id_ in latest if after[id_] != known.get(id_)]
+    rows = [_row(latest[id_], after[id_], opened.get(latest[id_].incident_id)) for id_ in changed]
+    write(connection, _FIGURES, (rows,))
 
 
-def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ResponseFigures]:
+def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, _Counted]:
     rows = statements.fetch(connection, _KNOWN[connection.dialect.name], [_ids(connection, ids)])
     known = {}
     for id_, task, offered_ms, received_ms, acknowledged_ms, arrived_ms, arrival_due_ms, has_arrived, *others in rows:
-        office_id, kind, outcome = others
-        known[id_] = ResponseFigures(
+        office_id, kind, outcome, order_ids = others
+        counted = ResponseFigures(
             task=Task(task),
             offered_ms=offered_ms,
             received_ms=received_ms,
@@ -109,6 +118,7 @@ def _known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ResponseF
             kind=kind,
             outcome=DispatchOutcome(outcome),
         )
+        known[id_] = _Counted(counted, order_ids)
     return known
 
 
@@ -143,8 +153,9 @@ def _seen(step: dispatch_pb2.Step, arrived_before: bool) -> AssignmentSeen:
     )
 
 
-def _row(assignment: dispatch_pb2.Assignment, known: ResponseFigures, opened_ms: int | None) -> tuple[object, ...]:
+def _row(assignment: dispatch_pb2.Assignment, counted: _Counted, opened_ms: int | None) -> tuple[object, ...]:
     """The row of an assignment, with the columns of `tables.figures` in their order."""
+    known, order_ids = counted
     if opened_ms is None:
         opened_ms = known.offered_ms or 0
     return (
@@ -152,7 +163,7 @@ def _row(assignment: dispatch_pb2.Assignment, known: ResponseFigures, opened_ms:
         assignment.incident_id,
         alert_pb2.Leg.Name(assignment.leg).lower(),
         assignment.subject_id,
-        " ".join(assignment.order_ids),
+        order_ids,
         opened_ms,
         int(known.task),
         known.offered_ms,
@@ -191,6 +202,6 @@ _NEXT_PEERS = Prepared(
 _FORGET_PEERS = _by_ids("DELETE FROM figures_changed_peers WHERE assignment_id {among}")
 _KNOWN = _by_ids(
     "SELECT assignment_id, task, offered_ms, received_ms, acknowledged_ms, arrived_ms, arrival_due_ms, has_arrived, office_id, kind,"
-    " outcome FROM figures WHERE assignment_id {among}"
+    " outcome, order_ids FROM figures WHERE assignment_id {among}"
 )
 _OPENED = _by_ids("SELECT incident_id, opened_ms FROM incidents WHERE incident_id {among}")

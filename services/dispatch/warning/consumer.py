@@ -66,12 +66,6 @@ def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: in
             _accept(connection, advice, before.person_id, now_ms=now_ms)
 
 
-def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    """Returns the condition for all messages to the same person in the same incident, by the same giver: the police or the Ministry."""
-    same_giver = messages.c.ground != "" if message.ground else messages.c.ground == ""
-    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id) & same_giver
-
-
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
     return bool(_ACCEPT.execute(connection, {"alert_id": alert_id, "at_ms": now_ms}))
 
@@ -87,13 +81,14 @@ def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
 
 def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[_Notified]:
     """Returns the persons who get a piece of advice. All of them got an earlier message in the incident."""
-    columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
-    query = sa.select(*columns).distinct().where(messages.c.incident_id == warnable.occurrence.incident_id)
-    if warnable.person_ids:
-        query = query.where(messages.c.person_id.in_(warnable.person_ids))
-    else:
-        query = query.where(messages.c.order_id == warnable.order_id)
-    return [_Notified(**row._mapping) for row in connection.execute(query)]
+    found = _MESSAGES_IN.fetch(connection, {"incident_id": warnable.occurrence.incident_id})
+    return list(
+        dict.fromkeys(
+            _Notified(person_id, partition, bool(drill))
+            for person_id, partition, drill, order_id in found
+            if (person_id in warnable.person_ids if warnable.person_ids else order_id == warnable.order_id)
+        )
+    )
 
 
 def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
@@ -186,6 +181,11 @@ _ACCEPT = Prepared(insert(accepted_alerts).on_conflict_do_nothing())
 _INSERT = Prepared(insert(messages).on_conflict_do_nothing())
 _PERSONS_IN = Prepared(
     sa.select(notified_persons.c.person_id).where(notified_persons.c.incident_id == sa.bindparam("incident_id"))
+)
+_MESSAGES_IN = Prepared(
+    sa.select(messages.c.person_id, messages.c.partition, messages.c.drill, messages.c.order_id)
+    .distinct()
+    .where(messages.c.incident_id == sa.bindparam("incident_id"))
 )
 _STATE_OF = Prepared(
     sa.select(notified_persons.c.state, notified_persons.c.figure_alert_id).where(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from services.common import ids
@@ -19,7 +19,7 @@ from services.dispatch.warning.consumer import TTL_MS
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import OPEN, ContactRow, MessageRow, OpenedMessage, Sending
+from services.dispatch.warning.tables import OPEN, ContactRow, DueSending, MessageRow, OpenedMessage, Sending
 from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import alert_pb2, contact_pb2
 
@@ -43,17 +43,15 @@ class MessageOpener:
         self._store, self._clock, self._contacts, self._mesh = store, clock, contacts, mesh
         self._gateways = [ChannelId(ChannelKind.GATEWAY, name) for name in gateways]
 
-    async def open(self, due: Sequence[MessageRow]) -> None:
-        """Opens messages in one transaction."""
-        if not due:
-            return
-        contacts = await retried(partial(self._store.contacts_of, {message.person_id for message in due}))
+    async def open(self, due: Sequence[MessageRow], contacts: Mapping[str, Sequence[ContactRow]]) -> list[DueSending]:
+        """Opens messages in one transaction, and returns all sendings that are due then. `contacts` are the persons', by person id."""
         opened = [await self._opened(message, contacts[message.person_id]) for message in due]
-        await retried(partial(self._store.open, opened))
+        sendings = await retried(partial(self._store.open, opened))
         for opened_message in opened:
             message = opened_message.message
             fields = {"message_id": message.message_id, "notice": message.notice, "ways": len(opened_message.sendings)}
             logger().info("warning_opened", **fields)
+        return sendings
 
     async def _opened(self, message: MessageRow, rows: Sequence[ContactRow]) -> OpenedMessage:
         distance_m, change = await self._distance_and_trend(message)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from services.common.clock import MeshClock
-from services.common.messaging import flow
-from services.common.observability.telemetry import logger
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.assignment import assignment_id
@@ -18,10 +16,8 @@ from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.rows import AssignmentRow, StreamPosition
-from services.dispatch.publications.skipped import SkippedPosition
-from services.dispatch.warning.consumer import of_person
 from services.dispatch.warning.domain import ReceiptKind
-from services.dispatch.warning.store import WarningStore, fetch_rows, read_rows
+from services.dispatch.warning.store import OF_COMMAND, fetch_rows, read_rows, write_position
 from services.dispatch.warning.tables import (
     NO_WAY,
     MessageRow,
@@ -33,13 +29,14 @@ from services.dispatch.warning.tables import (
     notified_persons,
     to_leg,
 )
-from tandem.common.v1 import command_pb2
 
 BY_RECEIPT = "receipt/"
 """Prefix of `acknowledged_by` in an assignment that was acknowledged by a receipt of a message, not by a gateway."""
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
+POSITION_INTERVAL_S = 5.0
+"""Minimum time between two positions that are stored without a receipt, seconds of wall time."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""
 
@@ -50,10 +47,25 @@ class ReceiptWork:
 
     due_ms: int | None
     """Time at which the next receipt is overdue, mesh time; None if none is awaited."""
-    is_pending: bool
-    """An update of the leg is pending."""
     may_be_reached: bool
     """A person has a recent flag of UNREACHED, so a gateway may still acknowledge."""
+    leg_updates: Sequence[LegUpdate] = ()
+    """Pending updates of the leg, in order, at most 500."""
+
+
+class LegUpdate(NamedTuple):
+    """A pending update of the leg, with its message."""
+
+    update: PendingLegUpdate
+    message: MessageRow
+
+
+class EndedWait(NamedTuple):
+    """The end of the wait for a message's receipt."""
+
+    message: MessageRow
+    reached: bool
+    """A gateway confirms that the person was reached."""
 
 
 class ReceiptStore:
@@ -63,6 +75,8 @@ class ReceiptStore:
         self._database = database
         self.changed = asyncio.Event()
         """Set when a receipt was stored, which may have caused an update of the leg."""
+        self._next_position_s = 0.0
+        """When a position alone is stored next, by the event loop's clock, seconds."""
 
     async def put(self, message: MessageRow, receipt: ReceiptKind, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt. Only the first receipt of each kind is kept.
@@ -72,73 +86,84 @@ class ReceiptStore:
         """
 
         def work(connection: sa.Connection) -> None:
-            column = messages.c[f"{receipt.value}_ms"]
-            first = sa.and_(messages.c.message_id == message.message_id, column.is_(None))
-            is_first = connection.execute(sa.update(messages).where(first).values({column: now_ms})).rowcount
-            answered = of_person(message) & (messages.c.due_ms <= message.due_ms)
-            connection.execute(sa.update(messages).where(answered).values(receipt_due_ms=None))
-            if not message.incident_id:
-                return
-            [row] = connection.execute(sa.select(notified_persons).where(_notified_person(message)))
-            if is_first and not message.ground:  # the leg's assignment is the police's own warning
-                _add_leg_update(connection, message, None, now_ms=now_ms)
-            if row.flag in UNREACHED and _is_newest(connection, message, now_ms):
-                _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
-            if duress and not row.duress:
-                _add_leg_update(connection, message, WarningFlag.DURESS, now_ms=now_ms)
-                connection.execute(sa.update(notified_persons).where(_notified_person(message)).values(duress=True))
+            _put(connection, message, receipt, now_ms=now_ms, duress=duress)
 
         await self._database.visit(work)
         self.changed.set()
 
+    async def put_delivered(self, command_ids: Sequence[str], now_ms: int, position: StreamPosition) -> None:
+        """Stores the receipts of devices, by the commands that carried the messages, and the position in the stream of commands.
+
+        Most commands are another service's. The position after those alone is stored each POSITION_INTERVAL_S, so that a restart reads
+        some of them once more.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if not command_ids and now_s < self._next_position_s:
+            return
+
+        def work(connection: sa.Connection) -> bool:
+            found = [row for id_ in command_ids for row in OF_COMMAND.fetch(connection, {"command_id": id_})]
+            for row in found:
+                _put(connection, message_of(row), ReceiptKind.DELIVERED, now_ms=now_ms)
+            write_position(connection, position)
+            return bool(found)
+
+        if await self._database.visit(work):
+            self.changed.set()
+        self._next_position_s = now_s + POSITION_INTERVAL_S
+
     async def work(self, now_ms: int) -> ReceiptWork:
         """Returns the work that receipts cause now, and when a receipt will be overdue next."""
-        [(due_ms, is_pending, may_be_reached)] = await fetch_rows(
-            self._database, _WORK, {"since_ms": now_ms - LATE_RECEIPT_MS}
-        )
-        return ReceiptWork(due_ms, is_pending=bool(is_pending), may_be_reached=bool(may_be_reached))
+
+        def work(connection: sa.Connection) -> ReceiptWork:
+            [(due_ms, is_pending, may_be_reached)] = _WORK.fetch(connection, {"since_ms": now_ms - LATE_RECEIPT_MS})
+            rows, count = _LEG_UPDATES.fetch(connection) if is_pending else (), len(to_leg.c)
+            updates = [LegUpdate(leg_update_of(row[:count]), message_of(row[count:])) for row in rows]
+            return ReceiptWork(due_ms, bool(may_be_reached), updates)
+
+        return await self._database.visit(work)
 
     async def overdue(self, now_ms: int) -> list[MessageRow]:
         """Returns the messages whose receipt is overdue, at most 500."""
-        return [message_of(row) for row in await read_rows(self._database, _OVERDUE, {"now_ms": now_ms})]
+        return [message_of(row) for row in await fetch_rows(self._database, _OVERDUE, {"now_ms": now_ms})]
 
     async def unreached(self, now_ms: int, incident_ids: Collection[str] | None = None) -> list[MessageRow]:
         """Returns the newest message to each person who has a recent flag of UNREACHED, in these incidents or in all."""
         values: dict[str, object] = {"since_ms": now_ms - LATE_RECEIPT_MS}
         if incident_ids is None:
-            rows = await read_rows(self._database, _UNREACHED, values)
+            rows = await fetch_rows(self._database, _UNREACHED, values)
         else:
-            values["incident_ids"] = list(incident_ids)
-            rows = await read_rows(self._database, _UNREACHED_IN, values)
-        return list({(row.incident_id, row.person_id): message_of(row) for row in rows}.values())
+            rows = await read_rows(self._database, _UNREACHED_IN, {**values, "incident_ids": list(incident_ids)})
+        found = [message_of(row) for row in rows]
+        return list({(message.incident_id, message.person_id): message for message in found}.values())
 
-    async def expire(self, message: MessageRow, now_ms: int, reached: bool) -> None:
-        """Ends the wait for receipts of a message and of the earlier messages to the person.
+    async def expire(self, ended: Sequence[EndedWait], now_ms: int) -> None:
+        """Ends waits for receipts in one transaction, also those for the earlier messages to each person.
 
-        `reached` says that a gateway confirms that the person was reached. If not, the police are notified, and not a second time
-        before a receipt arrives.
+        The police are notified of each person who wasn't reached, and not a second time before a receipt arrives.
         """
 
         def work(connection: sa.Connection) -> None:
-            late = of_person(message) & (messages.c.due_ms <= message.due_ms) & messages.c.receipt_due_ms.is_not(None)
-            waited = connection.execute(sa.update(messages).where(late).values(receipt_due_ms=None)).rowcount
-            flag = connection.scalar(sa.select(notified_persons.c.flag).where(_notified_person(message)))
-            if reached and flag in UNREACHED:
-                _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
-            elif not reached and waited and flag not in UNREACHED:
-                _flag(connection, message, _unreached_flag(connection, message), now_ms=now_ms)
+            for message, reached in ended:
+                waited = _OF_GIVER[bool(message.ground)].end_wait.execute(connection, _up_to(message))
+                [(flag, _)] = _STATE_OF.fetch(connection, _person(message)) or [(None, False)]
+                if reached and flag in UNREACHED:
+                    _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
+                elif not reached and waited and flag not in UNREACHED:
+                    _flag(connection, message, _unreached_flag(connection, message), now_ms=now_ms)
 
-        await self._database.visit(work)
+        if ended:
+            await self._database.visit(work)
 
-    async def pending_leg_updates(self) -> list[tuple[PendingLegUpdate, MessageRow]]:
-        """Returns the pending updates of the leg with their messages, in order, at most 500."""
-        count, rows = len(to_leg.c), await read_rows(self._database, _LEG_UPDATES)
-        return [(leg_update_of(row[:count]), message_of(row[count:])) for row in rows]
+    async def delete_leg_updates(self, updates: Sequence[PendingLegUpdate]) -> None:
+        """Deletes updates that the leg has recorded."""
 
-    async def delete_leg_update(self, update: PendingLegUpdate) -> None:
-        """Deletes an update that the leg has recorded."""
-        delete = sa.delete(to_leg).where(to_leg.c.id == update.id)
-        await self._database.visit(lambda connection: connection.execute(delete))
+        def work(connection: sa.Connection) -> None:
+            for update in updates:
+                _DELETE_LEG_UPDATE.execute(connection, {"which": update.id})
+
+        if updates:
+            await self._database.visit(work)
 
 
 def assignment_of(message: MessageRow) -> str:
@@ -152,61 +177,101 @@ def was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
     return bool(acknowledged_by) and not acknowledged_by.startswith(BY_RECEIPT)
 
 
-class DeviceReceipts:
-    """Receipts of the messages that devices got as commands. COMMANDS also has the receipts of all other services' commands."""
-
-    def __init__(self, store: WarningStore, receipts: ReceiptStore, clock: MeshClock) -> None:
-        self._store, self._receipts, self._clock = store, receipts, clock
-        self.skipped = SkippedPosition(store.put_position)
-
-    async def accept(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
-        """Stores the receipts among the steps of commands, and the stream position after them."""
-        notices = [step for step in steps if step.command_id.startswith(flow.NOTICE_IDS)]
-        if not notices:
-            self.skipped.position = position
-            return
-        self.skipped.position = None  # `position` is later
-        for step in notices:
-            message = await self._store.message_of_command(step.command_id)
-            if message is None:
-                continue  # another database has the message
-            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
-                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
-            else:
-                logger().warning("warning_refused_by_device", message_id=message.message_id)
-        await self._store.put_position(position)
-
-
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _notified_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    return (notified_persons.c.incident_id == message.incident_id) & (notified_persons.c.person_id == message.person_id)
+def _put(
+    connection: sa.Connection, message: MessageRow, receipt: ReceiptKind, *, now_ms: int, duress: bool = False
+) -> None:
+    of_giver, now = _OF_GIVER[bool(message.ground)], {"now_ms": now_ms}
+    is_first = _FIRST[receipt].execute(connection, {"which": message.message_id, **now})
+    of_giver.end_wait.execute(connection, _up_to(message))
+    if not message.incident_id:
+        return
+    [(flag, had_duress)] = _STATE_OF.fetch(connection, _person(message))
+    if is_first and not message.ground:  # the leg's assignment is the police's own warning
+        _add_leg_update(connection, message, None, now_ms=now_ms)
+    if flag in UNREACHED and not of_giver.newer.fetch(connection, {**_up_to(message), **now}):
+        _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
+    if duress and not had_duress:
+        _add_leg_update(connection, message, WarningFlag.DURESS, now_ms=now_ms)
+        _NOTE_DURESS.execute(connection, _person(message))
 
 
-def _is_newest(connection: sa.Connection, message: MessageRow, now_ms: int) -> bool:
-    newer = of_person(message) & (messages.c.due_ms > message.due_ms) & (messages.c.due_ms <= now_ms)
-    return connection.scalar(sa.select(sa.func.count()).select_from(messages).where(newer)) == 0
+def _person(message: MessageRow) -> dict[str, object]:
+    """Parameters that name the person of a message within its incident."""
+    return {"in": message.incident_id, "to": message.person_id}
+
+
+def _up_to(message: MessageRow) -> dict[str, object]:
+    """Parameters that name a message and the earlier messages to the person within its incident."""
+    return {**_person(message), "until_ms": message.due_ms}
 
 
 def _unreached_flag(connection: sa.Connection, message: MessageRow) -> WarningFlag:
-    state = connection.scalar(sa.select(messages.c.state).where(messages.c.message_id == message.message_id))
+    [(state,)] = _MESSAGE_STATE.fetch(connection, {"which": message.message_id})
     return WarningFlag.NO_CONTACT if state == NO_WAY else WarningFlag.NO_RECEIPT
 
 
 def _flag(connection: sa.Connection, message: MessageRow, flag: WarningFlag, *, now_ms: int) -> None:
     _add_leg_update(connection, message, flag, now_ms=now_ms)
-    flagged = {"flag": int(flag), "flag_ms": now_ms}
-    connection.execute(sa.update(notified_persons).where(_notified_person(message)).values(flagged))
+    _SET_FLAG.execute(connection, {**_person(message), "new": int(flag), "now_ms": now_ms})
 
 
 def _add_leg_update(connection: sa.Connection, message: MessageRow, flag: WarningFlag | None, *, now_ms: int) -> None:
-    values = {"message_id": message.message_id, "what": name_of_update(flag), "since_ms": now_ms}
-    connection.execute(sa.insert(to_leg).values(values))
+    values = {"which": message.message_id, "change": name_of_update(flag), "now_ms": now_ms}
+    _ADD_LEG_UPDATE.execute(connection, values)
 
 
 # ── frequent statements, built once: building one takes several times as long as executing it ────────────────────────
 
+_WHICH: sa.BindParameter[str] = sa.bindparam("which")
+_NOW_MS: sa.BindParameter[int] = sa.bindparam("now_ms")
+_UNTIL_MS: sa.BindParameter[int] = sa.bindparam("until_ms")
+_PERSON = notified_persons.c.person_id == sa.bindparam("to")
+_OF_PERSON = (notified_persons.c.incident_id == sa.bindparam("in")) & _PERSON
+_STATE_OF = Prepared(sa.select(notified_persons.c.flag, notified_persons.c.duress).where(_OF_PERSON))
+_SET_FLAG = Prepared(sa.update(notified_persons).where(_OF_PERSON).values(flag=sa.bindparam("new"), flag_ms=_NOW_MS))
+_NOTE_DURESS = Prepared(sa.update(notified_persons).where(_OF_PERSON).values(duress=True))
+_MESSAGE_STATE = Prepared(sa.select(messages.c.state).where(messages.c.message_id == _WHICH))
+_ADD_LEG_UPDATE = Prepared(sa.insert(to_leg).values(message_id=_WHICH, what=sa.bindparam("change"), since_ms=_NOW_MS))
+_DELETE_LEG_UPDATE = Prepared(sa.delete(to_leg).where(to_leg.c.id == _WHICH))
+_FIRST = {
+    kind: Prepared(
+        sa.update(messages)
+        .where(messages.c.message_id == _WHICH, messages.c[f"{kind.value}_ms"].is_(None))
+        .values({f"{kind.value}_ms": _NOW_MS})
+    )
+    for kind in ReceiptKind
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _OfGiver:
+    """Statements about the messages of one giver, the police or the Ministry, to a person within an incident."""
+
+    end_wait: Prepared
+    """Ends the wait for the receipts of a message and of the earlier messages."""
+    newer: Prepared
+    """Finds a message that is newer than another one and due now."""
+
+
+def _of_giver(giver: sa.ColumnElement[bool]) -> _OfGiver:
+    of_person = (messages.c.incident_id == sa.bindparam("in")) & (messages.c.person_id == sa.bindparam("to")) & giver
+    is_awaited = messages.c.receipt_due_ms.is_not(None)
+    until_now = messages.c.due_ms <= _NOW_MS
+    return _OfGiver(
+        end_wait=Prepared(
+            sa.update(messages).where(of_person, messages.c.due_ms <= _UNTIL_MS, is_awaited).values(receipt_due_ms=None)
+        ),
+        newer=Prepared(
+            sa.select(messages.c.message_id).where(of_person, messages.c.due_ms > _UNTIL_MS, until_now).limit(1)
+        ),
+    )
+
+
+_OF_GIVER = {False: _of_giver(messages.c.ground == ""), True: _of_giver(messages.c.ground != "")}
+"""By whether a message has a ground, so that it is a notice of the Ministry."""
 _WORK = Prepared(
     sa.select(
         sa.select(sa.func.min(messages.c.receipt_due_ms)).scalar_subquery(),
@@ -218,13 +283,13 @@ _WORK = Prepared(
         ),
     )
 )
-_OVERDUE = (
+_OVERDUE = Prepared(
     sa.select(messages)
     .where(messages.c.receipt_due_ms <= sa.bindparam("now_ms"))
     .order_by(messages.c.due_ms)
     .limit(500)
 )
-_UNREACHED = (
+_OF_UNREACHED = (
     sa.select(*messages.c)
     .select_from(
         messages.join(
@@ -236,8 +301,9 @@ _UNREACHED = (
     .where(notified_persons.c.flag.in_(UNREACHED), notified_persons.c.flag_ms > sa.bindparam("since_ms"))
     .order_by(messages.c.due_ms)
 )
-_UNREACHED_IN = _UNREACHED.where(notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True)))
-_LEG_UPDATES = (
+_UNREACHED = Prepared(_OF_UNREACHED)
+_UNREACHED_IN = _OF_UNREACHED.where(notified_persons.c.incident_id.in_(sa.bindparam("incident_ids", expanding=True)))
+_LEG_UPDATES = Prepared(
     sa.select(*to_leg.c, *messages.c)
     .select_from(to_leg.join(messages, to_leg.c.message_id == messages.c.message_id))
     .order_by(to_leg.c.id)

@@ -7,7 +7,7 @@ person's contact, which is never stored unsealed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -21,7 +21,16 @@ from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, MessageRow, Sending, TriedSending
+from services.dispatch.warning.tables import (
+    GIVEN_UP,
+    HANDED_OVER,
+    OPEN,
+    DueSending,
+    DueWork,
+    MessageRow,
+    Sending,
+    TriedSending,
+)
 
 RETRY = Backoff(1.0, 10.0)
 """Delays between attempts to hand a message over, seconds of mesh time. They are short, as a message should be read within 10 s."""
@@ -48,7 +57,7 @@ class AttemptLane:
         """Whether an attempt is running."""
         return bool(self._under_way)
 
-    def begin(self, tasks: asyncio.TaskGroup, key: Hashable, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    def begin(self, tasks: asyncio.TaskGroup, key: Hashable, work: Callable[[], Coroutine[None, None, object]]) -> None:
         """Begins an attempt. An attempt whose key is running, or that doesn't fit, isn't started: the caller tries it again."""
         if key in self._under_way or len(self._under_way) >= LANE_CONCURRENCY:
             return
@@ -143,28 +152,27 @@ class WarningSender:
             while True:
                 self._woken.clear()
                 now_ms = self._clock.now_ms()
-                next_ms = await retried(self._store.next_ms)
-                if next_ms is not None and next_ms <= now_ms:
-                    await self._open_due(tasks, now_ms)
-                    for sending, message in await retried(partial(self._store.to_try, now_ms)):
-                        outlet = self._outlet(sending.channel)
-                        work = partial(self._try, outlet.channel, sending, message)
-                        outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
-                    next_ms = await retried(self._store.next_ms)
-                await self._sleep(now_ms, next_ms)
+                due = await retried(partial(self._store.due, now_ms))
+                for sending, message in await self._open_due(tasks, due):
+                    outlet = self._outlet(sending.channel)
+                    work = partial(self._try, outlet.channel, sending, message)
+                    outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
+                await self._sleep(now_ms, due.next_ms)
                 await asyncio.sleep(COALESCE_S)
 
-    async def _open_due(self, tasks: asyncio.TaskGroup, now_ms: int) -> None:
-        """Opens due messages in one transaction. A message that states a distance is opened in a task: its distance may be late. So is
-        a notice of the Ministry, which waits for its row in the ledger."""
-        due = await retried(partial(self._store.due, now_ms))
-        at_once = (message for message in due if not message.ground and Notice(message.notice) is not Notice.CHANGED)
-        await self._opener.open(list(at_once))
-        for message in due:
+    async def _open_due(self, tasks: asyncio.TaskGroup, due: DueWork) -> Sequence[DueSending]:
+        """Opens due messages in one transaction, and returns the sendings that are due then. A message that states a distance is opened
+        in a task: its distance may be late. So is a notice of the Ministry, which waits for its row in the ledger."""
+        at_once = []
+        for message in due.messages:
             if message.ground:
                 self._opening_notices.begin(tasks, message.message_id, partial(self._notices.open, message))
             elif Notice(message.notice) is Notice.CHANGED:
-                self._opening.begin(tasks, message.message_id, partial(self._opener.open, [message]))
+                work = partial(self._opener.open, [message], due.contacts)
+                self._opening.begin(tasks, message.message_id, work)
+            else:
+                at_once.append(message)
+        return await self._opener.open(at_once, due.contacts) if at_once else due.sendings
 
     def _outlet(self, channel: ChannelId) -> _Outlet:
         match channel.kind:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
-from services.common.messaging import dead_letters, flow, stored, trails
+from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.delivered import Delivered
 from services.common.messaging.streams import LogMetadata
@@ -51,7 +51,8 @@ from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
 from services.dispatch.warning.receipts import (
     BY_RECEIPT,
-    DeviceReceipts,
+    EndedWait,
+    LegUpdate,
     ReceiptStore,
     ReceiptWork,
     assignment_of,
@@ -61,6 +62,7 @@ from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
 from services.dispatch.warning.translate import WarnableAlert
+from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_SLEEP_S = 1.0
@@ -123,7 +125,7 @@ class LegUpdates:
             self._receipts.changed.clear()
             work = await retried(self._update)
             left_s = MAX_SLEEP_S
-            if work.is_pending:
+            if work.leg_updates:
                 left_s = RETRY_INTERVAL_S
             elif work.due_ms is not None:
                 left_s = min(left_s, max(0.0, self._clock.wall_s(work.due_ms - self._clock.now_ms())))
@@ -145,17 +147,15 @@ class LegUpdates:
         if may_be_reached:
             await self._note_reached(now_ms)
             self._next_check_s = now_s + CHECK_INTERVAL_S
-        if is_overdue or may_be_reached or work.is_pending:
-            await self.send()
+        if is_overdue or may_be_reached:
             work = await self._receipts.work(now_ms)
-        return work
+        return replace(work, leg_updates=await self._send_all(work.leg_updates))
 
     async def _expire_overdue(self, now_ms: int) -> None:
         """Ends the wait for overdue receipts."""
         overdue = await self._receipts.overdue(now_ms)
         acknowledged = await self._acknowledged_by_gateways(overdue)
-        for message in overdue:
-            await self._receipts.expire(message, now_ms, assignment_of(message) in acknowledged)
+        await self._receipts.expire([EndedWait(each, assignment_of(each) in acknowledged) for each in overdue], now_ms)
 
     async def _note_reached(self, now_ms: int) -> None:
         """Notes the persons whom a gateway has reached after a flag, among those of the changed incidents."""
@@ -163,27 +163,30 @@ class LegUpdates:
         try:
             unreached = await self._receipts.unreached(now_ms, changed)
             acknowledged = await self._acknowledged_by_gateways(unreached)
-            for message in unreached:
-                if assignment_of(message) in acknowledged:
-                    await self._receipts.expire(message, now_ms, True)
+            reached = [EndedWait(message, True) for message in unreached if assignment_of(message) in acknowledged]
+            await self._receipts.expire(reached, now_ms)
         except BaseException:
             self._changed = None  # the next check is of all
             raise
 
-    async def send(self) -> None:
-        """Sends the pending updates to the leg. Raises Unavailable."""
-        for update, message in await self._receipts.pending_leg_updates():
+    async def _send_all(self, pending: Sequence[LegUpdate]) -> list[LegUpdate]:
+        """Sends pending updates to the leg, and returns those that the leg can't record yet. Raises Unavailable."""
+        early, recorded = [], []
+        for update, message in pending:
             try:
                 await self._send(update, message)
             except NotFound:
                 # The leg reads alerts with a reader of its own, and may apply this message's alert later.
                 if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
+                    early.append(LegUpdate(update, message))
                     continue
                 logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
             except FailedPrecondition as error:
                 # The assignment is over already. The receipt stays stored with its message.
                 logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
-            await self._receipts.delete_leg_update(update)
+            recorded.append(update)
+        await self._receipts.delete_leg_updates(recorded)
+        return early
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
         """Returns the ids of those assignments of the messages that a gateway has acknowledged.
@@ -243,8 +246,7 @@ class WarningStreams:
         mesh: WarningBus,
         wake: Callable[[], None],
     ) -> None:
-        self._store, self._clock, self._mesh, self._wake = store, clock, mesh, wake
-        self._device_receipts = DeviceReceipts(store, receipts, clock)
+        self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
         """Health of the reader of alerts. While it doesn't read, nobody is warned."""
 
@@ -259,8 +261,8 @@ class WarningStreams:
         )
         steps = _Source(
             flow.COMMANDS.name,
-            stored.command_step,
-            self._device_receipts.accept,
+            translate.notice_step,
+            self._accept_steps,
             subjects=_RECEIPT_SUBJECTS,
             keeps_dead_letters=True,
         )
@@ -279,7 +281,6 @@ class WarningStreams:
                 await self._await_contacts(bus, log_meta)
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
                 tasks.create_task(self._read(bus, log_meta.log_id, steps))
-                tasks.create_task(self._device_receipts.skipped.keep())
                 tasks.create_task(self._read(bus, log_meta.log_id, advice))
         finally:
             self._mesh.bus = None
@@ -325,6 +326,13 @@ class WarningStreams:
     async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
         await self._store.accept_advice(advice, self._clock.now_ms(), position)
         self._wake()
+
+    async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
+        received = [step.command_id for step in steps if step.state == command_pb2.COMMAND_STATE_RECEIVED]
+        await self._receipts.put_delivered(received, self._clock.now_ms(), position)
+        for step in steps:
+            if step.command_id not in received and (message := await self._store.message_of_command(step.command_id)):
+                logger().warning("warning_refused_by_device", message_id=message.message_id)
 
 
 @asynccontextmanager

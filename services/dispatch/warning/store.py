@@ -23,11 +23,14 @@ from services.dispatch.warning.tables import (
     SENDING,
     WAITING,
     ContactRow,
+    DueSending,
+    DueWork,
     MessageRow,
     OpenedMessage,
     Sending,
     TriedSending,
     accepted_alerts,
+    contact_of,
     contacts,
     message_of,
     messages,
@@ -80,7 +83,7 @@ class WarningStore:
         def work(connection: sa.Connection) -> None:
             for warnable in sorted(alerts, key=lambda warnable: warnable.occurrence.place):
                 accept(connection, warnable, now_ms)
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
 
@@ -90,7 +93,7 @@ class WarningStore:
         def work(connection: sa.Connection) -> None:
             for warnable in advice:
                 accept_advice(connection, warnable, now_ms)
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
 
@@ -105,25 +108,14 @@ class WarningStore:
                     connection.execute(sa.delete(contacts).where(of_case))
                     if case.contacts:
                         connection.execute(sa.insert(contacts), [asdict(contact) for contact in case.contacts])
-            _put_position(connection, position)
+            write_position(connection, position)
 
         await self._database.visit(work)
-
-    async def put_position(self, position: StreamPosition) -> None:
-        """Stores the position in a stream without any other rows."""
-        await self._database.visit(lambda connection: _put_position(connection, position))
 
     async def contacts_of(self, person_ids: Iterable[str]) -> dict[str, list[ContactRow]]:
         """Returns the contacts of persons, by person id, the newest case version first."""
 
-        def work(connection: sa.Connection) -> dict[str, list[ContactRow]]:
-            contacts_by_person: dict[str, list[ContactRow]] = {}
-            for person_id in person_ids:
-                rows = connection.execute(_CONTACTS, {"person_id": person_id})
-                contacts_by_person[person_id] = [ContactRow(**row._mapping) for row in rows]
-            return contacts_by_person
-
-        return await self._database.visit(work)
+        return await self._database.visit(lambda connection: _contacts_of(connection, person_ids))
 
     async def forget(self, now_ms: int) -> None:
         """Deletes contacts of ended orders, and ids of alerts that ALERTS no longer holds."""
@@ -138,37 +130,43 @@ class WarningStore:
 
     # ── outgoing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def due(self, now_ms: int) -> list[MessageRow]:
-        """Returns the waiting messages that are due, at most 500."""
-        return [message_of(row) for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms})]
+    async def due(self, now_ms: int) -> DueWork:
+        """Returns what is due, and when the next message or sending is due. Most of the time nothing is, and only this time is read."""
 
-    async def next_ms(self) -> int | None:
-        """Returns the time at which the next message or sending is due, mesh time; None if there is none."""
-
-        def work(connection: sa.Connection) -> int | None:
+        def work(connection: sa.Connection) -> DueWork:
             [times_ms] = _NEXT.fetch(connection)
-            return min((time_ms for time_ms in times_ms if time_ms is not None), default=None)
+            next_ms = min((time_ms for time_ms in times_ms if time_ms is not None), default=None)
+            if next_ms is None or next_ms > now_ms:
+                return DueWork(next_ms)
+            waiting = [message_of(row) for row in _DUE.fetch(connection, {"now_ms": now_ms})]
+            return DueWork(
+                next_ms,
+                messages=waiting,
+                contacts=_contacts_of(connection, dict.fromkeys(message.person_id for message in waiting)),
+                sendings=_due_sendings(connection, now_ms),
+            )
 
         return await self._database.visit(work)
 
-    async def open(self, opened: Sequence[OpenedMessage]) -> None:
-        """Stores opened messages. Each replaces the open sendings of earlier messages to the same person."""
+    async def open(self, opened: Sequence[OpenedMessage]) -> list[DueSending]:
+        """Stores opened messages, and returns all sendings that are due then.
 
-        def work(connection: sa.Connection) -> list[Sending]:
-            return [sending for message in opened if _open(connection, message) for sending in message.sendings]
+        Each message replaces the open sendings of earlier messages to the same person.
+        """
 
-        self._on_open(await self._database.visit(work))
+        def work(connection: sa.Connection) -> tuple[list[Sending], list[DueSending]]:
+            new = [sending for message in opened if _open(connection, message) for sending in message.sendings]
+            return new, _due_sendings(connection, max((sending.next_ms for sending in new), default=0))
+
+        new, due = await self._database.visit(work)
+        self._on_open(new)
+        return due
 
     async def refuse(self, message_id: str) -> None:
         """Stores that a waiting notice of the Ministry isn't given."""
         waiting = (messages.c.message_id == message_id) & (messages.c.state == WAITING)
         update = sa.update(messages).where(waiting).values(state=REFUSED)
         await self._database.visit(lambda connection: connection.execute(update))
-
-    async def to_try(self, now_ms: int) -> list[tuple[Sending, MessageRow]]:
-        """Returns the sendings that are due, with their messages."""
-        count, rows = len(sendings.c), await fetch_rows(self._database, _TO_TRY, {"now_ms": now_ms})
-        return [(sending_of(row[:count]), message_of(row[count:])) for row in rows]
 
     async def tried(self, tried: Sequence[TriedSending]) -> None:
         """Stores the outcomes of attempts."""
@@ -193,11 +191,24 @@ class WarningStore:
 
     async def message_of_command(self, command_id: str) -> MessageRow | None:
         """Returns the message that a device command carries; None for a command of another service."""
-        rows = await fetch_rows(self._database, _OF_COMMAND, {"command_id": command_id})
+        rows = await fetch_rows(self._database, OF_COMMAND, {"command_id": command_id})
         return message_of(rows[0]) if rows else None
 
 
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _due_sendings(connection: sa.Connection, now_ms: int) -> list[DueSending]:
+    rows = _TO_TRY.fetch(connection, {"now_ms": now_ms})
+    return [DueSending(sending_of(row[:_SENDING_WIDTH]), message_of(row[_SENDING_WIDTH:])) for row in rows]
+
+
+def _contacts_of(connection: sa.Connection, person_ids: Iterable[str]) -> dict[str, list[ContactRow]]:
+    """The contacts of persons, by person id, the newest case version first."""
+    return {
+        person_id: [contact_of(row) for row in _CONTACTS.fetch(connection, {"person_id": person_id})]
+        for person_id in person_ids
+    }
 
 
 def _open(connection: sa.Connection, opened: OpenedMessage) -> bool:
@@ -215,7 +226,8 @@ def _open(connection: sa.Connection, opened: OpenedMessage) -> bool:
     return True
 
 
-def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
+def write_position(connection: sa.Connection, position: StreamPosition) -> None:
+    """Stores the position in a stream."""
     _PUT_POSITION.execute(connection, position._asdict())
 
 
@@ -229,7 +241,7 @@ _PUT_POSITION = Prepared(
         set_={name: _NEW_POSITION.excluded[name] for name in ("log_id", "sequence", "trail")},
     )
 )
-_CONTACTS = (
+_CONTACTS = Prepared(
     sa.select(contacts).where(contacts.c.person_id == sa.bindparam("person_id")).order_by(contacts.c.version.desc())
 )
 # The indices are partial (waiting messages, open sendings). SQLite uses them only if the statement repeats their condition literally.
@@ -270,6 +282,7 @@ _TO_TRY = Prepared(
     .order_by(sendings.c.next_ms)
     .limit(5_000)
 )
+_SENDING_WIDTH = len(sendings.c)
 _INSERT_SENDING = Prepared(sa.insert(sendings))
 _TRIED = Prepared(
     sa.update(sendings)
@@ -280,7 +293,7 @@ _TRIED = Prepared(
     )
     .values(tries=sa.bindparam("new_tries"), outcome=sa.bindparam("new_outcome"), next_ms=sa.bindparam("new_next_ms"))
 )
-_OF_COMMAND = Prepared(
+OF_COMMAND = Prepared(
     sa.select(*messages.c)
     .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
     .where(sendings.c.command_id == sa.bindparam("command_id"))

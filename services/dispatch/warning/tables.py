@@ -6,8 +6,9 @@ transactions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -153,6 +154,26 @@ class Sending:
     outcome: str
 
 
+class DueSending(NamedTuple):
+    """A sending to attempt, with its message."""
+
+    sending: Sending
+    message: MessageRow
+
+
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """The messages and sendings that are due at a moment."""
+
+    next_ms: int | None
+    """Time at which the next message or sending is due, mesh time; None if there is none."""
+    messages: Sequence[MessageRow] = ()
+    """Waiting messages, at most 500."""
+    contacts: Mapping[str, Sequence[ContactRow]] = field(default_factory=dict)
+    """Contacts of the messages' persons by person id, the newest case version first."""
+    sendings: Sequence[DueSending] = ()
+
+
 class TriedSending(NamedTuple):
     """An attempt to send a message over one channel, with its outcome."""
 
@@ -197,6 +218,12 @@ def name_of_update(flag: WarningFlag | None) -> str:
 
 
 _MESSAGE_COLUMNS = tuple(messages.c.keys())
+
+
+def contact_of(row: Sequence[Any]) -> ContactRow:
+    """Converts a row of `contacts`, in which the device ids are JSON."""
+    values = dict(zip(contacts.c.keys(), row, strict=True))
+    return ContactRow(**values | {"device_ids": json.loads(values["device_ids"])})
 
 
 def message_of(row: Sequence[Any]) -> MessageRow:

@@ -9,14 +9,14 @@ from typing import Any
 
 from services.common import fields, ids, times
 from services.common.ids import PlaceId
-from services.common.messaging import stored
+from services.common.messaging import flow, stored
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand
 from services.dispatch.notices.domain import NoticeAlert
 from services.dispatch.warning.domain import Notice, NotifiedState, Occurrence, Threat
 from services.dispatch.warning.tables import ContactRow
-from tandem.common.v1 import alert_pb2, exercise_pb2, notice_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 NOTICES: Mapping[int, Notice] = {
@@ -192,6 +192,12 @@ def case(payload: bytes, _subject: str | None = None) -> CaseContacts | None:
         for person in snapshot.persons
     )
     return CaseContacts(snapshot.case_id, snapshot.version, contacts)
+
+
+def notice_step(payload: bytes, subject: str | None = None) -> command_pb2.CommandStep | None:
+    """Parses the step of a command that carries a warning; None for another service's command. Raises InvalidField."""
+    step = stored.command_step(payload, subject)
+    return step if step.command_id.startswith(flow.NOTICE_IDS) else None
 
 
 def notified_to_json(state: NotifiedState) -> dict[str, Any]:

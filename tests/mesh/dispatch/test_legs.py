@@ -201,6 +201,20 @@ async def test_invalid_requests_are_refused(bus: Bus, police: DispatchSettings) 
             await refused(steps.next(OFFERED), grpc.StatusCode.INVALID_ARGUMENT, "after_sequence")
 
 
+async def test_a_step_says_when_its_incident_began_and_ended(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as subscription:
+        await publish(bus, alert(5))
+        offer = await subscription.next(OFFERED)
+        assert offer.incident_opened_at == offer.step.at and not offer.HasField("incident_ended_at")
+        await leg.desk.acknowledge(offer.step.assignment.assignment_id)
+        acknowledged = await subscription.next(ACKNOWLEDGED)
+        assert acknowledged.incident_opened_at == offer.step.at and not acknowledged.HasField("incident_ended_at")
+        await publish(bus, alert(6, geometry_pb2.RECORD, ends=True))
+        ended = await subscription.next(STOOD_DOWN)
+        (listed,) = (await leg.desk.list()).incidents
+        assert (ended.incident_opened_at, ended.incident_ended_at) == (listed.opened_at, listed.ended_at)
+
+
 async def test_the_end_stands_down_and_ends_the_incident_in_any_order(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))

@@ -296,13 +296,24 @@ async def test_a_desk_that_never_reads_costs_bounded_memory_and_deadlines_still_
 def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
     shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
-    with shared._desk(0, True, False) as desk:
+    with shared._desk(0, True, subscriptions.is_no_canary) as desk:
         desk.reads_store = False
         longest = 0
         for n in range(1, 100):
             shared.notify([NumberedStep(n, dispatch_pb2.Step(assignment=offer))])
             longest = max(longest, len(desk.waiting))
         assert longest <= 5 and desk.reads_store
+
+
+def test_a_desk_is_woken_only_for_assignments_that_it_wants() -> None:
+    shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    with (
+        shared._desk(0, True, subscriptions.is_no_canary) as desk,
+        shared._desk(0, True, subscriptions.is_canary) as watch,
+    ):
+        desk.reads_store = watch.reads_store = False
+        shared.notify([NumberedStep(1, dispatch_pb2.Step(assignment=offer))])
+        assert (desk.wake.is_set(), watch.wake.is_set()) == (True, False)
 
 
 async def test_the_chain_of_a_leg_on_postgresql_is_read_for_evidence(postgres: PostgresServer) -> None:

@@ -75,7 +75,7 @@ async def test_the_steps_of_other_legs_are_stored_in_three_round_trips(postgres:
         open_database(url, MIGRATIONS) as database,
         leg_over(database) as leg,
     ):
-        rows = [PeerRow(f"assignment-{n}", "incident-1", 1, b"") for n in range(20)]
+        rows = [PeerRow(f"assignment-{n}", "incident-1", 2, b"") for n in range(20)]
         await leg.record.secondary.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 1))
         before = wire.round_trips
         await leg.record.secondary.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 2))

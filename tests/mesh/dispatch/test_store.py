@@ -245,11 +245,11 @@ async def test_a_restarted_leg_passes_overdue_deadlines(database: Database) -> N
 async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:
     async with opened(database) as leg:
         await fold(leg, 1)
-        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
-        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 3, b"second")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 2, b"first")], HERE)
         (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"second"]
-        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 4, b"third")], HERE)
         (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"third"]
 

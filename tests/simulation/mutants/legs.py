@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import services.dispatch.__main__ as dispatch
@@ -147,10 +147,9 @@ def a_warning_waits_for_a_minute() -> None:
     """Warnings are sent when there is time."""
     plain = MessageOpener.open
 
-    async def open_later(self: MessageOpener, due: Sequence[Any]) -> None:
-        if due:
-            await asyncio.sleep(WAIT_S)
-        await plain(self, due)
+    async def open_later(self: MessageOpener, due: Sequence[Any], contacts: Mapping[str, Sequence[Any]]) -> Any:
+        await asyncio.sleep(WAIT_S)
+        return await plain(self, due, contacts)
 
     replace(MessageOpener, "open", open_later)
 

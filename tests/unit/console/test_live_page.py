@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.console.domain import live_page, numbered_items
-from services.console.domain.board import AssignmentCard, IncidentCard
+from services.console.domain.board import AssignmentCard, IncidentCard, IncidentTimes
 from services.console.domain.live_page import TRACK_MS, LivePage
 
 OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
@@ -164,11 +164,41 @@ def test_an_own_offer_of_an_unknown_incident_is_shown_before_the_incident_is_rea
     assert (row["opened"], len(row["legs"]["probation"])) == (1_000, 1)
 
 
-@pytest.mark.parametrize("change", [{"kind": ""}, {"state": "CLOSED"}])
-def test_another_legs_step_and_a_late_one_show_nothing_before_the_incident_is_read(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("state", "is_own"), [("OFFERED", False), ("CLOSED", True)])
+def test_another_legs_step_and_a_late_one_show_nothing_before_the_incident_is_read(state: str, is_own: bool) -> None:
     page = LivePage()
-    assert page.assign(replace(OFFER, offered_ms=4_000, **change))
+    assert page.assign(replace(OFFER, offered_ms=4_000, state=state), is_own=is_own)
     assert page.since(None)["incidents"] == []
+
+
+def test_a_step_that_says_the_times_of_its_incident_needs_no_reading() -> None:
+    page = LivePage()
+    assert not page.assign(OFFER, IncidentTimes(4_000, None, is_new=True))
+    [row] = page.since(None)["incidents"]
+    assert (row["id"], row["opened"], row["ended"]) == ("i-1", 4_000, None)
+    assert not page.assign(replace(OFFER, leg="probation", assignment_id="a-2"), is_own=False)
+    closed = replace(OFFER, state="STOOD_DOWN")
+    assert not page.assign(closed, IncidentTimes(4_000, 9_000, is_new=False))
+    [row] = page.since(None)["incidents"]
+    assert (row["ended"], len(row["legs"]["probation"])) == (9_000, 1)
+    assert not page.assign(replace(OFFER, leg="probation", assignment_id="a-2", state="STOOD_DOWN"), is_own=False)
+
+
+def test_an_incident_that_another_leg_began_or_that_is_older_than_the_page_is_read() -> None:
+    page, times = LivePage(), IncidentTimes(4_000, None, is_new=True)
+    assert page.assign(replace(OFFER, leg="probation", assignment_id="a-2"), is_own=False)
+    assert page.assign(OFFER, times), "the page lacks the other leg's assignment"
+    assert page.assign(replace(OFFER, incident_id="i-2"), times._replace(is_new=False)), "it may have more assignments"
+
+
+def test_a_list_does_not_undo_what_changed_after_it_was_requested() -> None:
+    page = LivePage()
+    page.put_incident(card("i-1", OFFER))
+    page.assign(replace(OFFER, incident_id="i-2"), IncidentTimes(4_000, None, is_new=True))
+    page.assign(replace(OFFER, state="ACKNOWLEDGED"))
+    page.replace_incidents([card("i-1", OFFER)], kept={"i-1", "i-2", "unknown"})
+    rows = {row["id"]: row["legs"]["police"][0]["state"] for row in page.since(None)["incidents"]}
+    assert rows == {"i-1": "ACKNOWLEDGED", "i-2": "OFFERED"}
 
 
 def test_a_flood_of_notices_becomes_a_group_when_it_is_regrouped() -> None:

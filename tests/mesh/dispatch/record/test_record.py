@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,13 +22,16 @@ from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import Alert, Command, FoldAlert
 from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, PassDeadline, Situation
+from services.dispatch.domain.following import TargetUpdate
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.race import Approach
 from services.dispatch.leg import tables, translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
 from services.dispatch.publications.store import Published, StoredAs
+from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.leg_chain import first_broken_event
@@ -126,11 +131,35 @@ async def test_records_of_publications_and_steps_of_other_legs_share_a_transacti
         published = Published(steps, {}, {step.sequence: StoredAs("INCIDENTS", 7) for step in steps})
         await asyncio.gather(
             leg.record.secondary.mark_published(published, "log"),
-            leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 1, b"")], POSITION),
+            leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 2, b"")], POSITION),
         )
         assert store.count - before == 1
         assert await leg.store.unpublished() == []
         assert await leg.store.reading(POSITION.stream, POSITION.log_id) == POSITION
+
+
+async def test_a_leg_that_shows_its_first_step_is_no_longer_awaited(where: Path | str) -> None:
+    async with opened(where) as (leg, _):
+        await offered(leg, "incident-1")
+        assert (await leg.watch.pulse()).leg_due_ms < math.inf
+        others = [dispatch_pb2.Assignment(leg=number) for number in (alert_pb2.PROBATION, alert_pb2.WARNING)]
+        rows = [PeerRow(f"assign-{other.leg}", "incident-1", 1, other.SerializeToString()) for other in others]
+        await leg.record.secondary.put_peers(rows, POSITION)
+        assert (await leg.watch.pulse()).leg_due_ms == math.inf
+
+
+async def test_an_update_of_a_target_takes_a_transaction_only_if_it_may_change_something(where: Path | str) -> None:
+    async with opened(where) as (leg, store):
+        (id_,) = await offered(leg, "incident-1")
+        update = TargetUpdate("incident-1", id_, "p1", Approach(None), moved_m=0)
+        before = store.count
+        await leg.follow_targets([update])
+        assert store.count == before
+        await leg.follow_targets([update, replace(update, moved_m=500)])
+        await leg.follow_targets([replace(update, approach=Approach(1))])
+        assert store.count == before + 2
+        (incident,) = await leg.record.open_incidents()
+        assert incident.assignments[id_].losing
 
 
 async def test_open_incidents_are_known_without_a_transaction(where: Path | str) -> None:

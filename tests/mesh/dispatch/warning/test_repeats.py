@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.dispatch.warning import domain as decisions
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import MessageRow
+from services.dispatch.warning.tables import DueWork
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.common.nats import TestServer
@@ -41,9 +40,9 @@ async def test_of_simultaneous_alerts_the_nearest_ring_is_sent_first_and_her_hom
     await publish(bus, ring(1, 2000.0), ring(2), home, panic)
     due = WarningStore.due
 
-    async def due_when_all_are_stored(store: WarningStore, now_ms: int) -> Sequence[MessageRow]:
+    async def due_when_all_are_stored(store: WarningStore, now_ms: int) -> DueWork:
         """The alerts can reach the leg in several batches, and the first of them must find nothing sent."""
-        return await due(store, now_ms) if len(rows(made, "select 1 from messages")) == 4 else ()
+        return await due(store, now_ms) if len(rows(made, "select 1 from messages")) == 4 else DueWork(None)
 
     monkeypatch.setattr(WarningStore, "due", due_when_all_are_stored)
     async with gateway.serving(), running(made):

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.common import ids
+from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
@@ -17,6 +18,7 @@ from services.dispatch.domain.events import Cause, StoodDown
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
+from services.dispatch.leg.rows import PeerRow
 from services.dispatch.settings import for_leg
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -168,22 +170,26 @@ def a_step() -> dispatch_pb2.Step:
     )
 
 
+def read_peer(payload: bytes, subject: str) -> PeerRow:
+    return translate.peer(stored.step(payload, subject), Leg.POLICE)
+
+
 def test_the_kind_and_device_of_a_report_are_removed_from_a_peers_step() -> None:
     message = a_step()
     message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
     message.assignment.cause.device_id = "phone-1"
     kept = dispatch_pb2.Assignment.FromString(
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1", Leg.POLICE).payload
+        read_peer(message.SerializeToString(), "incident.probation.incident-1").payload
     )
     assert kept == a_step().assignment
 
 
 def test_a_peers_step_on_another_subject_is_refused() -> None:
     payload = a_step().SerializeToString()
-    assert translate.peer(payload, "incident.probation.incident-1", Leg.POLICE).number == 2
+    assert read_peer(payload, "incident.probation.incident-1").number == 2
     for subject in ("incident.warning.incident-1", "incident.probation.incident-2"):
         with pytest.raises(InvalidField):
-            translate.peer(payload, subject, Leg.POLICE)
+            read_peer(payload, subject)
 
 
 @pytest.mark.parametrize("field", ["number", "assignment"])
@@ -191,7 +197,7 @@ def test_an_incomplete_step_of_a_peer_is_refused(field: str) -> None:
     message = a_step()
     message.ClearField(field)  # type: ignore[arg-type]
     with pytest.raises(InvalidField, match=field):
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1", Leg.POLICE)
+        read_peer(message.SerializeToString(), "incident.probation.incident-1")
 
 
 def test_a_field_of_an_assignment_stays_with_the_leg_unless_it_is_listed_as_published() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.messaging import stored
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand
@@ -119,12 +120,12 @@ def step_of(event: Event, **changes: object) -> bytes:
 def test_the_other_desk_gets_a_shared_note_and_the_warning_leg_none() -> None:
     (event,) = offered().do(note(text="<b>she</b> is safe"))
     payload, subject = step_of(event), "incident.police.incident-1"
-    row = translate.shared(payload, subject, Leg.PROBATION)
+    row = translate.shared(stored.step(payload, subject), Leg.PROBATION)
     assert row is not None
     shown = notes_pb2.IncidentNote.FromString(row.payload)
     assert (shown.text, shown.by, shown.leg) == ("<b>she</b> is safe", BY, alert_pb2.POLICE)
-    assert translate.shared(payload, subject, Leg.WARNING) is None
-    peer = dispatch_pb2.Assignment.FromString(translate_leg.peer(payload, subject, Leg.PROBATION).payload)
+    assert translate.shared(stored.step(payload, subject), Leg.WARNING) is None
+    peer = dispatch_pb2.Assignment.FromString(translate_leg.peer(stored.step(payload, subject), Leg.PROBATION).payload)
     assert peer.subject_id == "p"  # the note itself is no part of the assignment
 
 
@@ -134,4 +135,4 @@ def test_the_other_desk_gets_a_shared_note_and_the_warning_leg_none() -> None:
 def test_a_note_that_may_not_be_shared_is_refused(changes: dict[str, object]) -> None:
     (event,) = offered().do(note())
     with pytest.raises(InvalidField):
-        translate.shared(step_of(event, **changes), "incident.police.incident-1", Leg.PROBATION)
+        translate.shared(stored.step(step_of(event, **changes), "incident.police.incident-1"), Leg.PROBATION)

@@ -7,6 +7,7 @@ from itertools import permutations
 
 import pytest
 
+from services.common.messaging import stored
 from services.dispatch.domain.answers import Acknowledge, Close
 from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
 from services.dispatch.domain.decisions import Alert, concerns
@@ -109,7 +110,8 @@ def test_the_record_keeps_the_task_and_the_messages_name_it() -> None:
     message = translate.assignment_message(story.incident, check_of(story), None)
     assert (message.task, message.subject_id) == (notice_pb2.CHECK, "w")
     step = translate.step(story.incident, check_of(story), 1, latency_ms=None)
-    assert translate.peer(translate.outward(step), "incident.probation.incident-1", Leg.POLICE).payload
+    stored_step = stored.step(translate.outward(step), "incident.probation.incident-1")
+    assert translate.peer(stored_step, Leg.POLICE).payload
 
 
 def test_each_leg_reads_its_own_checks_from_the_alert() -> None:

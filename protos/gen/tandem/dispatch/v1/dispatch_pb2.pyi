@@ -765,6 +765,8 @@ class SubscribeResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
+    INCIDENT_OPENED_AT_FIELD_NUMBER: _builtins.int
+    INCIDENT_ENDED_AT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the leg's order of steps. Send the last one to resume. 0 if an open assignment is sent again."""
     @_builtins.property
@@ -775,16 +777,28 @@ class SubscribeResponse(_message.Message):
     def other(self) -> Global___Assignment:
         """Another leg's assignment after one of its steps, as ListIncidents shows it. Absent if `step` is set."""
 
+    @_builtins.property
+    def incident_opened_at(self) -> _timestamp_pb2.Timestamp:
+        """When the incident of `step` got its first assignment in this leg. Equal to the time of a step that opens an incident. Absent if
+        `other` is set, or if the leg would have to look it up: ListIncidents has it.
+        """
+
+    @_builtins.property
+    def incident_ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the incident of `step` ended in this leg. Absent while it hasn't, and if `incident_opened_at` is absent."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         step: Global___Step | None = ...,
         other: Global___Assignment | None = ...,
+        incident_opened_at: _timestamp_pb2.Timestamp | None = ...,
+        incident_ended_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["other", b"other", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["incident_ended_at", b"incident_ended_at", "incident_opened_at", b"incident_opened_at", "other", b"other", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["other", b"other", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_ended_at", b"incident_ended_at", "incident_opened_at", b"incident_opened_at", "other", b"other", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
