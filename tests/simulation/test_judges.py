@@ -132,4 +132,5 @@ def test_an_actor_that_ends_by_an_error_is_found(tmp_path: Path) -> None:
 
     mesh.add_actor("patrols", stumble)
     world.run(0.1)
-    assert [text.partition(" in ")[0] for text in ends_of_actors(mesh)] == ["patrols ended by itself: KeyError('car-7')"]
+    found = [text.partition(" in ")[0] for text in ends_of_actors(mesh)]
+    assert found == ["patrols ended by itself: KeyError('car-7')"]

@@ -22,7 +22,7 @@ from tests.simulation.kernel.world import SECOND_NS, World
 SERVER, ADDRESS = "nats", "nats:4222"
 MAX_CONSUMERS = 1_000
 MAX_DECODED = 4_096
-"""Number of headers that were decoded last and are kept: each message is decoded by each of its readers, and heartbeats repeat theirs."""
+"""Number of headers that were decoded last and are kept: each reader of a message decodes them, and heartbeats repeat theirs."""
 _API = "$JS.API."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 

@@ -74,7 +74,11 @@ def place_of(error: BaseException | None) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__) if error else []
-    lines = [f"{frame.filename.removeprefix(_ROOT)}:{frame.lineno}" for frame in frames if frame.filename.startswith(_OWN)]
+    lines = [
+        f"{frame.filename.removeprefix(_ROOT)}:{frame.lineno}"
+        for frame in frames
+        if frame.filename.startswith(_OWN)
+    ]
     return f"{error!r} in {' > '.join(lines)}"
 
 
