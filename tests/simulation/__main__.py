@@ -79,7 +79,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=_hours, default=1.0, help="simulated hours for each seed (default 1)")
     parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="seeds at the same time")
     parser.add_argument("--no-faults", action="store_true", help="make no faults: only people and devices misbehave")
-    parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="log lines to show for a failed seed")
+    parser.add_argument("--lines", type=_count, default=SHOWN_LINES, help="log lines to show for a failed seed")
     parser.add_argument(
         "--mutant",
         action="append",
@@ -109,9 +109,33 @@ def parser_of_options() -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads a command line. Ends the process with the option and a reason if an option can't work or would have no effect."""
+    parser = parser_of_options()
+    given = parser.parse_args(arguments)
+    tries_many, seeds_of_mutants = given.mutants or given.suite, [mutant.seed for mutant in given.mutant]
+    mistakes = {
+        "--trace writes the run of one seed: leave out --seeds, --shrink, --mutants and --suite": (
+            given.trace and (given.seeds > 1 or given.shrink or tries_many)
+        ),
+        f"--trace: the folder of {given.trace!r} doesn't exist": not Path(given.trace).absolute().parent.is_dir(),
+        "--shrink works on the one seed of --first: leave out --seeds": given.shrink and given.seeds > 1,
+        "--mutant: several defects, or a defect with its seed (NAME:SEED), need --mutants": (
+            not tries_many and (len(given.mutant) > 1 or any(seed is not None for seed in seeds_of_mutants))
+        ),
+        "--mutants and --suite run whole plans: leave out --guard, --no-faults, --without and --shrink": (
+            tries_many and (given.guard or given.no_faults or given.without or given.shrink)
+        ),
+    }
+    for reason, is_mistaken in mistakes.items():
+        if is_mistaken:
+            parser.error(reason)
+    return given
+
+
 def main() -> None:
     """Runs the seeds of the command line."""
-    given = parser_of_options().parse_args()
+    given = options_of(sys.argv[1:])
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts differs by process otherwise.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}

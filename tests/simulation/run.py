@@ -23,7 +23,7 @@ from tests.simulation.judges.judge import Case, Failure, Judge
 from tests.simulation.judges.orders import RecordsJudge
 from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
 from tests.simulation.judges.response import ResponseJudge
-from tests.simulation.judges.silence import LedgerJudge, SilenceJudge
+from tests.simulation.judges.silence import LedgerJudge, SilenceJudge, place_of
 from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel import host
 from tests.simulation.kernel.guard import Guard
@@ -143,6 +143,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         _finish(judges)
         refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals]
         refusals += [text for desk in desks.values() for text in desk.refusals]
+        refusals += ends_of_actors(mesh)
         outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]
     outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
     outcome.elapsed_s = world.elapsed_s
@@ -152,6 +153,13 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     if outcome.failures:
         outcome.lines = [str(line) for line in journal.lines]
     return outcome
+
+
+def ends_of_actors(mesh: Mesh) -> list[str]:
+    """Errors with which actors have ended. The supervisor starts them again, so without this nobody would notice."""
+    actors = [process for process in mesh.processes.values() if process not in mesh.services]
+    ends = [(process.name, error) for process in actors for error in process.exits if error is not None]
+    return [f"{name} ended by itself: {place_of(error)}" for name, error in ends]
 
 
 def _no_defect() -> None:

@@ -25,6 +25,7 @@ from tests.simulation.kernel.world import SECOND_NS, START_NS, World
 from tests.simulation.mesh.faults import Faults
 from tests.simulation.mesh.processes import Mesh
 from tests.simulation.mutants import HARMLESS, MUTANTS, SEVERAL_PROCESSES
+from tests.simulation.run import ends_of_actors
 
 HOURS = "0.34"
 
@@ -119,3 +120,17 @@ def test_each_mutant_says_what_is_wrong() -> None:
     assert len(MUTANTS) >= 40
     assert all(put.__doc__ for put in MUTANTS.values())
     assert HARMLESS.keys() | SEVERAL_PROCESSES <= MUTANTS.keys()
+
+
+def test_an_actor_that_ends_by_an_error_is_found(tmp_path: Path) -> None:
+    """The supervisor starts it again, so a world with such an actor would look whole."""
+    world = World(0)
+    mesh = Mesh(world, tmp_path, Journal(world))
+
+    async def stumble() -> None:
+        raise KeyError("car-7")
+
+    mesh.add_actor("patrols", stumble)
+    world.run(0.1)
+    found = [text.partition(" in ")[0] for text in ends_of_actors(mesh)]
+    assert found == ["patrols ended by itself: KeyError('car-7')"]

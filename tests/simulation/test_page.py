@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import parser_of_options
+from tests.simulation.__main__ import options_of
 from tests.simulation.mutants import HARMLESS, MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \|", PAGE.partition("## How well the ju
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_options_that_exist(command: str) -> None:
-    given = parser_of_options().parse_args(shlex.split(command, comments=True))
+    given = options_of(shlex.split(command, comments=True))
     assert given.hours > 0
 
 
@@ -44,11 +44,17 @@ def test_harmless_mutants_have_their_reason_on_the_page() -> None:
         (["--seeds", "-3"], "--seeds: '-3' isn't a number from 1 on (example: 20)"),
         (["--without", "1,x"], "--without: '1,x' isn't a list of numbers of faults (example: 0,3,4)"),
         (["--mutant", "nothing"], "--mutant: 'nothing' isn't one of "),
+        (["--lines", "0"], "--lines: '0' isn't a number from 1 on"),
+        (["--trace", "/nowhere/run.1"], "--trace: the folder of '/nowhere/run.1' doesn't exist"),
+        (["--trace", "run.1", "--seeds", "2"], "--trace writes the run of one seed"),
+        (["--shrink", "--seeds", "3"], "--shrink works on the one seed of --first"),
+        (["--mutant", "she_is_not_warned:4"], "a defect with its seed (NAME:SEED), need --mutants"),
+        (["--mutants", "--guard"], "leave out --guard"),
     ],
 )
 def test_rubbish_is_refused_with_the_option(
     options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parser_of_options().parse_args(options)
+        options_of(options)
     assert reason in capsys.readouterr().err

@@ -17,6 +17,10 @@ from tests.simulation.kernel.journal import Line
 LOSS = ("stream_went_back", "publications_were_lost", "stream_read_again", "alert_was_missing")
 """Alarms that a torn tail causes, and that nothing else may cause."""
 
+_ROOT = f"{Path(__file__).parents[3]}/"
+_OWN = (f"{_ROOT}services/", f"{_ROOT}tests/simulation/actors/")
+"""Folders whose lines of a traceback are shown."""
+
 OF_ENDED_ORDERS = "positions from before the end of an order that is over"
 """Reason of the dead letters that are no defect: a device delivers kept reports after its order has ended."""
 
@@ -52,7 +56,7 @@ class SilenceJudge(Judge):
             self._exits = exits
             for process in self.case.mesh.services:
                 if process.exits:
-                    self.fail(f"{process.name} ended by itself: {_where(process.exits[-1])}")
+                    self.fail(f"{process.name} ended by itself: {place_of(process.exits[-1])}")
 
     def finish(self) -> None:
         for process in self.case.mesh.services:
@@ -65,15 +69,15 @@ class SilenceJudge(Judge):
                 return
 
 
-def _where(error: BaseException | None) -> str:
-    """An error with the lines of the services that it passed, innermost last."""
+def place_of(error: BaseException | None) -> str:
+    """An error with the lines of services and actors that it passed, innermost last."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__) if error else []
     lines = [
-        f"{frame.filename.partition('/services/')[2]}:{frame.lineno}"
+        f"{frame.filename.removeprefix(_ROOT)}:{frame.lineno}"
         for frame in frames
-        if "/services/" in frame.filename
+        if frame.filename.startswith(_OWN)
     ]
     return f"{error!r} in {' > '.join(lines)}"
 
