@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tandem.common.v1 import contact_pb2
 from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
@@ -90,7 +91,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService, pa
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def seen(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Seen]:
-    async with scene_on(mesh, push_service) as scene, browser() as opened:
+    korean = scene_on(mesh, push_service, language=contact_pb2.LANGUAGE_KOREAN)
+    async with korean as scene, browser() as opened:
         yield Seen(scene, opened)
 
 
