@@ -137,4 +137,5 @@ async def test_an_incident_ends_by_phones_alone_and_she_reads_what_happened(mesh
         text = await said(seen, "hers", "#after-said")
         assert text.count(".") == 2 and "112" in text and "Demo" not in text
         assert [fault for fault in await seen("axe", page="hers") if fault["impact"] in ("serious", "critical")] == []
+        await seen("eval", page="hers", expression="void document.querySelector('#afterwards').scrollIntoView()")
         await shot(seen, "hers", "phones-demo-her-summary-ko")
