@@ -36,8 +36,8 @@ LATENCIES_WITHIN_S = 5.0
 LAST_NOTICE_WITHIN_S = 30.0
 """Maximum time that the demo waits for the last notice on her phone, seconds of mesh time. She gets 20 s to read the one before it."""
 STOOD_DOWN_WITHIN_S = 180.0
-"""Maximum time until all legs stand down after the wearer has gone, seconds of wall time. Four positions of each of her devices must agree
-that he has left, and a phone reports each 15 s."""
+"""Maximum time until all legs stand down after the wearer has gone, seconds of wall time. Four positions of each of her devices must
+agree that he has left, and a phone reports each 15 s."""
 OVERHEAD_S = 4.0
 """Time that the steps of the demo take besides its walks, seconds of wall time, rounded up."""
 POLL_S = 0.1

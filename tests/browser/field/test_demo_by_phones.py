@@ -29,7 +29,7 @@ HOME = {"latitude": 37.6360, "longitude": 127.2165, "accuracy": 8}
 NEAR = {"latitude": 37.6400, "longitude": 127.2165, "accuracy": 8}
 LEGS = ("probation", "police")
 ENDS_WITHIN_S = 600.0
-"""Maximum time from the units' last answer until the command ends, seconds: the wearer drives off, and four positions of her phone agree."""
+"""Maximum time from the units' last answer until the command ends, seconds: the wearer drives off, and her phone's positions agree."""
 NEXT_STEP = """(() => {
     const task = document.querySelector("#tasks .task");
     if (!task) return "";

@@ -99,7 +99,7 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
 
 @pytest.mark.xfail(strict=True, reason="a silent device's last pair with the tag contradicts for ever that the ring was left")
 def test_a_device_of_hers_that_fell_silent_holds_no_ring_open_while_another_reports() -> None:
-    """Her phone is locked after two minutes, and her pager reports on. He comes to her door, leaves, and comes once more after an hour."""
+    """Her phone is locked after two minutes, her pager reports on. He comes to her door, leaves, and comes back after an hour."""
     story = Story()
     story.case(persons=[log_pb2.ProtectedTarget(person_id="p", device_ids=["pager", "phone"])])
     for at_s in range(0, 7201, 15):
