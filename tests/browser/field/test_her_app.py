@@ -39,7 +39,7 @@ OLD_POSITION = """void (window.timesAsked = 0, window.positionFrom = Date.now() 
         {timestamp: window.positionFrom, coords: {latitude: 37.6360, longitude: 127.2165, accuracy: 12}})),
     document.dispatchEvent(new Event("visibilitychange")))"""
 """The browser hands out a position of ten minutes ago, however often it is asked."""
-WAKE = 'void document.dispatchEvent(new Event("visibilitychange"))'
+CHANGED_VISIBILITY = 'void document.dispatchEvent(new Event("visibilitychange"))'
 LOCKED_TEN_MINUTES_AGO = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
     const settings = o.result.transaction("settings", "readwrite").objectStore("settings");
     settings.put(Date.now() - 600_000, "hidden_ms").onsuccess = () => { o.result.close(); done(true); }; }; })"""
@@ -202,9 +202,9 @@ async def test_a_repeated_position_is_reported_once_and_an_old_position_is_said_
     await seen.browser("offline", page="hers", offline=True)
     before = await seen.waiting("hers")
     for _ in range(3):
-        await seen.browser("eval", page="hers", expression=WAKE)
+        await seen.browser("eval", page="hers", expression=CHANGED_VISIBILITY)
     await seen.browser("until", page="hers", condition="window.timesAsked >= 4")
-    await seen.browser("eval", page="hers", expression=f"window.positionFrom += 1_000, {WAKE}")
+    await seen.browser("eval", page="hers", expression=f"window.positionFrom += 1_000, {CHANGED_VISIBILITY}")
     await until(kept)
     assert await seen.waiting("hers") == before + 1
     await seen.browser("offline", page="hers", offline=False)
@@ -217,7 +217,7 @@ async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same
     await seen.browser("offline", page="hers", offline=True)
     for step in range(1, 4):
         await seen.browser("locate", page="hers", at=HOME | {"latitude": 37.6360 + step / 10_000})
-        await seen.browser("eval", page="hers", expression=WAKE)
+        await seen.browser("eval", page="hers", expression=CHANGED_VISIBILITY)
 
         async def kept(least: int = step) -> bool:
             return await seen.waiting("hers") >= least
