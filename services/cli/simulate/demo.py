@@ -35,6 +35,9 @@ LATENCIES_WITHIN_S = 5.0
 """Maximum time that `settled` waits for the offer latencies of all legs, seconds. It then returns without the missing ones."""
 LAST_NOTICE_WITHIN_S = 30.0
 """Maximum time that the demo waits for the last notice on her phone, seconds of mesh time. She gets 20 s to read the one before it."""
+STOOD_DOWN_WITHIN_S = 180.0
+"""Maximum time until all legs stand down after the wearer has gone, seconds of wall time. Four positions of each of her devices must
+agree that he has left, and a phone reports each 15 s."""
 OVERHEAD_S = 4.0
 """Time that the steps of the demo take besides its walks, seconds of wall time, rounded up."""
 POLL_S = 0.1
@@ -254,10 +257,10 @@ class DemoStage:
     async def stand_down(self) -> str:
         await self.walk(self.plan.away)
         far_m = self.plan.away[-1]
-        deadline = asyncio.get_running_loop().time() + 60
+        deadline = asyncio.get_running_loop().time() + STOOD_DOWN_WITHIN_S
         while not all(self._stood_down(desk) for desk in self._desks.values()):
             if asyncio.get_running_loop().time() > deadline:
-                raise CommandFailed("waited 60 s for all legs to stand down")
+                raise CommandFailed(f"waited {STOOD_DOWN_WITHIN_S:.0f} s for all legs to stand down")
             await self.walk((far_m := far_m + 7.3,))  # positions that repeat others to the digit clear nothing
         await self._put(log_pb2.Rules(rules_id="default"))
         return "the rings are cleared, and both agencies and the warning stood down"

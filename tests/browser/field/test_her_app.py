@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tandem.common.v1 import contact_pb2
 from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
@@ -33,6 +34,12 @@ SENT = "#state[data-sent]:not([data-sent='0'])"
 LOCK = """void (Object.defineProperty(document, "visibilityState", {value: "hidden", configurable: true}),
     document.dispatchEvent(new Event("visibilitychange")))"""
 UNLOCK = 'void (delete document.visibilityState, document.dispatchEvent(new Event("visibilitychange")))'
+OLD_POSITION = """void (window.timesAsked = 0, window.positionFrom = Date.now() - 600_000,
+    Geolocation.prototype.getCurrentPosition = received => (window.timesAsked += 1, received(
+        {timestamp: window.positionFrom, coords: {latitude: 37.6360, longitude: 127.2165, accuracy: 12}})),
+    document.dispatchEvent(new Event("visibilitychange")))"""
+"""The browser hands out a position of ten minutes ago, however often it is asked."""
+CHANGED_VISIBILITY = 'void document.dispatchEvent(new Event("visibilitychange"))'
 LOCKED_TEN_MINUTES_AGO = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
     const settings = o.result.transaction("settings", "readwrite").objectStore("settings");
     settings.put(Date.now() - 600_000, "hidden_ms").onsuccess = () => { o.result.close(); done(true); }; }; })"""
@@ -84,7 +91,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService, pa
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def seen(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Seen]:
-    async with scene_on(mesh, push_service) as scene, browser() as opened:
+    korean = scene_on(mesh, push_service, language=contact_pb2.LANGUAGE_KOREAN)
+    async with korean as scene, browser() as opened:
         yield Seen(scene, opened)
 
 
@@ -181,11 +189,35 @@ async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_con
     await until(answered)
 
 
+async def test_a_repeated_position_is_reported_once_and_an_old_position_is_said_to_be_unknown(seen: Seen) -> None:
+    await seen.browser("eval", page="hers", expression=OLD_POSITION)
+
+    async def said() -> bool:
+        return "위치를 찾지 못합니다" in " ".join(await seen.browser("text", page="hers", selector="#health li"))
+
+    async def kept() -> bool:
+        return await seen.waiting("hers") > before
+
+    await until(said)
+    await seen.browser("offline", page="hers", offline=True)
+    before = await seen.waiting("hers")
+    for _ in range(3):
+        await seen.browser("eval", page="hers", expression=CHANGED_VISIBILITY)
+    await seen.browser("until", page="hers", condition="window.timesAsked >= 4")
+    await seen.browser("eval", page="hers", expression=f"window.positionFrom += 1_000, {CHANGED_VISIBILITY}")
+    await until(kept)
+    assert await seen.waiting("hers") == before + 1
+    await seen.browser("offline", page="hers", offline=False)
+    await seen.browser("eval", page="hers", expression="void location.reload()")
+    await seen.browser("wait", page="hers", selector="#health:empty")
+    await seen.browser("wait", page="hers", selector=SENT)
+
+
 async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same(seen: Seen) -> None:
     await seen.browser("offline", page="hers", offline=True)
     for step in range(1, 4):
         await seen.browser("locate", page="hers", at=HOME | {"latitude": 37.6360 + step / 10_000})
-        await seen.browser("eval", page="hers", expression="void document.dispatchEvent(new Event('visibilitychange'))")
+        await seen.browser("eval", page="hers", expression=CHANGED_VISIBILITY)
 
         async def kept(least: int = step) -> bool:
             return await seen.waiting("hers") >= least

@@ -31,12 +31,10 @@ class Scene:
         self.url = mesh.now.field_url
         self.hers, self.others = stage.plan.id("phone"), stage.plan.id("phone-of-another")
 
-    async def put_phones(self) -> None:
-        """Puts the devices, and her contact with a duress answer."""
+    async def put_phones(self, language: contact_pb2.Language.ValueType) -> None:
+        """Puts the devices, and her contact with a duress answer and the language of her notices."""
         npa, registry = self.clients.identity(NPA_RECORDS), self.clients.registry
-        contact = contact_pb2.Contact(
-            handle="010-0000-0000", language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE
-        )
+        contact = contact_pb2.Contact(handle="010-0000-0000", language=language, duress_choice=DURESS_CHOICE)
         hers = registry_pb2.ProtectedPerson(
             person_id=self.stage.person_id, name="Demo protected person", source_version=2, contact=contact
         )
@@ -109,7 +107,9 @@ async def until(check: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @asynccontextmanager
-async def scene_on(mesh: RunningMesh, push: PushService) -> AsyncIterator[Scene]:
+async def scene_on(
+    mesh: RunningMesh, push: PushService, *, language: contact_pb2.Language.ValueType = contact_pb2.LANGUAGE_ENGLISH
+) -> AsyncIterator[Scene]:
     """The scene on a running mesh, with the demo's records and the match."""
     async with (
         push.serving(),
@@ -119,5 +119,5 @@ async def scene_on(mesh: RunningMesh, push: PushService) -> AsyncIterator[Scene]
         scene = Scene(mesh, clients, stage, push)
         for step in (stage.set_rules, stage.put_tag, stage.put_order, stage.see_match):
             await step()
-        await scene.put_phones()
+        await scene.put_phones(language)
         yield scene

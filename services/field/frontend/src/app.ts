@@ -223,7 +223,8 @@ function show(): void {
   const { state } = reporting;
   if (state.ended) screen("ended");
   else if (started) health.note(state.location);
-  const quiet = state.sent_ms > 0 && Date.now() - state.sent_ms > SEND_QUIET_MS;
+  const located = state.location === "good" || state.location === "vague"; // without a position there is nothing to send
+  const quiet = located && state.sent_ms > 0 && Date.now() - state.sent_ms > SEND_QUIET_MS;
   const troubles = [
     state.location === "good" || state.location === "unknown" ? "" : t(`location_${state.location}`),
     !state.connected || quiet ? t("not_sent") : "",

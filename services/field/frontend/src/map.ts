@@ -151,20 +151,22 @@ export class HerMap {
     const reach = Math.max(MIN_SHOWN_M, ...circles.map((circle, i) => Math.hypot(...at[i]!) + circle.radius_m));
     const scale = (HALF - 10) / reach;
     const svg = element("svg", { viewBox: `${-HALF} ${-HALF} ${2 * HALF} ${2 * HALF}`, role: "img", "aria-label": this.t("map_picture") });
+    const labels: SVGElement[] = []; // drawn last, so that no line hides them
     circles.forEach((circle, i) => svg.append(element("circle", { class: "region", cx: at[i]![0] * scale, cy: -at[i]![1] * scale, r: circle.radius_m * scale })));
     if (middle === own) {
       for (const ring of RINGS_M.filter((each) => each <= reach && each * scale > 18)) {
         svg.append(element("circle", { class: "ring", cx: 0, cy: 0, r: ring * scale }));
-        svg.append(element("text", { class: "label", x: 0, y: ring * scale - 3 }, `${ring} m`));
+        labels.push(element("text", { class: "label", x: 0, y: ring * scale - 3 }, `${ring} m`));
       }
       const points = way.map((point) => offset(middle, point).map((m, i) => (i ? -m : m) * scale).join(" "));
       if (points.length > 0) svg.append(element("path", { class: "road", d: `M0 0 L${points.join(" L")}` }));
       const turn = TURNS[view.from_her?.way_out ?? ""];
       if (turn !== undefined) svg.append(element("path", { class: "way-out", d: "M0 -14 L0 -62 M-9 -50 L0 -64 L9 -50", transform: `rotate(${turn})` }));
       svg.append(element("circle", { class: "own", cx: 0, cy: 0, r: 7 }));
-      svg.append(element("text", { class: "label own-label", x: 11, y: 5 }, this.t("map_you")));
+      labels.push(element("text", { class: "label own-label", x: 11, y: 5 }, this.t("map_you")));
     }
-    svg.append(element("text", { class: "label north", x: 0, y: 14 - HALF }, this.t("map_north")));
+    labels.push(element("text", { class: "label north", x: 0, y: 14 - HALF }, this.t("map_north")));
+    svg.append(...labels);
     return svg;
   }
 }

@@ -9,6 +9,8 @@ const LOW_BATTERY = 0.15;
 const BATCH = 50;
 const RETRY_S = 5;
 const FIX_PATIENCE_MS = 20_000;
+const FIX_MAX_AGE_MS = 4_000;
+const OLD_FIX_MS = 180_000; // the decision doesn't know her place any more; some browsers hand out old positions all the same
 
 export type Location = "unknown" | "good" | "vague" | "denied" | "unavailable";
 export interface State {
@@ -40,6 +42,7 @@ export class Reporting {
   private timer = 0;
   private retry = 0;
   private shownPanic = "";
+  private reported = ""; // the newest position that was reported, with its time
 
   constructor(private readonly changed: () => void) {
     addEventListener("online", () => void this.send());
@@ -75,17 +78,24 @@ export class Reporting {
     if (id === this.shownPanic) this.set({ panic: "sent" });
   }
 
-  private async report(): Promise<void> {
+  private async report(maxAgeMs = FIX_MAX_AGE_MS): Promise<void> {
     clearTimeout(this.timer);
     if (this.state.ended) return;
     const charge = await this.charge();
-    const position = await this.position();
+    const position = await this.position(maxAgeMs);
     if (position) {
       const { latitude, longitude, accuracy } = position.coords;
       this.place = { lat: latitude, lon: longitude };
-      const report: KeptReport = { id: crypto.randomUUID(), at_ms: Math.round(Math.min(position.timestamp, Date.now())), lat: latitude, lon: longitude, accuracy };
-      await keepReport(charge === undefined ? report : { ...report, battery: charge });
-      this.set({ location: accuracy > 500 ? "vague" : "good" });
+      const at_ms = Math.round(Math.min(position.timestamp, Date.now()));
+      // A position that is handed out once more is still one measurement. Repeats would count as positions that agree.
+      const measured = [position.timestamp, latitude, longitude].join();
+      if (measured !== this.reported) {
+        const report: KeptReport = { id: crypto.randomUUID(), at_ms, lat: latitude, lon: longitude, accuracy };
+        await keepReport(charge === undefined ? report : { ...report, battery: charge });
+        this.reported = measured;
+      }
+      const isOld = Date.now() - at_ms > OLD_FIX_MS;
+      this.set({ location: isOld ? "unavailable" : accuracy > 500 ? "vague" : "good" });
     }
     const interval_s = this.interval();
     await this.send();
@@ -113,7 +123,7 @@ export class Reporting {
     return pct;
   }
 
-  private position(): Promise<GeolocationPosition | undefined> {
+  private position(maxAgeMs: number): Promise<GeolocationPosition | undefined> {
     return new Promise((resolve) => {
       if (!navigator.geolocation) {
         this.set({ location: "unavailable" });
@@ -124,7 +134,7 @@ export class Reporting {
         this.set({ location: error.code === error.PERMISSION_DENIED ? "denied" : "unavailable" });
         resolve(undefined);
       };
-      const options = { enableHighAccuracy: true, timeout: FIX_PATIENCE_MS, maximumAge: 4_000 };
+      const options = { enableHighAccuracy: true, timeout: FIX_PATIENCE_MS, maximumAge: maxAgeMs };
       navigator.geolocation.getCurrentPosition(resolve, failed, options);
     });
   }
@@ -152,7 +162,7 @@ export class Reporting {
         this.askedS = answer.interval_s;
         const stored = answer.results.some((result) => result.outcome === "stored");
         this.set({ connected: !later, ...(stored ? { sent_ms: Date.now() } : {}) });
-        if (answer.position_now) setTimeout(() => void this.report(), 0);
+        if (answer.position_now) setTimeout(() => void this.report(0), 0);
       } catch (error) {
         if (error instanceof Refused && error.status === 401) this.set({ ended: true });
         // A report that the server can't read mustn't take the others with it.

@@ -6,6 +6,7 @@ import pytest
 
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
+from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
 
@@ -94,3 +95,20 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
         story.at(at_s + 1, "tag", 1900 if at_s < 60 else 2500)
     # Both positions are known for sure until hers of 120 s, a minute after he left; no fourth position is needed.
     assert cleared(story) == [(2000, 121)]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a silent device's last pair with the tag contradicts for ever that the ring was left"
+)
+def test_a_device_of_hers_that_fell_silent_holds_no_ring_open_while_another_reports() -> None:
+    """Her phone is locked after two minutes, her pager reports on. He comes to her door, leaves, and comes back after an hour."""
+    story = Story()
+    story.case(persons=[log_pb2.ProtectedTarget(person_id="p", device_ids=["pager", "phone"])])
+    for at_s in range(0, 7201, 15):
+        story.at(at_s, "pager", 0)
+        if at_s <= 120:
+            story.at(at_s + 0.5, "phone", 0)
+        coming_m, leaving_m = max(60, 3000 - 10 * at_s), min(5000, 60 + 10 * (at_s - 600))
+        story.at(at_s + 1, "tag", coming_m if at_s < 600 else max(60, leaving_m - max(0, 10 * (at_s - 5400))))
+    assert [radius for radius, _ in cleared(story)] == [100, 1000, 2000]
+    assert story.entered() == [2000, 1000, 100] * 2
