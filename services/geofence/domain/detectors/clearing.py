@@ -23,6 +23,10 @@ from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
 from services.geofence.domain.wearing import removals
 
+_FRESH_BY_INTERVAL_VERSION = 15
+"""Before this version of the log, a position older than 3 minutes proved no departure at the end of an encounter, even of a device that
+reports each 4 minutes."""
+
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
@@ -231,14 +235,18 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
     """Least distance between wearer and target, mm, and whether the wearer is surely beyond a ring and its margin.
 
     Every assumed movement of each pair of devices has to be beyond: two people on one bus who report in turn are never far apart. If no
-    pair has fresh positions, the distance is None and nothing proves that the ring was left.
+    pair has fresh positions, by the interval that each device keeps, the distance is None and nothing proves that the ring was left.
     """
     distances_mm, beyond = [], []
     if removals.is_off(case_state):
         return None, False
     for sides in pairs(state, case_state, target):
         known_ms = rings.known_until(sides)
-        if known_ms is None or not rings.is_fresh(known_ms, state.now_ms):
+        if known_ms is None or not (
+            rings.are_fresh(sides, state.now_ms)
+            if state.log_version >= _FRESH_BY_INTERVAL_VERSION
+            else rings.is_fresh(known_ms, state.now_ms)
+        ):
             continue
         apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides))
         vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
