@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median_low
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ PREDICT_MS = 30_000
 side after the crossing, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
 """Greatest speed that is continued in a prediction, m/s: a higher one is a jump of the receiver."""
+MIN_SPEED_MS = 10_000
+"""Minimum time over which a speed is measured: over less, it is the receiver's noise."""
 MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """Greatest distance of a prediction, mm (ms times m/s)."""
 
@@ -302,13 +305,16 @@ class Track(Fixes):
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
         return _pieces(self.since(from_ms), from_ms, to_ms, hold=True)
 
-    def predicted(self, to_ms: int) -> Piece | None:
-        """The last movement continued after the last fix, for up to 30 s; None if there is none."""
-        if len(self.recent) < 2:
+    def predicted(self, to_ms: int, over_ms: int) -> Piece | None:
+        """The last movement, of `over_ms` at least, continued after the last fix for up to 30 s; None if there is none."""
+        last = self.recent[-1] if self.recent else None
+        ahead_ms = min(to_ms - last.time_ms, PREDICT_MS) if last else 0
+        if last is None or ahead_ms <= 0:
             return None
-        before, last = self.recent[-2], self.recent[-1]
-        took_ms, ahead_ms = last.time_ms - before.time_ms, min(to_ms - last.time_ms, PREDICT_MS)
-        if ahead_ms <= 0 or not 0 < took_ms <= UNKNOWN_AFTER_MS:
+        earlier = islice(self.backwards(), 1, None)
+        before = next((fix for fix in earlier if last.time_ms - fix.time_ms >= over_ms), None)
+        took_ms = last.time_ms - before.time_ms if before else 0
+        if before is None or not 0 < took_ms <= UNKNOWN_AFTER_MS:
             return None
         if math.dist(before.point, last.point) > PREDICT_UP_TO_MPS * took_ms:
             return None

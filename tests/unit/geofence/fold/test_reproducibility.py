@@ -43,8 +43,9 @@ DECIDED_BY_TIME = {
     "new-phone-says-where-it-was",
     "one-wrong-position-sent-twice",
     "parted-before-the-encounter-ends",
+    "two-positions-within-a-second",
 }
-"""Scenarios that an older log decides by the number of positions alone, or by 3 minutes whatever interval a device keeps (ADR 96)."""
+"""Scenarios that an older log decides by positions alone where a newer one asks for their time (ADR 96)."""
 Log = list[Entry]
 
 
