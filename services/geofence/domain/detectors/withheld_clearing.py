@@ -37,10 +37,11 @@ from services.geofence.domain.state import CasePart, CaseState, State
 from services.geofence.domain.tracks.fixes import Fix
 
 START_MS = 180_000
-"""How long after its first position a receiver may still report its previous location, ms: a tag must give its position within 3 minutes
-(NIJ Standard 1004.00, location on demand)."""
+"""How long after its first position a receiver may still report its previous location, ms: a tag must give its position within 3
+minutes (NIJ Standard 1004.00, location on demand)."""
 DENSE_START_MS = 60_000
-"""The same time for a device that has reported more than AGREEING_FIXES positions, ms: a minute and four positions also clear a ring."""
+"""The same time for a device that has reported more than AGREEING_FIXES positions, ms: a minute and four positions also clear a
+ring."""
 _START_BY_TIME_VERSION = 15
 
 

@@ -31,8 +31,8 @@ fifth of the rings entered for nothing are no longer entered, and breaches are m
 
 
 MEASURED_VERSION = 15
-"""From this version of the log on, a prediction continues a velocity of MIN_SPEED_MS at least; before, that between the newest two fixes,
-however soon they followed each other."""
+"""From this version of the log on, a prediction continues a velocity that was measured over MIN_SPEED_MS or more; before, that between
+the newest two fixes, however soon they followed each other."""
 
 
 def predict_over_ms(state: State) -> int:
@@ -133,17 +133,13 @@ def _on_the_way(
 ) -> Presence:
     """The presence by the assumed movements between believed positions. `reporting` is the wearer's track if its next report can still
     decide; None for a late report."""
-    if _is_far_unreachable(
-        believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms
-    ):
+    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
         return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.recent[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     beyond_mm = POSSIBLE_TIMES * vague_mm
-    if _is_unreachable(
-        tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms
-    ):
+    if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
         return Presence()
     p_pct = max(rules.respond_p_pct, DENSE_P_PCT if reporting is not None and _is_dense(reporting) else 0)
     best: PossiblePresence | None = None

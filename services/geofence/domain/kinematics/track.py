@@ -114,8 +114,8 @@ class Track(Fixes):
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     began_ms: int | None = None
-    """Time of the oldest fix when fixes were first dropped, ms; None if none was dropped. A device that no case names keeps two fixes, so
-    the fixes alone don't show how long it has reported."""
+    """Time of the oldest fix when fixes were first dropped, ms; None if none was dropped. A device that no case names keeps two fixes,
+    so the fixes alone don't show how long it has reported."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
     """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 

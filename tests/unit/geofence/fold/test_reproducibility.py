@@ -200,6 +200,16 @@ def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(
     assert requests > 300 and notices > 10 and contacts > 10
 
 
+@pytest.mark.parametrize("scenario", sorted(DECIDED_BY_TIME))
+def test_an_old_log_decides_by_positions_alone(scenario: str, logs_by_scenario: dict[str, Log]) -> None:
+    log = logs_by_scenario[scenario]
+    newer, older = (
+        [(output.kind, output.demand) for output in folded(each) if isinstance(output, Alert)]
+        for each in (log, as_before(log))
+    )
+    assert newer != older
+
+
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:
     longest = max(logs, key=len)
     assert digest(longest[:-1], 0) != digest(longest, 0)
