@@ -19,7 +19,7 @@ from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_points_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
-from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
+from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump, repeats
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
@@ -84,7 +84,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 and -step_mm < z_mm - before[5] < step_mm
             )
         else:
-            if counts_once and track.repeats(fix):
+            if counts_once and repeats(track, fix):
                 continue
             added = track.add(fix)
             if added is None:

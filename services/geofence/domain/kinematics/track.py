@@ -111,11 +111,6 @@ class Track(Fixes):
     memory once it is packed."""
     plain: tuple[int, int, int] | None = field(default=None, compare=False)
     """How many of the newest fixes are plain (`plausibility.believed`), as of a number of fixes and a speed bound."""
-    is_truncated: bool = False
-    """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
-    began_ms: int | None = None
-    """Time of the oldest fix when fixes were first dropped, ms; None if none was dropped. A device that no case names keeps two fixes,
-    so the fixes alone don't show how long it has reported."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
     """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
@@ -159,21 +154,6 @@ class Track(Fixes):
         """Whether the track holds another content, place or accuracy, of the report of this fix."""
         other = self.held(fix)
         return other is not None and other[3:] != fix[3:]
-
-    def repeats(self, fix: Fix) -> bool:
-        """Whether the track holds the same measurement, with the same time of the fix and place, from a report with another id.
-
-        A device without reception of satellites sends its last fix once more, and a gateway may give the same fix a new id.
-        """
-        first_ms = fix.fix_ms - MAX_AHEAD_MS if self.ahead else fix.time_ms
-        fixes = self.since(first_ms)
-        for index in range(bisect_left(fixes, (first_ms,)), len(fixes)):
-            other = fixes[index]
-            if other.time_ms > fix.fix_ms:
-                return False
-            if other.fix_ms == fix.fix_ms and other[3:6] == fix[3:6] and other.report_id != fix.report_id:
-                return True
-        return False
 
     def known_at(self, at_ms: int) -> Vector | None:
         """Position at a moment: at a fix, or between two that are at most 3 minutes apart. None if it isn't known for sure."""
@@ -276,11 +256,6 @@ class Track(Fixes):
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
         self.drop(self.count_before(time_ms, 2))
 
-    @property
-    def known_since_ms(self) -> int:
-        """Time of the device's first fix, dropped or not. The track must have a fix."""
-        return self.first_ms if self.began_ms is None else min(self.began_ms, self.first_ms)
-
     def drop(self, count: int) -> None:
         """Drops the oldest fixes."""
         if count and self.began_ms is None:
@@ -313,13 +288,28 @@ class Track(Fixes):
             return None
         earlier = islice(self.backwards(), 1, None)
         before = next((fix for fix in earlier if last.time_ms - fix.time_ms >= over_ms), None)
-        took_ms = last.time_ms - before.time_ms if before else 0
-        if before is None or not 0 < took_ms <= UNKNOWN_AFTER_MS:
+        if before is None or not 0 < (took_ms := last.time_ms - before.time_ms) <= UNKNOWN_AFTER_MS:
             return None
         if math.dist(before.point, last.point) > PREDICT_UP_TO_MPS * took_ms:
             return None
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
+
+
+def repeats(track: Track, fix: Fix) -> bool:
+    """Whether a track holds the same measurement, with the same time of the fix and place, from a report with another id.
+
+    A device without reception of satellites sends its last fix once more, and a gateway may give the same fix a new id.
+    """
+    first_ms = fix.fix_ms - MAX_AHEAD_MS if track.ahead else fix.time_ms
+    fixes = track.since(first_ms)
+    for index in range(bisect_left(fixes, (first_ms,)), len(fixes)):
+        other = fixes[index]
+        if other.time_ms > fix.fix_ms:
+            return False
+        if other.fix_ms == fix.fix_ms and other[3:6] == fix[3:6] and other.report_id != fix.report_id:
+            return True
+    return False
 
 
 def is_jump(before: Fix, fix: Fix) -> bool:

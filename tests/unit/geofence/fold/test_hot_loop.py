@@ -19,7 +19,7 @@ from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.entries import Body, FoldVersion, Positions, PositionSource
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
+from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump, repeats
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
@@ -79,7 +79,7 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
     fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm, report.source)
-    if state.log_version >= hot_loop.ONCE_VERSION and track.repeats(fix):
+    if state.log_version >= hot_loop.ONCE_VERSION and repeats(track, fix):
         return None
     neighbours = track.add(fix)
     if neighbours is None:
