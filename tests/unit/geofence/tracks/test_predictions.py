@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain.entries import Demand, FoldVersion, PositionSource
-from services.geofence.domain.kinematics.track import MIN_SPEED_MS, Track
+from services.geofence.domain.kinematics.track import MIN_SPEED_MS, Piece, Track
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
 from tests.support.geofence.stories import Story
@@ -55,8 +55,8 @@ def track(*moments_s: float) -> Track:
 
 @pytest.mark.parametrize("moments_s", [(0, 60), (0, 59, 60), (40, 50, 55, 60), (50, 50, 60)])
 def test_the_velocity_is_that_since_ten_seconds_before_or_more(moments_s: tuple[float, ...]) -> None:
-    piece = track(*moments_s).predicted(90_000, MIN_SPEED_MS)
-    assert piece is not None and piece.end == (900_000, 0, 0) and piece.from_ms == 60_000
+    expected = Piece(from_ms=60_000, to_ms=90_000, start=(600_000, 0, 0), end=(900_000, 0, 0))
+    assert track(*moments_s).predicted(90_000, MIN_SPEED_MS) == expected
 
 
 @pytest.mark.parametrize("moments_s", [(60,), (55, 60), (60, 60), (-121, 60)])
