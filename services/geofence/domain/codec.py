@@ -74,7 +74,7 @@ def encode(state: State) -> bytes:
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
-                device_id: [track.ahead, track.is_truncated, _fixes(packed[device_id])]
+                device_id: [track.ahead, track.is_truncated, track.began_ms, _fixes(packed[device_id])]
                 for device_id, track in state.tracks.items()
             },
             "stays": state.stays,
@@ -198,8 +198,8 @@ def _fixes(packed: PackedFixes | None) -> list[Any] | None:
 
 def _to_tracks(content: dict[str, Any], words: memoryview) -> dict[str, Track]:
     tracks, at = {}, 0
-    for device_id, (ahead, is_truncated, fixes) in content.items():  # sorted by device id, as the words are
-        track = tracks[device_id] = Track(ahead=ahead, is_truncated=is_truncated)
+    for device_id, (ahead, is_truncated, began_ms, fixes) in content.items():  # sorted by device id, as the words are
+        track = tracks[device_id] = Track(ahead=ahead, is_truncated=is_truncated, began_ms=began_ms)
         if fixes is not None:
             low, high, ids = fixes
             middle, end = at + low, at + low + high

@@ -19,7 +19,7 @@ from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_points_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
-from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
+from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump, repeats
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
@@ -29,6 +29,8 @@ FIXES_PER_PACK = FIXES_PER_CHECK // 2
 """Number of fixes of a device after which the fold packs the older ones."""
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""
+ONCE_VERSION = 15
+"""From this version of the log on, a measurement counts once, however many reports repeat it: a copy agrees with every error."""
 
 
 def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C901  # nearly all reports pass through this body alone
@@ -43,6 +45,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
+    counts_once = state.log_version >= ONCE_VERSION
     new = tuple.__new__
     for device_id, report_id, fix_time_ms, point, accuracy_mm, source in zip(  # the next line weighs it
         batch.device_ids,
@@ -81,6 +84,8 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 and -step_mm < z_mm - before[5] < step_mm
             )
         else:
+            if counts_once and repeats(track, fix):
+                continue
             added = track.add(fix)
             if added is None:
                 contradicting += track.contradicts(fix)

@@ -1,4 +1,4 @@
 """Version of the fold."""
 
-VERSION = 14
+VERSION = 15
 """Version of the fold. Each change that could alter a decision increments it; the log tells older processes to stop."""

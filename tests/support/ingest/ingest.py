@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -234,12 +235,18 @@ def report_ids(request: ingest_pb2.ReportRequest) -> list[str]:
 
 
 def load(device_id: str, name: str, batches: int, reports: int = 20) -> list[ingest_pb2.ReportRequest]:
-    """Batches of positions 1 ms apart, with an equipment event in every second batch; report ids begin with `name`."""
-    start_ms = now_ms() - batches * reports
+    """Batches of positions 1 ms apart, with an equipment event in every second batch; report ids begin with `name`.
+
+    Loads with other names are some centimetres away: at the same place and time their reports would repeat one measurement.
+    """
+    start_ms, lat_deg = now_ms() - batches * reports, 37.5 + zlib.crc32(name.encode()) % 900 / 1e7
     return [
         request(
             batch,
-            *(position(device_id, f"{name}-{batch}-{i}", start_ms + (batch - 1) * reports + i) for i in range(reports)),
+            *(
+                position(device_id, f"{name}-{batch}-{i}", start_ms + (batch - 1) * reports + i, lat_deg=lat_deg)
+                for i in range(reports)
+            ),
             *([event(device_id, f"{name}-{batch}-e")] if batch % 2 == 0 else []),
         )
         for batch in range(1, batches + 1)

@@ -55,6 +55,8 @@ class _Evaluation:
     until_ms: int
     newest: bool
     """Whether the reported fix is the newest of its device."""
+    over_ms: int
+    """Least time over which the velocity of a prediction is measured."""
     _least_mm: float | None = None
     _ways: list[list[Piece]] | None = None
 
@@ -62,11 +64,13 @@ class _Evaluation:
         """The first moment, from `from_ms` on, at which the assumed movement is within a ring; None if there is none. Call this for
         the widest ring first, because narrower rings reuse these movements."""
         if self._least_mm is None:
-            self._least_mm = _min_distance_mm(self.sides, self.target, self.from_ms, until_ms=self.until_ms)
+            self._least_mm = _min_distance_mm(
+                self.sides, self.target, self.from_ms, until_ms=self.until_ms, over_ms=self.over_ms
+            )
         if self._least_mm > ring.radius_mm:
             return None
         if self._ways is None:
-            ways = rings.assumed(self.sides, self.from_ms, self.until_ms)
+            ways = rings.assumed(self.sides, self.from_ms, self.until_ms, over_ms=self.over_ms)
             self._ways = ways if rings.may_reach(ways, self.target.shape, ring.radius_mm) else []
         entries = (_first_within(self.sides, way, self.target, ring=ring, from_ms=from_ms) for way in self._ways)
         return next((entry for entry in entries if entry), None)
@@ -120,6 +124,7 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         lookback_ms=max(lookback_ms, case.valid_from_ms),
         until_ms=until_ms,
         newest=newest,
+        over_ms=presence.predict_over_ms(context.state),
     )
     if evaluation.from_ms <= evaluation.until_ms:
         for ring in case.rings:
@@ -178,7 +183,7 @@ def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
                 context.state, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
             ).entered
         else:
-            ways = rings.assumed(sides, low_ms, high_ms)
+            ways = rings.assumed(sides, low_ms, high_ms, over_ms=evaluation.over_ms)
             entries = (_first_within(sides, way, target, ring=ring, from_ms=low_ms) for way in ways)
             entry = next((entry for entry in entries if entry and entry.at_ms <= high_ms), None)
         if entry:
@@ -240,7 +245,7 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
 
 
-def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int) -> float:
+def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int, over_ms: int) -> float:
     """A lower bound, mm, of the distance between both sides on all their assumed movements since a moment."""
     wearer, device = sides
     here = wearer.recent[-1].point
@@ -249,7 +254,7 @@ def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: in
     least_mm = math.dist(here, device.recent[-1].point) - BOUND_ALLOWANCE_MM
     for track in (wearer, device):
         least_mm -= track.path_since_mm(from_ms)
-        if ahead := track.predicted(until_ms):
+        if ahead := track.predicted(until_ms, over_ms):
             least_mm -= math.dist(ahead.start, ahead.end)
     return least_mm
 

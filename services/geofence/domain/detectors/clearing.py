@@ -18,10 +18,14 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import accuracy, encounters, plausibility, reachability, rings
+from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
 from services.geofence.domain.wearing import removals
+
+_FRESH_BY_INTERVAL_VERSION = 15
+"""Before this version of the log, a position older than 3 minutes proved no departure at the end of an encounter, even of a device that
+reports each 4 minutes."""
 
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
@@ -81,7 +85,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
             return False  # nearly always, before any scatter is measured: it can only make the positions vaguer
         radius_mm = margin_mm + sum(accuracy.credible_mm(side) for side in sides if side)
         # Old positions can contradict that the ring was left, but never prove it.
-        if _may_be_within(sides, target, radius_mm, from_ms=until_ms, until_ms=state.now_ms):
+        if _may_be_within(state, sides, target, radius_mm=radius_mm, from_ms=until_ms):
             return False
         if rings.are_fresh(sides, state.now_ms):
             fresh = True
@@ -90,13 +94,13 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
     return fresh
 
 
-def _may_be_within(sides: Sides, target: Target, radius_mm: int, *, from_ms: int, until_ms: int) -> bool:
+def _may_be_within(state: State, sides: Sides, target: Target, *, radius_mm: int, from_ms: int) -> bool:
     """Whether the wearer may be within a radius since the newest positions. A cheap check of these positions alone nearly always
     says yes."""
     here = rings.newest(sides)
     if target.shape.is_surely_within(here, radius_mm) or target.shape.within(here, here, radius_mm):
         return True
-    movements = rings.assumed(sides, from_ms, until_ms)
+    movements = rings.assumed(sides, from_ms, state.now_ms, over_ms=presence.predict_over_ms(state))
     return any(target.shape.within(piece.start, piece.end, radius_mm) for pieces in movements for piece in pieces)
 
 
@@ -231,16 +235,20 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
     """Least distance between wearer and target, mm, and whether the wearer is surely beyond a ring and its margin.
 
     Every assumed movement of each pair of devices has to be beyond: two people on one bus who report in turn are never far apart. If no
-    pair has fresh positions, the distance is None and nothing proves that the ring was left.
+    pair has fresh positions, by the interval that each device keeps, the distance is None and nothing proves that the ring was left.
     """
-    distances_mm, beyond = [], []
+    distances_mm, beyond, over_ms = [], [], presence.predict_over_ms(state)
     if removals.is_off(case_state):
         return None, False
     for sides in pairs(state, case_state, target):
         known_ms = rings.known_until(sides)
-        if known_ms is None or not rings.is_fresh(known_ms, state.now_ms):
+        if known_ms is None or not (
+            rings.are_fresh(sides, state.now_ms)
+            if state.log_version >= _FRESH_BY_INTERVAL_VERSION
+            else rings.is_fresh(known_ms, state.now_ms)
+        ):
             continue
-        apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides))
+        apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides, over_ms=over_ms))
         vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
         distances_mm.append(apart_mm)
         beyond.append(apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm)

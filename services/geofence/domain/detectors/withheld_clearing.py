@@ -36,6 +36,14 @@ from services.geofence.domain.spoofing.travel_feasibility import Way
 from services.geofence.domain.state import CasePart, CaseState, State
 from services.geofence.domain.tracks.fixes import Fix
 
+START_MS = 180_000
+"""How long after its first position a receiver may still report its previous location, ms: a tag must give its position within 3
+minutes (NIJ Standard 1004.00, location on demand)."""
+DENSE_START_MS = 60_000
+"""The same time for a device that has reported more than AGREEING_FIXES positions, ms: a minute and four positions also clear a
+ring."""
+_START_BY_TIME_VERSION = 15
+
 
 class Pair(NamedTuple):
     """A tag and a device of the target, both of which have reported."""
@@ -307,13 +315,26 @@ def _ways_since_entry(
     from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
     for device_id, track in pair.tracks:
         if from_ms is not None:
-            # A receiver may report its previous location just after it started. So the ways of a new device count only if more than
-            # AGREEING_FIXES positions precede `from_ms`.
-            has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
-            yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
+            # The previous location of a device that has just started is no place from which a vehicle must have come.
+            is_known = not _has_just_started(state, track, from_ms)
+            yield travel_feasibility.ways(track.fixes, from_ms) if is_known else []
         else:
             key = WayKey(_clearing_key(target, ring), pair.devices, device_id)
             yield [travel_feasibility.follow(way, track.fixes) for way in WAYS.of(case_state).get(key, [])]
+
+
+def _has_just_started(state: State, track: Track, from_ms: int) -> bool:
+    """Whether all positions of a device before a moment may be its previous location, because its receiver had just started.
+
+    Time decides, and the number of positions only together with it. A phone that reports each second repeats its previous location five
+    times in four seconds. A tag that reports every two minutes has run for six minutes at its fourth position.
+    """
+    fixes = track.fixes
+    count = bisect_left(fixes, (from_ms,))
+    if state.log_version < _START_BY_TIME_VERSION:
+        return not track.is_truncated and count <= rings.AGREEING_FIXES
+    ran_ms = fixes[max(0, count - 1)].time_ms - track.known_since_ms
+    return ran_ms < (DENSE_START_MS if count > rings.AGREEING_FIXES else START_MS)
 
 
 def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring, sides: Sides) -> int | None:

@@ -10,7 +10,7 @@ from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, plausibility, probability, rings, stationary
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.kinematics.track import MIN_SPEED_MS, PREDICT_MS, UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
@@ -28,6 +28,16 @@ DENSE_INTERVAL_MS = 45_000
 DENSE_P_PCT = 35
 """Least probability of being inside, in percent, at which the newest report of such a tag enters a ring. In the study of real tracks a
 fifth of the rings entered for nothing are no longer entered, and breaches are missed as rarely as with a report a minute (ADR 54)."""
+
+
+MEASURED_VERSION = 15
+"""From this version of the log on, a prediction continues a velocity that was measured over MIN_SPEED_MS or more; before, that between
+the newest two fixes, however soon they followed each other."""
+
+
+def predict_over_ms(state: State) -> int:
+    """Least time over which the velocity of a prediction is measured, ms."""
+    return MIN_SPEED_MS if state.log_version >= MEASURED_VERSION else 0
 
 
 class PossiblePresence(NamedTuple):
@@ -75,10 +85,16 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way = Presence()
+    on_the_way, over_ms = Presence(), predict_over_ms(state)
     # Nearly always both sides are too far apart for any accuracy that their scatter could leave them: then it isn't measured.
     if not _is_far_unreachable(
-        tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, least_mm=accuracy.MAX_FLOOR_MM
+        tracks,
+        target,
+        ring.radius_mm,
+        from_ms=from_ms,
+        until_ms=until_ms,
+        over_ms=over_ms,
+        least_mm=accuracy.MAX_FLOOR_MM,
     ):
         on_the_way = _on_the_way(
             state.rules,
@@ -87,6 +103,7 @@ def evaluate(
             ring=ring,
             from_ms=from_ms,
             until_ms=until_ms,
+            over_ms=over_ms,
             reporting=sides.wearer if newest else None,
         )
     if on_the_way.entered or not newest:
@@ -111,23 +128,24 @@ def _on_the_way(
     ring: Ring,
     from_ms: int,
     until_ms: int,
+    over_ms: int,
     reporting: Track | None,
 ) -> Presence:
     """The presence by the assumed movements between believed positions. `reporting` is the wearer's track if its next report can still
     decide; None for a late report."""
-    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
+    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
         return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.recent[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     beyond_mm = POSSIBLE_TIMES * vague_mm
-    if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms):
+    if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
         return Presence()
     p_pct = max(rules.respond_p_pct, DENSE_P_PCT if reporting is not None and _is_dense(reporting) else 0)
     best: PossiblePresence | None = None
     for at_ms, distance_mm in (
         moment
-        for pieces in rings.assumed(sides, from_ms, until_ms)
+        for pieces in rings.assumed(sides, from_ms, until_ms, over_ms=over_ms)
         for moment in rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms=from_ms, beyond_mm=beyond_mm)
     ):
         if any(track.is_on_jump(at_ms) for track in tracks):
@@ -154,7 +172,14 @@ def max_travel_mm(rules: Rules) -> int:
 
 
 def _is_far_unreachable(
-    tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int, least_mm: int = 0
+    tracks: tuple[Track, ...],
+    target: Target,
+    radius_mm: int,
+    *,
+    from_ms: int,
+    until_ms: int,
+    over_ms: int,
+    least_mm: int = 0,
 ) -> bool:
     """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. Nearly all presences are.
 
@@ -175,20 +200,20 @@ def _is_far_unreachable(
     if len(device.recent) > 1:
         took_ms = max(1, device.recent[-1][0] - device.recent[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.recent[-1][0])) / took_ms
-    if ahead := wearer.predicted(until_ms):
+    if ahead := wearer.predicted(until_ms, over_ms):
         away_mm += dist(ahead.start, ahead.end)
     return dist(here[3:6], point) - away_mm - BOUND_ALLOWANCE_MM > radius_mm
 
 
 def _is_unreachable(
-    tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int
+    tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int, over_ms: int
 ) -> bool:
     """Whether both sides surely stayed farther apart than the radius, wherever they were and would go on to. This bound is cheap."""
     here, there = tracks[0].recent[-1], tracks[1].recent[-1] if len(tracks) > 1 else None
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
-        if there and (ahead := track.predicted(until_ms)):
+        if there and (ahead := track.predicted(until_ms, over_ms)):
             apart_mm -= dist(ahead.start, ahead.end)
     return apart_mm > radius_mm
 

@@ -122,8 +122,9 @@ def least(known_mm: float | None, entered_mm: float | None, radius_mm: int) -> L
     return Least(entered_mm, is_assumed=True)
 
 
-def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
-    """The wearer's assumed movement relative to the target's shape.
+def assumed(sides: Sides, from_ms: int, to_ms: int, *, over_ms: int) -> list[list[Piece]]:
+    """The wearer's assumed movement relative to the target's shape. `over_ms`: least time over which the velocity of a prediction is
+    measured.
 
     One of two moving sides has reported later. The other side is assumed to have stayed (first list), and to have gone on as before
     (further lists, if any). So a decision never waits for the other side's next report. Two sides that ride in the same train are the
@@ -138,7 +139,7 @@ def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
     if wearer.recent and device.recent and rides_along(wearer, device, to_ms):
         return [_carried(sides, relative, from_ms, to_ms=to_ms)]
     movements = [relative]
-    wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
+    wearer_ahead, device_ahead = wearer.predicted(to_ms, over_ms), device.predicted(to_ms, over_ms)
     if wearer_ahead and wearer_ahead.to_ms > from_ms:
         movements.append(list(difference([wearer_ahead], device_pieces)))
     if device_ahead and device_ahead.to_ms > from_ms:
@@ -200,10 +201,10 @@ def _carried(sides: Sides, relative: list[Piece], from_ms: int, *, to_ms: int) -
     return [*known, Piece(from_ms=max(from_ms, until_ms), to_ms=to_ms, start=apart, end=apart)]
 
 
-def assumed_now(sides: Sides) -> list[Vector]:
-    """Where the wearer may be now relative to the target's shape, by each assumed movement; both sides must have a fix."""
+def assumed_now(sides: Sides, *, over_ms: int) -> list[Vector]:
+    """Where the wearer may be now relative to the target's shape, by each of the `assumed` movements; both sides must have a fix."""
     times_ms = [side.recent[-1].time_ms for side in sides if side]
-    return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms)) if pieces]
+    return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms), over_ms=over_ms) if pieces]
 
 
 def relative_at(sides: Sides, at_ms: int) -> Vector | None:

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median_low
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ PREDICT_MS = 30_000
 side after the crossing, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
 """Greatest speed that is continued in a prediction, m/s: a higher one is a jump of the receiver."""
+MIN_SPEED_MS = 10_000
+"""Minimum time over which a speed is measured: over less, it is the receiver's noise."""
 MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """Greatest distance of a prediction, mm (ms times m/s)."""
 
@@ -108,8 +111,6 @@ class Track(Fixes):
     memory once it is packed."""
     plain: tuple[int, int, int] | None = field(default=None, compare=False)
     """How many of the newest fixes are plain (`plausibility.believed`), as of a number of fixes and a speed bound."""
-    is_truncated: bool = False
-    """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
     """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
@@ -257,6 +258,8 @@ class Track(Fixes):
 
     def drop(self, count: int) -> None:
         """Drops the oldest fixes."""
+        if count and self.began_ms is None:
+            self.began_ms = self.first_ms
         if self.older is not None and count < self.older_count:
             self.older = self.older.without_oldest(count) if count else self.older
             self.older_count -= count
@@ -277,18 +280,36 @@ class Track(Fixes):
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
         return _pieces(self.since(from_ms), from_ms, to_ms, hold=True)
 
-    def predicted(self, to_ms: int) -> Piece | None:
-        """The last movement continued after the last fix, for up to 30 s; None if there is none."""
-        if len(self.recent) < 2:
+    def predicted(self, to_ms: int, over_ms: int) -> Piece | None:
+        """The last movement, of `over_ms` at least, continued after the last fix for up to 30 s; None if there is none."""
+        last = self.recent[-1] if self.recent else None
+        ahead_ms = min(to_ms - last.time_ms, PREDICT_MS) if last else 0
+        if last is None or ahead_ms <= 0:
             return None
-        before, last = self.recent[-2], self.recent[-1]
-        took_ms, ahead_ms = last.time_ms - before.time_ms, min(to_ms - last.time_ms, PREDICT_MS)
-        if ahead_ms <= 0 or not 0 < took_ms <= UNKNOWN_AFTER_MS:
+        earlier = islice(self.backwards(), 1, None)
+        before = next((fix for fix in earlier if last.time_ms - fix.time_ms >= over_ms), None)
+        if before is None or not 0 < (took_ms := last.time_ms - before.time_ms) <= UNKNOWN_AFTER_MS:
             return None
         if math.dist(before.point, last.point) > PREDICT_UP_TO_MPS * took_ms:
             return None
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
+
+
+def repeats(track: Track, fix: Fix) -> bool:
+    """Whether a track holds the same measurement, with the same time of the fix and place, from a report with another id.
+
+    A device without reception of satellites sends its last fix once more, and a gateway may give the same fix a new id.
+    """
+    first_ms = fix.fix_ms - MAX_AHEAD_MS if track.ahead else fix.time_ms
+    fixes = track.since(first_ms)
+    for index in range(bisect_left(fixes, (first_ms,)), len(fixes)):
+        other = fixes[index]
+        if other.time_ms > fix.fix_ms:
+            return False
+        if other.fix_ms == fix.fix_ms and other[3:6] == fix[3:6] and other.report_id != fix.report_id:
+            return True
+    return False
 
 
 def is_jump(before: Fix, fix: Fix) -> bool:

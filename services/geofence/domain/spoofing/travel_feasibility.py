@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import STEADY_MS
+from services.geofence.domain.kinematics.track import MIN_SPEED_MS, STEADY_MS
 from services.geofence.domain.tracks.fixes import Fix
 
 ROAD_MPS = 50
@@ -39,8 +39,6 @@ MAX_ACCURACY_MM = 1_000_000
 easy to fake."""
 UNKNOWN_MPS = RAIL_MPS
 """Speed of a device with a single known position, m/s: it may be in a train."""
-MIN_SPEED_MS = 10_000
-"""Minimum time over which a speed is measured: over less, it is the receiver's noise."""
 HISTORY_MS = 60_000
 """How far back believed positions limit where a vehicle can be now. With the last position alone, each of many short steps would be
 allowed a receiver's error."""

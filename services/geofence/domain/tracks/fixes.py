@@ -60,6 +60,11 @@ class Fixes:
     """The fixes before the recent ones; None if no fix is packed."""
     older_count: int = field(default=0, init=False, compare=False)
     """Number of packed fixes."""
+    is_truncated: bool = False
+    """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
+    began_ms: int | None = None
+    """Time of the oldest fix when fixes were first dropped, ms; None if none was dropped. A device that no case names keeps two fixes,
+    so the fixes alone don't show how long it has reported."""
 
     @property
     def fixes(self) -> list[Fix]:
@@ -78,6 +83,11 @@ class Fixes:
     def first_ms(self) -> int:
         """Time of the oldest fix. The track must have a fix."""
         return self.recent[0].time_ms if self.older is None else self.older.time_ms(0)
+
+    @property
+    def known_since_ms(self) -> int:
+        """Time of the device's first fix, dropped or not. The track must have a fix."""
+        return self.first_ms if self.began_ms is None else min(self.began_ms, self.first_ms)
 
     def began_by(self, time_ms: int) -> bool:
         """Whether the oldest fix is at a moment or earlier. The track must have a fix."""

@@ -13,7 +13,8 @@ from services.geofence import translate
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand
+from services.geofence.domain.entries import Demand, FoldVersion
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -80,6 +81,30 @@ def test_an_old_position_of_her_phone_proves_no_departure() -> None:
         story.at(at_s, "tag", 50 + 5 * (at_s - 540))
     story.tick(920)
     assert (100, RESPOND) in [(ring_m, demand) for ring_m, demand, *_ in entered(story)]
+
+
+def parted(version: int, gone_m: float) -> Story:
+    """Her phone reports each 4 minutes. He is gone half a minute before its last report, and the encounter ends 200 s after that."""
+    story = Story()
+    story.enter(0, FoldVersion(version))
+    story.case(encounters=[encounter(until_s=1_880)])
+    for at_s in range(0, 1_880, 30):
+        if at_s % 240 == 0:
+            story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 50 + max(0, min(gone_m, 15 * (at_s - 1_300))))
+    story.tick(1_900)
+    return story
+
+
+@pytest.mark.parametrize(("gone_m", "demands_response"), [(5_000, False), (0, True)])
+def test_a_phone_that_reports_each_four_minutes_shows_that_they_have_parted(
+    gone_m: float, demands_response: bool
+) -> None:
+    assert ((100, RESPOND) in [row[:2] for row in entered(parted(VERSION, gone_m))]) is demands_response
+
+
+def test_in_older_logs_her_position_of_200_s_ago_shows_nothing() -> None:
+    assert (100, RESPOND) in [row[:2] for row in entered(parted(14, 5_000))]
 
 
 def test_a_wearer_still_there_at_the_end_sends_somebody_without_a_report() -> None:

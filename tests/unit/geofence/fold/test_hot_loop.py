@@ -19,7 +19,7 @@ from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.entries import Body, FoldVersion, Positions, PositionSource
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
+from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump, repeats
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
@@ -79,6 +79,8 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
     fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm, report.source)
+    if state.log_version >= hot_loop.ONCE_VERSION and repeats(track, fix):
+        return None
     neighbours = track.add(fix)
     if neighbours is None:
         return CONTRADICTING if track.contradicts(fix) else None
@@ -123,6 +125,8 @@ class Leg(NamedTuple):
     """How long before the arrival the last position was measured; negative for a clock that is ahead."""
     accuracy_m: int
     resent: bool
+    copied: bool = False
+    """Whether the last of them come once more under other ids."""
     source: PositionSource = PositionSource.UNSPECIFIED
 
 
@@ -148,6 +152,7 @@ LEGS = st.builds(
     late_s=st.sampled_from((0, 0, 0, 1, 30, 500, 8_000, -2, -60)),
     accuracy_m=st.sampled_from((5, 5, 20, 400)),
     resent=st.booleans(),
+    copied=st.booleans(),
     source=st.sampled_from(PositionSource),
 )
 BATCHES = st.builds(
@@ -191,6 +196,8 @@ def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
                 reports.append(Report(device_id, f"{fix_ms}", fix_ms, *place, leg.accuracy_m * 1000, leg.source))
             if leg.resent:
                 reports += reports[-2:]
+            if leg.copied:
+                reports += [report._replace(report_id=f"{report.report_id}-copy") for report in reports[-2:]]
         story.enter(at_s, _batch_of(reports))
     return story
 

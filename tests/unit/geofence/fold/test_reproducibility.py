@@ -37,6 +37,15 @@ SPACINGS = (0, 1, 7)
 SESSIONS = 6
 RINGS = (Ring(1_000_000, Demand.WARN), Ring(500_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
 BATCHES = (1, 2, 5)
+DECIDED_BY_TIME = {
+    "leaps-away-after-four-reports",
+    "leaps-away-after-the-order",
+    "new-phone-says-where-it-was",
+    "one-wrong-position-sent-twice",
+    "parted-before-the-encounter-ends",
+    "two-positions-within-a-second",
+}
+"""Scenarios that an older log decides by positions alone where a newer one asks for their time (ADR 96)."""
 Log = list[Entry]
 
 
@@ -91,8 +100,13 @@ def asking(log: Log) -> Log:
 
 
 @pytest.fixture(scope="module")
-def logs() -> list[Log]:
-    return [log_of(path) for path in scenarios.files()]
+def logs_by_scenario() -> dict[str, Log]:
+    return {path.stem: log_of(path) for path in scenarios.files()}
+
+
+@pytest.fixture(scope="module")
+def logs(logs_by_scenario: dict[str, Log]) -> list[Log]:
+    return list(logs_by_scenario.values())
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +116,10 @@ def real_logs() -> list[Log]:
     return [asking(real_log(session, batch)) for session in sessions for batch in BATCHES]
 
 
-def decided_alike_before(log: Log) -> bool:
+def decided_alike_before(scenario: str, log: Log) -> bool:
     """Whether a log says nothing that the fold decides on only from a version of the log on."""
     bodies = [entry.body for entry in log]
-    return not any(
+    return scenario not in DECIDED_BY_TIME and not any(
         isinstance(body, Presences)
         or (isinstance(body, Case) and (body.tag_duty or body.removals or body.units))
         or (isinstance(body, Positions) and any(body.sources))
@@ -165,9 +179,12 @@ def as_before(log: Log) -> Log:
     return [replace(log[0], body=FoldVersion(sensing.FIRST_VERSION - 1)), *log[1:]]
 
 
-def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(logs: list[Log]) -> None:
+def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(
+    logs_by_scenario: dict[str, Log],
+) -> None:
     requests = notices = contacts = 0
-    for log in filter(decided_alike_before, logs):
+    assert logs_by_scenario.keys() >= DECIDED_BY_TIME
+    for log in (log for name, log in logs_by_scenario.items() if decided_alike_before(name, log)):
         outputs = folded(log)
         alerts = [output for output in outputs if isinstance(output, Alert)]
         others = [output for output in outputs if not isinstance(output, Request)]
@@ -181,6 +198,16 @@ def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(
         notices += sum(alert.notice is not None for alert in alerts)
         contacts += sum(alert.contact is not None for alert in alerts)
     assert requests > 300 and notices > 10 and contacts > 10
+
+
+@pytest.mark.parametrize("scenario", sorted(DECIDED_BY_TIME))
+def test_an_old_log_decides_by_positions_alone(scenario: str, logs_by_scenario: dict[str, Log]) -> None:
+    log = logs_by_scenario[scenario]
+    newer, older = (
+        [(output.kind, output.demand) for output in folded(each) if isinstance(output, Alert)]
+        for each in (log, as_before(log))
+    )
+    assert newer != older
 
 
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.geofence.geolife import parse_rfc3339, shared_story
+from tests.support.geofence.geolife import data_root, parse_rfc3339, shared_story
 
 Alerts = list[dict[str, Any]]
 SECOND_0 = parse_rfc3339("2026-03-02T10:00:00Z")
@@ -72,3 +72,12 @@ CHECKS: dict[str, Callable[[Alerts], object]] = {
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_shared_story_stays_within_its_limit(name: str, tmp_path: Path) -> None:
     print(f"{name}: {CHECKS[name](shared_story(name, tmp_path))}")
+
+
+def test_each_shared_story_has_a_test() -> None:
+    """A story that is added to the folder needs a limit, here or in another test of this package."""
+    stories = data_root() / "cases"
+    if not stories.is_dir():
+        pytest.skip(f"no stories in {stories}; set TANDEM_SHARED_DATA to the folder that holds cases/")
+    texts = [path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert not [story.name for story in stories.iterdir() if not any(f'"{story.name}"' in text for text in texts)]
