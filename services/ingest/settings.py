@@ -22,8 +22,8 @@ class IngestSettings(HttpSettings):
     """Rate limit: reports per second that a device may send in the long run."""
     device_reports_burst: int = Field(default=300, ge=1)
     """Rate limit: reports that a device may send at once. An hour of reports at 15 s is 240."""
-    backfill_reports_per_s: float = Field(default=20_000.0, gt=0)
-    """Maximum rate of buffered reports into each partition of the log, so that live reports never wait for them."""
+    backfill_reports_per_s: float = Field(default=10_000.0, gt=0)
+    """Maximum rate of buffered reports into each partition of the log, so that live reports don't wait for them."""
 
     @model_validator(mode="after")
     def _refuse_plaintext_for_phones_off_loopback(self) -> Self:

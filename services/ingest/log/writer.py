@@ -26,6 +26,9 @@ from tandem.common.v1 import log_pb2
 
 MAX_MESSAGE = 2_000
 """Maximum number of positions in a message. At up to 160 bytes each, a message stays well below the server's limit of 1 MB."""
+MAX_BUFFERED_MESSAGE = 250
+"""Maximum number of buffered positions in a message. A live report waits until the evaluators have folded the message before it, and a
+buffered position takes them some ten times as long as a live one."""
 UNABLE_AFTER_S = 10.0
 """Age of waiting live reports from which ingest reports itself not ready, seconds."""
 GIVE_UP_AFTER_S = 8.0
@@ -181,7 +184,7 @@ class LogWriter:
         # Two in flight: with more, messages and answers get smaller, which costs more than waiting for the disk.
         self._live = _Line(self._publish, _live_entry, MAX_MESSAGE, in_flight=2)
         # One message at a time, at a limited rate, so that buffered reports never delay live ones.
-        self._backfill = _Line(self._publish, _backfill_entry, MAX_MESSAGE, in_flight=1, per_s=backfill_per_s)
+        self._backfill = _Line(self._publish, _backfill_entry, MAX_BUFFERED_MESSAGE, in_flight=1, per_s=backfill_per_s)
         self._heard = _Line(self._publish, translate.heard_entry, MAX_MESSAGE, in_flight=1)
         self._presences = _Line(self._publish, translate.presences_entry, MAX_MESSAGE, in_flight=1)
         # One event per entry: events are rare, and a panic must not wait for others.

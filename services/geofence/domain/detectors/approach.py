@@ -238,11 +238,19 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
     wearer, device = sides
     here = wearer.recent[-1].point
     if device is None:
-        return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
+        apart_mm = target.shape.distance_bound_mm(here)
+        return (
+            apart_mm - wearer.longest_way_mm(from_ms) > radius_mm
+            or apart_mm - wearer.path_since_mm(from_ms) > radius_mm
+        )
     apart_mm = math.dist(here, device.recent[-1].point)
     if apart_mm <= radius_mm + MAX_PREDICTION_MM:
         return False
-    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
+    beyond_mm = apart_mm - MAX_PREDICTION_MM
+    return (
+        beyond_mm - wearer.longest_way_mm(from_ms) - device.longest_way_mm(from_ms) > radius_mm
+        or beyond_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) > radius_mm
+    )
 
 
 def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int, over_ms: int) -> float:

@@ -20,12 +20,17 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import CaseState, RingKey, State
 from services.geofence.domain.wearing import removals
 
 _FRESH_BY_INTERVAL_VERSION = 15
 """Before this version of the log, a position older than 3 minutes proved no departure at the end of an encounter, even of a device that
 reports each 4 minutes."""
+
+_RECENT_CONTRADICTIONS_VERSION = 15
+"""Before this version of the log, a visit to the last position of a device that is silent since then held the rings open for as long as
+the device stayed silent."""
 
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
@@ -85,13 +90,25 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
             return False  # nearly always, before any scatter is measured: it can only make the positions vaguer
         radius_mm = margin_mm + sum(accuracy.credible_mm(side) for side in sides if side)
         # Old positions can contradict that the ring was left, but never prove it.
-        if _may_be_within(state, sides, target, radius_mm=radius_mm, from_ms=until_ms):
+        is_fresh = rings.are_fresh(sides, state.now_ms)
+        from_ms = until_ms if is_fresh else _contradicts_from_ms(state, until_ms)
+        if _may_be_within(state, sides, target, radius_mm=radius_mm, from_ms=from_ms):
             return False
-        if rings.are_fresh(sides, state.now_ms):
+        if is_fresh:
             fresh = True
             if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
     return fresh
+
+
+def _contradicts_from_ms(state: State, until_ms: int) -> int:
+    """Moment from which on positions of a pair that isn't fresh contradict that the ring was left.
+
+    The silent device stays where it was. If a visit there long ago counted, no ring was ever cleared while another device reports.
+    """
+    if state.log_version < _RECENT_CONTRADICTIONS_VERSION:
+        return until_ms
+    return max(until_ms, state.now_ms - max(state.rules.clear_after_ms, UNKNOWN_AFTER_MS))
 
 
 def _may_be_within(state: State, sides: Sides, target: Target, *, radius_mm: int, from_ms: int) -> bool:

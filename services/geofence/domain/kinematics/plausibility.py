@@ -57,9 +57,7 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
     start_ms = from_ms
     for track in tracks:
         if track is not None:
-            fixes = track.since(from_ms, MAX_HELD)
-            before = fixes[max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
-            start_ms = min(start_ms, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
+            start_ms = min(start_ms, max(track.earlier_ms(from_ms, MAX_HELD), from_ms - UNKNOWN_AFTER_MS))
     return start_ms
 
 

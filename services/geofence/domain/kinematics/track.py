@@ -129,9 +129,8 @@ class Track(Fixes):
             return None
         fixes = self._list_for(fix)
         index = bisect_left(fixes, fix[:3])
-        fixes.insert(index, fix)
         self._forget_derived()
-        return Neighbours(fixes[index - 1] if index else None, fixes[index + 1] if index + 1 < len(fixes) else None)
+        return self._insert(fixes, index, fix)
 
     def held(self, fix: Fix) -> Fix | None:
         """The fix that the track holds of this report; None if the report is new.

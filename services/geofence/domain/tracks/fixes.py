@@ -19,6 +19,8 @@ MIN_PACKED = 16
 """Least number of fixes that are packed together."""
 MAX_UNPACKED = 64
 """A decision that needs more of the older fixes than this unpacks the track until it is packed again."""
+ROUNDING_MM = 1
+"""More than the rounding errors of the length of a way, mm."""
 _new = tuple.__new__
 
 
@@ -50,6 +52,15 @@ class Neighbours(NamedTuple):
     after: Fix | None
 
 
+class _Way(NamedTuple):
+    """An upper bound of the way of a device from a moment to a fix."""
+
+    from_ms: int
+    until: tuple[int, int, str]
+    """The fix, by the values that fixes sort by."""
+    longest_mm: float
+
+
 @dataclass(slots=True)
 class Fixes:
     """Fixes in order of time. Whether older ones are packed changes no result."""
@@ -65,6 +76,8 @@ class Fixes:
     began_ms: int | None = None
     """Time of the oldest fix when fixes were first dropped, ms; None if none was dropped. A device that no case names keeps two fixes,
     so the fixes alone don't show how long it has reported."""
+    _way: _Way | None = field(default=None, init=False, compare=False, repr=False)
+    """An upper bound of a way to the newest fix (`longest_way_mm`)."""
 
     @property
     def fixes(self) -> list[Fix]:
@@ -125,6 +138,17 @@ class Fixes:
         first = self._index_at(time_ms) - before
         return recent if first >= self.older_count else self._from(max(0, first))
 
+    def earlier_ms(self, time_ms: int, count: int) -> int:
+        """Time of the fix `count` places before the first fix after a moment, or of the oldest fix. The track must have a fix."""
+        if self.older is None or self.recent[0].time_ms <= time_ms:
+            index = self.older_count + bisect_right(self.recent, (time_ms, AFTER_ALL_MS))
+        else:
+            index = self.older.index_at(time_ms + 1)
+        index = max(0, index - count)
+        if self.older is None or index >= self.older_count:
+            return self.recent[index - self.older_count].time_ms
+        return self.older.time_ms(index)
+
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
         fixes, total_mm = self.since(from_ms), 0.0
@@ -134,6 +158,17 @@ class Fixes:
                 break
             total_mm += math.dist(fix[3:6], before[3:6])
         return total_mm
+
+    def longest_way_mm(self, from_ms: int) -> float:
+        """An upper bound of `path_since_mm`, mm. The track must have a fix.
+
+        A device that comes back sends the fixes of an hour, oldest first. Each is asked about, and to measure the way since each would
+        take time that grows with the square of their number. So the bound is measured once, and each further fix adds its detour.
+        """
+        way, newest = self._way, self.recent[-1][:3]
+        if way is None or way.from_ms > from_ms or way.until != newest:
+            way = self._way = _Way(from_ms, newest, self.path_since_mm(from_ms) + ROUNDING_MM)
+        return way.longest_mm
 
     def newest(self, count: int) -> list[Fix]:
         """The newest fixes, `count` or all."""
@@ -193,6 +228,18 @@ class Fixes:
         fixes = self.since(at_ms)
         index = bisect_right(fixes, (at_ms, AFTER_ALL_MS))
         return Neighbours(fixes[index - 1] if index else None, fixes[index] if index < len(fixes) else None)
+
+    def _insert(self, fixes: list[Fix], index: int, fix: Fix) -> Neighbours:
+        """Inserts a fix into the list that it belongs to, and returns its neighbours."""
+        before = fixes[index - 1] if index else None
+        after = fixes[index] if index < len(fixes) else None
+        fixes.insert(index, fix)
+        if self._way is not None and after is not None:
+            detour_mm = math.dist(fix[3:6], after[3:6]) + ROUNDING_MM
+            if before is not None:
+                detour_mm += math.dist(before[3:6], fix[3:6]) - math.dist(before[3:6], after[3:6])
+            self._way = _Way(self._way.from_ms, self._way.until, self._way.longest_mm + detour_mm)
+        return Neighbours(before, after)
 
     def _list_for(self, fix: Fix) -> list[Fix]:
         """The list of fixes that a fix belongs to: the recent ones, unless it is older than these."""

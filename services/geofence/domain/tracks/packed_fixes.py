@@ -62,7 +62,12 @@ class PackedFixes:
 
     def time_ms(self, index: int) -> int:
         """Time of a fix."""
-        return self._numbers(index, index + 1)[0]
+        low, high_words = index * _WORDS_BYTES, self.high_words
+        high = 0 if len(high_words) == _WORDS_BYTES else low
+        words = self.low_words[low : low + _WORD_BYTES], high_words[high : high + _WORD_BYTES]
+        return (
+            int.from_bytes(words[0], sys.byteorder) | int.from_bytes(words[1], sys.byteorder, signed=True) << _WORD_BITS
+        )
 
     def index_at(self, time_ms: int) -> int:
         """Index of the first fix at a moment or later; the number of fixes if all are earlier."""

@@ -97,9 +97,6 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
     assert cleared(story) == [(2000, 121)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a silent device's last pair with the tag contradicts for ever that the ring was left"
-)
 def test_a_device_of_hers_that_fell_silent_holds_no_ring_open_while_another_reports() -> None:
     """Her phone is locked after two minutes, her pager reports on. He comes to her door, leaves, and comes back after an hour."""
     story = Story()
