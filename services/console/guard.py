@@ -63,6 +63,18 @@ ErrorPage = Callable[[Ask, int, str], web.Response]
 """Makes the page of an error from its status and its text."""
 
 
+class StrangerLimit:
+    """Limit of requests for which nobody is signed in, by address."""
+
+    def __init__(self) -> None:
+        self._limit = RequestLimit(STRANGER_PER_S, STRANGER_BURST)
+
+    def check(self, request: web.Request) -> None:
+        """Counts a request. Raises HTTPTooManyRequests if its address makes too many."""
+        if self._limit.wait_s(source_of(request.remote or ""), time.monotonic()):
+            raise web.HTTPTooManyRequests(text="429: too many requests from this address: wait a minute")
+
+
 class RouteGuard:
     """Makes all routes of the console, each behind access control."""
 
@@ -78,7 +90,7 @@ class RouteGuard:
         # Cookies depend on the issuer: a change of the identity provider ends all sessions.
         self._settings, self._cookies = settings, SignedCookies(keys, settings.oidc_issuer)
         self._ended, self._accounts = ended or Ended(), accounts
-        self._strangers = RequestLimit(STRANGER_PER_S, STRANGER_BURST)
+        self.strangers = StrangerLimit()
         self._badge_of: Callable[[Role], ReviewBadge | None] = lambda _: None
         self._error_page: ErrorPage | None = None
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
@@ -155,11 +167,6 @@ class RouteGuard:
         """Returns the sign-in attempt that this browser began, or None if its cookie isn't valid."""
         return self._cookies.unseal_attempt(request.cookies.get(sessions.ATTEMPT_COOKIE, ""), time.time())
 
-    def limit_stranger(self, request: web.Request) -> None:
-        """Counts a request for which nobody is signed in. Raises HTTPTooManyRequests if its address makes too many."""
-        if self._strangers.wait_s(source_of(request.remote or ""), time.monotonic()):
-            raise web.HTTPTooManyRequests(text="429: too many requests from this address: wait a minute")
-
     def origin(self, request: web.Request) -> str:
         """Returns the origin under which the browser reached the console: a configured origin or loopback."""
         host = request.headers.get("Host", "")
@@ -211,7 +218,7 @@ class RouteGuard:
             form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
             token = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
             if known is None or not self._cookies.is_token(session, token):
-                self.limit_stranger(request)
+                self.strangers.check(request)
                 logger().warning("forged", path=request.match_info.route.resource.canonical)  # type: ignore[union-attr]
                 raise web.HTTPForbidden(text="403: this form is of another session: load the page again")
         if roles is not None and session.user is None:

@@ -78,7 +78,7 @@ class SigningIn:
 
     async def begin(self, ask: Ask) -> web.StreamResponse:
         """Sends the browser to the provider, with a cookie that identifies its return."""
-        self._guard.limit_stranger(ask.request)
+        self._guard.strangers.check(ask.request)
         attempt = sessions.new_attempt()
         try:
             address = await self._known_provider().address(
@@ -92,7 +92,7 @@ class SigningIn:
 
     async def callback(self, ask: Ask) -> web.StreamResponse:
         """Handles the browser's return with a code, or with the provider's refusal."""
-        self._guard.limit_stranger(ask.request)
+        self._guard.strangers.check(ask.request)
         detail = ""
         try:
             attempt = self._attempt(ask)
