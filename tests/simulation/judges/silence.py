@@ -75,9 +75,7 @@ def place_of(error: BaseException | None) -> str:
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__) if error else []
     lines = [
-        f"{frame.filename.removeprefix(_ROOT)}:{frame.lineno}"
-        for frame in frames
-        if frame.filename.startswith(_OWN)
+        f"{frame.filename.removeprefix(_ROOT)}:{frame.lineno}" for frame in frames if frame.filename.startswith(_OWN)
     ]
     return f"{error!r} in {' > '.join(lines)}"
 
