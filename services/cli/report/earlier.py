@@ -24,7 +24,7 @@ _REASONS = {
     HeldBackBy.FAR: "안에 있을 확률이 1 % 미만",
     HeldBackBy.UNLIKELY: "안에 있을 확률이 출동 기준보다 낮음",
     HeldBackBy.UNCONFIRMED: "위치가 갑자기 바뀌었고 이를 확인하는 둘째 위치가 아직 없음",
-    HeldBackBy.LATE: "늦게 도착한 보고로, 그것만으로는 몰랐던 접근이 확인되지 않음",
+    HeldBackBy.LATE: "늦게 도착한 보고이며, 이 보고만으로는 새로 드러난 접근이 없음",
     HeldBackBy.VAGUE: "정확도가 나빠 안에 있는지 알 수 없음",
     HeldBackBy.ENCOUNTER: "허가된 대면 중",
 }

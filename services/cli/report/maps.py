@@ -20,6 +20,10 @@ from tandem.common.v1 import geometry_pb2
 WIDTH, HEIGHT = 680, 420
 """Size of a map, in points of the SVG."""
 MARGIN = 36
+LEGEND_WIDTH, LEGEND_HEIGHT = 110, 62
+"""Upper left corner that the legend takes, in points. Labels stay out of it."""
+WIDE_POINTS, NARROW_POINTS = 11.0, 6.5
+"""Width of a letter of a label, in points: a Korean letter, and any other."""
 BEFORE_MS, AFTER_MS = 600_000, 120_000
 """Tracks are drawn from this time before the incident until this time after it, milliseconds."""
 LONG_GAP_MS = 180_000
@@ -235,9 +239,12 @@ _OWNERS = {_WEARER: "wearer", _PROTECTED: "protected"}
 
 
 def _label(x: float, y: float, text: str, *, colour: str, anchor: str = "start") -> str:
-    """A label that stays within the map. Its anchor is the start of the text, or the end."""
-    at_x = min(max(x, 4), WIDTH - 150) if anchor == "start" else min(max(x, 150), WIDTH - 4)
-    at_y = min(max(y, 12), HEIGHT - 6)
+    """A label within the map, beside the legend, the north arrow and the scale. Its anchor is the start of the text, or the end."""
+    width = sum(WIDE_POINTS if "\u3130" <= letter <= "\ud7a3" else NARROW_POINTS for letter in text)
+    left = min(max(x if anchor == "start" else x - width, 4), WIDTH - MARGIN - width)
+    top = LEGEND_HEIGHT if left < LEGEND_WIDTH else 12
+    at_y = min(max(y, top), HEIGHT - 30)
+    at_x = left if anchor == "start" else left + width
     return f'<text x="{at_x:.2f}" y="{at_y:.2f}" fill="{colour}" text-anchor="{anchor}">{escape(text)}</text>'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_the_same_bundle_gives_the_same_bytes_on_each_python() -> None:
     assert hashlib.sha256(made).hexdigest() == GOLDEN
 
 
-GOLDEN = "b745e8507de0a60001268e2c8901ad5a63009cb9bdfb4b690f834fff7885d882"
+GOLDEN = "62e455a7fb302f2726f4715691abf6b2f41d9030b3a6ce9e7ca6ee25d4767739"
 """SHA-256 of the document. Both Pythons of the suite give it. A change of the report, of the fold's version or of the typesetter
 changes it, and then the new one is put here."""
 
@@ -154,6 +155,18 @@ def test_the_maps_show_each_position_of_the_incident() -> None:
     assert overview.svg.count('r="1.8"') == sum(len(device.fixes) for device in found.devices)
     assert found.decisive is not None and tag.fixes
     assert "When the response was decided" in decided.caption and "100 m" in decided.svg
+
+
+@pytest.mark.parametrize("anchor", ["start", "end"])
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (maps.WIDTH, 0), (0, maps.HEIGHT), (maps.WIDTH, maps.HEIGHT)])
+def test_a_label_of_a_map_stays_beside_its_legend_north_arrow_and_scale(x: int, y: int, anchor: str) -> None:
+    label = ET.fromstring(maps._label(x, y, "피해자 12:48:21", colour="#000000", anchor=anchor))  # noqa: S314  # our own
+    width = 3 * maps.WIDE_POINTS + 9 * maps.NARROW_POINTS
+    left = float(label.attrib["x"]) - (width if anchor == "end" else 0)
+    top, bottom = float(label.attrib["y"]) - 11, float(label.attrib["y"])
+    assert left >= 4 and left + width <= maps.WIDTH - maps.MARGIN
+    assert left >= maps.LEGEND_WIDTH or top >= maps.LEGEND_HEIGHT - 11
+    assert bottom <= maps.HEIGHT - 25
 
 
 def test_positions_more_than_three_minutes_apart_are_not_joined() -> None:
