@@ -29,7 +29,7 @@ export function showReviews(reviews: Reviews | null, words: Words, now: number):
 export function showReviewAlarm(reviews: Reviews, words: Words): void {
   const bar = byId("review-alarm");
   bar.hidden = reviews.alarmed === 0;
-  const shown = reviews.alarmed ? `${words.say("reviews")} ${reviews.alarmed}: ${words.say("reviews_alarm")}` : "";
+  const shown = reviews.alarmed ? `${words.say("reviews_alarm")} (${reviews.alarmed})` : "";
   const link = bar.querySelector("a");
   if (link && link.textContent !== shown) link.textContent = shown;
 }

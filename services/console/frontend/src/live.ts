@@ -7,6 +7,7 @@ import type { Act, NamedOrder } from "./card";
 import { Connection } from "./connection";
 import type { Beat } from "./connection";
 import { ask } from "./dialogs";
+import { Words } from "./words"; // before the map, by which the bundler names the part that pages share
 import { LiveMap } from "./livemap";
 import type { Unit } from "./livemap";
 import { NoteForm, drawNotes } from "./notes";
@@ -18,7 +19,6 @@ import { incidentOf, subjectOf } from "./targets";
 import type { Target } from "./targets";
 import { Ticker } from "./ticker";
 import type { Alert } from "./ticker";
-import { Words } from "./words";
 import type { Destination, TrackPoint } from "./words";
 
 interface Message extends Beat {

@@ -6,11 +6,23 @@ import { palette } from "./palette";
 
 /** Zoom from which names and accuracy circles are shown. */
 const NEAR = 10;
+/** Name and side of the image of a protected place, in pixels: larger than the mark of a person who is there. */
+export const PLACE_IMAGE = "place";
+const PLACE_PX = 26;
+/** Edge without colour, which the map's shader needs, in pixels. */
+const EDGE_PX = 2;
+
+/** Returns the image of a protected place: a square, as in the legend. */
+export function placeImage(): ImageData {
+  const side = PLACE_PX + 2 * EDGE_PX;
+  const image = new ImageData(side, side);
+  for (let y = EDGE_PX; y < side - EDGE_PX; y++) image.data.fill(255, 4 * (y * side + EDGE_PX), 4 * (y * side + side - EDGE_PX));
+  return image;
+}
 
 export function liveLayers(): LayerSpecification[] {
   const colors = palette();
   const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, colors.protected] as never;
-  const isUnit = ["==", ["get", "sort"], "unit"];
   return [
     {
       id: "rings",
@@ -52,16 +64,26 @@ export function liveLayers(): LayerSpecification[] {
       paint: { "circle-radius": 4, "circle-color": ["case", ["get", "unknown"], colors.old, color] as never },
     },
     {
+      id: "places",
+      type: "symbol",
+      source: "subjects",
+      minzoom: NEAR,
+      filter: ["==", ["get", "sort"], "place"],
+      layout: { "icon-image": PLACE_IMAGE, "icon-allow-overlap": true, "icon-ignore-placement": true },
+      paint: { "icon-color": colors.protected },
+    },
+    {
       id: "marks",
       type: "circle",
       source: "subjects",
       minzoom: NEAR,
+      filter: ["!=", ["get", "sort"], "place"],
       layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, "unit", 2, 0] as never },
       paint: {
-        "circle-radius": ["case", ["get", "grave"], 8, 5] as never,
+        "circle-radius": ["case", ["get", "grave"], 9, 6] as never,
         "circle-color": ["case", ["get", "unknown"], colors.paper, color] as never,
-        "circle-stroke-color": ["case", ["all", isUnit, ["!", ["get", "unknown"]]], colors.paper, color] as never,
-        "circle-stroke-width": 3,
+        "circle-stroke-color": ["case", ["get", "unknown"], color, colors.paper] as never,
+        "circle-stroke-width": ["case", ["get", "unknown"], 3, 2] as never,
       },
     },
     {
@@ -75,7 +97,7 @@ export function liveLayers(): LayerSpecification[] {
         "text-size": 13,
         "symbol-sort-key": ["match", ["get", "sort"], "wearer", 0, "unit", 1, 2] as never,
         "text-variable-anchor": ["top", "bottom", "right", "left"],
-        "text-radial-offset": 1.1,
+        "text-radial-offset": 1.3,
       },
       paint: { "text-color": colors.ink, "text-halo-color": colors.paper, "text-halo-width": 2 },
     },

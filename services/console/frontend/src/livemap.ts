@@ -6,7 +6,7 @@ import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { Map as MapLibre } from "maplibre-gl";
 import { disc, distanceM } from "./geo";
 import type { LonLat } from "./geo";
-import { liveLayers } from "./livelayers";
+import { PLACE_IMAGE, liveLayers, placeImage } from "./livelayers";
 import type { MapAddresses } from "./map";
 import { SOURCE, openMap, pixelsAtZoom0, repaint } from "./map";
 import { Pace } from "./pace";
@@ -47,6 +47,8 @@ const RING_SHOWN_M = 1_000;
 /** Greatest zoom of a view that is fitted: to a ring, and to positions alone. */
 const NEAREST_ZOOM = 17;
 const FIT_ZOOM = 15;
+/** Zoom of the finest tiles of what changes: nearer views are parts of them. Few tiles are few parts to draw; a place is exact to 0.25 m. */
+const TILE_ZOOM = 14;
 /** Where samples are drawn before the first incident: Seoul, where the base map has each of its layers. */
 const SAMPLE_AT: LonLat = [126.98, 37.57];
 const EMPTY: GeoJSON.FeatureCollection = { type: "FeatureCollection", features: [] };
@@ -65,6 +67,8 @@ export class LiveMap {
   #pace: Pace | undefined;
   /** Items to draw. */
   #moved = new Set<string>();
+  /** Items that moved beyond the view: they are drawn when the view moves there, and looked at no sooner. */
+  #beyond = new Set<string>();
   /** Positions of the items that the map has. */
   #shown = new Map<string, LonLat>();
   #incident = "";
@@ -179,14 +183,13 @@ export class LiveMap {
     for (const id of this.#moved) {
       const at = positionOf(this.units.get(id) ?? this.targets.get(id));
       const before = this.#shown.get(id);
-      // What moves beyond the view is drawn when the view moves there.
-      if (at && !view.contains(at) && !(before && view.contains(before))) continue;
-      this.#moved.delete(id);
-      if (at) {
+      if (at && !isIn(view, at) && !(before && isIn(view, before))) this.#beyond.add(id);
+      else if (at) {
         add.push(this.#feature(id, at));
         this.#shown.set(id, at);
       } else if (this.#shown.delete(id)) remove.push(id);
     }
+    this.#moved.clear();
     if (add.length || remove.length) void source.updateData({ add: add as never, remove });
     this.#drawChosen(map);
   }
@@ -255,21 +258,31 @@ export class LiveMap {
   }
 
   async #open(opened: MapLibre): Promise<void> {
-    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: EMPTY });
-    opened.addSource("chosen", { type: "geojson", data: EMPTY });
+    opened.addSource("subjects", { type: "geojson", promoteId: "id", data: EMPTY, maxzoom: TILE_ZOOM });
+    opened.addSource("chosen", { type: "geojson", data: EMPTY, maxzoom: TILE_ZOOM });
+    opened.addImage(PLACE_IMAGE, placeImage(), { sdf: true });
     for (const layer of liveLayers()) opened.addLayer(layer);
     onThemeChange(() => repaint(opened, liveLayers()));
+    const sample = { unknown: false, r0: pixelsAtZoom0(100, SAMPLE_AT[1]), name: "0 가", grave: true };
     await warmUp(opened, SAMPLE_AT, {
-      subjects: [point("sample", SAMPLE_AT, { sort: "wearer", unknown: false, r0: pixelsAtZoom0(100, SAMPLE_AT[1]), name: "0 가", grave: true })],
+      subjects: ["wearer", "place"].map((sort) => point(sort, SAMPLE_AT, { sort, ...sample })),
       chosen: ["ring", "track"].map((kind) => line(kind, "100 m", "place", disc(SAMPLE_AT, 100))),
     });
     this.#map = opened;
     this.#pace = new Pace(opened);
     opened.getContainer().dataset["ready"] = "yes";
     opened.on("movestart", ({ originalEvent }) => (this.#isUsersView ||= Boolean(originalEvent)));
-    // For tests and support, as `ready`, `fitted` and `rings`: what the map shows can't be read off its canvas.
-    opened.on("moveend", () => (opened.getContainer().dataset["centre"] = opened.getCenter().toArray().join(" ")));
+    opened.on("moveend", () => this.#viewMoved(opened));
     this.#draw();
+  }
+
+  /** Notes that the view has moved: what has moved beyond the earlier view may be in this one, and is drawn without an interval. */
+  #viewMoved(map: MapLibre): void {
+    for (const id of this.#beyond) this.#moved.add(id);
+    this.#beyond.clear();
+    this.#drawnAtMs = -Infinity;
+    // For tests and support, as `ready`, `fitted` and `rings`: what the map shows can't be read off its canvas.
+    map.getContainer().dataset["centre"] = map.getCenter().toArray().join(" ");
   }
 }
 
@@ -277,12 +290,19 @@ function positionOf(item: { at: readonly number[] | null } | undefined): LonLat 
   return item?.at ? [item.at[0] as number, item.at[1] as number] : undefined;
 }
 
+/** West, south, east and north edge, in degrees. */
+type View = [number, number, number, number];
+
 /** What the map shows, and a tenth of it on each side. */
-function viewOf(map: MapLibre): LngLatBounds {
+function viewOf(map: MapLibre): View {
   const { lng: west, lat: south } = map.getBounds().getSouthWest();
   const { lng: east, lat: north } = map.getBounds().getNorthEast();
   const [width, height] = [(east - west) / 10, (north - south) / 10];
-  return new LngLatBounds([west - width, south - height, east + width, north + height]);
+  return [west - width, south - height, east + width, north + height];
+}
+
+function isIn([west, south, east, north]: View, [lon, lat]: LonLat): boolean {
+  return lon >= west && lon <= east && lat >= south && lat <= north;
 }
 
 function point(id: string, at: LonLat, properties: Record<string, unknown>): Feature {

@@ -4,6 +4,7 @@ import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
 import { disc, distanceM, lastBefore } from "./geo";
 import type { LonLat } from "./geo";
+import { Words } from "./words"; // before the map, by which the bundler names the part that pages share
 import { openMap, repaint } from "./map";
 import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
@@ -83,8 +84,10 @@ const RING_SHOWN_M = 3_000;
 
 const page = readPage<ReplayPage>();
 const { tracks, units, places, rings, alerts } = page.replay;
-const text = (key: string): string => page.texts[key] ?? key;
+const words = new Words(page.texts);
+const text = (key: string): string => words.say(key);
 for (const track of [...tracks, ...units]) track.points.sort((a, b) => a[0] - b[0]);
+alerts.sort((a, b) => a.at - b.at);
 const moments = new Map(tracks.map((track) => [track, track.points.map((at) => at[0])]));
 
 const [fromMs, untilMs] = span(
@@ -177,7 +180,7 @@ function unitFeatures(at: number): Feature[] {
 function unitLines(at: number): string[] {
   return units.flatMap((unit) => {
     const now = unit.points.filter((point) => point[0] <= at).at(-1);
-    return now ? [`${text("unit")} ${unit.unit}: ${((at - now[0]) / 1000).toFixed(0)} s`] : [];
+    return now ? [`${text("unit")} ${unit.unit}: ${words.say("replay_unit_fix", { age: words.time(at - now[0]) })}`] : [];
   });
 }
 
@@ -192,7 +195,7 @@ function draw(): void {
     if (!now) continue;
     const who = `${text(track.wearer ? "wearer" : "protected")} ${track.device}`;
     const source = now[4] === "UNSPECIFIED" ? "" : `, ${text(`source_${now[4]}`)}`;
-    const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m${source}`;
+    const age = words.say("replay_fix", { age: words.time(at - now[0]), m: now[3].toFixed(0) }) + source;
     const near = places.map((place) => Math.max(0, distanceM([now[1], now[2]], middle(place)) - (place.radius ?? 0)));
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }

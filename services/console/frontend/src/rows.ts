@@ -156,7 +156,7 @@ export class Rows {
     const cell = row.querySelector<HTMLElement>("[data-due]");
     if (!cell) return;
     const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-    const shown = left >= 0 ? `${left} ${this.texts["sec"]}` : `${this.texts["overdue"]} ${-left} ${this.texts["sec"]}`;
+    const shown = `${left < 0 ? `${this.texts["overdue"]} ` : ""}${Math.abs(left)}${this.texts["sec"]}`;
     if (cell.textContent !== shown) cell.textContent = shown;
     cell.classList.toggle("bad", left < 10);
   }

@@ -40,8 +40,8 @@ export class Words {
   /** Returns a length of time in ms, in words: 45 s, 12 min, 3 h. */
   time(ms: number): string {
     const s = Math.max(0, Math.round(ms / 1000));
-    if (s < 90) return `${s} ${this.say("sec")}`;
-    return s < 5_400 ? `${Math.round(s / 60)} ${this.say("min")}` : `${Math.round(s / 3_600)} ${this.say("hour")}`;
+    if (s < 90) return `${s}${this.say("sec")}`;
+    return s < 5_400 ? `${Math.round(s / 60)}${this.say("min")}` : `${Math.round(s / 3_600)}${this.say("hour")}`;
   }
 
   /** Returns how long a deadline is away, or for how long it is over. */
