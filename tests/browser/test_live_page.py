@@ -105,10 +105,10 @@ async def watched(mesh: RunningMesh) -> AsyncIterator[Watched]:
 async def test_the_card_says_in_words_where_the_wearer_is_and_what_is_due(watched: Watched) -> None:
     await watched.until("police", "document.querySelector('#card-where').textContent.includes('금곡동')")
     where = await watched.text("police", "#card-where")
-    assert re.search(r"\d+ 초 전 위치, 오차 \d+ m", where), where
+    assert re.search(r"\d+초 전 위치, 오차 \d+ m", where), where
     assert re.search(r"보호장소에(서 [동서남북]+쪽 .*m| 있을 수 있음)", where), where
     assert re.search(
-        r"까지 접수하십시오 \(\d+ 초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own")
+        r"까지 접수하십시오 \(\d+초 (남음|지남)\)|기한은 없습니다", await watched.text("police", "#card-own")
     )
     others = await watched.text("police", "#card-others")
     # On a busy machine the offer may have gone on to the next level.

@@ -250,6 +250,8 @@ async def test_a_template_of_vector_tiles_is_drawn(streets: Streets) -> None:
 async def test_a_template_of_pictures_is_drawn_below_the_boundaries(streets: Streets) -> None:
     page = await streets.open(streets.tiles.url + "/pictures/{z}/{x}/{y}.png")
     await streets.until_coloured(page, MAGENTA, least=50_000)
+    # The name becomes whole once the tiles of each of its areas have come.
+    await streets.browser.until(page, "document.querySelector('#card-where').textContent.includes('중심에서')")
     where = await streets.browser("text", page=page, selector="#card-where")
     assert "금곡동" in where[0] and "중심에서" in where[0], "without streets, the town's centre says where"
 

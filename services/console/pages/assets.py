@@ -59,7 +59,19 @@ def local_second(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "local": _local, "took": duration}
+def _about(us: int) -> str:
+    """Formats a duration in microseconds beside a deadline: to a tenth of a second, below 1 s in milliseconds."""
+    return f"{us / 1e6:.1f} s" if us >= 1_000_000 else f"{us / 1000:.0f} ms"
+
+
+_templates.filters |= {
+    "clock": _clock,
+    "day": _day,
+    "exact": _exact,
+    "local": _local,
+    "took": duration,
+    "about": _about,
+}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:

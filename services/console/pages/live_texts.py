@@ -38,8 +38,8 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "fit": ("지도 맞추기", "Fit the map"),
     "jump": ("더 급한 사건으로", "Go to the more urgent one"),
     "more_urgent": ("더 급한 사건이 있습니다", "A more urgent incident waits"),
-    "silent_badge": ("무보고·이상 단말 {n}건", "{n} silent or disturbed devices"),
-    "unread": ("안 읽은 통지 {n}건", "{n} unread notices"),
+    "silent_badge": ("무보고·이상 단말 {n}건", "Silent or disturbed devices: {n}"),
+    "unread": ("안 읽은 통지 {n}건", "Unread notices: {n}"),
     "mark_read": ("읽음 처리", "Mark as read"),
     "h_who": ("누구", "Who"),
     "h_where": ("어디", "Where"),
@@ -66,7 +66,7 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "born": ("{day} 출생", "born {day}"),
     "sex_MALE": ("남", "male"),
     "sex_FEMALE": ("여", "female"),
-    "cause_since": ("{cause}: {at}부터, {for} 경과", "{cause} since {at}, for {for}"),
+    "cause_since": ("{cause}: {at}부터, {for} 경과", "{cause}: since {at}, for {for}"),
     "where_wearer": ("피부착자 위치: {place}.", "The wearer is at {place}."),
     "where_unknown": (
         "피부착자 위치를 알 수 없습니다 (최근 3분간 보고 없음).",
@@ -144,7 +144,7 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "other_offered": ("요청 {at}.", "Asked at {at}."),
     "other_accepted": ("접수 {at}.", "Accepted at {at}."),
     "other_due": ("기한 {at}.", "Due by {at}."),
-    "device_named": ("장치", "Device"),
+    "device_named": ("단말", "Device"),
     "charge_left": ("({for} 뒤 방전 예상)", "(empty in {for})"),
     "source_incidents": ("사건 목록", "incidents"),
     "source_steps": ("조치 내역", "steps"),
@@ -186,9 +186,9 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "legend_track": ("최근 10분 이동", "last 10 minutes"),
     "legend_unknown": ("3분 넘은 위치", "older than 3 minutes"),
     "queue": ("급한 순", "By urgency"),
-    "sec": ("초", "s"),
-    "min": ("분", "min"),
-    "hour": ("시간", "h"),
+    "sec": ("초", " s"),
+    "min": ("분", " min"),
+    "hour": ("시간", " h"),
 }
 
 LIVE_ISLAND = tuple(LIVE_TEXTS)

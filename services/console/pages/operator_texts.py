@@ -15,7 +15,7 @@ OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "reporting_none_found": ("조건에 맞는 단말이 없습니다.", "No device matches."),
     "reporting_cut": ("가장 급한 200대만 보입니다.", "Only the worst 200 are shown."),
-    "reporting_asked": ("보고 주기를 요청한 단말", "Devices of which an interval is asked"),
+    "reporting_asked": ("보고 주기를 요청한 단말", "Devices that are asked for an interval"),
     "reporting_partial": (
         "일부 구역의 단말은 이 목록에 없습니다. 다른 판단 서버가 맡고 있습니다.",
         "Tags of other evaluators' partitions are not in this list.",

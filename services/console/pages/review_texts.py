@@ -9,6 +9,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "expected_within": ("제한 시간", "Within"),
     "expected_at": ("기한", "Due"),
     "came": ("이행", "Came"),
+    "came_unrecorded": ("시각 기록 없음", "time not recorded"),
     "verdict": ("판정", "Result"),
     "expected_MACHINE_RECEIVES": ("단말 수신", "received by the machine"),
     "expected_PERSON_ANSWERS": ("담당자 접수", "answered by a person"),
@@ -38,7 +39,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "중앙값은 같은 종류의 경보로 시작된 최근 사건 {}건 기준이며, 괄호 안은 그 단계가 있었던 사건 수입니다.",
         "Medians are those of the newest {} incidents with the same kind of alert, with the number of incidents that have the step.",
     ),
-    "like_none": ("비교할 유사 사건이 없습니다.", "There is no like incident to compare with."),
+    "like_none": ("비교할 유사 사건이 없습니다.", "There is no similar incident to compare with."),
     "waterfall_hint": (
         "세로선은 기한입니다. 빨간 선은 지키지 못한 기한입니다.",
         "Vertical lines are expected times; a red line is one that wasn't kept.",
@@ -76,7 +77,9 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "표시: 빨강 = 경보, 파랑 = 조치, 주황 = 지키지 못한 기한. 누르면 그 시각으로 이동합니다.",
         "Marks: red = alert, blue = step, orange = an expected time that wasn't kept. Choose one to go to its time.",
     ),
-    "was_due": ("기한이었으나 이행 없음", "was due and had not come"),
+    "was_due": ("기한 내 이행 없음", "was due and had not come"),
+    "replay_fix": ("{age} 전 위치, 오차 {m} m", "position {age} old, within {m} m"),
+    "replay_unit_fix": ("{age} 전 위치", "position {age} old"),
     "units_none": ("출동 대원 위치 기록이 없습니다.", "No positions of units are on record."),
     "evidence_gone": (
         "이 기관에는 이 사건의 증거 사본이 없고, 원본 기록도 보존 기간이 지났습니다. 아래의 조치와 처리 과정은 남아 있습니다.",
@@ -130,7 +133,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "a position jump that no second position had confirmed",
     ),
     "held_LATE": (
-        "늦게 도착한 보고로, 그것만으로는 몰랐던 접근이 확인되지 않음",
+        "늦게 도착한 보고이며, 이 보고만으로는 새로 드러난 접근이 없음",
         "it came late, and by itself proved no presence that was unknown",
     ),
     "held_VAGUE": (

@@ -363,7 +363,7 @@ ISLAND = (
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
     *("source_GNSS", "source_WIFI", "source_CELL"),
     *(
-        "was_due",
+        *("was_due", "replay_fix", "replay_unit_fix"),
         "units_none",
         "late_by",
         *(key for key in REVIEW_TEXTS if key.startswith("expected_") and key[9:].isupper()),
