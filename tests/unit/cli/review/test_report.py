@@ -159,7 +159,7 @@ def test_the_maps_show_each_position_of_the_incident() -> None:
 
 @pytest.mark.parametrize("anchor", ["start", "end"])
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (maps.WIDTH, 0), (0, maps.HEIGHT), (maps.WIDTH, maps.HEIGHT)])
-def test_a_label_of_a_map_stays_beside_its_legend_north_arrow_and_scale(x: int, y: int, anchor: str) -> None:
+def test_a_label_of_a_map_keeps_off_its_legend_north_arrow_and_scale(x: int, y: int, anchor: str) -> None:
     label = ET.fromstring(maps._label(x, y, "피해자 12:48:21", colour="#000000", anchor=anchor))  # noqa: S314  # our own
     width = 3 * maps.WIDE_POINTS + 9 * maps.NARROW_POINTS
     left = float(label.attrib["x"]) - (width if anchor == "end" else 0)
