@@ -128,17 +128,14 @@ class LegRecord:
         unanswered: Iterable[NumberedStep],
         metrics: DispatchMetrics,
     ) -> None:
-        self.leg = leg
-        self.store = store
+        self.leg, self.store = leg, store
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(leg, unpublished, metrics)
         self.gate = PriorityGate()
         """Who goes first in this process. Each command is response work."""
         self.head = head
         """Link of the last event that this process knows."""
-        self._watch = watch
-        self._availability = availability
-        self._metrics = metrics
+        self._watch, self._availability, self._metrics = watch, availability, metrics
         self._readers = ChangeReaders()
         self.memory = IncidentMemory()
         self.listing = ListingChanges()

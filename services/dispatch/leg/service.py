@@ -179,19 +179,9 @@ class LegService:
         await self.record.handle([], now, first=check)
 
     async def follow_targets(self, updates: Sequence[TargetUpdate]) -> None:
-        """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races.
-
-        An update that changes nothing of the incident in memory costs no transaction. If the memory is behind another process of this
-        leg, the incident's change makes the caller check it again.
-        """
+        """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races."""
         situation = await self._situation({update.subject_id for update in updates})
-        commands = [
-            IncidentCommand(update.incident_id, Follow(update))
-            for update in updates
-            if (known := self.record.memory.known.get(update.incident_id)) is None
-            or may_change(known.incident, update, situation)
-        ]
-        if commands:
+        if commands := _needed(updates, self.record, situation):
             await self.record.handle(commands, situation)
 
     async def show_targets(self, incident_ids: Sequence[str], by: str) -> list[str]:
@@ -227,11 +217,7 @@ class LegService:
     async def catch_up(self) -> None:
         """Applies the commits of other processes of this leg, and sends their steps to the desks of this process."""
         if await self.store.head() != self.record.head:
-            await self.read_roster()
-
-    async def read_roster(self) -> None:
-        """Reads what other processes of this leg changed in the roster."""
-        await self.record.handle([], self.now())
+            await self.record.handle([], self.now())
 
     def now(self) -> Situation:
         """The present situation, without a board."""
@@ -268,6 +254,19 @@ class LegService:
             yield item
 
 
+def _needed(updates: Sequence[TargetUpdate], record: LegRecord, situation: Situation) -> list[IncidentCommand]:
+    """The updates that may change their incident in memory; the others need no transaction.
+
+    If the memory is behind another process of this leg, the incident's change makes the follower check it again.
+    """
+    known = record.memory.known
+    return [
+        IncidentCommand(update.incident_id, Follow(update))
+        for update in updates
+        if update.incident_id not in known or may_change(known[update.incident_id].incident, update, situation)
+    ]
+
+
 async def watch_deadlines(leg: LegService) -> None:
     """Handles a leg's deadlines, then absent legs, until cancelled. Needs only the leg's own store."""
 
@@ -275,7 +274,7 @@ async def watch_deadlines(leg: LegService) -> None:
         if pulse.head != leg.record.head:
             await retried(leg.catch_up)
         elif pulse.roster_version != leg.availability.version:
-            await retried(leg.read_roster)
+            await retried(lambda: leg.record.handle([], leg.now()))  # another process of the leg changed the roster
         if pulse.due_ms <= now_ms:
             await retried(leg.pass_deadlines)
         if pulse.absent or pulse.leg_due_ms <= now_ms:

@@ -163,7 +163,7 @@ class Walk:
             if n != variant % len(choice.fields)
         }
         for field in descriptor.fields:
-            if field.name in skipped or field.name == "page_token":
+            if field.name in skipped or field.name in ("page_token", "changed_after"):
                 continue
             value = self._value(field, variant, depth)
             if value is None:

@@ -87,7 +87,7 @@ async def reading(leg: ListingLeg, page: LivePage, answered: Callable[[], None])
             await polling
 
 
-async def test_each_open_incident_is_on_the_page_and_only_changed_ones_are_read_again(
+async def test_each_open_incident_is_on_the_page_and_later_only_changed_ones_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(incidents, "MAX_INCIDENTS", 200)
