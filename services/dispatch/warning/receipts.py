@@ -13,6 +13,7 @@ from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.rows import AssignmentRow, StreamPosition
@@ -169,6 +170,17 @@ class ReceiptStore:
 def assignment_of(message: MessageRow) -> str:
     """Returns the id of the warning leg's assignment that a message belongs to."""
     return assignment_id(message.incident_id, Leg.WARNING, message.person_id)
+
+
+def flag_of(message: MessageRow, flag: WarningFlag) -> Flag:
+    """Returns the flag that tells the leg about the person of a message."""
+    return Flag(
+        subject_id=message.person_id,
+        flag=flag,
+        alert_id=message.alert_id,
+        place=(message.sequence, message.ordinal),
+        order_id=message.order_id,
+    )
 
 
 def was_acknowledged_by_gateway(row: AssignmentRow) -> bool:

@@ -29,7 +29,6 @@ from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
-from services.dispatch.domain.flags import Flag
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.posting import open_session
@@ -56,6 +55,7 @@ from services.dispatch.warning.receipts import (
     ReceiptStore,
     ReceiptWork,
     assignment_of,
+    flag_of,
     was_acknowledged_by_gateway,
 )
 from services.dispatch.warning.sender import WarningSender
@@ -206,15 +206,8 @@ class LegUpdates:
     async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
         if update.flag is None:
             await self._leg.acknowledge(assignment_of(message), BY_RECEIPT + message.message_id)
-            return
-        flag = Flag(
-            subject_id=message.person_id,
-            flag=update.flag,
-            alert_id=message.alert_id,
-            place=(message.sequence, message.ordinal),
-            order_id=message.order_id,
-        )
-        await self._leg.flag(message.incident_id, flag)
+        else:
+            await self._leg.flag(message.incident_id, flag_of(message, update.flag))
 
 
 @dataclass(frozen=True, slots=True)

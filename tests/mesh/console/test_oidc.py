@@ -307,6 +307,7 @@ async def test_an_unavailable_provider_is_shown_and_changes_nothing_for_signed_i
             assert forged < 4 * STRANGER_BURST
         assert (tmp_path / "console.log").read_text().count('"event": "forged"') <= forged
         for path in ("/sign-in/begin", "/sign-in/callback?code=1&state=2"):
+            status, text = 200, ""
             for _ in range(STRANGER_BURST):  # the limit lets some pass each second
                 status, text, _ = await late.get(path, Accept="text/html")
                 if status == 429:

@@ -191,16 +191,6 @@ def test_an_incident_that_another_leg_began_or_that_is_older_than_the_page_is_re
     assert page.assign(replace(OFFER, incident_id="i-2"), times._replace(is_new=False)), "it may have more assignments"
 
 
-def test_a_list_does_not_undo_what_changed_after_it_was_requested() -> None:
-    page = LivePage()
-    page.put_incident(card("i-1", OFFER))
-    page.assign(replace(OFFER, incident_id="i-2"), IncidentTimes(4_000, None, is_new=True))
-    page.assign(replace(OFFER, state="ACKNOWLEDGED"))
-    page.replace_incidents([card("i-1", OFFER)], kept={"i-1", "i-2", "unknown"})
-    rows = {row["id"]: row["legs"]["police"][0]["state"] for row in page.since(None)["incidents"]}
-    assert rows == {"i-1": "ACKNOWLEDGED", "i-2": "OFFERED"}
-
-
 def test_a_flood_of_notices_becomes_a_group_when_it_is_regrouped() -> None:
     page = LivePage()
     for n in range(5):

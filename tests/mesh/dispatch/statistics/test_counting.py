@@ -99,7 +99,7 @@ def probation_step(number: int, state: dispatch_pb2.AssignmentState.ValueType) -
     step.assignment.leg, step.assignment.subject_id, step.assignment.state = alert_pb2.PROBATION, "wearer-1", state
     step.assignment.offered_at.FromMilliseconds(1_000)
     step.assignment.acknowledged_at.FromMilliseconds(2_000)
-    return translate.peer(step.SerializeToString(), flow.incident_subject("probation", "incident-1"), Leg.POLICE)
+    return translate.peer(step, Leg.POLICE)
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["read at once", "read one by one"])

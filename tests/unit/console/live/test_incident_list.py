@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -15,8 +15,22 @@ from services.console.live import incidents
 from services.console.live.incidents import IncidentReader
 from services.console.live.viewers import Viewers
 from services.dispatch.publications.listing import ListingChanges
-from tandem.common.v1 import geometry_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
+
+
+class StepStream:
+    """A stream of a leg's steps, which the test puts in."""
+
+    def __init__(self, steps: asyncio.Queue[dispatch_pb2.SubscribeResponse]) -> None:
+        self._steps = steps
+
+    async def __aiter__(self) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
+        while True:
+            yield await self._steps.get()
+
+    def cancel(self) -> None:
+        pass
 
 
 class ListingLeg:
@@ -28,6 +42,9 @@ class ListingLeg:
         self.changes = ListingChanges()
         self.requests: list[dispatch_pb2.ListIncidentsRequest] = []
         self.dispatch = self
+        self.steps = asyncio.Queue[dispatch_pb2.SubscribeResponse]()
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
+        """Awaited once, after the next list was made and before it is sent."""
 
     def leg_of(self, role: Role) -> ListingLeg:
         return self
@@ -39,6 +56,16 @@ class ListingLeg:
         self, request: dispatch_pb2.ListIncidentsRequest, **_: Any
     ) -> dispatch_pb2.ListIncidentsResponse:
         self.requests.append(request)
+        answer = self._list(request)
+        if self.before_answer:
+            wait, self.before_answer = self.before_answer, None
+            await wait()
+        return answer
+
+    def Subscribe(self, request: dispatch_pb2.SubscribeRequest, metadata: Any) -> StepStream:
+        return StepStream(self.steps)
+
+    def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
         if request.changed_after:
             page = self.changes.since(request.changed_after, request.page_size)
             if page is None:
@@ -60,7 +87,11 @@ class ListingLeg:
     def _incident(self, incident_id: str) -> dispatch_pb2.Incident:
         state = dispatch_pb2.ACKNOWLEDGED if self.open[incident_id] else dispatch_pb2.CLOSED
         assignment = dispatch_pb2.Assignment(
-            assignment_id=f"a-{incident_id}", incident_id=incident_id, state=state, demand=geometry_pb2.RESPOND
+            assignment_id=f"a-{incident_id}",
+            incident_id=incident_id,
+            leg=alert_pb2.POLICE,
+            state=state,
+            demand=geometry_pb2.RESPOND,
         )
         message = dispatch_pb2.Incident(incident_id=incident_id, assignments=[assignment])
         message.opened_at.FromMilliseconds(1_000 + int(incident_id.removeprefix("i-")))
@@ -78,13 +109,14 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def reading(leg: ListingLeg, page: LivePage, answered: Callable[[], None]) -> AsyncIterator[None]:
     reader = IncidentReader(leg, Role.POLICE, page, viewers=Viewers(), connected=answered)  # type: ignore[arg-type]
-    polling = asyncio.create_task(reader.poll())
+    tasks = [asyncio.create_task(work) for work in (reader.poll(), reader.follow())]
     try:
         yield
     finally:
-        polling.cancel()
-        with suppress(asyncio.CancelledError):
-            await polling
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def test_each_open_incident_is_on_the_page_and_later_only_changed_ones_are_read(
@@ -120,3 +152,26 @@ async def test_after_a_restart_of_the_leg_the_whole_list_is_read_and_nothing_els
         leg.changes = ListingChanges()
         await until(lambda: "i-3" not in page.incident_ids)
         assert len(page.incident_ids) == 119
+
+
+async def test_a_list_does_not_undo_a_step_that_came_after_it_was_requested() -> None:
+    leg, page, reads = ListingLeg(2, open_one_in=1), LivePage(), list[None]()
+
+    def states() -> dict[str, str]:
+        return {row["id"]: row["legs"]["police"][0]["state"] for row in page.since(None)["incidents"]}
+
+    async def step_meanwhile() -> None:
+        for number, id_ in enumerate(("i-1", "i-2"), 1):
+            message = dispatch_pb2.SubscribeResponse(sequence=number, step=dispatch_pb2.Step(number=number))
+            message.step.assignment.CopyFrom(leg._incident("i-1").assignments[0])
+            message.step.assignment.assignment_id, message.step.assignment.incident_id = f"a-{id_}", id_
+            message.step.assignment.state = dispatch_pb2.ON_SCENE
+            for moment in (message.step.at, message.incident_opened_at):
+                moment.FromMilliseconds(2_000)
+            leg.steps.put_nowait(message)
+        await until(lambda: states() == {"i-1": "ON_SCENE", "i-2": "ON_SCENE"})
+
+    leg.before_answer = step_meanwhile
+    async with reading(leg, page, lambda: reads.append(None)):
+        await until(lambda: bool(reads))
+        assert states() == {"i-0": "ACKNOWLEDGED", "i-1": "ON_SCENE", "i-2": "ON_SCENE"}
