@@ -144,7 +144,8 @@ async def following(count: int = 2) -> AsyncIterator[Leg]:
         targets = Targets(settings, LastKnownPositions(), FollowingMetrics(CollectorRegistry()))
         running = asyncio.create_task(targets.run())
         try:
-            await until(lambda: all(evaluator.streams for evaluator in evaluators))
+            # An evaluator has the stream a moment before the leg knows that it is connected.
+            await until(lambda: [stream.is_connected for stream in targets._streams.values()] == [True] * count)
             yield Leg(targets, evaluators)
         finally:
             running.cancel()
