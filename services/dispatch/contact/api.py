@@ -6,7 +6,7 @@ from services.common import fields
 from services.common.rpc import server
 from services.common.rpc.errors import PermissionDenied
 from services.dispatch.contact import translate
-from services.dispatch.domain.contacts import RecordCall
+from services.dispatch.contact.domain.decisions import RecordCall
 from services.dispatch.domain.enums import ContactState
 from services.dispatch.leg.api import Context, admit
 from services.dispatch.leg.service import LegService

@@ -17,8 +17,8 @@ from services.common.moments import Moments
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import client, server
+from services.dispatch.contact.domain.decisions import Confirm
 from services.dispatch.domain.assignment import OVER
-from services.dispatch.domain.contacts import Confirm
 from services.dispatch.domain.enums import CallReason, ContactState
 from services.dispatch.domain.incident import Incident
 from services.dispatch.following.targets import CALLERS

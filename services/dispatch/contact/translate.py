@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.alert import AlertContact
 from services.dispatch.domain.assignment import Assignment
-from services.dispatch.domain.contacts import AlertContact
 from services.dispatch.domain.enums import ContactPlan
 from tandem.common.v1 import alert_pb2, first_contact_pb2, notice_pb2
 from tandem.dispatch.v1 import calls_pb2, contact_pb2, dispatch_pb2

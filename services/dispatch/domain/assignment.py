@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.dispatch.contact.domain import WearerContact, begun_contact, stepped_contact
+from services.dispatch.contact.domain.state import WearerContact, begun_contact, stepped_contact
 from services.dispatch.domain.enums import (
     CloseCause,
     Demand,
@@ -50,7 +50,7 @@ from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated
 from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
 from services.dispatch.following.domain import Raced
-from services.dispatch.notes.domain import NoteAdded
+from services.dispatch.notes.domain.note import NoteAdded
 
 
 class AssignmentState(IntEnum):

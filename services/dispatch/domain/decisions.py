@@ -9,7 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
-from services.dispatch.domain import answers, contacts, escalation, flags, following
+from services.dispatch.contact.domain import decisions as contacts
+from services.dispatch.contact.domain.decisions import Confirm, ContactCommand, RecordCall
+from services.dispatch.domain import answers, escalation, flags, following
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import (
     Acknowledge,
     Answering,
@@ -22,14 +25,12 @@ from services.dispatch.domain.answers import (
     Reject,
 )
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
-from services.dispatch.domain.contacts import AlertContact, Confirm, ContactCommand, RecordCall
-from services.dispatch.domain.enums import Demand, Exercise, Task
+from services.dispatch.domain.enums import Demand, Task
 from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
     AlertFolded,
     AlertWasMissing,
-    Cause,
     Event,
     LegAbsent,
     LegReturned,
@@ -45,38 +46,8 @@ from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.leg import Leg
-from services.dispatch.notes import domain as notes
-from services.dispatch.notes.domain import AddNote
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """An alert of an incident, reduced to the fields that one leg needs."""
-
-    alert_id: str
-    incident_id: str
-    place: LogPosition
-    kind: int
-    """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
-    demand: Demand
-    order_id: str
-    threat: str
-    """Key of the threat, the same when the threat begins and ends. An alert with demand RECORD says that the threat is over."""
-    subject_ids: tuple[str, ...]
-    """Destinations of this leg that the alert concerns, without duplicates."""
-    ends: bool
-    """The alert ends the incident."""
-    cause: Cause | None
-    legs: tuple[Leg, ...] = ()
-    """Other legs that must respond to the alert too and that this leg watches."""
-    wearer_id: str = ""
-    ring_m: float = 0.0
-    """Radius of the ring, metres; 0 if the alert concerns no ring."""
-    exercise: Exercise = Exercise.NONE
-    check_ids: tuple[str, ...] = ()
-    """Wearers whose act this leg must look into, whatever the demand is."""
-    contact: AlertContact | None = None
-    """The first contact with the wearer; None if the alert says nothing about one."""
+from services.dispatch.notes.domain import decisions as notes
+from services.dispatch.notes.domain.decisions import AddNote
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from services.dispatch.domain import contacts
+from services.dispatch.contact.domain import decisions as contacts
 from services.dispatch.domain.assignment import UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.choosing import UnitQuery, next_choice
 from services.dispatch.domain.enums import EscalationLevel, EscalationReason

@@ -22,7 +22,7 @@ from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice, TravelEstimated
 from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
 from services.dispatch.following.domain import Raced
-from services.dispatch.notes.domain import NoteAdded
+from services.dispatch.notes.domain.note import NoteAdded
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
@@ -60,7 +60,7 @@ class AlertFolded:
     kind: int = KIND_UNSPECIFIED
     """Number of the tandem.common.v1.AlertKind. This version of the leg may not know the kind yet."""
     threat: str = ""
-    """Key of the alert's threat, as in decisions.Alert.threat."""
+    """Key of the alert's threat, as in `Alert.threat`."""
     cause: Cause | None = None
     legs: tuple[Leg, ...] = ()
     """Other legs that must respond to the alert too and that this leg watches."""

@@ -28,7 +28,7 @@ from services.dispatch.domain.events import (
     TargetsShown,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.notes.domain import NoteAdded
+from services.dispatch.notes.domain.note import NoteAdded
 
 T = TypeVar("T")
 

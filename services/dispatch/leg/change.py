@@ -18,7 +18,7 @@ from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.rows import AssignmentRow, IncidentRow, NoteRow, StreamPosition
 from services.dispatch.notes import translate as translate_notes
-from services.dispatch.notes.domain import NoteAdded
+from services.dispatch.notes.domain.note import NoteAdded
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 

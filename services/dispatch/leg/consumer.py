@@ -20,7 +20,8 @@ from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.decisions import Alert, concerns
+from services.dispatch.domain.alert import Alert
+from services.dispatch.domain.decisions import concerns
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition

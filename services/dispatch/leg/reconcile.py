@@ -19,7 +19,7 @@ from services.common.messaging.trails import Trail
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.evidence.streams import first_at
 from services.dispatch.leg import translate

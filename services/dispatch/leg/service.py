@@ -16,9 +16,10 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFoun
 from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
+from services.dispatch.contact.domain.decisions import Confirm, RecordCall
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Answering
-from services.dispatch.domain.contacts import Confirm, RecordCall
-from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, ReportLeg, concerns
+from services.dispatch.domain.decisions import CompareSteps, FoldAlert, ReportLeg, concerns
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.flags import Flag

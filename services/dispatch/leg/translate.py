@@ -8,8 +8,8 @@ from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.contact import translate as contacts
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
-from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
 from services.dispatch.domain.events import Cause, Flagged, LogPosition
 from services.dispatch.domain.flags import Flag

@@ -15,7 +15,7 @@ from services.dispatch.leg.api import Context, admit
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.service import LegService
 from services.dispatch.notes import translate
-from services.dispatch.notes.domain import note_id
+from services.dispatch.notes.domain.decisions import note_id
 from tandem.dispatch.v1 import notes_pb2, notes_pb2_grpc
 
 

@@ -6,7 +6,8 @@ from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.rows import NoteRow
-from services.dispatch.notes.domain import AddNote, NoteAdded, NotedResult, NoteKind
+from services.dispatch.notes.domain.decisions import AddNote
+from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
 

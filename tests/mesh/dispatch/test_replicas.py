@@ -22,7 +22,7 @@ from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict, FailedPrecondition
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
-from services.dispatch.domain.decisions import Alert, Command, FoldAlert, decide
+from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import Cause, Event

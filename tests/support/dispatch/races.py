@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.common.geometry import LatLon
-from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand, Estimate
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event

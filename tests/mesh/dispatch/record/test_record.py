@@ -17,9 +17,10 @@ from services.common.messaging import flow
 from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Close, Progress
 from services.dispatch.domain.assignment import AssignmentState
-from services.dispatch.domain.decisions import Alert, Command, FoldAlert
+from services.dispatch.domain.decisions import Command, FoldAlert
 from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, PassDeadline, Situation
 from services.dispatch.domain.following import TargetUpdate

@@ -20,7 +20,7 @@ from services.cli.report.words import WORDS, Words
 from services.dispatch.domain.assignment import PROGRESS, AssignmentState
 from services.dispatch.domain.enums import CloseCause, ContactPlan, ContactState, EscalationReason, WarningFlag
 from services.dispatch.domain.events import EVENTS
-from services.dispatch.notes.domain import NotedResult, NoteKind
+from services.dispatch.notes.domain.note import NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.approach import approach_bundle
 from tests.support.bundles import bundle

@@ -8,12 +8,12 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.contact import translate as contact_translate
-from services.dispatch.contact.domain import WearerContact
-from services.dispatch.domain import contacts
+from services.dispatch.contact.domain import decisions as contacts
+from services.dispatch.contact.domain.decisions import CALL_AFTER_MS, CONFIRM_MS, Confirm, RecordCall
+from services.dispatch.contact.domain.state import WearerContact
+from services.dispatch.domain.alert import Alert, AlertContact
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import Assignment, AssignmentState
-from services.dispatch.domain.contacts import CALL_AFTER_MS, CONFIRM_MS, AlertContact, Confirm, RecordCall
-from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CallReason, ContactPlan, ContactState, Demand
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.incident import Incident, evolve

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from services.common import ids
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Cause, StoodDown
 from services.dispatch.domain.leg import Leg

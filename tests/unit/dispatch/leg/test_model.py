@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, step_id
-from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import LATE_SHARE
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown

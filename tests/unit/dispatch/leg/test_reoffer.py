@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
-from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
 from services.dispatch.domain.incident import Incident, evolve

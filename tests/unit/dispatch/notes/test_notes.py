@@ -12,8 +12,9 @@ from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from services.dispatch.leg import translate as translate_leg
-from services.dispatch.notes import domain, translate
-from services.dispatch.notes.domain import AddNote, NoteAdded, NotedResult, NoteKind
+from services.dispatch.notes import translate
+from services.dispatch.notes.domain.decisions import INCIDENT_NOTES_MAX, AddNote
+from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
 from tests.support.dispatch.incidents import Story, alert
@@ -76,7 +77,7 @@ def test_an_unknown_incident_takes_no_note() -> None:
 
 def test_an_incident_takes_a_limited_number_of_notes() -> None:
     story = offered()
-    for n in range(domain.INCIDENT_NOTES_MAX):
+    for n in range(INCIDENT_NOTES_MAX):
         story.do(note(f"key-{n}"))
     with pytest.raises(FailedPrecondition, match="takes no more"):
         story.do(note("key-more"))

@@ -8,9 +8,10 @@ from itertools import permutations
 import pytest
 
 from services.common.messaging import stored
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Close
 from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
-from services.dispatch.domain.decisions import Alert, concerns
+from services.dispatch.domain.decisions import concerns
 from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Task
 from services.dispatch.domain.events import Escalated, Offered, StoodDown
 from services.dispatch.domain.leg import Leg

@@ -1,59 +1,20 @@
-"""Notes and calls that a desk records in an incident. Pure. A note is an event of the chain, so nobody changes or removes one."""
+"""Decision to add a desk's note to an incident. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from services.common import ids
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.enums import Exercise
-
-if TYPE_CHECKING:
-    from services.dispatch.domain.incident import Incident
+from services.dispatch.domain.incident import Incident
+from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
 
 INCIDENT_NOTES_MAX = 500
 """Maximum number of notes of one leg in an incident."""
 TOO_MANY_NOTES = "TOO_MANY_NOTES"
 """Machine-readable reason for refusing a note."""
-
-
-class NoteKind(IntEnum):
-    """Kind of a note; numbers of tandem.dispatch.v1.NoteKind."""
-
-    NOTE = 1
-    CALLED_WEARER = 2
-    CALLED_PROTECTED_PERSON = 3
-    CALLED_OTHER_DESK = 4
-    CALLED_UNIT = 5
-    CALLED_OTHER = 6
-
-
-class NotedResult(IntEnum):
-    """What came of a call; numbers of tandem.dispatch.v1.NotedResult."""
-
-    UNSPECIFIED = 0
-    NOTED_SPOKEN = 1
-    NOTED_NO_ANSWER = 2
-
-
-@dataclass(frozen=True, slots=True)
-class NoteAdded:
-    """The desk wrote a note. It changes no state and no deadline."""
-
-    at_ms: int
-    assignment_id: str
-    """The assignment whose step publishes the note: the first of the incident."""
-    note_id: str
-    by: str
-    """SPIFFE id of the writer."""
-    kind: NoteKind
-    result: NotedResult
-    text: str
-    kept: bool
-    """Whether the note stays with the leg."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 from services.common import ids
 from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import OVER, Assignment
 from services.dispatch.domain.enums import CallReason, ContactPlan, ContactState
 from services.dispatch.domain.events import ContactBegun, ContactStepped
 from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
-
-if TYPE_CHECKING:
-    from services.dispatch.domain.decisions import Alert
 
 CONFIRM_MS = 130_000
 """Time in which the tag must confirm the message, milliseconds of mesh time: the 2 minutes for which it is sent, and its way."""
@@ -29,16 +27,6 @@ CALL_AFTER_MS = 180_000
 of a wearer who turns round at once is cleared."""
 CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NOBODY_CALLS"
 """Machine-readable reasons for refusing the result of a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlertContact:
-    """What an alert says about the first contact."""
-
-    contact_id: str
-    plan: ContactPlan
-    device_id: str
-    """Device that gets the message; empty if none does."""
 
 
 @dataclass(frozen=True, slots=True)

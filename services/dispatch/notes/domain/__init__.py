@@ -1,0 +1,1 @@
+"""Notes of an incident, without I/O: what a note is, and the decision to add it."""
