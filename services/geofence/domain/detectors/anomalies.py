@@ -6,6 +6,7 @@ each other gives no alert of its own: the all-clear is withheld (`withheld_clear
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import approach
+from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.spoofing import repetition
-from services.geofence.domain.state import AnomalyKey, CasePart, CaseState
+from services.geofence.domain.state import AnomalyKey, CasePart, CaseState, State
 from services.geofence.domain.tracks.fixes import Fix
 
 FIXES_PER_CHECK = 32
@@ -56,13 +57,32 @@ departure of yesterday can be copied today."""
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for a jump that no movement explains. A jump near a target may be true, so it notifies the desks."""
     for case_id in case_ids:
-        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix=fix):
+        if _is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix=fix):
             anomaly = _Anomaly(
                 Detection.JUMPED_NEAR, AnomalyKey(AnomalyKind.JUMP, (cause.device_id, case_id)), fix.time_ms
             )
         else:
             anomaly = _Anomaly(Detection.JUMPED, AnomalyKey(AnomalyKind.JUMP, (case_id, cause.device_id)), fix.time_ms)
         _emit(decisions, anomaly, [case_id], device_id=cause.device_id, cause=cause)
+
+
+def _is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
+    """Whether a fix allows that the wearer is within the ring that demands a response. The other side is assumed at the last known
+    position."""
+    case = case_state.case
+    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
+    if ring is None:
+        return False
+    for target in case.targets:
+        if device_id in case.tag_device_ids:
+            apart = state.apart_mm(fix, target)
+        elif device_id in target.device_ids and (here := state.last_fix(case.tag_device_ids)):
+            apart = math.dist(here.point, fix.point), here
+        else:
+            continue
+        if apart and apart[0] <= ring.radius_mm + fix.accuracy_mm + (apart[1].accuracy_mm if apart[1] else 0):
+            return True
+    return False
 
 
 def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, cause: CausingReport) -> None:

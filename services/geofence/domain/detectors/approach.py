@@ -20,26 +20,6 @@ from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, Piece
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.tracks.fixes import Fix
-
-
-def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
-    """Whether a fix allows that the wearer is within the ring that demands a response. The other side is assumed at the last known
-    position."""
-    case = case_state.case
-    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
-    if ring is None:
-        return False
-    for target in case.targets:
-        if device_id in case.tag_device_ids:
-            apart = state.apart_mm(fix, target)
-        elif device_id in target.device_ids and (here := state.last_fix(case.tag_device_ids)):
-            apart = math.dist(here.point, fix.point), here
-        else:
-            continue
-        if apart and apart[0] <= ring.radius_mm + fix.accuracy_mm + (apart[1].accuracy_mm if apart[1] else 0):
-            return True
-    return False
 
 
 @dataclass(slots=True)
