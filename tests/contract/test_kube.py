@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tools.kube import schemas
-from tools.kube.__main__ import K8S, OVERLAYS, ROOT, containerfile_findings, findings, generated, given
-from tools.kube.render import RenderError, render
+from tools.kube.__main__ import ROOT, containerfile_findings, findings, generated, given
+from tools.kube.render import K8S, OVERLAYS, RenderError, render
 
 NAMES = ("base", "overlays", "observability")
 

@@ -17,8 +17,8 @@ from services.common.retrying import Backoff
 from services.common.rpc.errors import Unavailable
 from services.common.storage import db
 from tools.kube import policies, schemas
-from tools.kube.__main__ import K8S, OVERLAYS, ROOT
-from tools.kube.render import Object, pod_of, render
+from tools.kube.__main__ import ROOT
+from tools.kube.render import K8S, OVERLAYS, Object, pod_of, render
 
 
 def named(overlay: str, kind: str, name: str) -> Object:

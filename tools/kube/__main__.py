@@ -17,11 +17,9 @@ import yaml
 
 from services.common.messaging import permissions
 from tools.kube import checkov, network, observation, policies, references, schemas
-from tools.kube.render import Object, RenderError, render
+from tools.kube.render import K8S, OVERLAYS, Object, RenderError, render
 
 ROOT = Path(__file__).parents[2]
-K8S = ROOT / "k8s"
-OVERLAYS = ("local", "production")
 PARTITIONS = 1
 """Number of partitions of the log; the permissions name each partition's stream."""
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from tools.kube.render import Object
+from tools.kube.render import K8S, OVERLAYS, Object, render
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / ".venv-checkov" / "bin" / "checkov"
 """checkov has an environment and a lock file of its own: its hundred packages pin others than ours."""
-CONFIG = ROOT / "k8s" / "checkov.yaml"
+CONFIG = K8S / "checkov.yaml"
 DIGEST = "CKV_K8S_43"
 """Check that each image is named by digest, which only an operator's overlay can do."""
 
@@ -68,8 +68,5 @@ def _reports(overlays: Mapping[str, list[Object]], only: str) -> dict[str, Objec
 
 
 if __name__ == "__main__":
-    from tools.kube.__main__ import K8S, OVERLAYS
-    from tools.kube.render import render
-
     print(*summary({name: render(K8S / "overlays" / name) for name in OVERLAYS}), sep="\n")
     sys.exit(0)

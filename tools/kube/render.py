@@ -11,6 +11,10 @@ from typing import Any
 
 import yaml
 
+K8S = Path(__file__).parents[2] / "k8s"
+"""Folder of the manifests."""
+OVERLAYS = ("local", "production")
+"""Names of the overlays of k8s/overlays, one for each way of running the mesh that is maintained here."""
 Object = dict[str, Any]
 Pods = Sequence[tuple[Object, Object]]
 """Workloads, each with its pod template."""

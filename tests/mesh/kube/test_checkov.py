@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tools.kube import checkov
-from tools.kube.__main__ import K8S, OVERLAYS, check
-from tools.kube.render import containers, render
+from tools.kube.__main__ import check
+from tools.kube.render import K8S, OVERLAYS, containers, render
 
 NAMES = ("base", "overlays", "observability")
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.support.kube.recorded_api import Answer, Change, RecordedApi, recorded_api
-from tools.kube.__main__ import K8S, given
+from tools.kube.__main__ import given
 from tools.kube.cluster import __main__ as command
 from tools.kube.cluster import workloads
 from tools.kube.cluster.api import Api
 from tools.kube.cluster.steps import ORDER, ClusterTest
 from tools.kube.cluster.workloads import name_of
-from tools.kube.render import containers, pod_of, render
+from tools.kube.render import K8S, containers, pod_of, render
 
 IMAGE, BEFORE = "localhost/tandem:next", "localhost/tandem:before"
 STEPS = [

@@ -21,8 +21,7 @@ from services.common.rpc.certificates import files_of
 from services.common.rpc.errors import Unavailable
 from services.common.settings import CommonSettings
 from tests.support.common.ports import free_port
-from tools.kube.__main__ import K8S
-from tools.kube.render import render
+from tools.kube.render import K8S, render
 
 SERVERS = 3
 WITHIN_S = 50

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 from tools.kube import secrets
-from tools.kube.__main__ import K8S, given
+from tools.kube.__main__ import given
 from tools.kube.cluster.api import ApiError, proxied
 from tools.kube.cluster.steps import ClusterTest
 from tools.kube.cluster.workloads import StepFailed, name_of, with_images
 from tools.kube.network import PARTS
-from tools.kube.render import Object, RenderError, render
+from tools.kube.render import K8S, Object, RenderError, render
 
 OVERLAY = K8S / "overlays" / "local"
 OBSERVATION = frozenset(PARTS["observability"])

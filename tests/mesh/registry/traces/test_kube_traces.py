@@ -16,8 +16,7 @@ from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.export import readable
 from tests.support.common.otlp import collecting
 from tools.kube import identities
-from tools.kube.__main__ import K8S
-from tools.kube.render import containers, render
+from tools.kube.render import K8S, containers, render
 
 ENDPOINT, KEY, CERT = (f"OTEL_EXPORTER_OTLP_{name}" for name in ("ENDPOINT", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
 SPAN = TraceSpan("0" * 31 + "1", "0" * 15 + "1", "", "registry", "incident", 1_000, 2_000)
