@@ -11,7 +11,7 @@ from typing import Any
 import aiosqlite
 
 from tests.simulation.kernel.loop import SimulatedLoop
-from tests.simulation.kernel.process import Process, running
+from tests.simulation.kernel.process import Process, ProcessLoop, running
 
 STATEMENT_S = (0.000_02, 0.000_4)
 """Least and greatest time of a statement, seconds. A commit syncs the disk within it."""
@@ -59,7 +59,7 @@ class SimulatedConnection(sqlite3.Connection):
 class _Pump:
     """The queue of an aiosqlite connection: its statements run one after another, each after a short time."""
 
-    def __init__(self, loop: SimulatedLoop) -> None:
+    def __init__(self, loop: ProcessLoop) -> None:
         self._loop = loop
         self._waiting: deque[tuple[asyncio.Future[Any] | None, Callable[[], Any]]] = deque()
 
@@ -67,7 +67,7 @@ class _Pump:
         """Plans a statement."""
         self._waiting.append(item)
         if len(self._waiting) == 1:
-            if self._loop.process and self._loop.process.is_migrating:
+            if self._loop.process.is_migrating:
                 self._run()
             else:
                 self._plan()
@@ -109,7 +109,7 @@ class InlineConnection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int = 64) -> None:
         super().__init__(connector, iter_chunk_size)
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimulatedLoop)
+        assert isinstance(loop, ProcessLoop)
         self._tx = _Pump(loop)  # type: ignore[assignment]
         self._thread = _NoThread()  # type: ignore[assignment]
 

@@ -13,12 +13,9 @@ from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
-
-if TYPE_CHECKING:
-    from tests.simulation.kernel.process import Process
 
 UPTIME_S = 1_000.0
 """Monotonic time at the world's start, seconds: a machine's monotonic clock doesn't begin with the mesh."""
@@ -61,8 +58,6 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.process: Process | None = None
-        """The process that this loop runs."""
         self.is_dead = False
         self.paused_until_ns = 0
         """Until then the process is stopped, as by SIGSTOP, wall time in nanoseconds."""

@@ -15,6 +15,14 @@ from tests.simulation.kernel.world import SECOND_NS, World
 Main = Callable[[], Coroutine[Any, Any, None]]
 
 
+class ProcessLoop(SimulatedLoop):
+    """The event loop of one run of a process."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.world, process.name)
+        self.process = process
+
+
 class Process:
     """A process of the mesh or of an actor. It can crash at any await and start again on the same disk."""
 
@@ -24,7 +32,7 @@ class Process:
         """Number of starts so far."""
         self.started_s = 0.0
         """When this run started, seconds since the world's start."""
-        self.loop = SimulatedLoop(world, name)
+        self.loop = ProcessLoop(self)
         self.clients: dict[object, int] = {}
         """NATS clients of this run."""
         self.skew_ns = 0
@@ -56,8 +64,7 @@ class Process:
             return
         self.starts += 1
         self.started_s = self.world.elapsed_s
-        loop = self.loop = SimulatedLoop(self.world, self.name)
-        loop.process = self
+        loop = self.loop = ProcessLoop(self)
         loop.on_crash = self.crash
         self.clients, self.connections, self.facts = {}, [], {}
         self.world.note(f"start {self.name}")
@@ -106,11 +113,11 @@ class Process:
 def current() -> Process:
     """The process whose code runs now."""
     loop = events._get_running_loop()
-    assert isinstance(loop, SimulatedLoop) and loop.process is not None, "no simulated process runs"
+    assert isinstance(loop, ProcessLoop), "no simulated process runs"
     return loop.process
 
 
 def running() -> Process | None:
     """The process whose code runs now; None outside of all."""
     loop = events._get_running_loop()
-    return loop.process if isinstance(loop, SimulatedLoop) else None
+    return loop.process if isinstance(loop, ProcessLoop) else None
