@@ -7,7 +7,8 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,91 @@ def test_no_test_imports_a_test() -> None:
         if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
     }
     assert found == set()
+
+
+# ── circles of imports ───────────────────────────────────────────────────────────────────────────────────────────────
+
+Uses = Mapping[str, Mapping[str, Collection[str]]]
+"""The names that each module uses of each other module that it imports."""
+
+
+def uses(paths: list[Path]) -> Uses:
+    """What files use of each other. An import counts wherever it stands: a reader needs the other module even where Python doesn't."""
+    files = {module_name(path): path for path in paths}
+    return {module: used(path, files) for module, path in files.items()}
+
+
+def used(path: Path, modules: Collection[str]) -> dict[str, set[str]]:
+    """Names that a file uses of each of these modules that it imports."""
+    found: dict[str, set[str]] = {}
+    aliases: dict[str, str] = {}
+    attributes: list[tuple[str, str]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes.append((node.value.id, node.attr))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            package = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                if (name := package + alias.name) in modules:
+                    found.setdefault(name, set())
+                    aliases[alias.asname or alias.name] = name
+                elif (module := package[:-1]) in modules:
+                    found.setdefault(module, set()).add(alias.name)
+    for alias_name, attribute in attributes:
+        if alias_name in aliases:
+            found[aliases[alias_name]].add(attribute)
+    return found
+
+
+def circles(imports: Uses) -> list[str]:
+    """A text for each circle of imports, with the names that tie it."""
+    left = {module: sorted(others) for module, others in sorted(imports.items())}
+    found = []
+    while True:
+        try:
+            TopologicalSorter(left).prepare()
+        except CycleError as error:
+            # In graphlib's list each module is imported by the next.
+            ties = list(itertools.pairwise(reversed(error.args[1])))
+            found.append(
+                "\n".join(f"{a} uses of {b}: {', '.join(sorted(imports[a][b])) or 'no name'}" for a, b in ties)
+            )
+            left[ties[0][0]].remove(ties[0][1])
+        else:
+            return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # Nothing imports a test, so no test is in a circle.
+    found = circles(uses([path for path in python_files() if not path.name.startswith("test_")]))
+    assert not found, "move what both sides need into a module that imports neither:\n\n" + "\n\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from services.a import first\nfirst.begin()",
+        "import services.a.first as x\nx.begin()",
+        "from services.a.first import begin",
+        "def late():\n    from services.a.first import begin",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from services.a.first import begin",
+    ],
+)
+def test_a_circle_of_imports_is_found_with_its_names(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    texts = {"first": "from services.a.third import end", "second": line, "third": "from services.a import second"}
+    for name, text in texts.items():
+        path = tmp_path / "services" / "a" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (circle,) = circles(uses(python_files()))
+    assert {*circle.splitlines()} == {
+        "services.a.first uses of services.a.third: end",
+        "services.a.third uses of services.a.second: no name",
+        "services.a.second uses of services.a.first: begin",
+    }
 
 
 # ── the flow table ───────────────────────────────────────────────────────────────────────────────────────────────────
