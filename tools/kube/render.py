@@ -14,7 +14,7 @@ import yaml
 K8S = Path(__file__).parents[2] / "k8s"
 """Folder of the manifests."""
 OVERLAYS = ("local", "production")
-"""Names of the overlays of k8s/overlays, one for each way of running the mesh that is maintained here."""
+"""Names of the overlays in k8s/overlays."""
 Object = dict[str, Any]
 Pods = Sequence[tuple[Object, Object]]
 """Workloads, each with its pod template."""

@@ -11,7 +11,7 @@ from services.dispatch.domain.leg import Leg
 
 @dataclass(frozen=True, slots=True)
 class AlertContact:
-    """What an alert says about the first contact."""
+    """An alert's statement about the first contact with the wearer."""
 
     contact_id: str
     plan: ContactPlan
@@ -26,6 +26,7 @@ class Alert:
     alert_id: str
     incident_id: str
     place: LogPosition
+    """Log position of the alert."""
     kind: int
     """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
     demand: Demand
@@ -43,7 +44,7 @@ class Alert:
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
-    check_ids: tuple[str, ...] = ()
+    check_subject_ids: tuple[str, ...] = ()
     """Wearers whose act this leg must look into, whatever the demand is."""
     contact: AlertContact | None = None
     """The first contact with the wearer; None if the alert says nothing about one."""

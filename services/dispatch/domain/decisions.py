@@ -95,7 +95,7 @@ Command: TypeAlias = (
 def concerns(leg: Leg, alert: Alert) -> bool:
     """Whether a leg must apply an alert: it demands something of the leg, says that a threat is over, or ends the incident."""
     matters = alert.demand in leg.policy.offers | leg.policy.notifies or alert.demand is Demand.RECORD
-    return alert.ends or bool(alert.check_ids) or (matters and bool(alert.subject_ids))
+    return alert.ends or bool(alert.check_subject_ids) or (matters and bool(alert.subject_ids))
 
 
 def decide(incident: Incident, command: Command, situation: Situation) -> tuple[Event, ...]:
@@ -161,7 +161,7 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
     }
     checks = {
         assignment_id(incident.incident_id, leg, subject_id, task=Task.CHECK): subject_id
-        for subject_id in alert.check_ids
+        for subject_id in alert.check_subject_ids
     }
     graver = _graver(incident, alert, subjects)
     decided = Decided(incident)

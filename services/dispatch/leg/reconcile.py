@@ -107,7 +107,9 @@ class Reconciler:
             except InvalidField:
                 self._unreadable.add(message.sequence)  # the reader made it a dead letter, with the reason
                 continue
-            if alert is not None and ((alert.demand is Demand.RESPOND and alert.subject_ids) or alert.check_ids):
+            if alert is not None and (
+                (alert.demand is Demand.RESPOND and alert.subject_ids) or alert.check_subject_ids
+            ):
                 yield alert
 
     async def _compare_steps(self) -> None:

@@ -74,12 +74,12 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
-        check_ids=_check_ids(message, leg),
+        check_subject_ids=_check_subject_ids(message, leg),
         contact=contacts.alert_contact(message) if leg.policy.contacts_wearer else None,
     )
 
 
-def _check_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
+def _check_subject_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
     """Wearers whose act this leg must look into, without duplicates. Raises InvalidField."""
     checks = [fields.required_id(f"checks[{n}].subject_id", each.subject_id) for n, each in enumerate(message.checks)]
     named = (subject_id for subject_id, each in zip(checks, message.checks, strict=True) if each.leg == LEGS[leg])

@@ -1,1 +1,1 @@
-"""First contact with the wearer, without I/O: its state, and the decisions on it."""
+"""First contact with the wearer: its state, and the decisions on it. Pure."""

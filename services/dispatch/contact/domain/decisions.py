@@ -1,4 +1,4 @@
-"""First contact with the wearer: its assignment, the message of the tag, and the call of an officer. Pure.
+"""Decisions on a first contact with the wearer: the message of the tag, and the call of an officer. Pure.
 
 The decision orders the message, so it goes out while this leg is down, too. The leg follows it: a message that the tag refuses or
 doesn't confirm, or that doesn't turn the wearer back, brings the call onto the officers' list. Nobody calls for a contact by the tag
@@ -31,7 +31,7 @@ CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NO
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Command: record what became of the message to the tag."""
+    """Command: record that the tag confirmed the message, or why an officer has to call."""
 
     assignment_id: str
     contact_id: str

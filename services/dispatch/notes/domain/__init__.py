@@ -1,1 +1,1 @@
-"""Notes of an incident, without I/O: what a note is, and the decision to add it."""
+"""Notes of an incident: the note itself, and the decision to add it. Pure."""

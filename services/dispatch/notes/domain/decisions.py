@@ -11,7 +11,7 @@ from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.incident import Incident
 from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
 
-INCIDENT_NOTES_MAX = 500
+MAX_INCIDENT_NOTES = 500
 """Maximum number of notes of one leg in an incident."""
 TOO_MANY_NOTES = "TOO_MANY_NOTES"
 """Machine-readable reason for refusing a note."""
@@ -45,9 +45,9 @@ def decide(incident: Incident, command: AddNote, now_ms: int) -> Iterator[NoteAd
     id_ = note_id(incident, command.note_key)
     if id_ in incident.note_ids:
         return
-    if len(incident.note_ids) >= INCIDENT_NOTES_MAX:
+    if len(incident.note_ids) >= MAX_INCIDENT_NOTES:
         raise FailedPrecondition(
-            f"the incident has {INCIDENT_NOTES_MAX} notes of this leg: it takes no more", TOO_MANY_NOTES
+            f"the incident has {MAX_INCIDENT_NOTES} notes of this leg: it takes no more", TOO_MANY_NOTES
         )
     yield NoteAdded(
         at_ms=now_ms,

@@ -18,7 +18,7 @@ class NoteKind(IntEnum):
 
 
 class NotedResult(IntEnum):
-    """What came of a call; numbers of tandem.dispatch.v1.NotedResult."""
+    """Result of a call; numbers of tandem.dispatch.v1.NotedResult."""
 
     UNSPECIFIED = 0
     NOTED_SPOKEN = 1

@@ -13,7 +13,7 @@ from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from services.dispatch.leg import translate as translate_leg
 from services.dispatch.notes import translate
-from services.dispatch.notes.domain.decisions import INCIDENT_NOTES_MAX, AddNote
+from services.dispatch.notes.domain.decisions import MAX_INCIDENT_NOTES, AddNote
 from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
@@ -77,7 +77,7 @@ def test_an_unknown_incident_takes_no_note() -> None:
 
 def test_an_incident_takes_a_limited_number_of_notes() -> None:
     story = offered()
-    for n in range(INCIDENT_NOTES_MAX):
+    for n in range(MAX_INCIDENT_NOTES):
         story.do(note(f"key-{n}"))
     with pytest.raises(FailedPrecondition, match="takes no more"):
         story.do(note("key-more"))

@@ -24,7 +24,7 @@ State = AssignmentState
 
 
 def with_check(sequence: int, demand: Demand = NOTIFY, *subjects: str, ends: bool = False) -> Alert:
-    return replace(alert(sequence, demand, *(subjects or ("w",)), ends=ends), check_ids=("w",))
+    return replace(alert(sequence, demand, *(subjects or ("w",)), ends=ends), check_subject_ids=("w",))
 
 
 def over(sequence: int) -> Alert:
@@ -96,8 +96,8 @@ def test_a_leg_without_the_check_has_none() -> None:
     story = Story("police")
     story.fold(alert(5, NOTIFY, "p1"))
     assert {assignment.task for assignment in story.incident.assignments.values()} == {Task.RESPOND}
-    bare = replace(alert(5, WARN), subject_ids=(), check_ids=("w",))
-    assert concerns(Leg.POLICE, bare) and not concerns(Leg.POLICE, replace(bare, check_ids=()))
+    bare = replace(alert(5, WARN), subject_ids=(), check_subject_ids=("w",))
+    assert concerns(Leg.POLICE, bare) and not concerns(Leg.POLICE, replace(bare, check_subject_ids=()))
 
 
 def test_the_record_keeps_the_task_and_the_messages_name_it() -> None:
@@ -122,4 +122,4 @@ def test_each_leg_reads_its_own_checks_from_the_alert() -> None:
     message.checks.add(leg=alert_pb2.POLICE, subject_id="w")
     for leg, expected in ((Leg.POLICE, ("w",)), (Leg.PROBATION, ()), (Leg.WARNING, ())):
         parsed = translate.alert(message.SerializeToString(), leg)
-        assert parsed is not None and parsed.check_ids == expected
+        assert parsed is not None and parsed.check_subject_ids == expected

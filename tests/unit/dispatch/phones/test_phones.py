@@ -111,7 +111,7 @@ def test_an_exercise_has_no_summary() -> None:
 
 def test_the_summary_does_not_wait_for_the_duty_to_look_into_the_wearers_act() -> None:
     story = Story()
-    story.fold(replace(alert(1, Demand.RESPOND, "p1"), check_ids=("wearer-1",)))
+    story.fold(replace(alert(1, Demand.RESPOND, "p1"), check_subject_ids=("wearer-1",)))
     at(story, 20_000).fold(alert(2, Demand.RECORD, ends=True))
     assert story.incident.ended_ms is None
     found = summary(story)
