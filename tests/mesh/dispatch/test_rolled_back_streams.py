@@ -48,7 +48,7 @@ async def delivered(bus: Bus, stream: str, sequence: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             readers = await bus.js.consumers_info(stream)
-            if readers and all(reader.delivered.stream_seq >= sequence for reader in readers):
+            if readers and all(reader.delivered and reader.delivered.stream_seq >= sequence for reader in readers):
                 return
             await asyncio.sleep(0.05)
 
