@@ -202,7 +202,7 @@ def test_an_amended_account_replaces_the_first_one_and_prolongs_nothing() -> Non
         "정정됨 (유효하지 않음)",
         "정정한 기록",
         "접근 기록 정정",
-        "확인된 가장 가까운 거리: 피해자 p1까지 30 m, 보호장소 home1까지 0 m.",
+        "보고된 위치로 계산한 가장 가까운 거리: 피해자 p1까지 30 m, 보호장소 home1까지 0 m.",
     ):
         assert words in text, words
 
