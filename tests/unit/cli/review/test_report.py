@@ -84,7 +84,7 @@ def test_the_same_bundle_gives_the_same_bytes_on_each_python() -> None:
     assert hashlib.sha256(made).hexdigest() == GOLDEN
 
 
-GOLDEN = "7c59eb594d5a2265b24d2f75520629cc4df240f9e1e1f902583360b31b195e31"
+GOLDEN = "542c65bdc947c3613124bb1df87ec142c48763f30e6ac0f395e22a9dc785b835"
 """SHA-256 of the document. Both Pythons of the suite give it. A change of the report, of the fold's version or of the typesetter
 changes it, and then the new one is put here."""
 
