@@ -38,7 +38,7 @@ _EXPECTED = {
     "MACHINE_RECEIVES": "received by the machine",
     "PERSON_ANSWERS": "answered by a person",
     "UNIT_DISPATCHED": "unit dispatched",
-    "PERSON_WARNED": "protected person warned",
+    "PERSON_WARNED": "warning delivered",
     "WARNING_RECEIVED": "receipt of the warning",
     "OTHER_LEG_ACTS": "step of the other leg",
     "UNIT_ARRIVES": "arrival on the scene",

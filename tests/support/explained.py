@@ -64,6 +64,7 @@ class Log:
         for message in self.messages[: stored.alert.sequence]:
             refolded.fold(message)
         device_ids = refolded.device_ids()
+        refolded.read_to = len(self.messages)
         for message in self.messages[refolded.window_from - 1 :]:
             refolded.collect(message, device_ids)
         return explanation.explain(refolded)

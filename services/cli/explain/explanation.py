@@ -108,7 +108,12 @@ class Explanation:
             "figures": _plain(self.figures),
             "again": "DIFFERENT" if self.differences else "SAME",
             "differences": list(self.differences),
-            "log": {"stream": flow.log_stream(alert.partition), "folded_from": refolded.first, "to": alert.sequence},
+            "log": {
+                "stream": flow.log_stream(alert.partition),
+                "folded_from": refolded.first,
+                "to": alert.sequence,
+                "read_to": refolded.read_to,
+            },
             "entry": {
                 "sequence": alert.sequence,
                 "stamp": times.to_rfc3339(refolded.stamp_ms),

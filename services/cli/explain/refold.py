@@ -114,6 +114,8 @@ class Refold:
         """Messages to the wearer by the tags of the alert's case up to the decision, in the order of the log."""
         self.before: Case | None = None
         """The case before the entry that decided."""
+        self.read_to = first
+        """Sequence of the last entry that was read for reports. What arrived after it isn't known."""
         self.window_from = first
         """Sequence of the first entry of the 2 h before the decision."""
         self.reports: dict[str, list[LoggedPosition]] = defaultdict(list)
@@ -340,6 +342,7 @@ async def refold(
             "that entry (the runbook: stream_went_back). The alert can't be explained from the log"
         )
     device_ids = refolded.device_ids()
+    refolded.read_to = bounds.last
     async for message in pull.between(bus, stream, refolded.window_from, last=bounds.last):
         refolded.collect(message, device_ids)
         if message.sequence % PROGRESS_EVERY == 0:

@@ -74,7 +74,7 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
             explained, f"{device_id}: arrived after it, of a time before it", list(late), positions=positions
         )
     if not explained.later:
-        yield "no report of a time before the decision has arrived after it"
+        yield f"no report of a time before the decision has arrived after it, up to entry {refold.read_to}"
 
 
 def _device_id(report: LoggedPosition) -> str:

@@ -60,7 +60,10 @@ def summary(facts: ReportFacts, words: Words) -> list[str]:
             words.text(f"{target}까지 {distance}", f"{distance} from {target}") for target, distance in nearest
         )
         sentences.append(
-            words.text(f"확인된 가장 가까운 거리: {to_each}.", f"The least distance that was established: {to_each}.")
+            words.text(
+                f"보고된 위치로 계산한 가장 가까운 거리: {to_each}.",
+                f"The least distance by the reported positions: {to_each}.",
+            )
         )
     sentences.append(words("no_verdict"))
     return sentences

@@ -98,7 +98,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     # ── alerts ───────────────────────────────────────────────────────────────────────────────────────────────────────
     "RING_ENTERED": ("거리 안 진입", "ring entered"),
     "RING_CLEARED": ("거리 밖 이탈 확인", "ring cleared"),
-    "TAMPERED": ("전자장치 훼손", "tag tampered with"),
+    "TAMPERED": ("전자장치 훼손 의심", "tampering with the tag suspected"),
     "PANIC": ("피해자 긴급호출", "panic call of the protected person"),
     "LOW_BATTERY": ("배터리 부족", "low battery"),
     "JAMMED": ("전파 방해 의심", "jamming suspected"),
@@ -160,11 +160,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "ContactBegun": ("피부착자 첫 연락", "first contact with the wearer"),
     "ContactStepped": ("피부착자 첫 연락 경과", "first contact with the wearer, next state"),
     "NoteAdded": ("상황실 기록", "recorded by the desk"),
-    "warning:Offered": ("알림 발송", "warning sent to the gateways"),
-    "warning:Reoffered": ("새 알림 발송", "another warning sent to the gateways"),
-    "warning:Escalated": ("알림 재발송", "warning sent once more"),
+    "warning:Offered": ("알림 지시", "warning ordered"),
+    "warning:Reoffered": ("새 알림 지시", "another warning ordered"),
+    "warning:Escalated": ("알림 재지시", "warning ordered once more"),
     "warning:Acknowledged": ("알림 전달됨", "warning delivered"),
-    "warning:StoodDown": ("해제 알림 발송", "all-clear sent"),
+    "warning:StoodDown": ("알림 종료", "warning over"),
     "other_step": ("그 밖의 조치", "other step"),
     "state_6": ("출동", "dispatched"),
     "state_7": ("이동 중", "en route"),
@@ -268,7 +268,10 @@ class Words:
         return self(kind) if kind in WORDS else f"{self('other_step')} ({kind})"
 
     def step_of(self, leg: str, kind: str) -> str:
-        """Word for a kind of step of a leg: a warning is sent and delivered, while a unit is offered and accepts an assignment."""
+        """Word for a kind of step of a leg: a warning is ordered and delivered, while a unit is offered and accepts an assignment.
+
+        The chain of the warning leg doesn't hold what was sent to a person, so no word may claim it.
+        """
         name = f"{leg}:{kind}"
         return self(name) if name in WORDS else self.step(kind)
 

@@ -1,13 +1,22 @@
-"""Positions of readers in a stream: the identity of the last entry, and its comparison with the stream."""
+"""Positions of readers in a stream: the identity of the last entry, its comparison with the stream, and when it is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
 from services.common.messaging import cursors
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.delivered import Delivered
+from services.common.retrying import retried
+
+STORE_INTERVAL_S = 5.0
+"""Time after which the position behind messages without an effect is stored, seconds. Until then it is only in memory."""
+EffectT = TypeVar("EffectT")
+PositionT = TypeVar("PositionT")
 
 
 class ReaderPosition:
@@ -83,3 +92,54 @@ class DurablePosition:
     def forget(self) -> None:
         """Forgets the newest entry, after the stream went back."""
         self.newest, self.went_back = None, True
+
+
+class DeferredPosition(Generic[EffectT, PositionT]):
+    """Stores a reader's position in a stream: with the effects of messages at once, and behind messages without an effect later.
+
+    Most messages of a shared stream concern other readers. The position behind those is stored after 5 s, so that no message that
+    concerns this reader waits for the transaction. After a crash the reader skips the same messages once more.
+    """
+
+    def __init__(
+        self, store: Callable[[Sequence[EffectT], PositionT], Awaitable[None]], interval_s: float = STORE_INTERVAL_S
+    ) -> None:
+        """`store` stores effects and a position in one transaction; both methods call it until it succeeds. `interval_s` is the time
+        for which a position is deferred, seconds."""
+        self._store, self._interval_s = store, interval_s
+        self._deferred: PositionT | None = None
+        """Position that isn't stored yet; None if there is none."""
+        self._is_deferred, self._storing = asyncio.Event(), asyncio.Lock()
+
+    async def put(self, effects: Sequence[EffectT], position: PositionT) -> None:
+        """Stores effects with the position of the last of them, durable on return. Without effects, the position is only deferred."""
+        if effects:
+            self._deferred = None  # `position` is later
+            await retried(partial(self._store, effects, position))
+        else:
+            self._deferred = position
+            self._is_deferred.set()
+
+    async def forget(self, _: StreamWentBack) -> None:
+        """Drops the deferred position after the stream went back: the reader reads again from before it.
+
+        Returns after a write of it that is under way, which would else replace a position that the reader stores afterwards.
+        """
+        async with self._storing:
+            self._deferred = None
+
+    async def keep(self) -> None:
+        """Stores deferred positions until cancelled."""
+        while True:
+            await self._is_deferred.wait()
+            await asyncio.sleep(self._interval_s)
+            self._is_deferred.clear()
+            await retried(self._store_deferred)
+
+    async def _store_deferred(self) -> None:
+        async with self._storing:
+            position = self._deferred
+            if position is not None:
+                await self._store((), position)
+                if self._deferred is position:  # a later one is stored after the next interval
+                    self._deferred = None

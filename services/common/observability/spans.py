@@ -69,5 +69,7 @@ def in_order(spans: Sequence[S], roots: Collection[str] = ("",)) -> list[tuple[S
 
 
 def duration(us: int) -> str:
-    """Formats a duration in microseconds for people, in milliseconds below 10 s and in seconds otherwise."""
-    return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"
+    """Formats a duration in microseconds for people: 4.8 ms, 2.01 s, 3725.1 s. A minus sign is kept."""
+    if abs(us) < 999_950:  # else it would read 1000.0 ms
+        return f"{us / 1000:.1f} ms"
+    return f"{us / 1e6:.2f} s" if abs(us) < 1_000_000_000 else f"{us / 1e6:.1f} s"

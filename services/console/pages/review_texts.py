@@ -14,7 +14,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "expected_MACHINE_RECEIVES": ("단말 수신", "received by the machine"),
     "expected_PERSON_ANSWERS": ("담당자 접수", "answered by a person"),
     "expected_UNIT_DISPATCHED": ("출동 지령", "unit dispatched"),
-    "expected_PERSON_WARNED": ("피해자 알림 전달", "protected person warned"),
+    "expected_PERSON_WARNED": ("피해자 알림 전달", "warning delivered"),
     "expected_WARNING_RECEIVED": ("피해자 알림 수신 확인", "receipt of the warning"),
     "expected_OTHER_LEG_ACTS": ("상대 기관 조치", "step of the other leg"),
     "expected_UNIT_ARRIVES": ("현장 도착", "arrival on the scene"),

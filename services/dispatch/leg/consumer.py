@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
-from services.common.messaging.cursors import StreamWentBack
+from services.common.messaging.positions import DeferredPosition
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
@@ -27,7 +27,6 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
 from services.dispatch.notes import translate as translate_notes
-from services.dispatch.publications.skipped import SkippedPosition
 
 PEERS_LINGER_S = 0.05
 """Time for which the other legs' steps are collected after the first one, seconds. All legs offer in the same moment, and the own offer
@@ -37,25 +36,19 @@ goes first."""
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
     """Applies the alerts of ALERTS until cancelled. Alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
-    passed = SkippedPosition(partial(leg.fold, ()))
+    deferred: DeferredPosition[Alert, StreamPosition] = DeferredPosition(leg.fold)
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
-
-    async def forget_passed(_: StreamWentBack) -> None:
-        passed.position = None  # reading starts before this position
-
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(passed.keep())
-        async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed, health=health):
+        tasks.create_task(deferred.keep())
+        async for messages in trails.follow(
+            bus, stream, trail, after=after, on_went_back=deferred.forget, health=health
+        ):
             parsed = await dead_letters.parse_or_keep(
                 bus, flow.alerts_reader(leg.name), messages, parse=lambda data, subject: _alert(data, subject, leg.name)
             )
             alerts = [alert for alert in parsed if concerns(leg.name, alert)]
             position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
-            if alerts:
-                passed.position = None  # `position` is later
-                await retried(partial(leg.fold, alerts, position))
-            else:
-                passed.position = position
+            await deferred.put(alerts, position)
             leg.metrics.alerts_behind.labels(leg.name).set(messages[-1].pending)
 
 

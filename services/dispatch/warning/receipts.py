@@ -36,8 +36,6 @@ BY_RECEIPT = "receipt/"
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
-POSITION_INTERVAL_S = 5.0
-"""Minimum time between two positions that are stored without a receipt, seconds of wall time."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""
 
@@ -76,8 +74,6 @@ class ReceiptStore:
         self._database = database
         self.changed = asyncio.Event()
         """Set when a receipt was stored, which may have caused an update of the leg."""
-        self._next_position_s = 0.0
-        """When a position alone is stored next, by the event loop's clock, seconds."""
 
     async def put(self, message: MessageRow, receipt: ReceiptKind, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt. Only the first receipt of each kind is kept.
@@ -93,14 +89,7 @@ class ReceiptStore:
         self.changed.set()
 
     async def put_delivered(self, command_ids: Sequence[str], now_ms: int, position: StreamPosition) -> None:
-        """Stores the receipts of devices, by the commands that carried the messages, and the position in the stream of commands.
-
-        Most commands are another service's. The position after those alone is stored each POSITION_INTERVAL_S, so that a restart reads
-        some of them once more.
-        """
-        now_s = asyncio.get_running_loop().time()
-        if not command_ids and now_s < self._next_position_s:
-            return
+        """Stores the receipts of devices, by the commands that carried the messages, and the position in the stream of commands."""
 
         def work(connection: sa.Connection) -> bool:
             found = [row for id_ in command_ids for row in OF_COMMAND.fetch(connection, {"command_id": id_})]
@@ -111,7 +100,6 @@ class ReceiptStore:
 
         if await self._database.visit(work):
             self.changed.set()
-        self._next_position_s = now_s + POSITION_INTERVAL_S
 
     async def work(self, now_ms: int) -> ReceiptWork:
         """Returns the work that receipts cause now, and when a receipt will be overdue next."""

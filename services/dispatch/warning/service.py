@@ -20,13 +20,14 @@ from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.delivered import Delivered
+from services.common.messaging.positions import STORE_INTERVAL_S, DeferredPosition
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
+from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage.db import open_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
@@ -225,6 +226,8 @@ class _Source(Generic[T]):
     keeps_dead_letters: bool = False
     """Whether unreadable messages become dead letters. If not, they are only counted: another reader of the stream keeps them."""
     health: ReaderHealth | None = None
+    defer_s: float = STORE_INTERVAL_S
+    """Time after which the position behind messages without an effect is stored, seconds."""
 
 
 class WarningStreams:
@@ -264,12 +267,9 @@ class WarningStreams:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for partition in range(log_meta.partitions):
-                    cases = _Source(
-                        flow.log_stream(partition),
-                        translate.case,
-                        self._store.put_contacts,
-                        subjects=(flow.log_subject(partition, "case"),),
-                    )
+                    stream, subjects = flow.log_stream(partition), (flow.log_subject(partition, "case"),)
+                    # The start waits for this position, also behind an unreadable case.
+                    cases = _Source(stream, translate.case, self._store.put_contacts, subjects=subjects, defer_s=0.0)
                     tasks.create_task(self._read(bus, log_meta.log_id, cases))
                 await self._await_contacts(bus, log_meta)
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
@@ -286,15 +286,22 @@ class WarningStreams:
         """Reads a stream until cancelled. The position in the stream is stored together with the effects of the messages."""
         stored_position = await retried(partial(self._store.position, source.stream, log_id))
         trail = Trail.parse(stored_position.trail)
-        async for messages in trails.follow(
-            bus, source.stream, trail, subjects=source.subjects, after=stored_position.sequence, health=source.health
-        ):
-            own = [message for message in messages if source.holds is None or source.holds(message.subject)]
-            position = StreamPosition(
-                stream=source.stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
-            )
-            parsed = await _parsed(bus, own, source)
-            await retried(partial(source.accept, parsed, position))
+        deferred: DeferredPosition[T, StreamPosition] = DeferredPosition(source.accept, source.defer_s)
+        following = trails.follow(
+            bus,
+            source.stream,
+            trail,
+            subjects=source.subjects,
+            after=stored_position.sequence,
+            on_went_back=deferred.forget,
+            health=source.health,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(deferred.keep())
+            async for messages in following:
+                own = [message for message in messages if source.holds is None or source.holds(message.subject)]
+                position = StreamPosition(source.stream, log_id, messages[-1].sequence, str(trail))
+                await deferred.put(await _parsed(bus, own, source), position)
 
     async def _await_contacts(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Waits, at most CONTACTS_WITHIN_S, until all current cases of the log are read.
@@ -305,7 +312,7 @@ class WarningStreams:
             async with asyncio.timeout(CONTACTS_WITHIN_S):
                 for partition in range(log_meta.partitions):
                     stream = flow.log_stream(partition)
-                    last = await _last_of(bus, stream, flow.log_subject(partition, "case"))
+                    last = await retried(partial(bus.last_sequence_of, stream, flow.log_subject(partition, "case")))
                     read = partial(self._store.position, stream, log_meta.log_id)
                     while (await retried(read)).sequence < last:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
@@ -382,15 +389,6 @@ async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -
     if source.keeps_dead_letters:
         return await dead_letters.parse_or_keep(bus, reader, messages, parse=source.parse)
     return dead_letters.parse_or_pass_over(bus, reader, messages, parse=source.parse)
-
-
-async def _last_of(bus: Bus, stream: str, subject: str) -> int:
-    """Returns the sequence of the last message on a subject; 0 if there is none or the server doesn't answer."""
-    try:
-        return await bus.last_sequence_of(stream, subject)
-    except RetryableError as error:
-        logger().warning("work_retried", reason=error.reason)
-        return 0
 
 
 async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,28 @@ def tear(nats: TestServer, store: Path, *streams: str) -> None:
 def lost(leg: RunningLeg, stream: str) -> float:
     """Returns the number of lost publications that a leg found."""
     return leg.registry.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
+
+
+def alerts_went_back(leg: RunningLeg) -> float:
+    """Returns the number of times that a reader of the leg found ALERTS changed behind it."""
+    return leg.registry.get_sample_value("tandem_stream_went_back_total", {"stream": flow.ALERTS.name}) or 0.0
+
+
+async def delivered(bus: Bus, stream: str, sequence: int) -> None:
+    """Waits until the server has delivered the messages up to a sequence to each reader of a stream."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            readers = await bus.js.consumers_info(stream)
+            if readers and all(reader.delivered and reader.delivered.stream_seq >= sequence for reader in readers):
+                return
+            await asyncio.sleep(0.05)
+
+
+def position(configured: DispatchSettings) -> int:
+    """Returns the stored position of a leg in ALERTS."""
+    with closing(sqlite3.connect(configured.data_dir / "dispatch-police.sqlite3")) as database:
+        [(sequence,)] = database.execute("select sequence from positions where stream = 'ALERTS'").fetchall()
+    return int(sequence)
 
 
 def reconciled(leg: RunningLeg) -> float:
@@ -77,6 +101,56 @@ async def test_an_alert_with_the_sequence_of_a_lost_one_is_offered(
     async with running(police) as leg:
         assert before.items() <= (await offered(leg, "incident-1", "incident-2", "incident-3")).items()
         assert reconciled(leg) == 0
+
+
+@pytest.mark.parametrize("damage", ["the skipped alert is lost", "the stream is rebuilt"])
+async def test_after_a_crash_behind_a_skipped_alert_the_alerts_with_its_sequence_are_offered(
+    nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, tmp_path: Path, damage: str
+) -> None:
+    """The leg ends while the position behind the skipped alert is only in memory."""
+    nats.kill()
+    torn.copy_of(store, flow.ALERTS.name, tmp_path / "empty")
+    nats.start()
+    async with running(police) as leg:
+        await publish(bus, alert(1, incident="incident-1"))
+        before = await offered(leg, "incident-1")
+        await publish(bus, alert(2, incident="incident-of-probation", protected=()))
+        await delivered(bus, flow.ALERTS.name, 2)
+    assert position(police) == 1
+    if damage == "the stream is rebuilt":
+        nats.kill()
+        torn.put_back(store, flow.ALERTS.name, tmp_path / "empty")
+        nats.start()
+        await publish(bus, alert(3, incident="incident-3"))
+    else:
+        tear(nats, store, flow.ALERTS.name)
+    await publish(bus, alert(4, incident="incident-4"))
+    assert (await bus.bounds_of(flow.ALERTS.name)).last == 2
+    async with running(police) as leg:
+        after = await offered(leg, "incident-1", "incident-4", *(["incident-3"] if "rebuilt" in damage else []))
+        assert before.items() <= after.items() and reconciled(leg) == 0
+
+
+async def test_a_skipped_position_of_lost_alerts_is_not_stored(
+    nats: TestServer, bus: Bus, store: Path, police: DispatchSettings
+) -> None:
+    async with running(police) as leg:
+        await publish(bus, alert(1, incident="incident-1"))
+        await offered(leg, "incident-1")
+        await publish(bus, alert(2, incident="incident-of-probation", protected=()))
+        await delivered(bus, flow.ALERTS.name, 2)
+        tear(nats, store, flow.ALERTS.name)
+        await publish(bus, alert(3, incident="incident-3"))
+        await offered(leg, "incident-3")
+        assert position(police) == 2 and alerts_went_back(leg) == 1
+        await publish(bus, alert(4, incident="another-of-probation", protected=()))
+        async with asyncio.timeout(PATIENCE_S):
+            while position(police) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    async with running(police) as leg:
+        await publish(bus, alert(5, incident="incident-5"))
+        await offered(leg, "incident-1", "incident-3", "incident-5")
+        assert alerts_went_back(leg) == 0, "the stored position is one of the stream as it is now"
 
 
 async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_step(

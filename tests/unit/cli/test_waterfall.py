@@ -78,12 +78,12 @@ def printed(selection: Selection | None = None, width: int = 80, late: bool = Tr
 def test_at_80_columns_no_line_is_longer_and_each_late_step_says_so() -> None:
     lines = printed()
     assert max(map(len, lines)) <= 80
-    assert any(line.startswith("probation: answered by a person") and line.endswith("15.0 s LATE") for line in lines)
+    assert any(line.startswith("probation: answered by a person") and line.endswith("15.00 s LATE") for line in lines)
     escalated = next(n for n, line in enumerate(lines) if line.endswith("probation escalated"))
-    assert lines[escalated + 1].strip() == "answered by a person: NOT WITHIN 30.0 s"
+    assert lines[escalated + 1].strip() == "answered by a person: NOT WITHIN 30.00 s"
     assert lines[escalated + 2].strip() == "not acknowledged -> supervisor"
     accepted = next(n for n, line in enumerate(lines) if line.endswith("probation accepted"))
-    assert "6000.0 ms" in lines[accepted] and lines[accepted + 1].strip() == "answered by a person: 15.0 s LATE"
+    assert "6.00 s" in lines[accepted] and lines[accepted + 1].strip() == "answered by a person: 15.00 s LATE"
     assert "!" in lines[escalated] and not any("LATE" in line for line in printed(late=False))
     assert lines[-1] == "median: of the newest 3 incidents with the same kind of alert"
 

@@ -9,8 +9,10 @@ const ZOOM = 0.5;
 const LEAST_SHOWN = WHOLE / 4_096;
 const TICKS = 4;
 
-function formatted(us: number): string {
-  return us < 10_000_000 ? `${(us / 1_000).toFixed(0)} ms` : `${(us / 1e6).toFixed(1)} s`;
+/** Formats a duration in microseconds: 86 ms, 2.01 s, 3725.1 s. */
+export function formatted(us: number): string {
+  if (us < 999_500) return `${(us / 1_000).toFixed(0)} ms`;
+  return us < 1_000_000_000 ? `${(us / 1e6).toFixed(2)} s` : `${(us / 1e6).toFixed(1)} s`;
 }
 
 /** Returns the part of a range that a zoom by `factor` about its middle shows, within 0 to WHOLE. */

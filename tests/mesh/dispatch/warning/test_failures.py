@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,17 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.privacy import sealing
 from services.dispatch.settings import DispatchSettings
-from tandem.common.v1 import contact_pb2
+from tandem.common.v1 import command_pb2, contact_pb2
 from tandem.dispatch.v1 import dispatch_pb2
+from tests.support import torn
 from tests.support.common.nats import TestServer
 from tests.support.dispatch import dispatch
 from tests.support.dispatch.dispatch import publish, running
 from tests.support.dispatch.warned import flagged, until
 from tests.support.dispatch.warning import (
     HANDLE,
+    FakeDevice,
     Gateway,
     put_case,
     ring,
@@ -122,6 +126,29 @@ def of_gateways(made: DispatchSettings) -> dict[str, str]:
         "TANDEM_LINK_PORT": str(made.link_port),
         "TANDEM_LINK_URL": made.link_url,
     }
+
+
+async def test_a_receipt_with_the_sequence_of_a_lost_step_of_another_service_counts(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    made = settings(nats, tmp_path / "leg")
+    await put_case(bus, made, "app-1")
+    device = FakeDevice(bus)
+    async with running(made):
+        await publish(bus, ring(1))
+        warning_id, _ = await device.shown()
+        step = command_pb2.CommandStep(
+            command_id="of-another-service", device_id="tag-1", state=command_pb2.COMMAND_STATE_RECEIVED, at_ms=1
+        )
+        subject = flow.command_step_subject(step.command_id, "RECEIVED")
+        await bus.publish_until_stored(subject, step.SerializeToString())
+        lost = (await bus.bounds_of(flow.COMMANDS.name)).last
+        nats.kill()
+        torn.overwrite_tail(tmp_path / "nats", flow.COMMANDS.name, random.Random(1))
+        nats.start()
+        await device.arrived(warning_id)
+        assert (await bus.bounds_of(flow.COMMANDS.name)).last == lost
+        await until(made, "select 1 from messages where delivered_ms is not null")
 
 
 def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
