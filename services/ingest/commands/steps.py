@@ -61,7 +61,8 @@ class CommandSteps:
 
         def record() -> None:
             del self._lingering[command_id]
-            self._record(active, State.COMMAND_STATE_SENT, at_ms=at_ms)
+            if not active.is_final:  # another process may have had the answer
+                self._record(active, State.COMMAND_STATE_SENT, at_ms=at_ms)
 
         timer = asyncio.get_running_loop().call_later(SENT_LINGER_S, record)
         self._lingering[command_id] = _Sent(at_ms, timer)
