@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -28,7 +29,7 @@ async def test_functions_run_in_their_order_in_one_other_thread(thread: VisitThr
         threads.add(threading.get_ident())
         return 10 * number
 
-    futures = [thread.run(lambda number=number: work(number)) for number in range(5)]  # type: ignore[misc]
+    futures = [thread.run(partial(work, number)) for number in range(5)]
     assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
     assert order == [0, 1, 2, 3, 4] and len(threads) == 1 and threading.get_ident() not in threads
 
