@@ -6,9 +6,11 @@ An event is named by a code, not by a sentence. Log lines never hold names of pe
 from __future__ import annotations
 
 import faulthandler
+import json
 import logging
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TextIO, cast
 
 import structlog
@@ -34,13 +36,26 @@ class _NeverFails:
             self._output.flush()
 
 
-def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Adds the trace id of the log line's incident, or else that of the caller's trace context."""
-    if event.get("incident_id"):
-        event["trace_id"] = trace_ids.trace_id_of(event["incident_id"])
-    elif context := trace_ids.parsed(tracing.carried()):
-        event["trace_id"] = context[0]
-    return event
+class _Line:
+    """Last processor of structlog: one JSON object for each event. A processor of structlog for each field costs several times as much
+    in a process that has been idle."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._encode = json.JSONEncoder(default=repr).encode
+
+    def __call__(self, wrapped: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict) -> str:
+        """The event with the service, its level, the trace id of its incident or else of the caller's trace context, and the time."""
+        event["service"] = self._service
+        event["level"] = "error" if method == "exception" else method
+        if incident_id := event.get("incident_id"):
+            event["trace_id"] = trace_ids.trace_id_of(incident_id)
+        elif context := trace_ids.parsed(tracing.carried()):
+            event["trace_id"] = context[0]
+        event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
+        if event.get("exc_info"):
+            event = structlog.processors.dict_tracebacks(wrapped, method, event)
+        return self._encode(event)
 
 
 def configure(service: str, output: TextIO = sys.stderr) -> None:
@@ -51,22 +66,17 @@ def configure(service: str, output: TextIO = sys.stderr) -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            _with_trace,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[_Line(service)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _NeverFails(output))),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
+
+
+_LOGGER: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+"""One logger for all calls: it is bound at its first line after `configure`. Binding one costs a quarter of a line."""
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
     """The logger of this process."""
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-    return log
+    return _LOGGER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -227,13 +227,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         """Wraps a method that needs a role."""
 
         def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            who = self._authenticate(context)
+            metadata = tuple(context.invocation_metadata() or ())
+            who = self._authenticate(context, metadata)
             if who.role not in roles:
                 logger().warning("call_refused", method=method, role=access_pb2.Role.Name(who.role))
                 raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
             _caller.set(who)
             if self._traces:
-                tracing.carry_from(context.invocation_metadata() or ())
+                tracing.carry_from(metadata)
 
         if reads_history(method):
             handler = _budgeted(handler, self._history)
@@ -241,13 +242,15 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             return _admitted_stream(handler, admit, _reader(handler, method))
         return _admitted_unary(handler, admit, _reader(handler, method))
 
-    def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+    def _authenticate(
+        self, context: grpc.aio.ServicerContext[Any, Any], metadata: Sequence[tuple[str, str | bytes]]
+    ) -> Caller:
         proven = context.auth_context().get("peer_spiffe_id")
         if proven:
             who = caller_of(bytes(next(iter(proven))).decode())
-            people = [value for key, value in context.invocation_metadata() or () if key == PERSON]
+            people = [value for key, value in metadata if key == PERSON]
             return console_user(who, people[0]) if people else who
-        for key, value in context.invocation_metadata() or ():
+        for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return caller_of(verify_dev_token(value.removeprefix("Bearer "), self._dev_secret))
         raise errors.Unauthenticated("no client certificate with a SPIFFE id and no token")

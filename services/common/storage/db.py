@@ -7,16 +7,13 @@ advisory lock makes their writes run one at a time.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import hashlib
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic.config import Config
@@ -28,11 +25,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
-from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import postgres
 from services.common.storage.sqlite import connect as connect_sqlite
+from services.common.storage.visits import Visits, VisitThread, refused
 
 T = TypeVar("T")
 # secure_delete overwrites deleted data in the file too, because it may be personal.
@@ -46,6 +43,9 @@ LOCK_INTERVAL_S = 0.5
 
 class Database(ABC):
     """An open database. Write transactions run one at a time, and each is durable when its block ends."""
+
+    is_shared: bool
+    """Whether other processes of the service may write to the database too, so that a reader has to look for their commits."""
 
     @abstractmethod
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -79,52 +79,12 @@ class Database(ABC):
         """
 
 
-class _Visits:
-    """The connection of an SQLite file's visits, opened by the first one, which runs in the thread of the visits."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._connection: Connection | None = None
-
-    def __enter__(self) -> _Visits:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def driver(self) -> sqlite3.Connection:
-        """The driver's connection."""
-        return cast(sqlite3.Connection, self._opened().connection.driver_connection)
-
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` as one transaction. The driver begins and commits it: SQLAlchemy's layers cost more than most statements."""
-        try:
-            driver = self.driver()
-            driver.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(self._opened())
-                driver.execute("COMMIT")
-            finally:
-                self._opened().rollback()  # tells SQLAlchemy that a committed transaction is over
-                if driver.in_transaction:
-                    driver.rollback()
-            return result
-        except OperationalError as error:
-            raise _refused(error.orig) from error
-        except sqlite3.OperationalError as error:
-            raise _refused(error) from error
-
-    def _opened(self) -> Connection:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return self._connection
-
-
 class SqliteDatabase(Database):
     """An SQLite file that this process owns."""
 
-    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: _Visits, *, thread: Executor) -> None:
+    is_shared = False
+
+    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Visits, *, thread: VisitThread) -> None:
         self._engine = engine
         self._readers = readers
         self._visits = visits
@@ -139,7 +99,7 @@ class SqliteDatabase(Database):
                 async with self._engine.begin() as connection:
                     yield connection
             except OperationalError as error:
-                raise _refused(error.orig) from error
+                raise refused(error.orig) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -148,15 +108,12 @@ class SqliteDatabase(Database):
             async with self._readers.begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise _refused(error.orig) from error
+            raise refused(error.orig) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """See `Database.visit`. An awaited statement switches threads four times, a visit only once."""
         async with self._one_at_a_time:
-            visit = asyncio.get_running_loop().run_in_executor(
-                self._thread, contextvars.copy_context().run, self._visits.run, work
-            )
-            return await _awaited(visit)
+            return await _awaited(self._thread.run(partial(self._visits.run, work)))
 
     @asynccontextmanager
     async def alone(
@@ -174,6 +131,8 @@ class SqliteDatabase(Database):
 
 class PostgresDatabase(Database):
     """A PostgreSQL database, shared with other processes of the same service."""
+
+    is_shared = True
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -249,15 +208,6 @@ def _lock_statement(function: str, name: str) -> str:
     """Statement for an advisory lock of the current schema. Services with their own schemas in one database don't block each other."""
     number = int.from_bytes(hashlib.sha256(f"tandem {name}".encode()).digest()[:8], "big", signed=True)
     return f"select {function}(hashtextextended(current_schema(), {number}))"
-
-
-def _refused(error: BaseException | None) -> Unavailable:
-    """Logs a refusal of the database, such as a full disk, and returns it as Unavailable.
-
-    Nothing of the transaction is stored, and a retry may succeed.
-    """
-    logger().error("database_refused", reason=str(error))
-    return Unavailable(f"the database refused: {error}", retry_after_s=5.0)
 
 
 async def upsert(
@@ -341,10 +291,10 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
             async with engine.begin() as connection:
                 await connection.run_sync(_upgrade, migrations, revision)
         except OperationalError as error:
-            raise _refused(error.orig) from error
+            raise refused(error.orig) from error
         with (
-            _Visits(visits) as visited,
-            ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread,
+            Visits(visits) as visited,
+            VisitThread() as thread,
         ):
             yield SqliteDatabase(engine=engine, readers=readers, visits=visited, thread=thread)
     finally:

@@ -101,10 +101,13 @@ class ReceiptStore:
         if await self._database.visit(work):
             self.changed.set()
 
-    async def work(self, now_ms: int) -> ReceiptWork:
-        """Returns the work that receipts cause now, and when a receipt will be overdue next."""
+    async def work(self, now_ms: int, recorded: Sequence[PendingLegUpdate] = ()) -> ReceiptWork:
+        """Returns the work that receipts cause now, and when a receipt will be overdue next. Deletes the updates that the leg has
+        `recorded`."""
 
         def work(connection: sa.Connection) -> ReceiptWork:
+            for update in recorded:
+                _DELETE_LEG_UPDATE.execute(connection, {"which": update.id})
             [(due_ms, is_pending, may_be_reached)] = _WORK.fetch(connection, {"since_ms": now_ms - LATE_RECEIPT_MS})
             rows, count = _LEG_UPDATES.fetch(connection) if is_pending else (), len(to_leg.c)
             updates = [LegUpdate(leg_update_of(row[:count]), message_of(row[count:])) for row in rows]
@@ -142,16 +145,6 @@ class ReceiptStore:
                     _flag(connection, message, _unreached_flag(connection, message), now_ms=now_ms)
 
         if ended:
-            await self._database.visit(work)
-
-    async def delete_leg_updates(self, updates: Sequence[PendingLegUpdate]) -> None:
-        """Deletes updates that the leg has recorded."""
-
-        def work(connection: sa.Connection) -> None:
-            for update in updates:
-                _DELETE_LEG_UPDATE.execute(connection, {"which": update.id})
-
-        if updates:
             await self._database.visit(work)
 
 

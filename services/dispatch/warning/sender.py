@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -39,7 +40,7 @@ MAX_SLEEP_S = 1.0
 LANE_CONCURRENCY = 64
 """Concurrent attempts per lane. A hanging gateway delays only its own lane."""
 COALESCE_S = 0.01
-"""Time for which due messages, or outcomes of attempts, are collected into one transaction, seconds."""
+"""Time for which due messages and outcomes of attempts are collected into one transaction, seconds."""
 CLOSE_S = 2.0
 """Time for which the outcomes of the last attempts may still be stored when the leg stops, seconds."""
 
@@ -47,10 +48,11 @@ CLOSE_S = 2.0
 class AttemptLane:
     """The attempts that run now: at most LANE_CONCURRENCY, and at most one per key."""
 
-    def __init__(self, woken: asyncio.Event) -> None:
-        self._woken = woken
-        """Set at the end of each attempt."""
+    def __init__(self, woken: asyncio.Event, *, makes_due: bool = False) -> None:
+        self._woken, self._makes_due = woken, makes_due
+        """`woken` is set at the end of an attempt if it makes a sending due, or if another one didn't fit meanwhile."""
         self._under_way: set[Hashable] = set()
+        self._turned_away = False
 
     @property
     def busy(self) -> bool:
@@ -59,7 +61,10 @@ class AttemptLane:
 
     def begin(self, tasks: asyncio.TaskGroup, key: Hashable, work: Callable[[], Coroutine[None, None, object]]) -> None:
         """Begins an attempt. An attempt whose key is running, or that doesn't fit, isn't started: the caller tries it again."""
-        if key in self._under_way or len(self._under_way) >= LANE_CONCURRENCY:
+        if key in self._under_way:
+            return
+        if len(self._under_way) >= LANE_CONCURRENCY:
+            self._turned_away = True
             return
         self._under_way.add(key)
 
@@ -68,41 +73,39 @@ class AttemptLane:
                 await work()
             finally:
                 self._under_way.discard(key)
-                self._woken.set()
+                if self._turned_away or self._makes_due:
+                    self._turned_away = False
+                    self._woken.set()
 
         tasks.create_task(finish())
 
 
-class OutcomeWriter:
-    """Stores the outcomes of attempts. Attempts that end at about the same time share a transaction."""
+class Outcomes:
+    """Outcomes of attempts, which the sender stores with its next look for due messages."""
 
-    def __init__(self, store: WarningStore) -> None:
-        self._store = store
-        self._outcomes: list[TriedSending] = []
-        self._storing: asyncio.Task[None] | None = None
-        """The transaction that collects outcomes; None if none does."""
-        self._under_way: set[asyncio.Task[None]] = set()
+    def __init__(self, woken: asyncio.Event) -> None:
+        self._woken = woken
+        """Set by each outcome."""
+        self._unstored: list[tuple[TriedSending, asyncio.Future[None]]] = []
+
+    @property
+    def unstored(self) -> list[TriedSending]:
+        """The outcomes that aren't on disk, in their order."""
+        return [tried for tried, _ in self._unstored]
 
     async def store(self, tried: TriedSending) -> None:
-        """Stores an outcome. Returns once the outcome is on disk."""
-        self._outcomes.append(tried)
-        if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store_outcomes())
-            self._under_way.add(self._storing)
-            self._storing.add_done_callback(self._under_way.discard)
-        await asyncio.shield(self._storing)
+        """Returns once an outcome is on disk."""
+        stored = asyncio.get_running_loop().create_future()
+        self._unstored.append((tried, stored))
+        self._woken.set()
+        await stored
 
-    async def close(self) -> None:
-        """Waits for the outcomes that are being stored, at most CLOSE_S. A message whose outcome is lost is sent a second time."""
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=CLOSE_S)
-            for storing in late:
-                storing.cancel()
-
-    async def _store_outcomes(self) -> None:
-        await asyncio.sleep(COALESCE_S)
-        outcomes, self._outcomes, self._storing = self._outcomes, [], None
-        await retried(partial(self._store.tried, outcomes))
+    def stored(self, count: int) -> None:
+        """Notes that the first `count` outcomes are on disk."""
+        now_stored, self._unstored = self._unstored[:count], self._unstored[count:]
+        for _, stored in now_stored:
+            if not stored.done():  # its attempt may be cancelled
+                stored.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +133,20 @@ class WarningSender:
         self._store, self._clock, self._opener, self._metrics = store, clock, opener, metrics
         self._notices = notices
         self._woken = asyncio.Event()
-        self._opening, self._opening_notices = AttemptLane(self._woken), AttemptLane(self._woken)
+        self._opening = AttemptLane(self._woken, makes_due=True)
+        self._opening_notices = AttemptLane(self._woken, makes_due=True)
         self._gateways = {name: _Outlet(gateway, AttemptLane(self._woken)) for name, gateway in gateways.items()}
         self._devices = _Outlet(devices, AttemptLane(self._woken))
         self._removed = _Outlet(RemovedGateway(), AttemptLane(self._woken))
-        self._outcomes = OutcomeWriter(store)
+        self._outcomes = Outcomes(self._woken)
+        self._accepted: DueWork | None = None
+        """Messages that became due since the last look, if all of them can be opened at once."""
 
-    def wake(self) -> None:
-        """Wakes the sender, because a message may be due."""
+    def wake(self, accepted: DueWork | None = None) -> None:
+        """Wakes the sender, because a message may be due. `accepted` are all waiting messages that are due, if the caller knows
+        them."""
+        is_known = accepted is not None and accepted.messages and all(map(_opens_at_once, accepted.messages))
+        self._accepted = accepted if is_known else None
         self._woken.set()
 
     async def run(self) -> None:
@@ -145,20 +154,39 @@ class WarningSender:
         try:
             await self._send()
         finally:
-            await self._outcomes.close()
+            await self._store_last()
 
     async def _send(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
                 now_ms = self._clock.now_ms()
-                due = await retried(partial(self._store.due, now_ms))
+                due = await self._due(now_ms)
                 for sending, message in await self._open_due(tasks, due):
                     outlet = self._outlet(sending.channel)
                     work = partial(self._try, outlet.channel, sending, message)
                     outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
+                self._accepted = None  # read before these messages were opened
                 await self._sleep(now_ms, due.next_ms)
                 await asyncio.sleep(COALESCE_S)
+
+    async def _due(self, now_ms: int) -> DueWork:
+        """What is due. Stores the outcomes of attempts in the same transaction. Messages that were just accepted need none."""
+        accepted, self._accepted = self._accepted, None
+        tried = self._outcomes.unstored
+        if accepted and not tried:
+            return accepted
+        due = await retried(partial(self._store.due, now_ms, tried))
+        self._outcomes.stored(len(tried))
+        await asyncio.sleep(0)  # these attempts end, so that no lane is busy with them
+        return due
+
+    async def _store_last(self) -> None:
+        """Stores the last outcomes, at most for CLOSE_S. A message whose outcome is lost is sent a second time."""
+        if tried := self._outcomes.unstored:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await retried(partial(self._store.due, self._clock.now_ms(), tried))
 
     async def _open_due(self, tasks: asyncio.TaskGroup, due: DueWork) -> Sequence[DueSending]:
         """Opens due messages in one transaction, and returns the sendings that are due then. A message that states a distance is opened
@@ -167,11 +195,11 @@ class WarningSender:
         for message in due.messages:
             if message.ground:
                 self._opening_notices.begin(tasks, message.message_id, partial(self._notices.open, message))
-            elif Notice(message.notice) is Notice.CHANGED:
+            elif _opens_at_once(message):
+                at_once.append(message)
+            else:
                 work = partial(self._opener.open, [message], due.contacts)
                 self._opening.begin(tasks, message.message_id, work)
-            else:
-                at_once.append(message)
         return await self._opener.open(at_once, due.contacts) if at_once else due.sendings
 
     def _outlet(self, channel: ChannelId) -> _Outlet:
@@ -214,3 +242,8 @@ class WarningSender:
             self._metrics.handed_over_s.labels(way).observe((now_ms - message.due_ms) / 1000)
             logger().info("warning_handed_over", **fields)
         self._metrics.tries.labels(way, "failed" if reason else "handed over").inc()
+
+
+def _opens_at_once(message: MessageRow) -> bool:
+    """Whether a message waits for nothing: it is no notice of the Ministry, and states no distance."""
+    return not message.ground and Notice(message.notice) is not Notice.CHANGED

@@ -61,7 +61,7 @@ from services.dispatch.warning.receipts import (
 )
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
+from services.dispatch.warning.tables import DueWork, MessageRow, PendingLegUpdate
 from services.dispatch.warning.translate import WarnableAlert
 from tandem.common.v1 import command_pb2
 
@@ -108,6 +108,8 @@ class LegUpdates:
         """Incidents that changed since the last check for late acknowledgements by gateways; None before the first check, of all."""
         self._next_check_s = 0.0
         """When the next such check may begin, by the event loop's clock, seconds."""
+        self._recorded: list[PendingLegUpdate] = []
+        """Updates that the leg has recorded and the store still has. A process that dies before the next check repeats them."""
 
     async def run(self) -> None:
         """Updates the leg until cancelled: after each receipt, and when a receipt is overdue. Needs no NATS."""
@@ -137,7 +139,8 @@ class LegUpdates:
     async def _update(self) -> ReceiptWork:
         """Does the work that receipts cause now, and returns the work that is left. Raises Unavailable."""
         now_ms, now_s = self._clock.now_ms(), asyncio.get_running_loop().time()
-        work = await self._receipts.work(now_ms)
+        work = await self._receipts.work(now_ms, self._recorded)
+        self._recorded = []
         is_overdue = work.due_ms is not None and work.due_ms <= now_ms
         if not work.may_be_reached:
             self._changed = {}  # a later flag knows of the acknowledgements before it
@@ -172,7 +175,7 @@ class LegUpdates:
 
     async def _send_all(self, pending: Sequence[LegUpdate]) -> list[LegUpdate]:
         """Sends pending updates to the leg, and returns those that the leg can't record yet. Raises Unavailable."""
-        early, recorded = [], []
+        early = []
         for update, message in pending:
             try:
                 await self._send(update, message)
@@ -185,8 +188,7 @@ class LegUpdates:
             except FailedPrecondition as error:
                 # The assignment is over already. The receipt stays stored with its message.
                 logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
-            recorded.append(update)
-        await self._receipts.delete_leg_updates(recorded)
+            self._recorded.append(update)
         return early
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
@@ -240,7 +242,7 @@ class WarningStreams:
         clock: MeshClock,
         *,
         mesh: WarningBus,
-        wake: Callable[[], None],
+        wake: Callable[[DueWork | None], None],
     ) -> None:
         self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
@@ -263,7 +265,7 @@ class WarningStreams:
             keeps_dead_letters=True,
         )
         self._mesh.bus = bus
-        self._wake()
+        self._wake(None)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for partition in range(log_meta.partitions):
@@ -320,12 +322,10 @@ class WarningStreams:
             logger().critical("contacts_behind")
 
     async def _accept_alerts(self, alerts: Sequence[WarnableAlert], position: StreamPosition) -> None:
-        await self._store.accept(alerts, self._clock.now_ms(), position)
-        self._wake()
+        self._wake(await self._store.accept(alerts, self._clock.now_ms(), position))
 
     async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
-        await self._store.accept_advice(advice, self._clock.now_ms(), position)
-        self._wake()
+        self._wake(await self._store.accept_advice(advice, self._clock.now_ms(), position))
 
     async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
         received = [step.command_id for step in steps if step.state == command_pb2.COMMAND_STATE_RECEIVED]

@@ -4,7 +4,7 @@ functions that it calls."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,25 +77,29 @@ class WarningStore:
         rows = await read_rows(self._database, query)
         return StreamPosition(**rows[0]._mapping) if rows else StreamPosition(stream, log_id, 0)
 
-    async def accept(self, alerts: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> None:
-        """Stores alerts, in the order of the log, with the messages that they cause. A duplicate alert counts once."""
+    async def accept(self, alerts: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> DueWork:
+        """Stores alerts, in the order of the log, with the messages that they cause. A duplicate alert counts once. Returns the
+        messages that are due now, without any sendings."""
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> DueWork:
             for warnable in sorted(alerts, key=lambda warnable: warnable.occurrence.place):
                 accept(connection, warnable, now_ms)
             write_position(connection, position)
+            return _due_messages(connection, now_ms)
 
-        await self._database.visit(work)
+        return await self._database.visit(work)
 
-    async def accept_advice(self, advice: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> None:
-        """Stores advice with its messages: to the named persons, or if none is named, to all persons warned under its order."""
+    async def accept_advice(self, advice: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> DueWork:
+        """Stores advice with its messages: to the named persons, or if none is named, to all persons warned under its order. Returns
+        the messages that are due now, without any sendings."""
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> DueWork:
             for warnable in advice:
                 accept_advice(connection, warnable, now_ms)
             write_position(connection, position)
+            return _due_messages(connection, now_ms)
 
-        await self._database.visit(work)
+        return await self._database.visit(work)
 
     async def put_contacts(self, cases: Sequence[CaseContacts], position: StreamPosition) -> None:
         """Stores the contacts of cases. Skips a version that isn't newer than the stored one."""
@@ -130,21 +134,23 @@ class WarningStore:
 
     # ── outgoing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def due(self, now_ms: int) -> DueWork:
-        """Returns what is due, and when the next message or sending is due. Most of the time nothing is, and only this time is read."""
+    async def due(self, now_ms: int, tried: Sequence[TriedSending] = ()) -> DueWork:
+        """Stores the outcomes of attempts. Returns what is due then, and when the next message or sending is due. Most of the time
+        nothing is, and only this time is read."""
 
         def work(connection: sa.Connection) -> DueWork:
+            for sending, outcome, retry_ms in tried:
+                key = {"which": sending.message_id, "over": str(sending.channel)}
+                _TRIED.execute(
+                    connection,
+                    key | {"new_tries": sending.tries + 1, "new_outcome": outcome, "new_next_ms": retry_ms},
+                )
             [times_ms] = _NEXT.fetch(connection)
             next_ms = min((time_ms for time_ms in times_ms if time_ms is not None), default=None)
             if next_ms is None or next_ms > now_ms:
                 return DueWork(next_ms)
-            waiting = [message_of(row) for row in _DUE.fetch(connection, {"now_ms": now_ms})]
-            return DueWork(
-                next_ms,
-                messages=waiting,
-                contacts=_contacts_of(connection, dict.fromkeys(message.person_id for message in waiting)),
-                sendings=_due_sendings(connection, now_ms),
-            )
+            due = _due_messages(connection, now_ms)
+            return replace(due, next_ms=next_ms, sendings=_due_sendings(connection, now_ms))
 
         return await self._database.visit(work)
 
@@ -168,17 +174,6 @@ class WarningStore:
         update = sa.update(messages).where(waiting).values(state=REFUSED)
         await self._database.visit(lambda connection: connection.execute(update))
 
-    async def tried(self, tried: Sequence[TriedSending]) -> None:
-        """Stores the outcomes of attempts."""
-
-        def work(connection: sa.Connection) -> None:
-            for sending, outcome, next_ms in tried:
-                key = {"which": sending.message_id, "over": str(sending.channel)}
-                new = {"new_tries": sending.tries + 1, "new_outcome": outcome, "new_next_ms": next_ms}
-                _TRIED.execute(connection, key | new)
-
-        await self._database.visit(work)
-
     async def message(self, message_id: str) -> MessageRow | None:
         """Returns a message by its id; None if there is none."""
         rows = await read_rows(self._database, sa.select(messages).where(messages.c.message_id == message_id))
@@ -196,6 +191,13 @@ class WarningStore:
 
 
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _due_messages(connection: sa.Connection, now_ms: int) -> DueWork:
+    """The waiting messages that are due, with the contacts of their persons."""
+    waiting = [message_of(row) for row in _DUE.fetch(connection, {"now_ms": now_ms})]
+    person_ids = dict.fromkeys(message.person_id for message in waiting)
+    return DueWork(now_ms, messages=waiting, contacts=_contacts_of(connection, person_ids))
 
 
 def _due_sendings(connection: sa.Connection, now_ms: int) -> list[DueSending]:

@@ -63,7 +63,7 @@ class CommandDelivery:
         for command in commands:
             active = self._states.get(command.command_id)
             if active is not None:
-                self._steps.record(active, State.COMMAND_STATE_SENT)
+                self._steps.record_sent(active)
 
     def accept_receipts(
         self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]
@@ -100,7 +100,7 @@ class CommandDelivery:
             if not session.enqueue(to_device(active.command, now_ms)):
                 return
             active.sent_over, active.sent_at_s = session, now_s
-            self._steps.record(active, State.COMMAND_STATE_SENT)
+            self._steps.record_sent(active)
 
 
 def to_device(command: command_pb2.Command, now_ms: int) -> ingest_pb2.DeviceCommand:

@@ -16,6 +16,8 @@ BY = "ingest"
 """NATS user under which desks' commands are published."""
 CONCURRENCY = 8
 """Number of messages that are published concurrently."""
+SENT_LINGER_S = 1.0
+"""Time after which it is published that a command was sent, seconds. Most devices answer sooner, and their answer says it too."""
 
 
 class _Unpublished(NamedTuple):
@@ -35,18 +37,50 @@ class _Unpublished(NamedTuple):
                 assert_never(unknown)
 
 
+class _Sent(NamedTuple):
+    """When a command was sent, and the timer of its step."""
+
+    at_ms: int
+    timer: asyncio.TimerHandle
+
+
 class CommandSteps:
     """Steps of commands that wait to be published."""
 
     def __init__(self, bus: Bus, clock: MeshClock) -> None:
         self._bus, self._clock = bus, clock
         self._unpublished: asyncio.Queue[_Unpublished] = asyncio.Queue()
+        self._lingering: dict[str, _Sent] = {}
+        """Commands that were sent and whose step isn't queued yet, by command id."""
+
+    def record_sent(self, active: ActiveCommand) -> None:
+        """Queues the step that a command was sent, once: after SENT_LINGER_S, unless the device has answered by then."""
+        command_id, at_ms = active.command.command_id, self._clock.now_ms()
+        if command_id in self._lingering or active.recorded:
+            return
+
+        def record() -> None:
+            del self._lingering[command_id]
+            if not active.is_final:  # another process may have had the answer
+                self._record(active, State.COMMAND_STATE_SENT, at_ms=at_ms)
+
+        timer = asyncio.get_running_loop().call_later(SENT_LINGER_S, record)
+        self._lingering[command_id] = _Sent(at_ms, timer)
 
     def record(self, active: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
-        """Queues the step with which a command reaches a state, once per state. The future is done when the step is stored."""
+        """Queues the step with which a command reaches its last state, once. The future is done when the step is stored."""
+        sent = self._lingering.pop(active.command.command_id, None)
+        if sent:
+            sent.timer.cancel()
+            if state == State.COMMAND_STATE_EXPIRED:  # the only last state that doesn't say that the command was sent
+                self._record(active, State.COMMAND_STATE_SENT, at_ms=sent.at_ms)
+        return self._record(active, state, at_ms=self._clock.now_ms(), reason=reason)
+
+    def _record(
+        self, active: ActiveCommand, state: State.ValueType, *, at_ms: int, reason: str = ""
+    ) -> asyncio.Future[None]:
         if state not in active.recorded:
-            step = _step(active, state, at_ms=self._clock.now_ms(), reason=reason)
-            active.recorded[state] = self._put(step)
+            active.recorded[state] = self._put(_step(active, state, at_ms=at_ms, reason=reason))
         return active.recorded[state]
 
     def issue(self, command: command_pb2.Command) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from services.common.rpc.errors import FailedPrecondition
+from services.common.storage.statements import Prepared
 from services.registry.outbox.tables import outbox
 from services.registry.repository import Repository
 
@@ -57,10 +58,8 @@ class OutboxRepository(Repository):
 
     async def unsent(self, limit: int) -> list[OutboxRow]:
         """The first messages that aren't sent yet, in order."""
-        # Selected by state, because a cursor would skip a row that was committed late.
-        waiting = outbox.c.sent_at_ms.is_(None)
-        rows = await self._rows(sa.select(outbox).where(waiting).order_by(outbox.c.id).limit(limit))
-        return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
+        rows = await self._connection.run_sync(_UNSENT.fetch, {"most": limit})
+        return [OutboxRow(*row) for row in rows]
 
     async def waiting_behind(self, count: int) -> int | None:
         """Id of the first unsent message with `count` unsent messages before it; None if at most `count` messages are unsent."""
@@ -82,4 +81,11 @@ class OutboxRepository(Repository):
         await self._connection.execute(sa.delete(outbox))
 
 
+# Selected by state, because a cursor would skip a row that was committed late.
+_UNSENT = Prepared(
+    sa.select(*(outbox.c[column.name] for column in fields(OutboxRow)))
+    .where(outbox.c.sent_at_ms.is_(None))
+    .order_by(outbox.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 _STORED = sa.update(outbox).where(outbox.c.id == sa.bindparam("row_id"))

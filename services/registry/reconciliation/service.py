@@ -15,6 +15,7 @@ from services.common.rpc.errors import Unavailable
 from services.registry.reconciliation import domain as reconcile
 from services.registry.reconciliation.domain import Agency, Difference, Listed
 from services.registry.reconciliation.store import ReconciliationStatus
+from services.registry.reconciliation.store import statuses as read_statuses
 from services.registry.records.kinds import LISTED_BY
 from services.registry.transactions import Transactions
 
@@ -50,7 +51,7 @@ class ReconciliationService:
         # In a thread and outside a transaction, because sorting and hashing long lists would block other calls.
         differences, listed_root, stored_root = await asyncio.to_thread(_compare, listed, stored)
         async with self._transactions.changing() as work:
-            await work.reconciliation.status(agency, now_ms)
+            await work.reconciliation.begin(now_ms)
             values: dict[str, object] = {"compared_at_ms": now_ms, "differences": len(differences)}
             if not differences:
                 values |= {"proven_at_ms": now_ms, "root": stored_root, "alarmed_at_ms": None}
@@ -68,8 +69,11 @@ class ReconciliationService:
     async def statuses(self) -> list[tuple[ReconciliationStatus, bool]]:
         """Reconciliation status of each agency, and whether its proof is overdue."""
         now_ms = self._clock.now_ms()
-        async with self._transactions.open() as work:
-            statuses = [await work.reconciliation.status(agency, now_ms) for agency in Agency]
+        statuses = await self._transactions.database.visit(read_statuses)
+        if len(statuses) < len(Agency):
+            async with self._transactions.open() as work:
+                await work.reconciliation.begin(now_ms)
+            statuses = await self._transactions.database.visit(read_statuses)
         return [(status, reconcile.overdue(status.since_ms, status.proven_at_ms, now_ms)) for status in statuses]
 
     async def run(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.storage import db
+from services.common.storage.statements import Prepared
 from services.registry.domain import EXERCISE_IDS, ListedKind
 from services.registry.keys.vault import Vault
 from services.registry.reconciliation import tables
@@ -73,20 +74,11 @@ class ReconciliationRepository(Repository):
         rows = await self._rows(sa.select(key).where(wanted).order_by(key).limit(limit))
         return [row[0] for row in rows]
 
-    async def status(self, agency: Agency, now_ms: int) -> ReconciliationStatus:
-        """Reconciliation status of an agency. The first call sets `since_ms` to `now_ms`."""
-        table = tables.reconciliations
-        await db.insert_once(self._connection, table, {"agency": agency.value, "since_ms": now_ms, "differences": 0})
-        (row,) = await self._rows(sa.select(table).where(table.c.agency == agency.value))
-        return ReconciliationStatus(
-            agency=agency,
-            since_ms=row.since_ms,
-            compared_at_ms=row.compared_at_ms,
-            differences=row.differences,
-            proven_at_ms=row.proven_at_ms,
-            root=row.root or b"",
-            alarmed_at_ms=row.alarmed_at_ms,
-        )
+    async def begin(self, now_ms: int) -> None:
+        """Set `since_ms` to `now_ms` for each agency from which the registry didn't expect lists before."""
+        for agency in Agency:
+            values = {"agency": agency.value, "since_ms": now_ms, "differences": 0}
+            await db.insert_once(self._connection, tables.reconciliations, values)
 
     async def update(self, agency: Agency, **values: object) -> None:
         """Update columns of an agency's row in the table `reconciliations`."""
@@ -99,6 +91,31 @@ class ReconciliationRepository(Repository):
         due = sa.and_(table.c.agency == agency.value, table.c.alarmed_at_ms.is_(None))
         marked = await self._connection.execute(sa.update(table).where(due).values(alarmed_at_ms=at_ms))
         return marked.rowcount > 0
+
+
+def statuses(connection: sa.Connection) -> list[ReconciliationStatus]:
+    """Reconciliation statuses of the agencies from which the registry expects lists. Read within a visit."""
+    return [
+        ReconciliationStatus(
+            agency=Agency(agency),
+            since_ms=since_ms,
+            compared_at_ms=compared_at_ms,
+            differences=differences,
+            proven_at_ms=proven_at_ms,
+            root=bytes(root or b""),
+            alarmed_at_ms=alarmed_at_ms,
+        )
+        for agency, since_ms, compared_at_ms, differences, proven_at_ms, root, alarmed_at_ms in _STATUSES.fetch(
+            connection
+        )
+    ]
+
+
+_STATUSES = Prepared(
+    sa.select(*(tables.reconciliations.c[column.name] for column in fields(ReconciliationStatus))).order_by(
+        tables.reconciliations.c.agency
+    )
+)
 
 
 def masked(vault: Vault, listed: Listed) -> bytes:

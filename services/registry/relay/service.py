@@ -25,11 +25,13 @@ from services.registry.transactions import Transactions
 BATCH = 256
 """Maximum number of messages that are published before they are marked as sent. After a crash at most this many are resent;
 nats-server drops duplicates for ten minutes."""
-RENEW_INTERVAL_S = 1.0
+RENEW_INTERVAL_S = 5.0
 """How often the relay checks whether routes or cases must be renewed today, seconds of wall time. Renewal isn't urgent, and a check
 costs as much as a put."""
 POLL_S = 0.25
 """Maximum delay before the relay notices a commit of another process, seconds. Commits of this process wake it at once."""
+SOLE_POLL_S = 1.0
+"""As POLL_S where no other process writes to the database. Only the renewal and the comparison with the streams wait for it."""
 RETRY_DELAY_S = 1.0
 UNABLE_AFTER_S = 10.0
 """How long messages may wait while none is published before the registry reports that it isn't ready, seconds."""
@@ -82,6 +84,7 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
+        poll_s = POLL_S if self._transactions.database.is_shared else SOLE_POLL_S
         while True:
             try:
                 async with self._transactions.database.alone("relay", self._stand_by) as still_alone:
@@ -92,7 +95,7 @@ class Relay:
                         busy = await self._publish_some(still_alone) or await self._renew_some()
                         self._failing_since_s = None
                         if not busy:
-                            await self._transactions.signal.wait_for(change, POLL_S)
+                            await self._transactions.signal.wait_for(change, poll_s)
             except Unavailable as error:
                 # No message is lost, because the rows stay in the outbox.
                 if self._failing_since_s is None:

@@ -26,6 +26,7 @@ from services.registry.reviews.domain import (
     SeenReview,
 )
 from services.registry.reviews.store import StoredEvent
+from services.registry.reviews.store import queue as read_queue
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
 
@@ -111,12 +112,12 @@ class ReviewService:
         while True:
             now_s = asyncio.get_running_loop().time()
             with contextlib.suppress(Unavailable):  # logged by the database layer; the next check finds the same work
-                await self.page()
+                counted = await self._transactions.database.visit(read_queue)
+                if counted.open > counted.alarmed:
+                    await self.page()
                 if now_s >= close_at_s:
                     await self.close_lapsed()
                     close_at_s = now_s + CLOSE_INTERVAL_S
-                async with self._transactions.reading() as work:
-                    counted = await work.reviews.queue()
                 self._gauges.set(counted, self._clock.now_ms())
             await asyncio.sleep(CHECK_INTERVAL_S)
 

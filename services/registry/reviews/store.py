@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.rpc.errors import NotFound
+from services.common.storage.statements import Prepared
 from services.registry.keys.store import KeyOwner, KeyRepository
 from services.registry.keys.vault import Vault
 from services.registry.repository import Repository
@@ -37,6 +38,19 @@ class StoredEvent:
 
     sequence: int
     match: MatchEvent
+
+
+def queue(connection: sa.Connection) -> ReviewQueue:
+    """The reviews that wait for a person. Read within a visit."""
+    [(waiting, since_ms, alarmed)] = _QUEUE.fetch(connection)
+    return ReviewQueue(open=waiting, oldest_since_ms=since_ms, alarmed=alarmed)
+
+
+_QUEUE = Prepared(
+    sa.select(sa.func.count(), sa.func.min(reviews.c.since_ms), sa.func.count(reviews.c.paged_at_ms)).where(
+        reviews.c.state == ReviewState.OPEN.value
+    )
+)
 
 
 class ReviewRepository(Repository):
@@ -99,13 +113,7 @@ class ReviewRepository(Repository):
 
     async def queue(self) -> ReviewQueue:
         """The reviews that wait for a person."""
-        counted = sa.select(
-            sa.func.count().label("waiting"),
-            sa.func.min(reviews.c.since_ms).label("since_ms"),
-            sa.func.count(reviews.c.paged_at_ms).label("alarmed"),
-        )
-        (row,) = await self._rows(counted.where(reviews.c.state == ReviewState.OPEN.value))
-        return ReviewQueue(open=row.waiting, oldest_since_ms=row.since_ms, alarmed=row.alarmed)
+        return await self._connection.run_sync(queue)
 
     async def mark_paged(self, review: Review, at_ms: int) -> bool:
         """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from sqlalchemy.sql import compiler
 from services.common.messaging import bus
 from services.common.observability import health, telemetry
 from services.common.storage import db
+from services.common.storage.visits import VisitThread
 from services.common.web import server as web
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
@@ -128,6 +129,12 @@ def _disk() -> None:
         finally:
             process.is_migrating = False
 
+    def visit(_thread: VisitThread, work: Callable[[], Value]) -> asyncio.Future[Value]:
+        return asyncio.get_running_loop().run_in_executor(None, work)
+
+    _replace(VisitThread, "__enter__", lambda thread: thread)
+    _replace(VisitThread, "__exit__", lambda *_: None)
+    _replace(VisitThread, "run", visit)
     _replace(db, "_upgrade", upgrade)
     for name in ("create_engine", "create_async_engine"):
         _replace(db, name, schemas.with_kept_statements(getattr(db, name)))

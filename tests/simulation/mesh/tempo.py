@@ -55,7 +55,7 @@ LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (commands, "CHECK_INTERVAL_S", 2.0),
     (disclosures, "POLL_S", 5.0),
     (reconciliation, "CHECK_INTERVAL_S", 60.0),
-    (relay, "POLL_S", 10.0),
+    (relay, "SOLE_POLL_S", 10.0),
     (relay, "CHECK_INTERVAL_S", 60.0),
     (relay, "RENEW_INTERVAL_S", 60.0),
     (reviews, "CHECK_INTERVAL_S", 60.0),
