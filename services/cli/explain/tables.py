@@ -154,7 +154,6 @@ def _log_meta(explained: Explanation) -> Table:
     if refold.case:
         case = case_json(refold.case)
         view.add_row("case", f"{case['case_id']}, version {case['version']}, order {case['order_id']}")
-        view.add_row("valid", f"{case['valid_from']} until {case['valid_until']}")
         view.add_row(
             "notice ground", case["notice_ground"] or "none: no notice of the Ministry and no location for her"
         )

@@ -102,11 +102,12 @@ class DeferredPosition(Generic[EffectT, PositionT]):
     """
 
     def __init__(
-        self, store: Callable[[Sequence[EffectT], PositionT], Awaitable[None]], interval_s: float = STORE_INTERVAL_S
+        self, store: Callable[[Sequence[EffectT], PositionT], Awaitable[None]], interval_s: float | None = None
     ) -> None:
         """`store` stores effects and a position in one transaction; both methods call it until it succeeds. `interval_s` is the time
-        for which a position is deferred, seconds."""
-        self._store, self._interval_s = store, interval_s
+        for which a position is deferred, seconds; STORE_INTERVAL_S if it isn't given."""
+        self._store = store
+        self._interval_s = STORE_INTERVAL_S if interval_s is None else interval_s
         self._deferred: PositionT | None = None
         """Position that isn't stored yet; None if there is none."""
         self._is_deferred, self._storing = asyncio.Event(), asyncio.Lock()

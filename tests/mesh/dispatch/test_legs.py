@@ -11,10 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.common.messaging import flow
+from services.common.messaging import flow, positions
 from services.common.messaging.bus import Bus
 from services.dispatch.leg import subscriptions, translate
-from services.dispatch.publications import skipped
 from services.dispatch.settings import DispatchSettings
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -336,7 +335,7 @@ async def test_a_replay_of_all_alerts_changes_nothing(bus: Bus, police: Dispatch
 async def test_alerts_for_other_legs_are_skipped_and_the_position_is_stored(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(skipped, "STORE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(positions, "STORE_INTERVAL_S", 0.1)
     async with running(police) as leg:
         await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.WARN))
         async with asyncio.timeout(PATIENCE_S):

@@ -134,6 +134,7 @@ async def test_after_a_crash_behind_a_skipped_alert_the_alerts_with_its_sequence
 async def test_a_skipped_position_of_lost_alerts_is_not_stored(
     nats: TestServer, bus: Bus, store: Path, police: DispatchSettings
 ) -> None:
+    """The position behind the skipped alert is in memory when the stream loses that alert."""
     async with running(police) as leg:
         await publish(bus, alert(1, incident="incident-1"))
         await offered(leg, "incident-1")

@@ -90,12 +90,13 @@ def _print_alerts(alerts: list[alert_pb2.Alert], as_json: bool) -> None:
         print(json.dumps({"alerts": rows}))
         return
     console = for_results()
-    table = Table("at", "what", "demand", "alert")
+    table = Table("holds for", "what", "demand", "alert")
     for row in rows:
         ring = f" {row['ring_m']:g} m" if row["ring_m"] else ""
         table.add_row(str(row["at"])[11:], f"{row['kind']}{ring}", str(row["demand"]), str(row["alert_id"]))
     console.print(fitted(console, table))
-    console.print(f"why one was given: tandem explain {rows[-1]['alert_id']}")
+    gravest = max(alerts, key=lambda alert: alert.demand)
+    console.print(f"why one was given: tandem explain {gravest.alert_id}")
 
 
 async def _list(running: MeshConnection, incident_id: str) -> list[alert_pb2.Alert]:

@@ -88,7 +88,7 @@ async def test_after_the_stream_went_back_no_position_of_its_lost_messages_is_st
     assert table.writes == [((), 4)]
 
 
-async def test_a_write_under_way_ends_before_the_reader_reads_again() -> None:
+async def test_a_write_under_way_ends_before_the_reader_resumes() -> None:
     table = Table()
     deferred = DeferredPosition(table.store, 0.0)
     async with kept(deferred):
