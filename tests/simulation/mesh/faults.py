@@ -142,9 +142,11 @@ class Faults:
         now_s = self._world.elapsed_s
         if now_s < self._until_s or not self._mesh.server.is_up:
             return 0.0
-        since_s = max(self._until_s, self._mesh.disturbed_s)
-        if any(not process.is_up for process in self._mesh.services):
-            return 0.0
+        since_s = self._until_s
+        for process in self._mesh.services:
+            if not process.is_up:
+                return 0.0
+            since_s = max(since_s, process.started_s)
         return now_s - since_s
 
     def _note(self, text: str, number: int | None = None) -> None:
