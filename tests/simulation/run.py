@@ -104,10 +104,11 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     case = Case(mesh, faults, town, head_end, desks, fail=fail)
     faults.on_flood = head_end.flood
     agencies.on_record = partial(faults.moment, Moment.RECORD)
+    folded = FoldJudge(case)
     judges: list[Judge] = [
-        FoldJudge(case),
+        folded,
         EvaluatorsJudge(case),
-        AccountJudge(case),
+        AccountJudge(case, folded),
         ClearingJudge(case),
         OverloadJudge(case),
         ReportsJudge(case),
