@@ -67,7 +67,7 @@ class Faults:
         self._kinds += [self._strike] * len(self._kinds)
         if torn_tails:
             self._kinds += [self._tear, self._tear] + [self._tear_soon] * 5
-        self._directed = DirectedFaults(mesh)
+        self.directed = DirectedFaults(mesh)
         self._armed: list[_Armed] = []
         self._checkpointed: set[str] = set()
         """Evaluators that have written a checkpoint since the last decision."""
@@ -184,7 +184,7 @@ class Faults:
         return self._later(self._between(0.2, 6.0), self._mesh.server.restart)
 
     def _strike(self) -> float:
-        self._arm(self._directed.drawn(self._random))
+        self._arm(self.directed.drawn(self._random))
         return 0.0
 
     def _arm(self, strike: Strike) -> None:
