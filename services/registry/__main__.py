@@ -118,9 +118,9 @@ async def main(settings: RegistrySettings) -> None:
         log_meta = await streams.pass_gate(bus, settings)
         transactions = Transactions(database, vault)
         cases = CaseService(clock=log_meta.clock, vault=vault, partitions=log_meta.partitions, warning_key=warning_key)
-        log = await bus.js.stream_info(flow.log_stream(0))
+        log_identity = await streams.log_identity(bus)
         await db.retry_until_available(
-            partial(startup.prepare, transactions, cases, vault, log_identity=str(log.created))
+            partial(startup.prepare, transactions, cases, vault, log_identity=log_identity)
         )
         watch_disk(settings.data_dir, process_metrics)
         watch_certificates(settings.certificates, process_metrics)

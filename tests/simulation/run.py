@@ -103,11 +103,13 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
 
     case = Case(mesh, faults, town, head_end, desks, fail=fail)
     faults.on_flood = head_end.flood
+    faults.directed.on_absence = lambda leg, seconds: desks[leg].leave(seconds)
     agencies.on_record = partial(faults.moment, Moment.RECORD)
+    folded = FoldJudge(case)
     judges: list[Judge] = [
-        FoldJudge(case),
+        folded,
         EvaluatorsJudge(case),
-        AccountJudge(case),
+        AccountJudge(case, folded),
         ClearingJudge(case),
         OverloadJudge(case),
         ReportsJudge(case),

@@ -12,13 +12,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.messaging import flow
 from services.dispatch.warning.channels import ISSUED_BY
-from tandem.common.v1 import alert_pb2, command_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.town import Journey, Town, Waypoint
 from tests.simulation.command_line import simulate
 from tests.simulation.jetstream.stream import Stored
-from tests.simulation.judges.account import ClearingJudge
+from tests.simulation.judges.account import AccountJudge, ClearingJudge
+from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Failure
+from tests.simulation.judges.reports import ReportsJudge
 from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
@@ -42,7 +44,7 @@ class Finding(NamedTuple):
 FINDINGS = (
     Finding("the_last_report_of_a_batch_is_lost", 0, "I1"),
     Finding("an_evaluator_folds_no_equipment_events", 0, "I2"),
-    Finding("deadlines_never_pass", 0, "I3"),
+    Finding("deadlines_never_pass", 2, "I3"),
     Finding("a_leg_makes_an_assignment_for_each_try", 1, "I4"),
     Finding("an_evaluator_folds_no_later_snapshots_of_a_case", 0, "I5"),
     Finding("a_leg_does_not_read_the_other_legs", 0, "I6"),
@@ -114,6 +116,65 @@ def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:
     assert not failures  # the tag reports where it is
     clear(200)
     assert [failure.judge for failure in failures] == ["I10"]
+
+
+def test_an_amended_account_may_wait_for_more_late_reports(tmp_path: Path) -> None:
+    """The account of a ring that is cleared already is amended a minute after the first late report that changes it."""
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=4_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    tag = town.devices["tag-0"]
+    tag.journey, tag.lies_s, tag.clock_ahead_s = Journey([Waypoint(0.0, 30.0, 0.0)]), [], 0.0
+    failures: list[Failure] = []
+    faults = Faults(mesh, duration_s=4_000.0, torn_tails=False)
+    case = Case(mesh, faults, town, HeadEnd(world, town), desks={}, fail=failures.append)
+    judge = AccountJudge(case, FoldJudge(case))
+
+    def store(stream: str, subject: str, message: log_pb2.LogEntry | alert_pb2.Alert) -> None:
+        content = message.SerializeToString()
+        judge.stored(stream, Stored(1, subject, b"", data=content, stored_at_ns=world.now_ns))
+
+    def change(kind: alert_pb2.AlertKind.ValueType, at_s: int) -> None:
+        alert = alert_pb2.Alert(kind=kind, wearer_id="wearer-0", target_id="home-0", ring_m=100.0)
+        alert.at.FromSeconds(START_NS // SECOND_NS + at_s)
+        alert.decided_at.FromNanoseconds(world.now_ns)
+        store(flow.ALERTS.name, "alert", alert)
+
+    store(flow.log_stream(0), "log.0.case", log_pb2.LogEntry(case=log_pb2.CaseSnapshot(order_id="order-0")))
+    world.run(1_500.0)
+    change(alert_pb2.RING_ENTERED, 600)
+    change(alert_pb2.RING_CLEARED, 1_000)
+    world.run(2_000.0)
+    late_ms = [START_NS // 1_000_000 + at_s * 1_000 for at_s in (1_200, 1_260)]
+    late = log_pb2.PositionBatch(device_id=["tag-0"] * 2, fix_time_ms=late_ms)
+    store(flow.log_stream(0), "log.0.report", log_pb2.LogEntry(positions=late))
+    world.run(2_089.0)
+    judge.each_second()
+    assert not failures
+    world.run(2_091.0)
+    judge.each_second()
+    assert [failure.judge for failure in failures] == ["I9"]
+
+
+def test_a_device_that_came_back_may_still_deliver_what_it_kept(tmp_path: Path) -> None:
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(100.0, 900.0)], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = ReportsJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+    world.run(500.0)
+    for second in range(500):
+        head_end._note(phone, float(second))
+    world.run(970.0)  # 70 s after it came back, with 500 reports that take 20 s
+    judge.finish()
+    assert not failures
+    world.run(990.0)
+    judge.finish()
+    assert [failure.judge for failure in failures] == ["I7"]
 
 
 def test_each_mutant_says_what_is_wrong() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -81,6 +82,26 @@ class Consumer:
         return str(self.config.name or self.config.durable_name)
 
 
+class _SignsOfLife:
+    """When the server last confirmed a session's consumer, by an answer, a message or a heartbeat."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._heard_s = -math.inf
+
+    def note(self) -> None:
+        """Notes that the server has just confirmed the consumer."""
+        self._heard_s = self._loop.time()
+
+    def prove_consumer(self) -> bool:
+        """Whether the last sign is so recent that the server can't have deleted the consumer since."""
+        return self._loop.time() < self._heard_s + _CERTAIN_FOR_S
+
+    def end_s(self, waiting_since_s: float) -> float:
+        """When a wait for messages ends unless another sign comes, by the event loop's clock, seconds."""
+        return max(waiting_since_s, self._heard_s) + _MISSED_HEARTBEATS * HEARTBEAT_S
+
+
 class PullSession:
     """Reads the messages of one consumer. It compares the reader's position whenever the stream may have changed, before it yields any
     message. The session of a durable consumer never ends by itself."""
@@ -101,7 +122,7 @@ class PullSession:
         self._next_consumer_sequence = 1
         self._has_gap = False
         """Whether a message is missing or will be, so that the session must end."""
-        self._certain_until_s = 0.0
+        self._signs = _SignsOfLife()
         self._next_request = json.dumps(
             {"batch": consumer.batch, "expires": int(EXPIRES_S * _NS), "idle_heartbeat": int(HEARTBEAT_S * _NS)}
         ).encode()
@@ -135,13 +156,19 @@ class PullSession:
                         assert_never(state)
         finally:
             with suppress(nats.errors.Error, OSError):
-                if not self._consumer.is_durable and self._is_certain():
+                if not self._consumer.is_durable and self._signs.prove_consumer():
                     await self._free_name()
                 await subscription.unsubscribe()
 
     async def _on_message(self, message: Msg) -> None:
-        self._arrived.append(message)
-        self._wake.set()
+        is_usual = self._has_consumer and not (self._arrived or self._has_reconnected() or self._is_name_doubtful())
+        if is_usual and _status_of(message) == _HEARTBEAT:
+            # The task of an idle reader isn't woken: heartbeats are most of what it gets.
+            self._health.note_heartbeat()
+            self._signs.note()
+        else:
+            self._arrived.append(message)
+            self._wake.set()
 
     def _check(self) -> _State:
         if self._has_reconnected():
@@ -167,7 +194,7 @@ class PullSession:
             await asyncio.sleep(_CREATE_RETRY_S)
             return _State.CHECKING
         self._has_consumer, self._left = True, 0
-        self._note_sign()
+        self._signs.note()
         return _State.REQUESTING
 
     async def _request(self) -> _State:
@@ -190,21 +217,23 @@ class PullSession:
         return _State.WAITING
 
     async def _wait(self) -> _State:
-        if not self._arrived:
+        since_s = self._loop.time()
+        while not self._arrived:
             self._wake.clear()
-            try:
-                # Not wait_for: up to Python 3.11 it loses a cancellation that arrives together with the awaited event.
-                async with asyncio.timeout(_MISSED_HEARTBEATS * HEARTBEAT_S):
-                    await self._wake.wait()
-            except TimeoutError:
+            end_s = self._signs.end_s(since_s)
+            if end_s <= self._loop.time():
                 # The request is lost, and after a server restart perhaps the consumer too.
                 self._has_consumer = False
                 return _State.CHECKING if self._consumer.is_durable else _State.ENDED
+            # Not wait_for: up to Python 3.11 it loses a cancellation that arrives together with the awaited event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end_s):
+                    await self._wake.wait()
         if self._consumer.linger_s and not self._has_backlog:
             await asyncio.sleep(self._consumer.linger_s)
         if self._is_name_doubtful():
             return _State.ENDED
-        self._note_sign()
+        self._signs.note()
         return _State.DELIVERING
 
     async def _collect(self) -> list[Delivered]:
@@ -212,8 +241,7 @@ class PullSession:
         messages: list[Delivered] = []
         while self._arrived and not self._has_gap:
             message = self._arrived.popleft()
-            status = message.headers.get("Status") if message.headers else None
-            if status is not None and not message.reply.startswith("$JS.ACK"):
+            if (status := _status_of(message)) is not None:
                 await self._note_status(status, message.subject)
             elif delivered := self._receive(message):
                 messages.append(delivered)
@@ -221,8 +249,7 @@ class PullSession:
 
     async def _note_status(self, status: str, subject: str) -> None:
         if status == _HEARTBEAT:
-            self._health.heard()
-            self._health.caught_up()  # heartbeats come only while no message waits
+            self._health.note_heartbeat()
         elif subject == self._reply_subject():
             self._left = 0
             if status != _REQUEST_TIMEOUT:
@@ -263,19 +290,17 @@ class PullSession:
     def _has_reconnected(self) -> bool:
         return self._bus.reconnects != self._reconnects
 
-    def _note_sign(self) -> None:
-        """Notes that the server has just confirmed the consumer, by an answer, a message or a heartbeat."""
-        self._certain_until_s = self._loop.time() + _CERTAIN_FOR_S
-
-    def _is_certain(self) -> bool:
-        """Whether the consumer of this name is certainly this session's own."""
-        return self._loop.time() < self._certain_until_s
-
     def _is_name_doubtful(self) -> bool:
         """Whether this process was stopped or busy so long that its consumer may be deleted and another reader may have the name."""
-        return not (self._consumer.is_durable or self._is_certain())
+        return not (self._consumer.is_durable or self._signs.prove_consumer())
 
     async def _free_name(self) -> None:
         """Deletes the consumer, so that the next reader can use the name at once. No code waits for the answer."""
         subject = f"$JS.API.CONSUMER.DELETE.{self._consumer.stream}.{self._consumer.name}"
         await self._bus.client.publish(subject, b"", reply=f"{self._inbox}.0")
+
+
+def _status_of(message: Msg) -> str | None:
+    """Status of a pull request that a message carries, such as 100; None for a message of the stream."""
+    status: str | None = message.headers.get("Status") if message.headers else None
+    return None if message.reply.startswith("$JS.ACK") else status

@@ -48,6 +48,11 @@ class ReaderHealth:
         """Notes that no more messages were waiting in the stream."""
         self._has_caught_up = True
 
+    def note_heartbeat(self) -> None:
+        """Notes a heartbeat, which the server sends only while no message waits."""
+        self.heard()
+        self.caught_up()
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """Marks the reader as working on messages until the block ends."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
-from services.common.messaging import streams
+from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import CommonSettings
@@ -106,5 +108,25 @@ async def test_a_service_refuses_to_start_on_an_asynchronous_store(tmp_path: Pat
             with pytest.raises(FailedPrecondition, match="sync_interval: always"):
                 await streams.pass_gate(bus, settings)
             await streams.pass_gate(bus, settings.model_copy(update={"allow_async_store": True}))
+    finally:
+        server.kill()
+
+
+async def test_the_identity_of_the_log_waits_for_the_server(tmp_path: Path) -> None:
+    """The registry asks for it at its start, and the server may be down just then."""
+    server = TestServer(tmp_path / "nats")
+    server.start()
+    try:
+        async with buses.connect(server.url, "test") as bus, asyncio.TaskGroup() as tasks:
+            await streams.create(bus, 1, MeshClock(), max_bytes=1 << 20)
+            created = (await bus.js.stream_info(flow.log_stream(0))).created
+            server.kill()
+            with capture_logs() as lines:
+                identity = tasks.create_task(streams.log_identity(bus))
+                while not any(line["event"] == "streams_awaited" for line in lines):  # noqa: ASYNC110  # a log line has no event to wait for
+                    await asyncio.sleep(0.05)
+            assert not identity.done()
+            server.start()
+            assert await identity == str(created)
     finally:
         server.kill()

@@ -40,6 +40,12 @@ class Desk:
         self._world, self._last = world, 0
         self._sleeps = world.random.choice(SLEEPS)
         self._answered: set[tuple[str, int]] = set()
+        self._left_until_s = 0.0
+        """Until then nobody is in the control room, seconds since the world's start."""
+
+    def leave(self, seconds: float) -> None:
+        """Lets nobody acknowledge an offer for a time in seconds."""
+        self._left_until_s = self._world.elapsed_s + seconds
 
     async def run(self) -> None:
         """Follows the leg until the machine crashes."""
@@ -77,6 +83,8 @@ class Desk:
         if random.random() < self._sleeps:
             return
         await asyncio.sleep(self._world.between(*ANSWERS_S))
+        if self._world.elapsed_s < self._left_until_s:
+            return
         request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
         times = 2 if random.random() < ANSWERS_TWICE else 1
         answers = [self._call(stub.Acknowledge, request, identity) for _ in range(times)]

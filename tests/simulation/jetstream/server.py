@@ -11,6 +11,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from tests.simulation.jetstream.consumer import Delivery, MemoryConsumer
@@ -20,6 +21,8 @@ from tests.simulation.kernel.world import SECOND_NS, World
 
 SERVER, ADDRESS = "nats", "nats:4222"
 MAX_CONSUMERS = 1_000
+MAX_DECODED = 4_096
+"""Number of headers that were decoded last and are kept: each reader of a message decodes them, and heartbeats repeat theirs."""
 _API = "$JS.API."
 _NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
@@ -33,8 +36,11 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes:
 
 def decode_headers(raw: bytes) -> dict[str, str] | None:
     """Headers as nats-py gives them: a status is the header Status."""
-    if not raw:
-        return None
+    return dict(_decoded(raw)) if raw else None
+
+
+@lru_cache(maxsize=MAX_DECODED)
+def _decoded(raw: bytes) -> dict[str, str]:
     first, *lines = raw.decode().strip().split("\r\n")
     headers = {}
     if code := first.removeprefix("NATS/1.0").strip():

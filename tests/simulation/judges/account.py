@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 
 from services.common.messaging import flow
+from services.geofence.domain import accounts
+from services.geofence.domain.kinematics.intervals import Stretch
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.simulation.actors.town import Device
 from tests.simulation.jetstream.stream import Stored
+from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Judge
 from tests.simulation.kernel.world import START_NS
 
@@ -20,9 +23,12 @@ JOINED_S = 150.0
 """Longest time between two reports that prove presence at the second, seconds: a single position sends nobody."""
 DECIDED_WITHIN_S = 30.0
 """Maximum time without faults from a report that proves presence until an account has it, seconds."""
+AMENDED_WITHIN_S = accounts.AMEND_AFTER_MS / 1_000 + DECIDED_WITHIN_S
+"""The same bound for a report whose moment a cleared account covers, seconds: an amended account waits for more late reports. A device
+that delivered what it had kept for half an hour proved a later departure, and its amendment was due in the second in which the judge
+expected it (seed 2004)."""
 SAME_VISIT_S = 120.0
-"""How much later than a proof an entry of the same visit may be, seconds: a device's longest interval. Kept reports that come after the
-entry may prove an earlier one, which the open account has, and which is published when the ring is cleared."""
+"""How much later than a proof an entry of the same visit may be, seconds: a device's longest interval."""
 NEAR_M = 50.0
 """Distance within a ring's edge at which the truth leaves no doubt, metres."""
 HELD_S = 30.0
@@ -52,6 +58,8 @@ class _Accounts:
 
     entered_s: list[float] = field(default_factory=list)
     cleared_s: list[float] = field(default_factory=list)
+    cleared_upto_s: float = 0.0
+    """When the newest clearing was decided: cleared accounts cover no later moment."""
     amended_s: list[float] = field(default_factory=list)
 
     def has(self, at_s: float) -> bool:
@@ -62,12 +70,17 @@ class _Accounts:
 
 
 class AccountJudge(Judge):
-    """I9: if two reports in a row prove that the wearer was at the protected home, an account has the second of them."""
+    """I9: if two reports in a row prove that the wearer was at the protected home, an account has the second of them.
+
+    Kept reports that come after the entry may prove an earlier one, by minutes if the tag had no network (seeds 38 and 2176). The open
+    account has it, and it is published when the ring is cleared. So the judge also reads the accounts in the state of the fold.
+    """
 
     name = "I9"
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, folded: FoldJudge) -> None:
         super().__init__(case)
+        self._folded = folded
         self._proofs: dict[str, dict[float, tuple[float, int]]] = {}
         """By wearer and time of the fix: when the report was stored, seconds, and its sequence."""
         self._accounts: dict[str, _Accounts] = {}
@@ -94,16 +107,17 @@ class AccountJudge(Judge):
                     self._pairs.pop(wearer_id, None)
 
     def _note(self, alert: alert_pb2.Alert) -> None:
-        accounts = self._accounts.setdefault(alert.wearer_id, _Accounts())
+        known = self._accounts.setdefault(alert.wearer_id, _Accounts())
         if not alert.target_id.startswith("home-") or (alert.ring_m and alert.ring_m > BREACH_M):
             return
         at_s = _elapsed_s(alert.at.ToNanoseconds())
         if alert.kind == alert_pb2.RING_ENTERED:
-            accounts.entered_s.append(at_s)
+            known.entered_s.append(at_s)
         elif alert.kind in _ENDS:
-            accounts.cleared_s.append(at_s)
+            known.cleared_s.append(at_s)
+            known.cleared_upto_s = max(known.cleared_upto_s, _elapsed_s(alert.decided_at.ToNanoseconds()))
         elif alert.kind in _AMENDS:
-            accounts.amended_s.append(_elapsed_s(alert.decided_at.ToNanoseconds()))
+            known.amended_s.append(_elapsed_s(alert.decided_at.ToNanoseconds()))
 
     def torn(self, stream: str, first_lost: int) -> None:
         if stream == flow.log_stream(0):
@@ -116,7 +130,7 @@ class AccountJudge(Judge):
             for wearer_id, at_s in list(self._due()):
                 self._settled.add((wearer_id, at_s))
                 self._pairs.pop(wearer_id, None)
-                if not self._accounts.setdefault(wearer_id, _Accounts()).has(at_s):
+                if not (self._accounts[wearer_id].has(at_s) or self._account_covers(wearer_id, at_s)):
                     self.fail(f"{wearer_id} was at the home at {at_s:.1f} s by two reports, and no account says so")
                     return
 
@@ -125,10 +139,12 @@ class AccountJudge(Judge):
         for wearer_id in self._proofs:
             if wearer_id not in self._pairs:
                 self._pairs[wearer_id] = self._unsettled(wearer_id)
+            upto_s = self._accounts.setdefault(wearer_id, _Accounts()).cleared_upto_s
             for before_s, at_s in self._pairs[wearer_id]:
                 stored_s = self._stored_s(wearer_id, before_s, at_s)
                 ends_s = self.case.town.households[int(wearer_id.partition("-")[2])].order_ends_s
-                if self.world.elapsed_s - stored_s > DECIDED_WITHIN_S and stored_s + DECIDED_WITHIN_S < ends_s:
+                due_s = stored_s + (AMENDED_WITHIN_S if at_s <= upto_s else DECIDED_WITHIN_S)
+                if due_s < min(self.world.elapsed_s, ends_s):
                     yield wearer_id, at_s
 
     def _unsettled(self, wearer_id: str) -> list[tuple[float, float]]:
@@ -138,6 +154,27 @@ class AccountJudge(Judge):
             for before_s, at_s in pairwise(sorted(self._proofs[wearer_id]))
             if before_s > case_s and at_s - before_s < JOINED_S and (wearer_id, at_s) not in self._settled
         ]
+
+    def _account_covers(self, wearer_id: str, at_s: float) -> bool:
+        """Whether an entry was published, and the open account or a cleared one of its ring covers a time."""
+        at_ms = START_NS // 1_000_000 + at_s * 1_000
+        inside = self._inside(wearer_id) if self._accounts[wearer_id].entered_s else ()
+        return any(from_ms <= at_ms <= until_ms for from_ms, until_ms in inside)
+
+    def _inside(self, wearer_id: str) -> Iterator[Stretch]:
+        """When the wearer was within the ring of a breach round the home, by the accounts of the fold."""
+        state = self._folded.state
+        for case_state in state.cases.values():
+            case = case_state.case
+            for target, ring in product(case.targets, case.rings):
+                is_home = case.wearer_id == wearer_id and target.target_id.startswith("home-")
+                if is_home and ring.radius_mm == BREACH_M * 1_000:
+                    ring_state = case_state.ring(target, ring)
+                    for cleared in ring_state.closed:
+                        yield from cleared.inside
+                    if ring_state.open:
+                        account = accounts.account(state, case_state, target, ring=ring, upto_ms=state.now_ms)
+                        yield from account.inside
 
     def _stored_s(self, wearer_id: str, before_s: float, at_s: float) -> float:
         """When the log had the case and both reports, seconds."""

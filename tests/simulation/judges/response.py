@@ -74,6 +74,8 @@ class Demanded:
 
     alert_id: str
     since_s: float
+    sequence: int
+    """Sequence of the alert in ALERTS."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,10 @@ class Steps:
 
 
 class ResponseJudge(Judge):
-    """I3, I4 and I6 of assignments."""
+    """I3, I4 and I6 of assignments.
+
+    An alert that the server loses is published once more, unless the log has lost its entry too. Then it demands nothing (seed 2105).
+    """
 
     name = "I3"
 
@@ -118,12 +123,15 @@ class ResponseJudge(Judge):
             for sequence in [sequence for sequence in self._stored if sequence >= first_lost]:
                 self._lost[self._stored.pop(sequence)] = self.world.elapsed_s
             self._shown_s.clear()
+        if stream == flow.ALERTS.name:
+            self._demanded = _before(first_lost, self._demanded)
+            self._unasked = _before(first_lost, self._unasked)
         if stream == flow.log_stream(0):
             self._ended.clear()  # the fold may decide differently without the lost entries
 
     def stored(self, stream: str, message: Stored) -> None:
         if stream == flow.ALERTS.name:
-            self._note_alert(alert_pb2.Alert.FromString(message.data))
+            self._note_alert(alert_pb2.Alert.FromString(message.data), message.sequence)
         elif stream == flow.INCIDENTS.name:
             step = dispatch_pb2.Step.FromString(message.data)
             self._stored[message.sequence] = step.step_id
@@ -134,7 +142,7 @@ class ResponseJudge(Judge):
             if step.assignment.task == notice_pb2.TASK_UNSPECIFIED:
                 self._note(step)
 
-    def _note_alert(self, alert: alert_pb2.Alert) -> None:
+    def _note_alert(self, alert: alert_pb2.Alert, sequence: int) -> None:
         if alert.incident_ends:
             self._ended.setdefault(alert.incident_id, self.world.elapsed_s)
             return
@@ -144,11 +152,12 @@ class ResponseJudge(Judge):
             if alert.demand < DEMANDED_LEGS[destination.leg]:
                 continue
             target = Target(alert.incident_id, destination.leg, destination.subject_id)
+            demanded = Demanded(alert.alert_id, self.world.elapsed_s, sequence)
             known = self.steps.get(target)
             if known is None:
-                self._unasked.setdefault(target, Demanded(alert.alert_id, self.world.elapsed_s))
+                self._unasked.setdefault(target, demanded)
             if destination.leg in DESK_LEGS and (known is None or not (is_repeated or known.state in UNDER_WAY)):
-                self._demanded.setdefault(target, Demanded(alert.alert_id, self.world.elapsed_s))
+                self._demanded.setdefault(target, demanded)
 
     def _note(self, step: dispatch_pb2.Step) -> None:
         assignment = step.assignment
@@ -255,3 +264,8 @@ class ResponseJudge(Judge):
             for assignment_id, since_s in desk.acknowledged.items():
                 if now_s - since_s > SETTLED_S and assignment_id not in self._accepted:
                     self.fail(f"I6: {desk.leg} has acknowledged {assignment_id}, and no step says so")
+
+
+def _before(first_lost: int, demanded: dict[Target, Demanded]) -> dict[Target, Demanded]:
+    """The demands of alerts that ALERTS hasn't lost."""
+    return {target: demand for target, demand in demanded.items() if demand.sequence < first_lost}

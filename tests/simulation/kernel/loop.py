@@ -13,9 +13,10 @@ from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import Any
 
-from tests.simulation.kernel.world import SECOND_NS, START_NS, World
+from tests.simulation.kernel.world import SECOND_NS, START_NS, Event, World
 
 UPTIME_S = 1_000.0
 """Monotonic time at the world's start, seconds: a machine's monotonic clock doesn't begin with the mesh."""
@@ -51,6 +52,13 @@ class SimulatedFuture(asyncio.Future[Any]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class SimulatedTimer(asyncio.TimerHandle):
+    """A timer that knows its event, so that a cancelled timer is no event of the world."""
+
+    __slots__ = ("event",)
+    event: Event
 
 
 class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 methods, those that the services reach
@@ -151,19 +159,20 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-
-        def fire() -> None:
-            if not timer.cancelled() and not self.is_dead:
-                self._ready.append(timer)
-                self._plan_turn()
-
+        timer = SimulatedTimer(when, callback, args, self, context)
         # Rounded up: a timer that fires early would find that its time hasn't come.
-        self.world.at_ns(START_NS + int((when - UPTIME_S) * SECOND_NS) + 1, fire)
+        due_ns = START_NS + int((when - UPTIME_S) * SECOND_NS) + 1
+        timer.event = self.world.at_ns(due_ns, partial(self._fire, timer))
         return timer
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio calls it for each cancelled timer. The world skips them when they are due."""
+    def _fire(self, timer: SimulatedTimer) -> None:
+        if not self.is_dead:
+            self._ready.append(timer)
+            self._plan_turn()
+
+    def _timer_handle_cancelled(self, handle: SimulatedTimer) -> None:
+        """asyncio calls it for each cancelled timer."""
+        handle.event.cancel()
 
     def create_future(self) -> asyncio.Future[Any]:
         return SimulatedFuture(loop=self)

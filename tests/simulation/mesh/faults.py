@@ -67,7 +67,7 @@ class Faults:
         self._kinds += [self._strike] * len(self._kinds)
         if torn_tails:
             self._kinds += [self._tear, self._tear] + [self._tear_soon] * 5
-        self._directed = DirectedFaults(mesh)
+        self.directed = DirectedFaults(mesh)
         self._armed: list[_Armed] = []
         self._checkpointed: set[str] = set()
         """Evaluators that have written a checkpoint since the last decision."""
@@ -142,9 +142,11 @@ class Faults:
         now_s = self._world.elapsed_s
         if now_s < self._until_s or not self._mesh.server.is_up:
             return 0.0
-        since_s = max(self._until_s, self._mesh.disturbed_s)
-        if any(not process.is_up for process in self._mesh.services):
-            return 0.0
+        since_s = self._until_s
+        for process in self._mesh.services:
+            if not process.is_up:
+                return 0.0
+            since_s = max(since_s, process.started_s)
         return now_s - since_s
 
     def _note(self, text: str, number: int | None = None) -> None:
@@ -182,7 +184,7 @@ class Faults:
         return self._later(self._between(0.2, 6.0), self._mesh.server.restart)
 
     def _strike(self) -> float:
-        self._arm(self._directed.drawn(self._random))
+        self._arm(self.directed.drawn(self._random))
         return 0.0
 
     def _arm(self, strike: Strike) -> None:

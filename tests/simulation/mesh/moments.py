@@ -23,6 +23,8 @@ RESTARTED_S = 10.0
 """Duration of a crash with its restart, seconds."""
 RESTS_S = 75.0
 """Time without another fault after a strike whose harm shows only at a deadline, seconds: a desk's deadline and the calm before it."""
+ABSENT_SHARE = 0.7
+"""Share of the crashes before a deadline after which nobody is at the desk until the deadline has passed."""
 DESK_LEGS = LEGS[:2]
 """Processes of the legs that make offers to desks."""
 
@@ -87,6 +89,8 @@ class DirectedFaults:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh, self._world = mesh, mesh.world
+        self.on_absence: Callable[[str, float], None] = lambda _leg, _seconds: None
+        """Called with a leg in whose control room nobody answers from now on, and for how long, seconds."""
         self._kinds: tuple[Callable[[Random], Strike], ...] = (
             self._evaluators_crash,
             self._evaluators_crash_at_their_checkpoints,
@@ -150,8 +154,16 @@ class DirectedFaults:
         return Strike(moment, f"{leg} crashes", random.uniform(0.0, 0.06), partial(self._crash, leg))
 
     def _leg_crashes_before_a_deadline(self, random: Random) -> Strike:
-        leg, delay_s = random.choice(DESK_LEGS), random.uniform(0.0, 25.0)
-        return Strike(Moment.OFFER, f"{leg} crashes", delay_s, partial(self._crash, leg), process=leg, rests_s=RESTS_S)
+        # Only if nobody answers, the deadline must survive the crash.
+        process, delay_s, is_left = random.choice(DESK_LEGS), random.uniform(0.0, 25.0), random.random() < ABSENT_SHARE
+
+        def make() -> float:
+            if is_left:
+                self.on_absence(process.removeprefix("dispatch-"), RESTS_S)
+            return self._crash(process)
+
+        text = f"{process} crashes{', and nobody is at its desk' if is_left else ''}"
+        return Strike(Moment.OFFER, text, delay_s, make, process=process, rests_s=RESTS_S)
 
     def _leg_is_cut_off(self, random: Random) -> Strike:
         legs, seconds = random.choice((LEGS, *((leg,) for leg in LEGS))), random.uniform(3.5, 40.0)

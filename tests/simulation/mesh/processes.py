@@ -64,6 +64,8 @@ class Mesh:
             self._add(EVALUATORS[replica], partial(self._geofence, replica))
         for leg in flow.LEGS:
             self._add(f"dispatch-{leg}", partial(self._dispatch, leg))
+        self.services = [self.processes[name] for name in SERVICES]
+        """Processes of the services."""
 
     def add_actor(self, name: str, main: Main) -> Process:
         """Adds the process of an actor and starts it."""
@@ -88,16 +90,6 @@ class Mesh:
         self.server.start()
         for process in self.processes.values():
             process.start()
-
-    @property
-    def disturbed_s(self) -> float:
-        """When a service last started, seconds since the world's start."""
-        return max(process.started_s for process in self.services)
-
-    @property
-    def services(self) -> list[Process]:
-        """Processes of the services."""
-        return [self.processes[name] for name in SERVICES]
 
     def _given(self, name: str) -> dict[str, Any]:
         return {

@@ -38,7 +38,7 @@ def readers_ignore_missed_heartbeats() -> None:
     async def wait(self: PullSession) -> Any:
         await self._wake.wait()
         self._wake.clear()
-        self._note_sign()
+        self._signs.note()
         return await plain(self)
 
     plain = PullSession._wait

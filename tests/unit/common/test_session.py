@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
+from services.common.messaging import session
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.session import Consumer, PullSession
 from services.common.observability.readiness import ReaderHealth
@@ -80,21 +81,23 @@ class Reader:
         """Sequences of the messages by the list in which they came."""
         self.compared = 0
         config = ConsumerConfig(durable_name="reader") if is_durable else ConsumerConfig(name="reader")
-        session = PullSession(
+        self.health = ReaderHealth("LOG_0")
+        pull_session = PullSession(
             cast(Bus, server),
             Consumer("LOG_0", config, BATCH, is_durable=is_durable, linger_s=linger_s),
             compare=self._compare,
-            health=ReaderHealth("LOG_0"),
+            health=self.health,
         )
-        self.task = asyncio.create_task(self._read(session))
+        self.task = asyncio.create_task(self._read(pull_session))
 
     async def _compare(self, _bus: Bus, _delivered: int) -> None:
         self.compared += 1
 
-    async def _read(self, session: PullSession) -> None:
-        async for messages in session.batches():
-            self.lists.append([message.sequence for message in messages])
-            self.seen += self.lists[-1]
+    async def _read(self, pull_session: PullSession) -> None:
+        with self.health.reading():
+            async for messages in pull_session.batches():
+                self.lists.append([message.sequence for message in messages])
+                self.seen += self.lists[-1]
 
     async def until_seen(self, count: int) -> None:
         async with asyncio.timeout(WITHIN_S):
@@ -170,6 +173,43 @@ async def test_messages_that_come_with_a_reconnect_wait_for_a_comparison(is_dura
     else:
         await asyncio.wait_for(reader.task, WITHIN_S)
         assert reader.seen == []
+
+
+async def test_a_heartbeat_shows_that_an_idle_reader_has_caught_up() -> None:
+    server = ScriptedServer()
+    reader = Reader(server, is_durable=False)
+    reply = await server.requested.get()
+    assert reader.health.unable()
+    await server.send_status("100", reply)
+    assert not reader.health.unable()
+    await server.send(1)
+    await reader.until_seen(1)
+    await reader.stop()
+
+
+async def test_a_heartbeat_after_a_reconnect_leads_to_a_comparison() -> None:
+    server = ScriptedServer()
+    reader = Reader(server, is_durable=True)
+    reply = await server.requested.get()
+    server.reconnects = 1
+    await server.send_status("100", reply)
+    await server.requested.get()
+    assert server.created == ["", ""] and reader.compared == 2
+    await reader.stop()
+
+
+@pytest.mark.parametrize("has_heartbeat", [True, False])
+async def test_a_reader_without_heartbeats_gives_its_consumer_up(
+    has_heartbeat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "HEARTBEAT_S", 0.05)
+    server = ScriptedServer()
+    reader = Reader(server, is_durable=False)
+    reply = await server.requested.get()
+    if has_heartbeat:  # the next ones are missing
+        await server.send_status("100", reply)
+    await asyncio.wait_for(reader.task, WITHIN_S)
+    assert server.created == ["create"] and not server.has_subscription
 
 
 async def test_a_refused_request_makes_a_durable_reader_sure_of_its_consumer() -> None:
