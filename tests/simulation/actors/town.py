@@ -85,6 +85,10 @@ class Device:
         """Whether the device keeps its reports."""
         return any(begin <= time_s < end for begin, end in self.offline_s)
 
+    def reachable_since_s(self, time_s: float) -> float:
+        """When the device last came back to life or to its network, seconds since the world's start; 0 if it never was away."""
+        return max((end for _, end in (*self.silent_s, *self.offline_s) if end <= time_s), default=0.0)
+
     def reported_position(self, time_s: float) -> tuple[float, float]:
         """Latitude and longitude that the device reports, degrees."""
         north_m, east_m = self.journey.at(time_s)

@@ -9,6 +9,7 @@ from tandem.common.v1 import log_pb2
 from tests.simulation.actors.head_end import ReportKey
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
+from tests.simulation.mesh.processes import BACKFILL_PER_S
 
 ANSWERED_WITHIN_S = 60.0
 """Maximum time without faults until a report of a device with network is answered, seconds."""
@@ -54,10 +55,16 @@ class ReportsJudge(Judge):
         self._checked = len(accepted)
 
     def finish(self) -> None:
-        now_s = self.world.elapsed_s
-        for key, since_s in self.case.head_end.unanswered():
+        """A device that came back near the end may still be delivering what it had kept: ingest accepts kept reports at a limited rate
+        (seed 6 with a defect of deadlines: 1,750 kept reports, 30 s before the end)."""
+        now_s, head_end = self.world.elapsed_s, self.case.head_end
+        for key, since_s in head_end.unanswered():
             device = self.case.town.devices[key.device_id]
-            if now_s - since_s > ANSWERED_WITHIN_S and not device.is_offline(now_s) and not device.is_dead(now_s):
+            online_s = max(since_s, device.reachable_since_s(now_s))
+            if now_s - online_s <= ANSWERED_WITHIN_S or device.is_offline(now_s) or device.is_dead(now_s):
+                continue
+            backlog = head_end.waiting + sum(answered_s >= online_s for answered_s in head_end.accepted.values())
+            if now_s - online_s > ANSWERED_WITHIN_S + backlog / BACKFILL_PER_S:
                 self.fail(
                     f"I7: report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
                 )
