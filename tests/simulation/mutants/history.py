@@ -190,7 +190,11 @@ def steps_are_published_once() -> None:
 
 def she_is_not_warned() -> None:
     """Messages to protected persons are stored and never opened."""
-    replace(MessageOpener, "open", nothing)
+
+    async def open_nothing(*_: object) -> list[Any]:
+        return []
+
+    replace(MessageOpener, "open", open_nothing)
 
 
 def a_warning_that_fails_is_not_repeated() -> None:
