@@ -158,7 +158,7 @@ def main() -> None:
         left_out=given.without,
     )
     if given.shrink:
-        sys.exit(_shrink(given.first, plan))
+        sys.exit(_shrink(given.first, plan, given.lines))
     hours = took_s = 0.0
     for outcome, cpu_s in outcomes(seeds, plan, workers=given.workers):
         failed += bool(outcome.failures)
@@ -203,7 +203,7 @@ def _find_mutants(seeds: range, hours: float, chosen: Sequence[_Chosen], *, work
     return 1 if harmful else 0
 
 
-def _shrink(seed: int, plan: Plan) -> int:
+def _shrink(seed: int, plan: Plan, lines: int) -> int:
     """Leaves out ever more faults while the same judge fails. Prints what is left and returns 1, or 0 if the seed passes."""
 
     def run(left_out: frozenset[int]) -> Outcome:
@@ -225,7 +225,7 @@ def _shrink(seed: int, plan: Plan) -> int:
                 left_out, least = tried, outcome
         print(f"{len(_numbers(least))} faults are left after parts of {size}", flush=True)
         size //= 2
-    _print(least, 0.0, SHOWN_LINES)
+    _print(least, 0.0, lines)
     hours = least.failures[0].at_s / 3600
     print(f"the failure is at {hours:.3f} h; repeat it with --first {seed} --hours {plan.hours} --without", end=" ")
     print(",".join(map(str, sorted(left_out))) or "''")

@@ -15,11 +15,13 @@ from tests.simulation.actors.desk import Desk
 from tests.simulation.actors.head_end import HeadEnd
 from tests.simulation.actors.patrols import Patrols
 from tests.simulation.actors.reviewer import Reviewer
+from tests.simulation.actors.supervisor import Supervisor
 from tests.simulation.actors.town import Town
 from tests.simulation.jetstream.stream import MemoryStream, Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import EvaluatorsJudge, FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
+from tests.simulation.judges.lists import ListJudge
 from tests.simulation.judges.orders import RecordsJudge
 from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
 from tests.simulation.judges.response import ResponseJudge
@@ -91,7 +93,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
     town = Town(world.random, households=world.random.randint(least, most), duration_s=duration_s)
     agencies, head_end = Agencies(town), HeadEnd(world, town)
     desks = {leg: Desk(world, leg) for leg in ("probation", "police")}
-    reviewer = Reviewer(world, town)
+    reviewer, supervisor = Reviewer(world, town), Supervisor(world)
     patrols = Patrols(world, town, desks["police"], has_roster=world.random.random() < ROSTER_SHARE)
     faults = Faults(mesh, duration_s=duration_s, torn_tails=world.random.random() < TORN_SHARE)
     faults.left_out = plan.left_out
@@ -118,6 +120,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         RecordsJudge(case, agencies),
         SilenceJudge(case),
         LedgerJudge(case, folder, reviewer),
+        ListJudge(case, supervisor),
     ]
     _watch(mesh, faults, judges)
     mesh.start()
@@ -126,6 +129,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         ("head-end", head_end.run),
         ("patrols", patrols.run),
         ("reviewer", reviewer.run),
+        ("supervisor", supervisor.run),
     ):
         mesh.add_actor(name, main)
     for leg, desk in desks.items():
@@ -143,7 +147,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         outcome.failures += [Failure("machine", world.elapsed_s, f"the world met {text}") for text in guard.found]
     if not outcome.failures:
         _finish(judges)
-        refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals]
+        refusals = [*agencies.failed, *patrols.refusals, *reviewer.refusals, *supervisor.refusals]
         refusals += [text for desk in desks.values() for text in desk.refusals]
         refusals += ends_of_actors(mesh)
         outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]

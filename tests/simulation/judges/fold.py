@@ -14,6 +14,7 @@ from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from tandem.common.v1 import alert_pb2
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.judge import Case, Judge
 from tests.simulation.kernel.journal import Line
@@ -103,7 +104,8 @@ class FoldJudge(Judge):
             if alert_id not in self._orphans:
                 self.fail(f"{alert_id} was published, but the fold of the log doesn't give it")
         elif expected[0] != content:
-            self.fail(f"{alert_id} was published with other bytes than the fold of the log gives")
+            fields = ", ".join(_different_fields(expected[0], content)) or "the order of fields"
+            self.fail(f"{alert_id} was published with other bytes than the fold of the log gives: {fields}")
 
     def torn(self, stream: str, first_lost: int) -> None:
         if stream in (flow.ALERTS.name, flow.MEASURES.name):
@@ -172,6 +174,13 @@ class FoldJudge(Judge):
         ]
         if twice:
             self.fail(f"I1: reports count twice: {', '.join(twice[:5])}")
+
+
+def _different_fields(expected: bytes, content: bytes) -> list[str]:
+    """Names of the fields in which two serialised alerts differ."""
+    first, second = alert_pb2.Alert.FromString(expected), alert_pb2.Alert.FromString(content)
+    names = [descriptor.name for descriptor in alert_pb2.Alert.DESCRIPTOR.fields]
+    return [name for name in names if getattr(first, name) != getattr(second, name)]
 
 
 class EvaluatorsJudge(Judge):

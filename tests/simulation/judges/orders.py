@@ -22,6 +22,8 @@ class RecordsJudge(Judge):
         self._agencies = agencies
         self._logged: dict[str, tuple[int, log_pb2.CaseSnapshot]] = {}
         """Newest case of each order, with its sequence in the log."""
+        self._logged_s: dict[str, float] = {}
+        """When the log got the newest case of each order, seconds."""
         self._is_torn = False
 
     def stored(self, stream: str, message: Stored) -> None:
@@ -32,6 +34,7 @@ class RecordsJudge(Judge):
                 self.fail(f"I5: the case of {snapshot.order_id} went back from {before.version} to {snapshot.version}")
             if snapshot.version >= before.version:
                 self._logged[snapshot.order_id] = (message.sequence, snapshot)
+                self._logged_s[snapshot.order_id] = self.world.elapsed_s
         elif stream == flow.ALERTS.name:
             self._check_alert(alert_pb2.Alert.FromString(message.data))
 
@@ -50,9 +53,11 @@ class RecordsJudge(Judge):
             self._logged = {id_: logged for id_, logged in self._logged.items() if logged[0] < first_lost}
 
     def each_second(self) -> None:
+        """A newer version may be in the log before the agency has the answer that it was accepted, so a fresh case isn't compared."""
         now_s, calm_s = self.world.elapsed_s, self.case.faults.calm_s
         for order_id, order in self._agencies.orders.items():
-            if min(now_s - order.accepted_s, calm_s) > CASE_WITHIN_S and not self._is_logged(order_id, order):
+            since_s = max(order.accepted_s, self._logged_s.get(order_id, 0.0))
+            if min(now_s - since_s, calm_s) > CASE_WITHIN_S and not self._is_logged(order_id, order):
                 self.fail(
                     f"version {order.version} of {order_id} was accepted {now_s - order.accepted_s:.0f} s ago, and the log "
                     "doesn't have it"

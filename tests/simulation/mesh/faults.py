@@ -32,6 +32,7 @@ EDGES = (
     ("desk-police", "dispatch-police"),
     ("agencies", "registry"),
     ("reviewer", "registry"),
+    ("supervisor", "dispatch-police"),
 )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import services.dispatch.__main__ as dispatch
 from services.dispatch.domain import answers, decisions, escalation
 from services.dispatch.domain.answers import Acknowledge
-from services.dispatch.domain.assignment import Assignment
+from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import consumer
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
+from services.dispatch.leg.rows import ListedIncident
 from services.dispatch.leg.service import LegService
+from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import Subscriptions
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.warning.channels import DeviceChannel
@@ -23,6 +25,7 @@ from services.dispatch.warning.opening import MessageOpener
 from tests.simulation.mutants.replacing import replace
 
 WAIT_S = 60.0
+_UNANSWERED = (AssignmentState.OFFERED, AssignmentState.ESCALATED)
 
 
 def a_leg_moves_its_cursor_before_the_effect() -> None:
@@ -180,6 +183,32 @@ def a_failed_warning_ends_all_warnings() -> None:
         return reason
 
     replace(DeviceChannel, "hand_over", hand_over)
+
+
+def a_list_leaves_out_acknowledged_incidents() -> None:
+    """The list of open incidents has only those with an offer that nobody has acknowledged."""
+    plain = Store.incidents
+
+    async def incidents(self: Store, *arguments: Any, only_open: bool = False) -> list[ListedIncident]:
+        found = await plain(self, *arguments, only_open=only_open)
+        return [
+            incident for incident in found if not only_open or any(row.state in _UNANSWERED for row in incident.own)
+        ]
+
+    replace(Store, "incidents", incidents)
+
+
+def a_page_of_a_list_skips_an_incident() -> None:
+    """The second page of a list begins after its first incident."""
+    plain = Store.incidents
+
+    async def incidents(
+        self: Store, incident_id: str, limit: int, before: str, *, only_open: bool = False
+    ) -> list[ListedIncident]:
+        found = await plain(self, incident_id, limit + bool(before), before, only_open=only_open)
+        return found[1:] if before else found
+
+    replace(Store, "incidents", incidents)
 
 
 def lost_steps_are_not_republished() -> None:
