@@ -302,7 +302,7 @@ class WarningStreams:
             tasks.create_task(deferred.keep())
             async for messages in following:
                 own = [message for message in messages if source.holds is None or source.holds(message.subject)]
-                position = StreamPosition(source.stream, log_id, messages[-1].sequence, str(trail))
+                position = StreamPosition(source.stream, log_id, messages[-1].sequence, trail=str(trail))
                 await deferred.put(await _parsed(bus, own, source), position)
 
     async def _await_contacts(self, bus: Bus, log_meta: LogMetadata) -> None:
