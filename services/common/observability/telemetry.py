@@ -36,7 +36,7 @@ class _NeverFails:
             self._output.flush()
 
 
-class _Line:
+class _LogLine:
     """Last processor of structlog: one JSON object for each event. A processor of structlog for each field costs several times as much
     in a process that has been idle."""
 
@@ -66,7 +66,7 @@ def configure(service: str, output: TextIO = sys.stderr) -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
     structlog.configure(
-        processors=[_Line(service)],
+        processors=[_LogLine(service)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _NeverFails(output))),
         cache_logger_on_first_use=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.dispatch.warning import domain as decisions
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import DueWork
+from services.dispatch.warning.tables import DueWork, TriedSending
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.common.nats import TestServer
@@ -40,11 +42,18 @@ async def test_of_simultaneous_alerts_the_nearest_ring_is_sent_first_and_her_hom
     await publish(bus, ring(1, 2000.0), ring(2), home, panic)
     due = WarningStore.due
 
-    async def due_when_all_are_stored(store: WarningStore, now_ms: int) -> DueWork:
+    async def due_when_all_are_stored(store: WarningStore, now_ms: int, tried: Sequence[TriedSending] = ()) -> DueWork:
         """The alerts can reach the leg in several batches, and the first of them must find nothing sent."""
-        return await due(store, now_ms) if len(rows(made, "select 1 from messages")) == 4 else DueWork(None)
+        return await due(store, now_ms, tried) if len(rows(made, "select 1 from messages")) == 4 else DueWork(None)
+
+    accept = WarningStore.accept
+
+    async def accept_and_open_nothing(store: WarningStore, *arguments: Any) -> DueWork:
+        await accept(store, *arguments)
+        return DueWork(None)
 
     monkeypatch.setattr(WarningStore, "due", due_when_all_are_stored)
+    monkeypatch.setattr(WarningStore, "accept", accept_and_open_nothing)
     async with gateway.serving(), running(made):
         texts = {(await gateway.shown(number))[1] for number in (1, 2)}
         await until(made, "select 1 from messages where of_place and state = 'waiting'")
