@@ -6,8 +6,8 @@ import asyncio
 import contextvars
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -100,7 +100,7 @@ class Visits:
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` as one transaction. The driver begins and commits it: SQLAlchemy's layers cost more than most statements."""
-        try:
+        with refusals():
             driver = self.driver()
             driver.execute("BEGIN IMMEDIATE")
             try:
@@ -111,10 +111,6 @@ class Visits:
                 if driver.in_transaction:
                     driver.rollback()
             return result
-        except OperationalError as error:
-            raise refused(error.orig) from error
-        except sqlite3.OperationalError as error:
-            raise refused(error) from error
 
     def _opened(self) -> Connection:
         if self._connection is None:
@@ -122,10 +118,21 @@ class Visits:
         return self._connection
 
 
-def refused(error: BaseException | None) -> Unavailable:
-    """Logs a refusal of the database, such as a full disk, and returns it as Unavailable.
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns a refusal of an SQLite file, such as a full disk, into Unavailable. SQLAlchemy raises refusals of its own statements, and
+    the driver those of a `Prepared` statement.
 
     Nothing of the transaction is stored, and a retry may succeed.
     """
+    try:
+        yield
+    except OperationalError as error:
+        raise _unavailable(error.orig) from error
+    except sqlite3.OperationalError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException | None) -> Unavailable:
     logger().error("database_refused", reason=str(error))
     return Unavailable(f"the database refused: {error}", retry_after_s=5.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,19 @@ async def test_a_wrong_statement_is_no_refusal_and_the_next_visit_works(database
     assert await numbers(database) == [1]
 
 
-async def test_a_full_sqlite_file_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def in_transaction(database: Database, work: Callable[[sa.Connection], None]) -> None:
+    async with database.transaction() as connection:
+        await connection.run_sync(work)
+
+
+async def in_visit(database: Database, work: Callable[[sa.Connection], None]) -> None:
+    await database.visit(work)
+
+
+@pytest.mark.parametrize("run", [in_visit, in_transaction])
+async def test_a_full_sqlite_file_refuses_and_keeps_what_it_has(
+    tmp_path: Path, run: Callable[[Database, Callable[[sa.Connection], None]], Awaitable[None]]
+) -> None:
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
         assert isinstance(database, SqliteDatabase)
         await database.visit(lambda connection: ADD.execute(connection, EARLIER))
@@ -89,9 +101,19 @@ async def test_a_full_sqlite_file_refuses_and_keeps_what_it_has(tmp_path: Path) 
             statements.fetch(connection, f"PRAGMA max_page_count={pages}")
             ADD.execute(connection, LATER | {"payload": bytes(1 << 20)})
 
+        def make_room(connection: sa.Connection) -> None:
+            statements.fetch(connection, "PRAGMA max_page_count=1000000")
+
         with pytest.raises(Unavailable, match="full"):
-            await database.visit(fill)
+            await run(database, fill)
         assert await numbers(database) == [1]
-        await database.visit(lambda connection: statements.fetch(connection, "PRAGMA max_page_count=1000000"))
+        await run(database, make_room)
         await database.visit(lambda connection: ADD.execute(connection, LATER))
         assert await numbers(database) == [1, 2]
+
+
+async def test_a_refusal_of_a_driver_statement_reaches_a_reader_as_unavailable(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
+        with pytest.raises(Unavailable, match="no such table"):
+            async with database.reading() as connection:
+                await connection.run_sync(lambda reading: statements.fetch(reading, "SELECT 1 FROM unknown"))
