@@ -21,7 +21,6 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
@@ -29,7 +28,7 @@ from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import postgres
 from services.common.storage.sqlite import connect as connect_sqlite
-from services.common.storage.visits import Visits, VisitThread, refused
+from services.common.storage.visits import Visits, VisitThread, refusals
 
 T = TypeVar("T")
 # secure_delete overwrites deleted data in the file too, because it may be personal.
@@ -95,20 +94,16 @@ class SqliteDatabase(Database):
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """See `Database.transaction`."""
         async with self._one_at_a_time:
-            try:
+            with refusals():
                 async with self._engine.begin() as connection:
                     yield connection
-            except OperationalError as error:
-                raise refused(error.orig) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """See `Database.reading`."""
-        try:
+        with refusals():
             async with self._readers.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise refused(error.orig) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """See `Database.visit`. An awaited statement switches threads four times, a visit only once."""
@@ -287,11 +282,9 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     _prepare(readers.sync_engine, "BEGIN", (*_PRAGMAS, "query_only=ON"))
     _prepare(visits, begin=None)  # a visit begins its transaction itself
     try:
-        try:
+        with refusals():
             async with engine.begin() as connection:
                 await connection.run_sync(_upgrade, migrations, revision)
-        except OperationalError as error:
-            raise refused(error.orig) from error
         with (
             Visits(visits) as visited,
             VisitThread() as thread,

@@ -6,8 +6,8 @@ import asyncio
 import contextvars
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -100,7 +100,7 @@ class Visits:
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` as one transaction. The driver begins and commits it: SQLAlchemy's layers cost more than most statements."""
-        try:
+        with refusals():
             driver = self.driver()
             driver.execute("BEGIN IMMEDIATE")
             try:
@@ -111,10 +111,6 @@ class Visits:
                 if driver.in_transaction:
                     driver.rollback()
             return result
-        except OperationalError as error:
-            raise refused(error.orig) from error
-        except sqlite3.OperationalError as error:
-            raise refused(error) from error
 
     def _opened(self) -> Connection:
         if self._connection is None:
@@ -122,8 +118,22 @@ class Visits:
         return self._connection
 
 
-def refused(error: BaseException | None) -> Unavailable:
-    """Logs a refusal of the database, such as a full disk, and returns it as Unavailable.
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns a refusal of SQLite, such as a full disk, into Unavailable.
+
+    The statements of `statements.py` raise the driver's own error, and all others SQLAlchemy's.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        raise _refused(error.orig) from error
+    except sqlite3.OperationalError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: BaseException | None) -> Unavailable:
+    """Logs a refusal of the database, and returns it as Unavailable.
 
     Nothing of the transaction is stored, and a retry may succeed.
     """

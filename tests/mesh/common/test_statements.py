@@ -1,4 +1,4 @@
-"""Statements of the driver within a visit, on both engines: they share its transaction with SQLAlchemy's statements."""
+"""Statements of the driver within a visit or a transaction, on both engines: they share it with SQLAlchemy's statements."""
 
 from __future__ import annotations
 
@@ -95,3 +95,27 @@ async def test_a_full_sqlite_file_refuses_and_keeps_what_it_has(tmp_path: Path) 
         await database.visit(lambda connection: statements.fetch(connection, "PRAGMA max_page_count=1000000"))
         await database.visit(lambda connection: ADD.execute(connection, LATER))
         assert await numbers(database) == [1, 2]
+
+
+async def test_a_full_sqlite_file_refuses_a_transaction_too(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
+        with pytest.raises(Unavailable, match="full"):
+            async with database.transaction() as connection:
+                await connection.run_sync(ADD.execute, EARLIER)
+                [(pages,)] = await connection.run_sync(statements.fetch, "PRAGMA page_count")
+                await connection.run_sync(statements.fetch, f"PRAGMA max_page_count={pages}")
+                await connection.run_sync(ADD.execute, LATER | {"payload": bytes(1 << 20)})
+        assert await numbers(database) == []
+        async with database.transaction() as connection:
+            await connection.run_sync(statements.fetch, "PRAGMA max_page_count=1000000")
+            await connection.run_sync(ADD.execute, LATER)
+        assert await numbers(database) == [2]
+
+
+async def test_a_refused_statement_of_a_reader_is_unavailable(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
+        with pytest.raises(Unavailable, match="readonly"):
+            async with database.reading() as connection:
+                await connection.run_sync(ADD.execute, EARLIER)
+        async with database.reading() as connection:
+            assert await connection.run_sync(IN_ORDER.fetch, {"incident": "incident-1"}) == []
