@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.messaging import flow
 from services.dispatch.warning.channels import ISSUED_BY
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
-from tests.simulation.actors.head_end import HeadEnd
+from tests.simulation.actors.head_end import HeadEnd, Notice
 from tests.simulation.actors.town import Journey, Town, Waypoint
 from tests.simulation.command_line import simulate
 from tests.simulation.jetstream.stream import Stored
@@ -86,6 +86,44 @@ def test_a_warning_that_counts_as_sent_was_stored(tmp_path: Path) -> None:
     assert not failures
     hand_over("lost")
     assert [failure.judge for failure in failures] == ["warned"]
+
+
+def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_path: Path) -> None:
+    """The leg publishes a command once more if the server has lost it, also if the device has obeyed it already."""
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    mesh.add_actor("head-end", head_end.run)
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = WarningJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+
+    def store(warning_id: str) -> None:
+        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
+        command = command_pb2.Command(device_id="phone-0", instruction=shown).SerializeToString()
+        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
+        judge.stored(flow.COMMANDS.name, Stored(1, subject, b"", data=command, stored_at_ns=world.now_ns))
+
+    world.run(100.0)
+    store("shown")
+    head_end.notices.append(Notice("phone-0", "shown", world.elapsed_s))
+    judge.each_second()
+    store("shown")
+    head_end._heard_s["phone-0"] = 110.0
+    world.run(200.0)
+    judge.each_second()
+    assert not failures
+    store("unseen")
+    head_end._heard_s["phone-0"] = 210.0
+    world.run(300.0)
+    judge.each_second()
+    assert [failure.text for failure in failures] == [
+        "warning unseen doesn't show on phone-0, which was heard since"
+    ]
 
 
 def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:
