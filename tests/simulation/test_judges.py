@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Failure
-from tests.simulation.judges.reports import ReportsJudge
+from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
 from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
@@ -213,6 +214,31 @@ def test_a_device_that_came_back_may_still_deliver_what_it_kept(tmp_path: Path) 
     world.run(990.0)
     judge.finish()
     assert [failure.judge for failure in failures] == ["I7"]
+
+
+def test_a_live_report_waits_with_a_device_that_loses_its_network(tmp_path: Path) -> None:
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(510.0, 700.0)], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    mesh.add_actor("head-end", asyncio.Event().wait)  # it runs, and sends nothing
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = OverloadJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+    world.run(400.0)
+    head_end._heard_s["phone-0"] = 400.0
+    judge.each_second()
+    world.run(500.0)
+    head_end._note(phone)
+    world.run(710.0)
+    judge.each_second()
+    assert not failures
+    world.run(720.0)
+    judge.each_second()
+    assert [failure.judge for failure in failures] == ["I11"]
 
 
 def test_each_mutant_says_what_is_wrong() -> None:

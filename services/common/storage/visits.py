@@ -120,22 +120,19 @@ class Visits:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns a refusal of SQLite, such as a full disk, into Unavailable.
+    """Turns a refusal of an SQLite file, such as a full disk, into Unavailable. SQLAlchemy raises refusals of its own statements, and
+    the driver those of a `Prepared` statement.
 
-    The statements of `statements.py` raise the driver's own error, and all others SQLAlchemy's.
+    Nothing of the transaction is stored, and a retry may succeed.
     """
     try:
         yield
     except OperationalError as error:
-        raise _refused(error.orig) from error
+        raise _unavailable(error.orig) from error
     except sqlite3.OperationalError as error:
-        raise _refused(error) from error
+        raise _unavailable(error) from error
 
 
-def _refused(error: BaseException | None) -> Unavailable:
-    """Logs a refusal of the database, and returns it as Unavailable.
-
-    Nothing of the transaction is stored, and a retry may succeed.
-    """
+def _unavailable(error: BaseException | None) -> Unavailable:
     logger().error("database_refused", reason=str(error))
     return Unavailable(f"the database refused: {error}", retry_after_s=5.0)

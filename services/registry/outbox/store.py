@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -59,7 +59,10 @@ class OutboxRepository(Repository):
     async def unsent(self, limit: int) -> list[OutboxRow]:
         """The first messages that aren't sent yet, in order."""
         rows = await self._connection.run_sync(_UNSENT.fetch, {"most": limit})
-        return [OutboxRow(*row) for row in rows]
+        return [
+            OutboxRow(id=row_id, subject=subject, msg_id=msg_id, payload=payload)
+            for row_id, subject, msg_id, payload in rows
+        ]
 
     async def waiting_behind(self, count: int) -> int | None:
         """Id of the first unsent message with `count` unsent messages before it; None if at most `count` messages are unsent."""
@@ -83,7 +86,7 @@ class OutboxRepository(Repository):
 
 # Selected by state, because a cursor would skip a row that was committed late.
 _UNSENT = Prepared(
-    sa.select(*(outbox.c[column.name] for column in fields(OutboxRow)))
+    sa.select(outbox.c.id, outbox.c.subject, outbox.c.msg_id, outbox.c.payload)
     .where(outbox.c.sent_at_ms.is_(None))
     .order_by(outbox.c.id)
     .limit(sa.bindparam("most", type_=sa.Integer))
