@@ -24,8 +24,8 @@ class WarningJudge(Judge):
     """She is warned within 10 s, or the police are told why not.
 
     An alert that the server loses is published once more, unless the log has lost its entry too. Then it warns nobody (seed 2105).
-    A command that the server loses is published once more as well, even if its device has shown the warning and only the answer to the leg
-    was lost. She has seen it, so the device needn't show it a second time (seed 3063).
+    A command that the server loses is published once more as well, even if its device has shown the warning. She has seen it, so the
+    device needn't show it a second time (seed 3063).
     """
 
     name = "warned"
