@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -223,7 +224,7 @@ def test_a_live_report_waits_with_a_device_that_loses_its_network(tmp_path: Path
     phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(510.0, 700.0)], [], [], 0.0
     failures: list[Failure] = []
     head_end = HeadEnd(world, town)
-    mesh.add_actor("head-end", asyncio.Event().wait)  # it runs, and sends nothing
+    mesh.add_actor("head-end", partial(asyncio.sleep, 1_000.0))  # it runs, and sends nothing
     faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
     judge = OverloadJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
     world.run(400.0)
