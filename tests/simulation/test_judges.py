@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -13,14 +15,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.messaging import flow
 from services.dispatch.warning.channels import ISSUED_BY
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
-from tests.simulation.actors.head_end import HeadEnd
+from tests.simulation.actors.head_end import HeadEnd, Notice
 from tests.simulation.actors.town import Journey, Town, Waypoint
 from tests.simulation.command_line import simulate
 from tests.simulation.jetstream.stream import Stored
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Failure
-from tests.simulation.judges.reports import ReportsJudge
+from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
 from tests.simulation.judges.warned import WarningJudge
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
@@ -44,7 +46,7 @@ class Finding(NamedTuple):
 FINDINGS = (
     Finding("the_last_report_of_a_batch_is_lost", 0, "I1"),
     Finding("an_evaluator_folds_no_equipment_events", 0, "I2"),
-    Finding("deadlines_never_pass", 2, "I3"),
+    Finding("deadlines_never_pass", 0, "I3"),
     Finding("a_leg_makes_an_assignment_for_each_try", 1, "I4"),
     Finding("an_evaluator_folds_no_later_snapshots_of_a_case", 0, "I5"),
     Finding("a_leg_does_not_read_the_other_legs", 0, "I6"),
@@ -86,6 +88,42 @@ def test_a_warning_that_counts_as_sent_was_stored(tmp_path: Path) -> None:
     assert not failures
     hand_over("lost")
     assert [failure.judge for failure in failures] == ["warned"]
+
+
+def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_path: Path) -> None:
+    """The leg publishes a command once more if the server has lost it, also if the device has obeyed it already."""
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    mesh.add_actor("head-end", head_end.run)
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = WarningJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+
+    def store(warning_id: str) -> None:
+        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
+        command = command_pb2.Command(device_id="phone-0", instruction=shown).SerializeToString()
+        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
+        judge.stored(flow.COMMANDS.name, Stored(1, subject, b"", data=command, stored_at_ns=world.now_ns))
+
+    world.run(100.0)
+    store("shown")
+    head_end.notices.append(Notice("phone-0", "shown", world.elapsed_s))
+    judge.each_second()
+    store("shown")
+    head_end._heard_s["phone-0"] = 110.0
+    world.run(200.0)
+    judge.each_second()
+    assert not failures
+    store("unseen")
+    head_end._heard_s["phone-0"] = 210.0
+    world.run(300.0)
+    judge.each_second()
+    assert [failure.text for failure in failures] == ["warning unseen doesn't show on phone-0, which was heard since"]
 
 
 def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:
@@ -175,6 +213,31 @@ def test_a_device_that_came_back_may_still_deliver_what_it_kept(tmp_path: Path) 
     world.run(990.0)
     judge.finish()
     assert [failure.judge for failure in failures] == ["I7"]
+
+
+def test_a_live_report_waits_with_a_device_that_loses_its_network(tmp_path: Path) -> None:
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(510.0, 700.0)], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    mesh.add_actor("head-end", partial(asyncio.sleep, 1_000.0))  # it runs, and sends nothing
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = OverloadJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+    world.run(400.0)
+    head_end._heard_s["phone-0"] = 400.0
+    judge.each_second()
+    world.run(500.0)
+    head_end._note(phone)
+    world.run(710.0)
+    judge.each_second()
+    assert not failures
+    world.run(720.0)
+    judge.each_second()
+    assert [failure.judge for failure in failures] == ["I11"]
 
 
 def test_each_mutant_says_what_is_wrong() -> None:

@@ -1,7 +1,7 @@
 """Statements of hot paths, executed by the driver itself: without SQLAlchemy's compiling, contexts and result objects.
 
 A statement is a text for each dialect, and the driver prepares it once for each connection. SQLite numbers its parameters `?1`,
-PostgreSQL `$1`. Each function runs within a visit of `Database`.
+PostgreSQL `$1`. Each function runs within a visit or a transaction of `Database`, which turns refusals into Unavailable.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _executed(connection: sa.Connection, sql: str, parameters: Sequence[object])
 
 
 def _awaited(answer: Awaitable[T]) -> T:
-    """Waits for the driver's answer, as SQLAlchemy does within `run_sync`. The visit turns refusals of the server into Unavailable."""
+    """Waits for the driver's answer, as SQLAlchemy does within `run_sync`."""
     return await_only(answer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -239,13 +239,48 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
         with capture_logs() as logs:
             work = asyncio.ensure_future(registry.relay(bus).run())
             try:
-                async with asyncio.timeout(20):
-                    while "outbox_published" not in {log["event"] for log in logs}:  # noqa: ASYNC110
-                        await asyncio.sleep(0.02)
+                await logged(logs, "outbox_published")
             finally:
                 work.cancel()
                 await asyncio.wait([work])  # the database must not be closed under its last statement
         assert [log["reason"] for log in logs if log["event"] == "relay_waits"] == ["the disk is full"]
+
+
+async def test_a_relay_waits_while_sqlite_refuses_its_read(
+    tmp_path: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(service, "SOLE_POLL_S", 0.01)
+    async with db.open_database(tmp_path / "registry.sqlite3", MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
+        await registry.prepare("log 1")
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.ministry.put_tag(translate.parse_tag(records.tag()))
+        with capture_logs() as logs:
+            work = asyncio.ensure_future(registry.relay(bus).run())
+            try:
+                await logged(logs, "outbox_published")
+                await rename_table(database, "outbox", "hidden")
+                await logged(logs, "relay_waits")
+                await rename_table(database, "hidden", "outbox")
+                await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-2")))
+                await logged(logs, "outbox_published", times=2)
+            finally:
+                work.cancel()
+                await asyncio.wait([work])  # the database must not be closed under its last statement
+        assert {log["reason"] for log in logs if log["event"] == "database_refused"} == {"no such table: outbox"}
+
+
+async def rename_table(database: db.Database, old: str, new: str) -> None:
+    """Renames a table, so that statements which name it are refused."""
+    await database.visit(lambda connection: connection.execute(sa.text(f"alter table {old} rename to {new}")))
+
+
+async def logged(logs: Sequence[Mapping[str, object]], event: str, times: int = 1) -> None:
+    """Waits until an event is in the log so many times."""
+    async with asyncio.timeout(20):
+        while [log["event"] for log in logs].count(event) < times:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_a_relay_that_has_lost_its_lock_begins_no_further_flight(where: Path | str, bus: Bus) -> None:

@@ -72,7 +72,11 @@ class ReportsJudge(Judge):
 
 
 class OverloadJudge(Judge):
-    """I11: a live report is answered soon, also while a device delivers thousands of kept ones."""
+    """I11: a live report is answered soon, also while a device delivers thousands of kept ones.
+
+    The time without an answer counts from when its device last came back, because a live report waits with a device that loses its
+    network before the report is sent (seed 2517).
+    """
 
     name = "I11"
 
@@ -92,8 +96,7 @@ class OverloadJudge(Judge):
             device = self.case.town.devices[key.device_id]
             is_heard = not any(map(device.is_offline, (now_s, since_s))) and not device.is_dead(now_s)
             is_known = since_s > self._known_s.get(key.device_id, math.inf)
-            if is_heard and is_known and now_s - since_s > LIVE_WITHIN_S:
-                self.fail(
-                    f"live report {key.report_id} of {key.device_id} has had no answer for {now_s - since_s:.0f} s"
-                )
+            waits_s = now_s - max(since_s, device.reachable_since_s(now_s))
+            if is_heard and is_known and waits_s > LIVE_WITHIN_S:
+                self.fail(f"live report {key.report_id} of {key.device_id} has had no answer for {waits_s:.0f} s")
                 return

@@ -24,6 +24,8 @@ class WarningJudge(Judge):
     """She is warned within 10 s, or the police are told why not.
 
     An alert that the server loses is published once more, unless the log has lost its entry too. Then it warns nobody (seed 2105).
+    A command that the server loses is published once more as well, even if its device has shown the warning. She has seen it, so the
+    device needn't show it a second time (seed 3063).
     """
 
     name = "warned"
@@ -33,9 +35,11 @@ class WarningJudge(Judge):
         self._waiting: dict[tuple[str, str], tuple[float, int]] = {}
         """When a warning became due, seconds, and the sequence of its alert, by incident and person."""
         self._flagged: set[tuple[str, str]] = set()
-        self._shown = 0
-        self._unshown: dict[str, tuple[str, float]] = {}
-        """Device and time of each warning that hasn't shown on its device, by the warning's id, seconds."""
+        self._shown: set[tuple[str, str]] = set()
+        """Warning and device of each warning that has shown."""
+        self._read_notices = 0
+        self._unshown: dict[tuple[str, str], float] = {}
+        """When COMMANDS stored the command for a warning that hasn't shown, seconds, by warning and device."""
         self._commanded: set[tuple[str, str]] = set()
         """Warning and device of each command that COMMANDS has stored."""
         case.mesh.journal.on_line.append(self._note)
@@ -65,9 +69,9 @@ class WarningJudge(Judge):
                     del self._waiting[key]
         elif stream == flow.COMMANDS.name and message.subject.startswith("command.dispatch-warning."):
             command = command_pb2.Command.FromString(message.data)
-            warning_id = command.instruction.show_notice.warning_id
-            self._commanded.add((warning_id, command.device_id))
-            self._unshown[warning_id] = (command.device_id, self.world.elapsed_s)
+            shows = (command.instruction.show_notice.warning_id, command.device_id)
+            self._commanded.add(shows)
+            self._unshown[shows] = self.world.elapsed_s
             person_id = command.device_id.replace("phone-", "person-")
             self._flagged.add((command.reference, person_id))
             self._waiting.pop((command.reference, person_id), None)
@@ -79,19 +83,20 @@ class WarningJudge(Judge):
 
     def _check_devices(self, now_s: float) -> None:
         """Fails if a device that was heard since a warning doesn't show it."""
-        for notice in self.case.head_end.notices[self._shown :]:
-            self._unshown.pop(notice.warning_id, None)
-        self._shown = len(self.case.head_end.notices)
+        notices = self.case.head_end.notices
+        self._shown.update((notice.warning_id, notice.device_id) for notice in notices[self._read_notices :])
+        self._read_notices = len(notices)
+        self._unshown = {key: since_s for key, since_s in self._unshown.items() if key not in self._shown}
         head_end = self.case.mesh.processes["head-end"]
         if not head_end.is_up or min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S + SHOWN_WITHIN_S:
             return
-        for warning_id, (device_id, since_s) in list(self._unshown.items()):
+        for (warning_id, device_id), since_s in list(self._unshown.items()):
             device = self.case.town.devices.get(device_id)
             if device is None:
                 self.fail(f"warning {warning_id} went to {device_id}, which nobody has")
                 return
             if now_s - since_s > MAX_WAIT_S or any(map(device.is_offline, (now_s, since_s))) or device.is_dead(now_s):
-                del self._unshown[warning_id]  # nothing is promised about a device without network
+                del self._unshown[warning_id, device_id]  # nothing is promised about a device without network
             elif any(since_s < heard_s < now_s - SHOWN_WITHIN_S for heard_s in self.case.head_end.heard_s(device_id)):
                 self.fail(f"warning {warning_id} doesn't show on {device_id}, which was heard since")
                 return
