@@ -27,7 +27,7 @@ def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProc
     program = os.environ.get("PROMTOOL") or shutil.which("promtool")
     if program is None:
         pytest.skip("promtool isn't installed: install Debian's package promtool, or set PROMTOOL to its path")
-    return subprocess.run((program, *arguments), cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run((program, *arguments), cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_promtool_accepts_the_rules() -> None:
