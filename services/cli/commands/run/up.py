@@ -49,8 +49,8 @@ NO_SPACE = (10023, 10047)
 """Error codes of JetStream for a stream whose reservation exceeds the quota or the disk."""
 STREAM_BYTES = 1 << 30
 HEALTHY_WITHIN_S = 120.0
-"""How long a start waits for nats-server and then for the services, seconds. An idle machine takes a few, a machine with eight times more
-work than cores more than half a minute."""
+"""How long a start waits for nats-server and then for the services, seconds. An idle machine takes a few, one with eight times more
+work than processors more than half a minute."""
 POLL_S = 0.1
 LOG_LINES = 5
 NATS = "nats"
