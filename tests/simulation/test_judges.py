@@ -126,6 +126,48 @@ def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_
     assert [failure.text for failure in failures] == ["warning unseen doesn't show on phone-0, which was heard since"]
 
 
+def test_a_later_warning_of_the_incident_covers_one_whose_command_was_lost(tmp_path: Path) -> None:
+    """The receipt of the later one acknowledges the assignment. Without a loss the device must show both."""
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    mesh.services.clear()  # without services nothing is disturbed
+    mesh.server.start()
+    phone = town.devices["phone-0"]
+    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
+    failures: list[Failure] = []
+    head_end = HeadEnd(world, town)
+    mesh.add_actor("head-end", head_end.run)
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+    judge = WarningJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
+
+    def store(warning_id: str, incident_id: str, sequence: int) -> None:
+        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
+        command = command_pb2.Command(device_id="phone-0", instruction=shown, reference=incident_id)
+        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
+        stored = Stored(sequence, subject, b"", data=command.SerializeToString(), stored_at_ns=world.now_ns)
+        judge.stored(flow.COMMANDS.name, stored)
+
+    world.run(100.0)
+    store("kept", "incident-2", 1)
+    store("lost", "incident-1", 2)
+    store("lost of another incident", "incident-3", 3)
+    judge.torn(flow.COMMANDS.name, 2)
+    store("later", "incident-1", 2)
+    store("later of the other", "incident-2", 3)
+    head_end.notices += [Notice("phone-0", shown_id, world.elapsed_s) for shown_id in ("later", "later of the other")]
+    head_end._heard_s["phone-0"] = 110.0
+    judge.each_second()
+    assert not failures
+    world.run(200.0)
+    judge.each_second()
+    assert [failure.text for failure in failures] == ["warning kept doesn't show on phone-0, which was heard since"]
+    failures.clear()
+    del judge._unshown["kept", "phone-0"]
+    judge.each_second()
+    assert "lost of another incident" in failures[0].text
+    assert set(judge._unshown) == {("lost of another incident", "phone-0")}
+
+
 def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:
     """I10, without a simulation: nearly always I9 finds the defect first."""
     world = World(0)

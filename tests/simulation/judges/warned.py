@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from services.common.messaging import flow
 from services.dispatch.warning.domain import ChannelKind
 from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2
@@ -20,12 +22,25 @@ DEVICE = f"{ChannelKind.DEVICE.value}/"
 """Beginning of a channel to a device, as the leg logs it."""
 
 
+@dataclass(slots=True)
+class Unshown:
+    """A warning that hasn't shown on its device."""
+
+    since_s: float
+    """When COMMANDS stored its command, seconds."""
+    sequence: int
+    """Sequence of the command in COMMANDS."""
+    is_lost: bool = False
+    """Whether the server has lost the command."""
+
+
 class WarningJudge(Judge):
     """She is warned within 10 s, or the police are told why not.
 
     An alert that the server loses is published once more, unless the log has lost its entry too. Then it warns nobody (seed 2105).
     A command that the server loses is published once more as well, even if its device has shown the warning. She has seen it, so the
-    device needn't show it a second time (seed 3063).
+    device needn't show it a second time (seed 3063). If the device shows a later warning of the same incident first, its receipt
+    acknowledges the assignment, and the leg has no reason to repeat the lost one (seed 2598).
     """
 
     name = "warned"
@@ -38,8 +53,10 @@ class WarningJudge(Judge):
         self._shown: set[tuple[str, str]] = set()
         """Warning and device of each warning that has shown."""
         self._read_notices = 0
-        self._unshown: dict[tuple[str, str], float] = {}
-        """When COMMANDS stored the command for a warning that hasn't shown, seconds, by warning and device."""
+        self._unshown: dict[tuple[str, str], Unshown] = {}
+        """Warnings that haven't shown, by warning and device."""
+        self._incidents: dict[str, str] = {}
+        """Incident of each warning that a command carried."""
         self._commanded: set[tuple[str, str]] = set()
         """Warning and device of each command that COMMANDS has stored."""
         case.mesh.journal.on_line.append(self._note)
@@ -55,6 +72,9 @@ class WarningJudge(Judge):
     def torn(self, stream: str, first_lost: int) -> None:
         if stream == flow.ALERTS.name:
             self._waiting = {key: due for key, due in self._waiting.items() if due[1] < first_lost}
+        elif stream == flow.COMMANDS.name:
+            for unshown in self._unshown.values():
+                unshown.is_lost |= unshown.sequence >= first_lost
 
     def stored(self, stream: str, message: Stored) -> None:
         if stream == flow.ALERTS.name:
@@ -71,7 +91,8 @@ class WarningJudge(Judge):
             command = command_pb2.Command.FromString(message.data)
             shows = (command.instruction.show_notice.warning_id, command.device_id)
             self._commanded.add(shows)
-            self._unshown[shows] = self.world.elapsed_s
+            self._unshown[shows] = Unshown(self.world.elapsed_s, message.sequence)
+            self._incidents[shows[0]] = command.reference
             person_id = command.device_id.replace("phone-", "person-")
             self._flagged.add((command.reference, person_id))
             self._waiting.pop((command.reference, person_id), None)
@@ -84,13 +105,21 @@ class WarningJudge(Judge):
     def _check_devices(self, now_s: float) -> None:
         """Fails if a device that was heard since a warning doesn't show it."""
         notices = self.case.head_end.notices
-        self._shown.update((notice.warning_id, notice.device_id) for notice in notices[self._read_notices :])
+        shown = {(notice.warning_id, notice.device_id) for notice in notices[self._read_notices :]}
         self._read_notices = len(notices)
-        self._unshown = {key: since_s for key, since_s in self._unshown.items() if key not in self._shown}
+        self._shown |= shown
+        warned_of = {(self._incidents.get(warning_id), device_id) for warning_id, device_id in shown}
+        self._unshown = {
+            (warning_id, device_id): unshown
+            for (warning_id, device_id), unshown in self._unshown.items()
+            if (warning_id, device_id) not in self._shown
+            and not (unshown.is_lost and (self._incidents[warning_id], device_id) in warned_of)
+        }
         head_end = self.case.mesh.processes["head-end"]
         if not head_end.is_up or min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S + SHOWN_WITHIN_S:
             return
-        for (warning_id, device_id), since_s in list(self._unshown.items()):
+        for (warning_id, device_id), unshown in list(self._unshown.items()):
+            since_s = unshown.since_s
             device = self.case.town.devices.get(device_id)
             if device is None:
                 self.fail(f"warning {warning_id} went to {device_id}, which nobody has")
