@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -47,13 +48,11 @@ class VisitThread:
 
         def work_in_thread() -> None:
             try:
-                result = in_context(work)
+                settle: Callable[[], None] = partial(outcome.set_result, in_context(work))
             except BaseException as error:
-                settle: Callable[[], None] = _failing(outcome, error)
-            else:
-                settle = _returning(outcome, result)
+                settle = partial(outcome.set_exception, error)
             with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits any more
-                loop.call_soon_threadsafe(settle)
+                loop.call_soon_threadsafe(_settle, outcome, settle)
 
         self._waiting.put(work_in_thread)
         return outcome
@@ -64,20 +63,9 @@ class VisitThread:
             del work  # it refers to the caller's objects
 
 
-def _returning(outcome: asyncio.Future[T], result: T) -> Callable[[], None]:
-    def settle() -> None:
-        if not outcome.done():
-            outcome.set_result(result)
-
-    return settle
-
-
-def _failing(outcome: asyncio.Future[Any], error: BaseException) -> Callable[[], None]:
-    def settle() -> None:
-        if not outcome.done():
-            outcome.set_exception(error)
-
-    return settle
+def _settle(outcome: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+    if not outcome.done():
+        settle()
 
 
 class Visits:

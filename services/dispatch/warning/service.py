@@ -20,7 +20,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.delivered import Delivered
-from services.common.messaging.positions import STORE_INTERVAL_S, DeferredPosition
+from services.common.messaging.positions import DeferredPosition
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
@@ -228,8 +228,8 @@ class _Source(Generic[T]):
     keeps_dead_letters: bool = False
     """Whether unreadable messages become dead letters. If not, they are only counted: another reader of the stream keeps them."""
     health: ReaderHealth | None = None
-    defer_s: float = STORE_INTERVAL_S
-    """Time after which the position behind messages without an effect is stored, seconds."""
+    defer_s: float | None = None
+    """Time after which the position behind messages without an effect is stored, seconds; None for the usual one."""
 
 
 class WarningStreams:
