@@ -90,25 +90,36 @@ def test_a_warning_that_counts_as_sent_was_stored(tmp_path: Path) -> None:
     assert [failure.judge for failure in failures] == ["warned"]
 
 
+class JudgedWarnings:
+    """A world without services, with a phone that is always heard, and the judge of its warnings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(0)
+        mesh = Mesh(self.world, folder, Journal(self.world))
+        mesh.services.clear()  # without services nothing is disturbed
+        mesh.server.start()
+        town = Town(Random(0), households=1, duration_s=1_000.0)
+        phone = town.devices["phone-0"]
+        phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
+        self.head_end = HeadEnd(self.world, town)
+        mesh.add_actor("head-end", self.head_end.run)
+        faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
+        self.failures: list[Failure] = []
+        self.judge = WarningJudge(Case(mesh, faults, town, self.head_end, desks={}, fail=self.failures.append))
+
+    def store(self, warning_id: str, incident_id: str = "", sequence: int = 1) -> None:
+        """Lets COMMANDS store the command for a warning on the phone."""
+        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
+        command = command_pb2.Command(device_id="phone-0", instruction=shown, reference=incident_id)
+        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
+        stored = Stored(sequence, subject, b"", data=command.SerializeToString(), stored_at_ns=self.world.now_ns)
+        self.judge.stored(flow.COMMANDS.name, stored)
+
+
 def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_path: Path) -> None:
     """The leg publishes a command once more if the server has lost it, also if the device has obeyed it already."""
-    world = World(0)
-    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
-    mesh.services.clear()  # without services nothing is disturbed
-    mesh.server.start()
-    phone = town.devices["phone-0"]
-    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
-    failures: list[Failure] = []
-    head_end = HeadEnd(world, town)
-    mesh.add_actor("head-end", head_end.run)
-    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
-    judge = WarningJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
-
-    def store(warning_id: str) -> None:
-        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
-        command = command_pb2.Command(device_id="phone-0", instruction=shown).SerializeToString()
-        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
-        judge.stored(flow.COMMANDS.name, Stored(1, subject, b"", data=command, stored_at_ns=world.now_ns))
+    judged = JudgedWarnings(tmp_path)
+    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
 
     world.run(100.0)
     store("shown")
@@ -128,24 +139,8 @@ def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_
 
 def test_a_later_warning_of_the_incident_covers_one_whose_command_was_lost(tmp_path: Path) -> None:
     """The receipt of the later one acknowledges the assignment. Without a loss the device must show both."""
-    world = World(0)
-    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
-    mesh.services.clear()  # without services nothing is disturbed
-    mesh.server.start()
-    phone = town.devices["phone-0"]
-    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
-    failures: list[Failure] = []
-    head_end = HeadEnd(world, town)
-    mesh.add_actor("head-end", head_end.run)
-    faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
-    judge = WarningJudge(Case(mesh, faults, town, head_end, desks={}, fail=failures.append))
-
-    def store(warning_id: str, incident_id: str, sequence: int) -> None:
-        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
-        command = command_pb2.Command(device_id="phone-0", instruction=shown, reference=incident_id)
-        subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
-        stored = Stored(sequence, subject, b"", data=command.SerializeToString(), stored_at_ns=world.now_ns)
-        judge.stored(flow.COMMANDS.name, stored)
+    judged = JudgedWarnings(tmp_path)
+    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
 
     world.run(100.0)
     store("kept", "incident-2", 1)

@@ -55,10 +55,8 @@ class WarningJudge(Judge):
         self._read_notices = 0
         self._unshown: dict[tuple[str, str], Unshown] = {}
         """Warnings that haven't shown, by warning and device."""
-        self._incidents: dict[str, str] = {}
-        """Incident of each warning that a command carried."""
-        self._commanded: set[tuple[str, str]] = set()
-        """Warning and device of each command that COMMANDS has stored."""
+        self._commanded: dict[tuple[str, str], str] = {}
+        """Incident of each command that COMMANDS has stored, by warning and device."""
         case.mesh.journal.on_line.append(self._note)
 
     def _note(self, line: Line) -> None:
@@ -90,9 +88,8 @@ class WarningJudge(Judge):
         elif stream == flow.COMMANDS.name and message.subject.startswith("command.dispatch-warning."):
             command = command_pb2.Command.FromString(message.data)
             shows = (command.instruction.show_notice.warning_id, command.device_id)
-            self._commanded.add(shows)
+            self._commanded[shows] = command.reference
             self._unshown[shows] = Unshown(self.world.elapsed_s, message.sequence)
-            self._incidents[shows[0]] = command.reference
             person_id = command.device_id.replace("phone-", "person-")
             self._flagged.add((command.reference, person_id))
             self._waiting.pop((command.reference, person_id), None)
@@ -108,12 +105,11 @@ class WarningJudge(Judge):
         shown = {(notice.warning_id, notice.device_id) for notice in notices[self._read_notices :]}
         self._read_notices = len(notices)
         self._shown |= shown
-        warned_of = {(self._incidents.get(warning_id), device_id) for warning_id, device_id in shown}
+        warned_of = {(self._commanded.get(shows), shows[1]) for shows in shown}
         self._unshown = {
-            (warning_id, device_id): unshown
-            for (warning_id, device_id), unshown in self._unshown.items()
-            if (warning_id, device_id) not in self._shown
-            and not (unshown.is_lost and (self._incidents[warning_id], device_id) in warned_of)
+            shows: unshown
+            for shows, unshown in self._unshown.items()
+            if shows not in self._shown and not (unshown.is_lost and (self._commanded[shows], shows[1]) in warned_of)
         }
         head_end = self.case.mesh.processes["head-end"]
         if not head_end.is_up or min(self.case.faults.calm_s, now_s - head_end.started_s) < SETTLED_S + SHOWN_WITHIN_S:
