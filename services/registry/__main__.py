@@ -118,8 +118,10 @@ async def main(settings: RegistrySettings) -> None:
         log_meta = await streams.pass_gate(bus, settings)
         transactions = Transactions(database, vault)
         cases = CaseService(clock=log_meta.clock, vault=vault, partitions=log_meta.partitions, warning_key=warning_key)
-        log_identity = await streams.log_identity(bus)
-        await db.retry_until_available(partial(startup.prepare, transactions, cases, vault, log_identity=log_identity))
+        log_created_at = await bus.created_at(flow.log_stream(0))
+        await db.retry_until_available(
+            partial(startup.prepare, transactions, cases, vault, log_created_at=log_created_at)
+        )
         watch_disk(settings.data_dir, process_metrics)
         watch_certificates(settings.certificates, process_metrics)
         traces = Traces(transactions, log_meta)

@@ -20,19 +20,20 @@ from services.registry.working_set.working_set import WorkingSet
 COMPLETED_BATCH = 200
 
 
-async def prepare(transactions: Transactions, cases: CaseService, vault: Vault, *, log_identity: str) -> None:
+async def prepare(transactions: Transactions, cases: CaseService, vault: Vault, *, log_created_at: str) -> None:
     """Unlock the database; call once before anything else. If the log is new, schedule all valid cases and routes for it.
 
+    `log_created_at` is the time at which the server created the log's first partition: another time means a new log.
     Raises FailedPrecondition if the key ring lacks a master key that the database needs. Without it, records couldn't be found.
     """
     async with transactions.changing() as work:
         await _unlock(work, vault)
-        if await work.meta.get("log") != log_identity.encode():
+        if await work.meta.get("log") != log_created_at.encode():
             # The messages in the outbox were meant for the previous log.
             await work.outbox.clear()
             await work.routes.mark_unsent()
             await work.cases.mark_unsent()
-            await work.meta.set("log", log_identity.encode())
+            await work.meta.set("log", log_created_at.encode())
     for kind in RECORD_TYPES:
         after = ""
         while after := await _complete_some(transactions, cases, kind, after=after):

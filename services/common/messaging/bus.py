@@ -233,12 +233,18 @@ class Bus:
 
     async def bounds_of(self, stream: str) -> Bounds:
         """First and last sequence that a stream holds. Waits until the server answers."""
+        state = (await self._info(stream))["state"]
+        return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
+
+    async def created_at(self, stream: str) -> str:
+        """Time at which the server created a stream, as the server writes it (RFC 3339). Waits until the server answers."""
+        return str((await self._info(stream))["created"])
+
+    async def _info(self, stream: str) -> dict[str, Any]:
         info = partial(self.api, f"STREAM.INFO.{stream}", {})
-        answer = await retried(
+        return await retried(
             info, every(1.0), on=(NotFound, Unavailable), event="stream_awaited", level=logging.INFO, stream=stream
         )
-        state = answer["state"]
-        return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def store_dead_letter(self, subject: str, stream: str, sequence: int, *, by: str, reason: str) -> None:
         """Stores a dead letter for a message, with the reason. Idempotent.

@@ -96,18 +96,6 @@ async def read_log_meta(bus: Bus) -> LogMetadata:
         await asyncio.sleep(0.25)
 
 
-async def log_identity(bus: Bus) -> str:
-    """Identity of the first partition's log: the time at which the server created it. Waits until the server answers."""
-    while True:
-        try:
-            log = await bus.js.stream_info(flow.log_stream(0))
-        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
-            logger().info("streams_awaited", error=type(error).__name__)
-            await asyncio.sleep(0.25)
-        else:
-            return str(log.created)
-
-
 async def _log_meta(bus: Bus) -> LogMetadata | None:
     try:
         # The log has one metadata message. Any later message comes from another publisher and isn't trusted (ADR 34).

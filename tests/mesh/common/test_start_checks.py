@@ -112,21 +112,21 @@ async def test_a_service_refuses_to_start_on_an_asynchronous_store(tmp_path: Pat
         server.kill()
 
 
-async def test_the_identity_of_the_log_waits_for_the_server(tmp_path: Path) -> None:
-    """The registry asks for it at its start, and the server may be down just then."""
+async def test_the_time_of_a_streams_creation_waits_for_the_server(tmp_path: Path) -> None:
+    """The registry asks for that of the log at its start, and the server may be down just then."""
     server = TestServer(tmp_path / "nats")
     server.start()
     try:
         async with buses.connect(server.url, "test") as bus, asyncio.TaskGroup() as tasks:
             await streams.create(bus, 1, MeshClock(), max_bytes=1 << 20)
-            created = (await bus.js.stream_info(flow.log_stream(0))).created
+            created = await bus.created_at(flow.log_stream(0))
             server.kill()
             with capture_logs() as lines:
-                identity = tasks.create_task(streams.log_identity(bus))
-                while not any(line["event"] == "streams_awaited" for line in lines):  # noqa: ASYNC110  # a log line has no event to wait for
+                asked = tasks.create_task(bus.created_at(flow.log_stream(0)))
+                while not any(line["event"] == "stream_awaited" for line in lines):  # noqa: ASYNC110  # a log line has no event to wait for
                     await asyncio.sleep(0.05)
-            assert not identity.done()
+            assert not asked.done()
             server.start()
-            assert await identity == str(created)
+            assert await asked == created
     finally:
         server.kill()

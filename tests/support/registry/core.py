@@ -68,6 +68,6 @@ class RegistryCore:
         """A relay of the outbox to a server."""
         return Relay(self.transactions, self.renewal, bus, clock=self._clock, age_s=self.metrics.outbox_age_s)
 
-    async def prepare(self, log_identity: str = "log 1") -> None:
+    async def prepare(self, log_created_at: str = "log 1") -> None:
         """Unlock the database and complete its records."""
-        await startup.prepare(self.transactions, self.cases, self._vault, log_identity=log_identity)
+        await startup.prepare(self.transactions, self.cases, self._vault, log_created_at=log_created_at)
