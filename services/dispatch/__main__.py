@@ -325,6 +325,7 @@ async def mesh(
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
                 tasks.create_task(warnings.streams.follow(bus, log_meta))
+                tasks.create_task(warnings.devices.keep_restored(bus))
             if retention:
                 tasks.create_task(retention.run())
             tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))

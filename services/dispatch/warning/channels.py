@@ -12,14 +12,16 @@ import aiohttp
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.messaging import flow
+from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.messaging.lost_publications import SoleMessage
 from services.common.retrying import retried
-from services.common.rpc.errors import RetryableError
+from services.common.rpc.errors import RetryableError, Unavailable
 from services.dispatch.exchange.posting import post
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.http import AnswerLinks
+from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, Sending
 from tandem.common.v1 import command_pb2
 
@@ -75,14 +77,36 @@ class GatewayChannel:
 class DeviceChannel:
     """Channel to all devices, by commands. Ingest hands a command to its device at once, or at the device's next contact."""
 
-    def __init__(self, mesh: WarningBus, clock: MeshClock, links: AnswerLinks | None) -> None:
-        self._mesh, self._clock, self._links = mesh, clock, links
+    def __init__(self, mesh: WarningBus, clock: MeshClock, store: WarningStore, *, links: AnswerLinks | None) -> None:
+        self._mesh, self._clock, self._store, self._links = mesh, clock, store, links
 
     async def hand_over(self, sending: Sending, message: MessageRow) -> str:
         """Publishes a message as a command, see Channel."""
         bus = self._mesh.bus
         if bus is None:
             return "no connection to NATS"
+        subject, payload, _ = self._command(sending, message)
+        try:
+            await bus.publish(subject, payload, expected_last=0)
+        except AlreadyStored:
+            return ""
+        except RetryableError as error:
+            return error.reason
+        return ""
+
+    async def keep_restored(self, bus: Bus) -> None:
+        """Republishes commands that COMMANDS has lost before their device had them, until cancelled.
+
+        Of the messages to a person only the newest is worth it: an older one would say what is no longer so. Without this the police
+        would be told of a lost warning, and nobody of a lost all-clear, which awaits no receipt.
+        """
+        await retried(lambda: lost_publications.keep_restored(bus, flow.COMMANDS.name, self._page), on=Unavailable)
+
+    async def _page(self, skipped: int, limit: int) -> list[SoleMessage]:
+        unconfirmed = await self._store.unconfirmed(self._clock.now_ms(), skipped, limit)
+        return [self._command(sending, message) for sending, message in unconfirmed]
+
+    def _command(self, sending: Sending, message: MessageRow) -> SoleMessage:
         command = command_pb2.Command(
             command_id=sending.command_id,
             device_id=sending.channel.name,
@@ -99,14 +123,8 @@ class DeviceChannel:
             issued_by=ISSUED_BY,
             reference=message.incident_id,
         )
-        try:
-            subject = flow.command_subject(ISSUED_BY, command.command_id)
-            await bus.publish(subject, command.SerializeToString(), expected_last=0)
-        except AlreadyStored:
-            return ""
-        except RetryableError as error:
-            return error.reason
-        return ""
+        subject = flow.command_subject(ISSUED_BY, command.command_id)
+        return SoleMessage(subject, command.SerializeToString(), command.command_id)
 
 
 class RemovedGateway:

@@ -84,9 +84,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Warnings:
-    """The running parts of the warnings: sender, stream readers and updates of the leg."""
+    """The running parts of the warnings: sender, devices, stream readers and updates of the leg."""
 
     sender: WarningSender
+    devices: DeviceChannel
     streams: WarningStreams
     updates: LegUpdates
     phones: PhoneAccess
@@ -355,13 +356,14 @@ async def open_warnings(
             channels[gateway.name] = GatewayChannel(gateway, session, contacts, links=links)
         opener = MessageOpener(store, clock, contacts, gateways=tuple(channels), mesh=mesh)
         ledger = NoticeLedger(EvidenceDisclosures(leg.name, leg.store))
+        devices = DeviceChannel(mesh, clock, store, links=links)
         sender = WarningSender(
             store,
             clock,
             opener,
             notices=NoticeOpener(store, clock, opener, ledger=ledger, mesh=mesh),
             gateways=channels,
-            devices=DeviceChannel(mesh, clock, links),
+            devices=devices,
             metrics=metrics,
         )
         if links and settings.link_port is not None:
@@ -380,7 +382,7 @@ async def open_warnings(
             clock=clock,
             wake=sender.wake,
         )
-        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock), phones=phones)
+        yield Warnings(sender, devices, streams, updates=LegUpdates(leg, receipts, clock), phones=phones)
 
 
 async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -> list[T]:

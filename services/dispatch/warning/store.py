@@ -16,6 +16,7 @@ from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.warning.consumer import accept, accept_advice
 from services.dispatch.warning.domain import ChannelId
 from services.dispatch.warning.tables import (
+    HANDED_OVER,
     NO_WAY,
     OPEN,
     OUTDATED,
@@ -154,6 +155,14 @@ class WarningStore:
 
         return await self._database.visit(work)
 
+    async def unconfirmed(self, now_ms: int, skipped: int, limit: int) -> Sequence[DueSending]:
+        """Returns the commands that carry the newest message to a person, were handed over, and have no receipt and no end yet.
+
+        The newest comes first. `skipped` says how many to leave out, and `limit` how many to return at most.
+        """
+        query = _UNCONFIRMED.offset(skipped).limit(limit)
+        return [_due_sending(tuple(row)) for row in await read_rows(self._database, query, {"now_ms": now_ms})]
+
     async def open(self, opened: Sequence[OpenedMessage]) -> list[DueSending]:
         """Stores opened messages, and returns all sendings that are due then.
 
@@ -201,8 +210,11 @@ def _due_messages(connection: sa.Connection, now_ms: int) -> DueWork:
 
 
 def _due_sendings(connection: sa.Connection, now_ms: int) -> list[DueSending]:
-    rows = _TO_TRY.fetch(connection, {"now_ms": now_ms})
-    return [DueSending(sending_of(row[:_SENDING_WIDTH]), message_of(row[_SENDING_WIDTH:])) for row in rows]
+    return [_due_sending(row) for row in _TO_TRY.fetch(connection, {"now_ms": now_ms})]
+
+
+def _due_sending(row: tuple[Any, ...]) -> DueSending:
+    return DueSending(sending_of(row[:_SENDING_WIDTH]), message_of(row[_SENDING_WIDTH:]))
 
 
 def _contacts_of(connection: sa.Connection, person_ids: Iterable[str]) -> dict[str, list[ContactRow]]:
@@ -285,6 +297,25 @@ _TO_TRY = Prepared(
     .limit(5_000)
 )
 _SENDING_WIDTH = len(sendings.c)
+_NEWER = messages.alias()
+_UNCONFIRMED = (
+    sa.select(*sendings.c, *messages.c)
+    .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
+    .where(
+        sendings.c.expires_ms > _NOW_MS,
+        sendings.c.outcome == HANDED_OVER,
+        sendings.c.command_id != "",
+        messages.c.delivered_ms.is_(None),
+        ~sa.exists().where(
+            _NEWER.c.incident_id == messages.c.incident_id,
+            _NEWER.c.person_id == messages.c.person_id,
+            _NEWER.c.due_ms > messages.c.due_ms,
+            _NEWER.c.state == SENDING,
+            (_NEWER.c.ground == "") == (messages.c.ground == ""),
+        ),
+    )
+    .order_by(messages.c.due_ms.desc(), sendings.c.command_id)
+)
 _INSERT_SENDING = Prepared(sa.insert(sendings))
 _TRIED = Prepared(
     sa.update(sendings)

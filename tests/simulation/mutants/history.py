@@ -208,6 +208,11 @@ def a_warning_that_fails_is_not_repeated() -> None:
     replace(DeviceChannel, "hand_over", hand_over)
 
 
+def lost_commands_are_not_republished() -> None:
+    """The warning leg doesn't miss commands that the server has lost."""
+    replace(DeviceChannel, "keep_restored", nothing)
+
+
 def the_ledger_drops_disclosures() -> None:
     """Disclosures are acknowledged and not written."""
     replace(Disclosures, "accept", nothing)

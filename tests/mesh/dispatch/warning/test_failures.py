@@ -15,7 +15,8 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.privacy import sealing
 from services.dispatch.settings import DispatchSettings
-from tandem.common.v1 import command_pb2, contact_pb2
+from services.dispatch.warning import domain as decisions
+from tandem.common.v1 import command_pb2, contact_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support import torn
 from tests.support.common.nats import TestServer
@@ -149,6 +150,32 @@ async def test_a_receipt_with_the_sequence_of_a_lost_step_of_another_service_cou
         await device.arrived(warning_id)
         assert (await bus.bounds_of(flow.COMMANDS.name)).last == lost
         await until(made, "select 1 from messages where delivered_ms is not null")
+
+
+async def test_of_commands_that_the_server_loses_the_newest_comes_back(
+    nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No receipt of an all-clear is awaited, so nobody would miss it. The warning before it says what is no longer so."""
+    monkeypatch.setattr(decisions, "READ_MS", 1)
+    made = settings(nats, tmp_path / "leg")
+    await put_case(bus, made, "app-1")
+    nats.kill()
+    torn.copy_of(tmp_path / "nats", flow.COMMANDS.name, tmp_path / "empty")
+    nats.start()
+    device = FakeDevice(bus)
+    async with running(made):
+        await publish(bus, ring(1))
+        await device.shown()
+        await publish(bus, ring(2, demand=geometry_pb2.RECORD, ends=True))
+        all_clear = await device.shown(2)
+        await until(
+            made, "select 1 from messages natural join sendings where notice = 'OVER' and outcome = 'handed over'"
+        )
+        nats.kill()
+        torn.put_back(tmp_path / "nats", flow.COMMANDS.name, tmp_path / "empty")
+        nats.start()
+        assert await device.shown() == all_clear
+    assert (await bus.bounds_of(flow.COMMANDS.name)).last == 1
 
 
 def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
