@@ -93,6 +93,8 @@ class ResponseJudge(Judge):
     """I3, I4 and I6 of assignments.
 
     An alert that the server loses is published once more, unless the log has lost its entry too. Then it demands nothing (seed 2105).
+    An alert whose entry the log has lost stays in ALERTS, and at the legs. Nothing in the log ends its threat, so the desk closes the
+    assignment (seed 2926).
     """
 
     name = "I3"
@@ -103,6 +105,10 @@ class ResponseJudge(Judge):
         self._demanded: dict[Target, Demanded] = {}
         self._ended: dict[str, float] = {}
         """Incidents that have ended, and when, seconds."""
+        self._entry: dict[str, int] = {}
+        """Sequence of the last entry of the log that led to an alert, by incident."""
+        self._unfounded: set[str] = set()
+        """Incidents with an alert whose entry the log has lost."""
         self._shown_s: dict[tuple[str, alert_pb2.Leg.ValueType], float] = {}
         """When INCIDENTS got the first step of each leg in each incident, seconds."""
         self._unasked: dict[Target, Demanded] = {}
@@ -128,6 +134,7 @@ class ResponseJudge(Judge):
             self._unasked = _before(first_lost, self._unasked)
         if stream == flow.log_stream(0):
             self._ended.clear()  # the fold may decide differently without the lost entries
+            self._unfounded |= {id_ for id_, sequence in self._entry.items() if sequence >= first_lost}
 
     def stored(self, stream: str, message: Stored) -> None:
         if stream == flow.ALERTS.name:
@@ -146,6 +153,7 @@ class ResponseJudge(Judge):
         if alert.incident_ends:
             self._ended.setdefault(alert.incident_id, self.world.elapsed_s)
             return
+        self._entry[alert.incident_id] = max(alert.sequence, self._entry.get(alert.incident_id, 0))
         is_repeated = alert.alert_id in self._alerts
         self._alerts.add(alert.alert_id)
         for destination in alert.destinations:
@@ -244,6 +252,8 @@ class ResponseJudge(Judge):
 
     def _check_ends(self, now_s: float) -> None:
         for target, steps in self._open.items():
+            if target.incident_id in self._unfounded:
+                continue
             ended_s = self._ended.get(target.incident_id, now_s)
             if now_s - max(ended_s, steps.last_s) > STOOD_DOWN_WITHIN_S:
                 self.fail(
