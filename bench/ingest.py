@@ -106,8 +106,8 @@ async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
         # On a separate server, whose log holds nothing else, so that the acknowledged reports can be counted.
         async with (
             endpoint.running_nats(folder / "slow") as (nats, bus),
-            slow_store.relay(int(nats.url.rpartition(":")[2])) as port,
-            endpoint.running(folder / "slow", nats, bus, nats_url=f"nats://127.0.0.1:{port}") as ingest,
+            slow_store.relayed(nats.url_as("ingest")) as url,
+            endpoint.running(folder / "slow", nats, bus, nats_url=url) as ingest,
         ):
             _say(f"memory: {slow_store.DUE_PER_S:,} reports/s are due, the store takes a tenth")
             results.overload = await slow_store.run(ingest, Reports(BATCH, numbers), arguments.memory_seconds)

@@ -37,8 +37,12 @@ RETRIED_CODES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE
 
 
 @asynccontextmanager
-async def relay(port: int) -> AsyncIterator[int]:
-    """Starts a relay to the server at `port`; yields its port. It limits each client to STORE_BYTES_PER_S, but not the server."""
+async def relayed(url: str) -> AsyncIterator[str]:
+    """Starts a relay to the local server of a URL; yields the URL by which the same user reaches the server through the relay.
+
+    The relay limits each client to STORE_BYTES_PER_S, but not the server.
+    """
+    before_port, _, port = url.rpartition(":")
     carrying: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,7 +56,7 @@ async def relay(port: int) -> AsyncIterator[int]:
     listener.bind(("127.0.0.1", 0))
     server = await asyncio.start_server(accept, sock=listener, limit=CHUNK)
     try:
-        yield listener.getsockname()[1]
+        yield f"{before_port}:{listener.getsockname()[1]}"
     finally:
         server.close()
         for task in carrying:

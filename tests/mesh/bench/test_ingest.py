@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.ingestion import reports, slow_store
 from bench.ingestion.slow_store import STORE_BYTES_PER_S
@@ -26,8 +27,8 @@ async def test_the_relay_carries_everything_in_both_directions() -> None:
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     sent = bytes(n % 251 for n in range(STORE_BYTES_PER_S // 5))
-    async with server, slow_store.relay(server.sockets[0].getsockname()[1]) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with server, slow_store.relayed(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}") as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
         writer.write(sent)
         assert await reader.readexactly(len(sent)) == sent
         writer.close()
@@ -41,7 +42,7 @@ async def test_acknowledged_reports_that_the_log_lacks_are_counted(tmp_path: Pat
 
     with running_server(tmp_path / "nats") as nats:
         await create_streams(nats.url, 1)
-        async with buses.connect(nats.url, "test") as bus:
+        async with slow_store.relayed(nats.url) as url, buses.connect(url, "test") as bus:
             assert await slow_store.lost(bus, {1}, SIZE) == SIZE
             # Batch 1 is stored twice. In batch 2 one device is stored twice and one is missing. Batch 3 is missing.
             for stored in (entry(1, range(4)), entry(1, range(4)), entry(2, range(4, 7)), entry(2, range(4, 5))):
