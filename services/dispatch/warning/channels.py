@@ -16,7 +16,7 @@ from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import SoleMessage
 from services.common.retrying import retried
-from services.common.rpc.errors import RetryableError, Unavailable
+from services.common.rpc.errors import RetryableError
 from services.dispatch.exchange.posting import post
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.warning.contacts import ContactBook
@@ -97,10 +97,11 @@ class DeviceChannel:
     async def keep_restored(self, bus: Bus) -> None:
         """Republishes commands that COMMANDS has lost before their device had them, until cancelled.
 
-        Of the messages to a person only the newest is worth it: an older one would say what is no longer so. Without this the police
-        would be told of a lost warning, and nobody of a lost all-clear, which awaits no receipt.
+        Ingest restores only lost commands that it has read. Of the messages to a person only the newest is worth it: an older one would
+        say what is no longer so. Without this the police would be told of a lost warning, and nobody of a lost all-clear, which awaits
+        no receipt.
         """
-        await retried(lambda: lost_publications.keep_restored(bus, flow.COMMANDS.name, self._page), on=Unavailable)
+        await retried(lambda: lost_publications.keep_restored(bus, flow.COMMANDS.name, self._page))
 
     async def _page(self, skipped: int, limit: int) -> list[SoleMessage]:
         unconfirmed = await self._store.unconfirmed(self._clock.now_ms(), skipped, limit)

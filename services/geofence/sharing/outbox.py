@@ -26,7 +26,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import Unavailable
+from services.common.rpc.errors import RetryableError, Unavailable
 from services.common.storage.db import Database, open_database
 from tandem.common.v1 import ledger_pb2
 
@@ -303,7 +303,7 @@ async def _persist(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except (Unavailable, DBAPIError, OSError) as error:
+        except (RetryableError, DBAPIError, OSError) as error:
             logger().error("disclosures_wait", reason=type(error).__name__)
             await asyncio.sleep(RETRY_DELAY_S)
 
