@@ -127,6 +127,12 @@ def test_a_page_of_the_runbook_explains_each_symptom_that_it_names() -> None:
     assert silent == []
 
 
+def test_the_index_of_the_runbook_leads_to_each_page() -> None:
+    folder = HOW_TO / "respond"
+    linked = {link for link, _ in LINK.findall((folder / "index.md").read_text("utf-8"))}
+    assert sorted({page.name for page in folder.glob("*.md")} - {"index.md"} - linked) == []
+
+
 def test_the_index_of_decisions_lists_each_one_once() -> None:
     listed = re.findall(
         r"^\| \[(\d+)\]\((\d{4})-[^)]*\.md\)", (DOCS / "adr" / "README.md").read_text("utf-8"), re.MULTILINE
