@@ -91,7 +91,7 @@ upgrade-drill: setup ## upgrade a running mesh under load to another fold, schem
 	@UPGRADE_FROM=$(BEFORE) $(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
 
 .PHONY: test-browser
-test-browser: setup map-environment ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs/images keeps its pictures
+test-browser: setup map-environment ## drive the console and the apps on phones in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs/images keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
 .PHONY: test-tutorials
@@ -125,7 +125,7 @@ fuzz-field: setup ## throw garbage at the endpoints that field has on the intern
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz/test_fuzz_field.py tests/fuzz/test_fuzz_units.py -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
 
 .PHONY: bench
-bench: setup ## measure the chain from position to alert
+bench: setup ## measure the latency of a whole mesh, from a position to both desks
 	@$(BIN)/python -m bench.chain
 
 .PHONY: bench-incident
