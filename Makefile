@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-# Where it is set, each of the hundreds of processes that the tests start compiles the project anew.
+# Where it is set, each of the hundreds of processes that the tests start compiles the project once more.
 unexport PYTHONDONTWRITEBYTECODE
 
 # A second environment, of another Python: make test PYTHON=python3.13 VENV=.venv-3.13
@@ -91,12 +91,13 @@ upgrade-drill: setup ## upgrade a running mesh under load to another fold, schem
 	@UPGRADE_FROM=$(BEFORE) $(BIN)/pytest -m drill -s tests/mesh/kube/test_version_change.py
 
 .PHONY: test-browser
-test-browser: setup map-environment ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
+test-browser: setup map-environment ## drive the console and the apps on phones in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs/images keeps its pictures
 	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
 
 .PHONY: test-tutorials
 test-tutorials: setup ## run the code blocks of docs/tutorials on a clean clone, and print how long each takes (needs PyPI and npm)
 	@$(BIN)/pytest -m tutorial -s tests/tutorials
+
 .PHONY: test-observability
 test-observability: setup ## run Prometheus on a live mesh: each panel and each alert rule has data (needs Debian's prometheus); about 5 min
 	@$(BIN)/pytest -m observability tests/observability
@@ -120,11 +121,11 @@ fuzz: setup ## throw garbage at parsers, links, hosts and bundles, FUZZ_SECONDS 
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
 
 .PHONY: fuzz-field
-fuzz-field: setup ## throw garbage at the doors that field has on the internet, FUZZ_SECONDS (300) for each of two files
+fuzz-field: setup ## throw garbage at the endpoints that field has on the internet, FUZZ_SECONDS (300) for each of two files
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz/test_fuzz_field.py tests/fuzz/test_fuzz_units.py -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
 
 .PHONY: bench
-bench: setup ## measure the chain from position to alert
+bench: setup ## measure the latency of a whole mesh, from a position to both desks
 	@$(BIN)/python -m bench.chain
 
 .PHONY: bench-incident

@@ -30,6 +30,10 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _CODE_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _CODE_STRING = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`", re.DOTALL)
+_DOCUMENTS = frozenset((".md", ".html", ".yaml", ".yml", ".toml"))
+"""Suffixes of files that are prose throughout. Those of YAML and TOML hold comments and texts that people read."""
+_CODE = frozenset((".py", ".proto", ".ts", ".mjs"))
+_RECIPES = frozenset(("Makefile", "Containerfile"))
 _SKIPPED = re.compile(r"(^|/)(gen|node_modules|static)/|\.lock$|package-lock\.json$|^LICENSE$|^tools/vocabulary\.toml$")
 
 
@@ -99,8 +103,8 @@ def findings(root: Path, vocabulary: Vocabulary) -> list[Finding]:
     found: list[Finding] = []
     classes: dict[str, list[Finding]] = defaultdict(list)
     for path in tracked(root):
-        suffix = Path(path).suffix
-        if suffix not in {".py", ".proto", ".ts", ".md", ".html", ".mjs"}:
+        suffix = ".md" if Path(path).name in _RECIPES else Path(path).suffix
+        if suffix not in _DOCUMENTS | _CODE:
             continue
         text = (root / path).read_text("utf-8")
         names, prose = _python(text) if suffix == ".py" else _other(text, suffix)
@@ -154,7 +158,7 @@ _STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING
 
 def _other(text: str, suffix: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Names and prose, as in `_python`, from a file that isn't Python. A document is prose throughout."""
-    if suffix in {".md", ".html"}:
+    if suffix in _DOCUMENTS:
         return [], [(1, text)]
     prose = [
         (text.count("\n", 0, match.start()) + 1, match.group().lstrip("/* ")) for match in _CODE_COMMENT.finditer(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.messaging import flow
 from services.common.settings import CommonSettings
 from tests.support.documents import FENCE, ROOT, documents
 from tools.reference import log_events, markdown
@@ -125,6 +126,18 @@ def test_a_page_of_the_runbook_explains_each_symptom_that_it_names() -> None:
         named = [*(rules if len(rules) > 1 else ()), *(events if len(events) > 1 else ())]
         silent += [f"{page.name}: {name}" for name in named if f"`{name}`" not in body]
     assert silent == []
+
+
+def test_the_index_of_the_runbook_leads_to_each_page() -> None:
+    folder = HOW_TO / "respond"
+    linked = {link for link, _ in LINK.findall((folder / "index.md").read_text("utf-8"))}
+    assert sorted({page.name for page in folder.glob("*.md")} - {"index.md"} - linked) == []
+
+
+def test_the_runbook_says_for_each_reader_what_its_dead_letters_mean() -> None:
+    rows = re.findall(r"^\|(.*?)\|", (HOW_TO / "respond" / "dead-letters.md").read_text("utf-8"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert sorted(flow.DEAD_LETTER_USERS.keys() - named) == []
 
 
 def test_the_index_of_decisions_lists_each_one_once() -> None:

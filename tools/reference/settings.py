@@ -76,9 +76,14 @@ OTHERS = (
 
 
 def own_fields(settings: type[CommonSettings]) -> list[str]:
-    """Names of the fields that a class has beyond those of every service; `leg` is an argument, never a setting."""
+    """Names of the fields that a class has beyond those of every service, and of those that differ within the class, as the port of
+    a leg does; `leg` is an argument, never a setting."""
     inherited = () if settings is CommonSettings else CommonSettings.model_fields
-    own = [*settings.__annotations__, *(name for name in settings.model_fields if name not in inherited)]
+    own = [
+        *(name for name in inherited if settings.model_fields[name].is_required()),
+        *settings.__annotations__,
+        *(name for name in settings.model_fields if name not in inherited),
+    ]
     return [name for name in dict.fromkeys(own) if name in settings.model_fields and name != "leg"]
 
 

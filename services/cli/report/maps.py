@@ -171,15 +171,22 @@ def _shape(place: geometry_pb2.Place, plane: _Plane, *, margin_m: float, style: 
         x, y = plane.at(place.circle.lat_deg, place.circle.lon_deg)
         radius = (place.circle.radius_m + margin_m) / plane.m_per_point
         return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:.2f}" stroke-dasharray="5 4" {style}/>'
-    corners = [plane.at(vertex.lat_deg, vertex.lon_deg) for vertex in place.polygon.vertices]
-    line = " ".join(f"{x:.2f},{y:.2f}" for x, y in corners)
+    line = _line(place.polygon.vertices, plane)
     if margin_m:
         width = 2 * margin_m / plane.m_per_point
         return (
             f'<polygon points="{line}" fill="{_RING}" fill-opacity="0.06" stroke="{_RING}" stroke-opacity="0.06" '
             f'stroke-width="{width:.2f}" stroke-linejoin="round"/>'
         )
+    if place.polygon.holes:
+        lines = (line, *(_line(hole.vertices, plane) for hole in place.polygon.holes))
+        return f'<path d="{" ".join(f"M{line} Z" for line in lines)}" fill-rule="evenodd" {style}/>'
     return f'<polygon points="{line}" {style}/>'
+
+
+def _line(vertices: Iterable[geometry_pb2.Point], plane: _Plane) -> str:
+    """Corners on the map, in the order of SVG: x and y of each."""
+    return " ".join(f"{x:.2f},{y:.2f}" for x, y in (plane.at(vertex.lat_deg, vertex.lon_deg) for vertex in vertices))
 
 
 def _middle(place: geometry_pb2.Place, plane: _Plane) -> tuple[float, float]:

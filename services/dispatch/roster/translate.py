@@ -19,6 +19,8 @@ RECORDS_MAX = 1_000
 SUBJECTS_MAX = 10_000
 SKILLS_MAX = 20
 VERTICES_MAX = 1_000
+"""Maximum number of corners of an office's area, its outline and holes together."""
+HOLES_MAX = 20
 RADIUS_MAX_M = 200_000.0
 CONTACT_MAX_CHARS = 200
 AHEAD_MAX_MS = 120_000
@@ -112,8 +114,10 @@ def office_message(office: Office) -> roster_pb2.Office:
             pass
         case Circle(lat_deg, lon_deg, radius_m):
             message.circle.CopyFrom(geometry_pb2.Circle(lat_deg=lat_deg, lon_deg=lon_deg, radius_m=radius_m))
-        case Polygon(vertices):
-            message.polygon.vertices.extend(_point_message(vertex) for vertex in vertices)
+        case Polygon(vertices, holes):
+            message.polygon.vertices.extend(map(_point_message, vertices))
+            for hole in holes:
+                message.polygon.holes.add(vertices=map(_point_message, hole))
         case _:
             assert_never(office.area)
     return message
@@ -197,12 +201,24 @@ def _area(msg: roster_pb2.Office) -> Area | None:
             fields.number("circle.radius_m", msg.circle.radius_m, 1, greatest=RADIUS_MAX_M),
         )
     if msg.HasField("polygon"):
-        corners = msg.polygon.vertices
-        if len(corners) < 3:
-            raise InvalidField("polygon.vertices", "must have at least 3 vertices")
-        fields.at_most("polygon.vertices", corners, VERTICES_MAX)
-        return Polygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
+        return _polygon("polygon", msg.polygon)
     return None
+
+
+def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
+    fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
+    if len(msg.vertices) + sum(len(hole.vertices) for hole in msg.holes) > VERTICES_MAX:
+        raise InvalidField(field, f"must have at most {VERTICES_MAX} vertices, those of its holes included")
+    return Polygon(
+        _line(f"{field}.vertices", msg.vertices),
+        tuple(_line(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes)),
+    )
+
+
+def _line(field: str, corners: Sequence[geometry_pb2.Point]) -> tuple[LatLon, ...]:
+    if len(corners) < 3:
+        raise InvalidField(field, "must have at least 3 vertices")
+    return tuple(_point(f"{field}[{n}]", corner) for n, corner in enumerate(corners))
 
 
 def _point(field: str, msg: geometry_pb2.Point) -> LatLon:

@@ -18,6 +18,7 @@ from services.registry.domain import (
     Device,
     EncounterReason,
     EndReason,
+    ExerciseKind,
     Order,
     OrderType,
     Place,
@@ -40,6 +41,7 @@ END_NUMBERS = {reason: n for n, reason in enumerate(EndReason, 1)}
 WEARER_END_NUMBERS = {reason: n for n, reason in enumerate(WearerEndReason, 1)}
 ENCOUNTER_NUMBERS = {reason: n for n, reason in enumerate(EncounterReason, 1)}
 BASIS_NUMBERS = {basis: n for n, basis in enumerate((basis for basis in TagBasis if basis), 1)}
+EXERCISE_NUMBERS = {exercise: n for n, exercise in enumerate(ExerciseKind, 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
 Line: TypeAlias = tuple[str, str | int | None]
@@ -103,6 +105,7 @@ def _contact_lines(contact: Contact) -> Iterator[Line]:
 def wearer_lines(wearer: Wearer) -> Iterator[Line]:
     """Lines of a wearer."""
     yield from _person_lines("", wearer)
+    yield "exercise", EXERCISE_NUMBERS[wearer.exercise] if wearer.exercise else None
     if wearer.end is not None:
         yield "end.reason", WEARER_END_NUMBERS[wearer.end.reason]
         yield "end.ended_at", wearer.end.at_ms
@@ -134,6 +137,7 @@ def order_lines(order: Order) -> Iterator[Line]:
     yield "duration_reason", order.duration_reason
     for n, encounter in enumerate(order.encounters):
         yield from _encounter_lines(f"encounters[{n}]", encounter)
+    yield "exercise", EXERCISE_NUMBERS[order.exercise] if order.exercise else None
     yield "fit_by", order.fit_by_ms
     if order.end is not None:
         yield "end.reason", END_NUMBERS[order.end.reason]

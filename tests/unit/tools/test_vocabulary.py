@@ -60,6 +60,9 @@ def test_a_clean_repository_has_no_findings(tmp_path: Path, words: Vocabulary) -
         ("protos__a_proto", "// As the~ makers say.\n", ("phrase", "the~ makers")),
         ("a_ts", "const told = 'x'; // fine\n", ("identifier", "told")),
         ("docs__a_md", "# A page\n\nIt is made a~new.\n", ("phrase", "a~new")),
+        ("k8s__a_yaml", "# For who~ever runs it.\nkind: List\n", ("phrase", "who~ever")),
+        ("tools__a_toml", "text = 'it begins a~new'\n", ("phrase", "a~new")),
+        ("Makefile", "all: ## make it a~new\n", ("phrase", "a~new")),
     ],
 )
 def test_each_kind_of_violation_is_found(

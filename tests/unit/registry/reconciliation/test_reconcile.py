@@ -15,6 +15,7 @@ from services.registry.domain import (
     Action,
     ContactLanguage,
     EndReason,
+    ExerciseKind,
     ListedKind,
     OrderType,
     Relation,
@@ -24,7 +25,7 @@ from services.registry.domain import (
 from services.registry.reconciliation import canonical, domain
 from services.registry.reconciliation.domain import Finding, Listed
 from services.registry.records import kinds, lifecycle, translate
-from tandem.common.v1 import contact_pb2, geometry_pb2
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import listing, records
 
@@ -46,12 +47,14 @@ def full_order() -> registry_pb2.Order:
     order.type = registry_pb2.ORDER_TYPE_STALKING_APPROACH
     order.extensions = 2
     order.duration_reason = "court decision"
+    order.exercise = exercise_pb2.DRILL
     return order
 
 
 def full_wearer() -> registry_pb2.Wearer:
     wearer = records.wearer()
     wearer.MergeFrom(registry_pb2.Wearer(sex=registry_pb2.SEX_FEMALE, phone="+82 10 1", address="부산 1"))
+    wearer.exercise = exercise_pb2.DRILL
     return wearer
 
 
@@ -81,6 +84,13 @@ def test_a_tag_without_a_vendor_keeps_its_older_digest() -> None:
     for vendor_id, text in (("", b"wearer_id=w-1\n"), ("acme", b"wearer_id=w-1\nvendor_id=acme\n")):
         tag = translate.parse_tag(records.tag(vendor_id=vendor_id))
         assert kinds.list_entry(tag).digest == hashlib.sha256(text).digest()
+
+
+def test_the_digest_tells_an_exercise_from_a_live_record() -> None:
+    wearer = translate.parse_wearer(records.wearer())
+    order = translate.parse_order(records.order())
+    assert kinds.list_entry(replace(wearer, exercise=ExerciseKind.DRILL)).digest != kinds.list_entry(wearer).digest
+    assert kinds.list_entry(replace(order, exercise=ExerciseKind.DRILL)).digest != kinds.list_entry(order).digest
 
 
 def test_the_digest_covers_the_end_of_an_order_or_a_tag() -> None:
@@ -152,6 +162,8 @@ def test_enum_numbers_equal_those_of_the_protos() -> None:
         assert canonical.WEARER_END_NUMBERS[over] == registry_pb2.WearerEndReason.Value(
             f"WEARER_END_REASON_{over.name}"
         )
+    for exercise in ExerciseKind:
+        assert canonical.EXERCISE_NUMBERS[exercise] == exercise_pb2.Exercise.Value(exercise.name)
     for action in Action:
         assert canonical.ACTION_NUMBERS[action] == geometry_pb2.Demand.Value(action.name)
 

@@ -56,12 +56,14 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     HEARD_AGAIN: _AlertKind.ValueType  # 10
     """A tag reported after SILENT."""
     UNKNOWN_NEAR: _AlertKind.ValueType  # 11
-    """The wearer may be near the target, and nobody can say. There are two cases. First, no position of the wearer is newer than 3
-    minutes, and meanwhile the wearer can have reached the target: at the speed bound (RECORD), at the wearer's own pace or after
-    half an hour (NOTIFY), after a sign such as a tamper event or from near by (RESPOND). The passing of time or the protected
-    person's movement causes this alert. A RECORD after it says that the wearer's position is known. Second, a report allows the
-    wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY if no ring that demands NOTIFY is
-    entered, once an hour for each target, else RECORD. Alert.anomaly says why the position isn't better; without an anomaly the
+    """The wearer may be near the target, and nobody can say. There are two cases. First, the wearer's position is unknown: the newest
+    one is older than 3 minutes, and than the interval that the tag keeps and 30 seconds. RECORD if the wearer can have reached the
+    ring that demands a response at the speed bound; RESPOND instead after a sign such as an opened tag. NOTIFY if the wearer can have
+    reached it at the own pace, or after half an hour. If the wearer was last within a ring that demands NOTIFY or more, NOTIFY at
+    once, and RESPOND once the wearer can have arrived at that pace. The passing of time or the protected person's movement causes this
+    alert. A RECORD after it says that the wearer's position is known. Second, a report allows the wearer to be within the ring that
+    demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else RECORD. It is RECORD too if somebody was
+    sent to the target, or during an authorised encounter. Alert.anomaly says why the position isn't better; without an anomaly the
     positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
     for 3 minutes.
     """
@@ -75,7 +77,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """
     DISTANCE_CHANGED: _AlertKind.ValueType  # 14
     """Within a ring, the wearer came to half of the distance that the protected person was last told, at least 100 m nearer; or once
-    moved away to three times that distance, at least 500 m farther. At most every 15 s, never beyond the widest ring, and only for
+    moved away to three times that distance, at least 500 m farther, for 10 minutes. At most every 15 s, never beyond the widest ring, and only for
     the warning leg. The distance is in Measure.
     """
     OUTAGE: _AlertKind.ValueType  # 15
@@ -153,12 +155,14 @@ SILENT: AlertKind.ValueType  # 9
 HEARD_AGAIN: AlertKind.ValueType  # 10
 """A tag reported after SILENT."""
 UNKNOWN_NEAR: AlertKind.ValueType  # 11
-"""The wearer may be near the target, and nobody can say. There are two cases. First, no position of the wearer is newer than 3
-minutes, and meanwhile the wearer can have reached the target: at the speed bound (RECORD), at the wearer's own pace or after
-half an hour (NOTIFY), after a sign such as a tamper event or from near by (RESPOND). The passing of time or the protected
-person's movement causes this alert. A RECORD after it says that the wearer's position is known. Second, a report allows the
-wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY if no ring that demands NOTIFY is
-entered, once an hour for each target, else RECORD. Alert.anomaly says why the position isn't better; without an anomaly the
+"""The wearer may be near the target, and nobody can say. There are two cases. First, the wearer's position is unknown: the newest
+one is older than 3 minutes, and than the interval that the tag keeps and 30 seconds. RECORD if the wearer can have reached the
+ring that demands a response at the speed bound; RESPOND instead after a sign such as an opened tag. NOTIFY if the wearer can have
+reached it at the own pace, or after half an hour. If the wearer was last within a ring that demands NOTIFY or more, NOTIFY at
+once, and RESPOND once the wearer can have arrived at that pace. The passing of time or the protected person's movement causes this
+alert. A RECORD after it says that the wearer's position is known. Second, a report allows the wearer to be within the ring that
+demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else RECORD. It is RECORD too if somebody was
+sent to the target, or during an authorised encounter. Alert.anomaly says why the position isn't better; without an anomaly the
 positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
 for 3 minutes.
 """
@@ -172,7 +176,7 @@ the device is the protective device, else the tag. A position jump into the ring
 """
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
 """Within a ring, the wearer came to half of the distance that the protected person was last told, at least 100 m nearer; or once
-moved away to three times that distance, at least 500 m farther. At most every 15 s, never beyond the widest ring, and only for
+moved away to three times that distance, at least 500 m farther, for 10 minutes. At most every 15 s, never beyond the widest ring, and only for
 the warning leg. The distance is in Measure.
 """
 OUTAGE: AlertKind.ValueType  # 15
@@ -546,8 +550,8 @@ class Measure(_message.Message):
     distance_m: _builtins.float
     """Distance between the wearer and the target at Alert.at, metres; for a place, from its edge. Absent if unknown."""
     probability: _builtins.float
-    """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1. LATE_EVIDENCE: the greatest one of the late
-    positions.
+    """RING_ENTERED, and UNKNOWN_NEAR of a report: probability that the wearer is inside the ring at Alert.at, 0 to 1. LATE_EVIDENCE:
+    the greatest one of the late positions. Absent if the alert rests on none.
     """
     min_distance_m: _builtins.float
     """RING_CLEARED, ACCOUNT_AMENDED, LATE_EVIDENCE: least distance, metres."""

@@ -27,7 +27,7 @@ class _ExerciseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exercise.Val
     DRILL: _Exercise.ValueType  # 1
     """A drill: people take part, and the desks see that it is a drill."""
     CANARY: _Exercise.ValueType  # 2
-    """A canary: a synthetic breach every few seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
+    """A canary: a synthetic breach every 20 seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
     partner or unit does.
     """
 
@@ -41,7 +41,7 @@ EXERCISE_UNSPECIFIED: Exercise.ValueType  # 0
 DRILL: Exercise.ValueType  # 1
 """A drill: people take part, and the desks see that it is a drill."""
 CANARY: Exercise.ValueType  # 2
-"""A canary: a synthetic breach every few seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
+"""A canary: a synthetic breach every 20 seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
 partner or unit does.
 """
 Global___Exercise: _TypeAlias = Exercise  # noqa: Y015

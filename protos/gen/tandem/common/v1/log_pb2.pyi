@@ -333,8 +333,8 @@ Global___PositionBatch: _TypeAlias = PositionBatch  # noqa: Y015
 
 @_typing.final
 class HeardBatch(_message.Message):
-    """Devices that reported with a clock too far ahead. Their positions were refused, but the devices aren't silent. Columns of equal
-    length.
+    """Devices that reported without a usable position: with a clock too far ahead, or as phones that name only what they hear around them.
+    They aren't silent. Columns of equal length.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -52,7 +52,7 @@ class ContactServiceServicer:
     """
 
     def ListCalls(self, request, context):
-        """Lists the calls that are due, the oldest first: assignments of kind CONTACT in the state CONTACT_CALL_DUE.
+        """Lists the calls that are due, the oldest first: assignments of the task CONTACT whose contact is CONTACT_CALL_DUE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@ class ContactServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCalls: _aio.UnaryUnaryMultiCallable[_calls_pb2.ListCallsRequest, _calls_pb2.ListCallsResponse]
-    """Lists the calls that are due, the oldest first: assignments of kind CONTACT in the state CONTACT_CALL_DUE."""
+    """Lists the calls that are due, the oldest first: assignments of the task CONTACT whose contact is CONTACT_CALL_DUE."""
     RecordCall: _aio.UnaryUnaryMultiCallable[_calls_pb2.RecordCallRequest, _calls_pb2.RecordCallResponse]
     """Records the result of a call. A repeated result changes nothing. A contact that isn't open any more is refused: its order or its
     incident has ended, or the wearer has turned back.
@@ -32,7 +32,7 @@ class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _calls_pb2.ListCallsRequest,
         context: _aio.ServicerContext[_calls_pb2.ListCallsRequest, _abc.Awaitable[_calls_pb2.ListCallsResponse]],
     ) -> _abc.Awaitable[_calls_pb2.ListCallsResponse]:
-        """Lists the calls that are due, the oldest first: assignments of kind CONTACT in the state CONTACT_CALL_DUE."""
+        """Lists the calls that are due, the oldest first: assignments of the task CONTACT whose contact is CONTACT_CALL_DUE."""
 
     @_abc_1.abstractmethod
     def RecordCall(

@@ -89,7 +89,7 @@ Global___CallReason: _TypeAlias = CallReason  # noqa: Y015
 
 @_typing.final
 class WearerContact(_message.Message):
-    """The first contact with the wearer, in the assignment of kind CONTACT of the probation leg. Nobody has to go for it: the response
+    """The first contact with the wearer, in the assignment of the task CONTACT of the probation leg. Nobody has to go for it: the response
     falls due at the same instant as without it.
     """
 

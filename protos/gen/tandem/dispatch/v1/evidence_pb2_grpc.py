@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class EvidenceServiceStub:
-    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
-    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
-    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
+    """The evidence of an incident, for the leg's own agency. The leg copies it some 10 minutes after the incident ended, and each day
+    while the incident stays open. What isn't copied yet is collected from the streams for the caller. Probation's evidence contains
+    nothing that would reveal where a protected person is. Each answer is a disclosure: before it is sent, a row for each person with
+    positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def __init__(self, channel):
@@ -50,23 +51,24 @@ class EvidenceServiceStub:
 
 
 class EvidenceServiceServicer:
-    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
-    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
-    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
+    """The evidence of an incident, for the leg's own agency. The leg copies it some 10 minutes after the incident ended, and each day
+    while the incident stays open. What isn't copied yet is collected from the streams for the caller. Probation's evidence contains
+    nothing that would reveal where a protected person is. Each answer is a disclosure: before it is sent, a row for each person with
+    positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def ReadEvidence(self, request, context):
-        """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
+        """Returns the evidence in a form that can be drawn: tracks, alerts, cases and rules.
 
-        NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
-        written.
+        NOT_FOUND: this leg knows no such incident. UNAVAILABLE: the evidence is still being collected, or the disclosure can't be written;
+        call again after the delay in RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadEvidence(self, request, context):
-        """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence.
+        """Streams the evidence as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,9 +96,10 @@ def add_EvidenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvidenceService:
-    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
-    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
-    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
+    """The evidence of an incident, for the leg's own agency. The leg copies it some 10 minutes after the incident ended, and each day
+    while the incident stays open. What isn't copied yet is collected from the streams for the caller. Probation's evidence contains
+    nothing that would reveal where a protected person is. Each answer is a disclosure: before it is sent, a row for each person with
+    positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     @staticmethod

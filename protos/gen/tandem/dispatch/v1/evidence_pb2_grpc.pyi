@@ -13,25 +13,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvidenceServiceStub:
-    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
-    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
-    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
+    """The evidence of an incident, for the leg's own agency. The leg copies it some 10 minutes after the incident ended, and each day
+    while the incident stays open. What isn't copied yet is collected from the streams for the caller. Probation's evidence contains
+    nothing that would reveal where a protected person is. Each answer is a disclosure: before it is sent, a row for each person with
+    positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadEvidence: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ReadEvidenceRequest, _evidence_pb2.ReadEvidenceResponse]
-    """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
+    """Returns the evidence in a form that can be drawn: tracks, alerts, cases and rules.
 
-    NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
-    written.
+    NOT_FOUND: this leg knows no such incident. UNAVAILABLE: the evidence is still being collected, or the disclosure can't be written;
+    call again after the delay in RetryInfo.
     """
     DownloadEvidence: _aio.UnaryStreamMultiCallable[_evidence_pb2.DownloadEvidenceRequest, _evidence_pb2.DownloadEvidenceResponse]
-    """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
+    """Streams the evidence as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
 
 class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
-    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
-    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
+    """The evidence of an incident, for the leg's own agency. The leg copies it some 10 minutes after the incident ended, and each day
+    while the incident stays open. What isn't copied yet is collected from the streams for the caller. Probation's evidence contains
+    nothing that would reveal where a protected person is. Each answer is a disclosure: before it is sent, a row for each person with
+    positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     @_abc_1.abstractmethod
@@ -40,10 +42,10 @@ class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.ReadEvidenceRequest,
         context: _aio.ServicerContext[_evidence_pb2.ReadEvidenceRequest, _abc.Awaitable[_evidence_pb2.ReadEvidenceResponse]],
     ) -> _abc.Awaitable[_evidence_pb2.ReadEvidenceResponse]:
-        """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
+        """Returns the evidence in a form that can be drawn: tracks, alerts, cases and rules.
 
-        NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
-        written.
+        NOT_FOUND: this leg knows no such incident. UNAVAILABLE: the evidence is still being collected, or the disclosure can't be written;
+        call again after the delay in RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -52,6 +54,6 @@ class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.DownloadEvidenceRequest,
         context: _aio.ServicerContext[_evidence_pb2.DownloadEvidenceRequest, _abc.AsyncIterator[_evidence_pb2.DownloadEvidenceResponse]],
     ) -> _abc.AsyncIterator[_evidence_pb2.DownloadEvidenceResponse]:
-        """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
+        """Streams the evidence as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
 
 def add_EvidenceServiceServicer_to_server(servicer: EvidenceServiceServicer, server: _aio.Server) -> None: ...
