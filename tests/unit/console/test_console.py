@@ -204,7 +204,7 @@ def test_an_escalation_has_its_text_in_both_languages() -> None:
         for span in spans
         if span.service == "dispatch-police"
     ]
-    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상급자 이관", "상급자 이관"]
+    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "다음 순번 요청", "다음 순번 요청"]
     assert [Texts("en")(name) for name in names] == ["Offered", "Received by the desk", "Escalated", "Escalated"]
     assert (
         waterfall.step_name(TraceSpan("t", "s", "", "dispatch-police", "police misses probation", 0, 0))
