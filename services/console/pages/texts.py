@@ -231,7 +231,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "entry": ("기록 번호", "Entry"),
     "device": ("단말", "Device"),
     "age": ("경과", "Age"),
-    "silence": ("이전 10분 중 최장 무보고", "Longest silence in the 10 min before"),
+    "silence": ("이전 10분 중 위치 없던 최장 시간", "Longest time without a position in the 10 min before"),
     "arrived": ("도착", "Arrived"),
     "rules": ("적용 설정", "Settings"),
     "not_told": ("보호관찰에는 제공하지 않음", "Not disclosed to probation"),
