@@ -305,6 +305,7 @@ def authenticity(facts: ReportFacts, words: Words, *, bundle_sha256: str) -> Row
         chains.append([words.text("없는 사슬", "Chains missing"), ", ".join(missing)])
     return [
         [words.text("증거 묶음 SHA-256", "SHA-256 of the bundle"), bundle_sha256],
+        [words.text("묶음을 만든 프로그램", "The bundle was made with"), f"Tandem {manifest['software']}"],
         [words.text("서명 공개키 (Ed25519)", "Public key (Ed25519)"), facts.public_key],
         [words.text("로그", "Log"), f"{manifest['log']['log_id']}, {flow.log_stream(manifest['log']['partition'])}"],
         *chains,
@@ -337,7 +338,7 @@ def how_to_verify(words: Words) -> list[str]:
             "The bundle: tandem evidence verify FILE --public-key CUSTODIAN.pub. Learn the key from elsewhere than this document.",
         ),
         words.text(
-            "문서 검증: tandem report --bundle 파일 --out 새파일 로 다시 만들면 같은 바이트가 나옵니다.",
-            "This document: tandem report --bundle FILE --out NEW gives the same bytes again.",
+            "문서 검증: 이 문서를 만든 프로그램에서 tandem report --bundle 파일 --out 새파일 로 다시 만들면 같은 바이트가 나옵니다.",
+            "This document: tandem report --bundle FILE --out NEW gives the same bytes, with the program that made this document.",
         ),
     ]
