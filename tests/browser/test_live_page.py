@@ -105,13 +105,11 @@ async def watched(mesh: RunningMesh) -> AsyncIterator[Watched]:
 async def test_the_buttons_stay_while_the_time_that_is_left_runs(watched: Watched) -> None:
     """A click on a button that is replaced while it is pressed is lost."""
     stays = """(() => {
-        const next = document.querySelector("#card-own .next");
-        const button = document.querySelector("#card-own [data-act^=acknowledge]");
-        if (!next || !button) return false;
-        if (next.textContent.includes("기한은 없습니다")) return true;
+        const [said, button] = [".next", "[data-act^=acknowledge]"].map((part) => document.querySelector(`#card-own ${part}`));
+        if (said?.textContent.includes("기한은 없습니다")) return true;
         const before = window.kept;
-        window.kept = { button, said: next.textContent };
-        return before !== undefined && before.button.isConnected && before.said !== next.textContent;
+        window.kept = { button, said: said?.textContent };
+        return before?.button?.isConnected && before.said !== said?.textContent;
     })()"""
     await watched.until("police", stays)
 
