@@ -84,6 +84,12 @@ async def make(
     return bundle
 
 
+def require_new(path: Path) -> None:
+    """Raises CommandFailed if a file that is to be written exists: before its disclosure is recorded."""
+    if path.exists():
+        raise CommandFailed(f"{path}: exists already; name another file")
+
+
 def write(path: Path, content: bytes) -> None:
     """Writes a bundle or report to a new file, readable by its owner only. Raises CommandFailed if the file exists."""
     try:

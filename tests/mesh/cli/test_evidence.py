@@ -376,8 +376,10 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
     assert empty.returncode == 0, empty.stderr
     nothing = "".join(page.extract_text() for page in PdfReader(tmp_path / "empty.pdf").pages)
     assert "0 incidents and 0 entries" in nothing
-    refused = tandem("report", *period, *mesh, "--recipient", "spiffe://npa/desk/seoul", "--out", str(tmp_path / "x"))
-    assert refused.returncode == 2 and "legal_basis" in refused.stderr and not (tmp_path / "x").exists()
+    to = ("--recipient", "spiffe://npa/desk/seoul", "--out", str(tmp_path / "x"))
+    for lacks, named in ((("--reviewer", "lee"), "legal_basis"), (BASIS[:2], "--reviewer")):
+        refused = tandem("report", *period, *mesh, *to, *lacks)
+        assert refused.returncode == 2 and named in refused.stderr and not (tmp_path / "x").exists()
     unknown = tandem("report", "--order", "order-none", *period[2:], *mesh, *BASIS, "--out", str(tmp_path / "x"))
     assert unknown.returncode == 2 and "knows no order-none" in unknown.stderr
 
