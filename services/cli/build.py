@@ -22,7 +22,7 @@ def software(root: Path = ROOT) -> str:
     """Version and commit, such as "0.1.0 (commit 826ed84f...)".
 
     The commit is that of the image, or of the checkout, with "and changes" if its sources differ from it. It is "unknown" where
-    neither says it: nothing else is guessed from.
+    neither says it.
     """
     stated = root / STATED
     if stated.is_file():
