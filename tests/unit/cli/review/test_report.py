@@ -18,6 +18,7 @@ from services.cli.__main__ import main
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.report import earlier, equipment, facts, incident, maps, sections
 from services.cli.report.words import WORDS, Words
+from services.common.alert_phases import AlertPhase
 from services.dispatch.domain.assignment import PROGRESS, AssignmentState
 from services.dispatch.domain.enums import CloseCause, ContactPlan, ContactState, EscalationReason, WarningFlag
 from services.dispatch.domain.events import EVENTS
@@ -255,6 +256,7 @@ def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
     steps = {kind.stored_name for kind in EVENTS.values()} - {"AlertFolded", "AlertWasMissing"}
     named = {*alert_pb2.AlertKind.keys(), *log_pb2.EquipmentKind.keys(), *steps}
     named |= {f"anomaly_{name}" for name in alert_pb2.AnomalyKind.keys()}  # noqa: SIM118  # no dict
+    named |= {f"phase_{phase.value}" for phase in AlertPhase if phase is not AlertPhase.BEGUN}
     numbers: dict[str, Iterable[IntEnum]] = {
         "state": [state for state in PROGRESS if state is not AssignmentState.ACKNOWLEDGED],
         "cause": CloseCause,
