@@ -167,7 +167,7 @@ def explain(refold: Refold) -> Explanation:
 
 def _earlier_json(earlier: EarlierReport, positions: bool) -> dict[str, Any]:
     held_back_by, distance_mm, p = earlier.evaluation
-    fields = {
+    fields: dict[str, Any] = {
         "sequence": earlier.sequence,
         "arrived": times.to_rfc3339(earlier.arrived_ms),
         "device_id": earlier.device_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -61,14 +61,13 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
                 explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions=positions
             )
     refold = explained.refold
-    for rows, table in (
+    optional: tuple[tuple[Sequence[object], Callable[[Explanation], Table]], ...] = (
         (refold.earlier, partial(_earlier, positions=positions)),
         (explained.sides, _missing),
         (explained.requests, _requests),
         (refold.messages, _messages),
-    ):
-        if rows:
-            yield table(explained)
+    )
+    yield from (table(explained) for rows, table in optional if rows)
     if (views := her_map.table(refold, positions)) is not None:
         yield views
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
