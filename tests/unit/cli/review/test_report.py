@@ -251,6 +251,14 @@ def test_the_least_distance_is_not_that_of_a_superseded_account() -> None:
     assert any("30 m from protected person p1" in sentence.lower() for sentence in sections.summary(found, ENGLISH))
 
 
+def test_late_evidence_of_hours_before_begins_no_incident() -> None:
+    found = facts.of_bundle(evidence_bundle.verify(approach_bundle(), None))
+    late = alert_pb2.Alert(kind=alert_pb2.LATE_EVIDENCE)
+    late.at.FromMilliseconds(found.began_ms - 3 * 3_600_000)
+    late.decided_at.FromMilliseconds(found.began_ms + 60_000)
+    assert replace(found, alerts=[facts.DecidedAlert(late, None), *found.alerts]).began_ms == found.began_ms
+
+
 def test_each_number_and_name_of_a_bundle_has_its_words() -> None:
     """A judge reads words, not names of the code."""
     steps = {kind.stored_name for kind in EVENTS.values()} - {"AlertFolded", "AlertWasMissing"}
