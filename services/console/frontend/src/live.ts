@@ -49,7 +49,7 @@ const alarms = new Alarms(words, now);
 
 // ── the queue and the chosen incident ──
 
-const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
+const rows = new Rows(byId("incidents"), words, leg, now, choose, acceptAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
 /** Whether the user has chosen the incident or worked with its card: then no other takes the card away. */
