@@ -75,19 +75,24 @@ def _reception(device: DeviceRecord, facts: ReportFacts, words: Words) -> Iterat
 
 
 def _handling(device: DeviceRecord, facts: ReportFacts, words: Words) -> Iterator[str]:
-    is_low = False
+    battery = ""
     for event in device.equipment:
         if event.kind in ("BATTERY_LOW", "BATTERY_RECOVERED"):
-            is_low = event.kind == "BATTERY_LOW"
+            battery = event.kind
         elif event.kind == "SHUTDOWN":
-            before = (
-                words.text("그 전에 배터리 부족 신호 있음", "with a low battery before it")
-                if is_low
-                else words.text("이 묶음에 그 전 배터리 부족 신호 없음", "with no low battery before it in the bundle")
-            )
-            yield f"{formats.clock_time(event.at_ms)} {words(event.kind)}, {before}"
+            yield f"{formats.clock_time(event.at_ms)} {words(event.kind)}, {_battery_before(battery, words)}"
         elif event.kind in _HANDLING_EVENTS:
             yield f"{formats.clock_time(event.at_ms)} {words(event.kind)}"
     for fact in facts.alerts:
         if fact.alert.kind == alert_pb2.SPOOFING_SUSPECTED and fact.alert.cause.device_id == device.device_id:
             yield f"{formats.clock_time(fact.at_ms)} {words.alert(fact.alert)}"
+
+
+def _battery_before(last: str, words: Words) -> str:
+    if last == "BATTERY_LOW":
+        return words.text("그 전에 배터리 부족 신호 있음", "with a low battery before it")
+    if last == "BATTERY_RECOVERED":
+        return words.text(
+            "그 전의 마지막 배터리 신호는 회복", "with the battery recovered at its last signal before it"
+        )
+    return words.text("이 묶음에 그 전 배터리 신호 없음", "with no battery signal before it in the bundle")

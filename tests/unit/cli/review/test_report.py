@@ -149,10 +149,12 @@ def test_records_of_reception_and_of_handling_state_what_was_recorded_and_no_cau
     reception, handling = records_of_the_tag((20, "BATTERY_LOW"), (30, "SHUTDOWN"), (40, "STRAP_OPEN"))
     assert reception == ["battery low"]
     assert handling == ["switched off, with a low battery before it", "strap opened or cut"]
-    without = "switched off, with no low battery before it in the bundle"
+    without = "switched off, with no battery signal before it in the bundle"
     assert records_of_the_tag((30, "SHUTDOWN"))[1] == [without]
     recovered = (20, "BATTERY_LOW"), (25, "BATTERY_RECOVERED"), (30, "SHUTDOWN")
-    assert records_of_the_tag(*recovered)[1] == [without]
+    assert records_of_the_tag(*recovered)[1] == [
+        "switched off, with the battery recovered at its last signal before it"
+    ]
 
 
 def test_who_walks_through_the_rings_has_no_record_of_handling() -> None:
