@@ -1,4 +1,4 @@
-"""Which part of an event an alert tells: its beginning, its end, or a change of it. Pure."""
+"""Which part of an event an alert tells: its beginning, its end, or a change of it. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of a report in Korean and English: the practice's words for alerts, steps, devices and grounds. Pure."""
+"""Words of a report in Korean and English: the practice's words for alerts, steps, devices and grounds. No I/O, no clock."""
 
 from __future__ import annotations
 
