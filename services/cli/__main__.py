@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from typing import Annotated, Any
 
 import grpc.aio
 import typer
 
-from services.cli import usage
+from services.cli import build, usage
 from services.cli.commands.decide import backtest, feasibility, replay
 from services.cli.commands.exercise import drill, load, send
 from services.cli.commands.inspect import (
@@ -89,7 +88,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None] | typer.Typer], ...] = (
 def _print_version(wanted: bool) -> None:
     if wanted:
         python = ".".join(str(number) for number in sys.version_info[:3])
-        print(f"tandem {metadata.version('tandem')}, nats-server {checkup.nats_server_version()}, Python {python}")
+        print(f"tandem {build.software()}, nats-server {checkup.nats_server_version()}, Python {python}")
         raise typer.Exit
 
 

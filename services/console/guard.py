@@ -17,7 +17,7 @@ from services.common.web import server as common_web
 from services.common.web.rate_limit import RequestLimit, source_of
 from services.console.domain.match_reviews import ReviewBadge
 from services.console.domain.people import ConsoleUser, Role
-from services.console.pages.texts import LANGUAGES, Texts
+from services.console.pages.texts import LANGUAGES, TEXTS, Texts
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
@@ -189,8 +189,10 @@ class RouteGuard:
         return handle
 
     def _failed(self, request: web.Request, status: int, text: str) -> web.Response:
-        """Makes the answer of an error: a page for a browser, else plain text."""
-        if self._error_page is None or "text/html" not in request.headers.get("Accept", ""):
+        """Makes the answer of an error: a page for a browser, a line in the user's language for the console's script, else text."""
+        accepted = request.headers.get("Accept", "")
+        if self._error_page is None or "text/html" not in accepted:
+            text = _in_words(request, status, text) if "application/json" in accepted else text
             return web.Response(status=status, text=text)
         session = request.get(_SESSION) or sessions.new_session(None, time.time())
         return self._error_page(self._ask(request, session), status, text)
@@ -317,6 +319,12 @@ _STATUS = {
 def http_status(code: grpc.StatusCode) -> int:
     """Returns the HTTP status for a failed gRPC call."""
     return _STATUS.get(code, 502)
+
+
+def _in_words(request: web.Request, status: int, text: str) -> str:
+    """An error in the user's language, if it has words, with its text."""
+    key = f"error_{status}"
+    return f"{Texts(_language(request))(key)} ({text})" if key in TEXTS else text
 
 
 def _language(request: web.Request) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
+from services.common.alert_phases import AlertPhase, phase_of
 from services.console.domain.board import (
     FAILING,
     LEGS,
@@ -129,6 +130,7 @@ def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
         "at": times.from_timestamp(watched.at),
         "decided": times.from_timestamp(watched.decided_at),
         "kind": alert_pb2.AlertKind.Name(watched.kind),
+        "phase": phase_of(watched).value,
         "demand": geometry_pb2.Demand.Name(watched.demand),
         "incident": watched.incident_id,
         "order": watched.order_id,
@@ -151,6 +153,7 @@ def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
         "at": times.from_timestamp(step.at),
         "decided": times.from_timestamp(step.at),
         "kind": alert_pb2.AlertKind.Name(own.kind),
+        "phase": AlertPhase.BEGUN.value,  # a desk is notified of no end
         "demand": geometry_pb2.Demand.Name(own.demand),
         "incident": own.incident_id,
         "order": ", ".join(own.order_ids),

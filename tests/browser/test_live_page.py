@@ -102,6 +102,18 @@ async def watched(mesh: RunningMesh) -> AsyncIterator[Watched]:
         yield watching
 
 
+async def test_the_buttons_stay_while_the_time_that_is_left_runs(watched: Watched) -> None:
+    """A click on a button that is replaced while it is pressed is lost."""
+    stays = """(() => {
+        const [said, button] = [".next", "[data-act^=acknowledge]"].map((part) => document.querySelector(`#card-own ${part}`));
+        if (said?.textContent.includes("기한은 없습니다")) return true;
+        const before = window.kept;
+        window.kept = { button, said: said?.textContent };
+        return before?.button?.isConnected && before.said !== said?.textContent;
+    })()"""
+    await watched.until("police", stays)
+
+
 async def test_the_card_says_in_words_where_the_wearer_is_and_what_is_due(watched: Watched) -> None:
     await watched.until("police", "document.querySelector('#card-where').textContent.includes('금곡동')")
     where = await watched.text("police", "#card-where")
@@ -221,6 +233,23 @@ async def test_two_officers_who_accept_the_same_offer_get_stated_answers(watched
     assert await watched.browser("eval", page=has_it, expression="document.querySelector('#card-refusal').hidden")
     for page in (has_it, late):
         assert now.acknowledged_by.split("/")[-1] in await watched.text(page, "#card-own")
+
+
+async def test_a_double_click_and_a_held_key_report_no_second_step(watched: Watched) -> None:
+    (to,) = [to for to in await watched.own("police") if to.state == dispatch_pb2.ACKNOWLEDGED]
+    await watched.choose("police")
+    button = f"""document.querySelector("[data-act='progress {to.assignment_id}']")"""
+    await watched.until("police", button)
+    watch = """window.steps = 0; window.realFetch = window.fetch; window.fetch = (path, ...rest) => {
+        if (String(path).endsWith("/progress")) window.steps += 1;
+        return window.realFetch(path, ...rest);
+    }; true"""
+    await watched.browser("eval", page="police", expression=watch)
+    click = f"{button}.dispatchEvent(new MouseEvent('click', {{ bubbles: true, detail: %d }})) && window.steps"
+    held = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 's', repeat: true, bubbles: true })) && window.steps"
+    for press, steps in ((click % 2, 0), (held, 0), (click % 1, 1)):
+        assert await watched.browser("eval", page="police", expression=press) == steps, press
+    await watched.until("police", f"{button}?.textContent.includes('출발')")
 
 
 async def test_markup_in_a_handover_stays_text(watched: Watched) -> None:

@@ -75,7 +75,7 @@ STEPS = [
     step("police", (OFFERED, "OFFERED"), (ACCEPTED, "ACKNOWLEDGED"), (STOOD_DOWN - S, "STOOD_DOWN")),
     step("probation", (OFFERED, "OFFERED"), (OFFERED + S, "ESCALATED"), (STOOD_DOWN, "STOOD_DOWN")),
 ]
-ALERT = {"at": BEGAN_MS + LAST_ALERT, "kind": "RING_ENTERED", "ring": 100}
+ALERT = {"at": BEGAN_MS + LAST_ALERT, "kind": "RING_ENTERED", "phase": "BEGUN", "ring": 100}
 
 
 @asynccontextmanager
@@ -163,7 +163,7 @@ LATE = {
     "met": None,
 }
 UNIT = {"unit": "car-7", "points": [[BEGAN_MS + OFFERED + n * 10 * S, 127.02 - n / 1_000, 37.51] for n in range(4)]}
-AMENDED = {"at": BEGAN_MS + 7_200 * S, "kind": "ACCOUNT_AMENDED", "ring": 100}
+AMENDED = {"at": BEGAN_MS + 7_200 * S, "kind": "ACCOUNT_AMENDED", "phase": "BEGUN", "ring": 100}
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
@@ -215,3 +215,14 @@ async def test_without_positions_or_a_stand_down_and_with_an_amended_account_the
         assert lines[0] == "Police → P-1: Accepted", "alerts and steps are replayed without any position"
         # Two minutes before the first alert to two after the last step; the amendment two hours later doesn't stretch it.
         assert seconds(last) - seconds(first) == (ACCEPTED + AROUND) // S - (LAST_ALERT - AROUND) // S
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+async def test_the_end_of_an_event_is_named_as_such() -> None:
+    panic = {"at": BEGAN_MS + LAST_ALERT, "kind": "PANIC", "phase": "BEGUN", "ring": 0}
+    cancelled = {"at": BEGAN_MS + OFFERED, "kind": "PANIC", "phase": "OVER", "ring": 0}
+    async with opened(page_of(STEPS, [panic, cancelled])) as seen:
+        marks = await seen("text", page="one", selector="#events .event-alert")
+        assert [mark.partition(" ")[2] for mark in marks] == ["Panic call", "Panic call: over"]
+        await seen("click", page="one", selector="#events li:last-child button")
+        assert any("Panic call: over" in line for line in await seen("text", page="one", selector="#state-at li"))

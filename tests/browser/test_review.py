@@ -251,7 +251,7 @@ async def check_tools(reviewer: Reviewer, rows: list[dict[str, Any]]) -> None:
 async def check_maps(reviewer: Reviewer, incident_id: str, page: dict[str, Any], folder: Path) -> None:
     """Checks that the maps of the document for a court are drawn of the positions that the replay shows."""
     command = ("report", incident_id, "--dir", str(reviewer.mesh.folder), "--out", str(folder / "report.pdf"))
-    grounds = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
+    grounds = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul", "--reviewer", "lee")
     made = await asyncio.to_thread(tandem, *command, *grounds)
     assert made.returncode == 0, made.stderr
     verified = evidence_bundle.verify((folder / "report.tar").read_bytes(), None)

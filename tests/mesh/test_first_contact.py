@@ -31,7 +31,7 @@ from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tan
 HOME = (37.4321987, 127.3456789)
 METRES_PER_DEGREE = 111_195.0
 STEP_S = 10
-BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://moj/desk/seoul")
+BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://moj/desk/seoul", "--reviewer", "lee")
 pytestmark = pytest.mark.timeout(600)
 
 

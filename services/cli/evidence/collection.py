@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from services.cli import build
 from services.cli.calls import PATIENCE_S
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence import chains as evidence_chains
@@ -70,7 +70,7 @@ async def make(
                 "made_by": grounds.who,
                 "made_for": grounds.recipient,
                 "legal_basis": grounds.legal_basis,
-                "software": version("tandem"),
+                "software": build.software(),
             }
             ground = evidence_bundle.ground_of(evidence, log_meta)
             bundle = evidence_bundle.make(evidence, ground, chains, about=about, key=seal.open_key(key_file))
@@ -82,6 +82,12 @@ async def make(
     except (RetryableError, PermanentError) as error:
         raise CommandFailed(error.reason) from None
     return bundle
+
+
+def require_new(path: Path) -> None:
+    """Raises CommandFailed if a file that is to be written exists: before its disclosure is recorded."""
+    if path.exists():
+        raise CommandFailed(f"{path}: exists already; name another file")
 
 
 def write(path: Path, content: bytes) -> None:

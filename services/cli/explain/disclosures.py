@@ -1,4 +1,4 @@
-"""Disclosure records for positions that `tandem explain` prints: they are stored before any position is shown."""
+"""Disclosure records for positions and figures that `tandem explain` prints: they are stored before anything of them is shown."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def reader(
 
 
 def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:
-    """Disclosure records, one for each subject with positions to show."""
+    """Disclosure records, one for each subject with positions to show, and for the two between whom the figures are."""
     alert = shown.stored.alert
     order_ids: dict[tuple[RecordKind, str], str] = {}
     for case in (shown.before, shown.case):
@@ -72,7 +72,9 @@ def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Discl
             if target.is_person
         ]
         for kind, subject_id, device_ids in sides:
-            if any(shown.reports.get(device_id) for device_id in device_ids):
+            # A distance may rest on positions that are older than those shown.
+            in_figures = kind is RecordKind.WEARER or subject_id == alert.target_id
+            if in_figures or any(shown.reports.get(device_id) for device_id in device_ids):
                 order_ids[kind, subject_id] = case.order_id
     reference = alert.incident_id or alert.case_id
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, assert_never
@@ -97,7 +97,7 @@ class Explanation:
         return self.refold.decided_ms
 
     def to_json(self, positions: bool) -> dict[str, Any]:
-        """The JSON object that `tandem explain` prints, with coordinates only if `positions` is set."""
+        """The JSON object that `tandem explain` prints. Coordinates, and figures that follow from them, only if `positions` is set."""
         alert, refolded = self.alert, self.refold
 
         def as_json(report: LoggedPosition) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Explanation:
 
         return {
             "alert": _plain(alert),
-            "figures": _plain(self.figures),
+            "figures": _plain(self.figures) if positions else None,
             "again": "DIFFERENT" if self.differences else "SAME",
             "differences": list(self.differences),
             "log": {
@@ -138,7 +138,7 @@ class Explanation:
             ],
             "came_later": [as_json(report) for report in self.later],
             "requests": [_request_json(explained) for explained in self.requests],
-            "earlier": [_earlier_json(earlier) for earlier in refolded.earlier],
+            "earlier": [_earlier_json(earlier, positions) for earlier in refolded.earlier],
             "her_map": her_map.as_json(refolded, positions),
             "messages_to_wearer": [_message_json(message) for message in self.refold.messages],
         }
@@ -165,16 +165,20 @@ def explain(refold: Refold) -> Explanation:
     )
 
 
-def _earlier_json(earlier: EarlierReport) -> dict[str, Any]:
+def _earlier_json(earlier: EarlierReport, positions: bool) -> dict[str, Any]:
     held_back_by, distance_mm, p = earlier.evaluation
-    return {
+    fields: dict[str, Any] = {
         "sequence": earlier.sequence,
         "arrived": times.to_rfc3339(earlier.arrived_ms),
         "device_id": earlier.device_id,
         "held_back_by": held_back_by.name if held_back_by else None,
-        "distance_m": None if distance_mm is None else round(distance_mm / 1000, 3),
-        "probability": None if p is None else round(p, 6),
     }
+    if positions:
+        fields |= {
+            "distance_m": None if distance_mm is None else round(distance_mm / 1000, 3),
+            "probability": None if p is None else round(p, 6),
+        }
+    return fields
 
 
 def _requests(refold: Refold) -> list[ExplainedRequest]:
@@ -307,21 +311,24 @@ def _differences(refold: Refold) -> list[str]:
     refolded = refold.outputs[ordinal] if ordinal < len(refold.outputs) else None
     if not isinstance(refolded, Alert):
         return ["the fold gives no alert there"]
-    differences = _compared(
-        "", stored.alert, stored.data, refolded=translate.alert_to_proto(refolded, stored.alert.partition)
-    )
+    message = translate.alert_to_proto(refolded, stored.alert.partition)
+    before, now = _plain(stored.alert), _plain(message)
+    names = _different(before, now)
+    differences = [f"{name}: was {before.get(name)}, is {now.get(name)}" for name in names]
+    if not names and message.SerializeToString() != stored.data:
+        differences = ["bytes"]
     if stored.figures is None:
         return [*differences, "its figures aren't stored"]
-    measure = alert_pb2.Measure.FromString(stored.figures)
-    return differences + _compared("figures.", measure, stored.figures, refolded=translate.measure_to_proto(refolded))
+    measure = translate.measure_to_proto(refolded)
+    if measure.SerializeToString() == stored.figures:
+        return differences
+    # Figures follow from positions, so a difference is named without them.
+    names = _different(_plain(alert_pb2.Measure.FromString(stored.figures)), _plain(measure))
+    return differences + [f"figures.{name}: differs" for name in names or ("bytes",)]
 
 
-def _compared(prefix: str, stored: Message, data: bytes, *, refolded: Message) -> list[str]:
-    if refolded.SerializeToString() == data:
-        return []
-    before, now = _plain(stored), _plain(refolded)
-    names = [name for name in (before | now) if before.get(name) != now.get(name)]
-    return [f"{prefix}{name}: was {before.get(name)}, is {now.get(name)}" for name in names] or [f"{prefix}bytes"]
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 # ── received and missing reports ─────────────────────────────────────────────────────────────────────────────────────

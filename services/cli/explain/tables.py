@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 from rich.console import RenderableType
@@ -20,6 +21,7 @@ from services.cli.explain.explanation import (
 from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
+from services.common.alert_phases import AlertPhase, phase_of
 from services.common.messaging import flow
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround
@@ -41,7 +43,7 @@ _ANOMALIES = {
 
 
 def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
-    """The tables and lines of an explanation, with coordinates only if `positions` is set."""
+    """The tables and lines of an explanation. Coordinates, and figures that follow from them, only if `positions` is set."""
     stream = flow.log_stream(explained.alert.partition)
     entries = f"{stream}, entries {explained.refold.first} to {explained.alert.sequence}"
     if explained.refold.first > 1:
@@ -51,7 +53,7 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
         yield from (f"  {difference}" for difference in explained.differences)
     else:
         yield styled(("the same again", "bold green"), f", byte for byte ({entries})")
-    yield _decision(explained)
+    yield _decision(explained, positions)
     yield _log_meta(explained)
     for side in explained.sides:
         if side.reports:
@@ -59,14 +61,13 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
                 explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions=positions
             )
     refold = explained.refold
-    for rows, table in (
-        (refold.earlier, _earlier),
+    optional: tuple[tuple[Sequence[object], Callable[[Explanation], Table]], ...] = (
+        (refold.earlier, partial(_earlier, positions=positions)),
         (explained.sides, _missing),
         (explained.requests, _requests),
         (refold.messages, _messages),
-    ):
-        if rows:
-            yield table(explained)
+    )
+    yield from (table(explained) for rows, table in optional if rows)
     if (views := her_map.table(refold, positions)) is not None:
         yield views
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
@@ -81,10 +82,10 @@ def _device_id(report: LoggedPosition) -> str:
     return report.device_id
 
 
-def _decision(explained: Explanation) -> Table:
+def _decision(explained: Explanation, positions: bool) -> Table:
     alert, figures = explained.alert, explained.figures
     view = _pairs(alert.alert_id)
-    what = alert_pb2.AlertKind.Name(alert.kind)
+    what = alert_in_words(alert)
     if alert.target_id:
         what += f", {alert.ring_m:g} m round {alert.target_id}" if alert.ring_m else f", of {alert.target_id}"
     view.add_row("what", what)
@@ -102,18 +103,27 @@ def _decision(explained: Explanation) -> Table:
         view.add_row("amends", f"the account of {alert.amends}")
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
     view.add_row("decided", _moment(explained.decided_ms) + (", late" if alert.late else ""))
-    if figures.HasField("distance_m"):
-        view.add_row("distance", f"{figures.distance_m:.3f} m")
-    if figures.HasField("probability"):
-        view.add_row("probability inside", f"{figures.probability:.6f}")
-    _add_account(view, figures)
+    if positions:
+        _add_figures(view, figures)
+    elif figures.HasField("distance_m") or figures.HasField("min_distance_m"):
+        view.add_row("figures", "distance, probability and times inside: with --positions, which the ledger records")
     view.add_row("incident", alert.incident_id or "none")
     if alert.HasField("contact"):
         view.add_row("first contact", contacts.in_words(alert.contact))
     return view
 
 
-def _add_account(view: Table, figures: alert_pb2.Measure) -> None:
+def alert_in_words(alert: alert_pb2.Alert) -> str:
+    """The kind of an alert, and whether what it names is over."""
+    phase = phase_of(alert)
+    return alert_pb2.AlertKind.Name(alert.kind) + ("" if phase is AlertPhase.BEGUN else f" {phase.value.lower()}")
+
+
+def _add_figures(view: Table, figures: alert_pb2.Measure) -> None:
+    if figures.HasField("distance_m"):
+        view.add_row("distance", f"{figures.distance_m:.3f} m")
+    if figures.HasField("probability"):
+        view.add_row("probability inside", f"{figures.probability:.6f}")
     for stretch in figures.inside:
         from_ms, to_ms = times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to)
         view.add_row("inside", f"{_moment(from_ms)} to {_moment(to_ms)}")
@@ -188,9 +198,9 @@ def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPositio
     return view
 
 
-def _earlier(explained: Explanation) -> Table:
+def _earlier(explained: Explanation, positions: bool) -> Table:
     """The last reports before the decision, each with the rule that held the entry of the ring back."""
-    columns = ("entry", "arrived", "device", "probability", "held back, because")
+    columns = ("entry", "arrived", "device", *(("probability",) if positions else ()), "held back, because")
     view = Table(*columns, title="why not earlier: the ring after each report before it", title_justify="left")
     for earlier in explained.refold.earlier[-EARLIER_SHOWN:]:
         held_back_by, _, p = earlier.evaluation
@@ -198,7 +208,7 @@ def _earlier(explained: Explanation) -> Table:
             str(earlier.sequence),
             _time(earlier.arrived_ms),
             earlier.device_id,
-            "" if p is None else f"{p:.6f}",
+            *(("" if p is None else f"{p:.6f}",) if positions else ()),
             "entered" if held_back_by is None else held_back_by.value,
         )
     return view
@@ -232,7 +242,9 @@ def _requests(explained: Explanation) -> Table:
 
 def _messages(explained: Explanation) -> Table:
     view = Table(
-        "entry", "device", "decided at", "contact", title="messages to the wearer before it", title_justify="left"
+        *("entry", "device", "decided at", "contact"),
+        title="messages to the wearer that the decision asked for before it",
+        title_justify="left",
     )
     for message in explained.refold.messages:
         view.add_row(str(message.sequence), message.device_id, _time(message.decided_at_ms), message.request_id)

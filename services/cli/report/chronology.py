@@ -10,7 +10,7 @@ from services.cli.report import formats
 from services.cli.report.facts import DecidedAlert, LegStep, ReportFacts
 from services.cli.report.words import Words
 from services.common.messaging import flow
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import geometry_pb2
 
 LOOK_BACK_MS = 600_000
 """Equipment events are listed from this time before the incident on, milliseconds."""
@@ -53,7 +53,7 @@ def course(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
 def alert_text(fact: DecidedAlert, words: Words) -> str:
     """An alert in words: its kind, ring, target, distance and demand."""
     alert, measure = fact.alert, fact.measure
-    parts = [words.alert(alert_pb2.AlertKind.Name(alert.kind))]
+    parts = [words.alert(alert)]
     if alert.ring_m:
         parts.append(words.text(f"{formats.metres(alert.ring_m)} 기준", f"ring of {formats.metres(alert.ring_m)}"))
     if alert.target_id:
@@ -117,11 +117,16 @@ _NAMED_FIELDS = (
 it may name people."""
 
 
+def named_fields(step: LegStep, words: Words) -> Iterator[str]:
+    """The numbers of enums in a step, in words: its state, cause, flag or reason."""
+    for kind, field, name in _NAMED_FIELDS:
+        if step.kind == kind and step.body.get(field):
+            yield words.numbered(name, step.body[field])
+
+
 def _details(step: LegStep, words: Words) -> Iterator[str]:
     body: Mapping[str, Any] = step.body
-    for kind, field, name in _NAMED_FIELDS:
-        if step.kind == kind and body.get(field):
-            yield words.numbered(name, body[field])
+    yield from named_fields(step, words)
     if step.kind == "Raced":
         losing = body.get("losing")
         yield words.text(

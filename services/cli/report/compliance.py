@@ -109,8 +109,10 @@ def _gaps(period: CompliancePeriod, words: Words) -> Iterator[str]:
     if period.from_ms < period.known_from_ms:
         first = formats.date_time(period.known_from_ms)
         yield words.text(
-            f"주의: {first} 이전은 양 기관의 조치 기록에서 옮긴 것으로, 기관에 통보되거나 출동을 요구한 경보만 있습니다.",
-            f"ATTENTION: before {first} only alerts that notified an agency or demanded a response remain, from the legs' records.",
+            f"주의: {first} 이전은 양 기관의 조치 기록에서 옮긴 것으로, 기관에 통보되거나 출동을 요구한 경보만 있습니다. "
+            "그중 장비 경보가 누구의 장치에 관한 것인지는 남아 있지 않습니다.",
+            f"ATTENTION: before {first} only alerts that notified an agency or demanded a response remain, from the legs' records. "
+            "They don't say whose device an alert about equipment is about.",
         )
 
 
@@ -133,15 +135,15 @@ def _summary(period: CompliancePeriod, words: Words) -> list[str]:
 
 
 def _counts(period: CompliancePeriod, words: Words) -> sections.Rows:
-    counts = Counter((fact.alert.kind, fact.alert.demand) for fact in period.alerts)
-    return [
-        [
-            f"{words.alert(alert_pb2.AlertKind.Name(kind))} → {words(geometry_pb2.Demand.Name(demand))}",
-            str(count),
-        ]
-        for (kind, demand), count in sorted(counts.items())
-        if demand
-    ]
+    counts = Counter(
+        (fact.alert.kind, fact.alert.demand, _alert_text(fact, words)) for fact in period.alerts if fact.alert.demand
+    )
+    return [[text, str(count)] for (_, _, text), count in sorted(counts.items())]
+
+
+def _alert_text(fact: DecidedAlert, words: Words) -> str:
+    """An alert in words: its kind, and what it demanded."""
+    return f"{words.alert(fact.alert)} → {words(geometry_pb2.Demand.Name(fact.alert.demand))}"
 
 
 def _incidents(period: CompliancePeriod, words: Words) -> list[list[str]]:
@@ -168,8 +170,7 @@ def _equipment(period: CompliancePeriod, words: Words) -> list[dict[str, Any]]:
     return [
         {
             "time": formats.date_time(fact.at_ms),
-            "what": f"{words.alert(alert_pb2.AlertKind.Name(fact.alert.kind))} → "
-            f"{words(geometry_pb2.Demand.Name(fact.alert.demand))}",
+            "what": _alert_text(fact, words),
         }
         for fact in period.alerts
         if fact.alert.kind in _EQUIPMENT and fact.alert.demand and not fact.alert.target_id

@@ -113,8 +113,12 @@ class ReportFacts:
 
     @property
     def began_ms(self) -> int:
-        """The first moment of the incident, mesh time."""
-        moments = [min(fact.at_ms, fact.decided_ms) for fact in self.alerts] + [step.at_ms for step in self.steps]
+        """The first moment of the incident, mesh time. Late evidence of hours before doesn't begin it earlier."""
+        moments = [
+            fact.decided_ms if fact.alert.kind == alert_pb2.LATE_EVIDENCE else min(fact.at_ms, fact.decided_ms)
+            for fact in self.alerts
+        ]
+        moments += [step.at_ms for step in self.steps]
         return min(moments, default=self.manifest["made_at_ms"])
 
     @property

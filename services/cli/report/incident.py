@@ -35,7 +35,7 @@ def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         "earlier_titles": [words(name) for name in ("why_not_earlier", "at", "device", "probability", "held_back_by")],
         "devices": equipment.sections(facts, words),
         "no_conclusion": words("no_conclusion"),
-        "device_titles": [words("speaks_for_fault"), words("speaks_for_intent"), words("events")],
+        "device_titles": [words("reception_records"), words("handling_records"), words("events")],
         "answers": sections.answers(facts, words),
         "answer_titles": [
             words(name) for name in ("agency", "subject", "answer", "answered_by", "answered_at", "after_offer")

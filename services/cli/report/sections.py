@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.cli.report import formats
 from services.cli.report.bases import basis_text
-from services.cli.report.chronology import alert_text
+from services.cli.report.chronology import alert_text, named_fields
 from services.cli.report.facts import DecidedAlert, LegStep, ReportFacts
 from services.cli.report.words import Words
 from services.common import times
@@ -20,7 +20,7 @@ Rows = list[list[str]]
 def head(facts: ReportFacts, words: Words) -> Rows:
     """Rows of the head: the incident, the bundle, and who made it for whom on which ground."""
     manifest = facts.manifest
-    notes = [words("is_whole" if manifest["whole"] else "not_whole")]
+    notes = [words(f"is_whole_{manifest['for']}" if manifest["whole"] else "not_whole")]
     if not manifest["ended"]:
         notes.append(words("not_ended"))
     return [
@@ -90,22 +90,28 @@ def _answer_sentences(facts: ReportFacts, words: Words) -> Iterator[str]:
                 f"{missing}의 조치 기록이 이 묶음에 없습니다.", f"The bundle holds no record of {missing}."
             )
             continue
-        offered = next((step for step in steps if step.kind == "Offered"), None)
-        accepted = next((step for step in steps if step.kind == "Acknowledged"), None)
-        if offered is None:
-            continue
-        at = formats.clock_time(offered.at_ms)
-        if accepted is None:
-            yield words.text(
-                f"{words(leg)}: {at} 출동 지령, 접수 기록 없음.",
-                f"{words(leg).capitalize()}: offered at {at}, never acknowledged.",
-            )
-        else:
-            took = words.duration(accepted.at_ms - offered.at_ms)
-            yield words.text(
-                f"{words(leg)}: {at} 출동 지령, {took} 뒤 접수.",
-                f"{words(leg).capitalize()}: offered at {at}, acknowledged {took} later.",
-            )
+        for offered in (step for step in steps if step.kind == "Offered"):
+            yield _answer_sentence(offered, steps, words)
+
+
+def _answer_sentence(offered: LegStep, steps: Sequence[LegStep], words: Words) -> str:
+    """When an assignment was first offered, and when it was first acknowledged."""
+    assignment_id = offered.body.get("assignment_id")
+    accepted = next(
+        (step for step in steps if step.kind == "Acknowledged" and step.body.get("assignment_id") == assignment_id),
+        None,
+    )
+    at, subject = formats.clock_time(offered.at_ms), f"{offered.subject_id}, " if offered.subject_id else ""
+    if accepted is None:
+        return words.text(
+            f"{words(offered.leg)}: {subject}{at} 출동 지령, 이 묶음에 접수 기록 없음.",
+            f"{words(offered.leg).capitalize()}: {subject}offered at {at}, no acknowledgement in the bundle.",
+        )
+    took = words.duration(accepted.at_ms - offered.at_ms)
+    return words.text(
+        f"{words(offered.leg)}: {subject}{at} 출동 지령, {took} 뒤 접수.",
+        f"{words(offered.leg).capitalize()}: {subject}offered at {at}, acknowledged {took} later.",
+    )
 
 
 def _amendment_sentence(facts: ReportFacts, words: Words) -> Iterator[str]:
@@ -275,7 +281,7 @@ def answers(facts: ReportFacts, words: Words) -> Rows:
                 [
                     words(step.leg),
                     step.subject_id or "-",
-                    words.step_of(step.leg, step.kind),
+                    ", ".join([words.step_of(step.leg, step.kind), *named_fields(step, words)]),
                     step.by or "-",
                     formats.clock_time(step.at_ms),
                     "-" if since is None else words.duration(step.at_ms - since.at_ms),
@@ -299,6 +305,7 @@ def authenticity(facts: ReportFacts, words: Words, *, bundle_sha256: str) -> Row
         chains.append([words.text("없는 사슬", "Chains missing"), ", ".join(missing)])
     return [
         [words.text("증거 묶음 SHA-256", "SHA-256 of the bundle"), bundle_sha256],
+        [words.text("묶음을 만든 프로그램", "The bundle was made with"), f"Tandem {manifest['software']}"],
         [words.text("서명 공개키 (Ed25519)", "Public key (Ed25519)"), facts.public_key],
         [words.text("로그", "Log"), f"{manifest['log']['log_id']}, {flow.log_stream(manifest['log']['partition'])}"],
         *chains,
@@ -331,7 +338,7 @@ def how_to_verify(words: Words) -> list[str]:
             "The bundle: tandem evidence verify FILE --public-key CUSTODIAN.pub. Learn the key from elsewhere than this document.",
         ),
         words.text(
-            "문서 검증: tandem report --bundle 파일 --out 새파일 로 다시 만들면 같은 바이트가 나옵니다.",
-            "This document: tandem report --bundle FILE --out NEW gives the same bytes again.",
+            "문서 검증: 이 문서를 만든 프로그램에서 tandem report --bundle 파일 --out 새파일 로 다시 만들면 같은 바이트가 나옵니다.",
+            "This document: tandem report --bundle FILE --out NEW gives the same bytes, with the program that made this document.",
         ),
     ]

@@ -1,8 +1,11 @@
-"""Words of a report in Korean and English: the practice's words for alerts, steps, devices and grounds. Pure."""
+"""Words of a report in Korean and English: the practice's words for alerts, steps, devices and grounds. No I/O, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from services.common.alert_phases import AlertPhase, phase_of
+from tandem.common.v1 import alert_pb2
 
 LANGUAGES = ("ko", "en")
 """Languages of a report."""
@@ -60,9 +63,13 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "made_for": ("수령자", "Recipient"),
     "legal_basis": ("근거 조문", "Legal basis"),
     "whole": ("기록의 완전성", "Completeness"),
-    "is_whole": (
-        "사건 전 2시간의 기록이 모두 있습니다.",
-        "All entries of the two hours before the incident are enclosed.",
+    "is_whole_police": (
+        "사건 전 2시간에 피부착자와 피해자에 관해 남은 기록이 모두 있습니다.",
+        "All entries about the wearer and the protected persons of the two hours before the incident are enclosed.",
+    ),
+    "is_whole_probation": (
+        "사건 전 2시간에 피부착자에 관해 남은 기록이 모두 있습니다. 피해자의 위치는 없습니다.",
+        "All entries about the wearer of the two hours before the incident are enclosed. Positions of the protected persons aren't.",
     ),
     "not_whole": (
         "주의: 사건 전 기록의 일부가 이미 보존기간이 지나 없습니다.",
@@ -121,6 +128,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "TAG_REMOVED": ("전자장치 일시 분리됨", "tag removed with permission"),
     "TAG_REFITTED": ("전자장치 재부착됨", "tag refitted"),
     "other_alert": ("그 밖의 경보", "other alert"),
+    "phase_OVER": ("종료", "over"),
+    "phase_CHANGED": ("변동 기록", "a change, for the record"),
     # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────
     "anomaly_JUMP": ("이동으로 볼 수 없는 위치 변화", "a change of position that no movement explains"),
     "anomaly_VAGUE": ("오차가 커서 구역 안인지 알 수 없음", "accuracy too poor to say whether it is inside"),
@@ -238,11 +247,13 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "events": ("장비 신호", "Equipment events"),
     "none": ("없음", "none"),
     "no_reports": ("이 묶음에 위치 보고 없음", "no position in the bundle"),
-    "speaks_for_fault": ("고장이나 환경을 가리키는 기록", "Speaks for a fault or the surroundings"),
-    "speaks_for_intent": ("고의를 가리키는 기록", "Speaks for intent"),
+    "reception_records": ("배터리·수신·통신 상태의 기록", "Records of battery, reception and connection"),
+    "handling_records": ("스트랩·본체·전원·위치 신호의 기록", "Records of strap, case, power and signals"),
     "no_conclusion": (
-        "이 문서는 고장인지 고의인지 결론짓지 않습니다. 두 방향의 기록을 모두 싣습니다.",
-        "This document concludes neither fault nor intent. It lists what speaks for each.",
+        "이 문서는 고장인지 고의인지 결론짓지 않습니다. 어느 기록이든 고장, 주변 환경, 통상적인 사용, 조작에서 나올 수 있습니다. "
+        "‘없음’은 이 묶음에 그런 기록이 없다는 뜻입니다.",
+        "This document concludes neither fault nor intent. Each record may come from a fault, the surroundings, ordinary use or "
+        "tampering. “None” means that the bundle holds no such record.",
     ),
 }
 """Each word in the order of LANGUAGES."""
@@ -259,7 +270,13 @@ class Words:
         """The word with a name. Raises KeyError if there is none."""
         return WORDS[name][self._column]
 
-    def alert(self, kind: str) -> str:
+    def alert(self, alert: alert_pb2.Alert) -> str:
+        """Words for an alert: its kind, and whether it says that what the kind names is over."""
+        phase = phase_of(alert)
+        word = self.alert_kind(alert_pb2.AlertKind.Name(alert.kind))
+        return word if phase is AlertPhase.BEGUN else f"{word}: {self(f'phase_{phase.value}')}"
+
+    def alert_kind(self, kind: str) -> str:
         """Word for a kind of alert. A kind that a newer version knows is an other alert."""
         return self(kind) if kind in WORDS else f"{self('other_alert')} ({kind})"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from cryptography import x509
 
+from services.cli import build
 from services.cli.stack import nats_server, processes
 from services.common.messaging import flow
 from services.common.rpc.certificates import AUTHORITY, CERT, spiffe_id
@@ -61,7 +62,7 @@ def versions() -> Iterator[CheckFinding]:
     if sys.version_info < LEAST_PYTHON:
         yield CheckFinding("versions", CheckVerdict.BAD, f"Python {python} is older than {least}")
     else:
-        yield CheckFinding("versions", CheckVerdict.GOOD, f"Python {python}, tandem {metadata.version('tandem')}")
+        yield CheckFinding("versions", CheckVerdict.GOOD, f"Python {python}, tandem {build.software()}")
     pinned, found = _pinned_nats_server(), nats_server_version()
     if not found:
         yield CheckFinding("versions", CheckVerdict.BAD, "no nats-server: run `make setup`, or set NATS_SERVER_BIN")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from services.common.alert_phases import AlertPhase
 from services.common.observability.telemetry import logger
 from services.console.devices.domain import WatchedDevice
 from services.console.devices.reading import DeviceReader
@@ -66,6 +67,7 @@ def _notice(device: WatchedDevice, kind: str, now_ms: int) -> Item:
         "at": now_ms,
         "decided": now_ms,
         "kind": kind,
+        "phase": AlertPhase.BEGUN.value,
         "demand": "NOTIFY",
         "device": device.device_id,
         "charge": battery.charge_pct if battery else None,

@@ -46,7 +46,8 @@ class DeviceSide:
     last: tuple[TrackPoint, ...]
     """Last positions before the decision, at most SHOWN."""
     silence_ms: int | None
-    """Longest time without a position in the 10 minutes before the decision, in ms; None if there was no position at all."""
+    """Longest time without a position in the 10 minutes before the decision, in ms; None if there was no position at all. Before the
+    first position of the copy nothing counts, as the device may have had no owner then."""
 
 
 def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list[DeviceSide]:
@@ -54,8 +55,9 @@ def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list
     result = []
     for track in tracks:
         known = [point for point in track.points if point.sequence <= sequence]
-        recent = [point.arrived_ms for point in known if decided_ms - LOOK_BACK_MS <= point.arrived_ms <= decided_ms]
-        silence_ms = longest_gap_ms([*recent, decided_ms]) if recent else None
+        from_ms = decided_ms - LOOK_BACK_MS
+        moments = [max(from_ms, point.arrived_ms) for point in known if point.arrived_ms <= decided_ms]
+        silence_ms = longest_gap_ms([*moments, decided_ms]) if moments else None
         result.append(
             DeviceSide(
                 device_id=track.device_id, of_wearer=track.of_wearer, last=tuple(known[-SHOWN:]), silence_ms=silence_ms

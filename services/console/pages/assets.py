@@ -36,8 +36,11 @@ _templates = jinja2.Environment(
 
 
 def _clock(ms: int | None) -> str:
-    """Formats a time in Korea's time zone, to the second."""
-    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%m-%d %H:%M:%S")
+    """Formats a time in Korea's time zone, to the second; with its year unless that is the present one."""
+    if ms is None:
+        return ""
+    at = datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA)
+    return at.strftime("%m-%d %H:%M:%S" if at.year == datetime.now(KOREA).year else "%Y-%m-%d %H:%M:%S")
 
 
 def _day(ms: int) -> str:

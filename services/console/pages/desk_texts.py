@@ -60,7 +60,7 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "burden_dispatches": ("출동", "Units sent"),
     "burden_arrivals": ("현장 도착", "Arrived"),
     "burden_for_nothing": ("헛출동", "For nothing"),
-    "burden_per_day": ("하루 평균 출동", "Units sent a day"),
+    "burden_per_day": ("위 기간의 첫 사건부터 하루 평균 출동", "Units sent a day since the first of these incidents"),
     "burden_none": ("이 명령으로 조치한 것이 없습니다.", "Nothing was sent because of this order."),
     "burden_cut": ("최근 500건만 보입니다.", "Only the newest 500 are shown."),
     "burden_other_leg": ("타 기관", "other agency"),

@@ -101,6 +101,7 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "이 사건의 접근 기록은 나중에 정정되었습니다. 경보의 “접근 기록 정정”을 보십시오.",
         "The account of this incident was amended later: see its alerts “Account amended”.",
     ),
+    "side_none": ("판단 전에 들어온 위치가 없습니다.", "No position had come before the decision."),
     "decision_version": ("판단 버전", "version of the decision"),
     "earlier": ("더 일찍 결정되지 않은 이유", "Why not earlier"),
     "earlier_hint": (

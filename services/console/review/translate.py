@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.common import times
+from services.common.alert_phases import phase_of
 from services.console.domain.explaining import DeviceTrack, TrackPoint
 from services.console.translate import leg_name, source
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
@@ -56,7 +57,12 @@ def replay(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
         "places": [place for case in copy.cases for place in _places(case)],
         "rings": sorted({ring.radius_m for case in copy.cases for ring in case.rings}),
         "alerts": [
-            {"at": times.from_timestamp(alert.at), "kind": alert_pb2.AlertKind.Name(alert.kind), "ring": alert.ring_m}
+            {
+                "at": times.from_timestamp(alert.at),
+                "kind": alert_pb2.AlertKind.Name(alert.kind),
+                "phase": phase_of(alert).value,
+                "ring": alert.ring_m,
+            }
             for alert in copy.alerts
         ],
     }
@@ -89,6 +95,7 @@ def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
             {
                 "id": alert.alert_id,
                 "kind": alert_pb2.AlertKind.Name(alert.kind),
+                "phase": phase_of(alert).value,
                 "demand": geometry_pb2.Demand.Name(alert.demand),
                 "order": alert.order_id,
                 "target": alert.target_id,

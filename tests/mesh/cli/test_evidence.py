@@ -231,8 +231,9 @@ async def test_each_bundle_is_disclosed_and_refused_without_legal_grounds(made: 
             rows += [ledger_pb2.Disclosure.FromString(message.data) for message in messages]
             if messages[-1].sequence >= last:
                 break
-        # Positions that the legs follow by themselves are disclosed to them in other rows.
-        return [row for row in rows if row.reference == made.incident_id and row.recipient not in CALLERS.values()]
+        # Positions that the legs follow by themselves, and those that a reviewer explains, are disclosed in other rows.
+        others = (*CALLERS.values(), "spiffe://tandem/reviewer/kim")
+        return [row for row in rows if row.reference == made.incident_id and row.recipient not in others]
 
     async with made.mesh.now.nats.bus_as("registry") as bus:
         before = await disclosed(bus)
@@ -376,8 +377,10 @@ def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Ma
     assert empty.returncode == 0, empty.stderr
     nothing = "".join(page.extract_text() for page in PdfReader(tmp_path / "empty.pdf").pages)
     assert "0 incidents and 0 entries" in nothing
-    refused = tandem("report", *period, *mesh, "--recipient", "spiffe://npa/desk/seoul", "--out", str(tmp_path / "x"))
-    assert refused.returncode == 2 and "legal_basis" in refused.stderr and not (tmp_path / "x").exists()
+    to = ("--recipient", "spiffe://npa/desk/seoul", "--out", str(tmp_path / "x"))
+    for lacks, named in ((("--reviewer", "lee"), "legal_basis"), (BASIS[:2], "--reviewer")):
+        refused = tandem("report", *period, *mesh, *to, *lacks)
+        assert refused.returncode == 2 and named in refused.stderr and not (tmp_path / "x").exists()
     unknown = tandem("report", "--order", "order-none", *period[2:], *mesh, *BASIS, "--out", str(tmp_path / "x"))
     assert unknown.returncode == 2 and "knows no order-none" in unknown.stderr
 

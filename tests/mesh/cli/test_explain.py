@@ -59,7 +59,7 @@ def test_a_refold_reproduces_each_alert_of_the_demo(mesh: RunningMesh) -> None:
         assert {side["side"] for side in output["sides"]} >= {"wearer"}
 
 
-def test_tables_show_coordinates_only_on_request(mesh: RunningMesh) -> None:
+def test_tables_show_coordinates_and_figures_only_on_request(mesh: RunningMesh) -> None:
     alert = next(alert for alert in asyncio.run(read_alerts(mesh)) if alert.demand == geometry_pb2.RESPOND)
     command = ("explain", alert.alert_id, "--dir", str(mesh.folder))
     without, with_them = tandem(*command), tandem(*command, *POSITIONS)
@@ -68,6 +68,7 @@ def test_tables_show_coordinates_only_on_request(mesh: RunningMesh) -> None:
         assert "contacts in the 10 minutes before it" in outcome.stdout
     assert "37.63" not in without.stdout and "127.21" not in without.stdout
     assert "37.63" in with_them.stdout and "127.21" in with_them.stdout
+    assert "probability inside" in with_them.stdout and "probability inside" not in without.stdout
 
 
 def test_positions_need_a_reviewer_and_legal_grounds(mesh: RunningMesh) -> None:

@@ -395,4 +395,6 @@ async def test_an_offer_is_acknowledged_under_the_users_own_name(bench: ConsoleB
         assert ("police", "Acknowledge", "spiffe://npa/desk/park") in bench.asked
         for bad in ({"assignment": ""}, {"assignment": "a b"}, {"offer": "x"}, {"offer": "0"}, {"seen": ""}):
             assert (await visitor.post(endpoint, **({"offer": "1"} | seen | bad)))[0] == 400, bad
+        status, text = await visitor.post(endpoint, csrf="another's", accept="application/json", offer="1", **seen)
+        assert status == 403 and TEXTS["error_403"][0] in text and "load the page again" in text
         await bench.legs["police"].emit_step(dispatch_pb2.OFFERED)

@@ -17,7 +17,7 @@ from tandem.common.v1 import log_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.console.console import Visitor, visiting
 
-BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
+BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul", "--reviewer", "lee")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from services.cli.explain import explanation, tables
+from services.cli.explain import disclosures, explanation, tables
+from services.cli.explain.explanation import Explanation
 from services.common import times
+from services.common.privacy.grounds import Purpose
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.explained import T0_MS, Log, approach, case_entry, fix, respond
@@ -60,7 +63,7 @@ def test_an_unreadable_entry_is_skipped_as_in_the_mesh() -> None:
 
 def test_the_explanation_names_entry_report_rules_and_case() -> None:
     story = approach()
-    output = story.explain(story.stored(respond(story))).to_json(positions=False)
+    output = story.explain(story.stored(respond(story))).to_json(positions=True)
     # The wearer goes 350 m between the last two reports, and enters the ring after 300 m.
     assert output["figures"]["distance_m"] == pytest.approx(100, abs=0.1)
     assert (output["entry"]["sequence"], output["entry"]["what"]) == (11, "a position")
@@ -251,6 +254,68 @@ def test_coordinates_are_shown_only_on_request() -> None:
     with_them, without = (json.dumps(explained.to_json(positions)) for positions in (True, False))
     assert "37.50" in with_them and '"lat_deg"' in with_them
     assert "37.50" not in without and "_deg" not in without
+
+
+def shown_of(explained: Explanation, positions: bool) -> str:
+    shown = StringIO()
+    Console(file=shown, width=160).print(*tables.tables(explained, positions), sep="\n")
+    return shown.getvalue()
+
+
+def test_distances_probabilities_and_times_inside_are_shown_only_on_request() -> None:
+    """Three distances and a track lead to an address: a figure needs the grounds that the positions behind it need."""
+    story = approach()
+    for turn in range(10):
+        story.at(212 + 40 * turn, "d1", 0)
+        story.at(213 + 40 * turn, "t1", 30 + 400 * turn)
+    entered = story.explain(story.stored(respond(story)))
+    cleared = story.explain(story.stored(next(alert for alert in story.alerts if alert.kind is AlertKind.RING_CLEARED)))
+    for explained in (entered, cleared):
+        with_them, without = (explained.to_json(positions) for positions in (True, False))
+        assert with_them["figures"] is not None and without["figures"] is None
+        assert not {"distance_m", "probability"} & {name for report in without["earlier"] for name in report}
+    shown, hidden = shown_of(entered, True), shown_of(entered, False)
+    assert "probability inside" in shown and "distance" in shown
+    assert "probability inside" not in hidden and "with --positions" in hidden
+    assert f"{entered.figures.distance_m:.3f}" in shown and f"{entered.figures.distance_m:.3f}" not in hidden
+    assert "least distance" in shown_of(cleared, True) and "least distance" not in shown_of(cleared, False)
+
+
+def test_a_figure_that_differs_is_named_without_its_value() -> None:
+    story = approach()
+    forged = story.explain(story.stored(replace(respond(story), distance_mm=123_456.0)))
+    assert forged.differences == ["figures.distance_m: differs"]
+
+
+def test_a_distance_is_a_disclosure_of_both_sides_even_where_no_position_is_recent() -> None:
+    story = Log()
+    story.add(0, case_entry())
+    story.at(1, "d1", 0)
+    story.add(9_000, log_pb2.LogEntry(tick=log_pb2.Tick()))
+    story.at(9_010, "t1", 50)
+    explained = story.explain(story.stored(respond(story)))
+    assert not explained.refold.reports["d1"]
+    to = disclosures.Reader("spiffe://tandem/reviewer/kim", "STALKING_9_1_3_2", Purpose.AUDIT)
+    rows = disclosures.disclosures(explained.refold, to, T0_MS)
+    assert [(row.record_kind, row.record_id) for row in rows] == [("PROTECTED_PERSON", "p1"), ("WEARER", "w1")]
+
+
+def test_the_end_of_an_event_is_named_as_such() -> None:
+    story = Log()
+    story.add(0, case_entry())
+    story.at(1, "d1", 0)
+    for at_s, event in ((9, log_pb2.STRAP_OPEN), (15, log_pb2.STRAP_CLOSED)):
+        story.add(
+            at_s,
+            log_pb2.LogEntry(
+                equipment=log_pb2.EquipmentReport(
+                    device_id="t1", report_id=f"e{at_s}", event=event, event_time_ms=T0_MS + 1_000 * at_s
+                )
+            ),
+        )
+    opened, closed = (alert for alert in story.alerts if alert.kind is AlertKind.TAMPERED)
+    named = [tables.alert_in_words(story.stored(alert).alert) for alert in (opened, closed)]
+    assert named == ["TAMPERED", "TAMPERED over"]
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────

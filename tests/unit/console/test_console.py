@@ -170,6 +170,11 @@ def test_an_explanation_ignores_reports_after_the_decision() -> None:
     assert [point.sequence for point in side.last] == [2, 3, 10]
     assert side.silence_ms == 7_000
     (mute,) = explaining.sides([explaining.DeviceTrack("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
+    # Silent for the first 9 of the 10 minutes, and for all 10: what came before them shows that the device was there.
+    late = tuple(explaining.TrackPoint(at_ms, at_ms, 37.0, 127.0, 5.0, n) for n, at_ms in enumerate((0, 1_140_000), 1))
+    for points, silence_ms in ((late, 540_000), (late[:1], 600_000), (late[1:], 60_000)):
+        track = explaining.DeviceTrack("tag", "W-1", True, points)
+        assert [side.silence_ms for side in explaining.sides([track], sequence=2, decided_ms=1_200_000)] == [silence_ms]
     assert (mute.last, mute.silence_ms) == ((), None)
 
 
@@ -204,7 +209,7 @@ def test_an_escalation_has_its_text_in_both_languages() -> None:
         for span in spans
         if span.service == "dispatch-police"
     ]
-    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상급자 이관", "상급자 이관"]
+    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "다음 순번 요청", "다음 순번 요청"]
     assert [Texts("en")(name) for name in names] == ["Offered", "Received by the desk", "Escalated", "Escalated"]
     assert (
         waterfall.step_name(TraceSpan("t", "s", "", "dispatch-police", "police misses probation", 0, 0))

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from services.common.alert_phases import AlertPhase
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind
 from services.console.domain.waterfall import STEP_NAMES
 from services.console.pages.texts import TEXTS
@@ -34,6 +35,7 @@ def test_no_korean_text_has_a_latin_word() -> None:
     ("prefix", "values"),
     [
         ("deed_", [deed.value for deed in Deed]),
+        ("phase_", [phase.value for phase in AlertPhase if phase is not AlertPhase.BEGUN]),
         ("kind_", [kind.value for kind in RecordKind]),
         ("purpose_", [purpose.value for purpose in Purpose]),
         ("basis_", [basis.code for basis in LEGAL_BASES]),

@@ -23,6 +23,7 @@ from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, fitted, for_results
 from services.common import times
+from services.common.alert_phases import phase_of
 from services.common.messaging import flow
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
@@ -37,7 +38,8 @@ def explain(
     id_: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert; of an incident, to list its alerts.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     positions: Annotated[
-        bool, typer.Option("--positions", help="Show coordinates; the ledger records this for each person.")
+        bool,
+        typer.Option("--positions", help="Show coordinates, distances and times inside. The ledger records it."),
     ] = False,
     *,
     legal_basis: Annotated[
@@ -79,6 +81,7 @@ def _print_alerts(alerts: list[alert_pb2.Alert], as_json: bool) -> None:
         {
             "at": times.to_rfc3339(times.from_timestamp(alert.at)),
             "kind": alert_pb2.AlertKind.Name(alert.kind),
+            "phase": phase_of(alert).value,
             "ring_m": alert.ring_m or None,
             "target_id": alert.target_id,
             "demand": geometry_pb2.Demand.Name(alert.demand),
@@ -91,9 +94,10 @@ def _print_alerts(alerts: list[alert_pb2.Alert], as_json: bool) -> None:
         return
     console = for_results()
     table = Table("holds for", "what", "demand", "alert")
-    for row in rows:
-        ring = f" {row['ring_m']:g} m" if row["ring_m"] else ""
-        table.add_row(str(row["at"])[11:], f"{row['kind']}{ring}", str(row["demand"]), str(row["alert_id"]))
+    for alert, row in zip(alerts, rows, strict=True):
+        ring = f" {alert.ring_m:g} m" if alert.ring_m else ""
+        what = f"{tables.alert_in_words(alert)}{ring}"
+        table.add_row(str(row["at"])[11:], what, str(row["demand"]), alert.alert_id)
     console.print(fitted(console, table))
     gravest = max(alerts, key=lambda alert: alert.demand)
     console.print(f"why one was given: tandem explain {gravest.alert_id}")

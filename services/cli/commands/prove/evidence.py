@@ -51,11 +51,11 @@ def make(
     ],
     recipient: Annotated[str, typer.Option(help="SPIFFE id of the recipient.")],
     *,
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Name of the person who makes the bundle.")],
     leg: Annotated[
         str, typer.Option(help="Whose evidence: police, or probation without the protected persons.")
     ] = "police",
     purpose: Annotated[Purpose, typer.Option(help="Purpose of the disclosure.", case_sensitive=False)] = Purpose.COURT,
-    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Name of the person who makes the bundle.")] = "replay",
     out: Annotated[Path | None, typer.Option(help="File to write; default: INCIDENT-LEG.tar.")] = None,
     key: Annotated[Path | None, typer.Option(help="Signing key; default: DIR/data/evidence.key.")] = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
@@ -66,11 +66,11 @@ def make(
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)
     grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
-    signer = key or folder / "data" / "evidence.key"
+    signer, path = key or folder / "data" / "evidence.key", out or Path(f"{incident_id}-{leg}.tar")
+    collection.require_new(path)
     bundle = uvloop.run(
         collection.make(mesh.load(folder), folder, incident_id, leg=leg, grounds=grounds, key_file=signer)
     )
-    path = out or Path(f"{incident_id}-{leg}.tar")
     collection.write(path, bundle)
     print(f"{path}: {len(bundle)} bytes, signed with {signer}; the key to verify it is {signer.with_suffix('.pub')}")
     _report(_verified(path, None), False)

@@ -43,9 +43,7 @@ def report(
     purpose: Annotated[
         Purpose, typer.Option(help="From a mesh: purpose of the disclosure.", case_sensitive=False)
     ] = Purpose.COURT,
-    reviewer: Annotated[
-        str, typer.Option(metavar="NAME", help="From a mesh: name of who makes the report.")
-    ] = "replay",
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="From a mesh: name of who makes the report.")] = "",
     public_key: Annotated[Path | None, typer.Option(help="With --bundle: the custodian's public key.")] = None,
     language: Annotated[str, typer.Option(help="Language of the document: ko or en.")] = "ko",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
@@ -64,17 +62,20 @@ def report(
         raise CommandFailed(f"--language: must be one of {', '.join(LANGUAGES)} (example: ko)", MISUSED)
     words = Words(language)
     grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
+    proof = out.with_suffix(".tar")
     if bundle is None:
         telemetry.configure("report", sys.stderr)
+        if not reviewer:
+            raise CommandFailed(
+                "--reviewer: name who makes the report, as the ledger records it (example: kim)", MISUSED
+            )
+        for path in (out,) if order else (out, proof):
+            evidence_collection.require_new(path)
     if bundle is not None:
         made = _of_bundle(_read(bundle), _key(public_key), words)
     elif order:
         made = _of_order(order, since, until, folder=folder, grounds=grounds, words=words)
     else:
-        proof = out.with_suffix(".tar")
-        for path in (out, proof):
-            if path.exists():  # before the disclosure is recorded
-                raise CommandFailed(f"{path}: exists already; name another file")
         evidence = _evidence(incident_id, leg, folder=folder, grounds=grounds)
         made = _of_bundle(evidence, None, words)
         evidence_collection.write(proof, evidence)

@@ -39,8 +39,10 @@ const DISTURBED = new Set(["SILENT", "JAMMED", "DEVICE_OFF", "TAMPERED", "PROTEC
 const HEARD = "HEARD_AGAIN";
 
 interface Notice {
-  at: number;
+  /** When it was decided, in ms. What it is about may be hours before, and an alert that comes late is news all the same. */
+  decided: number;
   kind: string;
+  phase: string;
   wearer: string;
   target: string;
   exercise: boolean;
@@ -49,7 +51,7 @@ interface Notice {
 /** Counts notices: unread ones, and devices whose last notice says that they are silent or disturbed. */
 export class NoticeCount {
   #unread = 0;
-  #disturbed = new Map<string, boolean>();
+  #disturbed = new Set<string>();
   #readUntil: number;
 
   constructor(
@@ -76,11 +78,11 @@ export class NoticeCount {
 
   add(notices: Notice[]): void {
     for (const notice of notices.filter((each) => !each.exercise)) {
-      this.#newest = Math.max(this.#newest, notice.at);
-      if (notice.at > this.#readUntil) this.#unread += 1;
+      this.#newest = Math.max(this.#newest, notice.decided);
+      if (notice.decided > this.#readUntil) this.#unread += 1;
       const device = notice.target || notice.wearer;
-      if (DISTURBED.has(notice.kind)) this.#disturbed.set(device, true);
-      else if (notice.kind === HEARD) this.#disturbed.delete(device);
+      if (notice.kind === HEARD || notice.phase === "OVER") this.#disturbed.delete(device);
+      else if (DISTURBED.has(notice.kind)) this.#disturbed.add(device);
     }
     this.#show();
   }

@@ -134,12 +134,17 @@ export class Card {
   #own(incident: Incident): void {
     if (!this.leg) return;
     const own = incident.legs[this.leg] ?? [];
-    const now = this.now();
-    const said = own.map((to) => this.#nextWords(to, now));
-    this.#part("card-own", JSON.stringify([own, said, own.map((to) => this.nameOf(incident, to.subject))]), () => {
+    this.#part("card-own", JSON.stringify([own, own.map((to) => this.nameOf(incident, to.subject))]), () => {
       if (!own.length) return [make("p", {}, this.words.say("nothing_own"))];
-      return own.map((to, i) => this.#destination(incident, to, said[i] ?? ""));
+      return own.map((to) => this.#destination(incident, to));
     });
+    // The time that is left changes each second, and the buttons stay: a click is lost if its button is replaced while it is pressed.
+    const now = this.now();
+    for (const [i, line] of byId("card-own").querySelectorAll(".next").entries()) {
+      const to = own[i];
+      const said = to ? this.#nextWords(to, now) : "";
+      if (line.textContent !== said) line.textContent = said;
+    }
   }
 
   #nextWords(to: Assignment, now: number): string {
@@ -152,7 +157,7 @@ export class Card {
     return to.due === null ? next : `${next} ${words.say("due_by", values)}`;
   }
 
-  #destination(incident: Incident, to: Assignment, next: string): HTMLElement {
+  #destination(incident: Incident, to: Assignment): HTMLElement {
     const { words } = this;
     const name = this.nameOf(incident, to.subject);
     const state = make("p", { class: "state-line" }, make("strong", {}, name), " ", make("span", { class: `state state-${to.state}` }, words.say(to.state)));
@@ -167,13 +172,16 @@ export class Card {
     if (following) steps.append(this.#button("progress", incident, to, words.say(`desk_${following}`), true, following));
     if (canBeClosed(to)) steps.append(this.#button("close", incident, to, words.say("desk_close"), !following));
     if (canBeRefused(to)) steps.append(this.#button("reject", incident, to, words.say("desk_reject"), false));
-    return make("article", { class: "destination", "data-assignment": to.id }, state, make("p", { class: "next" }, next), steps);
+    return make("article", { class: "destination", "data-assignment": to.id }, state, make("p", { class: "next" }), steps);
   }
 
   #button(act: Act, incident: Incident, to: Assignment, text: string, main: boolean, state?: string): HTMLElement {
     const attributes = { type: "button", class: main ? "do main" : "do", "data-act": `${act} ${to.id}` };
     const button = make("button", attributes, text);
-    button.addEventListener("click", () => this.act(act, incident, to, state));
+    button.addEventListener("click", (event) => {
+      // The second click of a double click would press the next step's button, which has come to the same place.
+      if (event.detail < 2) this.act(act, incident, to, state);
+    });
     return button;
   }
 

@@ -51,6 +51,22 @@ export function lastBefore(moments: readonly number[], at: number): number {
   return low - 1;
 }
 
+/** Time between two positions beyond which no line joins them, in ms: nobody knows the way between them. */
+const LONG_GAP_MS = 180_000;
+
+/** Splits positions, each with its time in ms first, wherever two of them are so far apart in time that no line may join them. */
+export function stretches<T extends readonly [number, ...unknown[]]>(positions: readonly T[]): T[][] {
+  const found: T[][] = [];
+  let last = -Infinity;
+  for (const position of positions) {
+    const stretch = found.at(-1);
+    if (stretch && position[0] - last <= LONG_GAP_MS) stretch.push(position);
+    else found.push([position]);
+    last = position[0];
+  }
+  return found;
+}
+
 /** Returns the bearing from one point to another, in degrees clockwise from north, 0 to 360. */
 export function bearingDeg([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
   const dLon = (lonB - lonA) * RAD;

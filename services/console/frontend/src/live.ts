@@ -49,7 +49,7 @@ const alarms = new Alarms(words, now);
 
 // ── the queue and the chosen incident ──
 
-const rows = new Rows(byId("incidents"), page.texts, leg, now, choose, acceptAll);
+const rows = new Rows(byId("incidents"), words, leg, now, choose, acceptAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
 /** Whether the user has chosen the incident or worked with its card: then no other takes the card away. */
@@ -254,6 +254,11 @@ const KEYS: Record<string, () => void> = {
 document.addEventListener("keydown", (event) => {
   const on = event.target instanceof HTMLElement ? event.target : document.body;
   if (event.ctrlKey || event.altKey || event.metaKey || on.closest("input, select, textarea, dialog")) return;
+  // A key that is held down moves through the queue, and does anything else once: the next step would follow on the last one.
+  if (event.repeat && event.key !== "j" && event.key !== "k") {
+    if (event.key === "Enter") event.preventDefault();
+    return;
+  }
   // Enter does what the focused control does, but on a row of the queue, which is chosen already.
   if (event.key === "Enter" && on.closest("a, button") && !on.matches(".chosen-row .pick")) return;
   const work = KEYS[event.key];
@@ -332,6 +337,7 @@ connection.open();
 setInterval(() => {
   rows.tick();
   if (connection.hasHeard) {
+    for (const id of map.targets.expire(now())) map.moved(id);
     drawCard();
     alarms.tick();
   }

@@ -4,7 +4,7 @@
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { Map as MapLibre } from "maplibre-gl";
-import { disc, distanceM } from "./geo";
+import { disc, distanceM, stretches } from "./geo";
 import type { LonLat } from "./geo";
 import { PLACE_IMAGE, liveLayers, placeImage } from "./livelayers";
 import type { MapAddresses } from "./map";
@@ -199,7 +199,9 @@ export class LiveMap {
     const features: Feature[] = [];
     for (const target of this.targets.of(this.#incident)) {
       const track = this.tracks.get(target.id) ?? [];
-      if (track.length > 1) features.push(line("track", "", target.sort, track.map(([, lon, lat]) => [lon, lat])));
+      for (const way of stretches(track)) {
+        if (way.length > 1) features.push(line("track", "", target.sort, way.map(([, lon, lat]) => [lon, lat])));
+      }
       if (target.sort === "wearer" || !target.at) continue;
       const [lon, lat, accuracy] = target.at;
       for (const ring of this.#rings) {

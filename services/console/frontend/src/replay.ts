@@ -2,7 +2,7 @@
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { LayerSpecification, Map as MapLibre } from "maplibre-gl";
-import { disc, distanceM, lastBefore } from "./geo";
+import { disc, distanceM, lastBefore, stretches } from "./geo";
 import type { LonLat } from "./geo";
 import { Words } from "./words"; // before the map, by which the bundler names the part that pages share
 import { openMap, repaint } from "./map";
@@ -40,7 +40,7 @@ interface Replay {
   units: Unit[];
   places: Place[];
   rings: number[];
-  alerts: { at: number; kind: string; ring: number }[];
+  alerts: { at: number; kind: string; phase: string; ring: number }[];
 }
 
 interface Step {
@@ -103,10 +103,14 @@ let map: MapLibre | undefined;
 let shownMs = alerts.length ? Math.min(...alerts.map((alert) => alert.at)) : fromMs;
 
 const marks: Mark[] = [
-  ...alerts.map((alert): Mark => ({ at: alert.at, sort: "alert", text: `${text(alert.kind)}${alert.ring ? ` ${alert.ring} m` : ""}` })),
+  ...alerts.map((alert): Mark => ({ at: alert.at, sort: "alert", text: alertText(alert) })),
   ...page.steps.flatMap((step) => step.states.map(([at, state]): Mark => ({ at, sort: "step", text: `${text(step.leg)} → ${step.subject}: ${text(state)}` }))),
   ...page.late.map((late): Mark => ({ at: late.due, sort: "late", text: lateText(late) })),
 ].sort((a, b) => a.at - b.at);
+
+function alertText({ kind, phase, ring }: Replay["alerts"][number]): string {
+  return `${words.alert(kind, phase)}${ring ? ` ${ring} m` : ""}`;
+}
 
 function lateText(late: LateStep): string {
   return `${text(late.leg)} → ${late.subject}: ${text(late.name)} ${text("was_due")}`;
@@ -145,6 +149,13 @@ function area(sort: string, name: string, line: LonLat[]): Feature {
   return feature(sort, name, { type: "Polygon", coordinates: [line] });
 }
 
+/** Lines that join positions in the order of their times, without those that are too far apart in time. */
+function wayFeatures(sort: string, points: readonly (readonly [number, number, number, ...unknown[]])[]): Feature[] {
+  return stretches(points)
+    .filter((stretch) => stretch.length > 1)
+    .map((stretch) => feature(sort, "", { type: "LineString", coordinates: stretch.map((point) => [point[1], point[2]]) }));
+}
+
 function features(at: number): Feature[] {
   const found: Feature[] = [];
   for (const place of places) {
@@ -158,9 +169,7 @@ function features(at: number): Feature[] {
     const now = known(track, at);
     if (!now) continue;
     const way = track.points.slice(0, lastBefore(moments.get(track) ?? [], at) + 1).filter((point) => point[0] >= fromMs);
-    if (way.length > 1) {
-      found.push(feature(`${sort}-way`, "", { type: "LineString", coordinates: way.map((point) => [point[1], point[2]]) }));
-    }
+    found.push(...wayFeatures(`${sort}-way`, way));
     found.push(area(`${sort}-accuracy`, "", disc([now[1], now[2]], Math.max(now[3], 1))));
     found.push(feature(sort, text(track.wearer ? "wearer" : "protected"), { type: "Point", coordinates: [now[1], now[2]] }));
   }
@@ -172,8 +181,7 @@ function unitFeatures(at: number): Feature[] {
     const way = unit.points.filter((point) => point[0] <= at);
     const now = way.at(-1);
     if (!now) return [];
-    const line = feature("unit-way", "", { type: "LineString", coordinates: way.map((point) => [point[1], point[2]]) });
-    return [...(way.length > 1 ? [line] : []), feature("unit", `${text("unit")} ${unit.unit}`, { type: "Point", coordinates: [now[1], now[2]] })];
+    return [...wayFeatures("unit-way", way), feature("unit", `${text("unit")} ${unit.unit}`, { type: "Point", coordinates: [now[1], now[2]] })];
   });
 }
 
@@ -207,7 +215,7 @@ function draw(): void {
   }
   const overdue = page.late.filter((late) => late.due <= at && (late.met === null || late.met > at)).map(lateText);
   const last = alerts.filter((alert) => alert.at <= at).at(-1);
-  if (last) lines.push(`${timeOfDay(last.at)} ${text(last.kind)}${last.ring ? ` ${last.ring} m` : ""}`);
+  if (last) lines.push(`${timeOfDay(last.at)} ${alertText(last)}`);
   byId("state-at").replaceChildren(...lines.map((line) => make("li", {}, line)), ...overdue.map((line) => make("li", { class: "bad" }, line)));
   const past = lastBefore(marks.map((mark) => mark.at), at);
   for (const [n, item] of [...byId("events").children].entries()) item.toggleAttribute("aria-current", n === past);

@@ -1,6 +1,7 @@
 // The queue of incidents, the most urgent first: one row for each, or one for many notices of one cause. Only changed rows are redrawn.
 
 import { make, timeOfDay } from "./page";
+import type { Words } from "./words";
 
 export interface Assignment {
   id: string;
@@ -58,7 +59,7 @@ export class Rows {
 
   constructor(
     private readonly body: HTMLElement,
-    private readonly texts: Record<string, string>,
+    private readonly words: Words,
     private readonly leg: string,
     private readonly now: () => number,
     private readonly choose: (incident: string) => void,
@@ -156,7 +157,7 @@ export class Rows {
     const cell = row.querySelector<HTMLElement>("[data-due]");
     if (!cell) return;
     const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-    const shown = `${left < 0 ? `${this.texts["overdue"]} ` : ""}${Math.abs(left)}${this.texts["sec"]}`;
+    const shown = `${left < 0 ? `${this.words.say("overdue")} ` : ""}${this.words.time(1000 * Math.abs(left))}`;
     if (cell.textContent !== shown) cell.textContent = shown;
     cell.classList.toggle("bad", left < 10);
   }
@@ -181,9 +182,9 @@ export class Rows {
   #groupRow(key: string, many: Incident[]): HTMLElement {
     const row = this.#rows.get(key) ?? make("li", { class: "group" });
     const group = many[0]?.group ?? "";
-    const text = `${this.texts[group] ?? group} × ${many.length} (${this.texts["group_of"]})`;
+    const text = `${this.words.say(group)} × ${many.length} (${this.words.say("group_of")})`;
     if (row.dataset["text"] !== text) {
-      const button = make("button", { type: "button", class: "plain" }, this.texts["open_group"] ?? "");
+      const button = make("button", { type: "button", class: "plain" }, this.words.say("open_group"));
       button.addEventListener("click", () => {
         this.#open.add(group);
         this.draw();
@@ -210,7 +211,7 @@ export class Rows {
     const offers = this.offers(incident).length;
     if (offers) {
       const key = offers > 1 ? "desk_all" : "desk_acknowledge";
-      const button = make("button", { type: "button", class: "take" }, `${this.texts[key]}${offers > 1 ? ` (${offers})` : ""}`);
+      const button = make("button", { type: "button", class: "take" }, `${this.words.say(key)}${offers > 1 ? ` (${offers})` : ""}`);
       button.addEventListener("click", () => this.accept(incident));
       row.append(button);
     }
@@ -220,15 +221,15 @@ export class Rows {
 
   #line(incident: Incident): HTMLElement {
     const line = make("span", { class: "line" }, this.#tag(incident.demand, `tag demand-${incident.demand}`));
-    line.append(make("strong", {}, this.texts[incident.cause] ?? incident.cause));
-    if (incident.exercise) line.append(make("span", { class: "exercise" }, this.texts["exercise"] ?? ""));
+    line.append(make("strong", {}, this.words.say(incident.cause)));
+    if (incident.exercise) line.append(make("span", { class: "exercise" }, this.words.say("exercise")));
     line.append(make("time", {}, timeOfDay(incident.opened)));
     if (incident.due !== null) line.append(make("span", { class: "due", "data-due": String(incident.due) }));
     return line;
   }
 
   #notices(incident: Incident): HTMLElement {
-    const flags = incident.flags.map((flag) => make("span", { class: "flag" }, this.texts[`flag_${flag}`] ?? flag));
+    const flags = incident.flags.map((flag) => make("span", { class: "flag" }, this.words.say(`flag_${flag}`)));
     return make("span", { class: "flags" }, ...flags);
   }
 
@@ -236,12 +237,12 @@ export class Rows {
     const cells = LEGS.map((leg) => {
       const states = [...new Set((incident.legs[leg] ?? []).map((to) => to.state))];
       const tags = states.map((state) => this.#tag(state, `state state-${state}`));
-      return make("span", { "data-leg": leg }, make("small", {}, this.texts[leg] ?? leg), ...tags);
+      return make("span", { "data-leg": leg }, make("small", {}, this.words.say(leg)), ...tags);
     });
     return make("span", { class: "leg-states" }, ...cells);
   }
 
   #tag(code: string, className: string): HTMLElement {
-    return make("span", { class: className }, this.texts[code] ?? code);
+    return make("span", { class: className }, this.words.say(code));
   }
 }

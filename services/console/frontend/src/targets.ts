@@ -21,6 +21,9 @@ export function subjectOf(target: string): string {
   return target.slice(target.indexOf("/") + 1);
 }
 
+/** Age from which on a position is unknown, in ms. */
+const KNOWN_FOR_MS = 180_000;
+
 export class Targets {
   #byIncident = new Map<string, Map<string, Target>>();
   #size = 0;
@@ -44,6 +47,19 @@ export class Targets {
     this.#byIncident.set(incident, known);
     this.#size += Number(!known.has(target.id));
     known.set(target.id, target);
+  }
+
+  /** Marks positions that have become too old as unknown, also while no message comes that says so. Returns the ids of their targets. */
+  expire(nowMs: number): string[] {
+    const expired: string[] = [];
+    for (const known of this.#byIncident.values()) {
+      for (const target of known.values()) {
+        if (target.unknown || target.fix === null || nowMs - target.fix <= KNOWN_FOR_MS) continue;
+        target.unknown = true;
+        expired.push(target.id);
+      }
+    }
+    return expired;
   }
 
   /** Forgets a target. Returns whether it was known. */

@@ -7,7 +7,10 @@ import type { Words } from "./words";
 export interface Alert {
   id: string;
   at: number;
+  decided: number;
   kind: string;
+  /** BEGUN; OVER where what the kind names is over; CHANGED where the alert alone doesn't say. */
+  phase: string;
   demand: string;
   incident: string;
   wearer: string;
@@ -64,7 +67,7 @@ export class Ticker {
   #item(alert: Alert): HTMLElement {
     const { words } = this;
     const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
-    item.append(make("span", { class: `tag demand-${alert.demand}` }, words.say(alert.demand)), ` ${words.say(alert.kind)}`);
+    item.append(make("span", { class: `tag demand-${alert.demand}` }, words.say(alert.demand)), ` ${words.alert(alert.kind, alert.phase)}`);
     if (alert.ring) item.append(` ${alert.ring} m`);
     // Entering a ring, the distance is the ring's radius.
     if (alert.distance !== null && Math.round(alert.distance) !== alert.ring) item.append(` (${Math.round(alert.distance)} m)`);

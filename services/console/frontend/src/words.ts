@@ -37,6 +37,11 @@ export class Words {
     return (this.texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
   }
 
+  /** Returns an alert's kind in words, and whether what it names is over. */
+  alert(kind: string, phase: string): string {
+    return phase === "BEGUN" ? this.say(kind) : `${this.say(kind)}: ${this.say(`phase_${phase}`)}`;
+  }
+
   /** Returns a length of time in ms, in words: 45 s, 12 min, 3 h. */
   time(ms: number): string {
     const s = Math.max(0, Math.round(ms / 1000));

@@ -69,7 +69,8 @@ def test_the_commands_stand_under_their_headings(monkeypatch: pytest.MonkeyPatch
 def test_the_version_names_tandem_and_nats_server() -> None:
     shown = run("--version")
     assert shown.code == 0
-    assert re.fullmatch(r"tandem \d+\.\d+\.\d+, nats-server \d+\.\d+\.\d+, Python \d+\.\d+\.\d+\n", shown.stdout)
+    tandem = r"tandem \d+\.\d+\.\d+ \(commit (unknown|[0-9a-f]{40}( and changes)?)\)"
+    assert re.fullmatch(tandem + r", nats-server \d+\.\d+\.\d+, Python \d+\.\d+\.\d+\n", shown.stdout)
 
 
 def test_one_thing_has_one_option() -> None:

@@ -1,4 +1,4 @@
-"""Times of forms: Korea's, unless the text has an offset of its own."""
+"""Times of forms: Korea's, unless the text has an offset of its own. Times on pages: with the year where it isn't the present one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ NINE_IN_KOREA_MS = 1_783_296_000_000
 )
 def test_a_time_without_an_offset_is_koreas_and_an_offset_counts(text: str) -> None:
     assert assets.ms_of_local(text) == NINE_IN_KOREA_MS
+
+
+def test_a_time_of_another_year_is_shown_with_its_year() -> None:
+    assert assets._clock(951_782_400_000) == "2000-02-29 09:00:00"
+    assert assets._exact(951_782_400_007) == "2000-02-29 09:00:00.007"
 
 
 @pytest.mark.parametrize("line", [",", ", ,", "home", "home Seoul", "home 37.5 127.0"])
