@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -69,9 +70,11 @@ class CctvRequests:
             stored_digest = store.digest_of(connection, new.request_id)
             if stored_digest not in (None, digest):
                 raise Conflict("request_id: this id is stored with different content; entries can't be changed")
-            known = store.find(connection, new.request_id, vault)
+            known = store.find(connection, new.request_id)
             if known is not None:
-                return known
+                # The caller has sent the details again. The notes of the steps are for a reader with grounds, and a row of the ledger.
+                first, *steps = known.entries
+                return replace(known, entries=(replace(first, text=new.details), *steps))
             _require_ground(WorkingSet(connection, vault), new.wearer_id, now_ms)
             first = CctvEntry(
                 step=CctvStep.REQUESTED, at_ms=now_ms, recorded_ms=now_ms, recorded_by=by, text=new.details
@@ -92,11 +95,14 @@ class CctvRequests:
         return request, disclosure.disclosure_id
 
     async def add_step(self, request_id: str, entry: CctvEntry) -> CctvRequest:
-        """Enter the next step of a request. A repeated step changes nothing. Raises NotFound, FailedPrecondition, InvalidField."""
+        """Enter the next step of a request. A repeated step changes nothing. Raises NotFound, FailedPrecondition, InvalidField.
+
+        The returned request has the text of the new entry alone: reading the others needs grounds, and a row of the ledger.
+        """
         vault = self._transactions.vault
 
         def apply(connection: sa.Connection) -> CctvRequest:
-            request = store.find(connection, request_id, vault)
+            request = store.find(connection, request_id)
             if request is None:
                 raise NotFound("request_id: no such request")
             after = domain.with_step(request, entry)

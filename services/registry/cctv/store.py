@@ -60,9 +60,9 @@ def add_entry(connection: sa.Connection, vault: Vault, request: CctvRequest) -> 
     connection.execute(sa.insert(cctv_entries).values(values))
 
 
-def find(connection: sa.Connection, request_id: str, vault: Vault | None = None) -> CctvRequest | None:
-    """A request; None if there is none. With a vault also the texts of its entries."""
-    found = select(connection, cctv_requests.c.request_id == request_id, vault=vault)
+def find(connection: sa.Connection, request_id: str) -> CctvRequest | None:
+    """A request without the texts of its entries; None if there is none."""
+    found = select(connection, cctv_requests.c.request_id == request_id)
     return found[0] if found else None
 
 

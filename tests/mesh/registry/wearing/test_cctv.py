@@ -57,6 +57,10 @@ def step(request_id: str, name: str, at_ms: int) -> cctv_pb2.RecordCctvStepReque
     )
 
 
+def texts(message: cctv_pb2.CctvRequest) -> list[str]:
+    return [entry.text for entry in message.entries]
+
+
 def due_ms(message: cctv_pb2.CctvRequest) -> int:
     return times.from_timestamp(message.due_at)
 
@@ -137,3 +141,23 @@ async def test_only_the_location_tracking_centre_requests_and_a_list_of_all_has_
     assert wearer_id not in [
         each.wearer_id for each in (await client.ask(client.cctv.ListCctvRequests, after, DESK)).requests
     ]
+
+
+async def test_no_answer_has_texts_of_others_without_a_row_of_the_ledger(client: Client) -> None:
+    wearer_id = await wearer_under(client)
+    made = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+    provided = step(f"q-{wearer_id}", "PROVIDED", times.from_timestamp(made.request.entries[0].at))
+    provided.note = "by courier"
+    rows = client.mesh.query("select count(*) from ledger")
+    answer = await client.ask(client.cctv.RecordCctvStep, provided, DESK)
+    assert texts(answer.request) == ["", "by courier"]
+    # Its time is in the list of all requests, so anybody at the desk can send this step again.
+    repeated = step(f"q-{wearer_id}", "PROVIDED", times.from_timestamp(provided.at))
+    answer = await client.ask(client.cctv.RecordCctvStep, repeated, "spiffe://moj/desk/other")
+    assert texts(answer.request) == ["", ""]
+    answer = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+    assert texts(answer.request) == ["Station square, 14:00 to 14:30", ""]
+    assert client.mesh.query("select count(*) from ledger") == rows
+    about = cctv_pb2.ListCctvRequestsRequest(wearer_id=wearer_id, grounds=GROUNDS)
+    [listed] = (await client.ask(client.cctv.ListCctvRequests, about, DESK)).requests
+    assert texts(listed) == ["Station square, 14:00 to 14:30", "by courier"]
