@@ -17,6 +17,7 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
+from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound, Unavailable
 from services.common.rpc.identity import Caller
 from services.registry.cctv import domain, store
@@ -27,7 +28,7 @@ from services.registry.disclosure.service import Disclosures
 from services.registry.domain import OrderType
 from services.registry.ledger import store as ledger
 from services.registry.ledger.chain import Disclosure
-from services.registry.records.kinds import ORDERS, WEARERS
+from services.registry.records.kinds import ORDERS, TAGS, WEARERS
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
 
@@ -184,15 +185,19 @@ class CctvWatch:
 
 
 def _require_ground(working: WorkingSet, wearer_id: str, now_ms: int) -> None:
-    """Raises an error unless the law gives a request for CCTV about this wearer."""
+    """Raises an error unless the law gives a request for CCTV about this wearer, by the tags' basis and the orders' types."""
     if wearer_id not in working.records.opened(WEARERS, (wearer_id,)):
         raise NotFound("wearer_id: no such wearer")
+    bases = {tag.basis for tag in working.records.owned(TAGS, [wearer_id]) if tag.removed_at_ms is None}
     held = [case.order_id for case in working.cases.of_wearers([wearer_id]) if case.withdrawn_at_ms is None]
     orders = working.records.opened(ORDERS, held).values()
     types = {order.type for order in orders if not order.is_over(now_ms)}
-    if OrderType.STALKING_TAG in types and OrderType.TAG_CONDITION not in types:
+    if TagBasis.JUDGMENT in bases or OrderType.TAG_CONDITION in types:
+        return
+    if TagBasis.STALKING_ORDER in bases or OrderType.STALKING_TAG in types:
         raise FailedPrecondition(
-            "wearer_id: by the records the tag rests on an order of item 3-2 alone, for which Tag Act 16-3(2) gives no request"
+            "wearer_id: by the records the tag rests on an order of item 3-2 alone, for which Tag Act 16-3(2) gives no request; "
+            "if it rests on a judgment, put the tag with that basis first"
         )
 
 

@@ -105,6 +105,30 @@ async def test_tag_act_16_3_2_gives_no_request_for_item_3_2_alone(client: Client
     assert not client.mesh.query(f"select 1 from ledger where record_id = '{stalker}' and deed = 'SHARED'")  # noqa: S608
 
 
+@pytest.mark.parametrize(
+    ("basis", "order_types", "allowed"),
+    [
+        (registry_pb2.TAG_BASIS_STALKING_ORDER, (), False),
+        (registry_pb2.TAG_BASIS_STALKING_ORDER, (registry_pb2.ORDER_TYPE_TAG_CONDITION,), True),
+        (registry_pb2.TAG_BASIS_JUDGMENT, (registry_pb2.ORDER_TYPE_STALKING_TAG,), True),
+        (registry_pb2.TAG_BASIS_UNSPECIFIED, (registry_pb2.ORDER_TYPE_STALKING_TAG,), False),
+    ],
+)
+async def test_tag_act_16_3_2_counts_the_basis_of_the_tag(
+    client: Client, basis: registry_pb2.TagBasis.ValueType, order_types: tuple[int, ...], allowed: bool
+) -> None:
+    wearer_id = await wearer_under(client, *order_types)
+    worn = records.tag(f"tag-{wearer_id}", wearer_id)
+    worn.basis = basis
+    await client.put(worn)
+    if allowed:
+        made = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+        assert made.request.wearer_id == wearer_id
+        return
+    code, text = await client.rejection(client.cctv.RequestCctv, request(wearer_id), DESK)
+    assert code is Code.FAILED_PRECONDITION and "item 3-2 alone" in text
+
+
 async def test_entries_are_never_changed_and_steps_follow_each_other(client: Client) -> None:
     wearer_id = await wearer_under(client)
     request_id, now_ms = f"q-{wearer_id}", MeshClock().now_ms()
