@@ -120,9 +120,8 @@ class CctvRequests:
         def read(connection: sa.Connection) -> list[CctvRequest]:
             if not only_overdue:
                 return store.select(connection, store.after(connection, after), limit=LISTED_MAX)
-            overdue = [request for request in store.unfinished(connection) if request.is_overdue(now_ms)]
-            numbers = [n for n, request in enumerate(overdue) if request.request_id == after]
-            return overdue[numbers[0] + 1 if numbers else 0 :][:LISTED_MAX]
+            unfinished = store.unfinished(connection, after)
+            return [request for request in unfinished if request.is_overdue(now_ms)][:LISTED_MAX]
 
         return await self._transactions.database.visit(read)
 

@@ -66,14 +66,14 @@ def find(connection: sa.Connection, request_id: str) -> CctvRequest | None:
     return found[0] if found else None
 
 
-def unfinished(connection: sa.Connection) -> list[CctvRequest]:
-    """Requests for which a step is still due, in the order in which they were made."""
+def unfinished(connection: sa.Connection, after_id: str = "") -> list[CctvRequest]:
+    """Requests for which a step is still due, in the order in which they were made; with an id, those made after this one."""
     done = sa.exists().where(cctv_entries.c.request_id == cctv_requests.c.request_id, cctv_entries.c.step.in_(_DONE))
-    return select(connection, ~done)
+    return select(connection, sa.and_(~done, after(connection, after_id)))
 
 
 def after(connection: sa.Connection, request_id: str) -> sa.ColumnElement[bool]:
-    """Condition for requests that were made after another one. Of an unknown id: for none."""
+    """Condition for requests that were made after another one. An empty id means all requests, an unknown id none."""
     if not request_id:
         return sa.true()
     found = sa.select(cctv_requests.c.sequence).where(cctv_requests.c.request_id == request_id)
