@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import FailedPrecondition
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.domain import Tag, Wearer, WearerEnd
@@ -70,7 +70,7 @@ class MinistryService:
     async def put_tag(self, tag: Tag) -> PutOutcome:
         """Store a tag and its wearer.
 
-        Raises NotFound if the wearer is unknown, FailedPrecondition if the id is already the id of a protective device.
+        Raises NotFound if the wearer is unknown or destroyed, FailedPrecondition if the id is already the id of a protective device.
         """
         prepared = prepare(tag, self._transactions.vault)
         return await self._transactions.change(partial(self.apply_tag, prepared=prepared))
@@ -82,8 +82,8 @@ class MinistryService:
         outcome = working.records.decide(stored, prepared)
         if outcome is PutOutcome.STORED:
             owners = stored_versions.owners(tag, stored)
-            if tag.wearer_id not in working.records.some(WEARERS, owners):
-                raise NotFound("tag.wearer_id: no such wearer")
+            wearers = working.records.some(WEARERS, owners)
+            stored_versions.require_kept(wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
             if any(working.records.find(kind, tag.device_id) for kind in UNIT_TYPES):
                 raise FailedPrecondition("tag.device_id: is already the id of a home unit or beacon")
             if working.records.find(DEVICES, tag.device_id):

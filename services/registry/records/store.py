@@ -43,6 +43,11 @@ class StoredRecord(Generic[R]):
         """Owner of the key that encrypts the record."""
         return KeyOwner(self.kind.table.name, self.record_id)
 
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether the record was destroyed, which empties its digest, too."""
+        return not self.digest
+
     def open(self) -> R | None:
         """The record, decrypted at the first call; None if it was destroyed."""
         if self.unseal is not None:

@@ -152,6 +152,10 @@ async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no
             with pytest.raises(NotFound):
                 await view.records.read(PERSONS, "p-1")
             assert (await view.records.read(PERSONS, "p-2")).person_id == "p-2"
+        with pytest.raises(NotFound, match=r"device\.person_id"):
+            await registry.police.put_device(translate.parse_device(records.device()))
+        with pytest.raises(NotFound, match=r"order\.protected_person_ids\[1\]"):
+            await registry.police.put_order(order("o-3", ("p-2", "p-1")))
         assert await orders_like(registry, long) == {"o-2"}
         assert await orders_with_cases(registry, "w-1") == ["o-2"]
         async with registry.database.transaction() as connection:
@@ -190,6 +194,9 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
         await registry.ministry.end_tag("tag-2", MeshClock().now_ms(), 2)
         await destroy_all(key_retention)
         assert await destroyed(registry) == ["w-1"]
+        # Nothing would be enforced by a tag on a destroyed wearer, so it is refused until the wearer is put again.
+        with pytest.raises(NotFound, match=r"tag\.wearer_id"):
+            await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-3")))
         # The order against the wearer stays in force without a case.
         assert await registry.police.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
         assert await registry.transactions.change(lambda working: working.cases.of_orders(["o-1"])) == []
