@@ -204,6 +204,26 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
             assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
 
 
+async def test_a_wearer_who_is_put_again_after_the_destruction_stays_until_a_later_tag_is_due(
+    where: Path | str,
+) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order())
+        await registry.ministry.end_tag("tag-1", MeshClock().now_ms(), 2)
+    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["w-1"]
+        # The new tag is fitted only after the next round of the retention.
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=2)))
+        await destroy_all(key_retention)
+        await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-2")))
+        assert await orders_with_cases(registry, "w-1") == ["o-1"]
+        await registry.ministry.end_tag("tag-2", ahead(2 * KEPT_AFTER_END_MS).now_ms(), 2)
+    async with opened(where, clock=ahead(3 * KEPT_AFTER_END_MS + DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["w-1", "w-1"]
+
+
 async def test_the_background_work_rewraps_keys_and_destroys_records(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry, order(), order("o-2", ("p-2",), MeshClock().now_ms() + DAY_MS))
