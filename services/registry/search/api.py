@@ -47,7 +47,7 @@ class RecordSearchServicer(record_search_pb2_grpc.RecordSearchServiceServicer):
         query, who = parse_query(request), caller()
         grounds = self._grounds(request)
         basis = next(basis for basis in LEGAL_BASES if basis.code == grounds.legal_basis)
-        kinds = self._search.kinds_for(who, basis.kinds)
+        kinds = self._search.kinds_for(who, basis.kinds, query)
         # Shielded, so that a transaction is never cancelled halfway.
         found, disclosure_ids = await asyncio.shield(self._search.find(who, grounds, query, kinds=kinds))
         return record_search_pb2.SearchRecordsResponse(

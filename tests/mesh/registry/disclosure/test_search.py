@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
 from pathlib import Path
 
+import pytest
+
 from services.common.clock import MeshClock
+from services.common.privacy.grounds import RecordKind
+from services.common.rpc.identity import caller_of
 from services.common.storage.db import open_database
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
@@ -17,6 +22,28 @@ from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
 
 WITHIN_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("query", "finds_persons"),
+    [
+        (RecordQuery(name="성춘향"), True),
+        (RecordQuery(record_id="p-1"), True),
+        (RecordQuery(name="성춘향", birth_date=date(1980, 1, 1)), False),
+        (RecordQuery(phone="010-1234-5678"), False),
+    ],
+)
+async def test_an_answer_names_protected_persons_as_searched_only_where_they_can_be_found(
+    where: Path | str, query: RecordQuery, finds_persons: bool
+) -> None:
+    async with open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
+        search = RecordSearch(registry.disclosures, registry.transactions)
+        desk = caller_of("spiffe://npa/desk/seoul")
+        searched = search.kinds_for(desk, frozenset(RecordKind), query)
+        assert searched == [WEARERS, *([PERSONS] if finds_persons else []), ORDERS]
+        await registry.prepare()
+        assert set(await search._candidates(query, searched)) == set(searched)
 
 
 async def test_a_search_reads_all_persons_without_the_lock_of_the_writers(where: Path | str) -> None:
