@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.disclosure import domain as disclosure
@@ -162,9 +162,13 @@ class PoliceService:
             if replaced is not None:
                 # The deciding order comes first in the log, so that the incident goes on under it.
                 end = OrderEnd(EndReason.DECIDED, order.valid_from_ms, order.order_id)
-                self._end_order(
-                    working, replaced.order_id, end, source_version=replaced.source_version, field="replaces.order_id"
-                )
+                field = "replaces.order_id"
+                try:
+                    self._end_order(
+                        working, replaced.order_id, end, source_version=replaced.source_version, field=field
+                    )
+                except InvalidField as error:  # it names a field of EndOrder, which this caller hasn't sent
+                    raise InvalidField(field, f"can't be ended by this order: {error.field} {error.reason}") from None
             return result
 
         return await self._transactions.change(apply)
