@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, WearerEndReason
@@ -108,6 +108,25 @@ async def test_other_ends_of_an_order_give_no_ground_fell_event(where: Path | st
         await put_all(registry, tag_order())
         await registry.police.end_order("o-1", OrderEnd(EndReason.CANCELLED_BY_COURT, MeshClock().now_ms()), 2)
         assert await events(registry) == ["MATCHED"]
+
+
+@pytest.mark.parametrize("reason", [WearerEndReason.ACQUITTAL, WearerEndReason.LAPSED])
+async def test_a_wearer_of_a_tag_under_a_judgment_is_not_destroyed_at_once(
+    where: Path | str, reason: WearerEndReason
+) -> None:
+    now_ms = MeshClock().now_ms()
+    async with opened(where) as (registry, key_retention):
+        worn = records.tag()
+        worn.basis = registry_pb2.TAG_BASIS_JUDGMENT
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.ministry.put_tag(translate.parse_tag(worn))
+        await registry.ministry.end_tag("tag-1", now_ms - 1500, 2)
+        with pytest.raises(InvalidField) as refused:
+            await registry.ministry.end_wearer("w-1", WearerEnd(reason, now_ms - 1000), 2)
+        assert refused.value.field == "reason"
+        await registry.ministry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, now_ms - 1000), 2)
+        await destroy_all(key_retention)
+        assert "wearers/w-1" in await alive(registry)
 
 
 async def test_a_newer_record_of_an_ended_wearer_is_not_destroyed(where: Path | str) -> None:
