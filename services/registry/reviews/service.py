@@ -64,7 +64,7 @@ class ReviewService:
         return counted._replace(alarms=tuple(alarms))
 
     async def decide(self, case_id: str, decision: Decision, reason: str, *, seen: SeenReview, by: str) -> Review:
-        """Apply a person's decision on a review. The same decision of the same person, sent again, changes nothing.
+        """Apply a person's decision on a review. The same confirmation or rejection of the same person, sent again, changes nothing.
 
         Raises NotFound, FailedPrecondition (the evidence or the state has changed since the person saw it).
         """
