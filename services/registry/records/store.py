@@ -100,10 +100,6 @@ class RecordRepository(Repository):
         """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
         return await self._connection.run_sync(read, self._vault, kind, record_id=record_id)
 
-    async def orders_protecting(self, person_id: str) -> list[Order]:
-        """Orders that protect a person, sorted by id."""
-        return await self._connection.run_sync(orders_protecting, self._vault, person_id)
-
     async def complete_keys(self, limit: int) -> bool:
         """Encrypt a batch of older records with a separate key each; false if every record has its key."""
         for kind in SEALED_TYPES:
