@@ -185,7 +185,8 @@ class Disclosures:
         """Yield the signed heads after the row `after` of the ledger, then each new head until cancelled."""
         while True:
             change = self._transactions.signal.next_change()
-            async with self._transactions.open() as work:
+            # A snapshot: any number of watchers read after each commit, and no put may wait for them.
+            async with self._transactions.reading() as work:
                 heads = await work.ledger.signed_after(after, HEADS_BATCH)
             for head in heads:
                 yield head
