@@ -97,7 +97,7 @@ Global___NotifiedIncident: _TypeAlias = NotifiedIncident  # noqa: Y015
 
 @_typing.final
 class ReadSummaryRequest(_message.Message):
-    """Request of ReadPoliceResponse."""
+    """Request of ReadSummary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ Global___ReadSummaryRequest: _TypeAlias = ReadSummaryRequest  # noqa: Y015
 
 @_typing.final
 class ReadSummaryResponse(_message.Message):
-    """Answer of ReadPoliceResponse. Times are mesh time."""
+    """Answer of ReadSummary. Times are mesh time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
