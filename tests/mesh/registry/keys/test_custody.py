@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd
@@ -213,6 +213,8 @@ async def test_a_wearer_who_is_put_again_after_the_destruction_stays_until_a_lat
     async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, key_retention):
         await destroy_all(key_retention)
         assert await destroyed(registry) == ["w-1"]
+        with pytest.raises(Conflict, match="was destroyed"):
+            await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
         # The new tag is fitted only after the next round of the retention.
         await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=2)))
         await destroy_all(key_retention)
