@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from services.registry.cases.tables import cases
 from services.registry.cctv import store as cctv
-from services.registry.disclosure.domain import KEPT_AFTER_END_MS, Deed
+from services.registry.disclosure.domain import KEPT_AFTER_END_MS
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
-from services.registry.ledger.tables import ledger
 from services.registry.outbox.tables import outbox
 from services.registry.reconciliation.tables import record_digests
-from services.registry.records.kinds import ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
+from services.registry.records.kinds import DEVICE_TYPES, ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
 from services.registry.records.tables import order_persons, order_stages, tags
 from services.registry.repository import Repository
 from services.registry.reviews.domain import TOKENS_KEPT_MS
@@ -49,6 +49,17 @@ class DestructionRepository(Repository):
             await self._destroy(record, now_ms)
         return records
 
+    async def drop_devices(self, owners: Collection[KeyOwner]) -> None:
+        """Delete the tags and protective devices of destroyed wearers and persons, and their places in the agencies' lists."""
+        for kind in DEVICE_TYPES:
+            ids = [owner.record_id for owner in owners if kind.owned_by and owner.table == kind.owned_by.table.name]
+            if not ids:
+                continue
+            mine = sa.select(kind.key).where(kind.owner.in_(ids))
+            listed = sa.and_(record_digests.c.kind == kind.listed_kind.value, record_digests.c.record_id.in_(mine))
+            await self._connection.execute(sa.delete(record_digests).where(listed))
+            await self._connection.execute(sa.delete(kind.table).where(kind.owner.in_(ids)))
+
     async def _units_of(self, owner: KeyOwner) -> list[KeyOwner]:
         """Home units and beacons of a wearer or protected person that aren't destroyed yet."""
         found: list[KeyOwner] = []
@@ -63,27 +74,16 @@ class DestructionRepository(Repository):
         return found
 
     async def _wearers_over(self, now_ms: int, limit: int) -> list[str]:
-        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago.
-
-        A tag counts once: a wearer whose record was destroyed and put again isn't due until a later tag is.
-        """
+        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago."""
         owner = sa.literal(f"{WEARERS.table.name}/").concat(tags.c.wearer_id)
         alive = sa.and_(data_keys.c.owner == owner, data_keys.c.destroyed_at_ms.is_(None))
-        over = (
-            sa.select(tags.c.wearer_id, sa.func.max(tags.c.removed_at_ms).label("removed_at_ms"))
+        statement = (
+            sa.select(tags.c.wearer_id)
             .select_from(tags.join(data_keys, alive))
             .group_by(tags.c.wearer_id)
             .having(sa.func.count(tags.c.removed_at_ms) == sa.func.count())
             .having(sa.func.max(tags.c.removed_at_ms) <= now_ms - KEPT_AFTER_END_MS)
-            .subquery()
         )
-        destroyed_since = sa.exists().where(
-            ledger.c.record_id == over.c.wearer_id,
-            ledger.c.record_kind == WEARERS.required_ledger_kind.value,
-            ledger.c.deed == Deed.DESTROYED.value,
-            ledger.c.at_ms >= over.c.removed_at_ms,
-        )
-        statement = sa.select(over.c.wearer_id).where(~destroyed_since)
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
     async def _only_named_by(self, order_id: str) -> list[str]:

@@ -14,7 +14,7 @@ from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, WearerEndReason
+from services.registry.domain import EndReason, ListedKind, Order, OrderEnd, WearerEnd, WearerEndReason
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
@@ -222,10 +222,13 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
     async with opened(where, 8 * DAY_MS) as (registry, key_retention):
         await destroy_all(key_retention)
         assert await tables_that_hold(registry, review.case_id) == set()
-        # Left are empty rows by id, so that no record is restored by mistake, the ledger, and the ids of tags and wearers.
+        # Left are empty rows by id, so that no record is restored by mistake, and the ledger; of devices the revoked route.
         assert await tables_that_hold(registry, "o-1") == {"orders", "data_keys", "ledger"}
-        tag_ids = {"tags", "routes", "outbox"}
-        assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *tag_ids}
+        of_routes = {"routes", "outbox"}
+        assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *of_routes}
+        assert await tables_that_hold(registry, "tag-1") == await tables_that_hold(registry, "app-1") == of_routes
+        async with registry.transactions.reading() as view:
+            assert await view.reconciliation.listed(list(ListedKind)) == []
 
 
 async def test_a_match_is_logged_only_after_the_commit(where: Path | str) -> None:
