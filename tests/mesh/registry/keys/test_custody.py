@@ -204,7 +204,7 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
             assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
 
 
-async def test_a_wearer_who_is_put_again_after_the_destruction_stays_until_a_later_tag_is_due(
+async def test_a_wearer_who_is_put_after_the_destruction_stays_until_a_later_tag_is_due(
     where: Path | str,
 ) -> None:
     async with opened(where) as (registry, _):

@@ -145,7 +145,9 @@ Global___ListedRecord: _TypeAlias = ListedRecord  # noqa: Y015
 
 @_typing.final
 class ReconcileRequest(_message.Message):
-    """A part of an agency's list. All parts together are the full list, in any order, with each record once."""
+    """A part of an agency's list. All parts together are the full list, in any order, with each record once. What was destroyed is in no list:
+    a wearer's data with the wearer's tags, a protected person's with her devices.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -356,7 +356,7 @@ class DecideReviewRequest(_message.Message):
     decision: Global___Decision.ValueType
     """The decision."""
     reason: _builtins.str
-    """Reason, 1 to 500 characters. Stored encrypted."""
+    """Reason, one line of 1 to 500 characters. Stored encrypted."""
     evidence: _builtins.bytes
     """Digest of the evidence that the person saw. If it has changed, the decision is refused (FAILED_PRECONDITION,
     EVIDENCE_CHANGED).
