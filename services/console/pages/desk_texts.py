@@ -23,7 +23,7 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
         "성과 이름을 한글이나 로마자로 쓰십시오",
         "write family and given name, in Hangul or Latin letters",
     ),
-    "people_wrong_phone": ("숫자 7자 이상이어야 합니다", "must have 7 digits or more"),
+    "people_wrong_phone": ("숫자 7~15자여야 합니다", "must have 7 to 15 digits"),
     "people_wrong_birth_date": ("날짜가 아니거나 이름 없이 쓰였습니다", "is no date, or stands without a name"),
     "people_wrong_record_id": ("번호가 올바르지 않습니다", "is no valid id"),
     "people_wrong_legal_basis": (

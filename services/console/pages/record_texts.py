@@ -138,8 +138,8 @@ RECORD_TEXTS: dict[str, tuple[str, str]] = {
         "must be the id of the court order that takes over, and empty for any other reason",
     ),
     "record_wrong_reason": (
-        "목록에서 고르십시오. 명령의 종류에 맞아야 합니다",
-        "choose one that fits the type of the order",
+        "목록에서 고르십시오. 명령의 종류나 부착 근거에 맞아야 합니다",
+        "choose one that fits the type of the order, or why the tag was worn",
     ),
     "record_wrong_kind": _CHOOSE,
     "record_wrong_identifier": (

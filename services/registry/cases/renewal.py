@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from services.common.clock import MeshClock
 from services.registry.cases.service import DAY_MS, CaseService
 from services.registry.domain import RoutedDevice
 from services.registry.outbox.store import OutboxMessage
-from services.registry.records.kinds import DEVICES, TAGS, UNIT_TYPES, RecordType
+from services.registry.records.kinds import DEVICE_TYPES, UNIT_TYPES
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
 
@@ -49,10 +48,9 @@ class Renewal:
 
     def _renew_routes(self, working: WorkingSet, device_ids: list[str]) -> None:
         found: dict[str, RoutedDevice] = {}
-        kinds: tuple[RecordType[Any], ...] = (TAGS, DEVICES, *UNIT_TYPES)
-        for kind in kinds:
+        for kind in (*DEVICE_TYPES, *UNIT_TYPES):
             found |= working.records.opened(kind, [id_ for id_ in device_ids if id_ not in found])
-        destroyed = [id_ for id_ in device_ids if id_ not in found]  # units: tags and devices stay readable
+        destroyed = [id_ for id_ in device_ids if id_ not in found]
         effects = self._cases.begin_routes(working, list(found.values()), destroyed)
         for device_id in device_ids:
             if device_id in found:

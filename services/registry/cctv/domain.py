@@ -61,7 +61,7 @@ class CctvEntry:
     recorded_by: str
     """SPIFFE id of the caller who entered it."""
     text: str = ""
-    """Details or note; empty if they aren't read, or were destroyed."""
+    """Details or note; empty if they aren't disclosed, or were destroyed."""
 
 
 @dataclass(frozen=True, slots=True)

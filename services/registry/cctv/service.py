@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
+from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound, Unavailable
 from services.common.rpc.identity import Caller
 from services.registry.cctv import domain, store
@@ -26,7 +28,7 @@ from services.registry.disclosure.service import Disclosures
 from services.registry.domain import OrderType
 from services.registry.ledger import store as ledger
 from services.registry.ledger.chain import Disclosure
-from services.registry.records.kinds import ORDERS, WEARERS
+from services.registry.records.kinds import ORDERS, TAGS, WEARERS
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
 
@@ -69,9 +71,11 @@ class CctvRequests:
             stored_digest = store.digest_of(connection, new.request_id)
             if stored_digest not in (None, digest):
                 raise Conflict("request_id: this id is stored with different content; entries can't be changed")
-            known = store.find(connection, new.request_id, vault)
+            known = store.find(connection, new.request_id)
             if known is not None:
-                return known
+                # The caller has sent the details again. The notes of the steps are for a reader with grounds, and a row of the ledger.
+                first, *steps = known.entries
+                return replace(known, entries=(replace(first, text=new.details), *steps))
             _require_ground(WorkingSet(connection, vault), new.wearer_id, now_ms)
             first = CctvEntry(
                 step=CctvStep.REQUESTED, at_ms=now_ms, recorded_ms=now_ms, recorded_by=by, text=new.details
@@ -92,11 +96,14 @@ class CctvRequests:
         return request, disclosure.disclosure_id
 
     async def add_step(self, request_id: str, entry: CctvEntry) -> CctvRequest:
-        """Enter the next step of a request. A repeated step changes nothing. Raises NotFound, FailedPrecondition, InvalidField."""
+        """Enter the next step of a request. A repeated step changes nothing. Raises NotFound, FailedPrecondition, InvalidField.
+
+        The returned request has the text of the new entry alone: reading the others needs grounds, and a row of the ledger.
+        """
         vault = self._transactions.vault
 
         def apply(connection: sa.Connection) -> CctvRequest:
-            request = store.find(connection, request_id, vault)
+            request = store.find(connection, request_id)
             if request is None:
                 raise NotFound("request_id: no such request")
             after = domain.with_step(request, entry)
@@ -113,9 +120,8 @@ class CctvRequests:
         def read(connection: sa.Connection) -> list[CctvRequest]:
             if not only_overdue:
                 return store.select(connection, store.after(connection, after), limit=LISTED_MAX)
-            overdue = [request for request in store.unfinished(connection) if request.is_overdue(now_ms)]
-            numbers = [n for n, request in enumerate(overdue) if request.request_id == after]
-            return overdue[numbers[0] + 1 if numbers else 0 :][:LISTED_MAX]
+            unfinished = store.unfinished(connection, after)
+            return [request for request in unfinished if request.is_overdue(now_ms)][:LISTED_MAX]
 
         return await self._transactions.database.visit(read)
 
@@ -178,15 +184,19 @@ class CctvWatch:
 
 
 def _require_ground(working: WorkingSet, wearer_id: str, now_ms: int) -> None:
-    """Raises an error unless the law gives a request for CCTV about this wearer."""
+    """Raises an error unless the law gives a request for CCTV about this wearer, by the tags' basis and the orders' types."""
     if wearer_id not in working.records.opened(WEARERS, (wearer_id,)):
         raise NotFound("wearer_id: no such wearer")
+    bases = {tag.basis for tag in working.records.owned(TAGS, [wearer_id]) if tag.removed_at_ms is None}
     held = [case.order_id for case in working.cases.of_wearers([wearer_id]) if case.withdrawn_at_ms is None]
     orders = working.records.opened(ORDERS, held).values()
     types = {order.type for order in orders if not order.is_over(now_ms)}
-    if OrderType.STALKING_TAG in types and OrderType.TAG_CONDITION not in types:
+    if TagBasis.JUDGMENT in bases or OrderType.TAG_CONDITION in types:
+        return
+    if TagBasis.STALKING_ORDER in bases or OrderType.STALKING_TAG in types:
         raise FailedPrecondition(
-            "wearer_id: by the records the tag rests on an order of item 3-2 alone, for which Tag Act 16-3(2) gives no request"
+            "wearer_id: by the records the tag rests on an order of item 3-2 alone, for which Tag Act 16-3(2) gives no request; "
+            "if it rests on a judgment, put the tag with that basis first"
         )
 
 

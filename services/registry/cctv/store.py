@@ -60,20 +60,20 @@ def add_entry(connection: sa.Connection, vault: Vault, request: CctvRequest) -> 
     connection.execute(sa.insert(cctv_entries).values(values))
 
 
-def find(connection: sa.Connection, request_id: str, vault: Vault | None = None) -> CctvRequest | None:
-    """A request; None if there is none. With a vault also the texts of its entries."""
-    found = select(connection, cctv_requests.c.request_id == request_id, vault=vault)
+def find(connection: sa.Connection, request_id: str) -> CctvRequest | None:
+    """A request without the texts of its entries; None if there is none."""
+    found = select(connection, cctv_requests.c.request_id == request_id)
     return found[0] if found else None
 
 
-def unfinished(connection: sa.Connection) -> list[CctvRequest]:
-    """Requests for which a step is still due, in the order in which they were made."""
+def unfinished(connection: sa.Connection, after_id: str = "") -> list[CctvRequest]:
+    """Requests for which a step is still due, in the order in which they were made; with an id, those made after this one."""
     done = sa.exists().where(cctv_entries.c.request_id == cctv_requests.c.request_id, cctv_entries.c.step.in_(_DONE))
-    return select(connection, ~done)
+    return select(connection, sa.and_(~done, after(connection, after_id)))
 
 
 def after(connection: sa.Connection, request_id: str) -> sa.ColumnElement[bool]:
-    """Condition for requests that were made after another one. Of an unknown id: for none."""
+    """Condition for requests that were made after another one. An empty id means all requests, an unknown id none."""
     if not request_id:
         return sa.true()
     found = sa.select(cctv_requests.c.sequence).where(cctv_requests.c.request_id == request_id)

@@ -56,6 +56,10 @@ class DeviceTokens:
 
         return token, apply
 
+    def is_in_service(self, working: WorkingSet, device: Tag | Device) -> bool:
+        """Whether a device may get a token: neither its own record nor that of its wearer or person has ended."""
+        return not self._cases.begin_routes(working, [device]).is_revoked(device)
+
     async def revoke(self, agency: Agency, device_id: str) -> int:
         """Revoke all tokens of a device; returns how many were valid. Raises NotFound, PermissionDenied."""
 

@@ -73,14 +73,15 @@ class Disclosures:
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
-        """A protected person, the places of the person's orders, and the id of the disclosure. Raises NotFound."""
+        """A protected person, the places of the person's orders by place id, and the id of the disclosure. Raises NotFound."""
         vault = self._transactions.vault
 
         def reading(connection: sa.Connection) -> tuple[ProtectedPerson, list[Place]]:
             person = records.read(connection, vault, PERSONS, record_id=person_id)
             orders = records.orders_protecting(connection, vault, person_id)
-            places = {place.place_id: place for order in orders for place in order.places}
-            return person, [places[place_id] for place_id in sorted(places)]
+            # Place ids are unique within their order alone, so two orders may give one id to two places.
+            places = dict.fromkeys(place for order in orders for place in order.places)
+            return person, sorted(places, key=lambda place: place.place_id)
 
         (person, places), disclosure_id = await self.disclose_record(
             reading, who, grounds, kind=PERSONS, record_id=person_id
@@ -184,7 +185,8 @@ class Disclosures:
         """Yield the signed heads after the row `after` of the ledger, then each new head until cancelled."""
         while True:
             change = self._transactions.signal.next_change()
-            async with self._transactions.open() as work:
+            # A snapshot: any number of watchers read after each commit, and no put may wait for them.
+            async with self._transactions.reading() as work:
                 heads = await work.ledger.signed_after(after, HEADS_BATCH)
             for head in heads:
                 yield head

@@ -57,7 +57,7 @@ class Enrolments:
             issued_by=by,
         )
         async with self._transactions.changing() as work:
-            await _phone_in_service(work, device_id)
+            await self._phone_in_service(work, device_id)
             await work.enrolments.add(stored, now_ms)
         logger().info("enrolment_code_issued", device_id=device_id, by=by)
         return IssuedCode(code, stored.expires_ms)
@@ -70,7 +70,7 @@ class Enrolments:
         sha256, now_ms = _hash(code), self._clock.now_ms()
         async with self._transactions.changing() as work:
             stored = domain.check(await work.enrolments.find(sha256), now_ms)
-            phone = await _phone_in_service(work, stored.device_id)
+            phone = await self._phone_in_service(work, stored.device_id)
             if not await work.enrolments.use(sha256, now_ms):
                 raise FailedPrecondition("code: was used at this moment by another phone", code="CODE_USED")
             token, command = self._tokens.issuing(Agency.NPA, stored.device_id, keep_older_for_s=0)
@@ -87,21 +87,20 @@ class Enrolments:
             raise NotFound("token: no phone in service has it: enrol the phone by another code")
         return phone
 
+    async def _phone_in_service(self, work: UnitOfWork, device_id: str) -> EnrolledDevice:
+        """The device with its person. Raises NotFound, PermissionDenied for a tag, FailedPrecondition if it is out of service."""
+
+        def read(working: WorkingSet) -> EnrolledDevice | None:
+            device = device_of(working, Agency.NPA, device_id)
+            if not isinstance(device, Device):
+                raise PermissionDenied("device_id: is no protective device")
+            return EnrolledDevice(device_id, device.person_id) if self._tokens.is_in_service(working, device) else None
+
+        phone = await work.change(read)
+        if phone is None:
+            raise FailedPrecondition("device_id: this device is out of service", code=DEVICE_ENDED)
+        return phone
+
 
 def _hash(code: str) -> bytes:
     return hashlib.sha256(b"enrolment " + code.encode()).digest()
-
-
-async def _phone_in_service(work: UnitOfWork, device_id: str) -> EnrolledDevice:
-    """The device with its person. Raises NotFound, PermissionDenied for a tag, FailedPrecondition if it is out of service."""
-
-    def read(working: WorkingSet) -> EnrolledDevice | None:
-        device = device_of(working, Agency.NPA, device_id)
-        if not isinstance(device, Device):
-            raise PermissionDenied("device_id: is no protective device")
-        return EnrolledDevice(device_id, device.person_id) if device.removed_at_ms is None else None
-
-    phone = await work.change(read)
-    if phone is None:
-        raise FailedPrecondition("device_id: this device is out of service", code=DEVICE_ENDED)
-    return phone

@@ -127,15 +127,11 @@ class Exercises:
         now_ms = self._clock.now_ms()
         if not now_ms < until_ms <= now_ms + MAX_VALID_MS:
             raise InvalidField("valid_until", "must be within 7 days from now")
-        outcomes = [
-            await self._police.put_protected_person(records.person()),
-            await self._police.put_device(records.device(vendor_id)),
-        ]
+        _check_running(await self._police.put_protected_person(records.person()))
+        _check_running(await self._police.put_device(records.device(vendor_id)))
         for number in range(wearers):
-            outcomes.append(await self._ministry.put_wearer(records.wearer(number)))
-            outcomes.append(await self._ministry.put_tag(records.tag(number, vendor_id)))
-            if PutOutcome.SUPERSEDED in outcomes:
-                raise FailedPrecondition("exercise_id: this exercise has ended; start one with another id")
+            _check_running(await self._ministry.put_wearer(records.wearer(number)))
+            _check_running(await self._ministry.put_tag(records.tag(number, vendor_id)))
             await self._police.put_order(records.order(number, now_ms, until_ms))
 
     async def end(self, records: ExerciseRecords) -> None:
@@ -156,10 +152,19 @@ class Exercises:
         for tag in tags.values():
             if tag.removed_at_ms is None:
                 await self._ministry.end_tag(tag.device_id, now_ms, now_ms)
-            # LAPSED destroys the wearer at once, because the data belongs to nobody. A retry then gets NotFound.
+        for number in range(MAX_WEARERS):
+            # LAPSED destroys the wearer at once, because the data belongs to nobody. A retry then gets NotFound, as for a number that
+            # wasn't put. A wearer whose tag wasn't put ends, too: a put may have broken off between them.
             with contextlib.suppress(NotFound):
-                await self._ministry.end_wearer(tag.wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
+                wearer_id = records.wearer_id(number)
+                await self._ministry.end_wearer(wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
         with contextlib.suppress(NotFound):
             await self._police.end_device(records.device_id, now_ms, now_ms)
         with contextlib.suppress(NotFound):
             await self._police.end_protected_person(records.person_id, now_ms, now_ms)
+
+
+def _check_running(outcome: PutOutcome) -> None:
+    """Raises FailedPrecondition if a record of an exercise has ended, which is a later version than the one that was put."""
+    if outcome is PutOutcome.SUPERSEDED:
+        raise FailedPrecondition("exercise_id: this exercise has ended; start one with another id")

@@ -20,6 +20,8 @@ from tandem.registry.v1 import finding_pb2, finding_pb2_grpc
 SERVICE_NAME = finding_pb2.DESCRIPTOR.services_by_name["FindingService"].full_name
 TEXT_MAX_CHARS = 500
 OWNER_MAX_CHARS = 100
+LATEST_YEAR = 2100
+"""Last year in which a finding may be due. The end of a day of the year 9999 is no time that Python can hold."""
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -79,11 +81,11 @@ class FindingServicer(finding_pb2_grpc.FindingServiceServicer):
 
 
 def _day(field: str, text: str) -> date:
-    """A day such as 2027-03-01. Raises InvalidField."""
+    """A day such as 2027-03-01, until the end of LATEST_YEAR. Raises InvalidField."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
         day = None
-    if day is None or day.isoformat() != text:
-        raise InvalidField(field, "must be a day (example: 2027-03-01)")
+    if day is None or day.isoformat() != text or day.year > LATEST_YEAR:
+        raise InvalidField(field, f"must be a day until {LATEST_YEAR}-12-31 (example: 2027-03-01)")
     return day

@@ -19,9 +19,9 @@ from services.registry.transactions import Transactions
 
 MAX_LISTED = 500
 KEPT_MS = 3 * 365 * 86_400_000
-"""Retention, milliseconds: that of the traces, which findings are about."""
+"""Retention of a finding since it was entered, milliseconds: as long as that of the traces' facts, which findings are about."""
 CHECK_INTERVAL_S = 60.0
-"""How often overdue findings are looked for, seconds of wall time."""
+"""How often old findings are deleted and overdue ones looked for, seconds of wall time."""
 
 
 class ReviewFindings:
@@ -74,22 +74,26 @@ class ReviewFindings:
         return found[:MAX_LISTED], len(found) > MAX_LISTED
 
     async def overdue(self) -> list[ReviewFinding]:
-        """The overdue findings; forgets those past their retention."""
+        """The overdue findings, at most MAX_LISTED, the longest overdue first."""
         now_ms = self._clock.now_ms()
-        await self._transactions.database.visit(partial(store.forget_before, made_ms=now_ms - KEPT_MS))
         found, _ = await self.listed(only_open=True)
         return [finding for finding in found if finding.is_overdue(now_ms)]
 
+    async def forget_old(self) -> None:
+        """Delete the findings that were entered more than KEPT_MS ago."""
+        made_ms = self._clock.now_ms() - KEPT_MS
+        await self._transactions.database.visit(partial(store.forget_before, made_ms=made_ms))
+
 
 class FindingWatch:
-    """Counts the overdue findings, and logs each once."""
+    """Deletes old findings, counts the overdue ones, and logs each of them once."""
 
     def __init__(self, service: ReviewFindings, overdue: Gauge) -> None:
         self._service, self._overdue = service, overdue
         self._logged: set[str] = set()
 
     async def run(self) -> None:
-        """Look for overdue findings until cancelled."""
+        """Check the findings until cancelled."""
         while True:
             with contextlib.suppress(
                 Unavailable
@@ -98,7 +102,8 @@ class FindingWatch:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def check(self) -> None:
-        """Look for overdue findings once."""
+        """Delete old findings, and look for overdue ones, once."""
+        await self._service.forget_old()
         overdue = {finding.finding_id: finding for finding in await self._service.overdue()}
         self._overdue.set(len(overdue))
         for finding_id in sorted(overdue.keys() - self._logged):

@@ -113,7 +113,8 @@ _PROVINCES = {
 
 def phone_digits(phone: str) -> str:
     """Digits of a telephone number as dialled in Korea; empty if there are fewer than 7 or more than 15 digits."""
-    digits = "".join(c for c in phone[:64] if "0" <= c <= "9")
+    # Full-width digits, which older systems of the agencies write, are digits, too.
+    digits = "".join(c for c in unicodedata.normalize("NFKC", phone[:64]) if "0" <= c <= "9")
     if digits.startswith("82"):
         digits = "0" + digits[2:].removeprefix("0")
     return digits if 7 <= len(digits) <= 15 else ""

@@ -55,5 +55,5 @@ def order_ground(case_id: str, order: Order, wearer_id: str, *, tags: Iterable[T
         wearer_id=wearer_id,
         order_type=order.type,
         tag_bases=tuple(sorted(bases)),
-        order_over=order.ends_ms is not None and order.ends_ms <= now_ms,
+        order_over=order.is_over(now_ms),
     )

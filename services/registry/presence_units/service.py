@@ -17,9 +17,8 @@ from services.registry.presence_units.domain import PersonUnit, WearerUnit
 from services.registry.reconciliation.domain import Agency
 from services.registry.records import stored_versions
 from services.registry.records.kinds import (
-    DEVICES,
+    DEVICE_TYPES,
     PERSONS,
-    TAGS,
     UNIT_TYPES,
     WEARERS,
     RecordType,
@@ -61,7 +60,7 @@ class PresenceUnits:
         if outcome is PutOutcome.STORED:
             owners = stored_versions.owners(unit, stored)
             self._require_owner(working, unit)
-            others: list[RecordType[Any]] = [TAGS, DEVICES, *UNIT_TYPES]
+            others = [*DEVICE_TYPES, *UNIT_TYPES]
             others.remove(prepared.kind)
             if any(working.records.find(kind, unit.unit_id) for kind in others):
                 raise FailedPrecondition("presence_unit.unit_id: is already the id of another device")

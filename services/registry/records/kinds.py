@@ -211,6 +211,8 @@ RECORD_TYPES: tuple[RecordType[Any], ...] = (
     PERSON_UNITS,
 )
 UNIT_TYPES: tuple[RecordType[Any], ...] = (WEARER_UNITS, PERSON_UNITS)
+DEVICE_TYPES: tuple[RecordType[Any], ...] = (TAGS, DEVICES)
+"""Kinds of devices that a person wears or carries. Their records hold no personal data, but join a device with its person."""
 SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}

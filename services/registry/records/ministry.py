@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.privacy.notices import TagBasis
+from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
-from services.registry.domain import Tag, Wearer, WearerEnd
+from services.registry.domain import Tag, Wearer, WearerEnd, WearerEndReason
 from services.registry.records import stored_versions
 from services.registry.records.kinds import DEVICES, TAGS, UNIT_TYPES, WEARER_UNITS, WEARERS
 from services.registry.records.prepared import PreparedRecord, prepare
@@ -50,7 +51,11 @@ class MinistryService:
         return outcome
 
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
-        """End a wearer's case. Raises NotFound if the wearer is unknown, FailedPrecondition if the wearer still has a tag."""
+        """End a wearer's case.
+
+        Raises NotFound if the wearer is unknown, FailedPrecondition if the wearer still has a tag, InvalidField if the data would be
+        destroyed at once although a tag rested on a judgment.
+        """
 
         def apply(working: WorkingSet) -> PutOutcome:
             found = working.records.find(WEARERS, wearer_id)
@@ -58,8 +63,15 @@ class MinistryService:
             prepared = prepare(replace(before, end=end, source_version=source_version), working.vault)
             outcome = working.records.decide(stored, prepared)
             if outcome is PutOutcome.STORED:
-                if any(tag.removed_at_ms is None for tag in working.records.owned(TAGS, [wearer_id])):
+                tags = working.records.owned(TAGS, [wearer_id])
+                if any(tag.removed_at_ms is None for tag in tags):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
+                if end.reason is not WearerEndReason.COMPLETED and any(tag.basis is TagBasis.JUDGMENT for tag in tags):
+                    raise InvalidField(
+                        "reason",
+                        f"{end.reason.value} destroys the data at once, as the law says for tags of item 3-2 alone, and a tag of this "
+                        "wearer rested on a judgment: use COMPLETED",
+                    )
                 if any(unit.installed_until_ms is None for unit in working.records.owned(WEARER_UNITS, [wearer_id])):
                     raise FailedPrecondition("wearer_id: the wearer still has a home unit or beacon; end it first")
                 working.put(prepared)
@@ -70,7 +82,7 @@ class MinistryService:
     async def put_tag(self, tag: Tag) -> PutOutcome:
         """Store a tag and its wearer.
 
-        Raises NotFound if the wearer is unknown, FailedPrecondition if the id is already the id of a protective device.
+        Raises NotFound if the wearer is unknown or destroyed, FailedPrecondition if the id is already the id of a protective device.
         """
         prepared = prepare(tag, self._transactions.vault)
         return await self._transactions.change(partial(self.apply_tag, prepared=prepared))
@@ -82,8 +94,8 @@ class MinistryService:
         outcome = working.records.decide(stored, prepared)
         if outcome is PutOutcome.STORED:
             owners = stored_versions.owners(tag, stored)
-            if tag.wearer_id not in working.records.some(WEARERS, owners):
-                raise NotFound("tag.wearer_id: no such wearer")
+            wearers = working.records.some(WEARERS, owners)
+            stored_versions.require_kept(wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
             if any(working.records.find(kind, tag.device_id) for kind in UNIT_TYPES):
                 raise FailedPrecondition("tag.device_id: is already the id of a home unit or beacon")
             if working.records.find(DEVICES, tag.device_id):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.disclosure import domain as disclosure
@@ -97,7 +97,7 @@ class PoliceService:
     async def put_device(self, device: Device) -> PutOutcome:
         """Store a protective device and its owner.
 
-        Raises NotFound if the person is unknown, FailedPrecondition if the id is already the id of a tag.
+        Raises NotFound if the person is unknown or destroyed, FailedPrecondition if the id is already the id of a tag.
         """
         prepared = prepare(device, self._transactions.vault)
         return await self._transactions.change(partial(self.apply_device, prepared=prepared))
@@ -109,8 +109,8 @@ class PoliceService:
         outcome = working.records.decide(stored, prepared)
         if outcome is PutOutcome.STORED:
             owners = stored_versions.owners(device, stored)
-            if device.person_id not in working.records.some(PERSONS, owners):
-                raise NotFound("device.person_id: no such protected person")
+            persons = working.records.some(PERSONS, owners)
+            stored_versions.require_kept(persons, device.person_id, "device.person_id: no such protected person")
             if any(working.records.find(kind, device.device_id) for kind in UNIT_TYPES):
                 raise FailedPrecondition("device.device_id: is already the id of a home unit or beacon")
             if working.records.find(TAGS, device.device_id):
@@ -152,7 +152,8 @@ class PoliceService:
         """Store an order and match its respondent against all wearers. An interim protection order that it replaces ends in the same
         transaction.
 
-        Raises NotFound if a protected person or the replaced order is unknown, InvalidField if the order can't take over from it.
+        Raises NotFound if a protected person or the replaced order is unknown or destroyed, InvalidField if the order can't take over
+        from it.
         """
         prepared = prepare(order, self._transactions.vault)
 
@@ -161,9 +162,13 @@ class PoliceService:
             if replaced is not None:
                 # The deciding order comes first in the log, so that the incident goes on under it.
                 end = OrderEnd(EndReason.DECIDED, order.valid_from_ms, order.order_id)
-                self._end_order(
-                    working, replaced.order_id, end, source_version=replaced.source_version, field="replaces.order_id"
-                )
+                field = "replaces.order_id"
+                try:
+                    self._end_order(
+                        working, replaced.order_id, end, source_version=replaced.source_version, field=field
+                    )
+                except InvalidField as error:  # it names a field of EndOrder, which this caller hasn't sent
+                    raise InvalidField(field, f"can't be ended by this order: {error.field} {error.reason}") from None
             return result
 
         return await self._transactions.change(apply)
@@ -205,8 +210,8 @@ class PoliceService:
         removed = sorted(set(before.protected_person_ids if before else ()) - set(order.protected_person_ids))
         persons = working.records.some(PERSONS, {*order.protected_person_ids, *removed})
         for n, person_id in enumerate(order.protected_person_ids):
-            if person_id not in persons:
-                raise NotFound(f"order.protected_person_ids[{n}]: no such protected person")
+            error_text = f"order.protected_person_ids[{n}]: no such protected person"
+            stored_versions.require_kept(persons, person_id, error_text)
         pairs = surroundings.pairs_of_order(working, prepared, new=new)
         effects = self._cases.match(working, pairs, put=order, also_persons=removed)
         if disclosure.ground_fell(order):

@@ -43,6 +43,11 @@ class StoredRecord(Generic[R]):
         """Owner of the key that encrypts the record."""
         return KeyOwner(self.kind.table.name, self.record_id)
 
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether the record was destroyed, which empties its digest, too."""
+        return not self.digest
+
     def open(self) -> R | None:
         """The record, decrypted at the first call; None if it was destroyed."""
         if self.unseal is not None:
@@ -94,10 +99,6 @@ class RecordRepository(Repository):
     async def read(self, kind: RecordType[R], record_id: str) -> R:
         """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
         return await self._connection.run_sync(read, self._vault, kind, record_id=record_id)
-
-    async def orders_protecting(self, person_id: str) -> list[Order]:
-        """Orders that protect a person, sorted by id."""
-        return await self._connection.run_sync(orders_protecting, self._vault, person_id)
 
     async def complete_keys(self, limit: int) -> bool:
         """Encrypt a batch of older records with a separate key each; false if every record has its key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from services.common.rpc.errors import InvalidField, NotFound
@@ -20,6 +21,13 @@ def opened(stored: StoredRecord[R] | None, error_text: str) -> tuple[StoredRecor
     if record is None:
         raise NotFound("no such record")
     return stored, record
+
+
+def require_kept(records: Mapping[str, StoredRecord[Any]], record_id: str, error_text: str) -> None:
+    """Require that a record is stored and wasn't destroyed: its row stays, but nothing would be enforced for it. Raises NotFound."""
+    stored = records.get(record_id)
+    if stored is None or stored.is_destroyed:
+        raise NotFound(error_text)
 
 
 def require_same_exercise(field: str, record: _E, before: _E | None) -> None:

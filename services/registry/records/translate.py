@@ -62,6 +62,9 @@ _E = TypeVar("_E", bound=Enum)
 _NATIONAL_ID = re.compile(r"[0-9]{6}-?[0-9]{7}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line and paragraph separators
+_INVISIBLE = ("Cf", "Zs")  # format characters, such as a space without width, and spaces
+_TURNING = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""Bidirectional classes of the characters that make a screen show other text in another order than it is stored in (Unicode UAX 9)."""
 ACTIONS = {
     geometry_pb2.Demand.WARN: Action.WARN,
     geometry_pb2.Demand.NOTIFY: Action.NOTIFY,
@@ -103,8 +106,8 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
         birth_date=_birth_date("birth_date", msg.birth_date),
         source_version=_version(msg.source_version),
         sex=_one_of("sex", msg.sex, SEXES),
-        phone=_text("phone", msg.phone, PHONE_MAX_CHARS),
-        address=_text("address", msg.address, ADDRESS_MAX_CHARS),
+        phone=optional_text("phone", msg.phone, PHONE_MAX_CHARS),
+        address=optional_text("address", msg.address, ADDRESS_MAX_CHARS),
         exercise=_one_of("exercise", msg.exercise, _EXERCISES),
     )
 
@@ -151,8 +154,8 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         name=_name("respondent.name", msg.respondent.name),
         birth_date=_birth_date("respondent.birth_date", msg.respondent.birth_date),
         sex=_one_of("respondent.sex", msg.respondent.sex, SEXES),
-        phone=_text("respondent.phone", msg.respondent.phone, PHONE_MAX_CHARS),
-        address=_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
+        phone=optional_text("respondent.phone", msg.respondent.phone, PHONE_MAX_CHARS),
+        address=optional_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
     )
     if not msg.protected_person_ids and not msg.places:
         raise InvalidField(
@@ -192,7 +195,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
 
 def parse_reason(field: str, value: str) -> str:
     """Parse the reason of a duration beyond the law's. Raises InvalidField."""
-    return _text(field, value, REASON_MAX_CHARS)
+    return optional_text(field, value, REASON_MAX_CHARS)
 
 
 def parse_replaced(msg: registry_pb2.ReplacedOrder) -> ReplacedOrder:
@@ -274,33 +277,29 @@ def _name(field: str, value: str) -> str:
     return required_text(field, value, NAME_MAX_CHARS)
 
 
-def _text(field: str, value: str, greatest: int) -> str:
-    """A text of one line, after a check. Raises InvalidField if it is too long or holds control characters."""
+def optional_text(field: str, value: str, greatest: int) -> str:
+    """A text of one line, perhaps empty. Raises InvalidField if it is too long, or holds characters that a line can't show as it is."""
     if len(value) > greatest:
         raise InvalidField(field, f"must be at most {greatest} characters")
+    if value.isprintable():
+        return value
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
         raise InvalidField(field, "must not hold control characters")
+    if any(unicodedata.bidirectional(char) in _TURNING for char in value):
+        raise InvalidField(field, "must not hold characters that turn the direction of reading (such as U+202E)")
     return value
 
 
-def optional_text(field: str, value: str, greatest: int) -> str:
-    """A text of one line, perhaps empty. Raises InvalidField."""
-    return _text(field, value, greatest)
-
-
 def required_text(field: str, value: str, greatest: int) -> str:
-    """A text of one line that isn't blank. Raises InvalidField."""
-    if not _text(field, value, greatest).strip():
+    """A text of one line with at least one visible character. Raises InvalidField."""
+    if all(unicodedata.category(char) in _INVISIBLE for char in optional_text(field, value, greatest)):
         raise InvalidField(field, "is missing")
     return value
 
 
 def _contact(field: str, msg: contact_pb2.Contact) -> Contact:
-    handle = _text(f"{field}.handle", msg.handle, HANDLE_MAX_CHARS)
-    if not handle.strip():
-        raise InvalidField(f"{field}.handle", "is missing")
     return Contact(
-        handle=handle,
+        handle=required_text(f"{field}.handle", msg.handle, HANDLE_MAX_CHARS),
         language=_one_of(f"{field}.language", msg.language, LANGUAGES),
         duress_choice=_whole(f"{field}.duress_choice", msg.duress_choice, 3),
     )

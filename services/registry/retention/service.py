@@ -71,6 +71,7 @@ class KeyRetention:
             destroyed = await work.destruction.destroy_due(now_ms, KEYS_BATCH)
             await work.ledger.append(_row(record, now_ms) for record in destroyed)
             await work.change(partial(self._revoke_routes, destroyed=destroyed))
+            await work.destruction.drop_devices(destroyed)  # after the revocation, which reads them
         for record in destroyed:
             logger().info("record_destroyed", kind=record.table, record_id=record.record_id)
         return bool(destroyed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.outbox.tables import outbox
 from services.registry.reconciliation.tables import record_digests
-from services.registry.records.kinds import ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
+from services.registry.records.kinds import DEVICE_TYPES, ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
 from services.registry.records.tables import order_persons, order_stages, tags
 from services.registry.repository import Repository
 from services.registry.reviews.domain import TOKENS_KEPT_MS
@@ -47,6 +48,17 @@ class DestructionRepository(Repository):
         for record in records:
             await self._destroy(record, now_ms)
         return records
+
+    async def drop_devices(self, owners: Collection[KeyOwner]) -> None:
+        """Delete the tags and protective devices of destroyed wearers and persons, and their places in the agencies' lists."""
+        for kind in DEVICE_TYPES:
+            ids = [owner.record_id for owner in owners if kind.owned_by and owner.table == kind.owned_by.table.name]
+            if not ids:
+                continue
+            mine = sa.select(kind.key).where(kind.owner.in_(ids))
+            listed = sa.and_(record_digests.c.kind == kind.listed_kind.value, record_digests.c.record_id.in_(mine))
+            await self._connection.execute(sa.delete(record_digests).where(listed))
+            await self._connection.execute(sa.delete(kind.table).where(kind.owner.in_(ids)))
 
     async def _units_of(self, owner: KeyOwner) -> list[KeyOwner]:
         """Home units and beacons of a wearer or protected person that aren't destroyed yet."""

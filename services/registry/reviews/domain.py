@@ -94,7 +94,7 @@ class Review:
     enforced: bool
     evidence: MatchEvidence
     since_ms: int
-    """When the review entered this state, mesh time."""
+    """When the review entered this state, mesh time. It grows with each state, also where the clock doesn't."""
     decided_by: str = ""
     """SPIFFE id of the person who decided; empty if nobody has."""
     paged_at_ms: int | None = None
@@ -155,9 +155,19 @@ def updated(
     before = replace(before, legal_basis=legal_basis)
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
+    since_ms = _next_since_ms(before, now_ms)
     return replace(
-        before, state=state, enforced=enforced, evidence=evidence, since_ms=now_ms, decided_by="", paged_at_ms=None
+        before, state=state, enforced=enforced, evidence=evidence, since_ms=since_ms, decided_by="", paged_at_ms=None
     )
+
+
+def _next_since_ms(review: Review, now_ms: int) -> int:
+    """Time at which a review enters its next state, mesh time.
+
+    It is later than that of the present state, also after the clock was set back: callers recognise a state by its time, and the key of
+    a decision's reason is named by it.
+    """
+    return max(now_ms, review.since_ms + 1)
 
 
 class SeenReview(NamedTuple):
@@ -186,8 +196,8 @@ def decided(review: Review, decision: Decision, level: MatchLevel, *, seen: Seen
         state, enforced = next_state(None, level, seen.digest) or (ReviewState.CLOSED, False)
     else:
         state, enforced = _DECIDED[decision], decision is Decision.CONFIRM
-    by = "" if decision is Decision.UNDO else by
-    return replace(review, state=state, enforced=enforced, since_ms=now_ms, decided_by=by, paged_at_ms=None)
+    by, since_ms = "" if decision is Decision.UNDO else by, _next_since_ms(review, now_ms)
+    return replace(review, state=state, enforced=enforced, since_ms=since_ms, decided_by=by, paged_at_ms=None)
 
 
 def _check_seen(review: Review, decision: Decision, seen: SeenReview) -> None:

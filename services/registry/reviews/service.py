@@ -64,7 +64,7 @@ class ReviewService:
         return counted._replace(alarms=tuple(alarms))
 
     async def decide(self, case_id: str, decision: Decision, reason: str, *, seen: SeenReview, by: str) -> Review:
-        """Apply a person's decision on a review. The same decision of the same person, sent again, changes nothing.
+        """Apply a person's decision on a review. The same confirmation or rejection of the same person, sent again, changes nothing.
 
         Raises NotFound, FailedPrecondition (the evidence or the state has changed since the person saw it).
         """
@@ -93,12 +93,13 @@ class ReviewService:
 
     async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events with a greater sequence, in order."""
-        async with self._transactions.open() as work:
+        # A snapshot: any number of watchers read after each commit, and no put may wait for them.
+        async with self._transactions.reading() as work:
             return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
 
     async def resume(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events after a resume token. Raises FailedPrecondition if events after it are older than 7 days."""
-        async with self._transactions.open() as work:
+        async with self._transactions.reading() as work:
             horizon = await work.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
             if 0 < sequence < horizon:
                 raise FailedPrecondition("after_sequence: expired, tokens are kept for 7 days; start again with 0")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.registry.matching.weights import FieldComparison
+from services.registry.records.translate import REASON_MAX_CHARS, required_text
 from services.registry.reviews.domain import Decision, Event, Review, ReviewState, SeenReview
 from services.registry.reviews.store import StoredEvent
 from tandem.registry.v1 import registry_pb2, review_pb2
 
-REASON_MAX_CHARS = 500
 _DECISIONS: Mapping[int, Decision] = {
     review_pb2.Decision.Value(f"DECISION_{decision.name}"): decision for decision in Decision
 }
@@ -34,14 +34,11 @@ def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, 
     case_id = fields.required_id("case_id", msg.case_id)
     if msg.decision not in _DECISIONS:
         raise InvalidField("decision", "must be CONFIRM, REJECT or UNDO")
-    if not msg.reason.strip():
-        raise InvalidField("reason", "is missing")
-    if len(msg.reason) > REASON_MAX_CHARS:
-        raise InvalidField("reason", f"must be at most {REASON_MAX_CHARS} characters")
+    reason = required_text("reason", msg.reason, REASON_MAX_CHARS)
     if not msg.evidence:
         raise InvalidField("evidence", "is missing")
     since_ms = fields.moment("seen_since", msg.seen_since, present=True) if msg.HasField("seen_since") else None
-    return case_id, _DECISIONS[msg.decision], msg.reason, SeenReview(msg.evidence, since_ms)
+    return case_id, _DECISIONS[msg.decision], reason, SeenReview(msg.evidence, since_ms)
 
 
 def review_to_proto(review: Review) -> review_pb2.Review:

@@ -18,13 +18,12 @@ from services.common.rpc.server import caller
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.domain import Order, ProtectedPerson
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, RecordType
+from services.registry.records.translate import NAME_MAX_CHARS, PHONE_MAX_CHARS
 from services.registry.search.domain import RecordQuery
 from services.registry.search.service import FoundRecord, RecordSearch
 from tandem.registry.v1 import record_search_pb2, record_search_pb2_grpc
 
 SERVICE_NAME = record_search_pb2.DESCRIPTOR.services_by_name["RecordSearchService"].full_name
-MIN_PHONE_DIGITS = 7
-MAX_NAME_CHARS = 200
 _KINDS = {
     WEARERS: record_search_pb2.FOUND_KIND_WEARER,
     PERSONS: record_search_pb2.FOUND_KIND_PROTECTED_PERSON,
@@ -47,7 +46,7 @@ class RecordSearchServicer(record_search_pb2_grpc.RecordSearchServiceServicer):
         query, who = parse_query(request), caller()
         grounds = self._grounds(request)
         basis = next(basis for basis in LEGAL_BASES if basis.code == grounds.legal_basis)
-        kinds = self._search.kinds_for(who, basis.kinds)
+        kinds = self._search.kinds_for(who, basis.kinds, query)
         # Shielded, so that a transaction is never cancelled halfway.
         found, disclosure_ids = await asyncio.shield(self._search.find(who, grounds, query, kinds=kinds))
         return record_search_pb2.SearchRecordsResponse(
@@ -73,12 +72,15 @@ def parse_query(request: record_search_pb2.SearchRecordsRequest) -> RecordQuery:
     if request.record_id:
         return RecordQuery(record_id=fields.required_id("record_id", request.record_id))
     if request.phone:
-        if len(re.sub(r"\D", "", request.phone)) < MIN_PHONE_DIGITS or len(request.phone) > 40:
-            raise InvalidField("phone", f"must have {MIN_PHONE_DIGITS} digits or more (example: 010-1234-5678)")
-        return RecordQuery(phone=request.phone)
+        query = RecordQuery(phone=request.phone)
+        if len(request.phone) > PHONE_MAX_CHARS or not query.keys:
+            raise InvalidField(
+                "phone", f"must be at most {PHONE_MAX_CHARS} characters with 7 to 15 digits (example: 010-1234-5678)"
+            )
+        return query
     name = request.name.strip()
-    if not 2 <= len(name) <= MAX_NAME_CHARS:
-        raise InvalidField("name", f"must be 2 to {MAX_NAME_CHARS} characters")
+    if not 2 <= len(name) <= NAME_MAX_CHARS:
+        raise InvalidField("name", f"must be 2 to {NAME_MAX_CHARS} characters")
     query = RecordQuery(name=name, birth_date=_birth_date(request.birth_date) if request.birth_date else None)
     if not query.keys:
         raise InvalidField("name", "must be a family name and a given name, in Hangul or Latin letters")

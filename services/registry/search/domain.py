@@ -23,6 +23,11 @@ class RecordQuery:
     record_id: str = ""
 
     @property
+    def finds_persons(self) -> bool:
+        """Whether the search can find protected persons: their records have no date of birth and no searchable telephone number."""
+        return bool(self.record_id) or (bool(self.name) and self.birth_date is None)
+
+    @property
     def keys(self) -> frozenset[str]:
         """Match keys of the name or telephone number; at least one of them is among the keys of a record that is found."""
         prefix = "name:" if self.name else "phone:"

@@ -47,12 +47,14 @@ class RecordSearch:
     def __init__(self, disclosures: Disclosures, transactions: Transactions) -> None:
         self._disclosures, self._transactions = disclosures, transactions
 
-    def kinds_for(self, who: Caller, allowed: frozenset[RecordKind]) -> list[RecordType[Any]]:
-        """Kinds of records that an article allows to disclose, and of which the caller's role sees the names."""
+    def kinds_for(self, who: Caller, allowed: frozenset[RecordKind], query: RecordQuery) -> list[RecordType[Any]]:
+        """Kinds of records that a search can find, an article allows to disclose, and whose names the caller's role sees."""
         return [
             kind
             for kind in (WEARERS, PERSONS, ORDERS)
-            if kind.ledger_kind in allowed and "name" in kind.shows.get(who.role, ())
+            if kind.ledger_kind in allowed
+            and "name" in kind.shows.get(who.role, ())
+            and (kind is not PERSONS or query.finds_persons)
         ]
 
     async def find(
@@ -92,7 +94,7 @@ class RecordSearch:
 
         async with self._transactions.database.reading() as connection:
             candidates = await connection.run_sync(by_key)
-        if query.name and not query.birth_date and PERSONS in kinds:
+        if PERSONS in kinds:
             candidates[PERSONS] = await self._persons_named(query)
         return candidates
 

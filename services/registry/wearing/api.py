@@ -18,6 +18,8 @@ from services.registry.wearing.service import NewRecord, WearingService
 from tandem.registry.v1 import tag_record_pb2, tag_record_pb2_grpc
 
 SERVICE_NAME = tag_record_pb2.DESCRIPTOR.services_by_name["TagRecordService"].full_name
+SEE_REASONS = frozenset({Role.ROLE_MOJ_RECORDS, Role.ROLE_MOJ_DESK, Role.ROLE_REVIEWER})
+"""Roles that see the reasons of records about tags, which may say something about the wearer's health."""
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -63,7 +65,7 @@ class TagRecordServicer(tag_record_pb2_grpc.TagRecordServiceServicer):
         grounds = parse_grounds(request.grounds, RecordKind.WEARER, now_ms=self._clock.now_ms())
         who = server.caller()
         records, disclosure_id = await asyncio.shield(self._wearing.list_records(who, grounds, wearer_id))
-        with_reason = who.role != Role.ROLE_NPA_DESK
+        with_reason = who.role in SEE_REASONS
         return tag_record_pb2.ListTagRecordsResponse(
             records=[translate.record_to_proto(record, with_reason=with_reason) for record in records],
             disclosure_id=disclosure_id,

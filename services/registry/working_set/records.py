@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from services.common.rpc.errors import Conflict
 from services.registry.domain import Order, RoutedDevice
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
@@ -116,7 +117,12 @@ class RecordRows:
     # ── changing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def decide(self, stored: StoredRecord[Any] | None, prepared: PreparedRecord[Any]) -> PutOutcome:
-        """Outcome of putting a record over the stored one. Raises Conflict if the same version is stored with different content."""
+        """Outcome of putting a record over the stored one. Raises Conflict if the same version has other content, or was destroyed."""
+        if stored is not None and stored.is_destroyed and stored.source_version == prepared.record.source_version:
+            raise Conflict(
+                f"version {stored.source_version} of this record was destroyed, as its time was over; take it off the list, or send it "
+                "with a greater version if it is needed"
+            )
         version, stored_digest = (stored.source_version, stored.digest) if stored else (None, None)
         return decide_put(version, stored_digest, version=prepared.record.source_version, digest=prepared.digest)
 

@@ -266,13 +266,15 @@ async def test_both_agencies_see_a_review_and_its_decision(client: Client) -> No
     decide = review_pb2.DecideReviewRequest(
         case_id=found.case_id, decision=review_pb2.DECISION_CONFIRM, reason="박 경위가 확인", evidence=found.evidence
     )
-    for without in ("reason", "evidence", "decision", "case_id"):
-        incomplete = review_pb2.DecideReviewRequest()
-        incomplete.CopyFrom(decide)
-        incomplete.ClearField(without)
+    wrong: list[tuple[str, str | bytes | int]] = [("evidence", b""), ("decision", 0), ("case_id", "")]
+    wrong += [("reason", reason) for reason in ("", "of two\nlines", "\u202eturned", "\u200b")]
+    for field, value in wrong:
+        spoiled = review_pb2.DecideReviewRequest()
+        spoiled.CopyFrom(decide)
+        setattr(spoiled, field, value)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await client.stub.DecideReview(incomplete, metadata=server.bearer(NPA_DESK, SECRET))
-        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and without in str(refusal.value.details())
+            await client.stub.DecideReview(spoiled, metadata=server.bearer(NPA_DESK, SECRET))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and field in str(refusal.value.details())
     answer = await client.stub.DecideReview(decide, metadata=server.bearer(NPA_DESK, SECRET))
     assert (answer.review.state, answer.review.decided_by) == (review_pb2.REVIEW_STATE_CONFIRMED, NPA_DESK)
     events = []

@@ -111,6 +111,9 @@ BAD: dict[str, tuple[Message, str]] = {
     "an address too long": (wearer(address="x" * 401), "wearer.address"),
     "a name of half a megabyte": (wearer(name="가" * 170_000), "wearer.name"),
     "a blank name": (wearer(name="  "), "wearer.name"),
+    "a name of invisible characters": (wearer(name="\u200b\u2060 "), "wearer.name"),
+    "an address that a screen shows turned": (wearer(address="\u202e21 teertS"), "wearer.address"),
+    "a name that a screen shows turned": (order(_respondent(name="\u2067Kim\u2069")), "order.respondent.name"),
 }
 
 

@@ -112,3 +112,15 @@ async def test_a_device_out_of_service_gets_no_code_and_its_phone_ends(where: Pa
             await desk.enrolments.find(token)
         assert await refusal(desk.enrolments.enrol(pending)) == "DEVICE_ENDED"
         assert await refusal(desk.code()) == "DEVICE_ENDED"
+
+
+async def test_a_device_of_a_person_who_has_ended_gets_no_code(where: Path | str) -> None:
+    async with opened(where) as desk:
+        police, now_ms = desk.registry.police, MeshClock().now_ms()
+        await police.end_device("app-1", now_ms, source_version=2)
+        await police.end_protected_person(records.person().person_id, now_ms, source_version=2)
+        # The device's record is open again, but nobody may report for it until that of the person is, too.
+        await police.put_device(translate.parse_device(records.device(version=3)))
+        assert await refusal(desk.code()) == "DEVICE_ENDED"
+        await police.put_protected_person(translate.parse_protected_person(records.person(version=3)))
+        assert (await desk.enrolments.enrol(await desk.code())).phone.device_id == "app-1"

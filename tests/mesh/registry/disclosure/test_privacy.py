@@ -51,8 +51,10 @@ async def read_wearer(client: Client, who: str, grounds: disclosure_pb2.Grounds 
     return answer.wearer
 
 
-async def read_person(client: Client, who: str) -> disclosure_pb2.ReadProtectedPersonResponse:
-    request = disclosure_pb2.ReadProtectedPersonRequest(person_id="p-secret", grounds=GROUNDS)
+async def read_person(
+    client: Client, who: str, person_id: str = "p-secret"
+) -> disclosure_pb2.ReadProtectedPersonResponse:
+    request = disclosure_pb2.ReadProtectedPersonRequest(person_id=person_id, grounds=GROUNDS)
     answer = await client.disclosures.ReadProtectedPerson(request, metadata=server.bearer(who, SECRET), timeout=10)
     return answer
 
@@ -79,6 +81,16 @@ async def test_probation_does_not_see_where_the_protected_person_lives(client: C
     assert probation.protected_person.name == PERSON_NAME
     assert list(probation.places) == []
     assert list((await read_person(client, REVIEWER)).places) == []
+
+
+async def test_places_of_two_orders_with_one_id_are_both_shown(client: Client) -> None:
+    """She has moved: the earlier order calls her old home `home`, the later ones her new home."""
+    orders = [records.order(f"o-moved-{n}", ("p-moved",), NUMBER) for n in range(3)]
+    for later in orders[1:]:
+        later.places[0].circle.lat_deg = 37.6
+    await client.put(records.person("p-moved"), *orders)
+    places = (await read_person(client, NPA_DESK, "p-moved")).places
+    assert [(place.place_id, place.circle.lat_deg) for place in places] == [("home", 37.5), ("home", 37.6)]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from services.registry.domain import ExerciseKind, ListedKind, Order, Wearer
 from services.registry.exercises.service import ExerciseRecords
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
+from services.registry.records.kinds import WEARERS
 from services.registry.records.versions import PutOutcome
 from services.registry.reviews.domain import Review, ReviewState
 from services.registry.reviews.tables import match_events
@@ -143,5 +144,11 @@ async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) 
         assert len(over) == 6 and all(snapshot.valid_until_ms <= clock.now_ms() for snapshot in over)
         with pytest.raises(FailedPrecondition):
             await exercises.put(canary, 6, "exercise", until_ms=until_ms)
+        # A put of the drill broke off before the tag of its second wearer.
+        await registry.ministry.put_wearer(drill.wearer(1))
+        await exercises.end(drill)
+        async with registry.transactions.open() as stored:
+            ended = await stored.records.opened(WEARERS, [drill.wearer_id(number) for number in range(2)])
+        assert [wearer.end is not None for wearer in ended.values()] == [True, True]
         with pytest.raises(NotFound):
             await exercises.end(ExerciseRecords(ExerciseKind.CANARY, "b"))

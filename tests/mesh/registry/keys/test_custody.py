@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd
@@ -152,6 +152,10 @@ async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no
             with pytest.raises(NotFound):
                 await view.records.read(PERSONS, "p-1")
             assert (await view.records.read(PERSONS, "p-2")).person_id == "p-2"
+        with pytest.raises(NotFound, match=r"device\.person_id"):
+            await registry.police.put_device(translate.parse_device(records.device()))
+        with pytest.raises(NotFound, match=r"order\.protected_person_ids\[1\]"):
+            await registry.police.put_order(order("o-3", ("p-2", "p-1")))
         assert await orders_like(registry, long) == {"o-2"}
         assert await orders_with_cases(registry, "w-1") == ["o-2"]
         async with registry.database.transaction() as connection:
@@ -190,11 +194,36 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
         await registry.ministry.end_tag("tag-2", MeshClock().now_ms(), 2)
         await destroy_all(key_retention)
         assert await destroyed(registry) == ["w-1"]
+        # Nothing would be enforced by a tag on a destroyed wearer, so it is refused until the wearer is put again.
+        with pytest.raises(NotFound, match=r"tag\.wearer_id"):
+            await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-3")))
         # The order against the wearer stays in force without a case.
         assert await registry.police.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
         assert await registry.transactions.change(lambda working: working.cases.of_orders(["o-1"])) == []
         async with registry.transactions.open() as view:
             assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
+
+
+async def test_a_wearer_who_is_put_after_the_destruction_stays_until_a_later_tag_is_due(
+    where: Path | str,
+) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order())
+        await registry.ministry.end_tag("tag-1", MeshClock().now_ms(), 2)
+    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["w-1"]
+        with pytest.raises(Conflict, match="was destroyed"):
+            await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+        # The new tag is fitted only after the next round of the retention.
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=2)))
+        await destroy_all(key_retention)
+        await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-2")))
+        assert await orders_with_cases(registry, "w-1") == ["o-1"]
+        await registry.ministry.end_tag("tag-2", ahead(2 * KEPT_AFTER_END_MS).now_ms(), 2)
+    async with opened(where, clock=ahead(3 * KEPT_AFTER_END_MS + DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["w-1", "w-1"]
 
 
 async def test_the_background_work_rewraps_keys_and_destroys_records(where: Path | str) -> None:

@@ -36,6 +36,7 @@ DESK = caller_of("spiffe://npa/desk/seoul")
 GROUNDS = Grounds("STALKING_9_1_3_2", Purpose.ENFORCEMENT, "incident-7")
 SIGNER = Signer(bytes(32))
 ROWS = 5
+WITHIN_S = 60.0
 
 
 @pytest.fixture
@@ -234,6 +235,14 @@ async def test_deleted_rows_and_heads_are_detected_by_the_heads_that_an_agency_k
         await connection.execute(sa.delete(ledger_heads).where(ledger_heads.c.sequence > 3))
     assert (await proof(filled)).rows == 3
     assert await broken_at(filled, kept) == 4
+
+
+async def test_watchers_of_heads_read_without_the_lock_of_the_writers(
+    filled: Database, disclosures: Disclosures
+) -> None:
+    heads = disclosures.watch_heads(0)
+    async with filled.transaction(), asyncio.timeout(WITHIN_S):  # as while an agency puts its records
+        assert [(await anext(heads)).head.sequence for _ in range(2)] == [3, ROWS]
 
 
 async def test_a_disclosure_of_another_service_is_appended_once(database: Database, disclosures: Disclosures) -> None:

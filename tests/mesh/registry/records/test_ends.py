@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, WearerEndReason
+from services.registry.domain import EndReason, ListedKind, Order, OrderEnd, WearerEnd, WearerEndReason
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
@@ -110,6 +110,25 @@ async def test_other_ends_of_an_order_give_no_ground_fell_event(where: Path | st
         assert await events(registry) == ["MATCHED"]
 
 
+@pytest.mark.parametrize("reason", [WearerEndReason.ACQUITTAL, WearerEndReason.LAPSED])
+async def test_a_wearer_of_a_tag_under_a_judgment_is_not_destroyed_at_once(
+    where: Path | str, reason: WearerEndReason
+) -> None:
+    now_ms = MeshClock().now_ms()
+    async with opened(where) as (registry, key_retention):
+        worn = records.tag()
+        worn.basis = registry_pb2.TAG_BASIS_JUDGMENT
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.ministry.put_tag(translate.parse_tag(worn))
+        await registry.ministry.end_tag("tag-1", now_ms - 1500, 2)
+        with pytest.raises(InvalidField) as refused:
+            await registry.ministry.end_wearer("w-1", WearerEnd(reason, now_ms - 1000), 2)
+        assert refused.value.field == "reason"
+        await registry.ministry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, now_ms - 1000), 2)
+        await destroy_all(key_retention)
+        assert "wearers/w-1" in await alive(registry)
+
+
 async def test_a_newer_record_of_an_ended_wearer_is_not_destroyed(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
     async with opened(where) as (registry, key_retention):
@@ -203,10 +222,13 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
     async with opened(where, 8 * DAY_MS) as (registry, key_retention):
         await destroy_all(key_retention)
         assert await tables_that_hold(registry, review.case_id) == set()
-        # Left are empty rows by id, so that no record is restored by mistake, the ledger, and the ids of tags and wearers.
+        # Left are empty rows by id, so that no record is restored by mistake, and the ledger; of devices the revoked route.
         assert await tables_that_hold(registry, "o-1") == {"orders", "data_keys", "ledger"}
-        tag_ids = {"tags", "routes", "outbox"}
-        assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *tag_ids}
+        of_routes = {"routes", "outbox"}
+        assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *of_routes}
+        assert await tables_that_hold(registry, "tag-1") == await tables_that_hold(registry, "app-1") == of_routes
+        async with registry.transactions.reading() as view:
+            assert await view.reconciliation.listed(list(ListedKind)) == []
 
 
 async def test_a_match_is_logged_only_after_the_commit(where: Path | str) -> None:

@@ -86,13 +86,13 @@ async def test_a_decision_that_cant_take_over_changes_nothing(client: Client) ->
             order("d-1", stranger, protection, decision_s, decision_s + DAY_S),
             order_id,
             Code.INVALID_ARGUMENT,
-            "covering_order_id: must be the id of an order against the same respondent",
+            "replaces.order_id: can't be ended by this order: covering_order_id must be the id of an order against the same respondent",
         ),
         (
             order("d-2", number, protection, FROM_S, decision_s),
             order_id,
             Code.INVALID_ARGUMENT,
-            "ended_at: must be later than the valid_from of the interim",
+            "replaces.order_id: can't be ended by this order: ended_at must be later than the valid_from of the interim",
         ),
         (
             order("d-3", number, protection, decision_s, decision_s + DAY_S),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,6 +35,7 @@ from tests.support.registry.core import RegistryCore
 
 DESK = "spiffe://npa/desk/test"
 ALL = tuple(ReviewState)
+WITHIN_S = 60.0
 
 
 class Agencies:
@@ -256,6 +258,14 @@ async def test_an_order_that_has_ended_gets_no_review(agencies: Agencies) -> Non
     end = OrderEnd(EndReason.NON_PROSECUTION, 1_600_000_000_000)
     await agencies.registry.police.end_order("o-1", end, 3)
     assert (await agencies.review()).state is ReviewState.CLOSED
+
+
+async def test_watchers_of_matches_read_without_the_lock_of_the_writers(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    # As while an agency puts its records.
+    async with agencies.registry.database.transaction(), asyncio.timeout(WITHIN_S):
+        assert len(await agencies.match_reviews.resume(0, 10, only_matches=False)) == 1
+        assert await agencies.events() == [Event.REVIEW_OPENED]
 
 
 async def test_a_resume_token_expires_after_seven_days(agencies: Agencies) -> None:

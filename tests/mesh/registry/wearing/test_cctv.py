@@ -57,6 +57,10 @@ def step(request_id: str, name: str, at_ms: int) -> cctv_pb2.RecordCctvStepReque
     )
 
 
+def texts(message: cctv_pb2.CctvRequest) -> list[str]:
+    return [entry.text for entry in message.entries]
+
+
 def due_ms(message: cctv_pb2.CctvRequest) -> int:
     return times.from_timestamp(message.due_at)
 
@@ -101,6 +105,30 @@ async def test_tag_act_16_3_2_gives_no_request_for_item_3_2_alone(client: Client
     assert not client.mesh.query(f"select 1 from ledger where record_id = '{stalker}' and deed = 'SHARED'")  # noqa: S608
 
 
+@pytest.mark.parametrize(
+    ("basis", "order_types", "allowed"),
+    [
+        (registry_pb2.TAG_BASIS_STALKING_ORDER, (), False),
+        (registry_pb2.TAG_BASIS_STALKING_ORDER, (registry_pb2.ORDER_TYPE_TAG_CONDITION,), True),
+        (registry_pb2.TAG_BASIS_JUDGMENT, (registry_pb2.ORDER_TYPE_STALKING_TAG,), True),
+        (registry_pb2.TAG_BASIS_UNSPECIFIED, (registry_pb2.ORDER_TYPE_STALKING_TAG,), False),
+    ],
+)
+async def test_tag_act_16_3_2_counts_the_basis_of_the_tag(
+    client: Client, basis: registry_pb2.TagBasis.ValueType, order_types: tuple[int, ...], allowed: bool
+) -> None:
+    wearer_id = await wearer_under(client, *order_types)
+    worn = records.tag(f"tag-{wearer_id}", wearer_id)
+    worn.basis = basis
+    await client.put(worn)
+    if allowed:
+        made = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+        assert made.request.wearer_id == wearer_id
+        return
+    code, text = await client.rejection(client.cctv.RequestCctv, request(wearer_id), DESK)
+    assert code is Code.FAILED_PRECONDITION and "item 3-2 alone" in text
+
+
 async def test_entries_are_never_changed_and_steps_follow_each_other(client: Client) -> None:
     wearer_id = await wearer_under(client)
     request_id, now_ms = f"q-{wearer_id}", MeshClock().now_ms()
@@ -137,3 +165,23 @@ async def test_only_the_location_tracking_centre_requests_and_a_list_of_all_has_
     assert wearer_id not in [
         each.wearer_id for each in (await client.ask(client.cctv.ListCctvRequests, after, DESK)).requests
     ]
+
+
+async def test_no_answer_has_texts_of_others_without_a_row_of_the_ledger(client: Client) -> None:
+    wearer_id = await wearer_under(client)
+    made = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+    provided = step(f"q-{wearer_id}", "PROVIDED", times.from_timestamp(made.request.entries[0].at))
+    provided.note = "by courier"
+    rows = client.mesh.query("select count(*) from ledger")
+    answer = await client.ask(client.cctv.RecordCctvStep, provided, DESK)
+    assert texts(answer.request) == ["", "by courier"]
+    # Its time is in the list of all requests, so anybody at the desk can send this step again.
+    repeated = step(f"q-{wearer_id}", "PROVIDED", times.from_timestamp(provided.at))
+    answer = await client.ask(client.cctv.RecordCctvStep, repeated, "spiffe://moj/desk/other")
+    assert texts(answer.request) == ["", ""]
+    answer = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
+    assert texts(answer.request) == ["Station square, 14:00 to 14:30", ""]
+    assert client.mesh.query("select count(*) from ledger") == rows
+    about = cctv_pb2.ListCctvRequestsRequest(wearer_id=wearer_id, grounds=GROUNDS)
+    [listed] = (await client.ask(client.cctv.ListCctvRequests, about, DESK)).requests
+    assert texts(listed) == ["Station square, 14:00 to 14:30", "by courier"]

@@ -95,6 +95,21 @@ async def test_enforcement_rule_11_7_a_step_that_is_overdue_is_counted_and_logge
         assert await done.cctv.overdue() == []
 
 
+async def test_a_list_of_overdue_requests_goes_on_after_one_that_was_answered_meanwhile(where: Path | str) -> None:
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = core(database)
+        await prepared(registry)
+        await put_condition(registry)
+        made = [(await registry.cctv.request(request(f"q-{n}"), DESK))[0] for n in range(3)]
+        late = core(database, 2 * ANSWER_WITHIN_MS)
+        assert [found.request_id for found in await late.cctv.list_all("", only_overdue=True)] == ["q-0", "q-1", "q-2"]
+        at_ms = made[1].last.at_ms
+        answer = CctvEntry(step=CctvStep.DECLINED, at_ms=at_ms, recorded_ms=at_ms, recorded_by=DESK)
+        await registry.cctv.add_step("q-1", answer)
+        assert [found.request_id for found in await late.cctv.list_all("q-1", only_overdue=True)] == ["q-2"]
+        assert await late.cctv.list_all("q-unknown", only_overdue=True) == []
+
+
 @pytest.mark.parametrize("reason", [WearerEndReason.LAPSED, WearerEndReason.COMPLETED])
 async def test_the_destruction_of_a_wearer_destroys_reasons_and_texts(
     where: Path | str, reason: WearerEndReason

@@ -221,6 +221,7 @@ def test_levels_of_the_address(address: str, reached: str) -> None:
         ("01012345678", "EQUAL"),
         ("+82-10-1234-5678", "EQUAL"),
         ("+82 (0)10 1234 5678", "EQUAL"),
+        ("０１０－１２３４－５６７８", "EQUAL"),
         ("010-1234-5687", "ONE_DIGIT"),
         ("010-1234-5679", "ONE_DIGIT"),
         ("010-4321-8765", "DIFFERENT"),

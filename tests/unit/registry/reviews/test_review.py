@@ -94,6 +94,26 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
     ).enforced
 
 
+@pytest.mark.parametrize("now_ms", [1000, 400])
+def test_each_state_has_a_time_of_its_own_also_if_the_clock_was_set_back(now_ms: int) -> None:
+    question = review_in(OPEN, False)
+    seen = SeenReview(SAME, None)
+    confirmed = domain.decided(question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
+    undone = domain.decided(confirmed, Decision.UNDO, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
+    evidence = MatchEvidence(OTHER, 1.0, ())
+    closed = domain.updated(undone, CLOSED, False, evidence=evidence, legal_basis="", now_ms=now_ms)
+    assert [review.since_ms for review in (question, confirmed, undone, closed)] == [1000, 1001, 1002, 1003]
+    with pytest.raises(FailedPrecondition, match="CONFIRMED since"):
+        domain.decided(
+            confirmed,
+            Decision.REJECT,
+            MatchLevel.POSSIBLE,
+            seen=SeenReview(SAME, question.since_ms),
+            by="other desk",
+            now_ms=now_ms,
+        )
+
+
 def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="changed"):
         domain.decided(

@@ -374,7 +374,7 @@ class Alert(_message.Message):
     encounter_id: _builtins.str
     """RING_ENTERED: the authorised encounter that mutes the response. The demand is then at most WARN."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Exercise of the case. NONE if the alert is live."""
+    """Exercise of the case. Unspecified if the alert is live."""
     outage_id: _builtins.str
     """SILENT, UNKNOWN_NEAR, PROTECTED_DEVICE_LOST, OUTAGE: id of the outage, or of the outage that explains the silence. Else empty."""
     outage_silent: _builtins.int

@@ -248,7 +248,7 @@ class Command(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     issued_at_ms: _builtins.int
-    """When it happened, milliseconds since 1970 UTC by the mesh's clock."""
+    """When the command was issued, milliseconds since 1970 UTC by the mesh's clock."""
     expires_at_ms: _builtins.int
     """When the command expires, milliseconds since 1970 UTC by the mesh's clock. It isn't sent after that."""
     issued_by: _builtins.str

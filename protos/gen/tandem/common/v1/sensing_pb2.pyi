@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SensingRequest(_message.Message):
-    """What the decision needs from a device or has it tell the wearer, in the stream SENSING. Ingest turns it into commands. It follows from the log alone, so every
-    evaluator makes the same request, and it doesn't say why it is made.
+    """What the decision needs from a device or has it tell the wearer, in the stream SENSING. Ingest turns it into commands. It follows from
+    the log alone, so every evaluator makes the same request, and it doesn't say why it is made.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -335,7 +335,9 @@ class CctvEntry(_message.Message):
     recorded_by: _builtins.str
     """SPIFFE id of the caller who entered it."""
     text: _builtins.str
-    """Details of the request, or the note of the step. Empty in a list without a wearer, and once the wearer's data was destroyed."""
+    """Details of the request, or the note of the step. Only the list about a wearer has all texts, as it is a row of the ledger; any other
+    answer has the text alone that the call itself gave. Empty once the wearer's data was destroyed.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""

@@ -25,7 +25,7 @@ class IssueDeviceTokenRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     KEEP_OLDER_FOR_S_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Id of the tag or protective device. FAILED_PRECONDITION if its record has ended."""
+    """Id of the tag or protective device. FAILED_PRECONDITION if its record or that of its wearer or person has ended."""
     keep_older_for_s: _builtins.int
     """Time for which older tokens stay valid, so that the device can report until it has the new one: seconds, 0 to 604,800. A token
     that expires sooner still does. At most the newest four tokens are valid.

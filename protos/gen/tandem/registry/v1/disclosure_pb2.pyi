@@ -191,7 +191,9 @@ class ReadProtectedPersonResponse(_message.Message):
 
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Place]:
-        """Protected places of the orders that name the person, ordered by place id. None for a role that may not see them."""
+        """Protected places of the orders that name the person, ordered by place id. Two orders may give one id to two places. None for a role
+        that may not see them.
+        """
 
     def __init__(
         self,

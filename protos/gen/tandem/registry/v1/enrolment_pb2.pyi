@@ -26,7 +26,9 @@ class IssueEnrolmentCodeRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     VALID_FOR_S_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Id of the protective device. NOT_FOUND if there is none; PERMISSION_DENIED for a tag; FAILED_PRECONDITION if its record has ended."""
+    """Id of the protective device. NOT_FOUND if there is none; PERMISSION_DENIED for a tag; FAILED_PRECONDITION if its record or that of
+    the person has ended.
+    """
     valid_for_s: _builtins.int
     """Time for which the code is valid: seconds, 60 to 86,400; 0 for 900."""
     def __init__(

@@ -45,7 +45,7 @@ class ReviewFinding(_message.Message):
     owner: _builtins.str
     """Who has to act: a person or an office, 1 to 100 characters."""
     due_on: _builtins.str
-    """Last day to act, by Korea's time, as 2027-03-01."""
+    """Last day to act, by Korea's time, as 2027-03-01. Not later than 2100-12-31."""
     made_by: _builtins.str
     """SPIFFE id of the reviewer who entered it."""
     closed_by: _builtins.str

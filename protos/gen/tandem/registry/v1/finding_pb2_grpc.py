@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class FindingServiceStub:
     """What reviewers find in incidents, with the person who has to act and by when. A finding is never changed; it is closed once, with
-    what came of it. The text is stored encrypted and is destroyed with the incident's trace.
+    what came of it. The text is stored encrypted. A finding is deleted three years after it was entered, closed or not.
     """
 
     def __init__(self, channel):
@@ -55,7 +55,7 @@ class FindingServiceStub:
 
 class FindingServiceServicer:
     """What reviewers find in incidents, with the person who has to act and by when. A finding is never changed; it is closed once, with
-    what came of it. The text is stored encrypted and is destroyed with the incident's trace.
+    what came of it. The text is stored encrypted. A finding is deleted three years after it was entered, closed or not.
     """
 
     def PutFinding(self, request, context):
@@ -107,7 +107,7 @@ def add_FindingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FindingService:
     """What reviewers find in incidents, with the person who has to act and by when. A finding is never changed; it is closed once, with
-    what came of it. The text is stored encrypted and is destroyed with the incident's trace.
+    what came of it. The text is stored encrypted. A finding is deleted three years after it was entered, closed or not.
     """
 
     @staticmethod

@@ -14,7 +14,7 @@ GRPC_VERSION: str
 
 class FindingServiceStub:
     """What reviewers find in incidents, with the person who has to act and by when. A finding is never changed; it is closed once, with
-    what came of it. The text is stored encrypted and is destroyed with the incident's trace.
+    what came of it. The text is stored encrypted. A finding is deleted three years after it was entered, closed or not.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -27,7 +27,7 @@ class FindingServiceStub:
 
 class FindingServiceServicer(metaclass=_abc_1.ABCMeta):
     """What reviewers find in incidents, with the person who has to act and by when. A finding is never changed; it is closed once, with
-    what came of it. The text is stored encrypted and is destroyed with the incident's trace.
+    what came of it. The text is stored encrypted. A finding is deleted three years after it was entered, closed or not.
     """
 
     @_abc_1.abstractmethod

@@ -103,8 +103,8 @@ class ListedRecord(_message.Message):
       timestamp     whole milliseconds since 1970 UTC, rounded down
       whole number  decimal, such as `extensions=1`
       yes or no     1 for yes, no line for no
-    A tag that was removed and a device that was returned have one more line, `removed_at=`. An order that has ended has the lines of EndOrderRequest too:
-    `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
+    A tag that was removed and a device that was returned have one more line, `removed_at=`. An order that has ended has the lines of
+    EndOrderRequest too: `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
     EndWearerRequest, a protected person who has ended `ended_at=`. Of a unit, report_interval_s=60 stands for 0, the identifier is in
     lower case, and a unit that was removed has `installed_until=`. So a wearer is, for example:
       national_id=8001011234567
@@ -145,7 +145,9 @@ Global___ListedRecord: _TypeAlias = ListedRecord  # noqa: Y015
 
 @_typing.final
 class ReconcileRequest(_message.Message):
-    """A part of an agency's list. All parts together are the full list, in any order, with each record once."""
+    """A part of an agency's list. All parts together are the full list, in any order, with each record once. What was destroyed is in no list:
+    a wearer's data with the wearer's tags, a protected person's with her devices.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

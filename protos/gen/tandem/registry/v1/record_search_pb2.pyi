@@ -60,7 +60,7 @@ class SearchRecordsRequest(_message.Message):
     name: _builtins.str
     """Name, 2 to 200 characters."""
     phone: _builtins.str
-    """Telephone number, at least 7 digits. Finds wearers and respondents."""
+    """Telephone number, 7 to 15 digits, at most 40 characters. Finds wearers and respondents."""
     record_id: _builtins.str
     """Id of a wearer, protected person or order."""
     birth_date: _builtins.str
@@ -100,7 +100,7 @@ class SearchRecordsResponse(_message.Message):
 
     @_builtins.property
     def searched(self) -> _containers.RepeatedScalarFieldContainer[Global___FoundKind.ValueType]:
-        """Kinds of records that were searched."""
+        """Kinds of records that were searched. Protected persons are searched by an id or by a name alone."""
 
     def __init__(
         self,

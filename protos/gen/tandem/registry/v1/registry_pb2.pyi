@@ -235,9 +235,11 @@ class _WearerEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weare
     WEARER_END_REASON_COMPLETED: _WearerEndReason.ValueType  # 1
     """The term of the tag ended. The data are kept for five years."""
     WEARER_END_REASON_ACQUITTAL: _WearerEndReason.ValueType  # 2
-    """The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once."""
+    """The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once. Refused
+    (INVALID_ARGUMENT) if a tag of the wearer rested on a judgment.
+    """
     WEARER_END_REASON_LAPSED: _WearerEndReason.ValueType  # 3
-    """The order of such a tag lapsed, for example without prosecution. The data are destroyed at once."""
+    """The order of such a tag lapsed, for example without prosecution. The data are destroyed at once. Refused as for an acquittal."""
 
 class WearerEndReason(_WearerEndReason, metaclass=_WearerEndReasonEnumTypeWrapper):
     """Reasons why a wearer's record ends."""
@@ -246,9 +248,11 @@ WEARER_END_REASON_UNSPECIFIED: WearerEndReason.ValueType  # 0
 WEARER_END_REASON_COMPLETED: WearerEndReason.ValueType  # 1
 """The term of the tag ended. The data are kept for five years."""
 WEARER_END_REASON_ACQUITTAL: WearerEndReason.ValueType  # 2
-"""The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once."""
+"""The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once. Refused
+(INVALID_ARGUMENT) if a tag of the wearer rested on a judgment.
+"""
 WEARER_END_REASON_LAPSED: WearerEndReason.ValueType  # 3
-"""The order of such a tag lapsed, for example without prosecution. The data are destroyed at once."""
+"""The order of such a tag lapsed, for example without prosecution. The data are destroyed at once. Refused as for an acquittal."""
 Global___WearerEndReason: _TypeAlias = WearerEndReason  # noqa: Y015
 
 class _PutOutcome:
@@ -303,7 +307,7 @@ class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent
     and ends the wearer's record, whose data are then destroyed.
     """
     MATCH_EVENT_REVIEW_CLOSED: _MatchEvent.ValueType  # 9
-    """The records changed, so that an open review needs no decision any more."""
+    """The records changed or the order has ended, so that an open review needs no decision any more."""
 
 class MatchEvent(_MatchEvent, metaclass=_MatchEventEnumTypeWrapper):
     """Events of a match."""
@@ -328,7 +332,7 @@ MATCH_EVENT_GROUND_FELL: MatchEvent.ValueType  # 8
 and ends the wearer's record, whose data are then destroyed.
 """
 MATCH_EVENT_REVIEW_CLOSED: MatchEvent.ValueType  # 9
-"""The records changed, so that an open review needs no decision any more."""
+"""The records changed or the order has ended, so that an open review needs no decision any more."""
 Global___MatchEvent: _TypeAlias = MatchEvent  # noqa: Y015
 
 @_typing.final

@@ -36,7 +36,7 @@ class _ReviewStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewSta
     REVIEW_STATE_REJECTED: _ReviewState.ValueType  # 4
     """A person has rejected it."""
     REVIEW_STATE_CLOSED: _ReviewState.ValueType  # 5
-    """The changed records contradict the match."""
+    """No decision is needed any more: the changed records contradict the match, or the order has ended."""
 
 class ReviewState(_ReviewState, metaclass=_ReviewStateEnumTypeWrapper):
     """States of the question whether a respondent and a wearer are one person."""
@@ -51,7 +51,7 @@ REVIEW_STATE_CONFIRMED: ReviewState.ValueType  # 3
 REVIEW_STATE_REJECTED: ReviewState.ValueType  # 4
 """A person has rejected it."""
 REVIEW_STATE_CLOSED: ReviewState.ValueType  # 5
-"""The changed records contradict the match."""
+"""No decision is needed any more: the changed records contradict the match, or the order has ended."""
 Global___ReviewState: _TypeAlias = ReviewState  # noqa: Y015
 
 class _Decision:
@@ -240,7 +240,7 @@ class Review(_message.Message):
     weight_bits: _builtins.float
     """Weight of the evidence, bits: 1 more means twice as likely."""
     evidence: _builtins.bytes
-    """Digest of both records' content. Send it with the decision."""
+    """Keyed digest of the compared data of both records: another one means that these data have changed. Send it with the decision."""
     decided_by: _builtins.str
     """SPIFFE id of the person who decided. Empty if nobody has."""
     legal_basis: _builtins.str
@@ -356,7 +356,7 @@ class DecideReviewRequest(_message.Message):
     decision: Global___Decision.ValueType
     """The decision."""
     reason: _builtins.str
-    """Reason, 1 to 500 characters. Stored encrypted."""
+    """Reason, one line of 1 to 500 characters. Stored encrypted."""
     evidence: _builtins.bytes
     """Digest of the evidence that the person saw. If it has changed, the decision is refused (FAILED_PRECONDITION,
     EVIDENCE_CHANGED).
@@ -365,7 +365,8 @@ class DecideReviewRequest(_message.Message):
     def seen_since(self) -> _timestamp_pb2.Timestamp:
         """`since` of the review that the person saw. If the review has reached another state meanwhile, the decision is refused
         (FAILED_PRECONDITION, DECIDED_MEANWHILE). Absent: a decided review must be undone before it is decided differently
-        (FAILED_PRECONDITION, ALREADY_DECIDED). The same decision of the same person, sent again, changes nothing and is answered alike.
+        (FAILED_PRECONDITION, ALREADY_DECIDED). The same confirmation or rejection of the same person, sent again, changes nothing and is
+        answered alike; a repeated UNDO has nothing to undo any more (FAILED_PRECONDITION, NOTHING_TO_UNDO).
         """
 
     def __init__(

@@ -404,7 +404,7 @@ class TagRecord(_message.Message):
     afterwards: _builtins.bool
     """Whether the removal was reported afterwards."""
     reason: _builtins.str
-    """The reason. Empty for the police, and once the wearer's data was destroyed."""
+    """The reason. Empty for the police. The whole record is deleted with the wearer's data."""
     recorded_by: _builtins.str
     """SPIFFE id of the caller who recorded it."""
     ended_by: _builtins.str

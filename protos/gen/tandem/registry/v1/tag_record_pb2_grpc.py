@@ -99,8 +99,8 @@ class TagRecordServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTagRecords(self, request, context):
-        """Returns all records about a wearer's tags. The read is a row of the ledger before the answer is sent. The police see no reasons,
-        which may say something about the wearer's health.
+        """Returns all records about a wearer's tags, none once the wearer's data was destroyed. The read is a row of the ledger before the
+        answer is sent. The police see no reasons, which may say something about the wearer's health.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

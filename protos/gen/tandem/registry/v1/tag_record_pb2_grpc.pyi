@@ -28,8 +28,8 @@ class TagRecordServiceStub:
     EndRemoval: _aio.UnaryUnaryMultiCallable[_tag_record_pb2.EndRemovalRequest, _tag_record_pb2.EndRemovalResponse]
     """Ends an authorised removal early, or cancels it before it begins."""
     ListTagRecords: _aio.UnaryUnaryMultiCallable[_tag_record_pb2.ListTagRecordsRequest, _tag_record_pb2.ListTagRecordsResponse]
-    """Returns all records about a wearer's tags. The read is a row of the ledger before the answer is sent. The police see no reasons,
-    which may say something about the wearer's health.
+    """Returns all records about a wearer's tags, none once the wearer's data was destroyed. The read is a row of the ledger before the
+    answer is sent. The police see no reasons, which may say something about the wearer's health.
     """
 
 class TagRecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -76,8 +76,8 @@ class TagRecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tag_record_pb2.ListTagRecordsRequest,
         context: _aio.ServicerContext[_tag_record_pb2.ListTagRecordsRequest, _abc.Awaitable[_tag_record_pb2.ListTagRecordsResponse]],
     ) -> _abc.Awaitable[_tag_record_pb2.ListTagRecordsResponse]:
-        """Returns all records about a wearer's tags. The read is a row of the ledger before the answer is sent. The police see no reasons,
-        which may say something about the wearer's health.
+        """Returns all records about a wearer's tags, none once the wearer's data was destroyed. The read is a row of the ledger before the
+        answer is sent. The police see no reasons, which may say something about the wearer's health.
         """
 
 def add_TagRecordServiceServicer_to_server(servicer: TagRecordServiceServicer, server: _aio.Server) -> None: ...
