@@ -13,7 +13,16 @@ from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Partitions, PresenceRefused, Routes
 from services.ingest.batch import Contexts, Reports
-from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender, UnitPresence
+from services.ingest.domain import (
+    FUTURE_MS,
+    EquipmentEvent,
+    Positions,
+    Reason,
+    Refusal,
+    ReportedCharge,
+    Sender,
+    UnitPresence,
+)
 
 _INDEX = attrgetter("index")
 _REASON_TEXTS = {
@@ -79,6 +88,8 @@ class Checked:
     """Devices of refused reports that the log notes as heard."""
     contacts: list[HeardDevice] = field(default_factory=list)
     """Devices of accepted reports without a position."""
+    charges: Sequence[ReportedCharge] = ()
+    """Battery charges whose time isn't ahead of the mesh's, also those of refused reports."""
 
     @property
     def device_ids(self) -> list[str]:
@@ -133,6 +144,8 @@ class Checks:
             RoutedPositions(reports.positions, cast(list[Partitions], partitions), reports.contexts),
             list(reports.unreadable),
             [reports.claimed.get(refusal.index, "") for refusal in reports.unreadable],
+            # A charge of the future would count as the newest for good, and one before 1970 can't be shared.
+            charges=[charge for charge in reports.charges if 0 <= charge.fix_time_ms <= latest_ms],
         )
         indexes = reports.position_indexes
         if missing or max(reports.positions.fix_times_ms, default=latest_ms) > latest_ms:
