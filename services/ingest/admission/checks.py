@@ -166,6 +166,7 @@ class Checks:
                 checked.events.append((event, route))
         self._accept_presences(checked, reports, at_units, latest_ms=latest_ms)
         self._accept_contacts(checked, reports, contacts)
+        self._limit_heard(checked)
         for refusal, device_id in zip(checked.refusals, checked.refused_devices, strict=True):
             self._quarantine.refused(sender.spiffe_id, device_id, refusal.code)
         checked.refusals.sort(key=_INDEX)
@@ -203,6 +204,11 @@ class Checks:
                 checked.refuse(index, device_id, Reason.TOO_OFTEN)
             else:
                 checked.contacts.append(HeardDevice(device_id, contact.report_id, route))
+
+    def _limit_heard(self, checked: Checked) -> None:
+        """Drops the contacts over the rate limit of their device, so that a wrong clock doesn't let a device write without a limit."""
+        over = set(self._rate_limits.presences.over([heard.device_id for heard in checked.heard], time.monotonic()))
+        checked.heard = [heard for i, heard in enumerate(checked.heard) if i not in over]
 
     def _limit_positions(self, checked: Checked, indexes: Sequence[int], live_from_ms: int) -> None:
         """Refuses the positions over the rate limit of their device. `indexes` holds the index of each position in the batch."""
