@@ -168,7 +168,7 @@ class Checks:
         self._accept_contacts(checked, reports, contacts)
         self._limit_heard(checked)
         for refusal, device_id in zip(checked.refusals, checked.refused_devices, strict=True):
-            self._quarantine.refused(sender.spiffe_id, device_id, refusal.code)
+            self._quarantine.refused(sender.spiffe_id, device_id, refusal.code, phone_id=sender.device_id)
         checked.refusals.sort(key=_INDEX)
         return checked
 

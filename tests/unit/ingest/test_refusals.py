@@ -58,7 +58,7 @@ class PhoneSurroundings:
         self.stored.append(device_id)
 
     # quarantine
-    def refused(self, *_: Any) -> None:
+    def refused(self, *_: Any, phone_id: str) -> None:
         pass
 
 

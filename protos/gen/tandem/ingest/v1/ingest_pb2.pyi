@@ -580,7 +580,7 @@ class Quarantined(_message.Message):
     device_id: _builtins.str
     """Id of the device in the reports. Empty if it isn't a usable id, or if too many devices were refused at once."""
     sender: _builtins.str
-    """SPIFFE id of the sender. Empty for HTTP without a known token."""
+    """SPIFFE id of the vendor. Empty for a phone."""
     code: Global___RefusalCode.ValueType
     """The reason."""
     count: _builtins.int
