@@ -167,9 +167,14 @@ class CheckpointStore:
         return sorted(checkpoints, reverse=True, key=lambda checkpoint: checkpoint.footing.entry)
 
     def read(self, checkpoint: Checkpoint, log_id: str) -> State | None:
-        """The state of a checkpoint; None if its file is damaged, unreadable for this fold version, or of another log."""
+        """The state of a checkpoint; None if its file is damaged, can't be read from the disk or by this fold version, or is of another
+        log."""
         log_fields = {"sequence": checkpoint.footing.entry.sequence, "file": checkpoint.path.name}
-        data = checkpoint.path.read_bytes()
+        try:
+            data = checkpoint.path.read_bytes()
+        except OSError as error:
+            logger().error("checkpoint_damaged", reason=error.strerror, **log_fields)
+            return None
         if not self.keys.is_checkpoint(data, checkpoint.path.stem.rpartition("-")[2]):
             logger().error("checkpoint_damaged", **log_fields)
             return None

@@ -29,6 +29,17 @@ def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None
     assert store.read(named_by_plain_hash, "") is None
 
 
+def test_a_checkpoint_that_the_disk_does_not_give_is_skipped(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for sequence in (20, 30):
+        entry = StreamCursor(sequence, 1, "0" * 16)
+        store.save(0, Footing(entry, None, None), codec.encode(State(0, sequence=sequence)))
+    newest, before = store.found(0)
+    newest.path.unlink()
+    newest.path.mkdir()  # no bytes can be read from it, as from a bad sector
+    assert store.read(newest, "") is None and store.read(before, "")
+
+
 def _story() -> Story:
     story = Story()
     story.case()
