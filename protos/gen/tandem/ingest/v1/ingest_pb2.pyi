@@ -653,7 +653,7 @@ class SendCommandRequest(_message.Message):
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-",
-    "interval-", "notice-" or "sensing-", which the mesh uses itself.
+    "contact-", "interval-", "notice-" or "sensing-", which the mesh uses itself.
     """
     device_id: _builtins.str
     """Id of the device. Empty with subject_id."""
