@@ -65,10 +65,11 @@ async def test_a_caller_that_leaves_before_its_receipt_is_stored_stops_no_other_
         return stored
 
     asyncio.gather(receipt("left")).cancel()  # as a call does whose caller hangs up
-    publishing, stored = asyncio.ensure_future(recorder.publish()), receipt("stays")
+    publishing = asyncio.ensure_future(recorder.publish())
     async with asyncio.timeout(WITHIN_S):
-        await asyncio.wait([publishing, stored], return_when=asyncio.FIRST_COMPLETED)
-        assert stored.done() and not publishing.done()
         while not await bus.last_of(flow.COMMANDS.name, flow.command_step_subject("left", "RECEIVED")):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        stored = receipt("stays")
+        await asyncio.wait([publishing, stored], return_when=asyncio.FIRST_COMPLETED)
+    assert stored.done() and not publishing.done()
     publishing.cancel()
