@@ -130,6 +130,12 @@ class CheckpointStore:
         (path,) = self.folder.glob(f"checkpoint-p{pending.partition}-s{pending.sequence}-*.draft-{pending.pid}")
         self._commit_and_prune(path, pending.partition, footing)
 
+    def discard(self, pending: PendingCheckpoint) -> None:
+        """Removes the file of a checkpoint that failed. Otherwise each one that a full disk cuts off would keep the disk full."""
+        with suppress(OSError):
+            for path in self.folder.glob(f"checkpoint-p{pending.partition}-*.draft-{pending.pid}"):
+                path.unlink(missing_ok=True)
+
     def abandon(self, pending: PendingCheckpoint) -> None:
         """Kills a child that is still writing."""
         os.kill(pending.pid, signal.SIGKILL)
