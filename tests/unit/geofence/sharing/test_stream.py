@@ -12,6 +12,7 @@ from google.rpc import code_pb2
 
 from services.common.clock import MeshClock, wall_us
 from services.common.privacy.grounds import RecordKind
+from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller, Role
 from services.geofence.consumer import Evaluator
@@ -261,7 +262,7 @@ async def test_a_device_that_the_order_names_later_is_watched() -> None:
 
 
 async def test_no_more_is_read_from_a_caller_that_reads_no_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.server, "caller", lambda: Caller("spiffe://moj/desk/deaf", Role.ROLE_MOJ_DESK))
+    monkeypatch.setattr(server, "caller", lambda: Caller("spiffe://moj/desk/deaf", Role.ROLE_MOJ_DESK))
     reader = Reader()
     servicer = api.PositionServicer((), cast(DisclosureOutbox, reader.outbox), MeshClock(), interval_s=0.0)
     requests, read = 3 * streams.MAX_REFUSALS // api.ADDS_PER_STEP, list[int]()
