@@ -79,6 +79,7 @@ class Checkpoints:
             except (CheckpointFailed, OSError) as error:
                 # Decisions need no checkpoint, and the next one may succeed. Without any, a restart replays more.
                 logger().error("checkpoint_failed", partition=self._partition, reason=str(error))
+                await asyncio.to_thread(self._store.discard, pending)
             else:
                 logger().info("checkpoint_written", partition=self._partition, sequence=pending.sequence)
             now_s = asyncio.get_running_loop().time()

@@ -130,6 +130,12 @@ class CheckpointStore:
         (path,) = self.folder.glob(f"checkpoint-p{pending.partition}-s{pending.sequence}-*.draft-{pending.pid}")
         self._commit_and_prune(path, pending.partition, footing)
 
+    def discard(self, pending: PendingCheckpoint) -> None:
+        """Removes the file of a checkpoint that failed. Otherwise each one that a full disk cuts off would keep the disk full."""
+        with suppress(OSError):
+            for path in self.folder.glob(f"checkpoint-p{pending.partition}-*.draft-{pending.pid}"):
+                path.unlink(missing_ok=True)
+
     def abandon(self, pending: PendingCheckpoint) -> None:
         """Kills a child that is still writing."""
         os.kill(pending.pid, signal.SIGKILL)
@@ -167,9 +173,14 @@ class CheckpointStore:
         return sorted(checkpoints, reverse=True, key=lambda checkpoint: checkpoint.footing.entry)
 
     def read(self, checkpoint: Checkpoint, log_id: str) -> State | None:
-        """The state of a checkpoint; None if its file is damaged, unreadable for this fold version, or of another log."""
+        """The state of a checkpoint; None if its file is damaged, can't be read from the disk or by this fold version, or is of another
+        log."""
         log_fields = {"sequence": checkpoint.footing.entry.sequence, "file": checkpoint.path.name}
-        data = checkpoint.path.read_bytes()
+        try:
+            data = checkpoint.path.read_bytes()
+        except OSError as error:
+            logger().error("checkpoint_damaged", reason=error.strerror, **log_fields)
+            return None
         if not self.keys.is_checkpoint(data, checkpoint.path.stem.rpartition("-")[2]):
             logger().error("checkpoint_damaged", **log_fields)
             return None

@@ -91,7 +91,7 @@ class Intake:
                 self._metrics.accepted[endpoint].inc(accepted)
                 self._last_reports.stored(checked.positions.columns, checked.positions.partitions)
                 self._observed.accepted(checked.positions.columns, self._clock.now_ms())
-                self._observed.batteries.accepted(reports.charges, checked.device_ids)
+                self._observed.batteries.accepted(checked.charges, checked.device_ids)
 
         # Refusing a report costs more than accepting it, so senders of many refused reports are slowed down. Their accepted reports
         # are being written during the delay, and the delay holds no other sender's share.

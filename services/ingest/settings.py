@@ -19,7 +19,7 @@ class IngestSettings(HttpSettings):
     metrics_port: int = Field(default=7442, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     device_reports_per_s: float = Field(default=10.0, gt=0)
-    """Rate limit: reports per second that a device may send in the long run."""
+    """Rate limit: reports per second that a device may send in the long run. Each ingest process counts by itself."""
     device_reports_burst: int = Field(default=300, ge=1)
     """Rate limit: reports that a device may send at once. An hour of reports at 15 s is 240."""
     backfill_reports_per_s: float = Field(default=10_000.0, gt=0)

@@ -57,7 +57,7 @@ class ConnectionGuard(asyncio.Protocol):
         self._answering = True
 
     def answered(self) -> None:
-        """Notes that the answer has been sent. Data that arrived during the request begins the next one."""
+        """Notes that the handler has ended; its answer is still to be written. Data that arrived meanwhile begins the next request."""
         self._answering = False
         if self._early:
             self._early = False
@@ -102,7 +102,8 @@ class ConnectionGuard(asyncio.Protocol):
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._answering:
+        # Without a next request, the deadline is that of reading the answer, and the peer reads it.
+        if self._answering or self in self._endpoint.idle:
             self._disarm()
         if self._inner:
             self._inner.resume_writing()

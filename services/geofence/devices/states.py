@@ -82,10 +82,13 @@ class DeviceStateApi(device_state_pb2_grpc.DeviceStateServiceServicer):
 
 
 def _owned_devices(state: State) -> Iterator[tuple[str, _Owned]]:
-    """Devices of the joint cases but canaries, with their kind and owner."""
+    """Devices of the joint cases that haven't ended, canaries left out, with their kind and owner.
+
+    The state keeps ended cases. Their devices are switched off or have another owner, and would count as silent for good.
+    """
     for case_state in state.cases.values():
         case = case_state.case
-        if case.exercise is Exercise.CANARY:
+        if case_state.ended or case.exercise is Exercise.CANARY:
             continue
         for device_id in case.tag_device_ids:
             yield device_id, _Owned(log_pb2.TAG, case.wearer_id)

@@ -1,4 +1,4 @@
-"""The fold's state as bytes and back, for checkpoints and their keyed hash. Equal states give equal bytes."""
+"""The fold's state as bytes and back, for checkpoints and their keyed hash. The same entries give equal bytes on every evaluator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from services.geofence.domain.tracks.packed_fixes import PackedFixes
 from services.geofence.domain.tracks.stays import UnitStay
 from services.geofence.domain.version import VERSION
 
-_MAGIC = b"TANDEM STATE 2\n"
+_MAGIC = b"TANDEM STATE 3\n"
 """First bytes of an encoded state: the format. A state of another format is unreadable."""
 _LENGTH_BYTES = 8
 _CHECK = -1
@@ -60,8 +60,8 @@ class UnreadableState(Exception):
 
 def encode(state: State) -> bytes:
     """Encodes a state: the format, the length of what follows as canonical JSON, the JSON, and the packed fixes of each device in the
-    order of the device ids."""
-    packed = {device_id: track.all_packed() for device_id, track in sorted(state.tracks.items())}
+    order of the tracks."""
+    packed = {device_id: track.all_packed() for device_id, track in state.tracks.items()}
     content = json.dumps(
         {
             "fold_version": VERSION,
@@ -73,10 +73,11 @@ def encode(state: State) -> bytes:
             "log_version": [state.log_version, state.log_version_ms],
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
-            "tracks": {
-                device_id: [track.ahead, track.is_truncated, track.began_ms, _fixes(packed[device_id])]
+            # In the order of the first reports, in which `retention` drops what is old; keys would be sorted.
+            "tracks": [
+                [device_id, track.ahead, track.is_truncated, track.began_ms, _fixes(packed[device_id])]
                 for device_id, track in state.tracks.items()
-            },
+            ],
             "stays": state.stays,
             "distrusted_units": state.distrusted_units,
             "heard_at_ms": state.heard_at_ms,
@@ -196,9 +197,9 @@ def _fixes(packed: PackedFixes | None) -> list[Any] | None:
     return [len(packed.low_words), len(packed.high_words), packed.report_ids] if packed else None
 
 
-def _to_tracks(content: dict[str, Any], words: memoryview) -> dict[str, Track]:
+def _to_tracks(content: list[Any], words: memoryview) -> dict[str, Track]:
     tracks, at = {}, 0
-    for device_id, (ahead, is_truncated, began_ms, fixes) in content.items():  # sorted by device id, as the words are
+    for device_id, ahead, is_truncated, began_ms, fixes in content:  # in the order of the words
         track = tracks[device_id] = Track(ahead=ahead, is_truncated=is_truncated, began_ms=began_ms)
         if fixes is not None:
             low, high, ids = fixes

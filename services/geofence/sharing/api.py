@@ -89,6 +89,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
                     stream.remove(number)
                 _require_new_numbers(request, stream)
                 for first in range(0, len(request.adds), ADDS_PER_STEP):
+                    await stream.refusals_read()
                     await self._add(request.adds[first : first + ADDS_PER_STEP], stream)
         except Exception as error:  # `responses` raises it in the call
             failure = error

@@ -19,6 +19,8 @@ from tandem.geofence.v1 import positions_pb2
 
 EVENTS_PER_RESPONSE = 100
 """Shares that are checked for one response. A check takes some 10 us, during which the evaluator can't fold."""
+MAX_REFUSALS = 1_000
+"""Number of unsent refusals from which on no more shares are added, so that a caller that reads no answer fills no memory."""
 LONGEST_SLEEP_S = 1.0
 """Interval, seconds, of the check whether the evaluators are current. It also bounds the delay after a step of the system clock."""
 LOG_LAG_MS = 200
@@ -41,6 +43,7 @@ class ShareStream:
         self._moments: Moments[LiveShare] = Moments()
         """When time alone may change a share."""
         self._refusals: deque[positions_pb2.ShareEvent] = deque()
+        self._refusals_sent = asyncio.Event()
         self._wake = asyncio.Event()
         self._is_ended = False
         self._failure: Exception | None = None
@@ -64,6 +67,12 @@ class ShareStream:
         """Sends the refusal of a share."""
         self._refusals.append(translate.refused(number, error))
         self._wake.set()
+
+    async def refusals_read(self) -> None:
+        """Waits until fewer than MAX_REFUSALS refusals wait to be sent."""
+        while len(self._refusals) >= MAX_REFUSALS:
+            self._refusals_sent.clear()
+            await self._refusals_sent.wait()
 
     def remove(self, number: int) -> None:
         """Ends a share that the caller no longer wants."""
@@ -125,6 +134,7 @@ class ShareStream:
     def _refused(self) -> Iterable[positions_pb2.ShareEvent]:
         while self._refusals:
             yield self._refusals.popleft()
+        self._refusals_sent.set()
 
     def _events(self, shares: Iterable[LiveShare]) -> Iterable[positions_pb2.ShareEvent]:
         """Checks shares. Doesn't await, so each event tells the state at one moment."""

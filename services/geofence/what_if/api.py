@@ -59,12 +59,19 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
                     translate.steps_of(request.steps, case)
                     await self._record(request, case, server.caller())
                 case "case":
+                    rules = self._rules()
                     case = await asyncio.to_thread(translate.inline_case, request.case)
-                    rules = next(iter(self._evaluators.values())).state.rules
                 case _:
                     raise InvalidField("subject", "is missing: set case_id or case")
             # In a thread, so that what-if questions don't delay the event loop and the next alert.
             return await asyncio.to_thread(_evaluate, request, case, rules)
+
+    def _rules(self) -> Rules:
+        """The rules in force, which are the same in all partitions. Raises Unavailable if this process folds none."""
+        evaluator = next(iter(self._evaluators.values()), None)
+        if evaluator is None:
+            raise Unavailable("this evaluator folds no partition: ask another evaluator")
+        return evaluator.state.rules
 
     def _case_of_records(self, request: what_if_pb2.EvaluateRequest) -> tuple[Case, Rules]:
         case_id = fields.required_id("case_id", request.case_id)

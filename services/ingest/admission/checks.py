@@ -13,7 +13,16 @@ from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Partitions, PresenceRefused, Routes
 from services.ingest.batch import Contexts, Reports
-from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender, UnitPresence
+from services.ingest.domain import (
+    FUTURE_MS,
+    EquipmentEvent,
+    Positions,
+    Reason,
+    Refusal,
+    ReportedCharge,
+    Sender,
+    UnitPresence,
+)
 
 _INDEX = attrgetter("index")
 _REASON_TEXTS = {
@@ -79,6 +88,8 @@ class Checked:
     """Devices of refused reports that the log notes as heard."""
     contacts: list[HeardDevice] = field(default_factory=list)
     """Devices of accepted reports without a position."""
+    charges: Sequence[ReportedCharge] = ()
+    """Battery charges whose time isn't ahead of the mesh's, also those of refused reports."""
 
     @property
     def device_ids(self) -> list[str]:
@@ -133,6 +144,8 @@ class Checks:
             RoutedPositions(reports.positions, cast(list[Partitions], partitions), reports.contexts),
             list(reports.unreadable),
             [reports.claimed.get(refusal.index, "") for refusal in reports.unreadable],
+            # A charge of the future would count as the newest for good, and one before 1970 can't be shared.
+            charges=[charge for charge in reports.charges if 0 <= charge.fix_time_ms <= latest_ms],
         )
         indexes = reports.position_indexes
         if missing or max(reports.positions.fix_times_ms, default=latest_ms) > latest_ms:
@@ -153,8 +166,9 @@ class Checks:
                 checked.events.append((event, route))
         self._accept_presences(checked, reports, at_units, latest_ms=latest_ms)
         self._accept_contacts(checked, reports, contacts)
+        self._limit_heard(checked)
         for refusal, device_id in zip(checked.refusals, checked.refused_devices, strict=True):
-            self._quarantine.refused(sender.spiffe_id, device_id, refusal.code)
+            self._quarantine.refused(sender.spiffe_id, device_id, refusal.code, phone_id=sender.device_id)
         checked.refusals.sort(key=_INDEX)
         return checked
 
@@ -190,6 +204,11 @@ class Checks:
                 checked.refuse(index, device_id, Reason.TOO_OFTEN)
             else:
                 checked.contacts.append(HeardDevice(device_id, contact.report_id, route))
+
+    def _limit_heard(self, checked: Checked) -> None:
+        """Drops the contacts over the rate limit of their device, so that a wrong clock doesn't let a device write without a limit."""
+        over = set(self._rate_limits.presences.over([heard.device_id for heard in checked.heard], time.monotonic()))
+        checked.heard = [heard for i, heard in enumerate(checked.heard) if i not in over]
 
     def _limit_positions(self, checked: Checked, indexes: Sequence[int], live_from_ms: int) -> None:
         """Refuses the positions over the rate limit of their device. `indexes` holds the index of each position in the batch."""

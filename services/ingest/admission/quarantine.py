@@ -26,7 +26,7 @@ FLUSH_INTERVAL_S = 5.0
 MAX_KEYS = 10_000
 """Maximum number of keys between two flushes. Refusals with further keys are counted without their device."""
 MAX_SENDER_KEYS = 500
-"""Maximum number of one sender's keys, so that a sender of invented ids doesn't displace the counts of others."""
+"""Maximum number of the keys of a vendor or a phone, so that a sender of invented ids doesn't displace the counts of others."""
 MESSAGE_KEYS = 1_000
 MAX_LISTED = 10_000
 FULL_SHARE = 0.9
@@ -55,11 +55,15 @@ class Quarantine:
         self._subject = flow.quarantine_subject(uuid.uuid4().hex)
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
+        """Number of keys since the last flush, by the SPIFFE id of the vendor, or the device of the phone."""
         self._devices_merged = False
         """Whether a refusal was counted without its device since the last flush, because there were too many keys."""
 
-    def refused(self, sender: str, device_id: str, reason: Reason) -> None:
-        """Counts a refused report. `device_id` may be any text; a text of more than 64 characters is dropped."""
+    def refused(self, sender: str, device_id: str, reason: Reason, *, phone_id: str = "") -> None:
+        """Counts a refused report. `device_id` may be any text; a text of more than 64 characters is dropped.
+
+        `phone_id` is the device whose token the request had. Phones have no SPIFFE id, so without it they would share one bound.
+        """
         self._metrics.refused.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
         quarantined = ingest_pb2.Quarantined(
@@ -70,7 +74,7 @@ class Quarantine:
             first=now,
             last=now,
         )
-        self._count(quarantined)
+        self._count(quarantined, sender or phone_id)
 
     async def run(self) -> None:
         """Flushes the counts every FLUSH_INTERVAL_S until cancelled, and once at the end."""
@@ -121,15 +125,15 @@ class Quarantine:
                 logger().warning("quarantine_not_kept", reason=error.reason)
                 self._devices_merged = self._devices_merged or merged
                 for quarantined in (*chunk, *left):
-                    self._count(quarantined)
+                    self._count(quarantined, quarantined.sender)
                 return
 
-    def _count(self, quarantined: ingest_pb2.Quarantined) -> None:
+    def _count(self, quarantined: ingest_pb2.Quarantined, counted_for: str) -> None:
         if _Key.of(quarantined) not in self._counts:
-            if len(self._counts) >= MAX_KEYS or self._keys_of[quarantined.sender] >= MAX_SENDER_KEYS:
+            if len(self._counts) >= MAX_KEYS or self._keys_of[counted_for] >= MAX_SENDER_KEYS:
                 self._devices_merged = self._devices_merged or bool(quarantined.device_id)
                 quarantined.device_id = ""
-            self._keys_of[quarantined.sender] += 1
+            self._keys_of[counted_for] += 1
         _add(self._counts, quarantined)
 
 

@@ -60,7 +60,7 @@ class RateLimits:
         self.backfill = RateLimit(per_s, BACKFILL_BURSTS * burst)
         self.events = RateLimit(per_s, burst)
         self.presences = RateLimit(per_s, burst)
-        """Rate limit of presences and of contacts without a position."""
+        """Rate limit of presences, of contacts without a position, and of contacts by reports with a clock that is ahead."""
         self.refusals = RateLimit(REFUSALS_PER_S, REFUSALS_BURST)
         """Rate limit of refused reports, by `Sender.refusal_key`."""
 

@@ -198,6 +198,8 @@ class Routes:
         if now_s - self._missed_at_s.get(device_id, -MISS_FORGOTTEN_S) < MISS_FORGOTTEN_S:
             return None
         data = await self._bus.last_of(_STREAM, _PREFIX + device_id)
+        if (known := self._devices.get(device_id)) is not None:
+            return known  # `follow` has read the device meanwhile, perhaps a newer registration than this answer
         if data is None:
             if len(self._missed_at_s) > MAX_MISSES:
                 self._missed_at_s.clear()

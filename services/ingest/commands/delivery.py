@@ -70,7 +70,8 @@ class CommandDelivery:
     ) -> Sequence[asyncio.Future[None]]:
         """Accepts receipts. Each returned future is done once its receipt is stored.
 
-        A receipt for an unknown command, or for a device of another sender, changes nothing and is counted.
+        If a caller cancels a future, the receipt is stored all the same. A receipt for an unknown command, or for a device of another
+        sender, changes nothing and is counted.
         """
         stored = []
         for receipt in receipts:
@@ -83,7 +84,7 @@ class CommandDelivery:
                 self._metrics.receipts_unknown.inc()
             elif not active.is_final:
                 state = State.COMMAND_STATE_REFUSED if receipt.refused_because else State.COMMAND_STATE_RECEIVED
-                stored.append(self._steps.record(active, state, receipt.refused_because))
+                stored.append(asyncio.shield(self._steps.record(active, state, receipt.refused_because)))
         return stored
 
     def forget_closed_sessions(self) -> None:

@@ -34,6 +34,9 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 MAX_STREAMS = 256
 """Maximum number of open streams of one caller."""
+MAX_BATCH_CALLS = 128
+"""Maximum number of calls of ReportBatch of one caller. Those with equipment events wait while the caller's share is full, so without
+this bound they could fill the memory."""
 MAX_REASON_CHARS = 200
 MAX_UNREAD_S = 30.0
 """Time after which a stream is ended if its sender reads no answer, seconds. Until then its reports use up the caller's share."""
@@ -50,6 +53,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         self._intake, self._commands, self._quarantine, self._metrics = intake, commands, quarantine, metrics
         self._batches = Batches(intake, commands)
         self._streams: Counter[str] = Counter()
+        self._batch_calls: Counter[str] = Counter()
         self._unanswered = InFlightLimiter(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
 
     @property
@@ -82,6 +86,12 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         self, request: ingest_pb2.ReportBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ReportBatchResponse:
         sender = _sender()
+        with _counted(self._batch_calls, sender, most=MAX_BATCH_CALLS, what="calls"):
+            return await self._report_batch(sender, request)
+
+    async def _report_batch(
+        self, sender: Sender, request: ingest_pb2.ReportBatchRequest
+    ) -> ingest_pb2.ReportBatchResponse:
         receipts = self._accept_receipts(sender, request)
         count = batches.count_of(request)
         if not count:
@@ -106,19 +116,12 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     def _counted_stream(self, sender: Sender) -> Iterator[None]:
         if self._streams[sender.spiffe_id] >= MAX_STREAMS:
             self._metrics.streams_refused.inc()
-            raise StoreFull(
-                f"{MAX_STREAMS} streams of this caller are open, which is the maximum: close one, or use fewer",
-                retry_after_s=5.0,
-            )
-        self._streams[sender.spiffe_id] += 1
-        self._metrics.streams.inc()
-        try:
-            yield
-        finally:
-            self._metrics.streams.dec()
-            self._streams[sender.spiffe_id] -= 1
-            if not self._streams[sender.spiffe_id]:
-                del self._streams[sender.spiffe_id]
+        with _counted(self._streams, sender, most=MAX_STREAMS, what="streams"):
+            self._metrics.streams.inc()
+            try:
+                yield
+            finally:
+                self._metrics.streams.dec()
 
     async def _accept_all(self, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream) -> None:
         try:
@@ -190,6 +193,23 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 )
         if serving is not None:
             serving.cancel()
+
+
+@contextmanager
+def _counted(open_calls: Counter[str], sender: Sender, *, most: int, what: str) -> Iterator[None]:
+    """Counts a caller's call during a block. Raises StoreFull if the caller has `most` such calls already."""
+    caller_id = sender.spiffe_id
+    if open_calls[caller_id] >= most:
+        raise StoreFull(
+            f"{most} {what} of this caller are open, which is the maximum: close one, or use fewer", retry_after_s=5.0
+        )
+    open_calls[caller_id] += 1
+    try:
+        yield
+    finally:
+        open_calls[caller_id] -= 1
+        if not open_calls[caller_id]:
+            del open_calls[caller_id]
 
 
 def _sender() -> Sender:

@@ -82,10 +82,10 @@ class PhoneEndpoint:
         try:
             sent = _read(await body_of(request), query, as_json, received_ms=self._clock.now_ms())
         except InvalidField as error:
-            self._quarantine.refused(NO_SPIFFE_ID, device_id, Reason.INVALID)
+            self._quarantine.refused(NO_SPIFFE_ID, device_id, Reason.INVALID, phone_id=device_id)
             return _refused(400, error, Reason.INVALID)
         if sent.device_id != device_id:
-            self._quarantine.refused(NO_SPIFFE_ID, sent.device_id, Reason.NOT_YOURS)
+            self._quarantine.refused(NO_SPIFFE_ID, sent.device_id, Reason.NOT_YOURS, phone_id=device_id)
             field = "device_id" if as_json else "id"
             return _refused(
                 403,

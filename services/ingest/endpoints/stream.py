@@ -160,7 +160,7 @@ class ReportStream:
         if answers[0].error is not None:
             raise answers[0].error
         for receipt in answers[0].receipts:
-            await asyncio.shield(receipt)
+            await receipt
         total = answers[0].count
         while self._may_merge(answers[0], total):
             answers.append(self._answers.popleft())

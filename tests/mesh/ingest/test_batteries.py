@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import grpc.aio
 import pytest
 
 from services.common.rpc import server
-from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc
+from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2
 from tests.support.ingest.ingest import (
     SECRET,
     VENDOR,
@@ -25,6 +26,7 @@ from tests.support.ingest.ingest import (
 )
 
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
+DAY_S = 86_400
 
 
 @pytest.fixture
@@ -78,12 +80,32 @@ async def test_another_process_learns_a_charge_and_a_new_one_knows_it(
     await call.read()
     for name in ("beside", "after"):  # the second one starts when nobody says the charge once more
         with running_ingest(mesh.nats, tmp_path / f"{name}.log") as other:
-            async with other.connected(), server.channel(other.address) as channel:
-                stub: Any = battery_pb2_grpc.BatteryServiceStub(channel)
-                request_ = battery_pb2.ListBatteriesRequest(max_pct=8.0)
-                async with asyncio.timeout(WITHIN_S):
-                    while True:
-                        answer = await stub.ListBatteries(request_, metadata=server.bearer(MOJ_DESK, SECRET))
-                        if [row.device_id for row in answer.devices] == ["shared-tag"]:
-                            break
-                        await asyncio.sleep(0.1)
+            await learns(other, "shared-tag", 7.0)
+
+
+@pytest.mark.parametrize("seconds", [time.time_ns() // 10**9 + DAY_S, 2**55], ids=["tomorrow", "beyond the year 9999"])
+async def test_a_charge_of_the_future_is_not_the_newest_and_does_not_end_ingest(
+    client: Client, mesh: IngestMesh, tmp_path: Path, seconds: int
+) -> None:
+    device_id = f"dated-{seconds}"
+    await client.route(device_id)
+    future = position(device_id, "d-2", battery_pct=99.0)
+    future.fix_time.seconds = seconds
+    call = client.open()
+    await call.write(request(3, position(device_id, "d-1", battery_pct=30.0), future))
+    answer: Any = await call.read()
+    assert list(answer.outcomes) == [ingest_pb2.ACCEPTED, ingest_pb2.REFUSED]
+    with running_ingest(mesh.nats, tmp_path / "beside.log") as other:
+        await learns(other, device_id, 30.0)
+
+
+async def learns(mesh: IngestMesh, device_id: str, charge_pct: float) -> None:
+    """Returns once an ingest knows the charge of a device that reported to another one."""
+    request_ = battery_pb2.ListBatteriesRequest(max_pct=charge_pct)
+    async with mesh.connected(), server.channel(mesh.address) as channel, asyncio.timeout(WITHIN_S):
+        stub: Any = battery_pb2_grpc.BatteryServiceStub(channel)
+        while True:
+            answer = await stub.ListBatteries(request_, metadata=server.bearer(MOJ_DESK, SECRET))
+            if (device_id, charge_pct) in [(row.device_id, row.charge_pct) for row in answer.devices]:
+                return
+            await asyncio.sleep(0.1)

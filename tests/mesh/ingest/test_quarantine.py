@@ -41,6 +41,15 @@ async def test_invented_ids_of_a_sender_are_counted_separately_up_to_a_bound(bus
     assert (await quarantine.listed("tag")).incomplete  # it may be among the 100
 
 
+async def test_a_phone_that_names_invented_devices_uses_up_no_other_phones_keys(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
+    for i in range(MAX_SENDER_KEYS + 100):
+        quarantine.refused("", f"invented-{i}", Reason.NOT_YOURS, phone_id="flood")
+    quarantine.refused("", "hers", Reason.INVALID, phone_id="hers")
+    by_key = await counts(quarantine)
+    assert by_key["", ""] == 100 and by_key["", "hers"] == 1
+
+
 async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus) -> None:
     quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
     quarantine.refused(OTHER, "", Reason.INVALID)

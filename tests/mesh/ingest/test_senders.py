@@ -13,7 +13,12 @@ import grpc.aio
 import pytest
 
 from services.common import times
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
 from services.common.rpc import server
+from services.ingest.admission.routes import Routes
+from services.ingest.domain import Reason, Sender
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.ingest.ingest import (
@@ -293,3 +298,24 @@ async def test_a_look_up_that_fails_ends_the_stream_and_says_so(strict: IngestMe
             assert error.code() is grpc.StatusCode.UNAVAILABLE
         finally:
             strict.nats.thaw()
+
+
+async def test_a_late_answer_about_a_device_does_not_undo_its_revocation(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes, last_of = Routes(bus, MeshClock(), 1), bus.last_of
+
+    async def register(revoked: bool) -> None:
+        route = log_pb2.DeviceRoute(partitions=[0], vendor_id="v", kind=log_pb2.TAG, revoked=revoked)
+        await bus.publish(f"$KV.{flow.DEVICES_BUCKET}.tag", route.SerializeToString())
+
+    async def late(stream: str, subject: str) -> bytes | None:
+        data = await last_of(stream, subject)
+        await register(revoked=True)
+        await routes.load()  # as `follow` does
+        return data
+
+    monkeypatch.setattr(bus, "last_of", late)
+    await register(revoked=False)
+    sender = Sender("spiffe://vendor/v", "v", "")
+    assert await routes.resolve(sender, "tag") is Reason.REVOKED and not routes.allowed(sender)

@@ -156,6 +156,24 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off() -> None:
         pytest.fail("the peer still holds its connection")
 
 
+async def test_a_peer_that_has_read_a_large_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    guards: list[serving.ConnectionGuard] = []
+
+    class Noted(serving.ConnectionGuard):
+        def __init__(self, endpoint: serving.HttpEndpoint) -> None:
+            super().__init__(endpoint)
+            guards.append(self)
+
+    monkeypatch.setattr(serving, "ConnectionGuard", Noted)
+    async with endpoint() as port, peer(port) as page:
+        status, body = await page.ask(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (status, len(body)) == (200, 64 << 20)
+        async with asyncio.timeout(WITHIN_S):
+            while guards[0]._deadline is not None:  # noqa: ASYNC110  # nothing else shows it
+                await asyncio.sleep(0.02)
+        assert await page.ask(REQUEST) == (200, b"hi")
+
+
 @pytest.mark.usefixtures("hurry")
 async def test_a_peer_that_waits_or_is_idle_between_requests_is_not_cut_off() -> None:
     async with endpoint() as port, peer(port) as phone:

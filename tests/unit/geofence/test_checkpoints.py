@@ -1,18 +1,28 @@
-"""Checkpoints count only with a keyed hash: somebody who can write to the folder but has no key can't replace a state."""
+"""Checkpoints count only with a keyed hash: somebody who can write to the folder but has no key can't replace a state. Those that
+fail or can't be read cost nothing but the next replay."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
+import resource
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from services.common.messaging.cursors import StreamCursor
+from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
+from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import CheckpointStore, Footing
 from tests.support.geofence.stories import Story
+
+WITHIN_S = 60.0
 
 
 def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None:
@@ -27,6 +37,36 @@ def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None
     (tmp_path / f"{head}-{hashlib.sha256(forged).hexdigest()}.json").write_bytes(forged)
     (named_by_plain_hash,) = store.found(0)
     assert store.read(named_by_plain_hash, "") is None
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_is_skipped(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for sequence in (20, 30):
+        entry = StreamCursor(sequence, 1, "0" * 16)
+        store.save(0, Footing(entry, None, None), codec.encode(State(0, sequence=sequence)))
+    newest, before = store.found(0)
+    newest.path.unlink()
+    newest.path.mkdir()  # no bytes can be read from it, as from a bad sector
+    assert store.read(newest, "") is None and store.read(before, "")
+
+
+async def test_a_checkpoint_that_does_not_fit_leaves_no_file(tmp_path: Path) -> None:
+    published = cast(PublishedOutputs, SimpleNamespace(is_verified=True))
+    checkpoints = Checkpoints(CheckpointStore(tmp_path), published, 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the child inherits it
+    try:
+        pending = checkpoints.begin(State(0, log_id="x" * 100_000, sequence=20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert pending
+    checkpoints.support(pending, Footing(StreamCursor(20, 1, "0" * 16), None, None))
+    running = asyncio.create_task(checkpoints.run())
+    async with asyncio.timeout(WITHIN_S):
+        while checkpoints._is_under_way:  # noqa: ASYNC110  # another process's work
+            await asyncio.sleep(0.02)
+    running.cancel()
+    assert not await asyncio.to_thread(os.listdir, tmp_path)
 
 
 def _story() -> Story:

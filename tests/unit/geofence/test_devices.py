@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import pytest
 from services.common.rpc.errors import InvalidField, NotFound
 from services.geofence.devices.listing import DeviceList
 from services.geofence.devices.quality import quality_of
+from services.geofence.devices.states import _owned_devices
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.kinematics.track import Track
@@ -120,6 +122,15 @@ def test_no_field_says_where_or_whose_a_tag_is_and_only_operators_may_ask() -> N
     ]
     method = geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].methods_by_name["ListDevices"]
     assert list(method.GetOptions().Extensions[access_pb2.allowed_roles]) == [access_pb2.ROLE_OPERATOR]
+
+
+def test_a_device_of_an_ended_case_has_no_state_and_one_that_changed_hands_is_its_new_owners() -> None:
+    known = state(kept=track(30, 10, 5), returned=track(30, 10, 5))
+    before = known.cases["case-kept"]
+    known.cases["earlier"] = CaseState(replace(before.case, case_id="earlier", wearer_id="another"), ended=True)
+    known.cases["case-returned"].ended = True
+    owned = dict(_owned_devices(known))
+    assert owned["kept"].subject_id == "him" and owned["phone"].subject_id == "her" and "returned" not in owned
 
 
 def test_measuring_leaves_the_track_as_it_is() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,8 @@ from services.ingest.sensing.observed import ObservedReports
 from tandem.common.v1 import log_pb2
 
 VENDOR = Sender("spiffe://vendor/a", "a", "")
+BURST = 300
+"""Number of reports that a device may send at once."""
 UNDELAYED_WITHIN_S = 8.0
 """Time within which an undelayed call ends, in s."""
 
@@ -51,8 +54,11 @@ class PhoneSurroundings:
     def equipment(self, origin: Origin, event: EquipmentEvent) -> None:
         self.stored.append(event.device_id)
 
+    def heard(self, origin: Origin, device_id: str, report_id: str) -> None:
+        self.stored.append(device_id)
+
     # quarantine
-    def refused(self, *_: Any) -> None:
+    def refused(self, *_: Any, phone_id: str) -> None:
         pass
 
 
@@ -66,7 +72,7 @@ class IsolatedIntake:
 
     def __init__(self) -> None:
         self.surroundings = cast(Any, PhoneSurroundings())
-        self.rate_limits = RateLimits(10.0, 300)
+        self.rate_limits = RateLimits(10.0, BURST)
         last = cast(Any, LastReports())
         clock = MeshClock()
         self.intake = Intake(
@@ -157,3 +163,13 @@ async def test_the_penalty_delay_after_a_batch_is_bounded(monkeypatch: pytest.Mo
     began_s = time.monotonic()
     await isolated.send(VENDOR, panic("tag"), BAD)
     assert 0.2 <= time.monotonic() - began_s < UNDELAYED_WITHIN_S
+
+
+async def test_a_device_whose_clock_is_ahead_writes_no_more_contacts_than_reports() -> None:
+    isolated = IsolatedIntake()
+    ahead = replace(position("tag"), fix_time_ms=time.time_ns() // 1_000_000 + 3_600_000)
+    await isolated.send(VENDOR, *[ahead] * 1_000, patient=True)
+    contacts = len(isolated.surroundings.stored)
+    assert BURST - 1 <= contacts <= BURST  # the limit adds up fractions of a second
+    await isolated.send(VENDOR, panic("tag"), position("tag"), patient=True)
+    assert len(isolated.surroundings.stored) == contacts + 2, "the contacts use up no other limit"

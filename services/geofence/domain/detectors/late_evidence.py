@@ -64,13 +64,14 @@ class LateEvidence:
 Evidence = dict[EvidenceKey, LateEvidence]
 
 
-def _to_json(evidence: Evidence) -> dict[str, Any]:
-    return {f"{key.target_key} {key.device_id}": astuple(late) for key, late in evidence.items()}
+def _to_json(evidence: Evidence) -> list[Any]:
+    # Pairs keep the order of arrival, in which the notices of one moment are emitted; keys would be sorted.
+    return [(f"{key.target_key} {key.device_id}", astuple(late)) for key, late in evidence.items()]
 
 
-def _of_json(content: dict[str, Any]) -> Evidence:
+def _of_json(content: Iterable[Any]) -> Evidence:
     evidence: Evidence = {}
-    for text, (found, least_mm, p, due_ms, notified) in content.items():
+    for text, (found, least_mm, p, due_ms, notified) in dict(content).items():
         target_key, device_id = text.split(" ")
         evidence[EvidenceKey(target_key, device_id)] = LateEvidence(
             [(from_ms, to_ms) for from_ms, to_ms in found],

@@ -20,9 +20,10 @@ from services.geofence.domain.state import CasePart, CaseState, State
 FIRST_VERSION = 14
 """The fold makes no notices and no checks before the log demands this version: an older log was decided without them."""
 OPEN_NOTICES: CasePart[dict[str, str]] = CasePart(
-    "notices", new=dict, encode=lambda notices: notices, decode=lambda content: content
+    "notices", new=dict, encode=lambda notices: list(notices.items()), decode=dict
 )
-"""Code of the ground of each person's open notice, by person id."""
+"""Code of the ground of each person's open notice, by person id. A checkpoint keeps their order, since the ground of the first one that
+ends is named for all that end with it."""
 
 
 class NoticeCause(NamedTuple):

@@ -127,6 +127,19 @@ def test_a_new_snapshot_and_the_end_of_the_order_lose_nothing() -> None:
     assert len(emitted(ended)) == 1 and not ended.state.incidents
 
 
+def test_the_notices_of_one_moment_have_one_order_before_and_after_a_checkpoint() -> None:
+    places = [circle("work", 0, 0, radius_m=0), circle("home", 0, 0, radius_m=0)]
+    whole, restarted = Story(), Story()
+    for story in (whole, restarted):
+        story.case(places=places)
+        late(story, range(600, 1000, 15))
+    restarted.state = codec.decode(codec.encode(restarted.state))
+    for story in (whole, restarted):
+        story.tick(LATE_S + 60)
+    assert [alert.target_id for alert in emitted(whole)] == ["work", "home"]
+    assert restarted.outputs == whole.outputs
+
+
 def test_the_memory_is_bounded_and_survives_a_checkpoint() -> None:
     whole, story = begun(), begun()
     late(whole, range(0, 200 * 30, 30))

@@ -12,9 +12,10 @@ from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.domain import codec, demands, sharing
-from services.geofence.domain.alerts import Alert
+from services.geofence.domain.alerts import Alert, MinistryNotice
 from services.geofence.domain.demands import ACTS, CHECKED_BY, NOTIFIES_PERSONS, Act, AlertKind, Leg
 from services.geofence.domain.entries import Demand, FoldVersion
+from services.geofence.domain.notices import notice
 from services.geofence.domain.notices.notice import FIRST_VERSION, OPEN_NOTICES
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.sharing import PositionQuery, Subject
@@ -270,6 +271,15 @@ def test_no_notice_is_open_without_an_episode_and_checkpoints_keep_open_notices(
     at_s = come(story, 700, 2_600, from_s=at_s, mps=4)
     stay(story, 2_600, from_s=at_s, until_s=at_s + 300)
     assert not story.state.cases["case-1"].episode_id and not OPEN_NOTICES.of(story.state.cases["case-1"])
+
+
+def test_the_end_of_notices_on_two_grounds_names_the_same_one_before_and_after_a_checkpoint() -> None:
+    story = story_with(JUDGMENT)
+    case_state = story.state.cases["case-1"]
+    OPEN_NOTICES.of(case_state).update({"q": "TAG_15_2", "p": "TAG_31_6_4"})
+    restored = codec.decode(codec.encode(story.state)).cases["case-1"]
+    ended_of_both = [notice.ended(each) for each in (case_state, restored)]
+    assert ended_of_both == [MinistryNotice(NoticeGround.JUDGMENT, ("p", "q"), ended=True)] * 2
 
 
 def test_a_log_of_an_older_version_makes_no_notices() -> None:

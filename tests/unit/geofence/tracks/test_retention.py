@@ -39,6 +39,24 @@ def test_fixes_past_the_window_leave_the_checkpoint() -> None:
     assert not any(is_in_checkpoint(story.state, fix) for fix in early)
 
 
+def test_old_positions_are_dropped_in_one_order_before_and_after_a_checkpoint() -> None:
+    # The devices of an open ring are measured against each other as they are dropped, so the order decides which ways are kept.
+    whole, restarted = Story(), Story()
+    for story in (whole, restarted):
+        story.case()
+        for at_s in range(0, 900, 15):
+            story.at(at_s, "tag", 50 if at_s < 300 else 20_000)
+            story.at(at_s, "phone", 0)
+        if story is restarted:
+            story.state = codec.decode(codec.encode(story.state))
+        for at_s in range(960, 4 * HOUR_S, 60):
+            story.tick(at_s)
+        for at_s in range(4 * HOUR_S, 4 * HOUR_S + 300, 15):
+            story.at(at_s, "tag", 20_000)
+            story.at(at_s, "phone", 0)
+    assert restarted.outputs == whole.outputs and codec.encode(restarted.state) == codec.encode(whole.state)
+
+
 def test_a_device_that_no_case_names_leaves_the_checkpoint_two_hours_after_its_last_report() -> None:
     story = Story()
     story.case()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from services.common import times
-from services.common.rpc.errors import InvalidField
+from services.common.clock import MeshClock
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import InvalidField, Unavailable
 from services.geofence.domain import what_if
 from services.geofence.domain.rules import Rules
 from services.geofence.what_if import translate
+from services.geofence.what_if.api import WhatIfServicer
 from tandem.common.v1 import alert_pb2, encounter_pb2, geometry_pb2, log_pb2
 from tandem.geofence.v1 import what_if_pb2
 from tests.support.geofence import log
@@ -208,3 +212,9 @@ def test_a_what_if_at_the_work_limit_is_answered() -> None:
     case = translate.inline_case(asked.case)
     assert what_if.work_of(case, len(asked.steps)) > 0.9 * translate.MAX_WORK
     assert answered(asked).alerts
+
+
+async def test_an_evaluator_without_a_partition_sends_callers_to_another() -> None:
+    servicer = WhatIfServicer(bus=cast(Bus, None), evaluators={}, partitions=1, clock=MeshClock())
+    with pytest.raises(Unavailable, match="another evaluator"):
+        await servicer.Evaluate(Request(case=log_pb2.CaseSnapshot(case_id="c")), cast(Any, None))
