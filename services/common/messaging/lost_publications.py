@@ -132,7 +132,7 @@ class SoleMessage(NamedTuple):
 
 
 async def restore(bus: Bus, stream: str, newest_first: AsyncIterator[SoleMessage]) -> None:
-    """Publishes again those messages that the stream has lost. Raises Unavailable.
+    """Publishes again those messages that the stream has lost. Raises StoreFull or Unavailable.
 
     It needs no permission to read, because the server rejects a message that the stream still holds. It ends only after
     REJECTED_RUN consecutive rejections: the newest messages may have been published after the loss, and the lost ones are older.
@@ -153,7 +153,7 @@ async def restore(bus: Bus, stream: str, newest_first: AsyncIterator[SoleMessage
 
 
 async def keep_restored(bus: Bus, stream: str, page: Callable[[int, int], Awaitable[Sequence[SoleMessage]]]) -> None:
-    """Calls `restore` after each reconnect and every minute, until cancelled. Raises Unavailable and the errors of `page`.
+    """Calls `restore` after each reconnect and every minute, until cancelled. Raises its errors and those of `page`.
 
     `page` reads published messages, newest first: how many it skips, and how many it returns at most.
     """
