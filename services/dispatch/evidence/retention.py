@@ -101,8 +101,12 @@ class EvidenceRetention:
         """Copies evidence until cancelled."""
         self._metrics.put_off_age_s.set_function(self._oldest_s)
         while True:
-            await retried(self.schedule)
-            await self._copy_due()
+            try:
+                await retried(self.schedule)
+                await self._copy_due()
+            except Exception as error:  # a folder that can't be read mustn't stop the leg's offers
+                self._metrics.failed.inc()
+                logger().error("evidence_not_kept", reason=_reason(error))
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def lacks(self, incident_id: str) -> bool:
@@ -225,8 +229,7 @@ class EvidenceRetention:
 
     def _note_failure(self, key: _CopyKey, error: Exception, alone: bool = False) -> None:
         self._metrics.failed.inc()
-        reason = error.reason if isinstance(error, TandemError) else type(error).__name__
-        logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=reason)
+        logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=_reason(error))
         if due := self._due.get(key):  # None if the incident ended during the copy
             due.ready_at_s = due.pass_due_at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
             due.failures += 1
@@ -242,3 +245,7 @@ class EvidenceRetention:
         logger().info("evidence_kept", **fields, records=len(evidence.records))
         if not evidence.whole:
             logger().error("evidence_incomplete", **fields)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, TandemError) else type(error).__name__

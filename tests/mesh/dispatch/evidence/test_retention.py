@@ -125,3 +125,24 @@ async def test_a_restarted_leg_copies_the_incidents_that_it_missed(bus: Bus, nat
         await until_kept(files, CopyMoment.OPENED)
         await publish_alert(bus, ends=True)
         await until_kept(files, CopyMoment.CLOSED)
+
+
+async def test_a_damaged_copy_raises_an_alarm_and_doesnt_end_the_leg(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    given = settings("police", nats, tmp_path)
+    files = EvidenceFiles(given.evidence)
+    async with running(given):
+        await publish_alert(bus)
+        await publish_alert(bus, ends=True)
+        await until_kept(files, CopyMoment.CLOSED)
+        await publish_amendment(bus)
+        await until_kept(files, CopyMoment.AMENDED)
+    (copy,) = given.evidence.glob(f"*.{CopyMoment.AMENDED}.*")
+    copy.write_bytes(copy.read_bytes()[:-20])
+    async with running(given) as leg, leg.desk.subscription(new_only=True) as desk:
+        async with asyncio.timeout(PATIENCE_S):
+            while not failures(leg):  # noqa: ASYNC110  # retention is another task
+                await asyncio.sleep(0.05)
+        await publish(bus, alert(99, incident="incident-2"))
+        assert (await desk.next(dispatch_pb2.OFFERED)).step.assignment.incident_id == "incident-2"
