@@ -134,9 +134,10 @@ class EvidenceRetention:
 
     async def _schedule_stored(self) -> int:
         """Schedules the copies that the files lack, and returns the id of the leg's newest event."""
-        last_event, amended = await self._store.transaction(store_evidence.amended)
+        # On a snapshot: the search for amendments reads all events, and no offer may wait for it.
+        last_event, amended = await self._store.reading_history(store_evidence.amended)
         opened_sequence = 0
-        while incidents := await self._store.transaction(
+        while incidents := await self._store.reading_history(
             partial(store_evidence.incidents_after, opened_sequence=opened_sequence)
         ):
             for incident in incidents:
@@ -209,7 +210,7 @@ class EvidenceRetention:
 
     async def collect(self, incident_ids: Sequence[str], collector: EvidenceCollector) -> Mapping[str, Evidence]:
         """Collects the evidence of incidents from the streams. Incidents without a stored alert are left out. Raises Unavailable."""
-        events = await self._store.transaction(partial(self._store.events, incident_ids=incident_ids))
+        events = await self._store.reading_history(partial(self._store.events, incident_ids=incident_ids))
         return await collector.of(
             {
                 id_: [event.alert_id for event in events.get(id_, ()) if isinstance(event, AlertFolded)]
