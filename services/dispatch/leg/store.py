@@ -152,6 +152,12 @@ class Store:
         rows = await self.reading_history(lambda connection: connection.execute(query).all())
         return [StepRow._make(row) for row in rows]
 
+    async def steps_at(self, sequences: Sequence[int]) -> list[StepRow]:
+        """The steps with these sequences, at most _PAGE of them, in their order. Unknown sequences are omitted."""
+        query = _joined(_next_steps(0).where(tables.steps.c.sequence.in_(sequences[:_PAGE])))
+        rows = await self.reading_history(lambda connection: connection.execute(query).all())
+        return [StepRow._make(row) for row in rows]
+
     def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
         """All steps after a sequence, read within a transaction."""
         return [StepRow._make(row) for row in connection.execute(_joined(_next_steps(after_sequence)))]

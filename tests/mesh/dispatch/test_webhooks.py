@@ -96,6 +96,50 @@ async def test_queued_steps_survive_a_restart_of_the_leg_and_of_the_receiver(
     assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
 
 
+def lose_database(folder: Path) -> None:
+    """Deletes the database of the police leg, as docs/how-to/respond/leg-database-lost.md moves it away."""
+    for file in folder.glob("dispatch-police.sqlite3*"):
+        file.unlink()
+
+
+async def sequence_of_offer(receiver: Receiver, incident_id: str) -> int:
+    """Waits until a receiver has the first step of an incident, and returns its sequence."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for step in receiver.steps():
+                if step["step"]["assignment"]["incident_id"] == incident_id:
+                    return int(step["sequence"])
+            await asyncio.sleep(0.02)
+
+
+async def test_a_receiver_gets_the_steps_of_a_leg_whose_database_was_lost(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
+    async with receiver.serving():
+        async with running(given) as leg:
+            await until_queued(given.exchange_database)
+            await opened(bus, 1, 2, 3)
+            await receiver.wait_for(3)
+            for step in receiver.steps():
+                id_ = step["step"]["assignment"]["assignment_id"]
+                await leg.desk.acknowledge(id_)
+                await leg.desk.call("Progress", assignment_id=id_, state=dispatch_pb2.DISPATCHED)
+                await leg.desk.call("Progress", assignment_id=id_, state=dispatch_pb2.EN_ROUTE)
+            await receiver.wait_for(12)
+        lose_database(tmp_path)
+        async with running(given):  # reads all alerts again
+            await opened(bus, 4)
+            sequence = await sequence_of_offer(receiver, "incident-4")
+            assert sequence < receiver.steps()[11]["sequence"], "the new record is shorter than the old one"
+        async with running(given):
+            await opened(bus, 5)
+            assert await sequence_of_offer(receiver, "incident-5") > sequence
+    ids = [headers["webhook-id"] for headers, _ in receiver.requests]
+    assert len(set(ids)) == len(ids), "a step that the receiver has isn't sent a second time"
+
+
 async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
