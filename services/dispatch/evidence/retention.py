@@ -3,7 +3,7 @@
 An incident is copied when it is over, and when late reports amend an account after that. An incident that stays open is copied too,
 and the copy is renewed. Copies wait, and then share one pass through the streams, which costs the same for one incident as for
 many. So the first minutes of an incident are left to its offers. The task reads committed rows of the leg and writes its own files. A
-failed copy is logged as an error and retried.
+failed copy is logged as an error and retried, unless the incident's alerts have aged out.
 
 A reader who asks for an incident that isn't copied yet doesn't wait for the pass: `EvidenceReading` collects it at once.
 """
@@ -45,6 +45,9 @@ OPEN_COPY_INTERVAL_MS = 86_400_000
 """Interval at which the copy of an open incident is renewed, milliseconds of mesh time."""
 RETRY = Backoff(5.0, 300.0)
 """Delays after failed copies, seconds of wall time."""
+MISSING_TRIES = 10
+"""Number of attempts after which a copy is given up because ALERTS holds none of the incident's alerts, some 25 minutes. A stream that
+went back has them again within minutes; those that have aged out never come back."""
 SLEEP_RATIO = 19.0
 """Seconds of sleep per second of work in a pass. Two hours of a country's log take seconds to read, and offers come first."""
 COPY_BATCH = 200
@@ -235,6 +238,9 @@ class EvidenceRetention:
             due.ready_at_s = due.pass_due_at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
             due.failures += 1
             due.alone = due.alone or alone
+            if isinstance(error, NotFound) and due.failures >= MISSING_TRIES:
+                del self._due[key]
+                logger().error("evidence_lost", incident_id=key.incident_id, moment=key.moment)
 
     def _note_success(self, key: _CopyKey, evidence: Evidence) -> None:
         self._due.pop(key, None)
