@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Store:
-    """SQL access to one leg's database. Only one caller may write at a time, which record.py ensures."""
+    """SQL access to one leg's database, which runs write transactions one at a time. Only record.py writes events."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
