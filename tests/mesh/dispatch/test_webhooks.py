@@ -96,6 +96,21 @@ async def test_queued_steps_survive_a_restart_of_the_leg_and_of_the_receiver(
     assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
 
 
+async def test_a_leg_offers_while_the_database_of_its_webhooks_cannot_be_opened(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
+    given.exchange_database.mkdir()  # SQLite can't open a folder
+    async with receiver.serving(), running(given) as leg, leg.desk.subscription() as desk:
+        await opened(bus, 1)
+        await desk.next(dispatch_pb2.OFFERED)
+        given.exchange_database.rmdir()
+        await until_queued(given.exchange_database)
+        await opened(bus, 2)
+        assert await sequence_of_offer(receiver, "incident-2")
+
+
 def lose_database(folder: Path) -> None:
     """Deletes the database of the police leg, as docs/how-to/respond/leg-database-lost.md moves it away."""
     for file in folder.glob("dispatch-police.sqlite3*"):
