@@ -17,7 +17,7 @@ _ENDS = {
     unit_duty_pb2.TASK_UNKNOWN: "unknown",
 }
 OTHER = "other"
-"""Name of a value that this version doesn't know. The page has a text for an alert of such a kind."""
+"""Name of a value that this version doesn't know. The page has a text for such a kind, state and leg."""
 
 
 def duty(message: unit_duty_pb2.GetDutyResponse) -> dict[str, Any]:
