@@ -1,4 +1,4 @@
-"""What the page of a unit may read and do: its own offers and assignments, and nothing of other units."""
+"""Access of a unit's page to its leg: to its own offers and assignments, and to nothing of other units."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class LegRecord:
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(leg, unpublished, metrics)
         self.gate = PriorityGate()
-        """Who goes first in this process. Each command is response work."""
+        """Admission of this process's other work beside its responses. Each command is response work."""
         self.head = head
         """Link of the last event that this process knows."""
         self._watch, self._availability, self._metrics = watch, availability, metrics

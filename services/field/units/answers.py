@@ -1,4 +1,4 @@
-"""What a unit's page gets: its duty and the events of its targets, from the messages of its leg."""
+"""Content for a unit's page: its duty and the events of its targets, from the messages of its leg."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ CALL_AFTER_MS = 180_000
 """Time from the tag's confirmation until an officer calls a wearer who hasn't turned back, milliseconds of mesh time. By then the ring
 of a wearer who turns round at once is cleared."""
 _BY_TAG = (ContactPlan.TAG, ContactPlan.TAG_ALONE)
-"""Plans with a message to the tag, whose confirmation has a deadline. Other contacts have none: nothing would change at it, so it would
-stay due."""
+"""Plans with a message to the tag, whose confirmation has a deadline. Other contacts have none: nothing would change once
+it passed, and it would stay due."""
 CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NOBODY_CALLS"
 """Machine-readable reasons for refusing the result of a call."""
 
