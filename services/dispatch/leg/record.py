@@ -229,7 +229,8 @@ class LegRecord:
         try:
             change = await self.store.transaction(work)
         except BaseException as error:
-            self._availability.forget()
+            if any(request.first for request in requests):  # without it, only committed rows of the roster were read
+                self._availability.forget()
             for request in requests:
                 request.error = request.error or (
                     error if isinstance(error, Exception) else Unavailable("the leg stops")
