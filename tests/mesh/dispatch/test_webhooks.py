@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.exchange import deliveries, receivers
 from services.dispatch.exchange.links import InvalidLink, Links, Token, open_key
+from services.dispatch.leg.rows import AssignmentRow
+from services.dispatch.leg.store import Store
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
@@ -299,8 +302,9 @@ async def test_a_link_accepts_an_offer_once_and_only_by_its_button(bus: Bus, nat
         assert status == 409 and "It can&#x27;t be taken" in text
 
 
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "meanwhile"])
 async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_unit(
-    bus: Bus, nats: TestServer, tmp_path: Path
+    bus: Bus, nats: TestServer, tmp_path: Path, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, port = Receiver(), free_port()
     entry = receiver_entry(receiver, name="sms", links=True)
@@ -322,11 +326,23 @@ async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_uni
         await receiver.wait_for(1)
         to_a = receiver.steps()[-1]["acknowledge_url"]
         gone = [unit("car-a", 2, removed=True), unit("car-b", 1)]
-        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        remove = partial(roster.PutUnits, roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        read = Store.assignment
+
+        async def read_and_remove(store: Store, assignment_id: str) -> AssignmentRow | None:
+            row = await read(store, assignment_id)
+            await remove()
+            return row
+
+        with monkeypatch.context() as patched:
+            if meanwhile:
+                patched.setattr(Store, "assignment", read_and_remove)
+            else:
+                await remove()
+            status, text = await ask("POST", to_a)
+        assert status == 409 and ("was offered on since" if meanwhile else "somebody else has been asked since") in text
         await until_offered(receiver, "car-b")
         to_b = receiver.steps()[-1]["acknowledge_url"]
-        status, text = await ask("POST", to_a)
-        assert status == 409 and "somebody else has been asked since" in text
         assert (await ask("POST", to_b))[0] == 200
         (listed,) = (await leg.desk.list()).incidents[0].assignments
         assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/car-b")
