@@ -224,7 +224,7 @@ class ExchangeStore:
 
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(_deliveries).where(later, sa.text("outcome = ''")))
-            first, last = connection.execute(bounds).one()
+            [(first, last)] = connection.execute(bounds)
             if first is not None:
                 before_first = _deliveries.c.sequence - (last - min(first, 1) + 1)
                 connection.execute(sa.update(_deliveries).where(later).values(sequence=before_first))

@@ -231,10 +231,9 @@ class LegRecord:
         except BaseException as error:
             if any(request.first for request in requests):  # without it, only committed rows of the roster were read
                 self._availability.forget()
+            failure = error if isinstance(error, Exception) else Unavailable("the leg stops")
             for request in requests:
-                request.error = request.error or (
-                    error if isinstance(error, Exception) else Unavailable("the leg stops")
-                )
+                request.error = request.error or failure
             if not isinstance(error, Exception):
                 raise
         else:

@@ -164,11 +164,9 @@ class Store:
 
     async def unpublished_sequences(self) -> list[int]:
         """Sequences of the steps that INCIDENTS may not have yet."""
-
-        def read(connection: sa.Connection) -> list[int]:
-            return [sequence for (sequence,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
-
-        return await self.transaction(read)
+        return await self.transaction(
+            lambda connection: [n for (n,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
+        )
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""

@@ -99,7 +99,7 @@ def test_a_task_says_where_to_go(leg: Any, task: Any, subject: str, to: str) -> 
     assert (shown["to"], shown["state"], shown["kind"], shown["is_exercise"]) == (to, "offered", "ring_entered", False)
 
 
-def test_a_task_whose_kind_and_states_are_newer_than_field_is_shown_beside_the_others() -> None:
+def test_a_task_whose_kind_and_states_are_newer_than_field_is_shown_with_the_others() -> None:
     newer: Any = 99
     known = dispatch_pb2.Assignment(leg=alert_pb2.POLICE, subject_id="person-1", state=dispatch_pb2.OFFERED)
     unknown = dispatch_pb2.Assignment(leg=alert_pb2.POLICE, subject_id="person-2", state=newer, kind=newer)
