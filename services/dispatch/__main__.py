@@ -23,7 +23,7 @@ from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc import server as rpc
-from services.common.storage.db import awaited_database, open_database
+from services.common.storage.db import awaited_database
 from services.dispatch.burden.api import OrderBurdenApi
 from services.dispatch.contact.api import ContactApi
 from services.dispatch.contact.confirmations import ContactConfirmations
@@ -234,12 +234,12 @@ def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMet
 async def exchange(
     settings: DispatchSettings, leg: LegService, metrics: WebhookMetrics, *, http_closed: Counter
 ) -> None:
-    """Serves the leg's webhooks and links, as far as they are configured. Neither needs NATS."""
+    """Serves the leg's webhooks and links, as far as they are configured. Neither needs NATS, and no offer waits for their database."""
     has_links = settings.link_port is not None and leg.name.policy.has_units
     if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
     receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
-    async with open_database(settings.exchange_database, EXCHANGE_MIGRATIONS) as database, AsyncExitStack() as stack:
+    async with awaited_database(settings.exchange_database, EXCHANGE_MIGRATIONS) as database, AsyncExitStack() as stack:
         store, links = ExchangeStore(database), None
         if has_links and settings.link_port is not None:
             links = Links(leg.name, open_key(settings.link_key), settings.link_url)

@@ -35,7 +35,7 @@ RETRY_AFTER_S = 5
 """Time after which a phone sends a report again if nobody says another, seconds."""
 MAX_RETRY_AFTER_S = 300
 NO_ANSWER = ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
-"""What becomes of a report that ingest doesn't answer."""
+"""Answer to the phone for a report that ingest doesn't answer."""
 CERTIFICATE_INTERVAL_S = 60.0
 """Interval at which the certificate of ingest's endpoint is read again, seconds."""
 
@@ -92,7 +92,7 @@ def pinned(cert: Path) -> ssl.SSLContext:
 
 
 def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
-    """What an answer means. A report is refused only in ingest's own words: any other server's answer must lose no report."""
+    """The phone's answer, by ingest's. A report is refused only in ingest's own words: another server's answer must lose no report."""
     content = content if isinstance(content, dict) else {}
     refused = content.get("refused") or [{}]
     field, reason = str(refused[0].get("field", "")), str(refused[0].get("reason", ""))

@@ -14,7 +14,7 @@ from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, is_push_s
 
 _NAME = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
 _CONTACT = re.compile(rf"mailto:[A-Za-z0-9._%+-]+@{_NAME}|https://{_NAME}")
-"""What py_vapid accepts as the sender of a message. It raises an error at each message for anything else."""
+"""Senders of a message that py_vapid accepts. It raises an error at each message for anything else."""
 
 
 class FieldSettings(HttpSettings):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import Unavailable
+from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.leg import Leg
@@ -112,6 +113,26 @@ async def test_a_leg_restores_its_lost_disclosures(nats: TestServer, bus: Bus, s
             await tear(nats, bus, store, flow.DISCLOSURES.name, subjects[1])
             await until(lambda: is_there(bus, flow.DISCLOSURES.name, *subjects))
         assert (await bus.bounds_of(flow.DISCLOSURES.name)).last == 2
+
+
+async def test_a_leg_goes_on_while_the_stream_of_its_lost_disclosure_is_full(bus: Bus, tmp_path: Path) -> None:
+    lost, info = disclosure("d-lost"), await bus.js.stream_info(flow.DISCLOSURES.name)
+    full_size, info.config.max_bytes = info.config.max_bytes, 4096
+    await bus.js.update_stream(info.config)
+    with pytest.raises(StoreFull):
+        for n in range(100):
+            await bus.publish(flow.disclosure_subject("dispatch-police", f"d-{n}"), b"")
+    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
+        kept = EvidenceDisclosures(Leg.POLICE, Store(database))
+        await kept.keep([lost])
+        with capture_logs() as logs:
+            async with working(kept.run(bus)), asyncio.timeout(WITHIN_S):
+                while not any(line["event"] == "work_retried" for line in logs):  # noqa: ASYNC110  # it logs in another task
+                    await asyncio.sleep(0.05)
+                info.config.max_bytes = full_size
+                await bus.js.update_stream(info.config)
+                subject = flow.disclosure_subject("dispatch-police", lost.disclosure_id)
+                await until(lambda: is_there(bus, flow.DISCLOSURES.name, subject))
 
 
 async def test_ingest_restores_lost_commands_that_have_not_expired(nats: TestServer, bus: Bus, store: Path) -> None:

@@ -153,7 +153,7 @@ async def restore(bus: Bus, stream: str, newest_first: AsyncIterator[SoleMessage
 
 
 async def keep_restored(bus: Bus, stream: str, page: Callable[[int, int], Awaitable[Sequence[SoleMessage]]]) -> None:
-    """Calls `restore` after each reconnect and every minute, until cancelled. Raises StoreFull, Unavailable and the errors of `page`.
+    """Calls `restore` after each reconnect and every minute, until cancelled. Raises its errors and those of `page`.
 
     `page` reads published messages, newest first: how many it skips, and how many it returns at most.
     """

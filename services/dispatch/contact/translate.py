@@ -12,7 +12,7 @@ from tandem.dispatch.v1 import calls_pb2, contact_pb2, dispatch_pb2
 
 
 def alert_contact(message: alert_pb2.Alert) -> AlertContact | None:
-    """What an alert says about the first contact; None if it says nothing, or has a plan that this version doesn't know.
+    """The statement of an alert about the first contact; None without one, or if this version doesn't know its plan.
 
     Raises InvalidField if the contact lacks its id.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, assignment_id
-from services.dispatch.domain.enums import Demand, WarningFlag
+from services.dispatch.domain.enums import Demand, Exercise, WarningFlag
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import (
     KIND_UNSPECIFIED,
@@ -46,6 +46,8 @@ class Flag:
     order_id: str
     flagged_ms: int | None = None
     """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises the flag now."""
+    exercise: Exercise = Exercise.NONE
+    """Whether the warning leg's incident is an exercise: the flag may be the police's first record of it."""
 
 
 def decide(incident: Incident, command: Flag, situation: Situation) -> Iterable[Event]:
@@ -94,6 +96,7 @@ def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation
                 order_id=command.order_id,
                 assignment_ids=(id_,),
                 ends=False,
+                exercise=command.exercise,
             )
         )
     if known is None and demand is Demand.NOTIFY:

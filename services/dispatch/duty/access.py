@@ -1,4 +1,4 @@
-"""What the page of a unit may read and do: its own offers and assignments, and nothing of other units."""
+"""Access of a unit's page to its leg: to its own offers and assignments, and to nothing of other units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -177,17 +178,19 @@ class UnitAccess:
         return True
 
     async def end_distress(self, unit_id: str, by: str) -> None:
-        """Ends the call for help of a unit. Raises NotFound."""
+        """Ends the call for help of a unit, also in assignments and incidents that are over by now. Raises NotFound."""
 
         def work(connection: Connection) -> None:
             store.require_unit(connection, unit_id)
             roster.change_distress(connection, unit_id, None)
 
-        await self._leg.change_roster(work)
+        raised = await self._leg.store.reading_history(partial(store.raised_by, unit_id=unit_id))
         for incident in await self._leg.record.open_incidents():
-            for assignment_id, assignment in incident.assignments.items():
-                if assignment.distress_unit_id == unit_id:
-                    await self._leg.answer(EndDistress(assignment_id, by, unit_id))
+            raised |= {id_ for id_, each in incident.assignments.items() if each.distress_unit_id == unit_id}
+        for assignment_id in sorted(raised):
+            await self._leg.answer(EndDistress(assignment_id, by, unit_id))
+        # The roster comes last: if a step before fails, the desk still sees the call and ends it once more.
+        await self._leg.change_roster(work)
         logger().info("distress_ended", unit=unit_id, by=by)
 
     async def assure(self, assignment_id: str, by: str, offer_number: int) -> dispatch_pb2.Assignment:

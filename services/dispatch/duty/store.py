@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -9,7 +10,9 @@ import sqlalchemy as sa
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.roster import Unit
 from services.dispatch.duty import links
+from services.dispatch.duty.domain import DistressRaised
 from services.dispatch.duty.links import UnitLink, UnitSignIn
+from services.dispatch.leg.chain import STORED_NAMES
 from services.dispatch.leg.tables import metadata
 from services.dispatch.roster import store as roster
 
@@ -34,6 +37,9 @@ _sign_ins = sa.Table(
     sa.Column("shift_until_ms", sa.BigInteger, nullable=False, index=True),
     sa.Column("ended_ms", sa.BigInteger),
 )
+_events = metadata.tables["events"]
+_RAISED = STORED_NAMES[DistressRaised]
+_PAGE = 500
 
 
 def add_link(connection: sa.Connection, link: UnitLink, now_ms: int) -> None:
@@ -87,3 +93,27 @@ def require_unit(connection: sa.Connection, unit_id: str) -> Unit:
     if unit is None:
         raise NotFound(f"unit_id: the roster has no unit {unit_id}")
     return unit
+
+
+def raised_by(connection: sa.Connection, unit_id: str) -> set[str]:
+    """Ids of the assignments in which a unit's officer has called for help since the roster shows the call. Raises NotFound."""
+    require_unit(connection, unit_id)
+    since_ms = roster.report_of(connection, unit_id).distress_ms
+    found: set[str] = set()
+    if since_ms is None:
+        return found
+    before: int | None = None
+    while rows := connection.execute(_last_events(before)).all():
+        for row in rows:
+            event = json.loads(row.body)
+            if event["at_ms"] < since_ms:
+                return found
+            if row.kind == _RAISED and event["unit_id"] == unit_id:
+                found.add(event["assignment_id"])
+        before = rows[-1].id
+    return found
+
+
+def _last_events(before: int | None) -> sa.Select[int, str, str]:
+    query = sa.select(_events.c.id, _events.c.kind, _events.c.body).order_by(_events.c.id.desc()).limit(_PAGE)
+    return query if before is None else query.where(_events.c.id < before)

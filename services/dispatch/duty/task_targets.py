@@ -26,7 +26,7 @@ NOT_ACCEPTED = "NOT_ACCEPTED"
 
 
 class _Destinations(NamedTuple):
-    """What a unit may follow in an incident: the wearer and its own destinations, under these orders."""
+    """Targets that a unit may follow in an incident: the wearer and its own destinations, under these orders."""
 
     subject_ids: frozenset[str]
     order_ids: Sequence[str]
@@ -83,7 +83,7 @@ class TaskTargets:
         return found
 
     async def _destinations(self, unit_id: str, incident_id: str) -> _Destinations | None:
-        """What the unit may follow; None if it has accepted no assignment of the incident, or has it no longer."""
+        """The targets that the unit may follow; None if it has accepted no assignment of the incident, or has it no longer."""
         for incident in await self._leg.record.open_incidents():
             if incident.incident_id == incident_id:
                 own = {

@@ -33,7 +33,7 @@ class EvidenceDisclosures:
         self._leg, self._store = leg, store
 
     async def record(self, bus: Bus, made: Sequence[ledger_pb2.Disclosure]) -> None:
-        """Publishes and stores disclosures before their answer is sent. Raises Unavailable if one can't be stored."""
+        """Publishes and stores disclosures before their answer is sent. Raises StoreFull or Unavailable if one can't be stored."""
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
                 await asyncio.gather(*(self._publish(bus, disclosure) for disclosure in made))
@@ -70,8 +70,8 @@ class EvidenceDisclosures:
         await self._store.transaction(work)
 
     async def run(self, bus: Bus) -> None:
-        """Republishes disclosures that DISCLOSURES has lost, until cancelled."""
-        await retried(lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._page), on=Unavailable)
+        """Republishes disclosures that DISCLOSURES has lost, until cancelled. A full stream or disk doesn't end the leg."""
+        await retried(lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._page))
 
     async def _page(self, skipped: int, limit: int) -> list[SoleMessage]:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)

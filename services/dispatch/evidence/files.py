@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from enum import StrEnum
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from services.common.messaging import flow
 from services.common.storage import durable
 from services.dispatch.evidence import model
 from services.dispatch.evidence.model import Evidence
+
+_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError)
+"""Errors of a file that is damaged or may not be read."""
 
 
 class CopyMoment(StrEnum):
@@ -37,10 +41,13 @@ class EvidenceFiles:
         return [self._read(incident_id, moment) for moment in CopyMoment if self.has(incident_id, moment)]
 
     def has_alert(self, incident_id: str, moment: CopyMoment, alert_id: str) -> bool:
-        """Whether the copy of an incident at a moment exists and holds this alert."""
+        """Whether the copy of an incident at a moment exists, can be read and holds this alert. If not, `save` says why."""
         if not self.has(incident_id, moment):
             return False
-        alerts = self._read(incident_id, moment).of(flow.ALERTS.name)
+        try:
+            alerts = self._read(incident_id, moment).of(flow.ALERTS.name)
+        except _UNREADABLE:
+            return False
         return any(record.subject.endswith(f".{alert_id}") for record in alerts)
 
     def save(self, moment: CopyMoment, evidence: Evidence) -> None:

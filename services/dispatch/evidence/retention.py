@@ -3,7 +3,7 @@
 An incident is copied when it is over, and when late reports amend an account after that. An incident that stays open is copied too,
 and the copy is renewed. Copies wait, and then share one pass through the streams, which costs the same for one incident as for
 many. So the first minutes of an incident are left to its offers. The task reads committed rows of the leg and writes its own files. A
-failed copy is logged as an error and retried.
+failed copy is logged as an error and retried, unless the incident's alerts have aged out.
 
 A reader who asks for an incident that isn't copied yet doesn't wait for the pass: `EvidenceReading` collects it at once.
 """
@@ -45,6 +45,9 @@ OPEN_COPY_INTERVAL_MS = 86_400_000
 """Interval at which the copy of an open incident is renewed, milliseconds of mesh time."""
 RETRY = Backoff(5.0, 300.0)
 """Delays after failed copies, seconds of wall time."""
+MISSING_TRIES = 10
+"""Number of attempts after which a copy is given up because ALERTS holds none of the incident's alerts, some 25 minutes. A stream that
+went back has them again within minutes; those that have aged out never come back."""
 SLEEP_RATIO = 19.0
 """Seconds of sleep per second of work in a pass. Two hours of a country's log take seconds to read, and offers come first."""
 COPY_BATCH = 200
@@ -101,8 +104,12 @@ class EvidenceRetention:
         """Copies evidence until cancelled."""
         self._metrics.put_off_age_s.set_function(self._oldest_s)
         while True:
-            await retried(self.schedule)
-            await self._copy_due()
+            try:
+                await retried(self.schedule)
+                await self._copy_due()
+            except Exception as error:  # a folder that can't be read mustn't stop the leg's offers
+                self._metrics.failed.inc()
+                logger().error("evidence_not_kept", reason=_reason(error))
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def lacks(self, incident_id: str) -> bool:
@@ -130,9 +137,10 @@ class EvidenceRetention:
 
     async def _schedule_stored(self) -> int:
         """Schedules the copies that the files lack, and returns the id of the leg's newest event."""
-        last_event, amended = await self._store.transaction(store_evidence.amended)
+        # On a snapshot: the search for amendments reads all events, and no offer may wait for it.
+        last_event, amended = await self._store.reading_history(store_evidence.amended)
         opened_sequence = 0
-        while incidents := await self._store.transaction(
+        while incidents := await self._store.reading_history(
             partial(store_evidence.incidents_after, opened_sequence=opened_sequence)
         ):
             for incident in incidents:
@@ -205,7 +213,7 @@ class EvidenceRetention:
 
     async def collect(self, incident_ids: Sequence[str], collector: EvidenceCollector) -> Mapping[str, Evidence]:
         """Collects the evidence of incidents from the streams. Incidents without a stored alert are left out. Raises Unavailable."""
-        events = await self._store.transaction(partial(self._store.events, incident_ids=incident_ids))
+        events = await self._store.reading_history(partial(self._store.events, incident_ids=incident_ids))
         return await collector.of(
             {
                 id_: [event.alert_id for event in events.get(id_, ()) if isinstance(event, AlertFolded)]
@@ -225,12 +233,14 @@ class EvidenceRetention:
 
     def _note_failure(self, key: _CopyKey, error: Exception, alone: bool = False) -> None:
         self._metrics.failed.inc()
-        reason = error.reason if isinstance(error, TandemError) else type(error).__name__
-        logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=reason)
+        logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=_reason(error))
         if due := self._due.get(key):  # None if the incident ended during the copy
             due.ready_at_s = due.pass_due_at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
             due.failures += 1
             due.alone = due.alone or alone
+            if isinstance(error, NotFound) and due.failures >= MISSING_TRIES:
+                del self._due[key]
+                logger().error("evidence_lost", incident_id=key.incident_id, moment=key.moment)
 
     def _note_success(self, key: _CopyKey, evidence: Evidence) -> None:
         self._due.pop(key, None)
@@ -242,3 +252,7 @@ class EvidenceRetention:
         logger().info("evidence_kept", **fields, records=len(evidence.records))
         if not evidence.whole:
             logger().error("evidence_incomplete", **fields)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, TandemError) else type(error).__name__

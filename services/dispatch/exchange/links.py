@@ -166,10 +166,15 @@ class LinkEndpoint:
         except RetryableError:
             return _page(_LATER)
 
-    async def _is_current_offer(self, token: Token) -> bool:
-        """Whether the offer is still for the unit of the link, and hasn't gone to another unit."""
+    async def _offer_number(self, token: Token) -> int:
+        """Number of the present offer. Raises NotFound; FailedPrecondition if the offer has gone to another unit."""
         row = await self._leg.store.assignment(token.assignment_id)
-        return row is None or translate.stored_assignment(row).choice.unit_id in ("", token.unit)
+        if row is None:
+            raise NotFound(f"no assignment {token.assignment_id}")
+        assignment = translate.stored_assignment(row)
+        if assignment.choice.unit_id not in ("", token.unit):
+            raise FailedPrecondition("somebody else has been asked since")
+        return assignment.offer_number
 
     async def _answer(self, token: Token) -> LinkAnswer:
         """Accepts the offer on the first use of a link. Each later use gets the same answer without any effect."""
@@ -177,9 +182,9 @@ class LinkEndpoint:
         if used:
             return used
         try:
-            if not await self._is_current_offer(token):
-                raise FailedPrecondition("somebody else has been asked since")
-            await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
+            number = await self._offer_number(token)
+            # Without the number, an offer that goes to another unit meanwhile would be taken.
+            await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}", number)
             answer = LinkAnswer(200, "You have taken it.")
         except NotFound:
             answer = LinkAnswer(404, "There is no such assignment. Call your desk.")

@@ -105,6 +105,14 @@ class ReviewAlarm:
     """Since when both agencies have been alarmed, mesh time."""
 
 
+class QueuedStep(NamedTuple):
+    """A step that was queued for a receiver, under the sequence that it had in the leg's record then."""
+
+    sequence: int
+    step: bytes
+    """Serialised tandem.dispatch.v1.Step."""
+
+
 class AlarmMessage(NamedTuple):
     """A webhook message about a review alarm, before its place in the queue is known."""
 
@@ -122,6 +130,13 @@ class LinkAnswer:
 
     status: int
     text: str
+
+
+_QUEUE = insert(_deliveries).on_conflict_do_nothing(index_elements=["delivery_id"])
+_NEW_QUEUED_UP_TO = insert(_queued_up_to)
+_PUT_QUEUED_UP_TO = _NEW_QUEUED_UP_TO.on_conflict_do_update(
+    index_elements=["receiver"], set_={"sequence": _NEW_QUEUED_UP_TO.excluded.sequence}
+)
 
 
 class DeliveryQueue:
@@ -170,14 +185,50 @@ class ExchangeStore:
         return sequence
 
     async def queue(self, receiver: str, sequence: int, deliveries: Sequence[StepDelivery]) -> None:
-        """Queues messages for a receiver. `sequence` is the last step that was considered, even if it got no message."""
-        upsert = insert(_queued_up_to).values(receiver=receiver, sequence=sequence)
-        upsert = upsert.on_conflict_do_update(index_elements=["receiver"], set_={"sequence": sequence})
+        """Queues messages for a receiver. `sequence` is the last step that was considered, even if it got no message.
+
+        A message that was queued before under the same id isn't queued once more, see `continue_after`.
+        """
 
         def work(connection: sa.Connection) -> None:
             if deliveries:
-                connection.execute(sa.insert(_deliveries), [asdict(delivery) for delivery in deliveries])
-            connection.execute(upsert)
+                connection.execute(_QUEUE, [asdict(delivery) for delivery in deliveries])
+            connection.execute(_PUT_QUEUED_UP_TO, {"receiver": receiver, "sequence": sequence})
+
+        await self._database.visit(work)
+
+    async def newest_queued(self, receiver: str, before: int | None, limit: int) -> list[QueuedStep]:
+        """Returns the last steps that were queued for a receiver, newest first; with `before`, only those before that sequence.
+
+        Steps of an earlier record, see `continue_after`, are left out.
+        """
+        query = (
+            sa.select(_deliveries.c.sequence, _deliveries.c.step)
+            .where(_deliveries.c.receiver == receiver, _deliveries.c.sequence > 0)
+            .order_by(_deliveries.c.sequence.desc())
+            .limit(limit)
+        )
+        query = query if before is None else query.where(_deliveries.c.sequence < before)
+        rows = await self._database.visit(lambda connection: connection.execute(query).all())
+        return [QueuedStep._make(row) for row in rows]
+
+    async def continue_after(self, receiver: str, sequence: int) -> None:
+        """Makes a receiver get the steps after a sequence, because the leg's record has others there than those that were queued.
+
+        Messages that were sent free their sequences and stay known by their ids, so that none is sent a second time. Messages that wait
+        are dropped, as the record no longer has their steps.
+        """
+        of_receiver = _deliveries.c.receiver == receiver
+        later = of_receiver & (_deliveries.c.sequence > sequence)
+        bounds = sa.select(sa.func.min(_deliveries.c.sequence), sa.func.max(_deliveries.c.sequence)).where(of_receiver)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(_deliveries).where(later, sa.text("outcome = ''")))
+            [(first, last)] = connection.execute(bounds)
+            if first is not None:
+                before_first = _deliveries.c.sequence - (last - min(first, 1) + 1)
+                connection.execute(sa.update(_deliveries).where(later).values(sequence=before_first))
+            connection.execute(_PUT_QUEUED_UP_TO, {"receiver": receiver, "sequence": sequence})
 
         await self._database.visit(work)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import aiohttp
 
+from services.common import times
+from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.dispatch.exchange import message
 from services.dispatch.exchange.deliveries import Courier, deadline_ms
@@ -19,6 +22,24 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.record import LegRecord
 from services.dispatch.leg.rows import StepRow
 from tandem.common.v1 import exercise_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+
+COMPARE_PAGE = 100
+"""Number of queued steps that are compared with the leg's record at a time."""
+
+
+class _StepIdentity(NamedTuple):
+    """Identity of a step in the leg's record. A step that the leg makes once more has another time."""
+
+    sequence: int
+    step_id: str
+    at_ms: int
+
+    @classmethod
+    def of(cls, sequence: int, payload: bytes) -> _StepIdentity:
+        """The identity of a serialised step."""
+        step = dispatch_pb2.Step.FromString(payload)
+        return cls(sequence, step.step_id, times.from_timestamp(step.at))
 
 
 class Webhooks:
@@ -45,11 +66,40 @@ class Webhooks:
 
     async def _serve(self, session: aiohttp.ClientSession, receiver: Receiver) -> None:
         courier = Courier(session, receiver, self._store.steps, metrics=self._metrics)
+        await retried(lambda: self._compare(receiver))
         while True:
             head = self._record.head
             await retried(lambda: self._queue_steps(receiver))
             if not await courier.deliver_next():
                 await self._record.changed(head)
+
+    async def _compare(self, receiver: Receiver) -> None:
+        """Continues after the last queued step that the leg's record still has.
+
+        The record is another one after its database was lost or an older copy was restored. It numbers its steps from there, and the
+        receiver would get none until their sequences exceed the old ones.
+        """
+        name = receiver.name
+        last, newest = await self._store.queued_up_to(name), await self._store.newest_queued(name, None, 1)
+        if last is None:
+            return
+        head = (await self._record.store.head()).id
+        held = await self._last_held(name) if newest else min(last, head)
+        if held != (newest[0].sequence if newest else last) or head < last:
+            await self._store.continue_after(name, held)
+            logger().warning("webhook_record_replaced", receiver=name, queued_up_to=last, continues_after=held)
+
+    async def _last_held(self, receiver: str) -> int:
+        """Sequence of the last queued step that the leg's record still has; 0 if it has none of them."""
+        before: int | None = None
+        while queued := await self._store.newest_queued(receiver, before, COMPARE_PAGE):
+            rows = await self._record.store.steps_at([step.sequence for step in queued])
+            held = {_StepIdentity.of(row.sequence, row.payload) for row in rows}
+            for step in queued:
+                if _StepIdentity.of(step.sequence, step.step) in held:
+                    return step.sequence
+            before = queued[-1].sequence
+        return 0
 
     async def _queue_steps(self, receiver: Receiver) -> None:
         """Queues the steps that were committed since the last call. For a new receiver, only later steps are queued."""

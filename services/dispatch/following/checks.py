@@ -24,7 +24,7 @@ RACE_INTERVAL_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is known about one destination."""
+    """Facts about one destination, for its check."""
 
     incident: Incident
     assignment: Assignment

@@ -34,7 +34,7 @@ class DeskStream:
     def __init__(self, follower: TargetFollower, clock: MeshClock) -> None:
         self._follower, self._clock = follower, clock
         self._sent: dict[str, dict[TargetKey, _SentState]] = {}
-        """What was sent, by followed incident."""
+        """States that were last sent, by followed incident."""
         self._new: set[str] = set()
         """Incidents that the follower may not know yet."""
         self._changed: dict[str, None] = {}

@@ -17,7 +17,7 @@ from services.common.clock import MeshClock
 from services.common.moments import Moments
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
-from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
+from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment
 from services.dispatch.domain.enums import Demand, Task
 from services.dispatch.domain.incident import Incident
 from services.dispatch.following.metrics import FollowingMetrics
@@ -48,6 +48,15 @@ class _PursuedWearer(NamedTuple):
     wearer_id: str
 
 
+class _PursuitPeriod(NamedTuple):
+    """Part of a pursuit for which a tag needs one command."""
+
+    number: int
+    """Number of the RENEW_INTERVAL_MS period."""
+    offered_ms: int
+    """Time of the last offer, mesh time. A pursuit that ended and began once more in the same period has a later one."""
+
+
 class Pursuit:
     """Keeps the tags of pursued wearers at the short report interval."""
 
@@ -56,8 +65,10 @@ class Pursuit:
         self._clock: MeshClock = settings.clock
         self._pursued: dict[str, _PursuedWearer] = {}
         """Pursuits by incident id."""
-        self._commanded: dict[_PursuedWearer, int] = {}
-        """Number of the RENEW_INTERVAL_MS period in which the last command was sent."""
+        self._offered_ms: dict[str, int] = {}
+        """Time of the last offer of each pursuit, mesh time, by incident id."""
+        self._commanded: dict[_PursuedWearer, _PursuitPeriod] = {}
+        """Period for which the last command was sent."""
         self._due: Moments[_PursuedWearer] = Moments()
         """When each wearer's tag has to be commanded next."""
         self._wake = asyncio.Event()
@@ -84,8 +95,10 @@ class Pursuit:
     def _apply(self, incident: Incident) -> None:
         before = self._pursued.pop(incident.incident_id, None)
         wearer = _PursuedWearer(incident.incident_id, incident.wearer_id) if _is_pursued(incident) else None
+        self._offered_ms.pop(incident.incident_id, None)
         if wearer:
             self._pursued[incident.incident_id] = wearer
+            self._offered_ms[incident.incident_id] = max(offer.offered_ms or 0 for offer in _waiting(incident))
         for changed in (before, wearer) if before != wearer else ():
             if changed is not None:
                 self._due.set(changed, self._clock.now_ms())
@@ -103,12 +116,14 @@ class Pursuit:
         now_ms = self._clock.now_ms()
         # The wearers' periods begin at different times, so that not all of them are commanded together.
         offset_ms = zlib.crc32(wearer.incident_id.encode()) % RENEW_INTERVAL_MS
-        period = (now_ms + offset_ms) // RENEW_INTERVAL_MS
+        number = (now_ms + offset_ms) // RENEW_INTERVAL_MS
         if self._pursued.get(wearer.incident_id) == wearer:
+            period = _PursuitPeriod(number, self._offered_ms[wearer.incident_id])
+            # Before the call: if the pursuit ends meanwhile, `_apply` sets an earlier moment.
+            self._due.set(wearer, (number + 1) * RENEW_INTERVAL_MS - offset_ms)
             is_done = self._commanded.get(wearer) == period
             if is_done or await self._command(stub, metadata, _request(wearer, _OFTEN, period)):
                 self._commanded[wearer] = period
-                self._due.set(wearer, (period + 1) * RENEW_INTERVAL_MS - offset_ms)
                 return
         elif wearer in self._commanded:
             request = _request(wearer, _AS_USUAL, self._commanded[wearer])
@@ -139,12 +154,13 @@ class Pursuit:
 
 
 def _request(
-    wearer: _PursuedWearer, instruction: command_pb2.Instruction, period: int
+    wearer: _PursuedWearer, instruction: command_pb2.Instruction, period: _PursuitPeriod
 ) -> ingest_pb2.SendCommandRequest:
     kind = instruction.WhichOneof("kind") or ""
     return ingest_pb2.SendCommandRequest(
-        # A retry, or a second process of this leg, makes the same id, so the tag gets the command only once.
-        command_id=ids.hash_id("pursuit", wearer.incident_id, wearer.wearer_id, kind, period),
+        # A retry, or a second process of this leg, makes the same id, so the tag gets the command only once. A pursuit that begins once
+        # more needs another id, as ingest keeps the first command with an id.
+        command_id=ids.hash_id("pursuit", *wearer, kind, *period),
         subject_id=wearer.wearer_id,
         instruction=instruction,
         valid_for_s=HOLDS_S,
@@ -154,9 +170,14 @@ def _request(
 
 def _is_pursued(incident: Incident) -> bool:
     """Whether a unit has to go to the wearer."""
-    waiting = (
+    return bool(incident.wearer_id and _waiting(incident))
+
+
+def _waiting(incident: Incident) -> list[Assignment]:
+    """The open assignments for which a unit has to go to the wearer."""
+    return [
         assignment
         for assignment in incident.assignments.values()
-        if assignment.demand is Demand.RESPOND or assignment.task is Task.CHECK
-    )
-    return bool(incident.wearer_id) and any(assignment.state in UNANSWERED | ACCEPTED for assignment in waiting)
+        if (assignment.demand is Demand.RESPOND or assignment.task is Task.CHECK)
+        and assignment.state in UNANSWERED | ACCEPTED
+    ]

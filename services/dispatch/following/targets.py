@@ -41,7 +41,7 @@ RETRY = Backoff(0.2, 300.0)
 log as far as the leg has read the alerts. The last ones are long: the incident may be over for the evaluators while a desk keeps it
 open, and an alert would be news of it."""
 RETRY_UNAVAILABLE = Backoff(0.2, 5.0)
-"""The same delays, if an evaluator was behind the log or couldn't write. It may be well again at any time."""
+"""Delays in place of RETRY, if an evaluator was behind the log or couldn't write. It may be well again at any time."""
 ENDED_RETRIES = 5
 """Number of retries for which a share that ended counts, so that the next request comes after some 6 s."""
 RESOLVE_INTERVAL_S = 30.0

@@ -132,7 +132,7 @@ class LegRecord:
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(leg, unpublished, metrics)
         self.gate = PriorityGate()
-        """Who goes first in this process. Each command is response work."""
+        """Admission of this process's other work beside its responses. Each command is response work."""
         self.head = head
         """Link of the last event that this process knows."""
         self._watch, self._availability, self._metrics = watch, availability, metrics
@@ -229,11 +229,11 @@ class LegRecord:
         try:
             change = await self.store.transaction(work)
         except BaseException as error:
-            self._availability.forget()
+            if any(request.first for request in requests):  # without it, only committed rows of the roster were read
+                self._availability.forget()
+            failure = error if isinstance(error, Exception) else Unavailable("the leg stops")
             for request in requests:
-                request.error = request.error or (
-                    error if isinstance(error, Exception) else Unavailable("the leg stops")
-                )
+                request.error = request.error or failure
             if not isinstance(error, Exception):
                 raise
         else:

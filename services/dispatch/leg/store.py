@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Store:
-    """SQL access to one leg's database. Only one caller may write at a time, which record.py ensures."""
+    """SQL access to one leg's database, which runs write transactions one at a time. Only record.py writes events."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -152,17 +152,21 @@ class Store:
         rows = await self.reading_history(lambda connection: connection.execute(query).all())
         return [StepRow._make(row) for row in rows]
 
+    async def steps_at(self, sequences: Sequence[int]) -> list[StepRow]:
+        """The steps with these sequences, at most _PAGE of them, in their order. Unknown sequences are omitted."""
+        query = _joined(_next_steps(0).where(tables.steps.c.sequence.in_(sequences[:_PAGE])))
+        rows = await self.reading_history(lambda connection: connection.execute(query).all())
+        return [StepRow._make(row) for row in rows]
+
     def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
         """All steps after a sequence, read within a transaction."""
         return [StepRow._make(row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
     async def unpublished_sequences(self) -> list[int]:
         """Sequences of the steps that INCIDENTS may not have yet."""
-
-        def read(connection: sa.Connection) -> list[int]:
-            return [sequence for (sequence,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
-
-        return await self.transaction(read)
+        return await self.transaction(
+            lambda connection: [n for (n,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
+        )
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""

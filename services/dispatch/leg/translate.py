@@ -295,6 +295,7 @@ def peer_flag(row: PeerRow) -> Flag | None:
         place=(flag.sequence, flag.ordinal),
         order_id=assignment.order_ids[0] if assignment.order_ids else "",
         flagged_ms=times.from_timestamp(flag.at),
+        exercise=_exercise(assignment.exercise),
     )
 
 

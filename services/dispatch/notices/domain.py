@@ -55,7 +55,7 @@ class NoticeState:
 
 
 class NoticeMessage(Enum):
-    """What a person is sent."""
+    """Kind of a message to a person about a notice."""
 
     GIVEN = "GIVEN"
     ENDED = "ENDED"

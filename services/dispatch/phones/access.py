@@ -1,4 +1,4 @@
-"""What protected persons' phones read and answer of the warning leg."""
+"""Access of protected persons' phones to the warning leg: the notices that they read, and their receipts."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class PhoneScreen(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PhoneState:
-    """What a phone last said about itself. Times are mesh time, milliseconds since 1970 UTC."""
+    """A phone's last statement about itself. Times are mesh time, milliseconds since 1970 UTC."""
 
     device_id: str
     location: PhoneLocation
@@ -77,7 +77,7 @@ def after(before: PhoneState, location: PhoneLocation, screen: PhoneScreen, *, a
 
 @dataclass(frozen=True, slots=True)
 class PoliceSummary:
-    """What the police did for a person in an incident. Times are mesh time, milliseconds since 1970 UTC."""
+    """The police's response for a person in an incident. Times are mesh time, milliseconds since 1970 UTC."""
 
     began_ms: int
     ended_ms: int

@@ -45,7 +45,7 @@ class DueNotice(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names the notice."""
+        """Key of the notice: the same notice may go to several devices."""
         return self.notice_id, self.device_id
 
 

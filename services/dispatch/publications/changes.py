@@ -1,4 +1,4 @@
-"""What changed in a leg's record since a reader last asked. So a reader works for each change, and not for each open incident."""
+"""Changes of a leg's incidents since a reader last asked. So a reader works for each change, and not for each open incident."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ChangedIncidents:
             self._event.set()
 
     def reset(self, incidents: Iterable[Incident]) -> None:
-        """Replaces what was noted by incidents that were read later."""
+        """Replaces the noted incidents by all that were read later."""
         self._changes.incidents.clear()
         self.put(incidents)
 
@@ -56,7 +56,7 @@ class ChangeReaders:
     async def reading(
         self, open_incidents: Callable[[], Awaitable[Iterable[Incident]]]
     ) -> AsyncIterator[ChangedIncidents]:
-        """A reader that gets what `open_incidents` returns, and then each change."""
+        """A reader that gets the result of `open_incidents`, and then each change."""
         reader = ChangedIncidents()
         # First the reader, so that no change between the two is missed.
         self._readers.append(reader)

@@ -73,7 +73,7 @@ class AvailabilityView:
         return entry[1] if entry else None
 
     def forget(self) -> None:
-        """Makes the next transaction read the whole roster. A failed transaction may have read rows that were rolled back.
+        """Makes the next transaction read the whole roster. A failed change of the roster may have read rows that were rolled back.
 
         Until then `ahead` uses the old roster, because a choice without a roster would lack travel times.
         """

@@ -13,7 +13,7 @@ from services.dispatch.domain.leg import Leg
 
 
 class Measure(IntEnum):
-    """What a response time measures; numbers of tandem.dispatch.v1.ResponseMeasure."""
+    """Measure of a response time; numbers of tandem.dispatch.v1.ResponseMeasure."""
 
     RECEIPT = 1
     ACCEPTANCE = 2

@@ -42,7 +42,7 @@ class _FoundStep(NamedTuple):
 
 
 class CountedPage(NamedTuple):
-    """What one transaction counted."""
+    """Numbers of records that one transaction counted."""
 
     steps: int
     """Number of this leg's steps."""
@@ -56,7 +56,7 @@ class CountedPage(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """What the row of an assignment holds that a step may change."""
+    """Part of an assignment's row that a step may change."""
 
     figures: ResponseFigures
     order_ids: str

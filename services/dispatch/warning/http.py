@@ -17,10 +17,11 @@ from pathlib import Path
 from aiohttp import web
 from prometheus_client import Counter
 
+from services.common import fields
 from services.common.clock import MeshClock, wall_us
 from services.common.observability.telemetry import logger
 from services.common.privacy import signing
-from services.common.rpc.errors import RetryableError
+from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.web.server import body_of, served
 from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token
 from services.dispatch.exchange.receivers import Receiver
@@ -157,9 +158,11 @@ class AnswerEndpoint:
             )
         try:
             receipt = json.loads(body)
-            message_id, status = str(receipt["warning_id"]), str(receipt["status"])
+            message_id, status = fields.required_id("warning_id", str(receipt["warning_id"])), str(receipt["status"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"field": "warning_id", "reason": "or status is missing"}, status=400)
+        except InvalidField as error:
+            return web.json_response({"field": error.field, "reason": error.reason}, status=400)
         if status not in GATEWAY_RECEIPTS:
             return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)
         try:

@@ -171,7 +171,7 @@ class WarningSender:
                 await asyncio.sleep(COALESCE_S)
 
     async def _due(self, now_ms: int) -> DueWork:
-        """What is due. Stores the outcomes of attempts in the same transaction. Messages that were just accepted need none."""
+        """The due messages and sendings. Stores the outcomes of attempts in the same transaction; just accepted messages need none."""
         accepted, self._accepted = self._accepted, None
         tried = self._outcomes.unstored
         if accepted and not tried:

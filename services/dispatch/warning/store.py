@@ -261,7 +261,11 @@ _CONTACTS = Prepared(
 # The indices are partial (waiting messages, open sendings). SQLite uses them only if the statement repeats their condition literally.
 _IS_WAITING, _IS_OPEN = sa.text("state = 'waiting'"), sa.text("outcome = ''")
 _DUE = Prepared(
-    sa.select(messages).where(_IS_WAITING, messages.c.due_ms <= _NOW_MS).order_by(messages.c.due_ms).limit(500)
+    sa.select(messages)
+    .where(_IS_WAITING, messages.c.due_ms <= _NOW_MS)
+    # The police's own warnings first: while the ledger refuses rows, hundreds of the Ministry's notices may wait.
+    .order_by(messages.c.ground != "", messages.c.due_ms)
+    .limit(500)
 )
 _NEXT = Prepared(
     sa.select(

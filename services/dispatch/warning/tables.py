@@ -168,7 +168,7 @@ class DueWork:
     next_ms: int | None
     """Time at which the next message or sending is due, mesh time; None if there is none."""
     messages: Sequence[MessageRow] = ()
-    """Waiting messages, at most 500."""
+    """Waiting messages, at most 500, the police's own warnings first."""
     contacts: Mapping[str, Sequence[ContactRow]] = field(default_factory=dict)
     """Contacts of the messages' persons by person id, the newest case version first."""
     sendings: Sequence[DueSending] = ()

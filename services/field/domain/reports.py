@@ -14,7 +14,7 @@ MAX_REPORTS = 50
 """Maximum number of reports in a request. A phone that was offline for longer sends several requests."""
 MAX_ACCURACY_M = 1e6
 """Accuracy radius beyond which a whole request is refused, metres. Ingest refuses single reports from a smaller one on."""
-ALARMS = {"panic": "sos", "battery_low": "lowBattery"}
+ALARMS = {"panic": "sos", "battery_low": "lowBattery", "battery_charging": "powerRestored"}
 """Alarms of the app by the name that the OsmAnd protocol has for them (docs/reference/devices.md)."""
 SOONEST_INTERVAL_S, LATEST_INTERVAL_S = 5, 300
 """Bounds of the interval that the app is asked to keep, seconds."""

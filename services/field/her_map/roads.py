@@ -33,7 +33,7 @@ class WayPoint(NamedTuple):
 
 
 class WayWish(NamedTuple):
-    """What a phone asks for: a way from its place in a direction."""
+    """A way that a phone asks for: from its place in a direction."""
 
     place: WayPoint
     direction: str
@@ -50,7 +50,7 @@ class WayWish(NamedTuple):
 
 
 def parse(content: Any) -> WayWish:
-    """Parses what a phone asks for. Raises InvalidField."""
+    """Parses a phone's wish. Raises InvalidField."""
     direction = text_of(content, "direction")
     if direction not in DIRECTIONS:
         raise InvalidField("direction", f"must be one of {', '.join(DIRECTIONS)}")

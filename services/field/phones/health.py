@@ -24,7 +24,7 @@ SCREENS = {"open": phone_state_pb2.PHONE_SCREEN_OPEN, "hidden": phone_state_pb2.
 
 
 class PhoneHealth(NamedTuple):
-    """What an app says about its phone."""
+    """An app's statement about its phone."""
 
     location: phone_state_pb2.PhoneLocation.ValueType
     screen: phone_state_pb2.PhoneScreen.ValueType
@@ -33,7 +33,7 @@ class PhoneHealth(NamedTuple):
 
 
 def parse(content: Any) -> PhoneHealth:
-    """Parses what an app says. Raises InvalidField."""
+    """Parses an app's statement. Raises InvalidField."""
     location, screen = LOCATIONS.get(text_of(content, "location")), SCREENS.get(text_of(content, "screen"))
     if location is None:
         raise InvalidField("location", f"must be one of {', '.join(LOCATIONS)}")

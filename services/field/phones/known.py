@@ -1,4 +1,4 @@
-"""Whose phone a token is, by the registry, remembered for a short time."""
+"""Owners of phones' tokens, by the registry, remembered for a short time."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ class KnownPhones:
             if known is not None and now_s - known.at_s < STALE_S:
                 return known
             raise Unavailable("the registry can't say whose phone this is") from None
-        self._known.pop(
-            hashed, None
-        )  # to the end of the order: the phone that was asked for longest ago is dropped first
+        self._known.pop(hashed, None)  # it moves to the end: the earliest answer is dropped first
         if len(self._known) >= MAX_KNOWN:
             self._known.pop(next(iter(self._known)))
         self._known[hashed] = _Known((found.device_id, found.person_id), now_s)

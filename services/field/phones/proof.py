@@ -33,7 +33,7 @@ def public_key(text: str) -> ec.EllipticCurvePublicKey:
 
 
 def statement(method: str, path: str, at_ms: int, *, body: bytes) -> bytes:
-    """What a phone signs: the request with its time and the hash of its body."""
+    """The text that a phone signs: the request with its time and the hash of its body."""
     return f"{method}\n{path}\n{at_ms}\n{hashlib.sha256(body).hexdigest()}".encode()
 
 

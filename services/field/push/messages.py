@@ -35,7 +35,7 @@ _LATER = (408, 425, 429)
 
 
 class PushOutcome(Enum):
-    """What a push service said to a message."""
+    """Outcome of a message, by the answer of its push service."""
 
     SENT = "sent"
     GONE = "gone"
@@ -139,7 +139,7 @@ class PushClient:
 
 
 def outcome_of(status: int) -> PushOutcome:
-    """What an HTTP status of a push service means."""
+    """The outcome by the HTTP status of a push service's answer."""
     if 200 <= status < 300:
         return PushOutcome.SENT
     if status in _GONE:

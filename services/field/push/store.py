@@ -25,7 +25,7 @@ push_addresses = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class PushAddress:
-    """Where and with which keys a phone gets web push (RFC 8030, RFC 8291)."""
+    """Address and keys by which a phone gets web push (RFC 8030, RFC 8291)."""
 
     device_id: str
     endpoint: str = field(repr=False)

@@ -72,7 +72,7 @@ class PageWaker:
     async def content(
         self, device_id: str, read: Callable[[], Awaitable[dict[str, Any]]], query: Mapping[str, str]
     ) -> dict[str, Any]:
-        """What `read` gives: at once if the page doesn't know it yet, else with the next news of a device.
+        """The content that `read` gives: at once if the page doesn't know it yet, else with the next news of a device.
 
         The page's query has the digest of the content that it knows (`known`), and whether it waits for news (`wait=1`).
         """

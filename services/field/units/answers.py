@@ -1,4 +1,4 @@
-"""What a unit's page gets: its duty and the events of its targets, from the messages of its leg."""
+"""Content for a unit's page: its duty and the events of its targets, from the messages of its leg."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _ENDS = {
     unit_duty_pb2.TASK_CLOSED: "closed",
     unit_duty_pb2.TASK_UNKNOWN: "unknown",
 }
+OTHER = "other"
+"""Name of a value that this version doesn't know. The page has a text for such a kind, state and leg."""
 
 
 def duty(message: unit_duty_pb2.GetDutyResponse) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def duty(message: unit_duty_pb2.GetDutyResponse) -> dict[str, Any]:
     return {
         "unit": unit.unit.unit_id,
         "class": unit.unit.unit_class,
-        "status": roster_pb2.UnitStatus.Name(unit.status).lower(),
+        "status": _name(roster_pb2.UnitStatus, unit.status),
         "shift_until_ms": times.from_timestamp(unit.unit.shift_until),
         "distress_ms": _ms(unit, "distress_at"),
         "tasks": [_task(task) for task in message.tasks],
@@ -37,9 +39,9 @@ def _task(task: unit_duty_pb2.UnitTask) -> dict[str, Any]:
     return {
         "assignment": assignment.assignment_id,
         "incident": assignment.incident_id,
-        "state": dispatch_pb2.AssignmentState.Name(assignment.state).lower(),
+        "state": _name(dispatch_pb2.AssignmentState, assignment.state),
         "offer": assignment.offer_number,
-        "kind": alert_pb2.AlertKind.Name(assignment.kind).lower(),
+        "kind": _name(alert_pb2.AlertKind, assignment.kind),
         "to": _destination(assignment),
         "subject": assignment.subject_id,
         "is_exercise": assignment.exercise != exercise_pb2.EXERCISE_UNSPECIFIED,
@@ -53,13 +55,11 @@ def _task(task: unit_duty_pb2.UnitTask) -> dict[str, Any]:
         "spoofing_ms": _ms(assignment, "spoofing_suspected_at"),
         "travel_s": assignment.choice.travel_s if assignment.choice.HasField("travel_s") else None,
         "losing": assignment.race.losing,
-        "flag": dispatch_pb2.WarningFlag.Name(assignment.person_flag.flag).lower()
-        if assignment.person_flag.flag
-        else "",
+        "flag": _name(dispatch_pb2.WarningFlag, assignment.person_flag.flag) if assignment.person_flag.flag else "",
         "others": [
             {
-                "leg": alert_pb2.Leg.Name(other.leg).lower(),
-                "state": dispatch_pb2.AssignmentState.Name(other.state).lower(),
+                "leg": _name(alert_pb2.Leg, other.leg),
+                "state": _name(dispatch_pb2.AssignmentState, other.state),
                 "class": other.unit_class,
                 "distress_ms": _ms(other, "distress_at"),
             }
@@ -92,6 +92,13 @@ def target(event: following_pb2.TargetEvent) -> dict[str, Any]:
         found |= {"lat": position.lat_deg, "lon": position.lon_deg, "accuracy": position.accuracy_m}
         found |= {"age_s": position.age_s if position.HasField("age_s") else None}
     return found
+
+
+def _name(enum: Any, number: int) -> str:
+    """The name of a generated enumeration's value for the page; OTHER if a leg that is newer than field sends one that field doesn't
+    know: a unit must see its tasks all the same."""
+    name: str = enum.Name(number) if number in enum.values() else OTHER
+    return name.lower()
 
 
 def _ms(message: Message, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a unit's page sends: reports and answers, as requests to its leg. Parsing is the validation."""
+"""Reports and answers of a unit's page, as requests to its leg. Parsing is the validation."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import dispatch_pb2, roster_pb2
 from tests.browser.driver import Browser, browser
 from tests.support.common.mesh import RunningMesh, running_mesh
 from tests.support.field.phone import PushService
@@ -114,6 +114,29 @@ async def test_a_shift_starts_by_a_link_that_works_once(road: Road) -> None:
         "eval", page="car-1", expression="[...document.querySelectorAll('.call')].map(e => e.href)"
     )
     assert calls == ["tel:112", "tel:02-000-0000", "tel:119"]
+
+
+async def test_a_busy_unit_stays_busy_when_its_page_is_reloaded(road: Road) -> None:
+    async def reported() -> roster_pb2.UnitStatus.ValueType:
+        return (await road.police.reports("car-1")).status
+
+    async def is_busy() -> bool:
+        return await reported() == roster_pb2.BUSY
+
+    await road.browser("click", page="car-1", selector="[data-status='busy']")
+    await until(is_busy)
+    await road.browser("eval", page="car-1", expression="void (window.isEarlier = true, location.reload())")
+    await road.browser.until(
+        "car-1", "!window.isEarlier && Number(document.getElementById('position').dataset.sent) > 0"
+    )
+    assert await is_busy()
+    await road.browser("wait", page="car-1", selector="[data-status='busy'][aria-pressed='true']")
+    await road.browser("click", page="car-1", selector="[data-status='available']")
+
+    async def is_available() -> bool:
+        return await reported() == roster_pb2.AVAILABLE
+
+    await until(is_available)
 
 
 async def test_an_offer_rings_and_says_so_when_another_unit_has_it_meanwhile(road: Road) -> None:

@@ -13,9 +13,11 @@ from google.rpc import error_details_pb2
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
+from services.common.rpc import server
+from services.common.rpc.identity import FIELD
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2, unit_duty_pb2_grpc
 from tandem.dispatch.v1.dispatch_pb2 import (
     ACKNOWLEDGED,
     CLOSED,
@@ -29,7 +31,7 @@ from tandem.dispatch.v1.dispatch_pb2 import (
 )
 from tandem.dispatch.v1.roster_pb2 import AVAILABLE, OFF, STORED, SUPERSEDED, UNCHANGED
 from tests.support.common.nats import TestServer
-from tests.support.dispatch.dispatch import DESKS, alert, publish, running, settings, stored_steps
+from tests.support.dispatch.dispatch import DESKS, SECRET, alert, publish, running, settings, stored_steps
 from tests.support.dispatch.roster_records import office, put, unit
 from tests.support.ingest.ingest import details
 
@@ -287,3 +289,23 @@ async def test_nobody_available_reaches_both_desks_at_once_and_the_other_gets_no
         assert shared_fields <= {"level", "unit_class"}
         assert not assignment.rejected_reason and not assignment.close_note and not assignment.HasField("cause")
         assert not assignment.kind and not assignment.stood_down_kind
+
+
+async def test_a_call_for_help_ends_in_an_incident_that_is_over(bus: Bus, police: DispatchSettings) -> None:
+    desk, page = server.bearer(DESKS["police"], SECRET), server.bearer(FIELD, SECRET)
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        duty = unit_duty_pb2_grpc.UnitDutyServiceStub(leg.channel)
+        await put(leg.desk, [office()], [unit("a1")])
+        link = await duty.IssueUnitLink(unit_duty_pb2.IssueUnitLinkRequest(unit_id="a1"), metadata=desk)
+        signed_in = await duty.SignInUnit(unit_duty_pb2.SignInUnitRequest(code=link.code), metadata=page)
+        await publish(bus, alert(1))
+        await leg.desk.acknowledge((await steps.next(OFFERED)).step.assignment.assignment_id)
+        await duty.RaiseDistress(unit_duty_pb2.RaiseDistressRequest(token=signed_in.token), metadata=page)
+        await publish(bus, alert(2, ends=True))
+        assert (await steps.next(STOOD_DOWN)).step.assignment.HasField("distress_at")
+        await duty.EndDistress(unit_duty_pb2.EndDistressRequest(unit_id="a1"), metadata=desk)
+        (incident,) = (await leg.desk.list()).incidents
+        assert incident.HasField("ended_at")
+        assert not any(assignment.HasField("distress_at") for assignment in incident.assignments)
+        (listed,) = (await leg.desk.call("ListUnits")).units
+        assert not listed.HasField("distress_at")

@@ -12,8 +12,11 @@ import pytest
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
+from services.common.rpc.errors import FailedPrecondition
 from services.common.storage.db import Database, SqliteDatabase, open_database
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.answers import Close
+from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
@@ -67,6 +70,20 @@ async def test_an_alert_is_folded_in_four_round_trips(postgres: PostgresServer, 
             assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
         (row,) = (await leg.store.incidents("incident-new", 1, ""))[0].own
         assert bool(translate.stored_assignment(row).choice.unit_id) is units
+
+
+async def test_an_alert_after_a_refused_answer_reads_no_roster(postgres: PostgresServer) -> None:
+    async with (
+        wired(postgres.new_database()) as (wire, url),
+        open_database(url, MIGRATIONS) as database,
+        leg_over(database, units=True) as leg,
+    ):
+        (row,) = (await leg.store.incidents("incident-1", 1, ""))[0].own
+        with pytest.raises(FailedPrecondition):
+            await leg.answer(Close(row.assignment_id, "spiffe://npa/desk/seoul", CloseCause.FALSE_POSITION, ""))
+        before = wire.round_trips
+        await fold(leg, KNOWN + 1)
+        assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
 
 
 async def test_the_steps_of_other_legs_are_stored_in_three_round_trips(postgres: PostgresServer) -> None:

@@ -7,17 +7,25 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import grpc
+import grpc.aio
+
+from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
+from services.common.rpc import server
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.leg.store import Store
 from services.geofence.translate import alert_to_proto
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, NOTIFIED, OFFERED
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import (
+    DESKS,
     PATIENCE_S,
+    SECRET,
     RunningLeg,
     alert,
     client,
@@ -29,6 +37,7 @@ from tests.support.dispatch.dispatch import (
 )
 from tests.support.dispatch.leg_chain import first_broken_event
 from tests.support.geofence.stories import Story
+from tests.support.ingest.ingest import IngestMesh, running_ingest
 
 
 def two_approaches() -> tuple[list[alert_pb2.Alert], list[alert_pb2.Alert], list[alert_pb2.Alert]]:
@@ -127,3 +136,50 @@ async def test_an_unanswered_second_offer_is_escalated(bus: Bus, nats: TestServe
         escalated = (await steps.next(dispatch_pb2.ESCALATED)).step
     assert escalated.number > reoffered.number
     assert escalated.assignment.cause == reoffered.assignment.cause
+
+
+async def until_registered(ingest: IngestMesh, device_id: str) -> None:
+    """Waits until ingest knows a device."""
+    async with server.channel(ingest.address) as channel, asyncio.timeout(PATIENCE_S):
+        stub = ingest_pb2_grpc.CommandServiceStub(channel)
+        while True:
+            try:
+                await stub.ListCommands(
+                    ingest_pb2.ListCommandsRequest(device_id=device_id),
+                    metadata=server.bearer(DESKS["probation"], SECRET),
+                    timeout=server.UNARY_DEADLINE_S,
+                )
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+            await asyncio.sleep(0.05)
+
+
+async def pursuit_commands(bus: Bus, count: int) -> list[str | None]:
+    """Waits until ingest has stored a number of the leg's commands for the incident, and returns what they instruct."""
+    subjects, found = [flow.command_subject("ingest", "*")], list[str | None]()
+    async with asyncio.timeout(PATIENCE_S):
+        async for messages in pull.read(bus, flow.COMMANDS.name, 1, subjects=subjects):
+            commands = [command_pb2.Command.FromString(message.data) for message in messages]
+            found += [
+                each.instruction.WhichOneof("kind") for each in commands if each.command_id.startswith("command-")
+            ]
+            if len(found) >= count:
+                break
+    return found
+
+
+async def test_the_tag_reports_often_once_more_when_the_wearer_comes_back_soon(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    with running_ingest(nats, tmp_path / "ingest.log", {"TANDEM_DEV_SECRET": SECRET}) as ingest:
+        async with ingest.connected() as client:
+            await client.route("tag-1", subject_id="w1")
+            await until_registered(ingest, "tag-1")
+        async with running(settings("probation", nats, tmp_path, ingest=f"ipv4:{ingest.address}")):
+            expected: list[str | None] = []
+            for sequence, ends in ((1, False), (2, True), (3, False)):
+                await publish(bus, alert(sequence, ends=ends))
+                expected.append("report_as_usual" if ends else "report_every")
+                assert await pursuit_commands(bus, sequence) == expected

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.exchange import deliveries, receivers
 from services.dispatch.exchange.links import InvalidLink, Links, Token, open_key
+from services.dispatch.leg.rows import AssignmentRow
+from services.dispatch.leg.store import Store
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
@@ -94,6 +97,65 @@ async def test_queued_steps_survive_a_restart_of_the_leg_and_of_the_receiver(
     async with receiver.serving(), running(given):
         await receiver.wait_for(1)
     assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
+
+
+async def test_a_leg_offers_while_the_database_of_its_webhooks_cannot_be_opened(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
+    given.exchange_database.mkdir()  # SQLite can't open a folder
+    async with receiver.serving(), running(given) as leg, leg.desk.subscription() as desk:
+        await opened(bus, 1)
+        await desk.next(dispatch_pb2.OFFERED)
+        given.exchange_database.rmdir()
+        await until_queued(given.exchange_database)
+        await opened(bus, 2)
+        assert await sequence_of_offer(receiver, "incident-2")
+
+
+def lose_database(folder: Path) -> None:
+    """Deletes the database of the police leg, as docs/how-to/respond/leg-database-lost.md moves it away."""
+    for file in folder.glob("dispatch-police.sqlite3*"):
+        file.unlink()
+
+
+async def sequence_of_offer(receiver: Receiver, incident_id: str) -> int:
+    """Waits until a receiver has the first step of an incident, and returns its sequence."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for step in receiver.steps():
+                if step["step"]["assignment"]["incident_id"] == incident_id:
+                    return int(step["sequence"])
+            await asyncio.sleep(0.02)
+
+
+async def test_a_receiver_gets_the_steps_of_a_leg_whose_database_was_lost(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
+    async with receiver.serving():
+        async with running(given) as leg:
+            await until_queued(given.exchange_database)
+            await opened(bus, 1, 2, 3)
+            await receiver.wait_for(3)
+            for step in receiver.steps():
+                id_ = step["step"]["assignment"]["assignment_id"]
+                await leg.desk.acknowledge(id_)
+                await leg.desk.call("Progress", assignment_id=id_, state=dispatch_pb2.DISPATCHED)
+                await leg.desk.call("Progress", assignment_id=id_, state=dispatch_pb2.EN_ROUTE)
+            await receiver.wait_for(12)
+        lose_database(tmp_path)
+        async with running(given):  # reads all alerts again
+            await opened(bus, 4)
+            sequence = await sequence_of_offer(receiver, "incident-4")
+            assert sequence < receiver.steps()[11]["sequence"], "the new record is shorter than the old one"
+        async with running(given):
+            await opened(bus, 5)
+            assert await sequence_of_offer(receiver, "incident-5") > sequence
+    ids = [headers["webhook-id"] for headers, _ in receiver.requests]
+    assert len(set(ids)) == len(ids), "a step that the receiver has isn't sent a second time"
 
 
 async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
@@ -240,8 +302,9 @@ async def test_a_link_accepts_an_offer_once_and_only_by_its_button(bus: Bus, nat
         assert status == 409 and "It can&#x27;t be taken" in text
 
 
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "meanwhile"])
 async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_unit(
-    bus: Bus, nats: TestServer, tmp_path: Path
+    bus: Bus, nats: TestServer, tmp_path: Path, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, port = Receiver(), free_port()
     entry = receiver_entry(receiver, name="sms", links=True)
@@ -263,11 +326,23 @@ async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_uni
         await receiver.wait_for(1)
         to_a = receiver.steps()[-1]["acknowledge_url"]
         gone = [unit("car-a", 2, removed=True), unit("car-b", 1)]
-        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        remove = partial(roster.PutUnits, roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        read = Store.assignment
+
+        async def read_and_remove(store: Store, assignment_id: str) -> AssignmentRow | None:
+            row = await read(store, assignment_id)
+            await remove()
+            return row
+
+        with monkeypatch.context() as patched:
+            if meanwhile:
+                patched.setattr(Store, "assignment", read_and_remove)
+            else:
+                await remove()
+            status, text = await ask("POST", to_a)
+        assert status == 409 and ("was offered on since" if meanwhile else "somebody else has been asked since") in text
         await until_offered(receiver, "car-b")
         to_b = receiver.steps()[-1]["acknowledge_url"]
-        status, text = await ask("POST", to_a)
-        assert status == 409 and "somebody else has been asked since" in text
         assert (await ask("POST", to_b))[0] == 200
         (listed,) = (await leg.desk.list()).incidents[0].assignments
         assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/car-b")

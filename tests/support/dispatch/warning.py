@@ -9,18 +9,22 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import sqlalchemy as sa
 from aiohttp import web
 from standardwebhooks import Webhook
 
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.privacy import sealing
+from services.common.storage.db import Database
 from services.dispatch.settings import DispatchSettings
+from services.dispatch.warning.tables import WAITING, MessageRow, messages
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.common.nats import TestServer
@@ -240,3 +244,33 @@ async def answer(url: str, method: str = "POST", **form: str) -> tuple[int, str,
     async with aiohttp.ClientSession() as session, session.request(method, url, data=form or None) as response:
         headers = sorted((name, value) for name, value in response.headers.items() if name != "Date")
         return response.status, hashlib.sha256(repr(headers).encode()).hexdigest(), await response.text()
+
+
+def waiting_message(message_id: str, **more: Any) -> MessageRow:
+    """A message that waits, in an incident of its own, and has been due since 0."""
+    values: dict[str, Any] = {
+        "message_id": message_id,
+        "incident_id": f"incident of {message_id}",
+        "person_id": "person",
+        "order_id": "order",
+        "partition": 0,
+        "alert_id": "alert",
+        "sequence": 1,
+        "ordinal": 0,
+        "before_alert_id": "",
+        "notice": "APPROACHING",
+        "demand": 2,
+        "ring_m": 0,
+        "of_place": False,
+        "drill": False,
+        "made_ms": 0,
+        "due_ms": 0,
+        "receipt_due_ms": None,
+        "state": WAITING,
+    }
+    return MessageRow(**values | more)
+
+
+async def put_waiting(database: Database, *rows: MessageRow) -> None:
+    """Stores messages in the database of the warnings."""
+    await database.visit(lambda connection: connection.execute(sa.insert(messages), list(map(asdict, rows))))

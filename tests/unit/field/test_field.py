@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
 from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
 from services.field.push.store import PushAddress
 from services.field.settings import FieldSettings
+from services.ingest.endpoints import phones
 from tests.support.common.ports import free_port
 from tests.support.field.phone import Point, PushService, Raw, base64url
 
@@ -146,6 +148,14 @@ def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
     assert parsed[0].form("d") == {"id": "d", "timestamp": "5", "alarm": "sos"}
     assert parsed[1].form("d") == parsed[1].form("d")
     assert parsed[1].form("d")["lat"] == "37.5" and "alarm" not in parsed[1].form("d")
+
+
+def test_each_alarm_that_the_app_sends_is_one_that_ingest_knows() -> None:
+    [union] = re.findall(r"alarm\?: (.*);", (FRONTEND / "src" / "kept.ts").read_text())
+    names = re.findall(r'"(\w+)"', union)
+    parsed = reports.parse({"reports": [{"id": name, "at_ms": 5, "alarm": name} for name in names]})
+    sent = {report.form("d")["alarm"] for report in parsed}
+    assert sent == {"sos", "lowBattery", "powerRestored"} and sent <= phones.ALARMS.keys()
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,21 @@ def test_a_task_says_where_to_go(leg: Any, task: Any, subject: str, to: str) -> 
     assert (shown["to"], shown["state"], shown["kind"], shown["is_exercise"]) == (to, "offered", "ring_entered", False)
 
 
+def test_a_task_whose_kind_and_states_are_newer_than_field_is_shown_with_the_others() -> None:
+    newer: Any = 99
+    known = dispatch_pb2.Assignment(leg=alert_pb2.POLICE, subject_id="person-1", state=dispatch_pb2.OFFERED)
+    unknown = dispatch_pb2.Assignment(leg=alert_pb2.POLICE, subject_id="person-2", state=newer, kind=newer)
+    unknown.person_flag.flag = newer
+    other = unit_duty_pb2.OtherLegStep(leg=newer, state=newer)
+    tasks = [unit_duty_pb2.UnitTask(assignment=known), unit_duty_pb2.UnitTask(assignment=unknown, others=[other])]
+    first, second = answers.duty(unit_duty_pb2.GetDutyResponse(tasks=tasks))["tasks"]
+    assert (first["state"], first["kind"]) == ("offered", "alert_kind_unspecified")
+    assert (second["state"], second["kind"], second["flag"]) == ("other", "other", "other")
+    assert (second["others"][0]["leg"], second["others"][0]["state"]) == ("other", "other")
+    texts = json.loads((FRONTEND / "public" / "unit-ko.json").read_text())
+    assert {f"{part}_{answers.OTHER}" for part in ("kind", "state", "leg")} <= texts.keys()
+
+
 def test_a_target_without_a_position_has_none() -> None:
     event = following_pb2.TargetEvent(incident_id="incident-1")
     event.target.subject_id, event.target.unknown = "wearer-1", True

@@ -25,6 +25,9 @@ CONFIRM_MS = 130_000
 CALL_AFTER_MS = 180_000
 """Time from the tag's confirmation until an officer calls a wearer who hasn't turned back, milliseconds of mesh time. By then the ring
 of a wearer who turns round at once is cleared."""
+_BY_TAG = (ContactPlan.TAG, ContactPlan.TAG_ALONE)
+"""Plans with a message to the tag, whose confirmation has a deadline. Other contacts have none: nothing would change once
+it passed, and it would stay due."""
 CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NOBODY_CALLS"
 """Machine-readable reasons for refusing the result of a call."""
 
@@ -84,7 +87,7 @@ def of_alert(incident: Incident, alert: Alert, now_ms: int) -> Iterator[ContactB
             contact_id=contact.contact_id,
             plan=contact.plan,
             device_id=contact.device_id,
-            due_ms=now_ms + CONFIRM_MS if contact.device_id else None,
+            due_ms=now_ms + CONFIRM_MS if contact.plan in _BY_TAG else None,
         )
 
 

@@ -6,15 +6,18 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from services.common.messaging import flow
+from services.common.clock import MeshClock
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
-from services.common.retrying import Backoff
+from services.common.retrying import Backoff, every
 from services.dispatch.evidence import retention
 from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.support.common.nats import TestServer
+from tests.support.common.nats import TestServer, running_server
 from tests.support.dispatch.dispatch import PATIENCE_S, RunningLeg, alert, publish, running, settings
 from tests.support.geofence import log
 
@@ -125,3 +128,45 @@ async def test_a_restarted_leg_copies_the_incidents_that_it_missed(bus: Bus, nat
         await until_kept(files, CopyMoment.OPENED)
         await publish_alert(bus, ends=True)
         await until_kept(files, CopyMoment.CLOSED)
+
+
+async def test_a_damaged_copy_raises_an_alarm_and_doesnt_end_the_leg(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    given = settings("police", nats, tmp_path)
+    files = EvidenceFiles(given.evidence)
+    async with running(given):
+        await publish_alert(bus)
+        await publish_alert(bus, ends=True)
+        await until_kept(files, CopyMoment.CLOSED)
+        await publish_amendment(bus)
+        await until_kept(files, CopyMoment.AMENDED)
+    (copy,) = given.evidence.glob(f"*.{CopyMoment.AMENDED}.*")
+    copy.write_bytes(copy.read_bytes()[:-20])
+    async with running(given) as leg, leg.desk.subscription(new_only=True) as desk:
+        async with asyncio.timeout(PATIENCE_S):
+            while not failures(leg):  # noqa: ASYNC110  # retention is another task
+                await asyncio.sleep(0.05)
+        await publish(bus, alert(99, incident="incident-2"))
+        assert (await desk.next(dispatch_pb2.OFFERED)).step.assignment.incident_id == "incident-2"
+
+
+async def test_a_copy_is_given_up_once_the_alerts_are_gone_for_good(
+    bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings("police", nats, tmp_path)
+    async with running(given):
+        await publish_alert(bus)
+        await publish_alert(bus, ends=True)
+        await until_kept(EvidenceFiles(given.evidence), CopyMoment.CLOSED)
+    for copy in given.evidence.iterdir():
+        copy.unlink()
+    monkeypatch.setattr(retention, "RETRY", every(0.05))
+    with running_server(tmp_path / "other") as other:
+        async with buses.connect(other.url, "test") as connection:
+            await streams.create(connection, 1, MeshClock(), max_bytes=64 << 20)
+        with capture_logs() as logs:
+            async with running(settings("police", other, tmp_path)) as leg, asyncio.timeout(PATIENCE_S):
+                while not any(line["event"] == "evidence_lost" for line in logs):  # noqa: ASYNC110  # another task
+                    await asyncio.sleep(0.05)
+                assert failures(leg) == retention.MISSING_TRIES

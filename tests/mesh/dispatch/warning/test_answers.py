@@ -57,6 +57,7 @@ async def test_forged_expired_and_invalid_answers_and_receipts_change_nothing(
             ([], 400),
             ({"warning_id": warning_id, "status": "acknowledged"}, 400),
             ({"warning_id": "warning-0", "status": "delivered"}, 404),
+            ({"warning_id": "\ud800", "status": "delivered"}, 400),  # half a surrogate pair can't be stored
         ):
             assert await gateway.receipt(content) == status
         receipts = "select delivered_ms, displayed_ms, acknowledged_ms from messages"

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from services.common.clock import MeshClock
 from services.common.storage import db
@@ -16,7 +15,8 @@ from services.dispatch.phones.open_notices import DueNotice, OpenNotices
 from services.dispatch.warning.domain import ChannelId, ChannelKind
 from services.dispatch.warning.service import MIGRATIONS
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import OPEN, WAITING, MessageRow, OpenedMessage, Sending, messages
+from services.dispatch.warning.tables import OPEN, OpenedMessage, Sending
+from tests.support.dispatch.warning import put_waiting, waiting_message
 
 EXPIRES_MS = 1 << 50
 
@@ -29,28 +29,8 @@ async def database(tmp_path: Path) -> AsyncIterator[db.Database]:
 
 async def opened_message(database: db.Database, message_id: str, device_id: str) -> OpenedMessage:
     """A waiting message that is stored, with its text and its channels."""
-    row = MessageRow(
-        message_id=message_id,
-        incident_id=f"incident of {message_id}",
-        person_id="person",
-        order_id="order",
-        partition=0,
-        alert_id="alert",
-        sequence=1,
-        ordinal=0,
-        before_alert_id="",
-        notice="APPROACHING",
-        demand=2,
-        ring_m=0,
-        of_place=False,
-        drill=False,
-        made_ms=0,
-        due_ms=0,
-        receipt_due_ms=None,
-        state=WAITING,
-    )
-    values = {column.name: getattr(row, column.name) for column in messages.c}
-    await database.visit(lambda connection: connection.execute(sa.insert(messages).values(values)))
+    row = waiting_message(message_id)
+    await put_waiting(database, row)
     ways = (ChannelId(ChannelKind.DEVICE, device_id), ChannelId(ChannelKind.GATEWAY, "sms"))
     sendings = [
         Sending(message_id, way, command_id="", tries=0, next_ms=0, expires_ms=EXPIRES_MS, outcome=OPEN) for way in ways

@@ -75,6 +75,20 @@ def test_a_contact_and_a_notice_have_an_assignment_each() -> None:
     assert state_of(story) == (ContactState.SENT, CallReason.UNSPECIFIED)
 
 
+@pytest.mark.parametrize("plan", [ContactPlan.CALL, ContactPlan.OUT_OF_BUDGET])
+def test_a_contact_without_a_message_has_no_deadline_although_its_alert_names_a_device(plan: ContactPlan) -> None:
+    story = Story("probation")
+    story.fold(replace(notify(5, plan), contact=AlertContact("contact-1", plan, "tag")))
+    assert story.incident.assignments[ID].due_ms is None
+
+
+def test_a_message_without_a_device_brings_the_call_onto_the_list() -> None:
+    story = Story("probation")
+    story.fold(replace(notify(5, ContactPlan.TAG), contact=AlertContact("contact-1", ContactPlan.TAG, "")))
+    story.pass_time(CONFIRM_MS)
+    assert state_of(story) == (ContactState.CALL_DUE, CallReason.NOT_CONFIRMED)
+
+
 @pytest.mark.parametrize("leg", ["police", "warning"])
 def test_no_other_leg_makes_one(leg: str) -> None:
     story = Story(leg)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
-from services.dispatch.domain.enums import Demand, WarningFlag
+from services.dispatch.domain.enums import Demand, Exercise, WarningFlag
 from services.dispatch.domain.events import BEYOND_ALL, Flagged, Notified, Offered, StoodDown
 from services.dispatch.domain.flags import Flag
-from services.dispatch.leg import chain
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import chain, translate
+from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import Story, alert
+from tests.support.dispatch.roster import AT_DAY
 
 NO_RECEIPT, NO_CONTACT, DURESS, REACHED = WarningFlag
 
@@ -30,6 +34,20 @@ def test_a_flag_notifies_police_that_had_no_assignment_of_the_person() -> None:
     (reached,) = flag(story, REACHED, at_ms=6_000)
     assert isinstance(reached, Flagged)
     assert flag(story, NO_RECEIPT) == (), "a repeated flag after a later one changes nothing"
+
+
+def test_a_flag_of_an_exercise_is_no_live_incident_at_the_police() -> None:
+    warning = Story("warning")
+    warning.fold(replace(alert(1, Demand.WARN, "p1"), exercise=Exercise.DRILL))
+    warning.do(Flag("p1", DURESS, "alert-1", (1, 0), "order-1"))
+    step = translate.step(warning.incident, warning.of("p1"), 2_000, latency_ms=None)
+    received = dispatch_pb2.Step.FromString(translate.outward(step))
+    command = translate.peer_flag(translate.peer(received, Leg.POLICE))
+    assert command is not None
+    story = Story(board=AT_DAY)
+    story.do(command)
+    assert story.incident.exercise is Exercise.DRILL
+    assert story.of("p1").state in UNANSWERED and story.of("p1").choice is None, "no unit is sent to an exercise"
 
 
 def test_a_flag_notifies_a_unit_on_its_way_and_makes_no_new_offer() -> None:

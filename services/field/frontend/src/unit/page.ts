@@ -73,7 +73,6 @@ async function signIn(code: string): Promise<void> {
 function start(): void {
   screen("duty");
   void answers.begin();
-  position.start();
   void follow();
   void subscribePage().catch(() => undefined);
   setInterval(show, REDRAW_MS);
@@ -98,7 +97,7 @@ async function follow(): Promise<void> {
 function note(next: Duty): void {
   for (const gone of next.ends) find("said").textContent = t(`end_${gone.reason}`);
   aheadMs = next.now_ms - Date.now();
-  if (!duty) position.status = next.status === "off" || next.status.startsWith("unit_status") ? "available" : next.status;
+  if (!duty) position.start(next.status === "busy" ? "busy" : "available");
   duty = next;
   for (const task of next.tasks) {
     // The desk's machine confirms an offer by itself; here the page that shows it does.

@@ -21,7 +21,9 @@ export class Position {
     private readonly ended: (code: string) => void,
   ) {}
 
-  start(): void {
+  // The first report needs the status that the roster has: a reloaded page must not make a busy unit available.
+  start(status: string): void {
+    this.status = status;
     if (this.watch === undefined && navigator.geolocation) {
       const options = { enableHighAccuracy: true, timeout: 30_000, maximumAge: 5_000 };
       this.watch = navigator.geolocation.watchPosition(
