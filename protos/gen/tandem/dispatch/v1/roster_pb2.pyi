@@ -110,7 +110,7 @@ class Office(_message.Message):
 
     @_builtins.property
     def polygon(self) -> _geometry_pb2.Polygon:
-        """An area with corners."""
+        """An area with corners: at most 1,000 in all, those of its holes included, at any distance from the middle."""
 
     @_builtins.property
     def subject_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -136,7 +136,7 @@ class Position(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
-    """The device's id of the report, unique within the device forever, 1 to 64 characters."""
+    """The device's id of the report, unique within the device forever, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     lat_deg: _builtins.float
     """Latitude on WGS84, degrees, -90 to 90."""
     lon_deg: _builtins.float
@@ -144,7 +144,7 @@ class Position(_message.Message):
     accuracy_m: _builtins.float
     """Radius that holds 68 % of fixes, metres, more than 0, at most 100,000."""
     speed_mps: _builtins.float
-    """Speed over ground, metres per second, 0 or more."""
+    """Speed over ground, metres per second, 0 to 1,000."""
     course_deg: _builtins.float
     """Course over ground, degrees clockwise from north, 0 to 360."""
     battery_pct: _builtins.float
@@ -201,7 +201,7 @@ class EquipmentEvent(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
-    """The device's id of the report, unique within the device forever, 1 to 64 characters."""
+    """The device's id of the report, unique within the device forever, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     event: _log_pb2.EquipmentKind.ValueType
     """Kind of the event."""
     @_builtins.property
@@ -652,8 +652,8 @@ class SendCommandRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-", "contact-",
-    "interval-", "notice-" or "sensing-", which the mesh uses itself.
+    """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-",
+    "contact-", "interval-", "notice-" or "sensing-", which the mesh uses itself.
     """
     device_id: _builtins.str
     """Id of the device. Empty with subject_id."""

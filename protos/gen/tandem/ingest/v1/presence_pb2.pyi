@@ -35,7 +35,7 @@ class Presence(_message.Message):
     device_id: _builtins.str
     """Id of the device that is present."""
     report_id: _builtins.str
-    """The sender's id of the report, unique within the device forever, 1 to 64 characters."""
+    """The sender's id of the report, unique within the device forever, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     unit_id: _builtins.str
     """Id of the home unit or beacon."""
     left: _builtins.bool
