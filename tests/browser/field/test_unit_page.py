@@ -125,10 +125,8 @@ async def test_a_busy_unit_stays_busy_when_its_page_is_reloaded(road: Road) -> N
 
     await road.browser("click", page="car-1", selector="[data-status='busy']")
     await until(is_busy)
-    await road.browser("eval", page="car-1", expression="void (window.isEarlier = true, location.reload())")
-    await road.browser.until(
-        "car-1", "!window.isEarlier && Number(document.getElementById('position').dataset.sent) > 0"
-    )
+    assert await road.browser("open", page="car-1", url=f"{road.scene.url}/unit/") == 200
+    await road.browser.until("car-1", "Number(document.getElementById('position').dataset.sent) > 0")
     assert await is_busy()
     await road.browser("wait", page="car-1", selector="[data-status='busy'][aria-pressed='true']")
     await road.browser("click", page="car-1", selector="[data-status='available']")
