@@ -138,6 +138,8 @@ class NotifiedState:
     """Time at which the last message went out or will go out, mesh time; None if there was no message."""
     open: bool = False
     """The person was warned, and the message OVER is still to be sent."""
+    ended: LogPosition = BEFORE_ALL
+    """Log position of the alert that ended the incident; BEFORE_ALL while none did."""
 
     @property
     def active(self) -> tuple[Threat, ...]:
@@ -161,13 +163,10 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
     """The state of a person's warnings after an alert, and the message that the alert leads to; None if it leads to none."""
     if occurrence.clears:
         return _over(state, occurrence, now_ms)
-    urgent, known = _is_urgent(state, occurrence), state.threats.get(occurrence.threat)
-    if occurrence.notice in PASSING:
-        if occurrence.notice is Notice.CHANGED and known and not known.holds and known.place > occurrence.place:
-            return state, None  # the clearing of the ring came first
-    else:
-        if known and occurrence.place <= known.place:
-            return state, None
+    if _is_outdated(state, occurrence):
+        return state, None
+    urgent = _is_urgent(state, occurrence)
+    if occurrence.notice not in PASSING:
         threat = Threat(place=occurrence.place, holds=True, demand=occurrence.demand, ring_m=occurrence.ring_m)
         state = replace(state, threats=MappingProxyType({**state.threats, occurrence.threat: threat}))
     due_ms = now_ms if urgent else _when_read(state, now_ms)
@@ -181,6 +180,23 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
         notice=occurrence.notice, demand=demand, due_ms=due_ms, ring_m=occurrence.ring_m, of_place=occurrence.of_place
     )
     return replace(state, last_ms=due_ms, open=True), message
+
+
+def _is_outdated(state: NotifiedState, occurrence: Occurrence) -> bool:
+    """Whether a later alert, which arrived first, has ended what an alert or advice is about.
+
+    Advice comes by a stream of its own, with the position of the alert on which it is based. If it were sent after the end, it would
+    replace the waiting message OVER, and she would never hear that her warnings are over.
+    """
+    known = state.threats.get(occurrence.threat)
+    if occurrence.place <= state.ended:
+        return True
+    if occurrence.notice not in PASSING:
+        return known is not None and occurrence.place <= known.place
+    if known and not known.holds and occurrence.place < known.place:
+        return True
+    newest = max((threat.place for threat in state.threats.values()), default=BEFORE_ALL)
+    return not state.active and occurrence.place <= newest
 
 
 def _is_urgent(state: NotifiedState, occurrence: Occurrence) -> bool:
@@ -211,7 +227,8 @@ def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[No
             demand=occurrence.demand,
             ring_m=known.ring_m if known else occurrence.ring_m,
         )
-    state = replace(state, threats=MappingProxyType(threats))
+    ended = max(state.ended, occurrence.place) if occurrence.ends else state.ended
+    state = replace(state, threats=MappingProxyType(threats), ended=ended)
     over = cleared and not state.active
     if not state.open or not over:
         return state, None

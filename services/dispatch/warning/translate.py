@@ -13,6 +13,7 @@ from services.common.messaging import flow, stored
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import BEFORE_ALL
 from services.dispatch.notices.domain import NoticeAlert
 from services.dispatch.warning.domain import Notice, NotifiedState, Occurrence, Threat
 from services.dispatch.warning.tables import ContactRow
@@ -206,7 +207,8 @@ def notified_to_json(state: NotifiedState) -> dict[str, Any]:
         key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m]
         for key, threat in sorted(state.threats.items())
     }
-    return {"threats": threats, "last_ms": state.last_ms, "open": state.open}
+    encoded: dict[str, Any] = {"threats": threats, "last_ms": state.last_ms, "open": state.open}
+    return encoded | ({"ended": state.ended} if state.ended != BEFORE_ALL else {})
 
 
 def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
@@ -215,4 +217,10 @@ def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
         key: Threat(place=(sequence, ordinal), holds=holds, demand=Demand(demand), ring_m=ring_m)
         for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()
     }
-    return NotifiedState(MappingProxyType(threats), stored_state["last_ms"], stored_state["open"])
+    sequence, ordinal = stored_state.get("ended", BEFORE_ALL)
+    return NotifiedState(
+        threats=MappingProxyType(threats),
+        last_ms=stored_state["last_ms"],
+        open=stored_state["open"],
+        ended=(sequence, ordinal),
+    )

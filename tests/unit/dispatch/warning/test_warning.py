@@ -46,8 +46,10 @@ class Person:
     def leaves(self, ring_m: float, sequence: int | None = None, ends: bool = False) -> WarningMessage | None:
         return self._see(Notice.APPROACH, Demand.RECORD, f"p1-{ring_m}", sequence, ring_m=ring_m, ends=ends)
 
-    def sees(self, notice: Notice, demand: Demand = RESPOND, **more: Any) -> WarningMessage | None:
-        return self._see(notice, demand, notice.value, None, **more)
+    def sees(
+        self, notice: Notice, demand: Demand = RESPOND, sequence: int | None = None, **more: Any
+    ) -> WarningMessage | None:
+        return self._see(notice, demand, notice.value, sequence, **more)
 
     def hears_distance(self, ring_m: float, sequence: int | None = None) -> WarningMessage | None:
         return self._see(Notice.CHANGED, WARN, f"p1-{ring_m}", sequence, ring_m=ring_m)
@@ -121,6 +123,33 @@ def test_a_distance_within_a_ring_that_she_was_not_warned_of_is_sent_and_ends_wi
     assert her.leaves(1000.0) is None
     over = her.leaves(2000.0, ends=True)
     assert over and over.notice is Notice.OVER
+
+
+@pytest.mark.parametrize("notice", [Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE])
+@pytest.mark.parametrize("ends", [False, True], ids=["ring left", "incident ended"])
+def test_a_passing_notice_of_before_the_end_leaves_the_waiting_all_clear(notice: Notice, ends: bool) -> None:
+    her = Person()
+    her.enters(100.0, sequence=5)
+    over = her.leaves(100.0, sequence=8, ends=ends)
+    assert over and over.notice is Notice.OVER
+    assert her.sees(notice, sequence=5) is None and her.sees(notice, sequence=8) is None and not her.state.open
+    late = her.sees(notice, sequence=9)
+    assert late and her.state.open
+
+
+def test_advice_that_arrives_before_its_alert_is_sent() -> None:
+    her = Person()
+    her.enters(2000.0, sequence=5)
+    assert her.leaves(2000.0, sequence=8)
+    assert her.sees(Notice.STAY_INSIDE, sequence=9) and her.enters(100.0, sequence=9)
+    assert her.sees(Notice.LEAVE, sequence=9), "as long as the threat is active"
+
+
+def test_a_threat_of_before_the_end_of_the_incident_raises_no_warning_after_it() -> None:
+    her = Person()
+    her.enters(2000.0, sequence=5)
+    assert her.leaves(2000.0, sequence=8, ends=True)
+    assert her.enters(100.0, sequence=7) is None and not her.state.active
 
 
 @pytest.mark.parametrize("notice", [Notice.COMING, Notice.UNSEEN, Notice.TAMPERED, Notice.NEUTRAL, Notice.LEAVE])
