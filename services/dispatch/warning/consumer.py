@@ -104,7 +104,12 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
     if message:
         new_row = _row(warnable, person_id, message, before_alert_id=distance_alert_id, now_ms=now_ms)
         _replace_waiting(connection, new_row)
-        if _is_relevant(warnable, message, now_ms):
+        if message.notice is Notice.OVER:
+            _drop_unsent(connection, new_row, now_ms)
+            is_relevant = _was_warned(connection, new_row)
+        else:
+            is_relevant = _is_relevant(warnable, message, now_ms)
+        if is_relevant:
             _insert(connection, new_row)
         if not occurrence.of_place and occurrence.ring_m:
             distance_alert_id = occurrence.alert_id
@@ -122,9 +127,22 @@ def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, per
     _insert(connection, _row(without_incident, person_id, message, before_alert_id="", now_ms=now_ms))
 
 
+def _drop_unsent(connection: sa.Connection, over: MessageRow, now_ms: int) -> None:
+    """Drops messages that aren't due yet: after OVER they would warn of a threat that is over."""
+    _DROP_UNSENT.execute(connection, {"in": over.incident_id, "to": over.person_id, "now_ms": now_ms})
+
+
+def _was_warned(connection: sa.Connection, over: MessageRow) -> bool:
+    """Whether a person got a message that OVER ends, however long ago.
+
+    After an outage, an incident may have begun and ended among the alerts that are read together. Nobody was warned of it.
+    """
+    return bool(_SENT_IN.fetch(connection, {"in": over.incident_id, "to": over.person_id}))
+
+
 def _is_relevant(warnable: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
-    """Whether to send a message. A stale alert, read after an outage, warns only of a threat that may still be active."""
-    return not _is_stale(warnable, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
+    """Whether to send a warning. A stale alert, read after an outage, warns only of a threat that may still be active."""
+    return not _is_stale(warnable, now_ms) or message.notice not in PASSING
 
 
 def _is_stale(warnable: WarnableAlert, now_ms: int) -> bool:
@@ -210,5 +228,26 @@ _REPLACE = Prepared(
         messages.c.notice.in_([sa.bindparam("said"), *sorted(notice.value for notice in REPLACED_BY_ANY)]),
     )
     .values(state=REPLACED, receipt_due_ms=None)
+)
+_DROP_UNSENT = Prepared(
+    sa.update(messages)
+    .where(
+        messages.c.incident_id == sa.bindparam("in"),
+        messages.c.person_id == sa.bindparam("to"),
+        messages.c.state == WAITING,
+        messages.c.due_ms > sa.bindparam("now_ms"),
+        messages.c.ground == "",
+    )
+    .values(state=REPLACED, receipt_due_ms=None)
+)
+_SENT_IN = Prepared(
+    sa.select(messages.c.message_id)
+    .where(
+        messages.c.incident_id == sa.bindparam("in"),
+        messages.c.person_id == sa.bindparam("to"),
+        messages.c.state != REPLACED,
+        messages.c.ground == "",
+    )
+    .limit(1)
 )
 _DEVICES = sa.select(contacts.c.device_ids).where(contacts.c.person_id == sa.bindparam("person_id"))
