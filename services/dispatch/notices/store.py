@@ -13,7 +13,7 @@ from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
 from services.dispatch.notices.domain import NoticeAlert, NoticeMessage, NoticeRefusal, NoticeState, decide
 from services.dispatch.warning.domain import Notice
-from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, messages, ministry_notices
+from services.dispatch.warning.tables import REFUSED, REPLACED, WAITING, MessageRow, messages, ministry_notices
 from services.dispatch.warning.translate import WarnableAlert
 
 _NOTICES = {NoticeMessage.GIVEN: Notice.MINISTRY, NoticeMessage.ENDED: Notice.MINISTRY_OVER}
@@ -72,7 +72,10 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
         _UPSERT_STATE.execute(connection, {**key, **values, **values_of_state})
     if message is None:
         return
-    _REPLACE.execute(connection, {"in": occurrence.incident_id, "to": person_id})
+    to_her = {"in": occurrence.incident_id, "to": person_id}
+    _REPLACE.execute(connection, to_her)
+    if message is NoticeMessage.ENDED and not _GIVEN_IN.fetch(connection, to_her):
+        return  # the notice was refused, or waited for its ledger row until it had ended
     new = MessageRow(
         message_id=ids.hash_id("warning", occurrence.alert_id, person_id, "ministry"),
         incident_id=occurrence.incident_id,
@@ -134,4 +137,14 @@ _REPLACE = Prepared(
         messages.c.ground != "",
     )
     .values(state=REPLACED)
+)
+_GIVEN_IN = Prepared(
+    sa.select(messages.c.message_id)
+    .where(
+        messages.c.incident_id == sa.bindparam("in"),
+        messages.c.person_id == sa.bindparam("to"),
+        messages.c.notice == Notice.MINISTRY.value,
+        messages.c.state.not_in((REPLACED, REFUSED)),
+    )
+    .limit(1)
 )

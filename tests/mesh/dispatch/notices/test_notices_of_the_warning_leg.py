@@ -29,9 +29,9 @@ def with_notice(sequence: int, ground: int = notice_pb2.TAG_15_2, **more: Any) -
     return message
 
 
-def end_of_notice(sequence: int) -> alert_pb2.Alert:
+def end_of_notice(sequence: int, **more: Any) -> alert_pb2.Alert:
     """The alert that the notice has ended."""
-    message = alert(sequence, geometry_pb2.RECORD)
+    message = alert(sequence, geometry_pb2.RECORD, **more)
     message.kind, message.target_id = alert_pb2.NOTICE_ENDED, ""
     only = [destination for destination in message.destinations if destination.leg == alert_pb2.WARNING]
     message.ClearField("destinations")
@@ -133,10 +133,13 @@ async def test_a_notice_of_an_order_that_is_over_isnt_given_and_its_end_is(
         late = with_notice(2, incident="incident-2")
         await publish(bus, late)
         await refused(made, late.alert_id)
+        await publish(bus, end_of_notice(4, incident="incident-2"))
         await publish(bus, end_of_notice(3))
         texts = await shown(gateway, 4)
         assert sum(NOTICE in text for text in texts) == 1 and any(ENDED in text for text in texts)
         assert sum(WARNING in text for text in texts) == 2, "the police's own warning is sent all the same"
+        ends = await until(made, "select incident_id from messages where notice = 'MINISTRY_OVER'")
+        assert ends == [("incident-1",)], "she doesn't hear of the end of a notice that she never got"
 
 
 async def put_over(bus: Bus, made: DispatchSettings) -> None:
