@@ -119,6 +119,11 @@ def follow(way: Way, fixes: Iterable[Fix]) -> Way:
     return way
 
 
+def follow_on(way: Way, fixes: Sequence[Fix]) -> Way:
+    """The way after those of some positions that are newer than its last believed one."""
+    return follow(way, fixes[bisect_left(fixes, (way.last.time_ms + 1,)) :])
+
+
 def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     """The ways by which a device can have come to its newest position from its position before a moment. It suffices that one of them
     is believed.
