@@ -215,10 +215,8 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
         accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
     count = track.count_before(horizon_ms, plausibility.JUDGED_FIXES)
+    count = ways_out.keep(state, device_id, case_ids, count=count) if count else 0
     if not count:
         return
-    for case_state in map(state.cases.__getitem__, case_ids):
-        if case_state.episode_id:
-            ways_out.keep(state, case_state, device_id, dropped=track.oldest(count))
     track.drop(count)
     track.is_truncated = True

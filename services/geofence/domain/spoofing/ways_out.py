@@ -56,6 +56,14 @@ class NearMoment(NamedTuple):
     """Whether both tracks still hold positions of that time; otherwise the moment is remembered alone."""
 
 
+class _Exit(NamedTuple):
+    """A pair of devices and an open ring: what decides whether the wearer has left it."""
+
+    case_state: CaseState
+    key: NearKey
+    near: NearMoment | None
+
+
 WAYS = CasePart("ways", new=dict, encode=keys.ways_to_json, decode=keys.ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
 the tracks have dropped since."""
@@ -129,21 +137,31 @@ def known_near_ms(state: State, case_state: CaseState, target: Target, *, ring: 
     return since_ms if since_ms >= max(track.first_ms for track in tracks) else None
 
 
-def keep(state: State, case_state: CaseState, device_id: str, *, dropped: list[Fix]) -> None:
-    """Stores what later decisions about open rings and unseen wearers need of `dropped`: the oldest positions of a device, which its
-    track is about to drop.
+def keep(state: State, device_id: str, case_ids: list[str], *, count: int) -> int:
+    """Stores what later decisions about open rings and unseen wearers need of a device's oldest positions, which its track is about to
+    drop. Returns how many of `count` positions the track may drop.
     """
-    ways = WAYS.of(case_state)
-    for target in case_state.case.targets:
-        unseen = unseen_key(target, device_id)
-        if unseen in ways:
-            ways[unseen] = [travel_feasibility.follow_on(way, dropped) for way in ways[unseen]]
-        for ring in case_state.case.rings:
-            if not case_state.ring(target, ring).open:
-                continue
-            for pair in _pairs(state, case_state.case, target):
-                if any(side_id == device_id for side_id, _ in pair.tracks):
-                    _keep_pair(state, case_state, target, ring=ring, pair=pair, device_id=device_id, dropped=dropped)
+    case_states = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
+    exits = [exit_ for case_state in case_states for exit_ in _open_exits(state, case_state, device_id)]
+    track = state.tracks[device_id]
+    if state.log_version >= _REMEMBERED_VERSION:
+        count = _without_cut(track, [exit_.near for exit_ in exits if exit_.near], count)
+    if not count:
+        return 0
+    dropped = track.oldest(count)
+    for case_state in case_states:
+        ways = WAYS.of(case_state)
+        for unseen in [unseen_key(target, device_id) for target in case_state.case.targets]:
+            if unseen in ways:
+                ways[unseen] = [travel_feasibility.follow_on(way, dropped) for way in ways[unseen]]
+    for exit_ in exits:
+        if exit_.near:
+            LAST_NEAR.of(exit_.case_state)[exit_.key] = exit_.near.at_ms
+        if state.log_version < _REMEMBERED_VERSION:
+            _store_if_known(exit_, device_id, dropped=dropped)
+        else:
+            _store(state, exit_, device_id, dropped=dropped)
+    return count
 
 
 def forget(case_state: CaseState, key: ClearingKey) -> None:
@@ -155,46 +173,53 @@ def forget(case_state: CaseState, key: ClearingKey) -> None:
         del moments_ms[near_key]
 
 
-def _keep_pair(
-    state: State,
-    case_state: CaseState,
-    target: Target,
-    *,
-    ring: Ring,
-    pair: Pair,
-    device_id: str,
-    dropped: list[Fix],
-) -> None:
-    near_key = NearKey(clearing_key(target, ring), pair.devices)
-    way_key = WayKey(near_key.clearing, pair.devices, device_id)
-    ways = WAYS.of(case_state)
-    near = last_near(state, case_state, target, ring=ring, pair=pair)
-    from_ms = near.at_ms if near else None
-    if from_ms is not None:
-        LAST_NEAR.of(case_state)[near_key] = from_ms
-    if state.log_version < _REMEMBERED_VERSION:
-        _keep_by_known(ways, way_key, from_ms, dropped=dropped)
-        return
-    track = dict(pair.tracks)[device_id]
-    if way_key in ways and (from_ms is None or from_ms <= dropped[0].time_ms):
-        ways[way_key] = [travel_feasibility.follow(way, dropped) for way in ways[way_key]]
+def _open_exits(state: State, case_state: CaseState, device_id: str) -> Iterator[_Exit]:
+    """The open rings of a case with each pair that a device belongs to."""
+    for target in case_state.case.targets:
+        for ring in case_state.case.rings:
+            if not case_state.ring(target, ring).open:
+                continue
+            for pair in _pairs(state, case_state.case, target):
+                if device_id in pair.devices:
+                    near = last_near(state, case_state, target, ring=ring, pair=pair)
+                    yield _Exit(case_state, key=NearKey(clearing_key(target, ring), pair.devices), near=near)
+
+
+def _without_cut(track: Track, moments: list[NearMoment], count: int) -> int:
+    """How many of a device's oldest positions can be dropped without a cut through the history of a way that starts later.
+
+    Without its history the speed at its start is unknown, and a train would explain it.
+    """
+    histories = [travel_feasibility.history(track.fixes, near.at_ms) for near in moments]
+    while cut := [first for first, start in histories if first < count <= start]:
+        count = min(cut)
+    return count
+
+
+def _store(state: State, exit_: _Exit, device_id: str, *, dropped: list[Fix]) -> None:
+    """Stores the way through positions that are about to be dropped, if it starts at one of them or before them."""
+    ways, key, near = WAYS.of(exit_.case_state), WayKey(*exit_.key, device_id), exit_.near
+    track = state.tracks[device_id]
+    if key in ways and (near is None or near.at_ms <= dropped[0].time_ms):
+        ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]
     elif (
-        from_ms is not None
-        and dropped[0].time_ms <= from_ms <= track.fixes[len(dropped)].time_ms
-        and not _has_just_started(state, track, from_ms)
+        near is not None
+        and dropped[0].time_ms <= near.at_ms <= track.fixes[len(dropped)].time_ms
+        and not _has_just_started(state, track, near.at_ms)
     ):
-        ways[way_key] = travel_feasibility.ways(dropped, from_ms)
+        ways[key] = travel_feasibility.ways(dropped, near.at_ms)
     else:
-        ways.pop(way_key, None)
+        ways.pop(key, None)
 
 
-def _keep_by_known(ways: dict[WayKey, list[Way]], key: WayKey, from_ms: int | None, *, dropped: list[Fix]) -> None:
+def _store_if_known(exit_: _Exit, device_id: str, *, dropped: list[Fix]) -> None:
     """Stores a way as logs before _REMEMBERED_VERSION do: only at a drop before which both tracks held the last near moment."""
-    if from_ms is None:
+    ways, key, near = WAYS.of(exit_.case_state), WayKey(*exit_.key, device_id), exit_.near
+    if near is None:
         if key in ways:
             ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]
-    elif from_ms <= dropped[-1].time_ms:
-        ways[key] = travel_feasibility.ways(dropped, from_ms)
+    elif near.at_ms <= dropped[-1].time_ms:
+        ways[key] = travel_feasibility.ways(dropped, near.at_ms)
     else:
         ways.pop(key, None)
 
