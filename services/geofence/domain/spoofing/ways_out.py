@@ -63,6 +63,10 @@ class _Exit(NamedTuple):
     key: NearKey
     near: NearMoment | None
 
+    def way_key(self, device_id: str) -> WayKey:
+        """Key of the ways of one of the two devices."""
+        return WayKey(self.key.clearing, self.key.pair, device_id)
+
 
 WAYS = CasePart("ways", new=dict, encode=keys.ways_to_json, decode=keys.ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
@@ -198,7 +202,7 @@ def _without_cut(track: Track, moments: list[NearMoment], count: int) -> int:
 
 def _store(state: State, exit_: _Exit, device_id: str, *, dropped: list[Fix]) -> None:
     """Stores the way through positions that are about to be dropped, if it starts at one of them or before them."""
-    ways, key, near = WAYS.of(exit_.case_state), WayKey(*exit_.key, device_id), exit_.near
+    ways, key, near = WAYS.of(exit_.case_state), exit_.way_key(device_id), exit_.near
     track = state.tracks[device_id]
     if key in ways and (near is None or near.at_ms <= dropped[0].time_ms):
         ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]
@@ -214,7 +218,7 @@ def _store(state: State, exit_: _Exit, device_id: str, *, dropped: list[Fix]) ->
 
 def _store_if_known(exit_: _Exit, device_id: str, *, dropped: list[Fix]) -> None:
     """Stores a way as logs before _REMEMBERED_VERSION do: only at a drop before which both tracks held the last near moment."""
-    ways, key, near = WAYS.of(exit_.case_state), WayKey(*exit_.key, device_id), exit_.near
+    ways, key, near = WAYS.of(exit_.case_state), exit_.way_key(device_id), exit_.near
     if near is None:
         if key in ways:
             ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]
