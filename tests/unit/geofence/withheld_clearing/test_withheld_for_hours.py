@@ -117,13 +117,13 @@ def test_an_evaluator_that_starts_late_from_a_checkpoint_gives_the_same_bytes() 
         if number % 60 == 0:
             checkpoints.append((number, len(story.outputs), codec.encode(story.state)))
         deliver(story, [report])
+    assert len(checkpoints) > 6
     for number, outputs, checkpoint in checkpoints:
-        late = deliver(Story(state=codec.decode(checkpoint), outputs=[]), reports[number:])
-        # A story begins with its rules. They are those of the log already, so they change nothing but its sequence.
-        assert [(alert.kind, alert.at_ms) for alert in late.alerts] == [
-            (alert.kind, alert.at_ms) for alert in story.alerts if alert in story.outputs[outputs:]
-        ]
-        assert WAYS.of(late.state.cases["case-1"]) == WAYS.of(story.state.cases["case-1"])
+        late = begun()
+        late.state, late.outputs = codec.decode(checkpoint), []
+        deliver(late, reports[number:])
+        assert late.outputs == story.outputs[outputs:]
+        assert codec.encode(late.state) == codec.encode(story.state)
 
 
 def test_he_comes_back_and_walks_away_after_hours() -> None:
