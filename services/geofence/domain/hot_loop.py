@@ -10,7 +10,7 @@ from math import dist, inf
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, late_evidence, sensing, withheld_clearing
+from services.geofence.domain.detectors import anomalies, late_evidence, sensing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
@@ -20,6 +20,7 @@ from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_points_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump, repeats
+from services.geofence.domain.spoofing import ways_out
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
@@ -214,10 +215,8 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
         accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
     count = track.count_before(horizon_ms, plausibility.JUDGED_FIXES)
+    count = ways_out.keep(state, device_id, case_ids, count=count) if count else 0
     if not count:
         return
-    for case_state in map(state.cases.__getitem__, case_ids):
-        if case_state.episode_id:
-            withheld_clearing.keep(state, case_state, device_id, dropped=track.oldest(count))
     track.drop(count)
     track.is_truncated = True

@@ -33,6 +33,13 @@ class WayKey(NamedTuple):
     device_id: str
 
 
+class NearKey(NamedTuple):
+    """Key of the last near moment of a pair of devices."""
+
+    clearing: ClearingKey
+    pair: DevicePair
+
+
 def withheld_to_json(withheld: dict[ClearingKey, int | None]) -> dict[str, int]:
     """Withheld all-clears as JSON values."""
     return {_clearing_to_text(key): since_ms or 0 for key, since_ms in withheld.items()}
@@ -53,6 +60,28 @@ def ways_of(content: dict[str, Any]) -> dict[WayKey, list[Way]]:
     return {_way_of(text): [travel_feasibility.of_json(way) for way in known] for text, known in content.items()}
 
 
+def near_to_json(moments_ms: dict[NearKey, int]) -> dict[str, int]:
+    """Last near moments as JSON values."""
+    return {f"{_clearing_to_text(key.clearing)} {_pair_to_text(key.pair)}": at_ms for key, at_ms in moments_ms.items()}
+
+
+def near_of(content: dict[str, int]) -> dict[NearKey, int]:
+    """The inverse of `near_to_json`."""
+    return {_near_of(*text.split(" ")): at_ms for text, at_ms in content.items()}
+
+
+def _near_of(target_key: str, radius_mm: str, *pair: str) -> NearKey:
+    return NearKey(_clearing_of(target_key, radius_mm), _pair_of(*pair))
+
+
+def _pair_to_text(pair: DevicePair) -> str:
+    return f"{pair.tag_id} {pair.device_id or ''}"
+
+
+def _pair_of(tag_id: str, device_id: str) -> DevicePair:
+    return DevicePair(tag_id, device_id or None)
+
+
 def _clearing_to_text(key: ClearingKey) -> str:
     return f"{key.target_key} {key.radius_mm or 0}"
 
@@ -62,12 +91,10 @@ def _clearing_of(target_key: str, radius_mm: str) -> ClearingKey:
 
 
 def _way_to_text(key: WayKey) -> str:
-    pair = f"{key.pair.tag_id} {key.pair.device_id or ''} " if key.pair else ""
+    pair = f"{_pair_to_text(key.pair)} " if key.pair else ""
     return f"{_clearing_to_text(key.clearing)} {pair}{key.device_id}"
 
 
 def _way_of(text: str) -> WayKey:
     target_key, radius_mm, *pair, device_id = text.split(" ")
-    return WayKey(
-        _clearing_of(target_key, radius_mm), DevicePair(pair[0], pair[1] or None) if pair else None, device_id
-    )
+    return WayKey(_clearing_of(target_key, radius_mm), _pair_of(*pair) if pair else None, device_id)

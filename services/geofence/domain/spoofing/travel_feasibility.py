@@ -98,6 +98,14 @@ class Way(NamedTuple):
         return self.believed[-1].fix
 
 
+class History(NamedTuple):
+    """Indices of positions by which the start of a way is judged."""
+
+    first: int
+    start: int
+    """Index of the position from which the way starts, the last one of its history."""
+
+
 def reachable_mm(took_ms: int, mps: float) -> float:
     """The greatest distance that any vehicle covers in a time, from a speed at its start, mm."""
     if took_ms <= 0:
@@ -119,6 +127,17 @@ def follow(way: Way, fixes: Iterable[Fix]) -> Way:
     return way
 
 
+def follow_on(way: Way, fixes: Sequence[Fix]) -> Way:
+    """The way after those of some positions that are newer than its last believed one."""
+    return follow(way, fixes[bisect_left(fixes, (way.last.time_ms + 1,)) :])
+
+
+def history(fixes: Sequence[Fix], from_ms: int) -> History:
+    """The positions by which the start of the ways of a device from a moment on is judged."""
+    start = max(0, bisect_left(fixes, (from_ms,)) - 1)
+    return History(_first_judged(fixes, start), start)
+
+
 def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     """The ways by which a device can have come to its newest position from its position before a moment. It suffices that one of them
     is believed.
@@ -127,7 +146,7 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     vehicle can have reached the position before that moment, and only for a brief error. Then the receiver may have erred, and may now
     report the device's true place again.
     """
-    index = max(0, bisect_left(fixes, (from_ms,)) - 1)
+    index = history(fixes, from_ms).start
     after = fixes[index + 1 :]
     before = _until(fixes, index)
     if before.false is None:
@@ -149,8 +168,13 @@ def own_way(fixes: Sequence[Fix], index: int) -> Way:
 
 def _until(fixes: Sequence[Fix], index: int) -> Way:
     """The way through the known positions before a position, up to that position."""
-    start = bisect_left(fixes, (fixes[index].time_ms - 2 * MAX_ERROR_MS,), hi=index)
-    return follow(begin(fixes[start]), fixes[start + 1 : index + 1])
+    first = _first_judged(fixes, index)
+    return follow(begin(fixes[first]), fixes[first + 1 : index + 1])
+
+
+def _first_judged(fixes: Sequence[Fix], index: int) -> int:
+    """Index of the first position by which a position is judged."""
+    return bisect_left(fixes, (fixes[index].time_ms - 2 * MAX_ERROR_MS,), hi=index)
 
 
 def _step(way: Way, fix: Fix) -> Way:
