@@ -95,7 +95,7 @@ class LegService:
 
         def read_missing(connection: Connection) -> list[Alert]:
             known = self.record.gather(connection, {alert.incident_id for alert in unknown}, {})
-            return [alert for alert in unknown if alert.alert_id not in known[alert.incident_id].incident.alert_ids]
+            return [alert for alert in unknown if alert.alert_id not in known[alert.incident_id].incident.alerts]
 
         missing = await self.store.reading_history(read_missing) if unknown else []
         if missing:
