@@ -75,8 +75,8 @@ class LegService:
         self.last_known_positions = availability.last_known_positions
         self.unit_report = availability.report_of
         self.availability = availability
-        self._clock = clock
-        self._deadlines = deadlines
+        self._clock, self._deadlines = clock, deadlines
+        self._absence = absence.AbsenceCheck()
         metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
 
     async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
@@ -174,7 +174,7 @@ class LegService:
         now = self.now()
 
         def check(connection: Connection) -> Sequence[IncidentCommand]:
-            changes = absence.check(connection, now.now_ms)
+            changes = self._absence.check(connection, now.now_ms)
             return [IncidentCommand(change.incident_id, ReportLeg(change.leg, change.returned)) for change in changes]
 
         await self.record.handle([], now, first=check)
