@@ -97,6 +97,8 @@ class AwaitedRow(NamedTuple):
     """Deadline for the first step, mesh time."""
     absent: bool = False
     """The desk was notified that the leg missed the deadline."""
+
+
 @dataclass(frozen=True, slots=True)
 class AbsenceChange:
     """A leg that became absent, or returned, in an incident."""

@@ -116,7 +116,7 @@ class PageWaker:
     async def _wake(self, device_id: str) -> None:
         """Sends a push message until the push service takes it, the address has ended, or the news has expired.
 
-        A push service that doesn't accept field's proof of itself is tried on, too: somebody may mend the key, the clock or the contact.
+        A push service that doesn't accept field's proof of itself is tried on: somebody may mend the key, the clock or the contact.
         The phone may ask as soon as a message has reached it, which is before the push service answers here. News that comes in between
         needs a message of its own.
         """
