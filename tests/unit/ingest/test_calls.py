@@ -98,7 +98,7 @@ async def test_the_bytes_that_wait_on_a_stream_are_bounded(monkeypatch: pytest.M
             yield request
             await asyncio.sleep(0)
 
-    answers = asyncio.create_task(anext(api.Report(requests(), cast(Any, None))))
+    answers = asyncio.ensure_future(anext(api.Report(requests(), cast(Any, None))))
     for _ in range(100 * WINDOW):  # rounds of the event loop; each request needs a few
         await asyncio.sleep(0)
     assert read - request.ByteSize() <= MAX_UNANSWERED_REPORTS * BYTES_PER_REPORT, "the last one waits"
