@@ -48,7 +48,10 @@ def test_a_replay_has_the_holes_of_a_place() -> None:
     def corners(*at: tuple[float, float]) -> list[geometry_pb2.Point]:
         return [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in at]
 
-    outline, yard = corners((37.0, 127.0), (37.0, 127.01), (37.01, 127.0)), corners((37.001, 127.001), (37.001, 127.002))
+    outline, yard = (
+        corners((37.0, 127.0), (37.0, 127.01), (37.01, 127.0)),
+        corners((37.001, 127.001), (37.001, 127.002)),
+    )
     polygon = geometry_pb2.Polygon(vertices=outline, holes=[geometry_pb2.Hole(vertices=yard)])
     case = log_pb2.CaseSnapshot(places=[geometry_pb2.Place(place_id="school", polygon=polygon)])
     [place] = translate.replay(evidence_pb2.ReadEvidenceResponse(cases=[case]))["places"]

@@ -153,7 +153,7 @@ function area(sort: string, name: string, ...lines: LonLat[][]): Feature {
 }
 
 /** The outline of a place, then its holes, each as a closed line. */
-function outlines(place: Place): LonLat[][] {
+function boundaries(place: Place): LonLat[][] {
   if (!place.line) return [disc(middle(place), Math.max(place.radius ?? 0, 3))];
   return [place.line, ...(place.holes ?? [])].map((line) => [...line, line[0] as LonLat]);
 }
@@ -168,7 +168,7 @@ function wayFeatures(sort: string, points: readonly (readonly [number, number, n
 function features(at: number): Feature[] {
   const found: Feature[] = [];
   for (const place of places) {
-    found.push(area("place", text("place"), ...outlines(place)));
+    found.push(area("place", text("place"), ...boundaries(place)));
     // Rings round a polygon are drawn from its centre, as an approximation; only the evaluator computes their shape.
     for (const ring of rings) found.push(area("ring", `${ring} m`, disc(middle(place), ring + (place.radius ?? 0))));
   }
