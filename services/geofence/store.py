@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,8 +38,10 @@ backup."""
 NICENESS = 10
 """Niceness of the child process, because alerts have priority over checkpoints."""
 _EXIT_UNKNOWN_ERROR = 255
-_FIRST_FILE = 3
-"""First file descriptor after standard input, output and error."""
+_ERRORS_FILE = 3
+"""File descriptor of the child, the first after standard input, output and error: a pipe by which it says what went wrong."""
+_MAX_ERROR_BYTES = 1_000
+_MAX_FRAMES = 4
 _PUBLISHED_ALERT_PATTERN = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
 _NAME = re.compile(
     rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_PUBLISHED_ALERT_PATTERN.format('a')}{_PUBLISHED_ALERT_PATTERN.format('m')}-([0-9a-f]{{64}})\.json"
@@ -83,6 +86,8 @@ class PendingCheckpoint:
     sequence: int
     pid: int
     """Process id of the child."""
+    errors: int | None = None
+    """File descriptor from which the child's error can be read once it has ended; None if no process of its own writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +104,26 @@ class CheckpointStore:
 
     def begin(self, state: State) -> PendingCheckpoint:
         """Forks a child process that writes the present state. Raises OSError if the fork fails."""
-        pid = os.fork()
+        errors, errors_of_child = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(errors)
+            os.close(errors_of_child)
+            raise
         if pid:
-            return PendingCheckpoint(state.partition, state.sequence, pid)
+            os.close(errors_of_child)
+            return PendingCheckpoint(state.partition, state.sequence, pid, errors=errors)
         exit_code = _EXIT_UNKNOWN_ERROR
         try:
-            _detach_from_parent()
+            _detach_from_parent(errors_of_child)
             self._write(state.partition, state.sequence, codec.encode(state))
             exit_code = 0
         except OSError as error:
             exit_code = error.errno or _EXIT_UNKNOWN_ERROR
+        except BaseException as error:
+            # Its text may hold a position, so only its type and place are kept.
+            os.write(_ERRORS_FILE, f"{type(error).__name__} at {_places(error)}".encode()[:_MAX_ERROR_BYTES])
         finally:
             os._exit(exit_code)  # no cleanup: the evaluator's resources belong to the parent process
 
@@ -118,11 +133,12 @@ class CheckpointStore:
         pid, status = os.waitpid(pending.pid, os.WNOHANG)
         if not pid:
             return False
+        error = _read_error(pending)
         code = os.waitstatus_to_exitcode(status)
+        if 0 < code < _EXIT_UNKNOWN_ERROR:
+            raise CheckpointFailed(os.strerror(code))
         if code:
-            raise CheckpointFailed(
-                os.strerror(code) if 0 < code < _EXIT_UNKNOWN_ERROR else f"the child ended with {code}"
-            )
+            raise CheckpointFailed(f"the child ended with {code}{f': {error}' if error else ''}")
         return True
 
     def finish(self, pending: PendingCheckpoint, footing: Footing) -> None:
@@ -140,6 +156,7 @@ class CheckpointStore:
         """Kills a child that is still writing."""
         os.kill(pending.pid, signal.SIGKILL)
         os.waitpid(pending.pid, 0)
+        _read_error(pending)
 
     def _write(self, partition: int, sequence: int, encoded: bytes) -> Path:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -229,13 +246,30 @@ def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
     return set(oldest.values())
 
 
-def _detach_from_parent() -> None:
-    """Prepares the forked child. Closes inherited sockets; otherwise the child would hold the port of an evaluator that died.
-    Restores the default actions of signals. Lowers the priority, in a session of its own: where Linux shares the processor between
-    sessions (autogroup), the child would otherwise get the share of an evaluator that is idle.
+def _read_error(pending: PendingCheckpoint) -> str:
+    """The error of a child that has ended, and closes its pipe. Empty if it had none, or was killed."""
+    if pending.errors is None:
+        return ""
+    try:
+        return os.read(pending.errors, _MAX_ERROR_BYTES).decode(errors="replace")
+    finally:
+        os.close(pending.errors)
+
+
+def _places(error: BaseException) -> str:
+    """The innermost places of an error in the code, the innermost first."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    return " < ".join(f"{Path(path).name}:{line}" for path, line in frames[: -_MAX_FRAMES - 1 : -1])
+
+
+def _detach_from_parent(errors: int) -> None:
+    """Prepares the forked child. Closes inherited sockets; otherwise the child would hold the port of an evaluator that died. Only the
+    pipe `errors` stays, as _ERRORS_FILE. Restores the default actions of signals. Lowers the priority, in a session of its own: where
+    Linux shares the processor between sessions (autogroup), the child would otherwise get the share of an evaluator that is idle.
     """
     gc.disable()
-    os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(errors, _ERRORS_FILE)
+    os.closerange(_ERRORS_FILE + 1, os.sysconf("SC_OPEN_MAX"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()

@@ -20,7 +20,8 @@ from services.ingest.sensing.observed import ObservedReports
 FORGET_INTERVAL_S = 60.0
 MAX_BATCH_PENALTY_S = 1.0
 """Maximum penalty delay after a batch with many rejections, seconds. It also delays the next message on the stream, which may be a
-panic event, so keep it short. Senders that owe more get RESOURCE_EXHAUSTED on unary calls, unless these carry equipment events."""
+panic event, so keep it short. Senders that owe more get RESOURCE_EXHAUSTED on unary calls, unless these carry equipment events. Their
+streams that bring refused reports take turns (`Batches`), so that the delay is the sender's and not each stream's."""
 
 
 class Intake:
@@ -107,9 +108,16 @@ class Intake:
             await asyncio.sleep(FORGET_INTERVAL_S)
             self._rate_limits.forget(time.monotonic())
 
+    def is_in_arrears(self, sender: Sender) -> bool:
+        """Whether a sender owes a longer penalty delay than a batch may take."""
+        return self._owed_s(sender) > MAX_BATCH_PENALTY_S
+
+    def _owed_s(self, sender: Sender) -> float:
+        return self._rate_limits.refusals.penalty_s(sender.refusal_key, time.monotonic())
+
     def _check_penalty(self, sender: Sender) -> None:
         """Raises StoreFull if a sender's penalty delay for refused reports is longer than `MAX_BATCH_PENALTY_S`."""
-        penalty_s = self._rate_limits.refusals.penalty_s(sender.refusal_key, time.monotonic())
+        penalty_s = self._owed_s(sender)
         if penalty_s > MAX_BATCH_PENALTY_S:
             raise StoreFull(
                 "too many reports of this sender were refused: fix them by the reasons given, then send this batch again",

@@ -16,6 +16,7 @@ from services.cli.monitor.observer import CanaryObserver
 from services.cli.monitor.pager import PageMessage, Pager, page_all
 from services.cli.monitor.sender import CanarySender
 from services.cli.monitor.series import CanarySeries
+from services.cli.report import formats
 from services.cli.stack.mesh import Clients
 from services.common import times
 from services.common.ids import hash_id
@@ -65,7 +66,7 @@ class CanaryWatch:
 def message_of(page: Page, exercise_id: str, silent: tuple[str, ...], *, now_ms: int) -> PageMessage:
     """The message of a page. `silent` are the processes that don't answer, `now_ms` is mesh time."""
     outage = page.outage
-    since = times.to_rfc3339(outage.since_ms)
+    since = f"{formats.date_time(outage.since_ms)} Korean time"  # as the consoles show it
     if page.kind is PageKind.BACK:
         lasted_s = ((outage.over_ms or now_ms) - outage.since_ms) // 1000
         text = f"Tandem: canaries come through again; they were missing from {since} for {lasted_s} s"
@@ -79,7 +80,7 @@ def message_of(page: Page, exercise_id: str, silent: tuple[str, ...], *, now_ms:
         kind=page.kind.value,
         text=text,
         outage_id=outage_id,
-        since=since,
+        since=times.to_rfc3339(outage.since_ms),
         last_seen=outage.seen,
         not_answering=silent,
     )

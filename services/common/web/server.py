@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import resource
 import ssl
+import termios
 import traceback
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +24,9 @@ from services.common.observability.telemetry import logger
 REQUEST_WITHIN_S = 10.0
 """Maximum time from the first byte of a request until its head and body have arrived, seconds. It is also the maximum time from
 the connection to the first byte."""
+MIN_READ_BYTES = 16 << 10
+"""Minimum part of an answer that a peer reads within REQUEST_WITHIN_S, bytes, while the answer doesn't fit into the buffers. So a desk
+on a line of 13 kbit/s gets a map of 2.6 MB, and a peer that reads nothing is cut off."""
 KEEP_ALIVE_S = 75.0
 """Time after which a connection without a request is closed, seconds."""
 MAX_CONNECTIONS = 2_000
@@ -49,6 +55,8 @@ class ConnectionGuard(asyncio.Protocol):
         self._answering = False
         self._early = False
         """Whether data of a next request has arrived while a request is being answered."""
+        self._unread_bytes: int | None = None
+        """What the peer hadn't read of an answer when the deadline began; None while the answer fits into the buffers."""
 
     def received(self) -> None:
         """Notes that a whole request has arrived, so that the peer now waits for the service."""
@@ -96,12 +104,14 @@ class ConnectionGuard(asyncio.Protocol):
         return self._inner.eof_received() if self._inner else None
 
     def pause_writing(self) -> None:
-        # A peer that doesn't read its answer gets the same deadline as one that doesn't send its request.
+        # A peer that doesn't read its answer gets the same deadline as one that doesn't send its request, as long as it reads nothing.
+        self._unread_bytes = self._count_unread()
         self._arm()
         if self._inner:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        self._unread_bytes = None
         # Without a next request, the deadline is that of reading the answer, and the peer reads it.
         if self._answering or self in self._endpoint.idle:
             self._disarm()
@@ -118,12 +128,30 @@ class ConnectionGuard(asyncio.Protocol):
 
     def _arm(self) -> None:
         if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().call_later(REQUEST_WITHIN_S, self._close, "slow")
+            self._deadline = asyncio.get_running_loop().call_later(REQUEST_WITHIN_S, self._expire)
 
     def _disarm(self) -> None:
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
+
+    def _expire(self) -> None:
+        """Closes the connection at its deadline, unless the peer reads a large answer all the while."""
+        self._deadline = None
+        before, left = self._unread_bytes, self._count_unread()
+        if before is not None and before - left >= MIN_READ_BYTES:
+            self._unread_bytes = left
+            self._arm()
+        else:
+            self._close("slow")
+
+    def _count_unread(self) -> int:
+        """Bytes of answers that the peer hasn't acknowledged: in this process, and in the kernel where it says so."""
+        in_kernel = array("i", [0])
+        # Without these, a kernel with large buffers would show no progress for a long time.
+        with suppress(OSError, AttributeError):
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        return self._transport.get_write_buffer_size() + in_kernel[0]
 
     def _close(self, reason: str) -> None:
         self._endpoint.idle.pop(self, None)

@@ -1,4 +1,4 @@
-"""Notices on a desk's live page about devices of its own side: each low battery, and each phone whose app lost its location."""
+"""Devices of a desk's own side on its live page: their number, and notices of low batteries and of phones without location."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class DeviceTrouble(NamedTuple):
 
 
 class DeviceNotices:
-    """Adds a notice to the live page for each device whose battery became low, and each phone whose app lost its location."""
+    """Counts the devices in trouble for the live page, and adds a notice for each device whose battery became low and each phone whose
+    app lost its location."""
 
     def __init__(self, mesh: MeshClient, role: Role, page: LivePage) -> None:
         self._reader, self._clock, self._role, self._page = DeviceReader(mesh), mesh.clock, role, page
         self._known: set[DeviceTrouble] = set()
         """Troubles that have a notice."""
+        self.count: int | None = None
+        """Number of devices in trouble; None while it isn't known."""
 
     async def run(self) -> None:
         """Checks the devices until cancelled. While a service is away, no trouble counts as over."""
@@ -42,6 +45,7 @@ class DeviceNotices:
             if away:
                 logger().info("batteries_not_read", role=self._role.value, away=away)
             self.put(devices or [], is_complete=not away)
+            self._set_count(None if away else len(devices or []))
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def put(self, devices: list[WatchedDevice], *, is_complete: bool) -> None:
@@ -50,6 +54,11 @@ class DeviceNotices:
         for trouble in found.keys() - self._known:
             self._page.add_alert(_notice(found[trouble], trouble.kind, self._clock.now_ms()))
         self._known = set(found) if is_complete else self._known | set(found)
+
+    def _set_count(self, count: int | None) -> None:
+        if count != self.count:
+            self.count = count
+            self._page.count_change()
 
 
 def _kinds(device: WatchedDevice) -> Iterator[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 MAX_NOTES = 4_000
 MAX_REMARK = 500
+MAX_NAMED = 200
+"""Maximum number of reviews, and of devices, that a handover names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,10 @@ class HandoverCard:
     """Match reviews that waited."""
     device_ids: tuple[str, ...]
     """Devices that were in trouble."""
+    reviews_incomplete: bool
+    """The writer's page couldn't show all match reviews."""
+    devices_incomplete: bool
+    """The writer's page couldn't show all devices in trouble."""
     written_by: str
     """SPIFFE id of the writer."""
     written_ms: int

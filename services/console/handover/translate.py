@@ -16,6 +16,8 @@ def card(message: handover_pb2.Handover) -> HandoverCard:
         incident_ids=tuple(message.open_incident_ids),
         case_ids=tuple(message.review_case_ids),
         device_ids=tuple(message.device_ids),
+        reviews_incomplete=message.reviews_incomplete,
+        devices_incomplete=message.devices_incomplete,
         written_by=message.written_by,
         written_ms=times.from_timestamp(message.written_at),
         acknowledged_by=message.acknowledged_by,

@@ -19,7 +19,7 @@ from services.console.domain.match_reviews import ReviewCard
 from services.console.domain.people import DESKS, VIEWERS
 from services.console.guard import Ask, RouteGuard
 from services.console.handover import domain, translate
-from services.console.handover.domain import MAX_NOTES, MAX_REMARK, HandoverCard
+from services.console.handover.domain import MAX_NAMED, MAX_NOTES, MAX_REMARK, HandoverCard
 from services.console.match_reviews import translate as reviews
 from services.console.mesh import MeshClient
 from services.console.pages import assets, refusals
@@ -61,6 +61,8 @@ class HandoverPages:
             notes=form.get("notes", ""),
             review_case_ids=form.get("case_ids", "").split(),
             device_ids=form.get("device_ids", "").split(),
+            reviews_incomplete="reviews" in form.get("incomplete", "").split(),
+            devices_incomplete="devices" in form.get("incomplete", "").split(),
         )
         try:
             await self._leg(ask).WriteHandover(
@@ -87,17 +89,27 @@ class HandoverPages:
 
     async def _show(self, ask: Ask, refusal: FormRefusal | None = None) -> web.StreamResponse:
         away: list[str] = []
+        away_for_devices: list[str] = []
         is_desk = ask.user.role in DESKS
         listed = await unless_away("dispatch", self._handovers(ask), away)
         cards = listed or []
-        values: dict[str, Any] = {"open_incidents": None, "reviews": None, "devices": None}
+        values: dict[str, Any] = {"open_incidents": None, "reviews": None, "devices": None, "incomplete": []}
         if is_desk:
             open_incidents, waiting, devices = await asyncio.gather(
                 unless_away("dispatch", self._open_incidents(ask), away),
                 unless_away("registry", self._reviews(ask), away),
-                self._devices.in_trouble(ask.user, away),
+                self._devices.in_trouble(ask.user, away_for_devices),
             )
-            values = {"open_incidents": open_incidents, "reviews": waiting, "devices": devices}
+            are_incomplete = {
+                "reviews": waiting is None or len(waiting) > MAX_NAMED,
+                "devices": bool(away_for_devices) or len(devices or ()) > MAX_NAMED,
+            }
+            values = {
+                "open_incidents": open_incidents,
+                "reviews": waiting,
+                "devices": devices,
+                "incomplete": [name for name, is_incomplete in are_incomplete.items() if is_incomplete],
+            }
         done = ask.request.query.get("done", "")
         return assets.page(
             ask,
@@ -114,11 +126,12 @@ class HandoverPages:
             leg_state=board.leg_state,
             waiting_minutes=match_reviews.waiting_minutes,
             now_ms=self._mesh.clock.now_ms(),
-            away=sorted(set(away)),
+            away=sorted({*away, *away_for_devices}),
             refusal=refusal,
             done=done if done in ("written", "acknowledged") and not refusal else "",
             max_notes=MAX_NOTES,
             max_remark=MAX_REMARK,
+            max_named=MAX_NAMED,
             **values,
         )
 

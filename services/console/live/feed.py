@@ -68,13 +68,14 @@ class Feed:
         self._work: list[Callable[[], Coroutine[Any, Any, None]]] = [
             partial(self._sources.keep_running, name, read[name]) for name in names
         ]
-        if role in DESKS:
+        self._devices = DeviceNotices(mesh, role, self._page) if role in DESKS else None
+        if self._devices:
             self._work += [
                 incidents.group,
                 TargetReader(mesh, role, self._page, viewers=self._viewers).run,
                 OfferReceipts(mesh, role, self._page, viewers=self._viewers).run,
                 UnitReader(mesh, role, self._page, viewers=self._viewers).run,
-                DeviceNotices(mesh, role, self._page).run,
+                self._devices.run,
             ]
 
     async def run(self) -> None:
@@ -129,8 +130,10 @@ class Feed:
 
     def _message(self, seen: int | None) -> dict[str, Any]:
         waiting = self._reviews.waiting
+        of_desk = {"devices": self._devices.count} if self._devices else {}
         return {
             **self._page.since(seen),
+            **of_desk,
             "reviews": None if waiting is None else asdict(waiting),
             "now": self._clock.now_ms(),
             "rate": self._clock.rate,

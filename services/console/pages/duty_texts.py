@@ -15,6 +15,8 @@ DUTY_TEXTS: dict[str, tuple[str, str]] = {
     "handover_acknowledge": ("인수 확인", "Acknowledge"),
     "handover_now": ("현재 진행 중", "Open now"),
     "handover_then": ("작성 당시", "When it was written"),
+    "handover_unknown": ("확인 불가", "unknown"),
+    "handover_at_least": ("{n} 이상(일부 확인 불가)", "{n} or more (not all could be seen)"),
     "handover_devices": ("확인이 필요한 단말", "Devices in trouble"),
     "handover_no_incidents": ("진행 중인 사건이 없습니다.", "No incident is open."),
     "handover_no_reviews": ("대기 중인 동일인 검토가 없습니다.", "No match review waits."),

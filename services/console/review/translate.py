@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from services.common import times
@@ -77,10 +78,14 @@ def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
                 {"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m}
             )
         else:
-            places.append(
-                {"id": place.place_id, "line": [[vertex.lon_deg, vertex.lat_deg] for vertex in place.polygon.vertices]}
-            )
+            holes = [_line(hole.vertices) for hole in place.polygon.holes]
+            places.append({"id": place.place_id, "line": _line(place.polygon.vertices), "holes": holes})
     return places
+
+
+def _line(vertices: Iterable[geometry_pb2.Point]) -> list[list[float]]:
+    """Corners as longitude and latitude."""
+    return [[vertex.lon_deg, vertex.lat_deg] for vertex in vertices]
 
 
 def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import CloseCause, EscalationReason
 from services.dispatch.domain.escalation import Situation
-from services.dispatch.domain.events import Acknowledged, Closed, Event, Progressed, Received, Rejected
+from services.dispatch.domain.events import Acknowledged, Closed, Event, LogPosition, Progressed, Received, Rejected
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised
 
@@ -42,6 +42,16 @@ class Receive:
 
 
 @dataclass(frozen=True, slots=True)
+class WarnedOf:
+    """The alert that a protected person's receipt is about."""
+
+    place: LogPosition
+    """Log position of the alert."""
+    alert_id: str
+    """Id of the alert; empty for an all-clear or advice, which the leg needn't have applied."""
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledge:
     """Command: a person accepts an assignment."""
 
@@ -49,6 +59,8 @@ class Acknowledge:
     by: str
     offer_number: int = 0
     """Number of the accepted offer; 0 for the present one."""
+    warned_of: WarnedOf | None = None
+    """The alert that the person knows of, if this is the receipt of a message; None if somebody accepts the offer itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +142,7 @@ def decide(incident: Incident, command: Answering, situation: Situation) -> Iter
         case Receive():
             yield from _receive(assignment, command, situation)
         case Acknowledge():
-            yield from _acknowledge(assignment, command, situation)
+            yield from _acknowledge(incident, command, situation)
         case Reject():
             yield from _reject(incident, command, situation)
         case Progress():
@@ -160,7 +172,10 @@ def _receive(assignment: Assignment, command: Receive, situation: Situation) -> 
         yield Received(at_ms=situation.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
 
 
-def _acknowledge(assignment: Assignment, command: Acknowledge, situation: Situation) -> Iterator[Event]:
+def _acknowledge(incident: Incident, command: Acknowledge, situation: Situation) -> Iterator[Event]:
+    assignment = incident.assignments[command.assignment_id]
+    if command.warned_of:
+        _check_warned(incident, assignment, command.warned_of)
     _check_offer(assignment, command.offer_number)
     if command.offer_number:
         _check_present(assignment, command.offer_number)
@@ -290,6 +305,15 @@ def _check_present(assignment: Assignment, offer_number: int) -> None:
         raise FailedPrecondition(
             f"offer {offer_number} was offered on since: the present one is {assignment.offer_number}", OFFERED_ON
         )
+
+
+def _check_warned(incident: Incident, assignment: Assignment, warned_of: WarnedOf) -> None:
+    """Refuses a receipt that says nothing about the present offer."""
+    if warned_of.place < assignment.offer_place:
+        raise FailedPrecondition("the receipt is of a message before the present offer", OFFERED_ON)
+    if warned_of.alert_id and warned_of.alert_id not in incident.alerts:
+        # The alert may cause another offer, which is the one that the receipt acknowledges.
+        raise NotFound("the leg hasn't applied the alert of the receipt's message yet: retry after it is applied")
 
 
 def _check_seen(assignment: Assignment, seen: AssignmentState | None) -> None:

@@ -105,6 +105,8 @@ class Assignment:
     """Number of the step that made the present offer, to a unit or a desk."""
     asked_ms: int | None = None
     """Time of the present offer, mesh time."""
+    offer_place: LogPosition = BEFORE_ALL
+    """Log position of the alert that caused the present offer. An escalation doesn't change it."""
     offer_demand: Demand = Demand.RECORD
     """Gravest demand since the last offer that an alert caused."""
     due_ms: int | None = None
@@ -203,6 +205,7 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
         demand=max(step.demand, before.demand) if before else step.demand,
         demanded=max(step.place, before.demanded) if before else step.place,
         number=before.number + 1 if before else 1,
+        offer_place=step.place,
         offer_demand=step.demand,
         kind=step.kind,
         cause=step.cause,

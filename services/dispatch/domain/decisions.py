@@ -152,7 +152,7 @@ def _compare_steps(incident: Incident, command: CompareSteps, now_ms: int) -> It
 
 def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Iterable[Event]:
     alert, leg = command.alert, incident.leg
-    if alert.alert_id in incident.alert_ids or not concerns(leg, alert):
+    if alert.alert_id in incident.alerts or not concerns(leg, alert):
         return ()
     matters = alert.demand in leg.policy.offers | leg.policy.notifies
     subjects = {

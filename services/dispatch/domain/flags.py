@@ -85,7 +85,7 @@ def _raised(known: Assignment | None, command: Flag, now_ms: int) -> Iterator[Ev
 def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation: Situation) -> None:
     """Notifies the police or offers them the assignment, unless an earlier event already did."""
     now_ms, known = situation.now_ms, decided.incident.assignments.get(id_)
-    if known is None and command.alert_id not in decided.incident.alert_ids:
+    if known is None and command.alert_id not in decided.incident.alerts:
         # The police leg applies no alert with demand WARN, so this flag may be its first record of the incident.
         decided.add(
             AlertFolded(

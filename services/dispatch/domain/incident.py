@@ -25,6 +25,7 @@ from services.dispatch.domain.events import (
     LogPosition,
     Notified,
     Offered,
+    Reoffered,
     TargetsShown,
 )
 from services.dispatch.domain.leg import Leg
@@ -62,8 +63,8 @@ class Incident:
 
     incident_id: str
     leg: Leg
-    alert_ids: frozenset[str] = frozenset()
-    """Ids of the alerts that were applied."""
+    alerts: Mapping[str, LogPosition] = field(default_factory=lambda: MappingProxyType({}))
+    """Log positions of the alerts that were applied, by id."""
     order_ids: tuple[str, ...] = ()
     """Orders that the incident concerns, sorted."""
     opened_ms: int | None = None
@@ -158,6 +159,8 @@ def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incid
         incident = replace(incident, asked=_with(incident.asked, step.assignment_id, answered))
     if asked and isinstance(step, Closed):
         new = replace(new, closed_place=asked.last.place)
+    if isinstance(step, Reoffered):
+        new = replace(new, offer_place=incident.alerts.get(step.alert_id, before.offer_place))
     if isinstance(step, NoteAdded):
         incident = replace(incident, note_ids=incident.note_ids | {step.note_id})
     return _with_assignment(incident, new)
@@ -185,7 +188,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
     of_order = event.assignment_ids or event.check_ids or event.ends
     return replace(
         incident,
-        alert_ids=incident.alert_ids | {event.alert_id},
+        alerts=_with(incident.alerts, event.alert_id, event.place),
         order_ids=tuple(sorted({*incident.order_ids, event.order_id})) if of_order else incident.order_ids,
         end=event.place if later_end else incident.end,
         end_ms=event.at_ms if later_end else incident.end_ms,

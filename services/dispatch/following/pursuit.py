@@ -57,6 +57,18 @@ class _PursuitPeriod(NamedTuple):
     """Time of the last offer, mesh time. A pursuit that ended and began once more in the same period has a later one."""
 
 
+class _SentCommand(NamedTuple):
+    """The last command by which a tag reports often."""
+
+    period: _PursuitPeriod
+    at_ms: int
+    """When it was sent, mesh time."""
+
+    def has_lapsed(self, now_ms: int) -> bool:
+        """Whether no tag can obey it any more: it has expired on the way, or on the tag after it arrived at the last moment."""
+        return now_ms >= self.at_ms + 2 * HOLDS_S * 1000
+
+
 class Pursuit:
     """Keeps the tags of pursued wearers at the short report interval."""
 
@@ -67,8 +79,8 @@ class Pursuit:
         """Pursuits by incident id."""
         self._offered_ms: dict[str, int] = {}
         """Time of the last offer of each pursuit, mesh time, by incident id."""
-        self._commanded: dict[_PursuedWearer, _PursuitPeriod] = {}
-        """Period for which the last command was sent."""
+        self._commanded: dict[_PursuedWearer, _SentCommand] = {}
+        """The last command of each pursuit that hasn't been ended."""
         self._due: Moments[_PursuedWearer] = Moments()
         """When each wearer's tag has to be commanded next."""
         self._wake = asyncio.Event()
@@ -121,13 +133,17 @@ class Pursuit:
             period = _PursuitPeriod(number, self._offered_ms[wearer.incident_id])
             # Before the call: if the pursuit ends meanwhile, `_apply` sets an earlier moment.
             self._due.set(wearer, (number + 1) * RENEW_INTERVAL_MS - offset_ms)
-            is_done = self._commanded.get(wearer) == period
-            if is_done or await self._command(stub, metadata, _request(wearer, _OFTEN, period)):
-                self._commanded[wearer] = period
+            last = self._commanded.get(wearer)
+            if last and last.period == period:
                 return
-        elif wearer in self._commanded:
-            request = _request(wearer, _AS_USUAL, self._commanded[wearer])
-            if await self._command(stub, metadata, request):
+            if await self._command(stub, metadata, _request(wearer, _OFTEN, period)):
+                self._commanded[wearer] = _SentCommand(period, now_ms)
+                return
+        elif (last := self._commanded.get(wearer)) is not None:
+            request = _request(wearer, _AS_USUAL, last.period)
+            if last.has_lapsed(now_ms):
+                logger().info("pursuit_lapsed", incident_id=wearer.incident_id)
+            if last.has_lapsed(now_ms) or await self._command(stub, metadata, request):
                 del self._commanded[wearer]
                 return
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.common.rpc.errors import Conflict, FailedPrecondition
 
@@ -24,6 +24,10 @@ class HandoverWritten:
     """SPIFFE id of the writer."""
     at_ms: int
     """Mesh time, milliseconds since 1970 UTC."""
+    reviews_incomplete: bool = False
+    """The writer couldn't see all match reviews that waited."""
+    devices_incomplete: bool = False
+    """The writer couldn't see all devices in trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ def decide_write(known: ShiftHandover | None, written: HandoverWritten) -> bool:
     if known is None:
         return True
     stored = known.written
-    mine = (stored.notes, stored.review_case_ids, stored.device_ids, stored.by)
-    if mine != (written.notes, written.review_case_ids, written.device_ids, written.by):
+    # The leg adds these two, which differ in a repetition.
+    if stored != replace(written, open_incident_ids=stored.open_incident_ids, at_ms=stored.at_ms):
         raise Conflict(f"handover {written.handover_id} is stored with other content: write it under another id")
     return False
 

@@ -29,6 +29,8 @@ def written(
         device_ids=_ids("device_ids", request.device_ids),
         by=by,
         at_ms=at_ms,
+        reviews_incomplete=request.reviews_incomplete,
+        devices_incomplete=request.devices_incomplete,
     )
 
 
@@ -53,6 +55,8 @@ def message(handover: ShiftHandover) -> handover_pb2.Handover:
         device_ids=stored.device_ids,
         written_by=stored.by,
         written_at=times.to_timestamp(stored.at_ms),
+        reviews_incomplete=stored.reviews_incomplete,
+        devices_incomplete=stored.devices_incomplete,
     )
     if handover.acknowledged is not None:
         shown.acknowledged_by = handover.acknowledged.by

@@ -92,7 +92,7 @@ class IncidentMemory:
     def has_alert(self, incident_id: str, alert_id: str) -> bool:
         """Whether an incident in memory has an alert."""
         known = self.known.get(incident_id)
-        return known is not None and alert_id in known.incident.alert_ids
+        return known is not None and alert_id in known.incident.alerts
 
     def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
         known = self.known.get(self._incident_of.get(assignment_id, ""))

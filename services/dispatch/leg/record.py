@@ -226,11 +226,11 @@ class LegRecord:
             change_store.write(connection, change, list(positions.values()))
             return change
 
+        roster = self._availability.loaded
         try:
             change = await self.store.transaction(work)
         except BaseException as error:
-            if any(request.first for request in requests):  # without it, only committed rows of the roster were read
-                self._availability.forget()
+            self._availability.loaded = roster  # rows of a refused change were rolled back
             failure = error if isinstance(error, Exception) else Unavailable("the leg stops")
             for request in requests:
                 request.error = request.error or failure

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
+from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
 from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
@@ -75,8 +75,8 @@ class LegService:
         self.last_known_positions = availability.last_known_positions
         self.unit_report = availability.report_of
         self.availability = availability
-        self._clock = clock
-        self._deadlines = deadlines
+        self._clock, self._deadlines = clock, deadlines
+        self._absence = absence.AbsenceCheck()
         metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
 
     async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
@@ -95,7 +95,7 @@ class LegService:
 
         def read_missing(connection: Connection) -> list[Alert]:
             known = self.record.gather(connection, {alert.incident_id for alert in unknown}, {})
-            return [alert for alert in unknown if alert.alert_id not in known[alert.incident_id].incident.alert_ids]
+            return [alert for alert in unknown if alert.alert_id not in known[alert.incident_id].incident.alerts]
 
         missing = await self.store.reading_history(read_missing) if unknown else []
         if missing:
@@ -174,7 +174,7 @@ class LegService:
         now = self.now()
 
         def check(connection: Connection) -> Sequence[IncidentCommand]:
-            changes = absence.check(connection, now.now_ms)
+            changes = self._absence.check(connection, now.now_ms)
             return [IncidentCommand(change.incident_id, ReportLeg(change.leg, change.returned)) for change in changes]
 
         await self.record.handle([], now, first=check)
@@ -185,16 +185,14 @@ class LegService:
         if commands := _needed(updates, self.record, situation):
             await self.record.handle(commands, situation)
 
-    async def show_targets(self, incident_ids: Sequence[str], by: str) -> list[str]:
+    async def show_targets(self, incident_ids: Sequence[str], by: str) -> set[str]:
         """Records that a desk receives live positions of these incidents' targets from now on. Returns those that are open."""
-        commands = [IncidentCommand(incident_id, ShowTargets(by)) for incident_id in incident_ids]
-        try:
-            await self.record.handle(commands, self.now())
-        except FailedPrecondition:
-            if len(commands) == 1:
-                return []
-            return [shown for incident_id in incident_ids for shown in await self.show_targets([incident_id], by)]
-        return list(incident_ids)
+
+        def choose(connection: Connection) -> Sequence[IncidentCommand]:
+            shown = self.store.open_incidents(connection).intersection(incident_ids)
+            return [IncidentCommand(incident_id, ShowTargets(by)) for incident_id in sorted(shown)]
+
+        return set(await self.record.handle([], self.now(), first=choose))
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
         """Changes the roster with `work`. In the same transaction, escalates the assignments of units that are gone.

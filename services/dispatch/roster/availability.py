@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -17,22 +18,29 @@ from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.roster.travel import GreatCircle, TravelTimes
 
 
+class _LoadedRoster(NamedTuple):
+    """A roster that was read, with its version."""
+
+    roster: Board
+    version: int | None
+    """None before the first reading."""
+
+
 class AvailabilityView:
     """Builds the boards of one leg."""
 
     def __init__(self, travel_times: TravelTimes | None = None) -> None:
         self.last_known_positions = LastKnownPositions()
         self._travel_times = travel_times or GreatCircle()
-        self._roster = NO_ROSTER
-        self._version: int | None = None
-        """Version of the roster that was read last; None if the whole roster must be read."""
+        self.loaded = _LoadedRoster(NO_ROSTER, None)
+        """The roster that was read last. If the change that read it is rolled back, the caller restores the one before."""
         self._moved: set[str] = set()
         """Units of the roster that were read since `take_moved`."""
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
         """Returns a board with current positions and travel times, and the roster that was read last. Waits for the travel times."""
         positions = self.last_known_positions.of(subject_ids, now_ms)
-        board = replace(self._roster, positions=positions)
+        board = replace(self.loaded.roster, positions=positions)
         if not positions or not board.asks_units():
             return board
         timed = await asyncio.gather(
@@ -42,25 +50,24 @@ class AvailabilityView:
 
     @property
     def version(self) -> int | None:
-        """Version of the roster that was read last; None if the whole roster must be read."""
-        return self._version
+        """Version of the roster that was read last; None if none was read."""
+        return self.loaded.version
 
     def asks_units(self) -> bool:
         """Whether the roster that was read last has an office, so that offers go to units."""
-        return self._roster.asks_units()
+        return self.loaded.roster.asks_units()
 
     def load(self, connection: Connection) -> None:
         """Reads the roster if it has changed."""
         self._load(connection, store.version(connection))
 
     def _load(self, connection: Connection, version: int) -> None:
-        if version != self._version:
-            since = self._version or 0
+        if version != self.loaded.version:
+            since = self.loaded.version or 0
             offices, units = store.offices(connection, since), store.units(connection, since)
             self._moved |= units.keys()
-            loaded = NO_ROSTER if self._version is None else self._roster
-            self._roster = Board({**loaded.offices, **offices}, {**loaded.units, **units})
-            self._version = version
+            loaded = self.loaded.roster
+            self.loaded = _LoadedRoster(Board({**loaded.offices, **offices}, {**loaded.units, **units}), version)
 
     def take_moved(self) -> set[str]:
         """Returns the units that reported or changed since the last call, as far as the roster was read since."""
@@ -69,15 +76,8 @@ class AvailabilityView:
 
     def report_of(self, unit_id: str) -> UnitReport | None:
         """Returns the last report of a unit in the roster that was read last; None if the unit is unknown."""
-        entry = self._roster.units.get(unit_id)
+        entry = self.loaded.roster.units.get(unit_id)
         return entry[1] if entry else None
-
-    def forget(self) -> None:
-        """Makes the next transaction read the whole roster. A failed change of the roster may have read rows that were rolled back.
-
-        Until then `ahead` uses the old roster, because a choice without a roster would lack travel times.
-        """
-        self._version = None
 
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState
@@ -87,10 +87,11 @@ class AvailabilityView:
         The caller updates the map with each decision.
         """
         self._load(connection, seen.roster_version)
-        if not self._roster.asks_units():
+        roster = self.loaded.roster
+        if not roster.asks_units():
             return NO_ROSTER, {}
         engaged = store.engaged(connection) if seen.engaged is None else seen.engaged
-        return replace(ahead, offices=self._roster.offices, units=self._roster.units, engaged=engaged), engaged
+        return replace(ahead, offices=roster.offices, units=roster.units, engaged=engaged), engaged
 
     def gone(self, connection: Connection) -> list[tuple[str, str]]:
         """Returns (assignment id, incident id) for each assignment whose unit can no longer go."""
@@ -98,7 +99,7 @@ class AvailabilityView:
         return [
             (assignment_id, incident_id)
             for unit_id, assignments in store.engaged(connection).items()
-            if not self._roster.can_go(unit_id)
+            if not self.loaded.roster.can_go(unit_id)
             for assignment_id, incident_id in assignments.items()
         ]
 

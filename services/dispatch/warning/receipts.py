@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
+from services.dispatch.domain.answers import Acknowledge, WarnedOf
 from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.rows import AssignmentRow, StreamPosition
-from services.dispatch.warning.domain import ReceiptKind
+from services.dispatch.warning.domain import Notice, ReceiptKind
 from services.dispatch.warning.store import OF_COMMAND, fetch_rows, read_rows, write_position
 from services.dispatch.warning.tables import (
     NO_WAY,
@@ -36,6 +37,8 @@ BY_RECEIPT = "receipt/"
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
+_WITHOUT_OFFER = frozenset((Notice.OVER, Notice.STAY_INSIDE, Notice.LEAVE))
+"""Notices of an all-clear or of advice, which cause no offer, so that the leg needn't know what caused them."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""
 
@@ -151,6 +154,16 @@ class ReceiptStore:
 def assignment_of(message: MessageRow) -> str:
     """Returns the id of the warning leg's assignment that a message belongs to."""
     return assignment_id(message.incident_id, Leg.WARNING, message.person_id)
+
+
+def acknowledgement_of(message: MessageRow) -> Acknowledge:
+    """Returns the command by which the receipt of a message acknowledges its assignment in the leg."""
+    alert_id = "" if Notice(message.notice) in _WITHOUT_OFFER else message.alert_id
+    return Acknowledge(
+        assignment_of(message),
+        BY_RECEIPT + message.message_id,
+        warned_of=WarnedOf(place=(message.sequence, message.ordinal), alert_id=alert_id),
+    )
 
 
 def flag_of(message: MessageRow, flag: WarningFlag) -> Flag:

@@ -28,7 +28,7 @@ from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound
-from services.common.storage.db import open_database
+from services.common.storage.db import awaited_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.exchange.links import open_key
@@ -50,11 +50,11 @@ from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
 from services.dispatch.warning.receipts import (
-    BY_RECEIPT,
     EndedWait,
     LegUpdate,
     ReceiptStore,
     ReceiptWork,
+    acknowledgement_of,
     assignment_of,
     flag_of,
     was_acknowledged_by_gateway,
@@ -209,7 +209,7 @@ class LegUpdates:
 
     async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
         if update.flag is None:
-            await self._leg.acknowledge(assignment_of(message), BY_RECEIPT + message.message_id)
+            await self._leg.answer(acknowledgement_of(message))
         else:
             await self._leg.flag(message.incident_id, flag_of(message, update.flag))
 
@@ -346,7 +346,7 @@ async def open_warnings(
     clock, mesh = settings.clock, WarningBus()
     links = AnswerLinks(open_key(settings.link_key), settings.link_url) if settings.link_port is not None else None
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))
+        database = await stack.enter_async_context(awaited_database(settings.warning_database, MIGRATIONS))
         open_notices = OpenNotices(database, clock)
         store, receipts = WarningStore(database, open_notices.opened), ReceiptStore(database)
         contacts = ContactBook(store, keys)

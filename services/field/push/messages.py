@@ -31,6 +31,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=3.0)
 """A push service that is slower is tried again later, and delays no other phone's message."""
 P256DH_BYTES, AUTH_BYTES = 65, 16
 _GONE = (404, 410)
+_UNAUTHORIZED = (401, 403)
 _LATER = (408, 425, 429)
 
 
@@ -42,6 +43,8 @@ class PushOutcome(Enum):
     """The address has ended, so it is forgotten."""
     REFUSED = "refused"
     """The address, the keys or the message can't be used, so it isn't tried again."""
+    UNAUTHORIZED = "unauthorized"
+    """The push service doesn't accept field's own proof: its key, clock or contact is wrong. The address stays."""
     LATER = "later"
     """The push service is slow, busy or away."""
 
@@ -144,4 +147,6 @@ def outcome_of(status: int) -> PushOutcome:
         return PushOutcome.SENT
     if status in _GONE:
         return PushOutcome.GONE
+    if status in _UNAUTHORIZED:
+        return PushOutcome.UNAUTHORIZED
     return PushOutcome.LATER if status in _LATER or status >= 500 else PushOutcome.REFUSED

@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
@@ -51,6 +52,8 @@ class PageWaker:
         self._not_covered: set[str] = set()
         """Devices with news that came after the message on its way had been sent."""
         self._cleaned_ms = 0
+        self._unauthorized: set[str] = set()
+        """Hosts of the push services that don't accept field's proof of itself."""
         self._lane = asyncio.Semaphore(PUSH_CONCURRENCY)
 
     async def wait(self, device_id: str, within_s: float) -> None:
@@ -113,6 +116,7 @@ class PageWaker:
     async def _wake(self, device_id: str) -> None:
         """Sends a push message until the push service takes it, the address has ended, or the news has expired.
 
+        A push service that doesn't accept field's proof of itself is tried on: somebody may mend the key, the clock or the contact.
         The phone may ask as soon as a message has reached it, which is before the push service answers here. News that comes in between
         needs a message of its own.
         """
@@ -122,7 +126,7 @@ class PageWaker:
                 async with self._lane:
                     self._not_covered.discard(device_id)
                     outcome = await self._send(device_id, max(1, left_ms // 1000))
-                if outcome is PushOutcome.LATER:
+                if outcome in (PushOutcome.LATER, PushOutcome.UNAUTHORIZED):
                     await asyncio.sleep(PUSH_RETRY.delay_s(tries))
                     tries += 1
                 elif device_id in self._not_covered:
@@ -133,6 +137,15 @@ class PageWaker:
         finally:
             self._not_covered.discard(device_id)
             del self._due[device_id]
+
+    def _note_authorization(self, host: str, outcome: PushOutcome) -> None:
+        """Logs once that a push service refuses field, and that it accepts field again."""
+        if outcome is PushOutcome.UNAUTHORIZED and host not in self._unauthorized:
+            self._unauthorized.add(host)
+            logger().error("push_unauthorized", service=host)
+        elif outcome is PushOutcome.SENT and host in self._unauthorized:
+            self._unauthorized.discard(host)
+            logger().info("push_authorized", service=host)
 
     async def _send(self, device_id: str, ttl_s: int) -> PushOutcome:
         try:
@@ -145,5 +158,6 @@ class PageWaker:
                 logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)
         except RetryableError:
             return PushOutcome.LATER
+        self._note_authorization(urlsplit(address.endpoint).netloc, outcome)
         self._metrics.push.labels(outcome.value).inc()
         return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import NamedTuple, cast
 
@@ -133,12 +134,15 @@ class Checks:
         missing = [device_ids[i] for i, found in enumerate(partitions) if found is None] if None in partitions else []
         events = [(event, allowed.get(event.device_id)) for event in reports.events]
         missing += [event.device_id for event, known in events if known is None]
-        routes = {device_id: await self._routes.resolve(sender, device_id) for device_id in dict.fromkeys(missing)}
+        others = [id_ for presence in reports.presences for id_ in (presence.device_id, presence.unit_id)]
+        others += [contact.device_id for contact in reports.contacts]
+        current = not (missing or others) or await self._routes.is_current([*missing, *others])
+        resolve = partial(self._routes.resolve, sender, is_current=current)
+        routes = {device_id: await resolve(device_id) for device_id in dict.fromkeys(missing)}
         at_units = [
-            await self._routes.resolve_presence(sender, presence.device_id, presence.unit_id)
-            for presence in reports.presences
+            await self._routes.resolve_presence(sender, presence, is_current=current) for presence in reports.presences
         ]
-        contacts = [await self._routes.resolve(sender, contact.device_id) for contact in reports.contacts]
+        contacts = [await resolve(contact.device_id) for contact in reports.contacts]
         latest_ms = self._clock.now_ms() + FUTURE_MS
         checked = Checked(
             RoutedPositions(reports.positions, cast(list[Partitions], partitions), reports.contexts),

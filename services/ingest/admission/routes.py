@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from services.common.messaging.streams import MAX_PARTITIONS
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, Unavailable
-from services.ingest.domain import Reason, Sender
+from services.ingest.domain import Reason, Sender, UnitPresence
 from services.ingest.held import read_held
 from tandem.common.v1 import log_pb2
 
@@ -56,7 +56,8 @@ class PresenceRefused(NamedTuple):
 
 
 class Routes:
-    """Registrations by device. A device that isn't known yet is looked up in the bucket, at most once a second."""
+    """Registrations by device. A device that isn't known yet is looked up in the bucket, at most once a second, unless the whole bucket
+    has been read (`is_current`)."""
 
     def __init__(
         self, bus: Bus, clock: MeshClock, partitions: int = MAX_PARTITIONS, *, health: ReaderHealth | None = None
@@ -92,16 +93,26 @@ class Routes:
         known = self._devices.get(sender.device_id)
         return {sender.device_id: known.partitions} if known and not known.revoked and known.partitions else _NONE
 
-    async def resolve(self, sender: Sender, device_id: str) -> Partitions | Reason:
+    async def is_current(self, device_ids: Iterable[str]) -> bool:
+        """Whether the whole bucket has been read, so that none of these devices that isn't known is registered. Raises Unavailable.
+
+        One request answers for all devices, however many of their ids a sender has invented. None is made if all are known.
+        """
+        if all(id_ in self._devices for id_ in device_ids):
+            return True
+        state = (await self._bus.api(f"STREAM.INFO.{_STREAM}", {}))["state"]
+        return bool((self._cursor.sequence if self._cursor else 0) >= state["last_seq"])
+
+    async def resolve(self, sender: Sender, device_id: str, *, is_current: bool = False) -> Partitions | Reason:
         """Returns the partitions of a sender's device, or the reason why the sender may not report for it.
 
-        A device that isn't known yet is looked up in the bucket, because it may just have been registered. Raises Unavailable if the
-        bucket can't be read, or if the device has no partitions yet.
+        A device that isn't known yet is looked up in the bucket, because it may just have been registered, unless the caller asked
+        `is_current` before. Raises Unavailable if the bucket can't be read, or if the device has no partitions yet.
         """
         known = self._devices.get(device_id)
         if known is None and not fields.are_ids((device_id,)):
             return Reason.INVALID  # in a subject, such an id could match other devices, and it may have any length
-        known = known or await self._look_up(device_id)
+        known = known or (None if is_current else await self._look_up(device_id))
         if known is None:
             return Reason.UNKNOWN_DEVICE
         if known.revoked:
@@ -112,15 +123,17 @@ class Routes:
             raise Unavailable("device_id: the device is registered but has no route into the log yet: send again later")
         return known.partitions
 
-    async def resolve_presence(self, sender: Sender, device_id: str, unit_id: str) -> Partitions | PresenceRefused:
+    async def resolve_presence(
+        self, sender: Sender, presence: UnitPresence, *, is_current: bool = False
+    ) -> Partitions | PresenceRefused:
         """Returns the partitions of a device that a sender may report at a unit, or the field and the reason of the refusal.
 
-        The sender reports for the device, or for the unit. Both belong to one wearer or protected person. Raises Unavailable if the
-        bucket can't be read, or if the device has no partitions yet.
+        Devices are looked up as `resolve` does. The sender reports for the device, or for the unit. Both belong to one wearer or
+        protected person. Raises Unavailable if the bucket can't be read, or if the device has no partitions yet.
         """
-        found = []
-        for field, id_ in (("device_id", device_id), ("unit_id", unit_id)):
-            known = self._devices.get(id_) or await self._look_up(id_)
+        found, device_id = [], presence.device_id
+        for field, id_ in (("device_id", device_id), ("unit_id", presence.unit_id)):
+            known = self._devices.get(id_) or (None if is_current else await self._look_up(id_))
             if known is None or (known.kind == log_pb2.PRESENCE_UNIT) != (field == "unit_id"):
                 return PresenceRefused(field, Reason.UNKNOWN_DEVICE)
             if known.revoked:

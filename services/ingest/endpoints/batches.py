@@ -22,6 +22,11 @@ from tandem.ingest.v1 import ingest_pb2
 
 SMALL_REQUEST = 3
 """Maximum number of reports in a small request. Reading so few one by one is faster than reading them all at once."""
+BYTES_PER_REPORT = 256
+"""Size of a report in the bounds of unanswered reports, bytes: a little more than a position with the longest ids takes."""
+MAX_REQUEST_BYTES = 512 * 1024
+"""Maximum size of a request, bytes. It holds twice the largest batch of positions. A request that waits for its turn counts in no other
+bound yet, and a caller may have as many of them as streams."""
 MAX_COALESCED = 500
 """Maximum number of small requests that are coalesced into one batch."""
 
@@ -74,6 +79,22 @@ def _read_each(
 def count_of(request: Request) -> int:
     """Returns the number of reports of a request."""
     return len(request.positions) + len(request.equipment) + len(request.presences)
+
+
+def size_of(request: Request) -> int:
+    """Returns the size of a request in the bounds of unanswered reports: its reports and receipts, at least 1, or its bytes by
+    BYTES_PER_REPORT if that is more. Ids of any length and unknown fields are in memory until the request is answered, too.
+
+    Raises InvalidField if the request is larger than MAX_REQUEST_BYTES.
+    """
+    size_bytes = request.ByteSize()
+    if size_bytes > MAX_REQUEST_BYTES:
+        raise InvalidField(
+            "positions",
+            f"a request holds at most {MAX_REQUEST_BYTES} bytes, this one {size_bytes}: send fewer reports at a time, and ids of at "
+            "most 64 characters",
+        )
+    return max(1, count_of(request) + len(request.receipts), size_bytes // BYTES_PER_REPORT)
 
 
 def is_small(request: ingest_pb2.ReportRequest) -> bool:
@@ -140,40 +161,53 @@ class Batches:
     37 instead of 51 us with 5 reports a request, and 7 us both ways with 100. In the queue, a large request that needs the look-up of
     an unknown device or gets a penalty delay of up to 1 s would also hold up all streams of the sender, even a panic. So larger
     requests and equipment events skip the queue. After the queue, all requests take the same path.
+
+    A sender whose refused reports are too many has a second queue, for the requests of its streams that bring them. Otherwise each of
+    its streams would wait for its own penalty alone, and 256 of them could bring 256 times as many. Equipment events skip this queue,
+    too.
     """
 
     def __init__(self, intake: Intake, commands: CommandDelivery) -> None:
         self._intake, self._commands = intake, commands
         self._waiting: dict[str, deque[_Gathered]] = {}
-        """Waiting batches of small requests, by sender. A sender's key is present while the sender's worker runs."""
+        """Waiting batches, by the key of their queue: a sender's small requests, or those of its streams that bring refused reports. A
+        key is present while the worker of its queue runs."""
         self._workers: set[asyncio.Task[None]] = set()
 
     async def admit(self, stream: ReportStream, request: ingest_pb2.ReportRequest, answer: PendingAnswer) -> None:
-        """Brings a request into the intake: a small one soon after, any other before `admit` returns. An error fails the batch."""
+        """Brings a request into the intake: before `admit` returns, unless it waits in one of the queues. An error fails the batch."""
         part = _JoinedRequest(stream=stream, request=request, answer=answer, context=tracing.carried())
         if is_small(request):
             self._coalesce(part)
+            return
+        alone = _Gathered()
+        alone.add(part)
+        if stream.brings_refused and not request.equipment:
+            self._queue(f"{stream.sender.key}/refused", stream.sender).append(alone)
         else:
-            alone = _Gathered()
-            alone.add(part)
             await self._admit(stream.sender, alone)
 
     def _coalesce(self, part: _JoinedRequest) -> None:
         sender = part.stream.sender
-        waiting = self._waiting.get(sender.key)
-        if waiting is None:
-            waiting = self._waiting[sender.key] = deque()
-            worker = asyncio.create_task(self._work(sender, waiting))
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+        waiting = self._queue(sender.key, sender)
         if not waiting or len(waiting[-1].parts) == MAX_COALESCED:
             waiting.append(_Gathered())
         waiting[-1].add(part)
 
-    async def _work(self, sender: Sender, waiting: deque[_Gathered]) -> None:
+    def _queue(self, key: str, sender: Sender) -> deque[_Gathered]:
+        """The queue with a key, whose worker begins if it isn't running."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = deque()
+            worker = asyncio.create_task(self._work(key, sender, waiting))
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return waiting
+
+    async def _work(self, key: str, sender: Sender, waiting: deque[_Gathered]) -> None:
         while waiting:
             await self._admit(sender, waiting.popleft())
-        del self._waiting[sender.key]
+        del self._waiting[key]
 
     async def _admit(self, sender: Sender, gathered: _Gathered) -> None:
         try:
@@ -182,3 +216,6 @@ class Batches:
             self._commands.heard(gathered.sessions(reports))
         except Exception as error:  # every stream with a request in the batch ends with this error
             gathered.batch.fail(error)
+        if len(gathered.parts) == 1:
+            stream = gathered.parts[0].stream
+            stream.brings_refused = bool(gathered.batch.refusals) and self._intake.is_in_arrears(sender)

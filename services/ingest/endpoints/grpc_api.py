@@ -69,6 +69,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         sender = _sender()
         with self._counted_stream(sender):
             stream = ReportStream(sender, self._unanswered)
+            stream.brings_refused = self._intake.is_in_arrears(sender)  # a new stream is no way round the others' turns
             reading = asyncio.create_task(self._accept_all(request_iterator, stream))
             ending = asyncio.create_task(self._end_unread(stream, reading, context, serving=asyncio.current_task()))
             try:
@@ -92,6 +93,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     async def _report_batch(
         self, sender: Sender, request: ingest_pb2.ReportBatchRequest
     ) -> ingest_pb2.ReportBatchResponse:
+        batches.size_of(request)
         receipts = self._accept_receipts(sender, request)
         count = batches.count_of(request)
         if not count:
@@ -126,8 +128,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     async def _accept_all(self, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream) -> None:
         try:
             async for request in requests:
-                count = batches.count_of(request)
-                await stream.window(max(1, count + len(request.receipts)))
+                count, held = batches.count_of(request), batches.size_of(request)
+                await stream.window(held)
                 receipts = self._accept_receipts(stream.sender, request)
                 answer = PendingAnswer(
                     number=request.batch,
@@ -136,6 +138,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                     equipment=len(request.equipment),
                     together=request.together,
                     receipts=receipts,
+                    held=held,
                 )
                 stream.answer(answer)
                 if count:

@@ -17,7 +17,8 @@ WINDOW = 64
 MAX_COMMANDS = 1_000
 """Maximum number of commands that wait to be read by a sender. Further ones wait for the device's next contact."""
 MAX_UNANSWERED_REPORTS = 16_000
-"""Maximum number of unanswered reports of a stream. Batches of the largest size reach this maximum before WINDOW."""
+"""Maximum number of unanswered reports of a stream. Batches of the largest size reach this maximum before WINDOW. As a request of many
+bytes counts as more reports (`batches.size_of`), this is also a bound of 4 MiB, that of a caller 49 MiB, and that of all 195 MiB."""
 MAX_CALLER_UNANSWERED_REPORTS = 200_000
 """Maximum number of unanswered reports of all streams of a caller."""
 MAX_ALL_UNANSWERED_REPORTS = 800_000
@@ -44,15 +45,12 @@ class PendingAnswer:
     """Whether the answer may be merged with those of other requests."""
     receipts: Sequence[asyncio.Future[None]]
     """Receipts of the request; each future is done once its receipt is stored."""
+    held: int
+    """Size of the request among the unanswered reports, as `batches.size_of` counts it."""
     batch: Batch | None = None
     """Batch of the request's reports, perhaps with those of other small requests. None until the request has joined a batch."""
     first: int = 0
     """Index of the request's first report in `batch`."""
-
-    @property
-    def held(self) -> int:
-        """Size of the request among the unanswered reports: its reports and receipts, at least 1."""
-        return max(1, self.count + len(self.receipts))
 
     @property
     def is_due(self) -> bool:
@@ -85,6 +83,8 @@ class ReportStream:
         self.handed_over_s: float | None = None
         """Loop time at which the response that the peer reads now was handed over, seconds. None while ingest owes the next one."""
         self._unanswered = unanswered
+        self.brings_refused = False
+        """Whether the sender's refused reports have become too many, and this stream brought some of them in its last batch."""
         self.open = True
         """Whether commands may be sent over the stream."""
         self.changed = asyncio.Event()
@@ -98,7 +98,7 @@ class ReportStream:
     # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
 
     async def window(self, held: int) -> None:
-        """Waits until another batch may be pending, then counts the batch. `held` is the number of its reports and receipts.
+        """Waits until another batch may be pending, then counts the batch. `held` is its size, as `batches.size_of` counts it.
 
         So ingest stops reading the requests of a peer that doesn't read its answers, and the memory for the peer is bounded.
         """

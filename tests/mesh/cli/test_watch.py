@@ -125,7 +125,8 @@ async def test_a_stopped_nats_server_is_paged_once_and_so_is_its_return(watched:
         assert page["kind"] == "MISSING"
         assert "nats-server" in page["not_answering"]
         assert page["last_seen"], "the progress of the canary, which may have been on its way"
-        assert "canaries have been missing since" in page["text"]
+        assert "canaries have been missing since" in page["text"] and "Korean time" in page["text"]
+        assert page["since"].endswith("Z")
         assert Path(page["runbook"]).name == "a-page-of-tandem-watch.md"
         # A delivered page that isn't saved yet is repeated after a kill, as a repeated page is better than a lost one.
         await watched.until(watched.is_noted)

@@ -103,11 +103,15 @@ async def test_a_handover_is_written_by_one_shift_and_acknowledged_by_the_next(o
             "handover_id": form_of(page, "handover_id"),
             "notes": 'ćwi <b onclick="x()">북문</b>\n2층',
             "case_ids": "",
+            "incomplete": form_of(page, "incomplete"),
         }
         for _ in range(2):  # a form that is sent twice is one handover
             assert (await kim.post("/handover", **form))[0] == 303
         page = await kim.read("/handover?done=written")
         assert page.count("data-handover=") == 1 and TEXTS["handover_done_written"][0] in page
+        # The services that know the devices are away, and the registry isn't.
+        unknown = TEXTS["handover_unknown"][0]
+        assert f"{TEXTS['handover_devices'][0]} {unknown}" in page and f"{TEXTS['reviews'][0]} {unknown}" not in page
         assert "&lt;b onclick=" in page and "<b onclick" not in page and "<br>2층" in page
         assert TEXTS["handover_own"][0] in page and "/acknowledge" not in page
         path = f"/handover/{form['handover_id']}/acknowledge"

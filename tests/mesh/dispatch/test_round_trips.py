@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.common.rpc.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage.db import Database, SqliteDatabase, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Close
@@ -84,6 +85,46 @@ async def test_an_alert_after_a_refused_answer_reads_no_roster(postgres: Postgre
         before = wire.round_trips
         await fold(leg, KNOWN + 1)
         assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
+
+
+async def test_a_refused_change_of_the_roster_costs_no_alert_a_reading_and_changes_nothing(
+    postgres: PostgresServer,
+) -> None:
+    def refused(connection: sa.Connection) -> None:
+        store.put_units(connection, [unit("a-new", "a")])
+        leg.availability.load(connection)
+        raise InvalidField("unit_id", "is no unit of this leg")
+
+    async with (
+        wired(postgres.new_database()) as (wire, url),
+        open_database(url, MIGRATIONS) as database,
+        leg_over(database, units=True) as leg,
+    ):
+        with pytest.raises(InvalidField):
+            await leg.change_roster(refused)
+        assert leg.unit_report("a-new") is None and leg.unit_report("a1") is not None
+        before = wire.round_trips
+        await fold(leg, KNOWN + 1)
+        assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
+        await leg.change_roster(partial(store.put_units, given=[unit("a-later", "a")]))
+        assert leg.unit_report("a-later") is not None
+
+
+async def test_a_closed_incident_among_those_of_a_desk_costs_no_transaction_of_its_own(
+    postgres: PostgresServer,
+) -> None:
+    async with (
+        wired(postgres.new_database()) as (wire, url),
+        open_database(url, MIGRATIONS) as database,
+        leg_over(database) as leg,
+    ):
+        ended = translate.alert(alert(KNOWN + 1, ends=True, incident="incident-1").SerializeToString(), Leg.POLICE)
+        assert ended
+        await leg.fold([ended], StreamPosition(flow.ALERTS.name, "log", KNOWN + 1))
+        before = wire.round_trips
+        ids = [f"incident-{n}" for n in range(1, KNOWN + 1)]
+        assert await leg.show_targets([*ids, "incident-none"], "spiffe://npa/desk/a") == set(ids[1:])
+        assert wire.round_trips - before == TRANSACTION + 1 + READ + WRITTEN, "one reading says which are open"
 
 
 async def test_the_steps_of_other_legs_are_stored_in_three_round_trips(postgres: PostgresServer) -> None:

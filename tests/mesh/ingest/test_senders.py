@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
+from services.ingest import translate
+from services.ingest.admission.checks import Checks
+from services.ingest.admission.quarantine import Quarantine
+from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Routes
+from services.ingest.batch import Reports
 from services.ingest.domain import Reason, Sender
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.ingest.ingest import (
@@ -319,3 +327,30 @@ async def test_a_late_answer_about_a_device_does_not_undo_its_revocation(
     await register(revoked=False)
     sender = Sender("spiffe://vendor/v", "v", "")
     assert await routes.resolve(sender, "tag") is Reason.REVOKED and not routes.allowed(sender)
+
+
+async def test_invented_ids_of_devices_cost_one_request_a_batch(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    routes, clock = Routes(bus, MeshClock(), 1), MeshClock()
+    route = log_pb2.DeviceRoute(partitions=[0], vendor_id="v", kind=log_pb2.TAG)
+    await bus.publish(f"$KV.{flow.DEVICES_BUCKET}.known", route.SerializeToString())
+    await routes.load()
+    metrics = IngestMetrics(CollectorRegistry())
+    checks = Checks(routes, Quarantine(bus, clock, metrics), RateLimits(10.0, 300), clock=clock)
+    sender, api, calls = Sender("spiffe://vendor/v", "v", ""), bus.api, []
+
+    async def counted(subject: str, request: Mapping[str, object]) -> dict[str, Any]:
+        calls.append(subject)
+        return await api(subject, request)
+
+    async def check(*device_ids: str) -> list[int]:
+        reports = [translate.parse_position(position(id_, "r")) for id_ in device_ids]
+        checked = await checks.check(sender, Reports.of(reports, device_ids), 0)
+        return [refusal.index for refusal in checked.refusals]
+
+    monkeypatch.setattr(bus, "api", counted)
+    assert await check("known", *(f"invented-{n}" for n in range(999))) == list(range(1, 1_000))
+    assert len(calls) == 1
+    assert await check("known") == [] and len(calls) == 1
+    # A device that was registered just now is found although nothing has read the bucket since.
+    await bus.publish(f"$KV.{flow.DEVICES_BUCKET}.new", route.SerializeToString())
+    assert await check("new", "known", "invented") == [2]

@@ -156,15 +156,46 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off() -> None:
         pytest.fail("the peer still holds its connection")
 
 
-async def test_a_peer_that_has_read_a_large_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    guards: list[serving.ConnectionGuard] = []
+@pytest.fixture
+def guards(monkeypatch: pytest.MonkeyPatch) -> list[serving.ConnectionGuard]:
+    """The guards of all connections, in the order of the connections."""
+    made: list[serving.ConnectionGuard] = []
 
     class Noted(serving.ConnectionGuard):
         def __init__(self, endpoint: serving.HttpEndpoint) -> None:
             super().__init__(endpoint)
-            guards.append(self)
+            made.append(self)
 
     monkeypatch.setattr(serving, "ConnectionGuard", Noted)
+    return made
+
+
+async def test_a_peer_that_reads_a_large_answer_slowly_is_cut_off_only_once_it_stops(
+    guards: list[serving.ConnectionGuard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "REQUEST_WITHIN_S", 3_600.0)  # this test lets the deadline pass
+    async with endpoint() as port, peer(port) as slow:
+        slow.writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        await slow.reader.readexactly(1 << 16)
+        (guard,) = guards
+        for _ in range(3):
+            await slow.reader.readexactly(8 << 20)
+            async with asyncio.timeout(WITHIN_S):
+                while guard._count_unread() + serving.MIN_READ_BYTES > (guard._unread_bytes or 0):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            guard._expire()
+            assert guard._deadline is not None and not guard._transport.is_closing()
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(WITHIN_S):
+            unread = -1
+            while unread != (unread := guard._count_unread()):  # noqa: ASYNC110  # until the buffers on the way are full
+                await asyncio.sleep(0.2)
+        guard._unread_bytes = unread
+        guard._expire()
+        assert guard._transport.is_closing()
+
+
+async def test_a_peer_that_has_read_a_large_answer_keeps_its_connection(guards: list[serving.ConnectionGuard]) -> None:
     async with endpoint() as port, peer(port) as page:
         status, body = await page.ask(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (status, len(body)) == (200, 64 << 20)

@@ -15,7 +15,7 @@ from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import STEP_NAME_OF_STATE, spans_of
-from tandem.common.v1 import alert_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 
 OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
@@ -42,6 +42,21 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
     [without_figures] = translate.alerts(evidence_pb2.ReadEvidenceResponse(alerts=[amended]))
     assert without_figures["inside"] == []
     assert shown["replaced_ms"] is None
+
+
+def test_a_replay_has_the_holes_of_a_place() -> None:
+    def corners(*at: tuple[float, float]) -> list[geometry_pb2.Point]:
+        return [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in at]
+
+    outline, yard = (
+        corners((37.0, 127.0), (37.0, 127.01), (37.01, 127.0)),
+        corners((37.001, 127.001), (37.001, 127.002)),
+    )
+    polygon = geometry_pb2.Polygon(vertices=outline, holes=[geometry_pb2.Hole(vertices=yard)])
+    case = log_pb2.CaseSnapshot(places=[geometry_pb2.Place(place_id="school", polygon=polygon)])
+    [place] = translate.replay(evidence_pb2.ReadEvidenceResponse(cases=[case]))["places"]
+    assert place["line"] == [[127.0, 37.0], [127.01, 37.0], [127.0, 37.01]]
+    assert place["holes"] == [[[127.001, 37.001], [127.002, 37.001]]]
 
 
 def test_an_account_that_was_amended_is_marked_with_the_time_of_the_valid_one() -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
+import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
+from services.common.retrying import Backoff
 from services.common.storage.db import Database, open_database
 from services.field.__main__ import MIGRATIONS
 from services.field.metrics import FieldMetrics
+from services.field.push import waking
 from services.field.push.messages import PushClient, PushKey
 from services.field.push.store import PushAddress, PushAddresses
 from services.field.push.waking import PageWaker
@@ -50,7 +53,7 @@ async def stored(folder: Path) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def waking(folder: Path) -> AsyncIterator[Woken]:
+async def waking_phone(folder: Path) -> AsyncIterator[Woken]:
     service = PushService()
     async with (
         service.serving(),
@@ -72,7 +75,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_news_that_comes_while_a_message_is_under_way_gets_a_message_of_its_own(tmp_path: Path) -> None:
-    async with waking(tmp_path) as woken:
+    async with waking_phone(tmp_path) as woken:
         woken.service.answers.clear()
         woken.announce("first")
         await until(lambda: len(woken.service.messages) == 1)
@@ -86,7 +89,7 @@ async def test_news_that_comes_while_a_message_is_under_way_gets_a_message_of_it
 
 
 async def test_the_same_news_wakes_a_phone_once(tmp_path: Path) -> None:
-    async with waking(tmp_path) as woken:
+    async with waking_phone(tmp_path) as woken:
         woken.announce("first")
         await until(lambda: len(woken.service.messages) == 1)
         woken.announce("first")
@@ -115,3 +118,30 @@ async def test_a_phone_is_connected_although_the_earlier_address_cannot_be_delet
         with capture_logs() as logs:
             await addresses.delete_earlier("phone-1")
     assert [line["event"] for line in logs] == ["database_refused", "push_address_kept"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_push_service_that_refuses_field_keeps_the_address_and_is_tried_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(waking, "PUSH_RETRY", Backoff(0.01, 0.01))
+    with capture_logs() as logs:
+        async with waking_phone(tmp_path) as woken:
+            woken.service.status = status
+            woken.announce("first")
+            await until(lambda: len(woken.service.messages) > 2)
+            assert await woken.addresses.of("phone-1") == address(woken.service)
+            woken.service.status = 201  # the key, the clock or the contact is mended
+    events = [(line["log_level"], line["event"]) for line in logs]
+    assert events == [("error", "push_unauthorized"), ("info", "push_authorized")]
+    assert logs[0]["service"] == woken.service.origin.removeprefix("http://")
+
+
+@pytest.mark.parametrize("status", [404, 410, 400])
+async def test_an_address_that_has_ended_or_cannot_be_used_is_forgotten(tmp_path: Path, status: int) -> None:
+    async with waking_phone(tmp_path) as woken:
+        woken.service.status = status
+        woken.announce("first")
+        await until(lambda: bool(woken.service.messages))
+    async with stored(tmp_path) as database:
+        assert await PushAddresses(database).of("phone-1") is None

@@ -19,7 +19,7 @@ from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
 from services.geofence.outputs.published import PublishedOutputs
-from services.geofence.store import CheckpointStore, Footing
+from services.geofence.store import CheckpointFailed, CheckpointStore, Footing
 from tests.support.geofence.stories import Story
 
 WITHIN_S = 60.0
@@ -67,6 +67,31 @@ async def test_a_checkpoint_that_does_not_fit_leaves_no_file(tmp_path: Path) -> 
             await asyncio.sleep(0.02)
     running.cancel()
     assert not await asyncio.to_thread(os.listdir, tmp_path)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_defect_of_the_child_is_named_by_its_type_and_place_and_not_by_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(_: State) -> bytes:
+        raise KeyError("37.5665 126.9780")
+
+    monkeypatch.setattr(codec, "encode", encode)
+    store = CheckpointStore(tmp_path)
+    open_files = _open_files()
+    pending = store.begin(State(0, sequence=20))
+    with pytest.raises(CheckpointFailed) as failed:
+        async with asyncio.timeout(WITHIN_S):
+            while not store.is_written(pending):  # noqa: ASYNC110  # another process's work
+                await asyncio.sleep(0.02)
+    line = encode.__code__.co_firstlineno + 1
+    assert str(failed.value).startswith(f"the child ended with 255: KeyError at test_checkpoints.py:{line} < store.py:")
+    assert "37.5" not in str(failed.value)
+    store.abandon(store.begin(State(0, sequence=20)))
+    assert _open_files() == open_files, "no pipe stays open"
 
 
 def _story() -> Story:

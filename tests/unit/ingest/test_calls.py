@@ -1,18 +1,21 @@
-"""Calls of ReportBatch: a caller has a bounded number of them in progress, as those with equipment events wait for their share."""
+"""Calls that wait for the share of their caller: their number and their bytes are bounded."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.rpc.errors import StoreFull
+from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
 from services.ingest.endpoints import grpc_api
+from services.ingest.endpoints.batches import BYTES_PER_REPORT, MAX_REQUEST_BYTES
 from services.ingest.endpoints.grpc_api import MAX_BATCH_CALLS, IngestApi
+from services.ingest.endpoints.stream import MAX_UNANSWERED_REPORTS, WINDOW
 from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2
 
@@ -28,6 +31,12 @@ class FullIntake:
     async def accept(self, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> Batch:
         await self.has_room.wait()
         return Batch()
+
+    def is_in_arrears(self, sender: Sender) -> bool:
+        return False
+
+    async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
+        await self.has_room.wait()
 
 
 class NoCommands:
@@ -64,3 +73,34 @@ async def test_a_caller_has_a_bounded_number_of_calls_that_wait(monkeypatch: pyt
     for answer in await asyncio.gather(*waiting):
         assert list(answer.outcomes) == [ingest_pb2.ACCEPTED]
     await call()
+
+
+async def test_a_request_of_too_many_bytes_is_refused_with_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_api, "_sender", lambda: Sender("spiffe://vendor/a", "a", ""))
+    intake, metrics = FullIntake(), IngestMetrics(CollectorRegistry())
+    api = IngestApi(cast(Any, intake), cast(Any, NoCommands()), cast(Any, None), metrics=metrics)
+    long = ingest_pb2.Position(device_id="tag", report_id="r" * MAX_REQUEST_BYTES)
+    with pytest.raises(InvalidField, match=f"at most {MAX_REQUEST_BYTES} bytes, this one 52"):
+        await api.ReportBatch(ingest_pb2.ReportBatchRequest(positions=[long]), cast(Any, None))
+
+
+async def test_the_bytes_that_wait_on_a_stream_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_api, "_sender", lambda: Sender("spiffe://vendor/a", "a", ""))
+    intake, metrics = FullIntake(), IngestMetrics(CollectorRegistry())
+    api = IngestApi(cast(Any, intake), cast(Any, NoCommands()), cast(Any, None), metrics=metrics)
+    request = ingest_pb2.ReportRequest(positions=[ingest_pb2.Position(device_id="tag", report_id="r" * 400_000)])
+    read = 0
+
+    async def requests() -> AsyncIterator[ingest_pb2.ReportRequest]:
+        nonlocal read
+        for _ in range(WINDOW):
+            read += request.ByteSize()
+            yield request
+            await asyncio.sleep(0)
+
+    answers = asyncio.ensure_future(anext(api.Report(requests(), cast(Any, None))))
+    for _ in range(100 * WINDOW):  # rounds of the event loop; each request needs a few
+        await asyncio.sleep(0)
+    assert read - request.ByteSize() <= MAX_UNANSWERED_REPORTS * BYTES_PER_REPORT, "the last one waits"
+    answers.cancel()
+    await asyncio.gather(answers, return_exceptions=True)

@@ -12,8 +12,9 @@ from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Position, Positions, Reason, Refusal, Sender
 from services.ingest.endpoints import batches
-from services.ingest.endpoints.batches import MAX_COALESCED, Batches
+from services.ingest.endpoints.batches import MAX_COALESCED, Batches, size_of
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 SENDER = Sender("spiffe://vendor/v", "v", "")
@@ -39,6 +40,14 @@ class Intake:
         self.batches: list[list[str]] = []
         """Report ids of each batch."""
         self._refused, self._error = refused, error
+        self.in_arrears = False
+        """Whether the sender owes a long penalty delay."""
+        self.has_passed = asyncio.Event()
+        """Cleared while the sender waits for its penalty delay."""
+        self.has_passed.set()
+
+    def is_in_arrears(self, sender: Sender) -> bool:
+        return self.in_arrears
 
     async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
         batch.check()
@@ -46,6 +55,7 @@ class Intake:
         if self._error:
             raise self._error
         batch.write([Refusal(i, "device_id", "is unknown", Reason.UNKNOWN_DEVICE) for i in self._refused])
+        await self.has_passed.wait()
 
 
 class Heard:
@@ -58,23 +68,29 @@ class Heard:
         self.sessions |= sessions
 
 
+async def bring(admission: Batches, stream: ReportStream, message: ingest_pb2.ReportRequest) -> None:
+    """Brings a request that a stream has read into the intake."""
+    answer = PendingAnswer(
+        number=message.batch,
+        count=len(message.positions) + len(message.equipment),
+        positions=len(message.positions),
+        equipment=len(message.equipment),
+        together=False,
+        receipts=(),
+        held=size_of(message),
+    )
+    await stream.window(answer.held)
+    stream.answer(answer)
+    await admission.admit(stream, message, answer)
+
+
 async def sent(intake: Intake, *requests: ingest_pb2.ReportRequest) -> tuple[list[ReportStream], Heard]:
     """Sends each request on a stream of its own, all in one moment."""
     heard, streams = Heard(), []
     admission = Batches(cast(Any, intake), cast(Any, heard))
     for message in requests:
         stream = ReportStream(SENDER, InFlightLimiter())
-        answer = PendingAnswer(
-            number=message.batch,
-            count=len(message.positions),
-            positions=len(message.positions),
-            equipment=0,
-            together=False,
-            receipts=(),
-        )
-        await stream.window(answer.held)
-        stream.answer(answer)
-        await admission.admit(stream, message, answer)
+        await bring(admission, stream, message)
         streams.append(stream)
     await asyncio.gather(*admission._workers)
     return streams, heard
@@ -129,3 +145,30 @@ def test_positions_that_are_kept_keep_their_partitions_and_contexts() -> None:
     assert kept.columns.device_ids == ["d0", "d2"] and kept.partitions == [(0,), (0, 1)]
     assert kept.contexts == [(1, CONTEXTS[0]), (1, CONTEXTS[1])]
     assert RoutedPositions(Positions.of(rows), [(0,)] * 3, ()).only([1]).contexts == ()
+
+
+async def test_streams_that_bring_too_many_refused_reports_take_turns_and_delay_no_panic() -> None:
+    intake = Intake(refused=[0])
+    intake.in_arrears = True
+    intake.has_passed.clear()
+    admission = Batches(cast(Any, intake), cast(Any, Heard()))
+    streams = [ReportStream(SENDER, InFlightLimiter()) for _ in range(3)]
+    for stream in streams:
+        stream.brings_refused = True
+    for number, stream in enumerate(streams):
+        await bring(admission, stream, request(number, *range(30, 40)))  # returns, so that the stream is read on
+    await asyncio.sleep(0)
+    assert len(intake.batches) == 1, "the others wait for the penalty delay of the first"
+    panic = request(9, *range(30, 40))
+    panic.equipment.add(device_id="d9", report_id="panic", event=log_pb2.PANIC_BUTTON).event_time.GetCurrentTime()
+    other = asyncio.create_task(bring(admission, streams[2], panic))
+    while len(intake.batches) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert intake.batches[1][0] == "9-0"
+    intake.has_passed.set()
+    await asyncio.gather(other, *admission._workers)
+    assert len(intake.batches) == 4 and all(stream.brings_refused for stream in streams)
+    intake.in_arrears = False
+    await bring(admission, streams[0], request(10, *range(30, 40)))
+    await asyncio.gather(*admission._workers)
+    assert not streams[0].brings_refused

@@ -44,7 +44,10 @@ class PhoneSurroundings:
     def allowed(self, sender: Sender) -> Mapping[str, Partitions]:
         return {sender.device_id or "tag": (0,)}
 
-    async def resolve(self, sender: Sender, device_id: str) -> Partitions | Reason:
+    async def is_current(self, device_ids: object) -> bool:
+        return True
+
+    async def resolve(self, sender: Sender, device_id: str, *, is_current: bool) -> Partitions | Reason:
         return Reason.UNKNOWN_DEVICE
 
     # the writer of a partition

@@ -99,6 +99,7 @@ def _print_alerts(alerts: list[alert_pb2.Alert], as_json: bool) -> None:
         what = f"{tables.alert_in_words(alert)}{ring}"
         table.add_row(str(row["at"])[11:], what, str(row["demand"]), alert.alert_id)
     console.print(fitted(console, table))
+    console.print(tables.IN_UTC)
     gravest = max(alerts, key=lambda alert: alert.demand)
     console.print(f"why one was given: tandem explain {gravest.alert_id}")
 

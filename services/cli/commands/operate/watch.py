@@ -63,7 +63,7 @@ async def _run(running: MeshConnection, folder: Path, channels: Sequence[Pager])
     console = SafeConsole(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
-        console.print(f"{time.strftime('%H:%M:%S')}  {line}")
+        console.print(f"{time.strftime('%H:%M:%S %Z')}  {line}")
 
     names = ", ".join(channel.name for channel in channels)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")

@@ -1,4 +1,4 @@
-// Badges of the live page: match reviews that wait, notices that nobody has read, devices that are silent or disturbed.
+// Badges of the live page: match reviews that wait, notices that nobody has read, devices that need somebody.
 
 import { byId } from "./page";
 import type { Words } from "./words";
@@ -34,24 +34,21 @@ export function showReviewAlarm(reviews: Reviews, words: Words): void {
   if (link && link.textContent !== shown) link.textContent = shown;
 }
 
-/** Kinds of notices about devices that report nothing, or nothing that can be trusted. */
-const DISTURBED = new Set(["SILENT", "JAMMED", "DEVICE_OFF", "TAMPERED", "PROTECTED_DEVICE_LOST", "IMPLAUSIBLE", "LOW_BATTERY"]);
-const HEARD = "HEARD_AGAIN";
+/** Shows how many devices of the own side need somebody. `count` is null where that is unknown, and undefined for a role that has none. */
+export function showDevices(count: number | null | undefined, words: Words): void {
+  badge("silent", count === null ? words.say("silent_unknown") : words.say("silent_badge", { n: count ?? 0 }), count !== undefined && count !== 0);
+}
 
 interface Notice {
   /** When it was decided, in ms. What it is about may be hours before, and an alert that comes late is news all the same. */
   decided: number;
-  kind: string;
-  phase: string;
-  wearer: string;
-  target: string;
   exercise: boolean;
 }
 
-/** Counts notices: unread ones, and devices whose last notice says that they are silent or disturbed. */
+/** Counts the notices that nobody has read. */
 export class NoticeCount {
   #unread = 0;
-  #disturbed = new Set<string>();
+  #newest = 0;
   #readUntil: number;
 
   constructor(
@@ -68,34 +65,27 @@ export class NoticeCount {
     });
   }
 
-  #newest = 0;
-
   /** Forgets all notices, as the page gets all of them once more. */
   clear(): void {
     this.#unread = 0;
-    this.#disturbed.clear();
   }
 
   add(notices: Notice[]): void {
     for (const notice of notices.filter((each) => !each.exercise)) {
       this.#newest = Math.max(this.#newest, notice.decided);
       if (notice.decided > this.#readUntil) this.#unread += 1;
-      const device = notice.target || notice.wearer;
-      if (notice.kind === HEARD || notice.phase === "OVER") this.#disturbed.delete(device);
-      else if (DISTURBED.has(notice.kind)) this.#disturbed.add(device);
     }
     this.#show();
   }
 
   #show(): void {
-    badge("unread", this.words.say("unread", { n: this.#unread }), this.#unread);
-    badge("silent", this.words.say("silent_badge", { n: this.#disturbed.size }), this.#disturbed.size);
+    badge("unread", this.words.say("unread", { n: this.#unread }), this.#unread > 0);
     byId("mark-read").hidden = !this.#unread;
   }
 }
 
-function badge(id: string, text: string, count: number): void {
+function badge(id: string, text: string, isShown: boolean): void {
   const shown = byId(id);
-  shown.textContent = text;
-  shown.hidden = !count;
+  if (shown.textContent !== text) shown.textContent = text;
+  shown.hidden = !isShown;
 }

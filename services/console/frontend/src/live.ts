@@ -1,6 +1,7 @@
 // The live page. Changes come as server-sent events: incidents and alerts at once, positions at most twice a second.
 
 import { Alarms } from "./alarms";
+import { showDevices } from "./badges";
 import type { Reviews } from "./badges";
 import { Card, canBeClosed, canBeRefused, nextState } from "./card";
 import type { Act, NamedOrder } from "./card";
@@ -25,6 +26,8 @@ interface Message extends Beat {
   reset: boolean;
   /** Absent for a role that decides none, and while the registry doesn't answer. */
   reviews: Reviews | null;
+  /** Devices of the own side that need somebody; null while their number is unknown, absent for a role without devices. */
+  devices?: number | null;
   incidents: Incident[];
   targets: Target[];
   units: Unit[];
@@ -330,6 +333,7 @@ function receive(message: Message): void {
   const hasRings = incident && message.alerts.some((alert) => alert.incident === incident.id && !map.hasRing(alert.ring));
   if (hasNotes || hasRings) void readAround(incident.id);
   alarms.receiveReviews(message.reviews);
+  showDevices(message.devices, words);
   drawCard();
 }
 

@@ -26,7 +26,10 @@ interface Place {
   lon?: number;
   lat?: number;
   radius?: number;
+  /** Corners of an area, the first not repeated. */
   line?: LonLat[];
+  /** Corners of the parts that are cut out of it. */
+  holes?: LonLat[][];
 }
 
 /** A unit of the own leg, with the positions that it reported: time in milliseconds, longitude, latitude. */
@@ -145,8 +148,14 @@ function feature(sort: string, name: string, geometry: GeoJSON.Geometry): Featur
   return { type: "Feature", geometry, properties: { sort, name } };
 }
 
-function area(sort: string, name: string, line: LonLat[]): Feature {
-  return feature(sort, name, { type: "Polygon", coordinates: [line] });
+function area(sort: string, name: string, ...lines: LonLat[][]): Feature {
+  return feature(sort, name, { type: "Polygon", coordinates: lines });
+}
+
+/** The outline of a place, then its holes, each as a closed line. */
+function boundaries(place: Place): LonLat[][] {
+  if (!place.line) return [disc(middle(place), Math.max(place.radius ?? 0, 3))];
+  return [place.line, ...(place.holes ?? [])].map((line) => [...line, line[0] as LonLat]);
 }
 
 /** Lines that join positions in the order of their times, without those that are too far apart in time. */
@@ -159,8 +168,7 @@ function wayFeatures(sort: string, points: readonly (readonly [number, number, n
 function features(at: number): Feature[] {
   const found: Feature[] = [];
   for (const place of places) {
-    const line = place.line ? [...place.line, place.line[0] as LonLat] : disc(middle(place), Math.max(place.radius ?? 0, 3));
-    found.push(area("place", text("place"), line));
+    found.push(area("place", text("place"), ...boundaries(place)));
     // Rings round a polygon are drawn from its centre, as an approximation; only the evaluator computes their shape.
     for (const ring of rings) found.push(area("ring", `${ring} m`, disc(middle(place), ring + (place.radius ?? 0))));
   }

@@ -52,7 +52,8 @@ async def refusal(work: Any) -> tuple[grpc.StatusCode, str]:
 async def test_a_handover_is_written_once_and_acknowledged_by_another_person(
     bus: Bus, police: DispatchSettings
 ) -> None:
-    given = {"handover_id": "h-1", "notes": NOTES, "review_case_ids": ["case-1"], "device_ids": ["tag-1", "tag-1"]}
+    given: dict[str, Any] = {"handover_id": "h-1", "notes": NOTES, "review_case_ids": ["case-1"]}
+    given |= {"device_ids": ["tag-1", "tag-1"], "devices_incomplete": True}
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))
         offered = await steps.next(dispatch_pb2.OFFERED)
@@ -60,9 +61,11 @@ async def test_a_handover_is_written_once_and_acknowledged_by_another_person(
         assert written.notes == NOTES and written.written_by == KIM and written.written_at.seconds
         assert list(written.open_incident_ids) == [offered.step.assignment.incident_id]
         assert list(written.device_ids) == ["tag-1"] and not written.HasField("acknowledged_at")
+        assert written.devices_incomplete and not written.reviews_incomplete
         assert (await call(leg, "WriteHandover", KIM, **given)).handover == written, "a repetition changes nothing"
-        code, _ = await refusal(call(leg, "WriteHandover", KIM, **(given | {"notes": "anderes"})))
-        assert code is grpc.StatusCode.ABORTED
+        for other in ({"notes": "anderes"}, {"devices_incomplete": False}):
+            code, _ = await refusal(call(leg, "WriteHandover", KIM, **(given | other)))
+            assert code is grpc.StatusCode.ABORTED
         code, text = await refusal(call(leg, "AcknowledgeHandover", KIM, handover_id="h-1"))
         assert code is grpc.StatusCode.FAILED_PRECONDITION and "next shift" in text
     async with running(police) as leg:  # a restart loses nothing

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
@@ -181,3 +182,20 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
 def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TANDEM_LINK_PORT"):
         settings(nats, tmp_path, Gateway(), link_port=None)
+
+
+async def test_a_disk_that_refuses_the_database_of_the_warnings_at_the_start_ends_no_leg(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    gateway = Gateway()
+    made = settings(nats, tmp_path / "leg", gateway)
+    made.warning_database.mkdir()  # SQLite can't open a folder
+    await put_case(bus, made)
+    await publish(bus, ring(1))
+    with capture_logs() as logs:
+        async with gateway.serving(), running(made):
+            async with asyncio.timeout(60):
+                while not any(line["event"] == "database_awaited" for line in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            made.warning_database.rmdir()
+            assert (await gateway.message())["to"] == HANDLE

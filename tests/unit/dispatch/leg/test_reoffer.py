@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.alert import Alert
+from services.dispatch.domain.answers import Acknowledge, WarnedOf
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.events import AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
+from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
@@ -310,3 +312,41 @@ def test_stored_events_give_the_same_state(history: list[Action]) -> None:
     assert refolded == story.incident
     assert chain.first_broken(chain.ChainHead(), links) == (head, None)
     assert sum(isinstance(event, Offered) for event in story.events) == len(story.incident.assignments)
+
+
+def receipt(story: Story, sequence: int, alert_id: str | None = None) -> tuple[Event, ...]:
+    """The receipt of the message about the alert at a log position."""
+    of = WarnedOf(place=(sequence, 0), alert_id=f"alert-{sequence}" if alert_id is None else alert_id)
+    return story.do(Acknowledge(story.id_of("p1"), "receipt/1", warned_of=of))
+
+
+def test_a_receipt_acknowledges_the_offer_of_its_message_and_no_later_one() -> None:
+    story = Story("warning")
+    story.fold(alert(5, WARN, "p1", threat="ring-1000"))
+    assert kinds(receipt(story, 5)) == [Acknowledged]
+    assert kinds(story.fold(alert(7, RESPOND, "p1")))[1:] == [Reoffered]
+    with pytest.raises(FailedPrecondition, match="before the present offer"):
+        receipt(story, 5)
+    assert story.of("p1").state is AssignmentState.OFFERED
+    story.pass_time(WITHIN_MS)
+    with pytest.raises(FailedPrecondition):
+        receipt(story, 5)  # an escalation asks about the same alert
+    assert kinds(receipt(story, 7)) == [Acknowledged]
+
+
+def test_a_receipt_waits_for_the_alert_of_its_message() -> None:
+    story = Story("warning")
+    story.fold(alert(5, WARN, "p1", threat="ring-1000"))
+    receipt(story, 5)
+    with pytest.raises(NotFound, match="alert"):
+        receipt(story, 7)
+    story.fold(alert(7, RESPOND, "p1"))
+    assert kinds(receipt(story, 7)) == [Acknowledged]
+
+
+def test_a_receipt_of_advice_counts_by_its_log_position() -> None:
+    story = Story("warning")
+    story.fold(alert(5, RESPOND, "p1"))
+    with pytest.raises(FailedPrecondition):
+        receipt(story, 4, "")
+    assert kinds(receipt(story, 6, "")) == [Acknowledged]

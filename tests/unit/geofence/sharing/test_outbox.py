@@ -14,7 +14,7 @@ import pytest
 from services.common.clock import MeshClock
 from services.common.messaging import lost_publications
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import Unavailable
+from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import SqliteDatabase
 from services.geofence.sharing import outbox as outboxes
 from services.geofence.sharing.outbox import ALLOWED_BATCH, END_SUFFIX, DisclosureOutbox
@@ -194,3 +194,21 @@ async def test_a_single_disclosure_is_on_disk_and_has_no_end(tmp_path: Path) -> 
         await until(lambda: set(bus.published) == {"map-1", "map-2"})
     async with running(tmp_path) as (_, bus):
         assert open_shares(tmp_path) == {} and waiting_rows(tmp_path) == 0 and not bus.published
+
+
+async def test_a_full_stream_ends_no_outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = asyncio.Event()
+    errors = iter([StoreFull("DISCLOSURES is full")])
+
+    async def keep_restored(*_: Any) -> None:
+        for error in errors:
+            raise error
+        restored.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(lost_publications, "keep_restored", keep_restored)
+    monkeypatch.setattr(outboxes, "RETRY_DELAY_S", 0.01)
+    async with running(tmp_path) as (outbox, bus):
+        await asyncio.wait_for(restored.wait(), PATIENCE_S)
+        await outbox.record([disclosure("afterwards")])
+        await until(lambda: "afterwards" in bus.published)

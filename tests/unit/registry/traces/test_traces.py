@@ -287,7 +287,9 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
             stream = ReportStream(Sender("v", "v", ""), InFlightLimiter())
-            answer = PendingAnswer(number=number, count=1, positions=1, equipment=0, together=False, receipts=())
+            answer = PendingAnswer(
+                number=number, count=1, positions=1, equipment=0, together=False, receipts=(), held=1
+            )
             await batches.admit(stream, request, answer)
         await asyncio.gather(*batches._workers)
 

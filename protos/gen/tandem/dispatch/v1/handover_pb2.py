@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/handover.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"\x98\x02\n\x08Handover\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\r\n\x05notes\x18\x02 \x01(\t\x12\x19\n\x11open_incident_ids\x18\x03 \x03(\t\x12\x17\n\x0freview_case_ids\x18\x04 \x03(\t\x12\x12\n\ndevice_ids\x18\x05 \x03(\t\x12\x12\n\nwritten_by\x18\x06 \x01(\t\x12.\n\nwritten_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\x08 \x01(\t\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06remark\x18\n \x01(\t\"g\n\x14WriteHandoverRequest\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\r\n\x05notes\x18\x02 \x01(\t\x12\x17\n\x0freview_case_ids\x18\x03 \x03(\t\x12\x12\n\ndevice_ids\x18\x04 \x03(\t\"G\n\x15WriteHandoverResponse\x12.\n\x08handover\x18\x01 \x01(\x0b\x32\x1c.tandem.dispatch.v1.Handover\"A\n\x1a\x41\x63knowledgeHandoverRequest\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\x0e\n\x06remark\x18\x02 \x01(\t\"M\n\x1b\x41\x63knowledgeHandoverResponse\x12.\n\x08handover\x18\x01 \x01(\x0b\x32\x1c.tandem.dispatch.v1.Handover\"=\n\x14ListHandoversRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x15ListHandoversResponse\x12/\n\thandovers\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Handover\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf2\x02\n\x0fHandoverService\x12l\n\rWriteHandover\x12(.tandem.dispatch.v1.WriteHandoverRequest\x1a).tandem.dispatch.v1.WriteHandoverResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12~\n\x13\x41\x63knowledgeHandover\x12..tandem.dispatch.v1.AcknowledgeHandoverRequest\x1a/.tandem.dispatch.v1.AcknowledgeHandoverResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12q\n\rListHandovers\x12(.tandem.dispatch.v1.ListHandoversRequest\x1a).tandem.dispatch.v1.ListHandoversResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/handover.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"\xd0\x02\n\x08Handover\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\r\n\x05notes\x18\x02 \x01(\t\x12\x19\n\x11open_incident_ids\x18\x03 \x03(\t\x12\x17\n\x0freview_case_ids\x18\x04 \x03(\t\x12\x12\n\ndevice_ids\x18\x05 \x03(\t\x12\x12\n\nwritten_by\x18\x06 \x01(\t\x12.\n\nwritten_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\x08 \x01(\t\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06remark\x18\n \x01(\t\x12\x1a\n\x12reviews_incomplete\x18\x0b \x01(\x08\x12\x1a\n\x12\x64\x65vices_incomplete\x18\x0c \x01(\x08\"\x9f\x01\n\x14WriteHandoverRequest\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\r\n\x05notes\x18\x02 \x01(\t\x12\x17\n\x0freview_case_ids\x18\x03 \x03(\t\x12\x12\n\ndevice_ids\x18\x04 \x03(\t\x12\x1a\n\x12reviews_incomplete\x18\x05 \x01(\x08\x12\x1a\n\x12\x64\x65vices_incomplete\x18\x06 \x01(\x08\"G\n\x15WriteHandoverResponse\x12.\n\x08handover\x18\x01 \x01(\x0b\x32\x1c.tandem.dispatch.v1.Handover\"A\n\x1a\x41\x63knowledgeHandoverRequest\x12\x13\n\x0bhandover_id\x18\x01 \x01(\t\x12\x0e\n\x06remark\x18\x02 \x01(\t\"M\n\x1b\x41\x63knowledgeHandoverResponse\x12.\n\x08handover\x18\x01 \x01(\x0b\x32\x1c.tandem.dispatch.v1.Handover\"=\n\x14ListHandoversRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x15ListHandoversResponse\x12/\n\thandovers\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Handover\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf2\x02\n\x0fHandoverService\x12l\n\rWriteHandover\x12(.tandem.dispatch.v1.WriteHandoverRequest\x1a).tandem.dispatch.v1.WriteHandoverResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12~\n\x13\x41\x63knowledgeHandover\x12..tandem.dispatch.v1.AcknowledgeHandoverRequest\x1a/.tandem.dispatch.v1.AcknowledgeHandoverResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12q\n\rListHandovers\x12(.tandem.dispatch.v1.ListHandoversRequest\x1a).tandem.dispatch.v1.ListHandoversResponse\"\x0b\x8a\xb5\x18\x03\x03\x04\x07\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,19 +40,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HANDOVERSERVICE'].methods_by_name['ListHandovers']._loaded_options = None
   _globals['_HANDOVERSERVICE'].methods_by_name['ListHandovers']._serialized_options = b'\212\265\030\003\003\004\007\220\265\030\001'
   _globals['_HANDOVER']._serialized_start=122
-  _globals['_HANDOVER']._serialized_end=402
-  _globals['_WRITEHANDOVERREQUEST']._serialized_start=404
-  _globals['_WRITEHANDOVERREQUEST']._serialized_end=507
-  _globals['_WRITEHANDOVERRESPONSE']._serialized_start=509
-  _globals['_WRITEHANDOVERRESPONSE']._serialized_end=580
-  _globals['_ACKNOWLEDGEHANDOVERREQUEST']._serialized_start=582
-  _globals['_ACKNOWLEDGEHANDOVERREQUEST']._serialized_end=647
-  _globals['_ACKNOWLEDGEHANDOVERRESPONSE']._serialized_start=649
-  _globals['_ACKNOWLEDGEHANDOVERRESPONSE']._serialized_end=726
-  _globals['_LISTHANDOVERSREQUEST']._serialized_start=728
-  _globals['_LISTHANDOVERSREQUEST']._serialized_end=789
-  _globals['_LISTHANDOVERSRESPONSE']._serialized_start=791
-  _globals['_LISTHANDOVERSRESPONSE']._serialized_end=888
-  _globals['_HANDOVERSERVICE']._serialized_start=891
-  _globals['_HANDOVERSERVICE']._serialized_end=1261
+  _globals['_HANDOVER']._serialized_end=458
+  _globals['_WRITEHANDOVERREQUEST']._serialized_start=461
+  _globals['_WRITEHANDOVERREQUEST']._serialized_end=620
+  _globals['_WRITEHANDOVERRESPONSE']._serialized_start=622
+  _globals['_WRITEHANDOVERRESPONSE']._serialized_end=693
+  _globals['_ACKNOWLEDGEHANDOVERREQUEST']._serialized_start=695
+  _globals['_ACKNOWLEDGEHANDOVERREQUEST']._serialized_end=760
+  _globals['_ACKNOWLEDGEHANDOVERRESPONSE']._serialized_start=762
+  _globals['_ACKNOWLEDGEHANDOVERRESPONSE']._serialized_end=839
+  _globals['_LISTHANDOVERSREQUEST']._serialized_start=841
+  _globals['_LISTHANDOVERSREQUEST']._serialized_end=902
+  _globals['_LISTHANDOVERSRESPONSE']._serialized_start=904
+  _globals['_LISTHANDOVERSRESPONSE']._serialized_end=1001
+  _globals['_HANDOVERSERVICE']._serialized_start=1004
+  _globals['_HANDOVERSERVICE']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

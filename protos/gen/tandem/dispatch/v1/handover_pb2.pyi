@@ -35,6 +35,8 @@ class Handover(_message.Message):
     ACKNOWLEDGED_BY_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_AT_FIELD_NUMBER: _builtins.int
     REMARK_FIELD_NUMBER: _builtins.int
+    REVIEWS_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    DEVICES_INCOMPLETE_FIELD_NUMBER: _builtins.int
     handover_id: _builtins.str
     """Id, given by the writer's console."""
     notes: _builtins.str
@@ -45,6 +47,10 @@ class Handover(_message.Message):
     """SPIFFE id of the person who acknowledged it. Empty until then."""
     remark: _builtins.str
     """Remark of the person who acknowledged it. May be empty."""
+    reviews_incomplete: _builtins.bool
+    """As in WriteHandoverRequest."""
+    devices_incomplete: _builtins.bool
+    """As in WriteHandoverRequest."""
     @_builtins.property
     def open_incident_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the incidents that were open when it was written, newest first, at most 200. Canaries are left out."""
@@ -78,10 +84,12 @@ class Handover(_message.Message):
         acknowledged_by: _builtins.str = ...,
         acknowledged_at: _timestamp_pb2.Timestamp | None = ...,
         remark: _builtins.str = ...,
+        reviews_incomplete: _builtins.bool = ...,
+        devices_incomplete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "written_at", b"written_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "device_ids", b"device_ids", "handover_id", b"handover_id", "notes", b"notes", "open_incident_ids", b"open_incident_ids", "remark", b"remark", "review_case_ids", b"review_case_ids", "written_at", b"written_at", "written_by", b"written_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "device_ids", b"device_ids", "devices_incomplete", b"devices_incomplete", "handover_id", b"handover_id", "notes", b"notes", "open_incident_ids", b"open_incident_ids", "remark", b"remark", "review_case_ids", b"review_case_ids", "reviews_incomplete", b"reviews_incomplete", "written_at", b"written_at", "written_by", b"written_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,10 +105,16 @@ class WriteHandoverRequest(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     REVIEW_CASE_IDS_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    REVIEWS_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    DEVICES_INCOMPLETE_FIELD_NUMBER: _builtins.int
     handover_id: _builtins.str
     """The caller's id of the handover, unique forever, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     notes: _builtins.str
     """What the next shift has to know, 1 to 4,000 characters."""
+    reviews_incomplete: _builtins.bool
+    """The writer couldn't see all match reviews that wait: the registry didn't answer, or there are more than 200."""
+    devices_incomplete: _builtins.bool
+    """The writer couldn't see all devices in trouble: a service didn't answer, or there are more than 200."""
     @_builtins.property
     def review_case_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Case ids of the match reviews that wait, at most 200."""
@@ -116,10 +130,12 @@ class WriteHandoverRequest(_message.Message):
         notes: _builtins.str = ...,
         review_case_ids: _abc.Iterable[_builtins.str] | None = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reviews_incomplete: _builtins.bool = ...,
+        devices_incomplete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "handover_id", b"handover_id", "notes", b"notes", "review_case_ids", b"review_case_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "devices_incomplete", b"devices_incomplete", "handover_id", b"handover_id", "notes", b"notes", "review_case_ids", b"review_case_ids", "reviews_incomplete", b"reviews_incomplete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

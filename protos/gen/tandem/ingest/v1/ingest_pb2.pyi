@@ -226,7 +226,7 @@ Global___EquipmentEvent: _TypeAlias = EquipmentEvent  # noqa: Y015
 
 @_typing.final
 class ReportRequest(_message.Message):
-    """A batch, or receipts for commands, or both."""
+    """A batch, or receipts for commands, or both. At most 524,288 bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -330,7 +330,7 @@ Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
 
 @_typing.final
 class ReportBatchRequest(_message.Message):
-    """A single batch."""
+    """A single batch. At most 524,288 bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
