@@ -48,7 +48,7 @@ class RegistryCore:
         self._clock = clock
         self.database = database
         self.metrics = RegistryMetrics(CollectorRegistry())
-        self.transactions = Transactions(database, vault)
+        self.transactions = Transactions(database, vault, clock)
         self.cases = CaseService(clock, vault, partitions, warning_key=warning_key)
         self.ministry = MinistryService(self.transactions, self.cases)
         self.police = PoliceService(self.transactions, self.cases, clock)
