@@ -15,7 +15,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.cursors import StreamCursor
 from services.common.privacy.grounds import Grounds
-from services.common.rpc.errors import InvalidField, Unavailable
+from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller
 from services.registry.disclosure.domain import Deed
 from services.registry.domain import Place, ProtectedPerson
@@ -182,13 +182,9 @@ class Disclosures:
         return signed
 
     async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
-        """Yield the signed heads after a row of the ledger, then each new head until cancelled. Raises InvalidField without that row."""
+        """Yield the signed heads after a row of the ledger, then each new one. Raises InvalidField if there is no such row."""
         async with self._transactions.reading() as work:
-            last = await work.ledger.last()
-        if after > (newest := last.sequence if last else 0):
-            raise InvalidField(
-                "after_sequence", f"is beyond the newest row of the ledger, {newest}; start again with 0"
-            )
+            await work.ledger.require_position(after)
         while True:
             change = self._transactions.signal.next_change()
             # A snapshot: any number of watchers read after each commit, and no put may wait for them.

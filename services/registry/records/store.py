@@ -96,10 +96,6 @@ class RecordRepository(Repository):
         found = {stored.record_id: stored for stored in await self._stored(kind, kind.key.in_(ids))} if ids else {}
         return {id_: record for id_ in sorted(found) if (record := found[id_].open()) is not None}
 
-    async def read(self, kind: RecordType[R], record_id: str) -> R:
-        """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
-        return await self._connection.run_sync(read, self._vault, kind, record_id=record_id)
-
     async def complete_keys(self, limit: int, now_ms: int) -> bool:
         """Encrypt a batch of older records with a separate key each, at this moment of mesh time; false if every record has its key."""
         for kind in SEALED_TYPES:

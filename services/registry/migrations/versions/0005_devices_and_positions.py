@@ -1,5 +1,5 @@
-"""Add the vendor of each tag and device, the table of the tokens with which devices report directly, and the number of positions that were
-sent under a share to the row of its end in the ledger. No database of a revision between this and the one before was ever released."""
+"""Add the vendor of each tag and device, the table of the tokens with which devices report directly, and the number of positions that
+were sent under a share to the row of its end in the ledger. No database of revision 0004 was ever released."""
 
 import sqlalchemy as sa
 from alembic import op

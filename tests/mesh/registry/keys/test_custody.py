@@ -29,7 +29,7 @@ from services.registry.reviews.tables import match_keys
 from services.registry.tables import MIGRATIONS
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
 SPECIAL_TYPES = (OrderType.STALKING_TAG, OrderType.STALKING_PROTECTION, OrderType.STALKING_INTERIM)
 """The type whose records are destroyed at once, and those that aren't in force yet."""
@@ -97,10 +97,10 @@ async def test_a_rotated_ring_rewraps_all_keys_with_its_current_key(where: Path 
             rings = {row.ring for row in await connection.execute(sa.select(data_keys.c.ring))}
         assert rings == {Vault([NEW]).current}
         async with registry.transactions.open() as view:
-            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+            assert (await read_record(view, WEARERS, "w-1")).name == records.NAME
     with pytest.raises(FailedPrecondition, match="ring lacks"):
         async with opened(where) as (registry, _), registry.transactions.open() as view:
-            await view.records.read(WEARERS, "w-1")
+            await read_record(view, WEARERS, "w-1")
 
 
 async def orders_with_cases(registry: RegistryCore, wearer_id: str) -> list[str]:
@@ -131,7 +131,7 @@ async def test_after_a_rewrap_the_first_key_can_be_removed_without_loss(where: P
             pass
     async with opened(where, NEW) as (registry, key_retention):
         async with registry.transactions.open() as view:
-            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+            assert (await read_record(view, WEARERS, "w-1")).name == records.NAME
         assert await registry.ministry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
         await registry.police.put_order(order())  # matched by the hash of the number
         assert await orders_with_cases(registry, "w-1") == ["o-1"]
@@ -158,10 +158,10 @@ async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no
         assert await destroyed(registry) == ["o-1", "p-1"]
         async with registry.transactions.open() as view:
             with pytest.raises(NotFound):
-                await view.records.read(ORDERS, "o-1")
+                await read_record(view, ORDERS, "o-1")
             with pytest.raises(NotFound):
-                await view.records.read(PERSONS, "p-1")
-            assert (await view.records.read(PERSONS, "p-2")).person_id == "p-2"
+                await read_record(view, PERSONS, "p-1")
+            assert (await read_record(view, PERSONS, "p-2")).person_id == "p-2"
         with pytest.raises(NotFound, match=r"device\.person_id"):
             await registry.police.put_device(translate.parse_device(records.device()))
         with pytest.raises(NotFound, match=r"order\.protected_person_ids\[1\]"):
@@ -235,7 +235,7 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
         assert await registry.police.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
         assert await registry.transactions.change(lambda working: working.cases.of_orders(["o-1"])) == []
         async with registry.transactions.open() as view:
-            assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
+            assert (await read_record(view, ORDERS, "o-1")).order_id == "o-1"
 
 
 async def test_a_wearer_who_is_put_after_the_destruction_stays_until_a_later_tag_is_due(
