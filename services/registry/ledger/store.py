@@ -82,7 +82,9 @@ class LedgerRepository(Repository):
         end = await self.last()
         newest = end.sequence if end else 0
         if after > newest:
-            raise InvalidField("after_sequence", f"is beyond the newest row of the ledger, {newest}; start again with 0")
+            raise InvalidField(
+                "after_sequence", f"is beyond the newest row of the ledger, {newest}; start again with 0"
+            )
 
     async def append(self, disclosures: Iterable[Disclosure]) -> None:
         """Append rows in their order. A disclosure whose id the ledger already has is ignored."""
