@@ -1,10 +1,15 @@
-"""Ids that are hashes of their cause, ids that consist of several parts, and the hash that assigns wearers to partitions. Pure."""
+"""Ids that are hashes of their cause, ids that consist of several parts, the ids of exercises, and the hash that assigns wearers to
+partitions. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import NamedTuple
 
+EXERCISE_IDS = "exercise."
+"""Prefix of the ids of synthetic records for exercises. Ids from the agencies must not have this prefix."""
+CANARY_IDS = f"{EXERCISE_IDS}canary."
+"""Prefix of the ids of a canary's records."""
 _FNV_OFFSET = 0x811C9DC5
 _FNV_PRIME = 0x01000193
 

@@ -116,7 +116,7 @@ async def main(settings: RegistrySettings) -> None:
         db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
         log_meta = await streams.pass_gate(bus, settings)
-        transactions = Transactions(database, vault)
+        transactions = Transactions(database, vault, log_meta.clock)
         cases = CaseService(clock=log_meta.clock, vault=vault, partitions=log_meta.partitions, warning_key=warning_key)
         log_created_at = await bus.created_at(flow.log_stream(0))
         await db.retry_until_available(
@@ -151,6 +151,7 @@ async def main(settings: RegistrySettings) -> None:
                 reconciliation=reconciliation,
                 signal=transactions.signal,
                 area=AREAS[settings.service_area],
+                clock=log_meta.clock,
             )
             registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
             servicer = DisclosureServicer(disclosures, log_meta.clock)

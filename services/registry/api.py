@@ -11,16 +11,18 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from services.common import times
+from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
 from services.registry.bulk import translate as batches
 from services.registry.bulk.service import BulkService
-from services.registry.domain import ListedKind, Order
+from services.registry.domain import Order
 from services.registry.reconciliation import translate as lists
-from services.registry.reconciliation.domain import Agency, Listed
+from services.registry.reconciliation.domain import Agency
+from services.registry.reconciliation.incoming import IncomingLists
 from services.registry.reconciliation.service import ReconciliationService
-from services.registry.records import places, translate
+from services.registry.records import lifecycle, places, translate
 from services.registry.records.area import ServiceArea
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
@@ -32,9 +34,6 @@ from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_gr
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MATCHES_BATCH = 100
 DIFFERENCES_BATCH = 1000
-LISTED_MAX = 1_000_000
-"""Maximum number of records in one reconciliation list, more than any agency has."""
-_SEQUENCE_MAX = (1 << 63) - 1
 
 _M = TypeVar("_M", bound=Message)
 _R = TypeVar("_R")
@@ -54,6 +53,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         reconciliation: ReconciliationService,
         signal: CommitSignal,
         area: ServiceArea,
+        clock: MeshClock,
     ) -> None:
         self._ministry = ministry
         self._police = police
@@ -62,6 +62,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self._reconciliation = reconciliation
         self._signal = signal
         self._area = area
+        self._clock = clock
+        self._lists = IncomingLists()
 
     async def PutWearer(
         self, request: registry_pb2.PutWearerRequest, context: _Context
@@ -74,8 +76,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def EndWearer(
         self, request: registry_pb2.EndWearerRequest, context: _Context
     ) -> registry_pb2.EndWearerResponse:
-        outcome = await _finish(self._ministry.end_wearer(*translate.parse_wearer_end(request)))
-        return registry_pb2.EndWearerResponse(outcome=translate.outcome_to_proto(outcome))
+        wearer_id, end, version = translate.parse_wearer_end(request)
+        warnings = self._check_happened("ended_at", end.at_ms)
+        outcome = await _finish(self._ministry.end_wearer(wearer_id, end, version))
+        return registry_pb2.EndWearerResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutTag(self, request: registry_pb2.PutTagRequest, context: _Context) -> registry_pb2.PutTagResponse:
         tag = _parse(request, "tag", translate.parse_tag)
@@ -83,8 +87,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.PutTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndTag(self, request: registry_pb2.EndTagRequest, context: _Context) -> registry_pb2.EndTagResponse:
-        outcome = await _finish(self._ministry.end_tag(*translate.parse_device_end(request)))
-        return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome))
+        device_id, removed_at_ms, version = translate.parse_device_end(request)
+        warnings = self._check_happened("removed_at", removed_at_ms)
+        outcome = await _finish(self._ministry.end_tag(device_id, removed_at_ms, version))
+        return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutProtectedPerson(
         self, request: registry_pb2.PutProtectedPersonRequest, context: _Context
@@ -96,8 +102,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def EndProtectedPerson(
         self, request: registry_pb2.EndProtectedPersonRequest, context: _Context
     ) -> registry_pb2.EndProtectedPersonResponse:
-        outcome = await _finish(self._police.end_protected_person(*translate.parse_person_end(request)))
-        return registry_pb2.EndProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
+        person_id, ended_at_ms, version = translate.parse_person_end(request)
+        warnings = self._check_happened("ended_at", ended_at_ms)
+        outcome = await _finish(self._police.end_protected_person(person_id, ended_at_ms, version))
+        return registry_pb2.EndProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutDevice(
         self, request: registry_pb2.PutDeviceRequest, context: _Context
@@ -109,8 +117,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def EndDevice(
         self, request: registry_pb2.EndDeviceRequest, context: _Context
     ) -> registry_pb2.EndDeviceResponse:
-        outcome = await _finish(self._police.end_device(*translate.parse_device_end(request)))
-        return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome))
+        device_id, removed_at_ms, version = translate.parse_device_end(request)
+        warnings = self._check_happened("removed_at", removed_at_ms)
+        outcome = await _finish(self._police.end_device(device_id, removed_at_ms, version))
+        return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
+
+    def _check_happened(self, field: str, end_ms: int) -> list[registry_pb2.Warning]:
+        """Warnings about a removal or end. Raises InvalidField if it lies in the future."""
+        now_ms = self._clock.now_ms()
+        lifecycle.check_happened(field, end_ms, now_ms)
+        return translate.warnings_to_proto("", lifecycle.end_warnings(field, end_ms, now_ms))
 
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)
@@ -139,9 +155,13 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             yield batches.results_to_proto(parsed, await _finish(self._bulk.put(batch)))
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
-        outcome, stage = await _finish(self._police.end_order(*translate.parse_order_end(request)))
+        order_id, end, version = translate.parse_order_end(request)
+        outcome, stage = await _finish(self._police.end_order(order_id, end, version))
+        warnings = lifecycle.end_warnings("ended_at", end.at_ms, self._clock.now_ms())
         return registry_pb2.EndOrderResponse(
-            outcome=translate.outcome_to_proto(outcome), stage=translate.stage_to_proto(stage)
+            outcome=translate.outcome_to_proto(outcome),
+            stage=translate.stage_to_proto(stage),
+            warnings=translate.warnings_to_proto("", warnings),
         )
 
     # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,27 +170,26 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request_iterator: AsyncIterator[reconciliation_pb2.ReconcileRequest], context: _Context
     ) -> AsyncIterator[reconciliation_pb2.ReconcileResponse]:
         agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
-        listed: dict[tuple[ListedKind, str], Listed] = {}
-        async for request in request_iterator:
-            for n, record in enumerate(lists.parse_listed(request, agency)):
-                if (record.kind, record.record_id) in listed:
-                    raise InvalidField(f"records[{n}].record_id", "is listed twice")
-                listed[record.kind, record.record_id] = record
-            if len(listed) > LISTED_MAX:
-                raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
-        compared = await _finish(self._reconciliation.compare(agency, list(listed.values())))
-        for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
-            batch = compared.differences[start : start + DIFFERENCES_BATCH]
-            yield reconciliation_pb2.ReconcileResponse(differences=map(lists.difference_to_proto, batch))
-        summary = reconciliation_pb2.ReconcileSummary(
-            listed_root=compared.listed_root,
-            stored_root=compared.stored_root,
-            listed=compared.listed,
-            stored=compared.stored,
-            differences=len(compared.differences),
-            compared_at=times.to_timestamp(compared.compared_at_ms),
-        )
-        yield reconciliation_pb2.ReconcileResponse(summary=summary)
+        with self._lists.begin(caller().spiffe_id, agency) as incoming:
+            async for request in request_iterator:
+                incoming.add(lists.parse_listed(request, agency))
+            comparing = asyncio.ensure_future(self._reconciliation.compare(agency, incoming.records))
+            try:
+                compared = await asyncio.shield(comparing)
+            finally:
+                await asyncio.wait([comparing])  # the list counts until it is compared, even if the caller has gone
+            for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
+                batch = compared.differences[start : start + DIFFERENCES_BATCH]
+                yield reconciliation_pb2.ReconcileResponse(differences=map(lists.difference_to_proto, batch))
+            summary = reconciliation_pb2.ReconcileSummary(
+                listed_root=compared.listed_root,
+                stored_root=compared.stored_root,
+                listed=compared.listed,
+                stored=compared.stored,
+                differences=len(compared.differences),
+                compared_at=times.to_timestamp(compared.compared_at_ms),
+            )
+            yield reconciliation_pb2.ReconcileResponse(summary=summary)
 
     async def GetReconciliation(
         self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
@@ -198,8 +217,6 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.WatchMatchesRequest, context: _Context
     ) -> AsyncIterator[registry_pb2.WatchMatchesResponse]:
         after = request.after_sequence
-        if after > _SEQUENCE_MAX:
-            raise InvalidField("after_sequence", "is greater than any sequence")
         # Only the client's token can be expired: a watcher that is connected already never gets this error.
         events = await self._reviews.resume(after, MATCHES_BATCH, only_matches=not request.with_reviews)
         while True:

@@ -12,6 +12,9 @@ from services.common.geometry import Area
 from services.common.privacy.notices import TagBasis
 from services.registry.presence_units.domain import PersonUnit, WearerUnit
 
+CLOCKS_DIFFER_MS = 120_000
+"""How far the clock of an office may differ from the mesh's, milliseconds."""
+
 
 class Action(Enum):
     """Demand that a wearer triggers by entering a ring."""
@@ -124,8 +127,6 @@ class OrderEnd:
 
 MAX_EXTENSIONS = 100
 """Maximum number of extensions of an order."""
-EXERCISE_IDS = "exercise."
-"""Prefix of the ids of synthetic records for exercises. Ids from the agencies must not have this prefix."""
 
 
 class ExerciseKind(Enum):

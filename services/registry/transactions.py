@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from services.common.clock import MeshClock
 from services.common.storage.db import Database
 from services.registry.keys.vault import Vault
 from services.registry.unit_of_work import UnitOfWork
@@ -44,8 +45,9 @@ class CommitSignal:
 class Transactions:
     """Opens the transactions of all commands and queries."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, vault: Vault, clock: MeshClock) -> None:
         self.database = database
+        self._clock = clock
         self.signal = CommitSignal()
         self.vault = vault
 
@@ -53,7 +55,7 @@ class Transactions:
     async def open(self) -> AsyncIterator[UnitOfWork]:
         """A read-write transaction. After its commit, the callbacks in `after_commit` run."""
         async with self.database.transaction() as connection:
-            work = UnitOfWork(connection, self.vault)
+            work = UnitOfWork(connection, self.vault, self._clock)
             yield work
         for callback in work.after_commit:
             callback()
@@ -71,7 +73,7 @@ class Transactions:
         def visit(connection: Connection) -> tuple[T, WorkingSet]:
             working = WorkingSet(connection, self.vault)
             result = command(working)
-            writing.write(connection, working)
+            writing.write(connection, working, self._clock.now_ms())
             return result, working
 
         result, working = await self.database.visit(visit)
@@ -84,4 +86,4 @@ class Transactions:
     async def reading(self) -> AsyncIterator[UnitOfWork]:
         """A read-only snapshot, for long reads that mustn't block a put."""
         async with self.database.reading() as connection:
-            yield UnitOfWork(connection, self.vault)
+            yield UnitOfWork(connection, self.vault, self._clock)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.clock import MeshClock
 from services.registry.cases.store import CaseRepository
 from services.registry.enrolment.store import EnrolmentRepository
 from services.registry.keys.store import KeyRepository
@@ -30,12 +31,13 @@ T = TypeVar("T")
 class UnitOfWork:
     """The registry's tables as one transaction sees them."""
 
-    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
+    def __init__(self, connection: AsyncConnection, vault: Vault, clock: MeshClock) -> None:
         self._connection = connection
         self._vault = vault
+        self._clock = clock
         self.meta = MetaRepository(connection)
         self.keys = KeyRepository(connection, vault)
-        self.destruction = DestructionRepository(connection)
+        self.destruction = DestructionRepository(connection, vault)
         self.records = RecordRepository(connection, vault)
         self.reviews = ReviewRepository(connection, vault, self.keys)
         self.reconciliation = ReconciliationRepository(connection, vault)
@@ -54,7 +56,7 @@ class UnitOfWork:
         def run(connection: Connection) -> T:
             working = WorkingSet(connection, self._vault)
             result = command(working)
-            writing.write(connection, working)
+            writing.write(connection, working, self._clock.now_ms())
             self.after_commit += working.after_commit
             return result
 

@@ -48,7 +48,7 @@ PAGES = (
     VisitedPage("police", "/roster", shows="#h-units"),
     VisitedPage("police", "/watched-devices", shows="#h-watched"),
     VisitedPage("probation", "/watched-devices/{tag}", shows="#h-now"),
-    VisitedPage("police", "/watched-devices/{tag}", status=403),
+    VisitedPage("police", "/watched-devices/{tag}", status=404),
     VisitedPage("police", "/orders/{order}", shows="#h-sent"),
     VisitedPage("police-records", "/records"),
     VisitedPage("police-records", "/records/order"),

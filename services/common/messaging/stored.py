@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common import fields, times
+from services.common import fields, ids, times
 from services.common.messaging import flow
 from services.common.rpc.errors import InvalidField
-from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2, sensing_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -43,6 +43,11 @@ def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
             raise InvalidField("sequence", "is missing")
     _sequence("sequence", message.sequence)
     _optional_ids({"order_id": message.order_id, "case_id": message.case_id, "wearer_id": message.wearer_id})
+    if message.exercise == exercise_pb2.CANARY and not (
+        message.order_id.startswith(ids.CANARY_IDS) and message.wearer_id.startswith(ids.CANARY_IDS)
+    ):
+        # No desk sees a canary, so an alert of any other records would be lost in silence.
+        raise InvalidField("exercise", f"must not be CANARY unless order_id and wearer_id begin with {ids.CANARY_IDS}")
     if not math.isfinite(message.ring_m) or message.ring_m < 0:
         message.ring_m = 0.0  # 0 means no distance; the alert's demands don't depend on it
     _timestamp("decided_at", message.decided_at)

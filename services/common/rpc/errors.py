@@ -75,6 +75,10 @@ class StoreFull(RetryableError):
     """The log has reached its size limit. Senders keep their messages and send them later."""
 
 
+class TooMuchInProgress(RetryableError):
+    """The caller has as many calls or as much data in progress as one caller may. Retry once some of it has ended."""
+
+
 class Unavailable(RetryableError):
     """A part of the mesh doesn't answer. The outcome of a publish is then unknown: retry it with the same id."""
 

@@ -23,6 +23,7 @@ _STATUS: tuple[tuple[type[errors.TandemError], int], ...] = (
     (errors.PermissionDenied, code_pb2.PERMISSION_DENIED),
     (errors.StoreFull, code_pb2.RESOURCE_EXHAUSTED),
     (errors.BudgetSpent, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.TooMuchInProgress, code_pb2.RESOURCE_EXHAUSTED),
     (errors.Unavailable, code_pb2.UNAVAILABLE),
 )
 

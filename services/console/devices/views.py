@@ -57,7 +57,7 @@ class DevicePages:
         )
 
     async def device(self, ask: Ask) -> web.StreamResponse:
-        """Shows a device, or says why this desk doesn't see it: it isn't registered, or it belongs to the other agency."""
+        """Shows a device, or says why this desk doesn't see it. The other agency's device looks like one that isn't registered."""
         device_id = ask.request.match_info["device"]
         try:
             fields.required_id("device", device_id)

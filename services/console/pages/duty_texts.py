@@ -110,11 +110,8 @@ DUTY_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "device_not_shown": ("이 단말은 볼 수 없습니다", "This device isn't shown"),
     "device_400": ("단말 번호가 올바르지 않습니다.", "This is no id of a device."),
-    "device_403": (
-        "다른 기관의 단말입니다. 그 기관의 관제 요원에게 물어보십시오.",
-        "The device belongs to the other agency. Ask that agency's desk.",
-    ),
-    "device_404": ("등록된 단말이 아닙니다.", "No such device is registered."),
+    "device_403": ("이 단말을 볼 권한이 없습니다.", "You may not see this device."),
+    "device_404": ("소속 기관에 등록된 단말이 아닙니다.", "No such device of your agency is registered."),
     "device_502": ("알 수 없는 오류입니다.", "Unknown error."),
     "device_503": (
         "서버가 응답하지 않습니다. 잠시 뒤 다시 여십시오.",

@@ -7,6 +7,10 @@ _ID = (
     "must be 1 to 64 characters of A-Z a-z 0-9 . _ -, and a record that it names must be stored before",
 )
 _TIME = ("일시가 아니거나 순서가 맞지 않습니다", "is no time, or out of order")
+_PAST = (
+    "일시가 아니거나, 시작보다 앞서거나, 아직 오지 않은 일시입니다",
+    "is no time, is before the start, or hasn't come yet",
+)
 _CHOOSE = ("목록에서 고르십시오", "choose one of the list")
 
 RECORD_TEXTS: dict[str, tuple[str, str]] = {
@@ -151,8 +155,8 @@ RECORD_TEXTS: dict[str, tuple[str, str]] = {
         "must be a latitude, a longitude and a radius of 1 to 200 m, within the service area",
     ),
     "record_wrong_installed_from": _TIME,
-    "record_wrong_ended_at": _TIME,
-    "record_wrong_removed_at": _TIME,
+    "record_wrong_ended_at": _PAST,
+    "record_wrong_removed_at": _PAST,
     "record_wrong_source_version": ("0 이상의 숫자여야 합니다", "must be a number, 0 or more"),
     "input_wearer_id": ("피부착자 번호", "Id of the wearer"),
     "input_device_id": ("장치 번호", "Id of the device"),

@@ -16,7 +16,7 @@ from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import MAX_PARTITIONS
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, Unavailable
+from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.ingest.domain import Reason, Sender, UnitPresence
 from services.ingest.held import read_held
 from tandem.common.v1 import log_pb2
@@ -75,6 +75,16 @@ class Routes:
     def registration(self, device_id: str) -> Registration | None:
         """Returns the registration of a device, or None for an unknown device. The newest changes in the bucket may be missing."""
         return self._devices.get(device_id)
+
+    def required(self, device_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> Registration:
+        """Returns the registration of a device of these kinds. Raises InvalidField or NotFound.
+
+        A device of another kind is the other agency's. It gets the answer of an unknown device, so that nothing tells which exist.
+        """
+        known = self._devices.get(fields.required_id("device_id", device_id))
+        if known is None or known.kind not in kinds:
+            raise NotFound("device_id: no such device of your agency is registered")
+        return known
 
     def of_subject(self, subject_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> list[str]:
         """Returns the ids of a wearer's or protected person's devices of these kinds that aren't revoked, sorted."""

@@ -9,7 +9,6 @@ import grpc.aio
 
 from services.common import fields, times
 from services.common.rpc import server
-from services.common.rpc.errors import NotFound, PermissionDenied
 from services.ingest.admission.routes import Routes
 from services.ingest.batteries.charges import BatteryCharge, ReportedBatteries
 from services.ingest.commands.api import DEVICE_KINDS
@@ -44,12 +43,7 @@ class BatteryApi(battery_pb2_grpc.BatteryServiceServicer):
         return answer
 
     def _only(self, device_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> list[battery_pb2.DeviceBattery]:
-        fields.required_id("device_id", device_id)
-        known = self._routes.registration(device_id)
-        if known is None:
-            raise NotFound("device_id: no such device is registered")
-        if known.kind not in kinds:
-            raise PermissionDenied("device_id: the device belongs to the other agency")
+        known = self._routes.required(device_id, kinds)
         charge = self._batteries.get(device_id)
         return [] if charge is None else [_row(device_id, known.subject_id, charge)]
 

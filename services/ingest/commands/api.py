@@ -10,7 +10,7 @@ from services.common import fields, ids, times
 from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
+from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.delivery import to_device
 from services.ingest.commands.service import Commands
@@ -85,8 +85,8 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
     async def ListCommands(
         self, request: ingest_pb2.ListCommandsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ListCommandsResponse:
-        self._check_device(request.device_id)
         role = server.caller().role
+        self._routes.required(request.device_id, DEVICE_KINDS[role])
         return ingest_pb2.ListCommandsResponse(
             commands=[_status(command, role) for command in self._commands.of_device(request.device_id)]
         )
@@ -96,7 +96,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
     ) -> ingest_pb2.ListReportingResponse:
         caller = server.caller()
         if request.device_id:
-            self._check_device(request.device_id)
+            self._routes.required(request.device_id, DEVICE_KINDS[caller.role])
             return ingest_pb2.ListReportingResponse(devices=[self._reporting.of_device(request.device_id, caller)])
         if request.page_token:
             fields.required_id("page_token", request.page_token)
@@ -109,26 +109,18 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
 
     def _devices(self, request: ingest_pb2.SendCommandRequest) -> dict[str, str]:
         """Returns the commanded devices by command id; at least one."""
+        kinds = DEVICE_KINDS[server.caller().role]
         if not request.subject_id:
-            self._check_device(request.device_id)
+            self._routes.required(request.device_id, kinds)
             return {request.command_id: request.device_id}
         if request.device_id:
             raise InvalidField("subject_id", "is set together with device_id: set only one of them")
         fields.required_id("subject_id", request.subject_id)
-        kinds = DEVICE_KINDS[server.caller().role]
         # A subject that has only devices of the other agency gets the answer of an unknown subject, so that they aren't disclosed.
         ours = self._routes.of_subject(request.subject_id, kinds)
         if not ours:
             raise NotFound("subject_id: no registered device of this subject can be commanded by this agency")
         return {ids.hash_id("command", request.command_id, device_id): device_id for device_id in ours}
-
-    def _check_device(self, device_id: str) -> None:
-        fields.required_id("device_id", device_id)
-        known = self._routes.registration(device_id)
-        if known is None:
-            raise NotFound("device_id: no such device is registered")
-        if known.kind not in DEVICE_KINDS[server.caller().role]:
-            raise PermissionDenied("device_id: the device belongs to the other agency")
 
 
 def _check_instruction(instruction: command_pb2.Instruction) -> None:

@@ -220,7 +220,7 @@ def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset
         return frozenset(ended)
     kind = type_of(put)
     owner = KeyOwner(kind.table.name, kind.id_of(put))
-    return frozenset(ended | {owner} if kind.destroy_at_ms(put) is not None else ended - {owner})
+    return frozenset(ended | {owner} if kind.has_ended(put) else ended - {owner})
 
 
 def _contacts(persons: Iterable[StoredRecord[ProtectedPerson]], put: Record | None) -> dict[str, Contact]:

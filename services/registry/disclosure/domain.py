@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
-from services.registry.presence_units.domain import PresenceUnit
+from services.registry.domain import EndReason, Order, OrderType, Wearer, WearerEndReason
 
 DAY_MS = 86_400_000
 KEPT_AFTER_END_MS = (5 * 365 + 2) * DAY_MS
-"""How long data is kept after its end, milliseconds: 5 years (Tag Act). 5 years have at most two leap days."""
+"""How long data is kept after its end, milliseconds: 5 years (Tag Act 31-8(4) item 3). 5 years have at most two leap days."""
+CORRECTABLE_MS = 30 * DAY_MS
+"""How long an end that is recorded late can be corrected before the data is destroyed, milliseconds."""
 
 
 class Deed(Enum):
@@ -24,9 +25,7 @@ class Deed(Enum):
     """The Ministry notified a protected person of the wearer, or gave a location with the notice."""
 
 
-_IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
-
-
+_LAPSED = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
 _ARTICLES = {
     OrderType.STALKING_APPROACH: "STALKING_9_1_2",
     OrderType.STALKING_TELECOM: "STALKING_9_1_3",
@@ -46,37 +45,24 @@ def article_of(order: Order) -> str:
     return _ARTICLES[order.type] if order.type else ""
 
 
-def destroy_order_at_ms(order: Order) -> int | None:
-    """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal.
+def destroy_at_ms(ends_ms: int, recorded_ms: int, *, at_once: bool) -> int:
+    """When a record that ended at `ends_ms` is destroyed, milliseconds of mesh time. `recorded_ms` is when the end was recorded.
 
-    None while the order has no end.
+    At once where the law says so (`ground_fell`, `lapsed`). Otherwise 5 years after the end, but not within 30 days of its recording,
+    so that a mistyped year can be corrected while there is something to correct.
     """
-    if order.ends_ms is None:
-        return None
-    immediate = order.end is not None and order.end.reason in _IMMEDIATE
-    return order.ends_ms if immediate else order.ends_ms + KEPT_AFTER_END_MS
-
-
-def destroy_wearer_at_ms(wearer: Wearer) -> int | None:
-    """When a wearer is destroyed: 5 years after a completed term, or immediately after an acquittal or a lapsed order.
-
-    None while the wearer's case runs.
-    """
-    if wearer.end is None:
-        return None
-    return wearer.end.at_ms + (KEPT_AFTER_END_MS if wearer.end.reason is WearerEndReason.COMPLETED else 0)
-
-
-def destroy_person_at_ms(person: ProtectedPerson) -> int | None:
-    """When a protected person is destroyed: 5 years after the end; None while the person is protected."""
-    return None if person.ended_at_ms is None else person.ended_at_ms + KEPT_AFTER_END_MS
-
-
-def destroy_unit_at_ms(unit: PresenceUnit) -> int | None:
-    """When a home unit or beacon is destroyed: 5 years after its removal; None while it is installed for an unlimited time."""
-    return None if unit.installed_until_ms is None else unit.installed_until_ms + KEPT_AFTER_END_MS
+    return ends_ms if at_once else max(ends_ms + KEPT_AFTER_END_MS, recorded_ms + CORRECTABLE_MS)
 
 
 def ground_fell(order: Order) -> bool:
-    """Whether an order for a tag ended in a way that also requires the immediate destruction of the tag's data."""
-    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _IMMEDIATE
+    """Whether an order's record is destroyed at once: an order of item 3-2 that lapsed without prosecution or by an acquittal.
+
+    Tag Act 31-8(4) items 1 and 2 require that of the data of such a tag alone; the order's record joins them with the wearer (our
+    reading). No article requires it of orders of another type, or of an order that states no type.
+    """
+    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _LAPSED
+
+
+def lapsed(wearer: Wearer) -> bool:
+    """Whether a wearer's record is destroyed at once: item 3-2 lapsed, or an acquittal (Tag Act 31-8(4) items 1 and 2)."""
+    return wearer.end is not None and wearer.end.reason is not WearerEndReason.COMPLETED

@@ -182,7 +182,9 @@ class Disclosures:
         return signed
 
     async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
-        """Yield the signed heads after the row `after` of the ledger, then each new head until cancelled."""
+        """Yield the signed heads after a row of the ledger, then each new one. Raises InvalidField if there is no such row."""
+        async with self._transactions.reading() as work:
+            await work.ledger.require_position(after)
         while True:
             change = self._transactions.signal.next_change()
             # A snapshot: any number of watchers read after each commit, and no put may wait for them.

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 from datetime import date, timedelta
 
+from services.common import ids
 from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.registry.domain import (
-    EXERCISE_IDS,
     Action,
     Device,
     EndReason,
@@ -45,7 +45,7 @@ class ExerciseRecords:
 
     def __init__(self, exercise: ExerciseKind, exercise_id: str) -> None:
         self._exercise = exercise
-        self._prefix = f"{EXERCISE_IDS}{exercise.value.lower()}.{exercise_id}"
+        self._prefix = f"{ids.EXERCISE_IDS}{exercise.value.lower()}.{exercise_id}"
         self.person_id = f"{self._prefix}.person"
         self.device_id = f"{self._prefix}.app"
 

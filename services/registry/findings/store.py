@@ -73,7 +73,17 @@ def select(
 
 def forget_before(connection: sa.Connection, made_ms: int) -> None:
     """Delete findings that were made before a moment, and their keys."""
-    old = sa.select(findings.c.finding_id).where(findings.c.made_ms < made_ms)
+    _forget(connection, sa.select(findings.c.finding_id).where(findings.c.made_ms < made_ms))
+
+
+def forget_case(connection: sa.Connection, case_id: str) -> None:
+    """Delete the findings about the incidents of a joint case whose records are destroyed: their texts may tell of the wearer."""
+    alerts = trace_facts.c.fact_id.like("alert/%") & trace_facts.c.fact.contains(f'"{case_id}"', autoescape=True)
+    mine = sa.exists().where(trace_facts.c.incident_id == findings.c.incident_id, alerts)
+    _forget(connection, sa.select(findings.c.finding_id).where(mine))
+
+
+def _forget(connection: sa.Connection, old: sa.Select[Any]) -> None:
     ids = list(connection.scalars(old))
     if ids:
         connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_([_owner(id_) for id_ in ids])))

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.common.rpc.errors import InvalidField
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget
 from services.registry.ledger import chain
@@ -75,6 +76,15 @@ class LedgerRepository(Repository):
     async def last(self) -> LedgerHead | None:
         """Head at the last row; None if the ledger is empty."""
         return await self._connection.run_sync(last)
+
+    async def require_position(self, after: int) -> None:
+        """Raises InvalidField if a position to resume from is beyond the newest row, as after a restore from a backup."""
+        end = await self.last()
+        newest = end.sequence if end else 0
+        if after > newest:
+            raise InvalidField(
+                "after_sequence", f"is beyond the newest row of the ledger, {newest}; start again with 0"
+            )
 
     async def append(self, disclosures: Iterable[Disclosure]) -> None:
         """Append rows in their order. A disclosure whose id the ledger already has is ignored."""

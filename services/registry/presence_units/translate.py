@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.common import fields
+from services.common import fields, ids
 from services.common.geometry import Circle
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import EXERCISE_IDS
 from services.registry.presence_units.domain import (
     DEFAULT_INTERVAL_S,
     PersonUnit,
@@ -33,8 +32,8 @@ _IBEACON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9]{1,5}:[0-
 def parse_unit(msg: registry_pb2.PresenceUnit) -> WearerUnit | PersonUnit:
     """Parse a home unit or beacon. Raises InvalidField."""
     unit_id = fields.required_id("unit_id", msg.unit_id)
-    if unit_id.startswith(EXERCISE_IDS):
-        raise InvalidField("unit_id", f"must not begin with {EXERCISE_IDS}: this prefix is reserved for exercises")
+    if unit_id.startswith(ids.EXERCISE_IDS):
+        raise InvalidField("unit_id", f"must not begin with {ids.EXERCISE_IDS}: this prefix is reserved for exercises")
     if bool(msg.wearer_id) == bool(msg.person_id):
         raise InvalidField(
             "wearer_id", "must be set for a wearer's unit, and person_id for a protected person's; not both"

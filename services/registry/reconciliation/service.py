@@ -42,14 +42,17 @@ class ReconciliationService:
         self._transactions = transactions
         self._clock = clock
         self._unproven_s = unproven_s
+        self._comparing = asyncio.Lock()
 
     async def compare(self, agency: Agency, listed: Sequence[Listed]) -> Compared:
         """Compare an agency's full list with the stored records, and store the result."""
-        now_ms = self._clock.now_ms()
-        async with self._transactions.reading() as work:
-            stored = await work.reconciliation.listed(LISTED_BY[agency])
-        # In a thread and outside a transaction, because sorting and hashing long lists would block other calls.
-        differences, listed_root, stored_root = await asyncio.to_thread(_compare, listed, stored)
+        # One comparison at a time, because each holds all stored records of the agency in memory.
+        async with self._comparing:
+            now_ms = self._clock.now_ms()
+            async with self._transactions.reading() as work:
+                stored = await work.reconciliation.listed(LISTED_BY[agency])
+            # In a thread and outside a transaction, because sorting and hashing long lists would block other calls.
+            differences, listed_root, stored_root = await asyncio.to_thread(_compare, listed, stored)
         async with self._transactions.changing() as work:
             await work.reconciliation.begin(now_ms)
             values: dict[str, object] = {"compared_at_ms": now_ms, "differences": len(differences)}

@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common import ids
 from services.common.storage import db
 from services.common.storage.statements import Prepared
-from services.registry.domain import EXERCISE_IDS, ListedKind
+from services.registry.domain import ListedKind
 from services.registry.keys.vault import Vault
 from services.registry.reconciliation import tables
 from services.registry.reconciliation.domain import Agency, Listed
@@ -49,7 +50,7 @@ class ReconciliationRepository(Repository):
             after = ""
             while True:
                 # No agency lists the synthetic records of exercises.
-                is_live = ~digests.c.record_id.startswith(EXERCISE_IDS, autoescape=True)
+                is_live = ~digests.c.record_id.startswith(ids.EXERCISE_IDS, autoescape=True)
                 wanted = sa.and_(digests.c.kind == kind.value, digests.c.record_id > after, is_live)
                 page = sa.select(digests).where(wanted).order_by(digests.c.record_id).limit(LISTED_BATCH)
                 rows = await self._rows(page)

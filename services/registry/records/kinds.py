@@ -45,8 +45,10 @@ class RecordType(Generic[R]):
     """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
     shows: Mapping[Role.ValueType, frozenset[str]] = field(default_factory=dict)
     """Fields of the disclosed record that each role sees. All other fields are omitted."""
-    destroy_at_ms: Callable[[R], int | None] = lambda _: None
-    """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
+    ends_ms: Callable[[R], int | None] = lambda _: None
+    """When the record ends, milliseconds of mesh time; None if it has no end yet. Its data is destroyed some time after."""
+    at_once: Callable[[R], bool] = lambda _: False
+    """Whether the data of an ended record is destroyed at its end already."""
     owned_by: RecordType[Any] | None = None
     """Kind of the record that the record belongs to; None if it belongs to none."""
     side: Side | None = None
@@ -87,6 +89,15 @@ class RecordType(Generic[R]):
         """National number of the person whom a record describes; empty if it is unknown, or if the record isn't matched."""
         return self.person(record).national_id if self.person is not None else ""
 
+    def has_ended(self, record: R) -> bool:
+        """Whether a record has an end, so that its data has a date of destruction."""
+        return self.ends_ms(record) is not None
+
+    def destroy_at_ms(self, record: R, recorded_ms: int) -> int | None:
+        """When a record that was stored at `recorded_ms` is destroyed, milliseconds of mesh time; None if it has no end yet."""
+        ends_ms = self.ends_ms(record)
+        return None if ends_ms is None else disclosure.destroy_at_ms(ends_ms, recorded_ms, at_once=self.at_once(record))
+
     def content(self, record: R) -> bytes:
         """The record as JSON, without values that equal their default."""
         return self._codec.dump_json(record, exclude_defaults=True)
@@ -96,14 +107,13 @@ class RecordType(Generic[R]):
         return self._codec.validate_json(content)
 
     def columns(self, record: R) -> dict[str, object]:
-        """The columns that are fields of the record. If it isn't encrypted, these are all columns but its digest."""
+        """The columns that are fields of the record. If it isn't encrypted, these are all columns that describe it."""
         return {name: getattr(record, name) for name in self.cls.__dataclass_fields__ if name in self.table.c}
 
     def of_values(self, values: Sequence[Any]) -> R:
         """The record from the values of all columns of its table, if it isn't encrypted."""
         named = dict(zip(self.table.c.keys(), values, strict=True))
-        del named["digest"]
-        return self.cls(**named)
+        return self.cls(**{name: value for name, value in named.items() if name in self.cls.__dataclass_fields__})
 
 
 _WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
@@ -122,7 +132,8 @@ ORDERS = RecordType(
         Role.ROLE_MOJ_RECORDS: _RECOGNISED,
         Role.ROLE_MOJ_DESK: _RECOGNISED,
     },
-    destroy_at_ms=disclosure.destroy_order_at_ms,
+    ends_ms=lambda order: order.ends_ms,
+    at_once=disclosure.ground_fell,
     side=Side.ORDER,
     person=lambda order: order.respondent,
 )
@@ -141,7 +152,8 @@ WEARERS = RecordType(
         Role.ROLE_NPA_RECORDS: _RECOGNISED,
         Role.ROLE_REVIEWER: _WHOLE,
     },
-    destroy_at_ms=disclosure.destroy_wearer_at_ms,
+    ends_ms=lambda wearer: wearer.end.at_ms if wearer.end else None,
+    at_once=disclosure.lapsed,
     side=Side.WEARER,
     person=lambda wearer: wearer,
 )
@@ -168,7 +180,7 @@ PERSONS = RecordType(
         Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
         Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
     },
-    destroy_at_ms=disclosure.destroy_person_at_ms,
+    ends_ms=lambda person: person.ended_at_ms,
 )
 DEVICES = RecordType(
     cls=Device,
@@ -186,7 +198,7 @@ WEARER_UNITS = RecordType(
     agency=Agency.MOJ,
     lines=canonical.wearer_unit_lines,
     ledger_kind=RecordKind.PRESENCE_UNIT,
-    destroy_at_ms=disclosure.destroy_unit_at_ms,
+    ends_ms=lambda unit: unit.installed_until_ms,
     owned_by=WEARERS,
 )
 PERSON_UNITS = RecordType(
@@ -196,7 +208,7 @@ PERSON_UNITS = RecordType(
     agency=Agency.NPA,
     lines=canonical.person_unit_lines,
     ledger_kind=RecordKind.PRESENCE_UNIT,
-    destroy_at_ms=disclosure.destroy_unit_at_ms,
+    ends_ms=lambda unit: unit.installed_until_ms,
     owned_by=PERSONS,
 )
 

@@ -10,11 +10,12 @@ from enum import Enum
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import EndReason, Order, OrderEnd, OrderType, Respondent
+from services.registry.domain import CLOCKS_DIFFER_MS, EndReason, Order, OrderEnd, OrderType, Respondent
 
 _KOREA_MS = 9 * 3_600_000
 """Offset of Korean time from UTC, milliseconds. Korea has no summer time, and the law counts periods on its calendar."""
 _MONTH_MS = 31 * 86_400_000
+_YEAR_MS = 366 * 86_400_000
 _CHECK_WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 
 
@@ -190,6 +191,20 @@ def add_months(moment_ms: int, months: int) -> int:
     day = min(moment.day, calendar.monthrange(years, month + 1)[1])
     later = moment.replace(year=years, month=month + 1, day=day) - datetime.fromtimestamp(0, UTC)
     return later // timedelta(milliseconds=1) - _KOREA_MS
+
+
+def end_warnings(field: str, end_ms: int, now_ms: int) -> tuple[RecordWarning, ...]:
+    """Warning about an end that lies more than a year back: its year may be mistyped, and the time of the data counts from it."""
+    if end_ms >= now_ms - _YEAR_MS:
+        return ()
+    reason = "lies more than a year back: if the year is mistyped, send it with a greater version before the data is destroyed"
+    return (RecordWarning(field, reason),)
+
+
+def check_happened(field: str, end_ms: int, now_ms: int) -> None:
+    """Raises InvalidField if a removal or end lies in the future, so that nothing ends before its time."""
+    if end_ms > now_ms + CLOCKS_DIFFER_MS:
+        raise InvalidField(field, "must not be in the future: send it once it has happened")
 
 
 def number_warnings(field: str, national_id: str) -> tuple[RecordWarning, ...]:

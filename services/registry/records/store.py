@@ -96,27 +96,24 @@ class RecordRepository(Repository):
         found = {stored.record_id: stored for stored in await self._stored(kind, kind.key.in_(ids))} if ids else {}
         return {id_: record for id_ in sorted(found) if (record := found[id_].open()) is not None}
 
-    async def read(self, kind: RecordType[R], record_id: str) -> R:
-        """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
-        return await self._connection.run_sync(read, self._vault, kind, record_id=record_id)
-
-    async def complete_keys(self, limit: int) -> bool:
-        """Encrypt a batch of older records with a separate key each; false if every record has its key."""
+    async def complete_keys(self, limit: int, now_ms: int) -> bool:
+        """Encrypt a batch of older records with a separate key each, at this moment of mesh time; false if every record has its key."""
         for kind in SEALED_TYPES:
             keyless = _select(kind).where(data_keys.c.owner.is_(None)).limit(limit)
             stored = [stored_record(kind, row, self._vault) for row in await self._rows(keyless)]
             for record in filter(None, (row.open() for row in stored)):
-                await self._seal(kind, record)
+                await self._seal(kind, record, now_ms)
             if stored:
                 return True
         return False
 
-    async def _seal(self, kind: RecordType[Any], record: Record) -> None:
+    async def _seal(self, kind: RecordType[Any], record: Record, now_ms: int) -> None:
         """Encrypt a stored record with a new key that only this record uses."""
         owner = KeyOwner(kind.table.name, kind.id_of(record))
         key, sealed = self._vault.seal_with_new_key(owner.text, kind.content(record))
         row = {"owner": owner.text, "ring": key.ring, "wrapped": key.wrapped}
-        await self._upsert(data_keys, [{**row, "destroy_at_ms": kind.destroy_at_ms(record), "destroyed_at_ms": None}])
+        destroy_at_ms = kind.destroy_at_ms(record, now_ms)
+        await self._upsert(data_keys, [{**row, "destroy_at_ms": destroy_at_ms, "destroyed_at_ms": None}])
         mine = kind.key == owner.record_id
         await self._connection.execute(sa.update(kind.table).where(mine).values(sealed=sealed))
 

@@ -38,6 +38,8 @@ tags = _record(
     sa.Column("removed_at_ms", sa.BigInteger),
     _vendor_id(),
     sa.Column("basis", sa.String(32), nullable=False, server_default=""),
+    # When this version was recorded, mesh time; 0 if that was before this column existed.
+    sa.Column("recorded_ms", sa.BigInteger, nullable=False, server_default="0"),
 )
 protected_persons = _record("protected_persons", "person_id", _sealed())
 devices = _record(

@@ -16,11 +16,10 @@ from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common import fields
+from services.common import fields, ids
 from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
 from services.registry.domain import (
-    EXERCISE_IDS,
     MAX_EXTENSIONS,
     Action,
     Contact,
@@ -89,7 +88,6 @@ WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
 LANGUAGES: Mapping[int, ContactLanguage] = {
     contact_pb2.Language.Value(f"LANGUAGE_{language.name}"): language for language in ContactLanguage
 }
-_EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(kind.name): kind for kind in ExerciseKind}
 _OUTCOMES = {
     PutOutcome.STORED: registry_pb2.PutOutcome.STORED,
     PutOutcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
@@ -108,7 +106,7 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
         sex=_one_of("sex", msg.sex, SEXES),
         phone=optional_text("phone", msg.phone, PHONE_MAX_CHARS),
         address=optional_text("address", msg.address, ADDRESS_MAX_CHARS),
-        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
+        exercise=_drill(msg.exercise),
     )
 
 
@@ -186,7 +184,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         extensions=_whole("extensions", msg.extensions, MAX_EXTENSIONS),
         duration_reason=parse_reason("duration_reason", msg.duration_reason),
         encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
-        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
+        exercise=_drill(msg.exercise),
         fit_by_ms=_optional_moment("fit_by", msg.fit_by, msg.HasField("fit_by")),
     )
     check_type(order)
@@ -252,8 +250,8 @@ def _optional_moment(field: str, value: Timestamp, present: bool) -> int | None:
 
 
 def _own_id(field: str, value: str) -> str:
-    if value.startswith(EXERCISE_IDS):
-        raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: this prefix is reserved for exercises")
+    if value.startswith(ids.EXERCISE_IDS):
+        raise InvalidField(field, f"must not begin with {ids.EXERCISE_IDS}: this prefix is reserved for exercises")
     return fields.required_id(field, value)
 
 
@@ -312,6 +310,13 @@ def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:
     if value not in known:
         raise InvalidField(field, "is not a known value of this enum")
     return known[value]
+
+
+def _drill(value: int) -> ExerciseKind | None:
+    """Exercise of an agency's record: none, or a drill. No desk sees a canary, so the registry alone makes its records."""
+    if value == exercise_pb2.CANARY:
+        raise InvalidField("exercise", "must not be CANARY, which no desk sees: use DRILL for an exercise with people")
+    return _one_of("exercise", value, {exercise_pb2.DRILL: ExerciseKind.DRILL})
 
 
 def _whole(field: str, value: int, greatest: int) -> int:
@@ -373,8 +378,9 @@ def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
 
 
 def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[registry_pb2.Warning]:
-    """Record warnings as messages; `prefix` is the path of the record in the request."""
-    return [registry_pb2.Warning(field=f"{prefix}.{warning.field}", reason=warning.reason) for warning in warned]
+    """Record warnings as messages; `prefix` is the path of the record in the request, empty if the fields are the request's own."""
+    path = f"{prefix}." if prefix else ""
+    return [registry_pb2.Warning(field=f"{path}{warning.field}", reason=warning.reason) for warning in warned]
 
 
 def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:

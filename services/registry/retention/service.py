@@ -58,7 +58,9 @@ class KeyRetention:
         Returns False if nothing was left to do.
         """
         async with self._transactions.open() as work:
-            return await work.keys.rewrap(KEYS_BATCH) or await work.records.complete_keys(KEYS_BATCH)
+            if await work.keys.rewrap(KEYS_BATCH):
+                return True
+            return await work.records.complete_keys(KEYS_BATCH, self._clock.now_ms())
 
     async def destroy_some(self) -> bool:
         """Destroy a batch of due records, with all data that only they needed; false if none was left.

@@ -6,19 +6,23 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry.cases.tables import cases
 from services.registry.cctv import store as cctv
-from services.registry.disclosure.domain import KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import CORRECTABLE_MS, KEPT_AFTER_END_MS
+from services.registry.findings import store as findings
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
+from services.registry.keys.vault import Vault
 from services.registry.outbox.tables import outbox
 from services.registry.reconciliation.tables import record_digests
 from services.registry.records.kinds import DEVICE_TYPES, ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
+from services.registry.records.store import read
 from services.registry.records.tables import order_persons, order_stages, tags
 from services.registry.repository import Repository
 from services.registry.reviews.domain import TOKENS_KEPT_MS
-from services.registry.reviews.store import decision_owner
+from services.registry.reviews.store import decision_owner, delete_events
 from services.registry.reviews.tables import match_events, match_keys, review_comparisons, review_decisions, reviews
 from services.registry.traces.tables import case_versions
 from services.registry.wearing.tables import tag_records
@@ -27,8 +31,16 @@ from services.registry.wearing.tables import tag_records
 class DestructionRepository(Repository):
     """Destroys records in one transaction."""
 
+    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
+        super().__init__(connection)
+        self._vault = vault
+
     async def destroy_due(self, now_ms: int, limit: int) -> list[KeyOwner]:
-        """Destroy a batch of due records, and the protected persons whom no remaining order names."""
+        """Destroy a batch of due records, and the protected persons whom no remaining order names.
+
+        An order that is destroyed at once takes no protected person with it: the law asks for that of a wearer's data alone, so the
+        person's record stays until the police end it.
+        """
         await self._drop_match_events(now_ms)
         prefix, named = f"{PERSONS.table.name}/", sa.exists()
         person_id = sa.func.substr(data_keys.c.owner, len(prefix) + 1)
@@ -40,8 +52,10 @@ class DestructionRepository(Repository):
         records += [KeyOwner(WEARERS.table.name, wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
         for record in list(records):
             if record.table == ORDERS.table.name:
+                order = await self._connection.run_sync(read, self._vault, ORDERS, record_id=record.record_id)
                 persons = await self._only_named_by(record.record_id)
-                records += [KeyOwner(PERSONS.table.name, person_id) for person_id in persons]
+                if not ORDERS.at_once(order):
+                    records += [KeyOwner(PERSONS.table.name, person_id) for person_id in persons]
         for record in list(records):
             records += await self._units_of(record)
         records = list(dict.fromkeys(records))
@@ -74,7 +88,7 @@ class DestructionRepository(Repository):
         return found
 
     async def _wearers_over(self, now_ms: int, limit: int) -> list[str]:
-        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago."""
+        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago, as was recorded at least CORRECTABLE_MS ago."""
         owner = sa.literal(f"{WEARERS.table.name}/").concat(tags.c.wearer_id)
         alive = sa.and_(data_keys.c.owner == owner, data_keys.c.destroyed_at_ms.is_(None))
         statement = (
@@ -83,6 +97,7 @@ class DestructionRepository(Repository):
             .group_by(tags.c.wearer_id)
             .having(sa.func.count(tags.c.removed_at_ms) == sa.func.count())
             .having(sa.func.max(tags.c.removed_at_ms) <= now_ms - KEPT_AFTER_END_MS)
+            .having(sa.func.max(tags.c.recorded_ms) <= now_ms - CORRECTABLE_MS)
         )
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
@@ -141,13 +156,13 @@ class DestructionRepository(Repository):
         await self._connection.execute(sa.delete(review_comparisons).where(review_comparisons.c.case_id == case_id))
         await self._connection.execute(sa.delete(outbox).where(sent))
         await self._connection.execute(sa.delete(case_versions).where(case_versions.c.case_id == case_id))
+        await self._connection.run_sync(findings.forget_case, case_id)
 
     async def _drop_match_events(self, now_ms: int) -> None:
         """Delete the match events of destroyed records once no valid resume token can reach them."""
         over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_not(None))
         for row in await self._rows(sa.select(data_keys.c.owner).where(over)):
             table, record_id = KeyOwner.parse(row.owner)
-            mine = match_events.c[type_in(table).key.name] == record_id
-            await self._connection.execute(sa.delete(match_events).where(mine))
+            await self._connection.run_sync(delete_events, match_events.c[type_in(table).key.name] == record_id)
             done = sa.update(data_keys).where(data_keys.c.owner == row.owner).values(destroy_at_ms=None)
             await self._connection.execute(done)

@@ -10,7 +10,7 @@ from functools import partial
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.registry.cases.domain import MatchPair, compare, decide
 from services.registry.cases.service import CaseService
 from services.registry.metrics import ReviewGauges
@@ -98,8 +98,15 @@ class ReviewService:
             return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
 
     async def resume(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
-        """Match events after a resume token. Raises FailedPrecondition if events after it are older than 7 days."""
+        """Match events after a resume token.
+
+        Raises InvalidField if the token is beyond the newest event, FailedPrecondition if events after it are older than 7 days.
+        """
         async with self._transactions.reading() as work:
+            newest = await work.reviews.newest_event()
+            if sequence > newest:
+                # After a restore from a backup the registry counts on from an earlier event. The watcher would miss the next ones.
+                raise InvalidField("after_sequence", f"is beyond the newest event, {newest}; start again with 0")
             horizon = await work.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
             if 0 < sequence < horizon:
                 raise FailedPrecondition("after_sequence: expired, tokens are kept for 7 days; start again with 0")

@@ -13,7 +13,7 @@ from services.common.rpc.errors import NotFound
 from services.common.storage.statements import Prepared
 from services.registry.keys.store import KeyOwner, KeyRepository
 from services.registry.keys.vault import Vault
-from services.registry.repository import Repository
+from services.registry.repository import Repository, read_meta, write_meta
 from services.registry.reviews import agreements
 from services.registry.reviews.domain import (
     Decision,
@@ -25,6 +25,9 @@ from services.registry.reviews.domain import (
     ReviewState,
 )
 from services.registry.reviews.tables import match_events, review_decisions, reviews
+
+_NEWEST_DELETED = "newest_deleted_match_event"
+"""Name of the value in the table `meta` that holds the sequence of the newest match event that was deleted."""
 
 
 def decision_owner(case_id: str, at_ms: int) -> KeyOwner:
@@ -168,8 +171,26 @@ class ReviewRepository(Repository):
             for row in await self._rows(statement)
         ]
 
+    async def newest_event(self) -> int:
+        """Sequence of the newest event, even if it was deleted; 0 if there was none."""
+        [row] = await self._rows(sa.select(sa.func.max(match_events.c.sequence)))
+        return max(row[0] or 0, await self._connection.run_sync(newest_deleted_event))
+
     async def last_event_before(self, at_ms: int) -> int:
         """Sequence of the last event before a moment; 0 if there is none."""
         last = sa.select(sa.func.max(match_events.c.sequence)).where(match_events.c.at_ms < at_ms)
         (row,) = await self._rows(last)
         return row[0] or 0
+
+
+def newest_deleted_event(connection: sa.Connection) -> int:
+    """Sequence of the newest match event that was deleted; 0 if none was."""
+    return int(read_meta(connection, _NEWEST_DELETED) or 0)
+
+
+def delete_events(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> None:
+    """Delete match events, and note the newest, so that it stays a valid position to resume from."""
+    newest = connection.execute(sa.select(sa.func.max(match_events.c.sequence)).where(mine)).scalar()
+    if newest is not None:
+        write_meta(connection, _NEWEST_DELETED, str(max(newest, newest_deleted_event(connection))).encode())
+        connection.execute(sa.delete(match_events).where(mine))

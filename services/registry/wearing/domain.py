@@ -9,9 +9,8 @@ from typing import assert_never
 
 from services.common import times
 from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.registry.domain import CLOCKS_DIFFER_MS
 
-CLOCKS_DIFFER_MS = 120_000
-"""How far the clock of an office may differ from the mesh's, milliseconds."""
 FIT_WITHIN_MS = 86_400_000
 """Time for the fitting of a tag if the record of the order doesn't give the court's time."""
 MAX_GOOD_CAUSE_MS = 30 * 86_400_000
@@ -154,7 +153,10 @@ def check_overlaps(record: TagRecord, others: Iterable[TagRecord]) -> None:
 
 
 def ended(record: TagRecord, ended_ms: int, by: str, *, now_ms: int) -> TagRecord:
-    """A removal with its early end. Raises InvalidField or FailedPrecondition."""
+    """A removal with its early end. Raises InvalidField or FailedPrecondition.
+
+    The end can't be dated back: until it was recorded, an open strap was judged by the permission.
+    """
     if record.kind is not TagRecordKind.REMOVAL:
         raise InvalidField("record_id", "must be the id of a removal")
     if record.ended_ms is not None:
@@ -165,6 +167,13 @@ def ended(record: TagRecord, ended_ms: int, by: str, *, now_ms: int) -> TagRecor
         raise InvalidField("ended_at", "must not be in the future")
     if record.until_ms is not None and record.until_ms <= now_ms:
         raise FailedPrecondition("record_id: this removal is over, so it can't end early any more")
+    if ended_ms < now_ms - CLOCKS_DIFFER_MS:
+        raise InvalidField(
+            "ended_at",
+            "is in the past, and the end of a removal can't be dated back, as the permission counted until now: send the present time",
+        )
+    if record.from_ms < now_ms and ended_ms <= record.from_ms:
+        raise InvalidField("ended_at", "must be later than from, as the removal has begun: send the present time")
     return replace(record, ended_ms=ended_ms, ended_by=by)
 
 

@@ -139,7 +139,7 @@ class RecordRows:
                 prepared.record_id,
                 record.source_version,
                 digest=prepared.digest,
-                has_ended=kind.destroy_at_ms(record) is not None,
+                has_ended=kind.has_ended(record),
                 record=record,
             )
         )

@@ -57,11 +57,11 @@ _TARGETS = (
 )
 
 
-def write(connection: Connection, changes: WorkingSet) -> None:
-    """Write all changes of a working set."""
+def write(connection: Connection, changes: WorkingSet, now_ms: int) -> None:
+    """Write all changes of a working set, as recorded at this moment of mesh time."""
     _delete(connection, changes)
     put = list(changes.records.put_records.items())
-    keys, sealed = _sealed(changes.vault, put)
+    keys, sealed = _sealed(changes.vault, put, now_ms)
     tag_keys, tag_rows = _tag_rows(changes)
     by_table: dict[str, list[Row]] = {
         data_keys.name: keys + tag_keys,
@@ -84,7 +84,7 @@ def write(connection: Connection, changes: WorkingSet) -> None:
         outbox.name: [(*message, None, None) for message in changes.messages],
     }
     for owner, prepared in put:
-        by_table[owner.table].append(_record_row(prepared, sealed.get(owner)))
+        by_table[owner.table].append(_record_row(prepared, sealed.get(owner), now_ms))
     used = [target for target in _TARGETS if by_table[target.table.name]]
     if used:
         rows.write(connection, _TARGETS, [by_table[target.table.name] for target in _TARGETS])
@@ -163,7 +163,7 @@ def _tag_rows(changes: WorkingSet) -> tuple[list[Row], list[Row]]:
 
 
 def _sealed(
-    vault: Vault, put: Iterable[tuple[KeyOwner, PreparedRecord[Any]]]
+    vault: Vault, put: Iterable[tuple[KeyOwner, PreparedRecord[Any]]], now_ms: int
 ) -> tuple[list[Row], dict[KeyOwner, bytes]]:
     """Rows of new keys, and the encrypted content of each record by its owner.
 
@@ -174,13 +174,14 @@ def _sealed(
     for owner, prepared in put:
         if prepared.kind.ledger_kind is not None:
             key, sealed[owner] = vault.seal_with_new_key(owner.text, prepared.content)
-            keys.append((owner.text, key.ring, key.wrapped, prepared.kind.destroy_at_ms(prepared.record), None))
+            destroy_at_ms = prepared.kind.destroy_at_ms(prepared.record, now_ms)
+            keys.append((owner.text, key.ring, key.wrapped, destroy_at_ms, None))
     return keys, sealed
 
 
-def _record_row(prepared: PreparedRecord[Any], sealed: bytes | None) -> Row:
+def _record_row(prepared: PreparedRecord[Any], sealed: bytes | None, now_ms: int) -> Row:
     kind: RecordType[Any] = prepared.kind
-    values = kind.columns(prepared.record) | {"digest": prepared.digest, "sealed": sealed}
+    values = kind.columns(prepared.record) | {"digest": prepared.digest, "sealed": sealed, "recorded_ms": now_ms}
     return tuple(values[column.name] for column in kind.table.columns)
 
 

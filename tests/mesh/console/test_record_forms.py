@@ -170,6 +170,24 @@ async def test_a_clerk_extends_an_order_by_its_id_and_new_end_and_ends_it(opened
     assert ended == (1,)
 
 
+async def test_a_clerk_is_warned_of_a_mistyped_year_and_cant_end_a_tag_in_the_future(opened: OpenedRecords) -> None:
+    wearer = {"wearer_id": "w-year", "national_id": "800101-1966001", "name": "Kim", "birth_date": "1980-01-01"}
+    wearer |= {"sex": "", "phone": "", "address": "", "source_version": "1"}
+    tag = {"device_id": "tag-year", "wearer_id": "w-year", "vendor_id": "", "basis": "", "source_version": "1"}
+    async with opened.bench.visitor("probation-records", "han") as clerk:
+        await clerk.read("/records/wearer")
+        for kind, values in (("wearer", wearer), ("tag", tag)):
+            assert 'data-outcome="STORED"' in (await clerk.post(f"/records/{kind}", **values))[1]
+        end = {"device_id": "tag-year", "source_version": "2"}
+        status, page = await clerk.post("/records/tag-end", **end, removed_at="2199-01-01T10:00:00")
+        assert status == 400 and TEXTS["record_wrong_removed_at"][0] in page
+        status, page = await clerk.post("/records/tag-end", **end, removed_at="2016-11-20T10:00:00")
+        assert 'data-outcome="STORED"' in page and 'data-warned="removed_at"' in page
+        corrected = {**end, "source_version": "3", "removed_at": "2026-11-20T10:00:00"}
+        status, page = await clerk.post("/records/tag-end", **corrected)
+        assert 'data-outcome="STORED"' in page and "data-warned" not in page
+
+
 async def test_clerks_enter_and_remove_home_units_and_beacons_of_their_own_side(opened: OpenedRecords) -> None:
     unit = {"unit_id": "home-9", "wearer_id": "w-0", "kind": "PRESENCE_UNIT_KIND_HOME_UNIT", "identifier": ""}
     unit |= {"place": "37.5665 126.9780 30", "installed_from": "2026-11-02T18:00:00", "source_version": "1"}

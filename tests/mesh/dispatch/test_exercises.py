@@ -14,7 +14,7 @@ from services.common.messaging.bus import Bus
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
-from tests.support.dispatch.dispatch import RunningLeg, alert, publish, running, settings
+from tests.support.dispatch.dispatch import RunningLeg, alert, mark_canary, publish, running, settings
 from tests.support.dispatch.receivers import Receiver, configured, receiver_entry, until_queued
 from tests.support.dispatch.roster_records import office, put, unit
 
@@ -25,6 +25,8 @@ REVIEWER = "spiffe://tandem/reviewer/test"
 def flagged(sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool = False) -> alert_pb2.Alert:
     message = alert(sequence, incident=f"incident-{exercise}", ends=ends)
     message.exercise = exercise
+    if exercise == exercise_pb2.CANARY:
+        mark_canary(message)
     return message
 
 

@@ -61,7 +61,7 @@ async def test_each_desk_sees_the_batteries_of_its_own_side(client: Client, mesh
         assert await listed(MOJ_DESK, device_id="low-tag") == [("low-tag", 9.0)]
         assert "low-tag" not in dict(await listed(NPA_DESK)), "tags are probation's"
         for who, asked, code in (
-            (NPA_DESK, {"device_id": "low-tag"}, grpc.StatusCode.PERMISSION_DENIED),
+            (NPA_DESK, {"device_id": "low-tag"}, grpc.StatusCode.NOT_FOUND),
             (MOJ_DESK, {"device_id": "nobody"}, grpc.StatusCode.NOT_FOUND),
             (MOJ_DESK, {"max_pct": 101.0}, grpc.StatusCode.INVALID_ARGUMENT),
             (VENDOR, {}, grpc.StatusCode.PERMISSION_DENIED),

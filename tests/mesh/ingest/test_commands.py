@@ -217,8 +217,8 @@ async def test_each_desk_commands_its_own_side_alone(client: Client, desk: Desk)
     await desk.command("a-tag", "c-9", who=MOJ_DESK)
     await desk.command("an-app", "c-10", who=NPA_DESK)
     for device_id, who in (("a-tag", NPA_DESK), ("an-app", MOJ_DESK)):
-        assert await status_of(desk.command(device_id, "c-11", who=who)) is grpc.StatusCode.PERMISSION_DENIED
-        assert await status_of(desk.state(device_id, "c-9", who=who)) is grpc.StatusCode.PERMISSION_DENIED
+        assert await status_of(desk.command_now(device_id, "c-11", who=who)) is grpc.StatusCode.NOT_FOUND
+        assert await status_of(desk.state(device_id, "c-9", who=who)) is grpc.StatusCode.NOT_FOUND
     assert await status_of(desk.command("a-tag", "c-11", who=VENDOR)) is grpc.StatusCode.PERMISSION_DENIED
     assert await status_of(desk.command_now("no-such-device", "c-11")) is grpc.StatusCode.NOT_FOUND
 

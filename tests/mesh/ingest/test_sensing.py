@@ -333,8 +333,8 @@ async def test_desks_see_their_own_devices_and_not_the_decisions_intervals(clien
         assert listed.command.instruction.report_every.interval_s == interval_s
     own = await people.row("b-tag", MOJ_DESK)
     assert own.own_ask_in_effect
-    assert await status(people.row("a-tag", NPA_DESK)) is grpc.StatusCode.PERMISSION_DENIED
-    assert await status(people.row("an-app", MOJ_DESK)) is grpc.StatusCode.PERMISSION_DENIED
+    assert await status(people.row("a-tag", NPA_DESK)) is grpc.StatusCode.NOT_FOUND
+    assert await status(people.row("an-app", MOJ_DESK)) is grpc.StatusCode.NOT_FOUND
     assert await status(people.page(VENDOR)) is grpc.StatusCode.PERMISSION_DENIED
     assert await status(people.row("nobodys")) is grpc.StatusCode.NOT_FOUND
     listed_to = {who: {row.device_id for row in (await people.page(who)).devices} for who in (MOJ_DESK, NPA_DESK)}

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -245,6 +246,28 @@ async def test_a_list_with_foreign_or_repeated_records_is_rejected(client: Clien
             await reconcile(client, agency, listed)
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert field in str(refusal.value.details())
+
+
+async def test_a_third_list_of_a_caller_is_refused_until_one_has_ended(client: Client) -> None:
+    def begin() -> Any:
+        return client.stub.Reconcile(metadata=server.bearer(MOJ, SECRET))
+
+    open_lists = [begin() for _ in range(2)]
+    for call in open_lists:
+        await call.write(reconciliation_pb2.ReconcileRequest())
+    async with asyncio.timeout(WITHIN_S):
+        while True:  # until the registry has begun to read both
+            third = begin()
+            await third.done_writing()
+            if await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                break
+        assert "at most 2 lists" in await third.details()
+        await reconcile(client, NPA, [])
+        await open_lists[0].done_writing()
+        answers = [answer async for answer in open_lists[0]]
+        assert answers[-1].HasField("summary")
+        await reconcile(client, MOJ, [])
+        open_lists[1].cancel()
 
 
 # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────────

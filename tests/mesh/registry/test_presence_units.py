@@ -109,7 +109,7 @@ async def test_a_removed_unit_is_revoked_and_destroyed_after_five_years(where: P
             await registry.ministry.end_wearer("w-1", end, 2)
         with pytest.raises(NotFound):
             await registry.units.end(Agency.MOJ, "unit-none", REMOVED_MS, source_version=2)
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(NotFound):
             await registry.units.end(Agency.NPA, "unit-1", REMOVED_MS, source_version=2)
         with pytest.raises(InvalidField):
             await registry.units.end(Agency.MOJ, "unit-1", 1, source_version=2)

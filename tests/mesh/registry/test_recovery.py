@@ -31,7 +31,7 @@ from services.registry.records.kinds import ORDERS
 from services.registry.relay import service
 from services.registry.tables import MIGRATIONS, metadata
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 from tests.support.registry.registry import RegistryMesh, running_registry
 from tests.support.registry.tables import import_tables
 
@@ -213,7 +213,7 @@ async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the
         with pytest.raises(FailedPrecondition, match="at most 300 fit"):
             await registry.police.put_order(translate.parse_order(large))
         async with registry.transactions.open() as view:
-            assert (await view.records.read(ORDERS, "o-1")).source_version == 1
+            assert (await read_record(view, ORDERS, "o-1")).source_version == 1
         (case,) = await registry.transactions.change(lambda working: working.cases.of_orders(["o-1"]))
         assert case.version > 1
 

@@ -24,7 +24,7 @@ from services.registry.tables import MIGRATIONS
 from services.registry.working_set.working_set import WorkingSet
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
 VAULT = Vault([bytes(32)])
 NUMBER = records.NUMBER.replace("-", "")
@@ -122,9 +122,9 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
         assert [row.owner for row in owners] == ["orders/o-1", "protected_persons/p-1", "wearers/w-1"]
         assert owners[0].destroy_at_ms > 4_000_000_000_000 and owners[2].destroy_at_ms is None
         async with registry.transactions.open() as view:
-            wearer = await view.records.read(WEARERS, "w-1")
+            wearer = await read_record(view, WEARERS, "w-1")
             assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
-            assert (await view.records.read(ORDERS, "o-1")).places[0].place_id == "home"
+            assert (await read_record(view, ORDERS, "o-1")).places[0].place_id == "home"
 
 
 def fill_reviews(connection: Connection) -> None:

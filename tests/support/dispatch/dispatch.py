@@ -14,6 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from services.common import ids
 from services.common.clock import wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
@@ -22,7 +23,7 @@ from services.common.rpc import server
 from services.dispatch.__main__ import run
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.settings import DispatchSettings
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
@@ -206,6 +207,12 @@ def variables(configured: DispatchSettings) -> dict[str, str]:
         "TANDEM_OTHER_LEG_WITHIN_S": str(configured.other_leg_within_s),
         f"TANDEM_{configured.leg.upper()}_DATABASE_URL": configured.database_url,
     }
+
+
+def mark_canary(message: alert_pb2.Alert) -> None:
+    """Makes an alert one of a canary's records."""
+    message.exercise = exercise_pb2.CANARY
+    message.order_id, message.wearer_id = f"{ids.CANARY_IDS}a.order-0", f"{ids.CANARY_IDS}a.wearer-0"
 
 
 def alert(

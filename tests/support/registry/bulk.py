@@ -29,7 +29,7 @@ from services.registry.presence_units.domain import PersonUnit, UnitKind, Wearer
 from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import Record, type_in
 from services.registry.tables import meta, metadata
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
 _PEOPLE = (
     ("8001011234567", "홍길동", date(1980, 1, 1), "010-1234-5678"),
@@ -157,5 +157,5 @@ async def content(registry: RegistryCore) -> dict[str, list[tuple[object, ...]]]
 async def _decrypted(registry: RegistryCore, owner: str) -> Record:
     table, _, record_id = owner.partition("/")
     async with registry.transactions.open() as work:
-        record: Record = await work.records.read(type_in(table), record_id)
+        record: Record = await read_record(work, type_in(table), record_id)
     return record

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
+from services.common.rpc.errors import NotFound
 from services.common.storage.db import Database
 from services.registry import startup
 from services.registry.bulk.service import BulkService
@@ -23,13 +24,23 @@ from services.registry.ledger.signing import Signer
 from services.registry.metrics import RegistryMetrics
 from services.registry.presence_units.service import PresenceUnits
 from services.registry.reconciliation.service import ReconciliationService
+from services.registry.records.kinds import R, RecordType
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
 from services.registry.relay.service import Relay
 from services.registry.retention.service import KeyRetention
 from services.registry.reviews.service import ReviewService
 from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
 from services.registry.wearing.service import WearingService
+
+
+async def read_record(view: UnitOfWork, kind: RecordType[R], record_id: str) -> R:
+    """A stored record. Raises NotFound if it isn't stored or was destroyed."""
+    found = await view.records.opened(kind, [record_id])
+    if record_id not in found:
+        raise NotFound("no such record")
+    return found[record_id]
 
 
 class RegistryCore:
@@ -48,7 +59,7 @@ class RegistryCore:
         self._clock = clock
         self.database = database
         self.metrics = RegistryMetrics(CollectorRegistry())
-        self.transactions = Transactions(database, vault)
+        self.transactions = Transactions(database, vault, clock)
         self.cases = CaseService(clock, vault, partitions, warning_key=warning_key)
         self.ministry = MinistryService(self.transactions, self.cases)
         self.police = PoliceService(self.transactions, self.cases, clock)

@@ -133,8 +133,8 @@ async def test_the_statements_of_a_batch_dont_grow_with_its_records(
 async def test_a_database_that_refuses_stores_nothing_of_the_batch(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(connection: object, working: WorkingSet) -> None:
-        write(connection, working)  # type: ignore[arg-type]
+    def full(connection: object, working: WorkingSet, now_ms: int) -> None:
+        write(connection, working, now_ms)  # type: ignore[arg-type]
         raise OperationalError("insert", {}, Exception("database or disk is full"))
 
     async with opened(where) as registry:

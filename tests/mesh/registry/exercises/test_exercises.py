@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -44,15 +45,13 @@ def number_of(kind: ExerciseKind | None) -> exercise_pb2.Exercise.ValueType:
 
 
 def wearer(kind: ExerciseKind | None, version: int = 1) -> Wearer:
-    msg = records.wearer(f"w-{kind}", version=version)
-    msg.exercise = number_of(kind)
-    return translate.parse_wearer(msg)
+    parsed = translate.parse_wearer(records.wearer(f"w-{kind}", version=version))
+    return replace(parsed, exercise=kind)
 
 
 def order(kind: ExerciseKind | None, version: int = 1) -> Order:
-    msg = records.order(f"o-{kind}", version=version)
-    msg.exercise = number_of(kind)
-    return translate.parse_order(msg)
+    parsed = translate.parse_order(records.order(f"o-{kind}", version=version))
+    return replace(parsed, exercise=kind)
 
 
 def reviews_of(working: WorkingSet, wearer_id: str) -> list[Review]:
@@ -90,25 +89,28 @@ async def test_a_record_cannot_be_switched_between_live_and_exercise(where: Path
             await registry.police.put_order(order(kind))
         for kind in KINDS:
             for other in {*KINDS} - {kind}:
-                msg = records.wearer(f"w-{kind}", version=2)
-                msg.exercise = number_of(other)
                 with pytest.raises(InvalidField) as refused:
-                    await registry.ministry.put_wearer(translate.parse_wearer(msg))
+                    await registry.ministry.put_wearer(replace(wearer(kind, version=2), exercise=other))
                 assert refused.value.field == "wearer.exercise"
-                changed = records.order(f"o-{kind}", version=2)
-                changed.exercise = number_of(other)
                 with pytest.raises(InvalidField) as refused:
-                    await registry.police.put_order(translate.parse_order(changed))
+                    await registry.police.put_order(replace(order(kind, version=2), exercise=other))
                 assert refused.value.field == "order.exercise"
             assert await registry.ministry.put_wearer(wearer(kind, version=2)) is PutOutcome.STORED
             assert (await registry.police.put_order(order(kind, version=2)))[0] is PutOutcome.STORED
 
 
-def test_an_unknown_kind_of_exercise_is_rejected() -> None:
-    msg = records.wearer()
-    msg.exercise = exercise_pb2.Exercise.ValueType(9)
+@pytest.mark.parametrize("exercise", [exercise_pb2.CANARY, 9])
+def test_an_agency_may_put_live_records_and_drills_only(exercise: exercise_pb2.Exercise.ValueType) -> None:
+    wearer_message, order_message = records.wearer(), records.order()
+    for drill in (exercise_pb2.EXERCISE_UNSPECIFIED, exercise_pb2.DRILL):
+        wearer_message.exercise = order_message.exercise = drill
+        assert translate.parse_wearer(wearer_message).exercise is translate.parse_order(order_message).exercise
+    wearer_message.exercise = order_message.exercise = exercise
     with pytest.raises(InvalidField) as refused:
-        translate.parse_wearer(msg)
+        translate.parse_wearer(wearer_message)
+    assert refused.value.field == "exercise"
+    with pytest.raises(InvalidField) as refused:
+        translate.parse_order(order_message)
     assert refused.value.field == "exercise"
 
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd
+from services.registry.disclosure.domain import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain import EndReason, Order, OrderEnd, OrderType
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.ledger.tables import ledger
@@ -27,9 +27,12 @@ from services.registry.records.versions import PutOutcome
 from services.registry.retention.service import KeyRetention
 from services.registry.reviews.tables import match_keys
 from services.registry.tables import MIGRATIONS
+from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
+SPECIAL_TYPES = (OrderType.STALKING_TAG, OrderType.STALKING_PROTECTION, OrderType.STALKING_INTERIM)
+"""The type whose records are destroyed at once, and those that aren't in force yet."""
 OLD, NEW, NEXT = bytes(32), bytes(range(32)), bytes(range(1, 33))
 
 
@@ -49,8 +52,15 @@ async def opened(
         yield registry, registry.retention
 
 
-def order(order_id: str = "o-1", person_ids: tuple[str, ...] = ("p-1",), ends_ms: int | None = None) -> Order:
+def order(
+    order_id: str = "o-1",
+    person_ids: tuple[str, ...] = ("p-1",),
+    ends_ms: int | None = None,
+    *,
+    order_type: str = "ORDER_TYPE_UNSPECIFIED",
+) -> Order:
     msg = records.order(order_id, person_ids)
+    msg.type = registry_pb2.OrderType.Value(order_type)
     if ends_ms is not None:
         msg.valid_until.FromMilliseconds(ends_ms)
     return translate.parse_order(msg)
@@ -87,10 +97,10 @@ async def test_a_rotated_ring_rewraps_all_keys_with_its_current_key(where: Path 
             rings = {row.ring for row in await connection.execute(sa.select(data_keys.c.ring))}
         assert rings == {Vault([NEW]).current}
         async with registry.transactions.open() as view:
-            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+            assert (await read_record(view, WEARERS, "w-1")).name == records.NAME
     with pytest.raises(FailedPrecondition, match="ring lacks"):
         async with opened(where) as (registry, _), registry.transactions.open() as view:
-            await view.records.read(WEARERS, "w-1")
+            await read_record(view, WEARERS, "w-1")
 
 
 async def orders_with_cases(registry: RegistryCore, wearer_id: str) -> list[str]:
@@ -121,7 +131,7 @@ async def test_after_a_rewrap_the_first_key_can_be_removed_without_loss(where: P
             pass
     async with opened(where, NEW) as (registry, key_retention):
         async with registry.transactions.open() as view:
-            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+            assert (await read_record(view, WEARERS, "w-1")).name == records.NAME
         assert await registry.ministry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
         await registry.police.put_order(order())  # matched by the hash of the number
         assert await orders_with_cases(registry, "w-1") == ["o-1"]
@@ -148,10 +158,10 @@ async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no
         assert await destroyed(registry) == ["o-1", "p-1"]
         async with registry.transactions.open() as view:
             with pytest.raises(NotFound):
-                await view.records.read(ORDERS, "o-1")
+                await read_record(view, ORDERS, "o-1")
             with pytest.raises(NotFound):
-                await view.records.read(PERSONS, "p-1")
-            assert (await view.records.read(PERSONS, "p-2")).person_id == "p-2"
+                await read_record(view, PERSONS, "p-1")
+            assert (await read_record(view, PERSONS, "p-2")).person_id == "p-2"
         with pytest.raises(NotFound, match=r"device\.person_id"):
             await registry.police.put_device(translate.parse_device(records.device()))
         with pytest.raises(NotFound, match=r"order\.protected_person_ids\[1\]"):
@@ -169,18 +179,39 @@ async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no
         await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=2)))
 
 
-@pytest.mark.parametrize(
-    ("reason", "immediately"),
-    [(EndReason.NON_PROSECUTION, True), (EndReason.ACQUITTAL, True), (EndReason.CANCELLED_BY_COURT, False)],
-)
-async def test_an_order_is_destroyed_at_once_after_non_prosecution_or_acquittal(
-    where: Path | str, reason: EndReason, immediately: bool
+@pytest.mark.parametrize("reason", [EndReason.NON_PROSECUTION, EndReason.ACQUITTAL])
+async def test_an_order_of_item_3_2_is_destroyed_at_once_when_it_lapses_and_her_record_stays(
+    where: Path | str, reason: EndReason
 ) -> None:
     async with opened(where) as (registry, key_retention):
-        await put_all(registry, order())
+        await put_all(registry, order(order_type="ORDER_TYPE_STALKING_TAG"))
         await registry.police.end_order("o-1", OrderEnd(reason, MeshClock().now_ms() - 1000), 2)
         await destroy_all(key_retention)
-        assert await destroyed(registry) == (["o-1", "p-1"] if immediately else [])
+        assert await destroyed(registry) == ["o-1"]
+        async with registry.transactions.open() as view:
+            assert (await view.records.opened(PERSONS, ["p-1"]))["p-1"].ended_at_ms is None
+
+
+@pytest.mark.parametrize(
+    ("order_type", "reason"),
+    [
+        ("ORDER_TYPE_UNSPECIFIED", EndReason.ACQUITTAL),
+        *((f"ORDER_TYPE_{kind.name}", EndReason.ACQUITTAL) for kind in OrderType if kind not in SPECIAL_TYPES),
+        ("ORDER_TYPE_STALKING_APPROACH", EndReason.NON_PROSECUTION),
+        ("ORDER_TYPE_STALKING_TAG", EndReason.CANCELLED_BY_COURT),
+    ],
+)
+async def test_other_ends_and_other_orders_leave_the_records_for_five_years(
+    where: Path | str, order_type: str, reason: EndReason
+) -> None:
+    async with opened(where) as (registry, key_retention):
+        await put_all(registry, order(order_type=order_type))
+        await registry.police.end_order("o-1", OrderEnd(reason, MeshClock().now_ms() - 1000), 2)
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == []
+    async with opened(where, clock=ahead(KEPT_AFTER_END_MS + DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["o-1", "p-1"]
 
 
 async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_tag(where: Path | str) -> None:
@@ -193,6 +224,9 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
         assert await destroyed(registry) == []  # the second tag is still on
         await registry.ministry.end_tag("tag-2", MeshClock().now_ms(), 2)
         await destroy_all(key_retention)
+        assert await destroyed(registry) == []  # an end that is recorded late can be corrected for 30 days
+    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS + CORRECTABLE_MS + DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await destroyed(registry) == ["w-1"]
         # Nothing would be enforced by a tag on a destroyed wearer, so it is refused until the wearer is put again.
         with pytest.raises(NotFound, match=r"tag\.wearer_id"):
@@ -201,7 +235,7 @@ async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_ta
         assert await registry.police.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
         assert await registry.transactions.change(lambda working: working.cases.of_orders(["o-1"])) == []
         async with registry.transactions.open() as view:
-            assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
+            assert (await read_record(view, ORDERS, "o-1")).order_id == "o-1"
 
 
 async def test_a_wearer_who_is_put_after_the_destruction_stays_until_a_later_tag_is_due(

@@ -23,7 +23,7 @@ from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2, notice_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def test_the_basis_is_a_part_of_the_record_and_its_list_entry(where: Path 
         await registry.ministry.put_tag(parsed)
         assert await registry.ministry.put_tag(parsed) is PutOutcome.UNCHANGED
         async with registry.transactions.open() as view:
-            stored = await view.records.read(TAGS, "tag-1")
+            stored = await read_record(view, TAGS, "tag-1")
         assert stored == parsed and stored.basis is TagBasis.JUDGMENT
         assert ("basis", 1) in list(TAGS.lines(stored))
         bare = translate.parse_tag(records.tag())

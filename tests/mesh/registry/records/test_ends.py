@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
-from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, ListedKind, Order, OrderEnd, WearerEnd, WearerEndReason
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
@@ -139,6 +139,32 @@ async def test_a_newer_record_of_an_ended_wearer_is_not_destroyed(where: Path | 
         assert "wearers/w-1" in await alive(registry)
 
 
+async def test_a_mistyped_year_can_be_corrected_for_thirty_days(where: Path | str) -> None:
+    now_ms = MeshClock().now_ms()
+    mistyped_ms = now_ms - 10 * 365 * DAY_MS
+    completed = WearerEnd(WearerEndReason.COMPLETED, mistyped_ms)
+    async with opened(where) as (registry, key_retention):
+        for n in (1, 2, 3):
+            number = f"800101123456{n}"
+            await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(f"w-{n}", number)))
+        for n in (1, 2):
+            await registry.ministry.put_tag(translate.parse_tag(records.tag(f"tag-{n}", f"w-{n}")))
+            await registry.ministry.end_tag(f"tag-{n}", mistyped_ms, 2)
+        await registry.ministry.end_wearer("w-3", completed, 2)
+        await destroy_all(key_retention)
+        assert await alive(registry) == {"wearers/w-1", "wearers/w-2", "wearers/w-3"}
+    async with opened(where, CORRECTABLE_MS - DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await alive(registry) == {"wearers/w-1", "wearers/w-2", "wearers/w-3"}
+        await registry.ministry.end_tag("tag-2", now_ms, 3)
+    async with opened(where, 2 * CORRECTABLE_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await alive(registry) == {"wearers/w-2"}
+    async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await alive(registry) == set()
+
+
 async def test_a_person_ends_after_orders_and_devices_and_is_destroyed_after_the_orders(
     where: Path | str,
 ) -> None:
@@ -158,7 +184,7 @@ async def test_a_person_ends_after_orders_and_devices_and_is_destroyed_after_the
         await registry.police.end_protected_person("p-2", long_ago_ms, 2)
         with pytest.raises(NotFound):
             await registry.police.end_protected_person("p-none", now_ms, 2)
-    async with opened(where, DAY_MS) as (registry, key_retention):
+    async with opened(where, CORRECTABLE_MS + DAY_MS) as (registry, key_retention):
         await destroy_all(key_retention)
         assert {"orders/o-1", "protected_persons/p-1"} <= await alive(registry)
         assert "protected_persons/p-2" not in await alive(registry)
@@ -219,6 +245,10 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         assert await tables_that_hold(registry, review.case_id) == {"match_events"}
         assert await tables_that_hold(registry, PLACE) == set()
         assert "review_decisions" not in str(await alive(registry))
+        # Of an order that is destroyed at once, the protected person's record stays until the police have ended it.
+        assert "protected_persons/p-1" in await alive(registry)
+        await registry.police.end_device("app-1", now_ms, 2)
+        await registry.police.end_protected_person("p-1", now_ms, 2)
     async with opened(where, 8 * DAY_MS) as (registry, key_retention):
         await destroy_all(key_retention)
         assert await tables_that_hold(registry, review.case_id) == set()
@@ -226,7 +256,10 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         assert await tables_that_hold(registry, "o-1") == {"orders", "data_keys", "ledger"}
         of_routes = {"routes", "outbox"}
         assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *of_routes}
-        assert await tables_that_hold(registry, "tag-1") == await tables_that_hold(registry, "app-1") == of_routes
+        assert await tables_that_hold(registry, "tag-1") == of_routes
+    async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await tables_that_hold(registry, "app-1") == of_routes
         async with registry.transactions.reading() as view:
             assert await view.reconciliation.listed(list(ListedKind)) == []
 

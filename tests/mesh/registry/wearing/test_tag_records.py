@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.registry.domain import CLOCKS_DIFFER_MS
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 from tandem.registry.v1.tag_record_pb2 import (
@@ -265,6 +266,31 @@ async def test_a_removal_ends_early_and_is_cancelled_before_it_begins(client: Cl
     assert (await client.rejection(client.tag_records.EndRemoval, later, DESK))[0] is Code.FAILED_PRECONDITION
     unknown = EndRemovalRequest(record_id="none", ended_at=at(ended_ms))
     assert (await client.rejection(client.tag_records.EndRemoval, unknown, DESK))[0] is Code.NOT_FOUND
+
+
+async def test_the_end_of_a_removal_cant_be_dated_back(client: Client) -> None:
+    case = await case_of(client)
+    method, begun_ms = client.tag_records.EndRemoval, case.now_ms - HOUR_MS // 2
+    request = removal(case, f"m-{case.order}", begun_ms, case.now_ms + HOUR_MS, afterwards=True)
+    await client.ask(client.tag_records.AllowRemoval, request, DESK)
+    for ended_ms in (begun_ms - HOUR_MS, begun_ms, begun_ms + 1000, case.now_ms - CLOCKS_DIFFER_MS - 1000):
+        end = EndRemovalRequest(record_id=request.record_id, ended_at=at(ended_ms))
+        code, text = await client.rejection(method, end, DESK)
+        assert code is Code.INVALID_ARGUMENT and text.startswith("ended_at: is in the past")
+    brief = removal(case, f"b-{case.order}", None, case.now_ms + 2 * HOUR_MS)
+    getattr(brief, "from").CopyFrom(at(case.now_ms + HOUR_MS))
+    await client.ask(client.tag_records.AllowRemoval, brief, DESK)
+    [left, ahead] = (await newest(client, case)).removals
+    assert (left.from_ms, left.until_ms, ahead.from_ms) == (begun_ms, case.now_ms + HOUR_MS, case.now_ms + HOUR_MS)
+
+
+async def test_a_removal_that_has_just_begun_isnt_cancelled_by_its_end(client: Client) -> None:
+    case = await case_of(client)
+    request = removal(case, f"m-{case.order}", None, case.now_ms + HOUR_MS)
+    await client.ask(client.tag_records.AllowRemoval, request, DESK)
+    end = EndRemovalRequest(record_id=request.record_id, ended_at=at(case.now_ms - 1000))
+    code, text = await client.rejection(client.tag_records.EndRemoval, end, DESK)
+    assert code is Code.INVALID_ARGUMENT and text.startswith("ended_at: must be later than from")
 
 
 async def test_a_removal_needs_a_tag_that_is_worn(client: Client) -> None:

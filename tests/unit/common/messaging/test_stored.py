@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from services.common.messaging import flow, stored
 from services.common.rpc.errors import InvalidField
-from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2, sensing_pb2
+from services.registry.domain import ExerciseKind
+from services.registry.exercises.service import ExerciseRecords
+from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.dispatch.dispatch import alert
@@ -78,6 +80,9 @@ def an_alert(**changes: Any) -> bytes:
         ({"sequence": 1 << 63}, "sequence"),
         ({"partition": 7}, "alert_id"),
         ({"order_id": "o/1"}, "order_id"),
+        ({"exercise": exercise_pb2.CANARY}, "exercise"),
+        ({"exercise": exercise_pb2.CANARY, "order_id": "exercise.canary.a.order-0"}, "exercise"),
+        ({"exercise": exercise_pb2.CANARY, "wearer_id": "exercise.canary.a.wearer-0"}, "exercise"),
     ],
 )
 def test_an_invalid_alert_is_refused_with_its_field(changes: dict[str, Any], field: str) -> None:
@@ -86,6 +91,12 @@ def test_an_invalid_alert_is_refused_with_its_field(changes: dict[str, Any], fie
     with pytest.raises(InvalidField) as refused:
         stored.alert(an_alert(**changes), subject)
     assert refused.value.field == field
+
+
+def test_an_alert_of_a_canarys_records_may_be_a_canary() -> None:
+    records = ExerciseRecords(ExerciseKind.CANARY, "a")
+    given = {"exercise": exercise_pb2.CANARY, "order_id": records.order_id(0), "wearer_id": records.wearer_id(0)}
+    assert stored.alert(an_alert(**given)).exercise == exercise_pb2.CANARY
 
 
 def test_a_time_that_overflows_a_span_is_refused() -> None:

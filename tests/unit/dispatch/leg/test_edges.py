@@ -20,7 +20,7 @@ from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.leg.rows import PeerRow
 from services.dispatch.settings import for_leg
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import dispatch
 from tests.support.dispatch.incidents import Story
@@ -282,6 +282,6 @@ def test_other_services_in_plaintext_are_accepted_only_on_loopback(
 def test_a_canary_names_no_wearer_to_follow() -> None:
     message = dispatch.alert(5)
     live = translate.alert(message.SerializeToString(), Leg.PROBATION)
-    message.exercise = exercise_pb2.CANARY
+    dispatch.mark_canary(message)
     canary = translate.alert(message.SerializeToString(), Leg.PROBATION)
     assert live and canary and (live.wearer_id, canary.wearer_id) == ("w1", "")

@@ -17,7 +17,7 @@ from services.dispatch.warning.domain import PASSING, READ_MS, Notice, NotifiedS
 from services.dispatch.warning.translate import notified_from_json, notified_to_json
 from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
-from tests.support.dispatch.dispatch import alert
+from tests.support.dispatch.dispatch import alert, mark_canary
 
 WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
 RINGS = {2000.0: WARN, 1000.0: NOTIFY, 100.0: RESPOND}
@@ -288,7 +288,7 @@ def read(message: alert_pb2.Alert) -> translate.WarnableAlert | None:
 
 def test_a_canary_sends_no_warning_and_a_drill_says_so() -> None:
     message = alert(1)
-    message.exercise = exercise_pb2.CANARY
+    mark_canary(message)
     assert read(message) is None
     message.exercise = exercise_pb2.DRILL
     warnable = read(message)

@@ -28,8 +28,8 @@ class ListBatteriesRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     MAX_PCT_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Id of the only device to list; NOT_FOUND if it isn't registered, PERMISSION_DENIED if it belongs to the other agency. A device that
-    has reported no charge gives an empty list. Empty for all devices.
+    """Id of the only device to list; NOT_FOUND if it isn't registered or belongs to the other agency. A device that has reported no charge
+    gives an empty list. Empty for all devices.
     """
     max_pct: _builtins.float
     """Lists only devices with at most this charge, percent, 0 to 100. Absent for all."""

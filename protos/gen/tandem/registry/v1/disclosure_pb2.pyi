@@ -259,7 +259,7 @@ class WatchLedgerHeadsRequest(_message.Message):
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
-    """Sequence of the caller's last head. 0 for all."""
+    """Sequence of the caller's last head. 0 for all. Refused (INVALID_ARGUMENT) if it is beyond the ledger's newest row."""
     def __init__(
         self,
         *,

@@ -367,7 +367,7 @@ class Wearer(_message.Message):
     address: _builtins.str
     """Address, at most 400 characters. Empty if unknown. Stored encrypted."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Exercise that the record belongs to. It matches only orders of the same kind of exercise, and never changes."""
+    """Exercise that the record belongs to: none, or DRILL. It matches only orders of the same kind of exercise, and never changes."""
     def __init__(
         self,
         *,
@@ -652,7 +652,7 @@ class Order(_message.Message):
     encrypted.
     """
     exercise: _exercise_pb2.Exercise.ValueType
-    """Exercise that the order belongs to. It matches only wearers of the same kind of exercise, and never changes."""
+    """Exercise that the order belongs to: none, or DRILL. It matches only wearers of the same kind of exercise, and never changes."""
     @_builtins.property
     def respondent(self) -> Global___Respondent:
         """The respondent."""
@@ -1235,7 +1235,7 @@ class EndOrderRequest(_message.Message):
     """
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """End of its validity, exact to the second."""
+        """End of its validity, exact to the second. It may lie ahead. More than a year back gives a warning."""
 
     def __init__(
         self,
@@ -1262,19 +1262,25 @@ class EndOrderResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """Outcome for the record."""
     stage: Global___OrderStage.ValueType
     """CANCELLED or LAPSED. Unspecified if nothing was stored."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the end."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
         stage: Global___OrderStage.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "stage", b"stage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1298,7 +1304,7 @@ class EndWearerRequest(_message.Message):
     """The reason."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When it ended. Not in the future. More than a year back gives a warning."""
 
     def __init__(
         self,
@@ -1323,16 +1329,22 @@ class EndWearerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """Outcome for the record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the end."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1353,7 +1365,7 @@ class EndProtectedPersonRequest(_message.Message):
     """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When it ended. Not in the future. More than a year back gives a warning."""
 
     def __init__(
         self,
@@ -1377,16 +1389,22 @@ class EndProtectedPersonResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """Outcome for the record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the end."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1407,7 +1425,7 @@ class EndTagRequest(_message.Message):
     """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def removed_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was removed."""
+        """When it was removed. Not in the future. More than a year back gives a warning."""
 
     def __init__(
         self,
@@ -1431,16 +1449,22 @@ class EndTagResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """Outcome for the record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the end."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1461,7 +1485,7 @@ class EndDeviceRequest(_message.Message):
     """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def removed_at(self) -> _timestamp_pb2.Timestamp:
-        """When the person returned it or it was switched off."""
+        """When the person returned it or it was switched off. Not in the future. More than a year back gives a warning."""
 
     def __init__(
         self,
@@ -1485,16 +1509,22 @@ class EndDeviceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """Outcome for the record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the end."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1510,7 +1540,7 @@ class WatchMatchesRequest(_message.Message):
     WITH_REVIEWS_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Streams only matches with a greater sequence. 0 for all. Refused (FAILED_PRECONDITION) if the next match is older than 7 days
-    of mesh time: then restart from 0.
+    of mesh time, or (INVALID_ARGUMENT) if it is beyond the newest event, as after a restore from a backup: then restart from 0.
     """
     with_reviews: _builtins.bool
     """Also streams later events of matches: reviews opened, unanswered or decided, and matches withdrawn."""

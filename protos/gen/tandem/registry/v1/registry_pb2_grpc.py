@@ -174,15 +174,18 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EndOrder(self, request, context):
-        """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again.
+        """Ends an order early, because it was cancelled or lapsed. The data are destroyed five years later, but not within 30 days of this
+        call, or at once if an order of item 3-2 lapsed without prosecution or by an acquittal (Electronic Monitoring Act 31-8(4)). A later
+        PutOrder with a greater version puts it in force again unless it was destroyed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndWearer(self, request, context):
-        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
-        of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
+        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, but not within 30 days of this
+        call, or at once if the ground of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was
+        destroyed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,15 +193,16 @@ class RegistryServiceServicer:
 
     def EndProtectedPerson(self, request, context):
         """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
-        destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
-        the record.
+        destroyed five years later, but not before the data of the orders, nor within 30 days of this call. A later PutProtectedPerson with a
+        greater version reopens the record.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndTag(self, request, context):
-        """Records that a tag was removed. A later PutTag with a greater version fits it again.
+        """Records that a tag was removed. Five years after the last tag was removed, but not within 30 days of this call, the wearer's data are
+        destroyed. A later PutTag with a greater version fits it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,7 +218,8 @@ class RegistryServiceServicer:
 
     def Reconcile(self, request_iterator, context):
         """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
-        the stream. The answers follow; the last one has the summary.
+        the stream. The answers follow; the last one has the summary. RESOURCE_EXHAUSTED if the caller has two lists in progress, or the
+        agency's lists in progress hold 500,000 records together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,25 +39,32 @@ class RegistryServiceStub:
     sender down.
     """
     EndOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndOrderRequest, _registry_pb2.EndOrderResponse]
-    """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again."""
+    """Ends an order early, because it was cancelled or lapsed. The data are destroyed five years later, but not within 30 days of this
+    call, or at once if an order of item 3-2 lapsed without prosecution or by an acquittal (Electronic Monitoring Act 31-8(4)). A later
+    PutOrder with a greater version puts it in force again unless it was destroyed.
+    """
     EndWearer: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndWearerRequest, _registry_pb2.EndWearerResponse]
-    """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
-    of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
+    """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, but not within 30 days of this
+    call, or at once if the ground of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was
+    destroyed.
     """
     EndProtectedPerson: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndProtectedPersonRequest, _registry_pb2.EndProtectedPersonResponse]
     """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
-    destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
-    the record.
+    destroyed five years later, but not before the data of the orders, nor within 30 days of this call. A later PutProtectedPerson with a
+    greater version reopens the record.
     """
     EndTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTagRequest, _registry_pb2.EndTagResponse]
-    """Records that a tag was removed. A later PutTag with a greater version fits it again."""
+    """Records that a tag was removed. Five years after the last tag was removed, but not within 30 days of this call, the wearer's data are
+    destroyed. A later PutTag with a greater version fits it again.
+    """
     EndDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndDeviceRequest, _registry_pb2.EndDeviceResponse]
     """Records that a protective device was returned or switched off for good. A later PutDevice with a greater version issues it
     again.
     """
     Reconcile: _aio.StreamStreamMultiCallable[_reconciliation_pb2.ReconcileRequest, _reconciliation_pb2.ReconcileResponse]
     """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
-    the stream. The answers follow; the last one has the summary.
+    the stream. The answers follow; the last one has the summary. RESOURCE_EXHAUSTED if the caller has two lists in progress, or the
+    agency's lists in progress hold 500,000 records together.
     """
     GetReconciliation: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.GetReconciliationRequest, _reconciliation_pb2.GetReconciliationResponse]
     """Returns when each agency's list was last proven equal to the stored records."""
@@ -135,7 +142,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndOrderRequest,
         context: _aio.ServicerContext[_registry_pb2.EndOrderRequest, _abc.Awaitable[_registry_pb2.EndOrderResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndOrderResponse]:
-        """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again."""
+        """Ends an order early, because it was cancelled or lapsed. The data are destroyed five years later, but not within 30 days of this
+        call, or at once if an order of item 3-2 lapsed without prosecution or by an acquittal (Electronic Monitoring Act 31-8(4)). A later
+        PutOrder with a greater version puts it in force again unless it was destroyed.
+        """
 
     @_abc_1.abstractmethod
     def EndWearer(
@@ -143,8 +153,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndWearerRequest,
         context: _aio.ServicerContext[_registry_pb2.EndWearerRequest, _abc.Awaitable[_registry_pb2.EndWearerResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndWearerResponse]:
-        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
-        of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
+        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, but not within 30 days of this
+        call, or at once if the ground of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was
+        destroyed.
         """
 
     @_abc_1.abstractmethod
@@ -154,8 +165,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.EndProtectedPersonRequest, _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]:
         """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
-        destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
-        the record.
+        destroyed five years later, but not before the data of the orders, nor within 30 days of this call. A later PutProtectedPerson with a
+        greater version reopens the record.
         """
 
     @_abc_1.abstractmethod
@@ -164,7 +175,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndTagRequest,
         context: _aio.ServicerContext[_registry_pb2.EndTagRequest, _abc.Awaitable[_registry_pb2.EndTagResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndTagResponse]:
-        """Records that a tag was removed. A later PutTag with a greater version fits it again."""
+        """Records that a tag was removed. Five years after the last tag was removed, but not within 30 days of this call, the wearer's data are
+        destroyed. A later PutTag with a greater version fits it again.
+        """
 
     @_abc_1.abstractmethod
     def EndDevice(
@@ -183,7 +196,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_reconciliation_pb2.ReconcileRequest], _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]],
     ) -> _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]:
         """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
-        the stream. The answers follow; the last one has the summary.
+        the stream. The answers follow; the last one has the summary. RESOURCE_EXHAUSTED if the caller has two lists in progress, or the
+        agency's lists in progress hold 500,000 records together.
         """
 
     @_abc_1.abstractmethod

@@ -275,7 +275,9 @@ class EndRemovalRequest(_message.Message):
     """The Ministry's id of the removal."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """The new end, not later than the recorded one and not in the future. A removal that ends before it begins is cancelled."""
+        """The new end: now, give or take 2 minutes, and not later than the recorded one. It can't be dated back, because until it is recorded an
+        open strap is judged by the permission. A removal that hasn't begun is cancelled.
+        """
 
     def __init__(
         self,

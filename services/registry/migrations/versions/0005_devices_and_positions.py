@@ -1,9 +1,10 @@
-"""Add the vendor of each tag and device, and create the table of the tokens with which devices report directly."""
+"""Add the vendor of each tag and device, the table of the tokens with which devices report directly, and the number of positions that
+were sent under a share to the row of its end in the ledger. No database of revision 0004 was ever released."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
+revision = "0005"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
@@ -24,3 +25,4 @@ def upgrade() -> None:
     )
     # Routes now contain vendor and tokens, so every route must be sent again.
     op.execute("update routes set sent_day = 0")
+    op.add_column("ledger", sa.Column("positions", sa.BigInteger))
