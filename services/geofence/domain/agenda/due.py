@@ -78,7 +78,8 @@ class Agenda:
         self._clear_top()
 
     def _clear_top(self) -> None:
-        while self._heap and self._dropped[self._heap[0]]:
+        # Nearly always nothing was dropped, and a Counter answers slowly for what it doesn't hold.
+        while self._dropped and self._heap and self._dropped[self._heap[0]]:
             due = heapq.heappop(self._heap)
             self._dropped[due] -= 1
             if not self._dropped[due]:

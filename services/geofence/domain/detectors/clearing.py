@@ -77,7 +77,6 @@ def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     """Whether the wearer left a ring: at least one pair of devices has fresh positions, each such pair proves it, and no pair
     contradicts it."""
-    since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
     fresh = False
     for sides in pairs(state, case_state, target):
         until_ms = rings.known_until(sides)
@@ -96,6 +95,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
             return False
         if is_fresh:
             fresh = True
+            since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
             if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
     return fresh

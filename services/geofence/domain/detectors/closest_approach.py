@@ -24,6 +24,7 @@ from services.geofence.domain.kinematics.track import (
     PREDICT_UP_TO_MPS,
     UNKNOWN_AFTER_MS,
     Track,
+    minus,
 )
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CasePart, CaseState
@@ -160,10 +161,10 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     ):
         return None
     took_ms = now.time_ms - before.time_ms
-    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach to a
-    # person, unless both ride in one train. Nearly always one of them decides, before the movement or any scatter is measured.
+    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach, unless
+    # both ride in one train. Nearly always one of them decides, before the movement or any scatter is measured.
     least_mm = max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks]))
-    if sides.device and not rings.rides_along(sides.wearer, sides.device, before.time_ms):
+    if sides.device is None or not rings.rides_along(sides.wearer, sides.device, before.time_ms):
         moved_mm = sum([track.path_since_mm(before.time_ms) for track in tracks])
         if moved_mm + BOUND_ALLOWANCE_MM <= least_mm:
             return None
@@ -197,8 +198,14 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 def _relative(sides: Sides, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment. A side that hasn't reported since is at its last position, or
     still in the train in which both ride."""
-    pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
-    return pieces[0].start if pieces else None
+    wearer, device = sides
+    if device is None:
+        return wearer.assumed_at(at_ms)
+    if rings.rides_along(wearer, device, at_ms):
+        pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
+        return pieces[0].start if pieces else None
+    here, there = wearer.assumed_at(at_ms), device.assumed_at(at_ms)
+    return None if here is None or there is None else minus(here, there)
 
 
 DETECTOR = Detector(on_fix=check_fix, parts=(APPROACHES,))

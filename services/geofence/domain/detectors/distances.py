@@ -151,11 +151,12 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
             return  # not credible: no vehicle could have covered that way in the time
         before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)
-    else:
+    elif before.away_since_ms is not None:
         before = before._replace(away_since_ms=None)
     habit = _habit(context, target)
     if not _is_nearer(before, habit, apart_mm, widest_mm=rings_[0].radius_mm):
-        before = before._replace(near_at_ms=None)
+        if before.near_at_ms is not None:
+            before = before._replace(near_at_ms=None)
     elif before.near_at_ms is None:
         before = before._replace(near_at_ms=at_ms)
     warned[target.key] = before

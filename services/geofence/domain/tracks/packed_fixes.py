@@ -7,8 +7,8 @@ stored for each fix, and the high words only once for all.
 
 from __future__ import annotations
 
+import struct
 import sys
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -163,7 +163,8 @@ def of_rows(rows: Sequence[Row]) -> PackedFixes:
     if any(sources):
         for i, source in enumerate(sources):
             values[_NUMBERS * i + _ACCURACY] |= source << _WORD_BITS
-    words = array("I", array("q", values).tobytes())
+    # `struct` writes the numbers in less time than an `array` does, in the same bytes.
+    words = memoryview(struct.pack(f"{len(values)}q", *values)).cast("I")
     return PackedFixes(words[_LOW::2].tobytes(), _shared(words[_HIGH::2].tobytes()), _joined(ids))
 
 
