@@ -17,7 +17,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
@@ -35,14 +35,16 @@ the device stayed silent."""
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
-    if removals.is_off(context.case_state):
+    case_state = context.case_state
+    if removals.is_off(case_state):
         return  # the tag isn't on its wearer: its positions prove nothing
-    for target in context.case.targets:
-        for ring in reversed(context.case.rings):
+    narrowest_first = case_state.case.rings[::-1]
+    for target in case_state.case.targets:
+        for ring in narrowest_first:
             # A wearer who may be within a narrower ring may be within the wider rings, too.
-            if context.case_state.ring(target, ring).open and not _clear_if_left(context, target, ring):
+            if case_state.ring(target, ring).since_ms is not None and not _clear_if_left(context, target, ring):
                 break
-    context.decisions.end_if_quiet(context.case_state)
+    context.decisions.end_if_quiet(case_state)
 
 
 def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
@@ -128,12 +130,12 @@ def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius
     if from_ms < since_ms:
         return False
     # Other rings send nobody, so a line is enough to clear them, as it is to enter them.
-    mps = state.rules.reach_mps if ring.action is Demand.RESPOND else None
+    mps = state.rules.reach_mps if ring.responds else None
     if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
     if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
         return False
-    return ring.action is not Demand.RESPOND or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
+    return not ring.responds or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
 
 
 def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until_ms: int) -> bool:

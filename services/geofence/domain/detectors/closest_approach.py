@@ -16,7 +16,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM, Vector, between
 from services.geofence.domain.kinematics.rings import Sides
@@ -81,17 +81,18 @@ def is_contact_predicted(case_state: CaseState, target: Target) -> bool:
 
 def check_fix(context: CaseContext, movement: Movement) -> None:
     """Checks whether the newest fix of a device shows an approach. Emits CONTACT_PREDICTED once for each target of an episode."""
-    if not context.case_state.episode_id or movement.until_ms is not None:
+    case_state = context.case_state
+    if not case_state.episode_id or movement.until_ms is not None:
         return
-    for target in context.case.targets:
-        ring = _ring(context.case_state, target)
-        if ring is not None and not is_contact_predicted(context.case_state, target):
+    for target in case_state.case.targets:
+        ring = _ring(case_state, target)
+        if ring is not None and not is_contact_predicted(case_state, target):
             _check_target(context, target, ring, device_id=movement.device_id)
 
 
 def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id: str) -> None:
     state, mover = context.state, context.state.tracks[device_id]
-    if device_id not in (*context.case.tag_device_ids, *target.device_ids):
+    if device_id not in context.case.tag_device_ids and device_id not in target.device_ids:
         return
     if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
         return
@@ -137,8 +138,8 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
     """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
     is_wider_open = False
     for ring in case_state.case.rings:  # the widest first
-        is_open = case_state.ring(target, ring).open
-        if ring.action is Demand.RESPOND:
+        is_open = case_state.ring(target, ring).since_ms is not None
+        if ring.responds:
             return ring if is_wider_open and not is_open else None
         is_wider_open = is_wider_open or is_open
     return None

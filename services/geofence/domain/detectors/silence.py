@@ -15,7 +15,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, Exercise, Target
+from services.geofence.domain.entries import Case, Demand, Target
 from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
@@ -37,7 +37,7 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
     check_times_ms = [*_check_persons(context, at_ms)]
     if case.tag_device_ids:
         # Exercises don't count in outages, neither as silent nor as watched wearers.
-        if case.exercise is Exercise.NONE:
+        if case.is_live:
             state.watched.add(case.case_id)
         check_times_ms += _check_contact(context, at_ms)
         check_times_ms += _check_reachability(context, at_ms)
@@ -192,7 +192,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
         heard_before = any(tag_id in state.heard_at_ms for tag_id in context.case.tag_device_ids)
-        if heard_before and context.case.exercise is Exercise.NONE:
+        if heard_before and context.case.is_live:
             outages.note_silence(context.decisions, context.case.case_id, moment_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
     if at_ms < long_silent_ms:
