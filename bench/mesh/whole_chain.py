@@ -283,7 +283,7 @@ async def _enter(bus: Bus) -> None:
 async def _hear(chain: Chain) -> None:
     """Sends a first report of every device before the measurements, except of the wearers who will trigger an incident.
 
-    The decision then asks each tag for its interval. A mesh in service asks once, so the measurements begin when all tags have confirmed.
+    The decision then asks each tag for its interval. A mesh in service asks once, so the measurements begin after the tags' receipts.
     """
     devices = [device for device in range(CROWD.devices) if device < WALKING or device % 2]
     requests = []
@@ -305,12 +305,13 @@ async def _hear(chain: Chain) -> None:
         requests.append(ingest_pb2.ReportRequest(batch=first // BATCH, positions=positions).SerializeToString())
     tags = [reports.device_id(device) for device in devices if device % 2 == 0]
     before, began = machine.usage(chain.pids), time.monotonic()
-    await answering.confirm_all(chain.endpoint.address, chain.endpoint.identity, requests, tags)
+    await answering.confirm_all(chain.endpoint.address, chain.endpoint.identity, requests, tags=tags)
     await chain.applied()
     used, took_s = machine.usage(chain.pids).since(before), time.monotonic() - began
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in used.by_process.items())
     print(
-        f"{len(devices)} devices heard, {len(tags)} tags asked for their interval and answered in {took_s:.0f} s; processor time: {spent}",
+        f"{len(devices)} devices heard, {len(tags)} tags asked for their interval and answered in {took_s:.0f} s; "
+        f"processor time: {spent}",
         file=sys.stderr,
         flush=True,
     )
