@@ -118,8 +118,8 @@ class CaseState:
     """The fold's state of one joint case."""
 
     case: Case
-    rings: dict[tuple[str, int], RingState] = field(default_factory=dict)
-    """State of each ring, by `RingKey`."""
+    rings: dict[RingKey, RingState] = field(default_factory=dict)
+    """State of each ring."""
     episode_id: str = ""
     raised: dict[EventKey, int] = field(default_factory=dict)
     """Active equipment events, and since when."""
@@ -151,7 +151,7 @@ class CaseState:
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """The state of one ring of one target."""
-        return self.rings[target.key, ring.radius_mm]  # a plain tuple equals the key, and is made in less time
+        return self.rings[target.key, ring.radius_mm]  # type: ignore[index]  # a plain tuple equals the key and is made sooner
 
     @property
     def is_quiet(self) -> bool:

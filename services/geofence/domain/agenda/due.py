@@ -63,7 +63,8 @@ class Agenda:
         if not moments:
             del self._of_case[due.case_id]
         self._count -= 1
-        self._clear_top()
+        if self._dropped:
+            self._clear_top()
         return due
 
     def drop_case(self, case_id: str) -> None:
@@ -78,8 +79,7 @@ class Agenda:
         self._clear_top()
 
     def _clear_top(self) -> None:
-        # Nearly always nothing was dropped, and a Counter answers slowly for what it doesn't hold.
-        while self._dropped and self._heap and self._dropped[self._heap[0]]:
+        while self._heap and self._dropped[self._heap[0]]:
             due = heapq.heappop(self._heap)
             self._dropped[due] -= 1
             if not self._dropped[due]:

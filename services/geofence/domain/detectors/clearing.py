@@ -207,9 +207,10 @@ def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_m
 
 def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Emits the full demand of muted rings once no encounter is active. Returns the moment of the next check."""
-    state, case_state, case = context.state, context.case_state, context.case
-    if not has_muted(case_state):  # nearly always
+    case_state = context.case_state
+    if not case_state.episode_id or not has_muted(case_state):  # nearly always
         return ()
+    state, case = context.state, case_state.case
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
     until_ms = encounters.active_until_ms(state, case, at_ms)
     if until_ms is not None:

@@ -60,15 +60,17 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
         return None
     tag_ids, after_ms = case.tag_device_ids, track.unknown_after_ms()
     silent_after_ms = after_ms if len(tag_ids) == 1 else _silent_after_ms(state, case)
-    unseen_after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else after_ms
+    is_evading = case_state.raised and stages.shows_sign(state, case_state)
+    unseen_after_ms = UNKNOWN_AFTER_MS if is_evading else after_ms
+    lost_after_ms = state.rules.protected_lost_after_ms
     check_ms = min(
-        track.recent[-1].time_ms + unseen_after_ms,
+        track.recent[-1][0] + unseen_after_ms,
         _last_heard_ms(heard_at_ms, tag_ids) + silent_after_ms,
         at_ms + UNKNOWN_AFTER_MS,
     )
     for target in case.targets:
         if target.is_person:
-            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
+            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + lost_after_ms
             if lost_ms < check_ms:
                 check_ms = lost_ms
     return check_ms if check_ms > at_ms else None
