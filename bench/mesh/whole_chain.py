@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from bench.ingestion import endpoint, reports, saturated
+from bench.ingestion import answering, endpoint, reports, saturated
 from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import Tally
@@ -280,7 +281,10 @@ async def _enter(bus: Bus) -> None:
 
 
 async def _hear(chain: Chain) -> None:
-    """Sends a first report of every device before the measurements, except of the wearers who will trigger an incident."""
+    """Sends a first report of every device before the measurements, except of the wearers who will trigger an incident.
+
+    The decision then asks each tag for its interval. A mesh in service asks once, so the measurements begin after the tags' receipts.
+    """
     devices = [device for device in range(CROWD.devices) if device < WALKING or device % 2]
     requests = []
     for first in range(0, len(devices), BATCH):
@@ -298,10 +302,16 @@ async def _hear(chain: Chain) -> None:
                     accuracy_m=reports.ACCURACY_M,
                 )
             )
-        requests.append(_request(0.0, first // BATCH, b"", positions=positions, size=len(positions)))
-    sent = await load.send(
-        chain.endpoint.address, chain.endpoint.identity, Plan(load_generator.starts_at_ms(0), requests, {}), streams=1
-    )
-    if sent.refused:
-        raise CommandFailed(f"the chain isn't ready: {sent.refused}")
+        requests.append(ingest_pb2.ReportRequest(batch=first // BATCH, positions=positions).SerializeToString())
+    tags = [reports.device_id(device) for device in devices if device % 2 == 0]
+    before, began = machine.usage(chain.pids), time.monotonic()
+    await answering.confirm_all(chain.endpoint.address, chain.endpoint.identity, requests, tags=tags)
     await chain.applied()
+    used, took_s = machine.usage(chain.pids).since(before), time.monotonic() - began
+    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in used.by_process.items())
+    print(
+        f"{len(devices)} devices heard, {len(tags)} tags asked for their interval and answered in {took_s:.0f} s; "
+        f"processor time: {spent}",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -14,6 +14,8 @@ from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.state import CaseState, RingKey
 
+_new = tuple.__new__  # makes a CaseContext in half the time: all cases are checked together every 3 minutes
+
 
 def apply(decisions: Decisions, case: Case) -> None:
     """Applies a case snapshot from now on, and decides at once on the known positions of both sides, without a new report."""
@@ -96,7 +98,7 @@ def begin(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
 
 def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None = None) -> None:
     """Applies the passing of time to a case as of a moment, and schedules the next check."""
-    context = CaseContext(decisions, case_state, cause)
+    context = _new(CaseContext, (decisions, case_state, cause))
     check_ms: int | None = None
     for on_time in ON_TIME:
         for next_ms in on_time(context, at_ms):

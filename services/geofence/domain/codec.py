@@ -184,7 +184,7 @@ def decode(data: bytes) -> State:
             state.grouped.add(case_id)
         if not case_state.ended:
             state.index(case_state.case)
-            is_live = case_state.case.exercise is Exercise.NONE
+            is_live = case_state.case.is_live
             if is_live and WEARER in case_state.awaited_from_ms and case_state.case.tag_device_ids:
                 state.watched.add(case_id)
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):

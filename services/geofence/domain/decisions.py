@@ -176,8 +176,16 @@ class Decisions:
 
     def finish(self) -> list[Output]:
         """All outputs of the entry. The requests come last, so that no alert's ordinal depends on them."""
+        if not self._requests:
+            return self.out  # nearly always
         first = len(self.out)
-        return [*self.out, *(replace(request, ordinal=first + i) for i, request in enumerate(self._requests))]
+        return [
+            *self.out,
+            *(
+                request if request.ordinal == first + i else replace(request, ordinal=first + i)
+                for i, request in enumerate(self._requests)
+            ),
+        ]
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""

@@ -28,6 +28,7 @@ from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
+from services.common.runs import runs
 from services.geofence import translate
 from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, Request, SensingRequest
@@ -49,6 +50,9 @@ stopped or busy."""
 REQUEST_DELAY_S = 0.02
 """Time for which requests to devices are collected after the first one, seconds. A device answers in seconds, and the offers that were
 decided in the same moment go first."""
+REQUEST_CONCURRENCY = 64
+"""Requests to different devices that are published concurrently. All tags of a new mesh are asked within seconds, and one after the
+other each would wait for the disk of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +214,8 @@ class OutputPublisher:
             requests = [await self._requests.get()]
             await asyncio.sleep(self._delay_s + REQUEST_DELAY_S)
             requests += [self._requests.get_nowait() for _ in range(self._requests.qsize())]
-            for request in requests:
-                await self._put_out(request)
+            for run in runs(requests, _device_of, at_most=REQUEST_CONCURRENCY):
+                await asyncio.gather(*map(self._put_out, run))
 
     async def _put_out(self, output: _Request) -> None:
         match output:
@@ -288,3 +292,14 @@ class OutputPublisher:
             kind=alert.kind.value,
             demand=alert.demand.name,
         )
+
+
+def _device_of(output: _Request) -> str | None:
+    """The device that a request is about; None for other outputs, which wait for all requests before them."""
+    match output:
+        case SensingRequest() | ContactRequest():
+            return output.device_id
+        case DeadLetter() | _AlertedCheckpoint():
+            return None
+        case unknown:
+            assert_never(unknown)

@@ -1,13 +1,16 @@
 """Requests of the decision in the stream SENSING, which ingest stores as commands.
 
 The command's id follows from the request's id, so that several ingest processes store one command for a request. From then on the
-decision is one asker among others (`asks`). Requests are published one after the other, in the order of the stream. A message to the
+decision is one asker among others (`asks`). The requests of one device are stored in the order of the stream. A message to the
 wearer is a command, too, with the id of its contact.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from services.common import ids
 from services.common.clock import MeshClock
@@ -16,6 +19,7 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.readiness import ReaderHealth
 from services.common.rpc.errors import Conflict, InvalidField
+from services.common.runs import runs
 from services.ingest.commands.service import Commands
 from services.ingest.sensing.asks import FOLD
 from tandem.common.v1 import command_pb2, first_contact_pb2, sensing_pb2
@@ -31,6 +35,16 @@ REMINDER = command_pb2.Instruction(
     )
 )
 """Message to the wearer. It is the same near and far, because contacts without a cause must look like the others."""
+CONCURRENCY = 64
+"""Requests of different devices that are stored as commands at once. One after the other, each would wait for the server's disk and for
+the reader of the commands."""
+
+
+class _Read(NamedTuple):
+    """A request of the stream, and its command."""
+
+    message: pull.Delivered
+    command: command_pb2.Command
 
 
 class SensingRequests:
@@ -46,19 +60,29 @@ class SensingRequests:
         while True:
             try:
                 async for messages in pull.read(self._bus, flow.SENSING.name, self._cursor or 1, health=self._health):
-                    for message in messages:
-                        await self._accept(message)
+                    await self._accept(messages)
                     self._cursor = messages[-1].cursor
             except StreamWentBack as error:
                 cursors.alarm(self._bus, error)
                 self._cursor = None
 
-    async def _accept(self, message: pull.Delivered) -> None:
+    async def _accept(self, messages: Sequence[pull.Delivered]) -> None:
+        """Stores the commands of requests. Those of one device keep their order, because a request may depend on the one before it."""
+        readable: list[_Read] = []
+        for message in messages:
+            try:
+                readable.append(_Read(message, _command(stored.sensing_request(message.data, message.subject))))
+            except InvalidField as error:
+                await dead_letters.keep(self._bus, flow.SENSING_READER, message, error=error)
+        for run in runs(readable, lambda read: read.command.device_id, at_most=CONCURRENCY):
+            await asyncio.gather(*map(self._store, run))
+
+    async def _store(self, read: _Read) -> None:
+        message, command = read
         try:
-            command = _command(stored.sensing_request(message.data, message.subject))
             if command.expires_at_ms > self._clock.now_ms() and not self._commands.is_locating(command):
                 await self._commands.store(command)
-        except (InvalidField, Conflict) as error:
+        except Conflict as error:
             await dead_letters.keep(self._bus, flow.SENSING_READER, message, error=error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ from tests.support.decision_quality import alert
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
 FAR_MS = 1 << 50
+ASKED = (("r1", "tag-a"), ("r2", "tag-b"), ("r3", "tag-a"))
+"""Requests, each with its device."""
 ENTRY = Delivered("log.0.report", b"", "LOG_0", 1, 1_000, 0, "")
 
 
@@ -102,9 +105,30 @@ async def test_figures_wait_for_response_work_and_delay_no_request_for_data() ->
 async def test_requests_of_one_moment_are_published_together_and_in_their_order() -> None:
     fake = Bus()
     async with publishing(fake, PriorityGate()) as outputs:
-        outputs.put([request(), alert(AlertKind.RING_ENTERED, Demand.WARN, 1), request()], ENTRY)
+        other = replace(request(), device_id="e")
+        outputs.put([request(), alert(AlertKind.RING_ENTERED, Demand.WARN, 1), other], ENTRY)
         await until(lambda: fake.kinds.count("sensing") == 2)
         assert fake.kinds[:3] == ["alert", "sensing", "sensing"]
+
+
+async def test_requests_to_different_devices_go_at_once_and_those_to_one_device_one_after_the_other() -> None:
+    stored, under_way = asyncio.Event(), list[str]()
+
+    class SlowBus(Bus):
+        async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+            under_way.append(subject.rpartition(".")[2])
+            await stored.wait()
+            return await super().publish_until_stored(subject, payload, **options)
+
+    async with publishing(SlowBus(), PriorityGate()) as outputs:
+        outputs.put([replace(request(), request_id=id_, device_id=device) for id_, device in ASKED], ENTRY)
+        await until(lambda: len(under_way) == 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert under_way == ["r1", "r2"]
+        stored.set()
+        await until(lambda: len(under_way) == 3)
+    assert under_way == ["r1", "r2", "r3"]
 
 
 async def test_the_backup_publishes_an_alert_after_the_other_evaluator() -> None:

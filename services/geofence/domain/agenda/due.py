@@ -63,7 +63,8 @@ class Agenda:
         if not moments:
             del self._of_case[due.case_id]
         self._count -= 1
-        self._clear_top()
+        if self._dropped:
+            self._clear_top()
         return due
 
     def drop_case(self, case_id: str) -> None:

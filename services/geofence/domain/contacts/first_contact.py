@@ -23,7 +23,7 @@ from services.geofence.domain.contacts.kinds import ContactPlan, ContactWithheld
 from services.geofence.domain.decisions import CaseContext
 from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector
-from services.geofence.domain.entries import Case, Demand, Exercise, Ring, Target
+from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.encounters import DAY_MS, KOREA_MS
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
@@ -106,7 +106,7 @@ def of_entry(context: CaseContext, target: Target, ring: Ring, *, demand: Demand
 
     Orders the message of the tag, if there is one. Call this for each entered ring, once its demand is known.
     """
-    if ring.action is Demand.RESPOND and demand is Demand.RESPOND:
+    if ring.responds and demand is Demand.RESPOND:
         OPEN.of(context.case_state).pop(target.key, None)  # the wearer didn't turn back
     if demand is not Demand.NOTIFY or not _is_used(context.state, context.case):
         return None
@@ -222,10 +222,11 @@ def _note(context: CaseContext, target: Target, ring: Ring, contact: FirstContac
 
 def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Contacts the wearer without a cause if that is due, so that a contact elsewhere is never sure. Returns the next moment."""
-    state, case = context.state, context.case
-    if not _is_used(state, case) or False not in [target.is_named for target in case.targets]:
+    state, case_state = context.state, context.case_state
+    case = case_state.case
+    if not case.contacts_elsewhere or not case.is_live or state.log_version < FIRST_VERSION:
         return ()
-    memory = CONTACTS.of(context.case_state)
+    memory = CONTACTS.of(case_state)
     if len(memory.elsewhere) >= MAX_ELSEWHERE:
         return ()
     if memory.next_uncaused_ms is not None and at_ms < memory.next_uncaused_ms:
@@ -276,7 +277,7 @@ def _planned_ms(state: State, case: Case, begin_ms: int) -> int:
 
 def _is_used(state: State, case: Case) -> bool:
     """Whether contacts are decided for a case. No real tag stands behind an exercise."""
-    if state.log_version < FIRST_VERSION or case.exercise is not Exercise.NONE:
+    if state.log_version < FIRST_VERSION or not case.is_live:
         return False
     return Demand.NOTIFY in [ring.action for ring in case.rings]
 

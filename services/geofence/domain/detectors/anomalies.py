@@ -14,7 +14,6 @@ from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.spoofing import repetition
@@ -70,7 +69,7 @@ def _is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -
     """Whether a fix allows that the wearer is within the ring that demands a response. The other side is assumed at the last known
     position."""
     case = case_state.case
-    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
+    ring = next((ring for ring in case.rings if ring.responds), None)
     if ring is None:
         return False
     for target in case.targets:

@@ -13,7 +13,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
-from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.entries import Case, Ring, Target
 from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.presence import RingEntry
@@ -93,7 +93,7 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         if newest:
             possible_presence.end_if_expired(context, target)
         return
-    known_ms = max(side.recent[-1].time_ms for side in sides if side)
+    known_ms = max([side.recent[-1][0] for side in sides if side])
     until_ms = known_ms if movement.until_ms is None else movement.until_ms
     if case.is_over(until_ms):
         until_ms = case.end_ms - 1
@@ -124,7 +124,7 @@ def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
             ring_state.late_ms = context.state.now_ms
     elif is_late and ring_state.closed:
         _check_late(context, ring, evaluation)
-    elif ring.action is Demand.RESPOND:
+    elif ring.responds:
         _check_response_ring(context, ring, evaluation)
     elif entry := evaluation.first_within(ring, ring_state.bound_ms):
         _enter(context, target, ring, entry=entry, late=is_late)
@@ -155,7 +155,7 @@ def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
     """
     target, sides = evaluation.target, evaluation.sides
     ring_state = context.case_state.ring(target, ring)
-    responds = ring.action is Demand.RESPOND
+    responds = ring.responds
     from_ms = evaluation.lookback_ms if responds else evaluation.from_ms
     for low_ms, high_ms in accounts.unnotified(ring_state, from_ms, evaluation.until_ms):
         if responds:
@@ -193,7 +193,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
     allowed = encounters.active_at(state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
     if allowed:
         ring_state.muted, demand = True, demands.MUTED_DEMAND
-    if ring.action is Demand.RESPOND:
+    if ring.responds:
         possible_presence.POSSIBLE.of(case_state).pop(target.key, None)
     is_past = late or (context.cause is not None and state.now_ms - at_ms >= UNKNOWN_AFTER_MS)
     context.alert(

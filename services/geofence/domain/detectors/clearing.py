@@ -17,7 +17,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
@@ -35,14 +35,16 @@ the device stayed silent."""
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
-    if removals.is_off(context.case_state):
+    case_state = context.case_state
+    if removals.is_off(case_state):
         return  # the tag isn't on its wearer: its positions prove nothing
-    for target in context.case.targets:
-        for ring in reversed(context.case.rings):
+    narrowest_first = case_state.case.rings[::-1]
+    for target in case_state.case.targets:
+        for ring in narrowest_first:
             # A wearer who may be within a narrower ring may be within the wider rings, too.
-            if context.case_state.ring(target, ring).open and not _clear_if_left(context, target, ring):
+            if case_state.ring(target, ring).since_ms is not None and not _clear_if_left(context, target, ring):
                 break
-    context.decisions.end_if_quiet(context.case_state)
+    context.decisions.end_if_quiet(case_state)
 
 
 def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
@@ -77,7 +79,6 @@ def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     """Whether the wearer left a ring: at least one pair of devices has fresh positions, each such pair proves it, and no pair
     contradicts it."""
-    since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
     fresh = False
     for sides in pairs(state, case_state, target):
         until_ms = rings.known_until(sides)
@@ -96,6 +97,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
             return False
         if is_fresh:
             fresh = True
+            since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
             if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
     return fresh
@@ -128,12 +130,12 @@ def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius
     if from_ms < since_ms:
         return False
     # Other rings send nobody, so a line is enough to clear them, as it is to enter them.
-    mps = state.rules.reach_mps if ring.action is Demand.RESPOND else None
+    mps = state.rules.reach_mps if ring.responds else None
     if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
     if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
         return False
-    return ring.action is not Demand.RESPOND or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
+    return not ring.responds or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
 
 
 def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until_ms: int) -> bool:
@@ -205,9 +207,10 @@ def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_m
 
 def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Emits the full demand of muted rings once no encounter is active. Returns the moment of the next check."""
-    state, case_state, case = context.state, context.case_state, context.case
-    if not has_muted(case_state):  # nearly always
+    case_state = context.case_state
+    if not case_state.episode_id or not has_muted(case_state):  # nearly always
         return ()
+    state, case = context.state, case_state.case
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
     until_ms = encounters.active_until_ms(state, case, at_ms)
     if until_ms is not None:

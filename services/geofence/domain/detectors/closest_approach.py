@@ -16,7 +16,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM, Vector, between
 from services.geofence.domain.kinematics.rings import Sides
@@ -24,6 +24,7 @@ from services.geofence.domain.kinematics.track import (
     PREDICT_UP_TO_MPS,
     UNKNOWN_AFTER_MS,
     Track,
+    minus,
 )
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CasePart, CaseState
@@ -80,17 +81,18 @@ def is_contact_predicted(case_state: CaseState, target: Target) -> bool:
 
 def check_fix(context: CaseContext, movement: Movement) -> None:
     """Checks whether the newest fix of a device shows an approach. Emits CONTACT_PREDICTED once for each target of an episode."""
-    if not context.case_state.episode_id or movement.until_ms is not None:
+    case_state = context.case_state
+    if not case_state.episode_id or movement.until_ms is not None:
         return
-    for target in context.case.targets:
-        ring = _ring(context.case_state, target)
-        if ring is not None and not is_contact_predicted(context.case_state, target):
+    for target in case_state.case.targets:
+        ring = _ring(case_state, target)
+        if ring is not None and not is_contact_predicted(case_state, target):
             _check_target(context, target, ring, device_id=movement.device_id)
 
 
 def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id: str) -> None:
     state, mover = context.state, context.state.tracks[device_id]
-    if device_id not in (*context.case.tag_device_ids, *target.device_ids):
+    if device_id not in context.case.tag_device_ids and device_id not in target.device_ids:
         return
     if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
         return
@@ -136,8 +138,8 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
     """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
     is_wider_open = False
     for ring in case_state.case.rings:  # the widest first
-        is_open = case_state.ring(target, ring).open
-        if ring.action is Demand.RESPOND:
+        is_open = case_state.ring(target, ring).since_ms is not None
+        if ring.responds:
             return ring if is_wider_open and not is_open else None
         is_wider_open = is_wider_open or is_open
     return None
@@ -160,10 +162,10 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     ):
         return None
     took_ms = now.time_ms - before.time_ms
-    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach to a
-    # person, unless both ride in one train. Nearly always one of them decides, before the movement or any scatter is measured.
+    # The stated accuracies are a lower bound of the credible ones, and the ways of both sides an upper bound of the approach, unless
+    # both ride in one train. Nearly always one of them decides, before the movement or any scatter is measured.
     least_mm = max(MIN_APPROACH_MPS * took_ms, 2 * sum([track.recent[-1].accuracy_mm for track in tracks]))
-    if sides.device and not rings.rides_along(sides.wearer, sides.device, before.time_ms):
+    if sides.device is None or not rings.rides_along(sides.wearer, sides.device, before.time_ms):
         moved_mm = sum([track.path_since_mm(before.time_ms) for track in tracks])
         if moved_mm + BOUND_ALLOWANCE_MM <= least_mm:
             return None
@@ -197,8 +199,14 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 def _relative(sides: Sides, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment. A side that hasn't reported since is at its last position, or
     still in the train in which both ride."""
-    pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
-    return pieces[0].start if pieces else None
+    wearer, device = sides
+    if device is None:
+        return wearer.assumed_at(at_ms)
+    if rings.rides_along(wearer, device, at_ms):
+        pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
+        return pieces[0].start if pieces else None
+    here, there = wearer.assumed_at(at_ms), device.assumed_at(at_ms)
+    return None if here is None or there is None else minus(here, there)
 
 
 DETECTOR = Detector(on_fix=check_fix, parts=(APPROACHES,))

@@ -94,7 +94,7 @@ def is_known_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
 
     Notes the warning if it is news. A ring that demands a response is always warned of.
     """
-    if ring.action >= Demand.RESPOND:
+    if ring.responds:
         return False
     stays, key, now_ms = STAYS.of(context.case_state), _stay_key(target, ring), context.state.now_ms
     stay = stays.get(key)
@@ -146,19 +146,16 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         # The alert of that ring has warned her.
         warned[target.key] = LastWarning(apart_mm, now_ms, len(entered))
         return
-    ring = entered[-1]
+    ring, away_since_ms, near_at_ms = entered[-1], None, None
     if not before.away and _is_away(before, apart_mm, ring.radius_mm) and not removals.is_off(case_state):
         if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
             return  # not credible: no vehicle could have covered that way in the time
-        before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)
-    else:
-        before = before._replace(away_since_ms=None)
+        away_since_ms = now_ms if before.away_since_ms is None else before.away_since_ms
     habit = _habit(context, target)
-    if not _is_nearer(before, habit, apart_mm, widest_mm=rings_[0].radius_mm):
-        before = before._replace(near_at_ms=None)
-    elif before.near_at_ms is None:
-        before = before._replace(near_at_ms=at_ms)
-    warned[target.key] = before
+    if _is_nearer(before, habit, apart_mm, widest_mm=rings_[0].radius_mm):
+        near_at_ms = at_ms if before.near_at_ms is None else before.near_at_ms
+    if (before.away_since_ms, before.near_at_ms) != (away_since_ms, near_at_ms):  # seldom
+        before = warned[target.key] = before._replace(away_since_ms=away_since_ms, near_at_ms=near_at_ms)
     away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
     if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_confirmed(before, habit, at_ms, now_ms=now_ms)):
         return

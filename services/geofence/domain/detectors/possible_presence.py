@@ -16,7 +16,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import closest_approach
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import encounters, rings
 from services.geofence.domain.kinematics.presence import PossiblePresence
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
@@ -46,7 +46,7 @@ def update(context: CaseContext, target: Target, ring: Ring, *, possible: Possib
     before = POSSIBLE.of(case_state).get(target.key)
     emitted = before is not None and before.emitted
     sent = closest_approach.is_contact_predicted(case_state, target) or any(
-        case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
+        case_state.ring(target, ring).open for ring in case.rings if ring.responds
     )
     is_suppressed = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
     if not is_suppressed:

@@ -17,7 +17,7 @@ from services.common.ids import hash_id
 from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Exercise
+from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import report_interval, safe_region
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
@@ -57,7 +57,7 @@ def check_fix(decisions: Decisions, device_id: str) -> None:
 
 def far_mm(state: State, case: Case) -> float | None:
     """Distance from a target of a case beyond which no fix changes an interval, mm; None if the case asks for nothing."""
-    if state.log_version < FIRST_VERSION or case.exercise is not Exercise.NONE:
+    if state.log_version < FIRST_VERSION or not case.is_live:
         return None
     far_mm, reach_mm = report_interval.far_mm(state.rules.reach_mps), report_interval.reach_mm(state.rules)
     return report_interval.radius_mm(case) + max(far_mm, reach_mm)

@@ -15,7 +15,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, Exercise, Target
+from services.geofence.domain.entries import Case, Demand, Target
 from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
@@ -37,7 +37,7 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
     check_times_ms = [*_check_persons(context, at_ms)]
     if case.tag_device_ids:
         # Exercises don't count in outages, neither as silent nor as watched wearers.
-        if case.exercise is Exercise.NONE:
+        if case.is_live:
             state.watched.add(case.case_id)
         check_times_ms += _check_contact(context, at_ms)
         check_times_ms += _check_reachability(context, at_ms)
@@ -60,15 +60,17 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
         return None
     tag_ids, after_ms = case.tag_device_ids, track.unknown_after_ms()
     silent_after_ms = after_ms if len(tag_ids) == 1 else _silent_after_ms(state, case)
-    unseen_after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else after_ms
+    is_evading = case_state.raised and stages.shows_sign(state, case_state)
+    unseen_after_ms = UNKNOWN_AFTER_MS if is_evading else after_ms
+    lost_after_ms = state.rules.protected_lost_after_ms
     check_ms = min(
-        track.recent[-1].time_ms + unseen_after_ms,
+        track.recent[-1][0] + unseen_after_ms,
         _last_heard_ms(heard_at_ms, tag_ids) + silent_after_ms,
         at_ms + UNKNOWN_AFTER_MS,
     )
     for target in case.targets:
         if target.is_person:
-            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
+            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + lost_after_ms
             if lost_ms < check_ms:
                 check_ms = lost_ms
     return check_ms if check_ms > at_ms else None
@@ -192,7 +194,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
         heard_before = any(tag_id in state.heard_at_ms for tag_id in context.case.tag_device_ids)
-        if heard_before and context.case.exercise is Exercise.NONE:
+        if heard_before and context.case.is_live:
             outages.note_silence(context.decisions, context.case.case_id, moment_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
     if at_ms < long_silent_ms:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain.entries import Case, Exercise, Target
+from services.geofence.domain.entries import Case, Target
 from services.geofence.domain.her_map import coarse, region
 from services.geofence.domain.her_map.coarse import FromHer, ShownCircle
 from services.geofence.domain.kinematics import reachability
@@ -129,7 +129,7 @@ def _has_open_notice(state: State, case_state: CaseState, person: Target, *, at_
     incident = state.incidents.get(case.wearer_id)
     open_notices = OPEN_NOTICES.all_in(case_state).get(OPEN_NOTICES.name, {})
     return (
-        case.exercise is Exercise.NONE
+        case.is_live
         and case.notice_ground is not None
         and open_notices.get(person.target_id) == case.notice_ground.value
         and not case_state.ended

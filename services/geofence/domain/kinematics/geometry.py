@@ -40,13 +40,16 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
 
 def ecef_points_mm(lats_e7: Sequence[int], lons_e7: Sequence[int]) -> list[tuple[int, int, int]]:
     """`ecef_mm` of many points: the fold needs it for each position, and a call for each would take a tenth more time."""
-    points = []
+    points: list[tuple[int, int, int]] = []
+    # Names of the function are found sooner than those of the module: that is a tenth of the time.
+    add, sine, cosine, root, whole = points.append, sin, cos, sqrt, round
+    a_mm, e2, less_e2, e7_rad = _A_MM, _E2, _LESS_E2, _E7_RAD
     for lat_e7, lon_e7 in zip(lats_e7, lons_e7, strict=True):
-        lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
-        sin_lat = sin(lat)
-        n = _A_MM / sqrt(1 - _E2 * sin_lat * sin_lat)
-        from_axis = n * cos(lat)
-        points.append((round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)))
+        lat, lon = lat_e7 * e7_rad, lon_e7 * e7_rad
+        sin_lat = sine(lat)
+        n = a_mm / root(1 - e2 * sin_lat * sin_lat)
+        from_axis = n * cosine(lat)
+        add((whole(from_axis * cosine(lon)), whole(from_axis * sine(lon)), whole(n * less_e2 * sin_lat)))
     return points
 
 

@@ -54,11 +54,13 @@ def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int
 
 def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
     """Moment at which the evaluation of a fix must start, so that it includes the movement to a fix that was unconfirmed until now."""
-    start_ms = from_ms
+    start_ms, least_ms = from_ms, from_ms - UNKNOWN_AFTER_MS
     for track in tracks:
         if track is not None:
-            start_ms = min(start_ms, max(track.earlier_ms(from_ms, MAX_HELD), from_ms - UNKNOWN_AFTER_MS))
-    return start_ms
+            earlier_ms = track.earlier_ms(from_ms, MAX_HELD)
+            if earlier_ms < start_ms:
+                start_ms = earlier_ms
+    return start_ms if start_ms > least_ms else least_ms
 
 
 def is_newest_believed(track: Track, bound_mps: int) -> bool:

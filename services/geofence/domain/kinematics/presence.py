@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import dist
 from typing import NamedTuple
 
@@ -68,6 +69,10 @@ class Presence(NamedTuple):
     possible: PossiblePresence | None = None
 
 
+NOTHING = Presence()
+"""The result of nearly every evaluation: the wearer isn't within the ring."""
+
+
 def evaluate(
     state: State,
     sides: Sides,
@@ -81,11 +86,12 @@ def evaluate(
     """Evaluates the presence within a ring between two moments. `newest` says that no later position of the reporting device is
     known."""
     if from_ms > until_ms:
-        return Presence()  # the whole stretch is before the last clearing
+        return NOTHING  # the whole stretch is before the last clearing
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
-    tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way, over_ms = Presence(), predict_over_ms(state)
+    raw = [side for side in sides if side]
+    tracks = tuple([plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in raw])
+    on_the_way, over_ms = NOTHING, predict_over_ms(state)
     # Nearly always both sides are too far apart for any accuracy that their scatter could leave them: then it isn't measured.
     if not _is_far_unreachable(
         tracks,
@@ -98,7 +104,7 @@ def evaluate(
     ):
         on_the_way = _on_the_way(
             state.rules,
-            tuple(map(_credible, tracks, (side for side in sides if side))),
+            tuple(map(_credible, tracks, raw)),
             target,
             ring=ring,
             from_ms=from_ms,
@@ -108,10 +114,11 @@ def evaluate(
         )
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
-    presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
+    presence = _from_newest(state.rules, raw, tracks, target=target, ring=ring, best=on_the_way.possible)
     if presence.entered or presence.possible:
         return presence
-    return Presence(possible=_before_jumps(state.rules, sides, target, ring=ring))
+    before_jump = _before_jumps(state.rules, sides, target, ring=ring)
+    return Presence(possible=before_jump) if before_jump else NOTHING
 
 
 def _is_dense(wearer: Track) -> bool:
@@ -189,17 +196,18 @@ def _is_far_unreachable(
     wearer = tracks[0]
     here = wearer.recent[-1]
     vague_mm = max([fix[6] for fix in wearer.recent[-plausibility.LOOKBACK_FIXES :]])
-    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(vague_mm, least_mm)
+    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * (vague_mm if vague_mm > least_mm else least_mm)
     if len(tracks) == 1:
         return target.shape.distance_bound_mm(here.point) - away_mm > radius_mm
-    device = tracks[1]
-    point = device.recent[-1][3:6]
-    wide_mm = max([dist(fix[3:6], point) for fix in device.recent])
-    vague_mm = max([fix[6] for fix in device.recent])
-    away_mm += wide_mm + POSSIBLE_TIMES * max(vague_mm, least_mm)
-    if len(device.recent) > 1:
-        took_ms = max(1, device.recent[-1][0] - device.recent[-2][0])
-        away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.recent[-1][0])) / took_ms
+    fixes = tracks[1].recent
+    newest = fixes[-1]
+    point = newest[3:6]
+    wide_mm = max([dist(fix[3:6], point) for fix in fixes])
+    vague_mm = max([fix[6] for fix in fixes])
+    away_mm += wide_mm + POSSIBLE_TIMES * (vague_mm if vague_mm > least_mm else least_mm)
+    if len(fixes) > 1 and until_ms > newest[0]:
+        took_ms = max(1, newest[0] - fixes[-2][0])
+        away_mm += 2 * wide_mm * min(PREDICT_MS, until_ms - newest[0]) / took_ms
     if ahead := wearer.predicted(until_ms, over_ms):
         away_mm += dist(ahead.start, ahead.end)
     return dist(here[3:6], point) - away_mm - BOUND_ALLOWANCE_MM > radius_mm
@@ -248,7 +256,7 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
 
 def _from_newest(
     rules: Rules,
-    sides: Sides,
+    raw: Sequence[Track],
     believed: tuple[Track, ...],
     *,
     target: Target,
@@ -256,7 +264,6 @@ def _from_newest(
     best: PossiblePresence | None,
 ) -> Presence:
     """The presence by the newest positions alone, even unbelieved ones. Earlier positions at the same place can make it more likely."""
-    raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].recent[-1], raw[1].recent[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
     if best is None:
@@ -265,7 +272,7 @@ def _from_newest(
         # An upper bound of the accuracies, without any measurement of scatter, nearly always decides.
         for accuracy_of in (accuracy.worst_credible_mm, accuracy.credible_mm):
             if beyond_mm > SURELY_BEYOND * sum(map(accuracy_of, raw)):
-                return Presence()
+                return NOTHING
     accuracies = tuple(map(accuracy.credible_mm, raw))
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_mm(here.point)
     held = any(

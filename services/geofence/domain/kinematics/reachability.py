@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
-from services.geofence.domain.entries import Case, Demand, Target
+from services.geofence.domain.entries import Case, Target
 from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -157,9 +157,7 @@ def is_beyond_response(state: State, case: Case, last: Fix, *, target: Target) -
 
 def _response_radius_mm(case: Case) -> int:
     """Radius of the widest ring that demands a response, mm; of the narrowest ring if none does."""
-    return max(
-        (ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND), default=case.rings[-1].radius_mm
-    )
+    return max((ring.radius_mm for ring in case.rings if ring.responds), default=case.rings[-1].radius_mm)
 
 
 def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
+from services.geofence.domain.entries import Case, EquipmentKind, Target
 from services.geofence.domain.kinematics import encounters, plausibility
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.rules import Rules
@@ -104,7 +104,7 @@ def cases_of(state: State, device_id: str) -> Iterator[CaseState]:
     """Live cases in force that name a device. No real tag stands behind an exercise."""
     for case_state in map(state.cases.__getitem__, state.cases_of.get(device_id, ())):
         case = case_state.case
-        if case.exercise is Exercise.NONE and case.is_in_force(state.now_ms):
+        if case.is_live and case.is_in_force(state.now_ms):
             yield case_state
 
 
@@ -116,7 +116,7 @@ def is_tag(state: State, device_id: str) -> bool:
 def radius_mm(case: Case) -> int:
     """Radius of the widest ring of a case that demands a response, mm; if none does, of the narrowest ring."""
     for ring in case.rings:  # the widest first
-        if ring.action is Demand.RESPOND:
+        if ring.responds:
             return ring.radius_mm
     return case.rings[-1].radius_mm
 
@@ -193,7 +193,7 @@ def _gaps(state: State, case_state: CaseState, track: Track) -> Iterator[Gap]:
 def _is_entered(case_state: CaseState, target: Target) -> bool:
     """Whether a ring of a target that demands a response is entered."""
     return bool(case_state.episode_id) and any(
-        case_state.ring(target, ring).open for ring in case_state.case.rings if ring.action is Demand.RESPOND
+        case_state.ring(target, ring).open for ring in case_state.case.rings if ring.responds
     )
 
 

@@ -152,11 +152,16 @@ class Fixes:
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
         fixes, total_mm = self.since(from_ms), 0.0
-        for i in range(len(fixes) - 1, 0, -1):
-            fix, before = fixes[i], fixes[i - 1]
-            if fix[0] <= from_ms:
+        if not fixes or fixes[-1][0] <= from_ms:
+            return total_mm
+        point = fixes[-1][3:6]
+        for i in range(len(fixes) - 2, -1, -1):
+            before = fixes[i]
+            before_point = before[3:6]
+            total_mm += math.dist(point, before_point)
+            if before[0] <= from_ms:
                 break
-            total_mm += math.dist(fix[3:6], before[3:6])
+            point = before_point
         return total_mm
 
     def longest_way_mm(self, from_ms: int) -> float:

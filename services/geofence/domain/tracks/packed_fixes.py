@@ -7,9 +7,9 @@ stored for each fix, and the high words only once for all.
 
 from __future__ import annotations
 
+import struct
 import sys
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -35,9 +35,9 @@ _LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
 """Places of the low and of the high word of a number."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and each device has one made every 16 reports
 class PackedFixes:
-    """Fixes in order of time. Equal fixes give equal values if `of_rows` packed them or `normalised` returned them."""
+    """Fixes in order of time, never changed. Equal fixes give equal values if `of_rows` packed them or `normalised` returned them."""
 
     low_words: bytes
     """Low words of the numbers of each fix."""
@@ -163,7 +163,8 @@ def of_rows(rows: Sequence[Row]) -> PackedFixes:
     if any(sources):
         for i, source in enumerate(sources):
             values[_NUMBERS * i + _ACCURACY] |= source << _WORD_BITS
-    words = array("I", array("q", values).tobytes())
+    # `struct` writes the numbers in less time than an `array` does, in the same bytes.
+    words = memoryview(struct.pack(f"{len(values)}q", *values)).cast("I")
     return PackedFixes(words[_LOW::2].tobytes(), _shared(words[_HIGH::2].tobytes()), _joined(ids))
 
 
@@ -173,7 +174,6 @@ def _shared(high_words: bytes) -> bytes:
     return first if high_words == first * (len(high_words) // _WORDS_BYTES) else high_words
 
 
-def _joined(ids: Iterable[str]) -> str | tuple[str, ...]:
-    ids = tuple(ids)
+def _joined(ids: Sequence[str]) -> str | tuple[str, ...]:
     joined = _SEPARATOR.join(ids)
-    return joined if joined.count(_SEPARATOR) == len(ids) - 1 else ids
+    return joined if joined.count(_SEPARATOR) == len(ids) - 1 else tuple(ids)
