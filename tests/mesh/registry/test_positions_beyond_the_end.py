@@ -21,7 +21,7 @@ from services.registry.tables import MIGRATIONS
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
-from tests.support.registry.registry import MOJ, SECRET, Client, RegistryMesh
+from tests.support.registry.registry import MOJ, SECRET, WITHIN_S, Client, RegistryMesh
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ async def test_a_watcher_beyond_the_newest_match_is_refused_with_the_newest(clie
     [[newest]] = client.mesh.query("select max(sequence) from match_events")
     for after in (newest + 1, (1 << 64) - 1):
         request = registry_pb2.WatchMatchesRequest(after_sequence=after)
-        code, text = await refusal_of(client.stub.WatchMatches(request, metadata=server.bearer(MOJ, SECRET)))
+        call = client.stub.WatchMatches(request, metadata=server.bearer(MOJ, SECRET), timeout=WITHIN_S)
+        code, text = await refusal_of(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert text == f"after_sequence: is beyond the newest event, {newest}; start again with 0"
 
@@ -51,7 +52,7 @@ async def test_a_watcher_beyond_the_newest_row_of_the_ledger_is_refused_with_the
     await client.put(records.wearer("w-head", "800101-1988002"))
     [[newest]] = client.mesh.query("select coalesce(max(sequence), 0) from ledger")
     request = disclosure_pb2.WatchLedgerHeadsRequest(after_sequence=newest + 1)
-    call = client.disclosures.WatchLedgerHeads(request, metadata=server.bearer(MOJ, SECRET))
+    call = client.disclosures.WatchLedgerHeads(request, metadata=server.bearer(MOJ, SECRET), timeout=WITHIN_S)
     code, text = await refusal_of(call)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert text == f"after_sequence: is beyond the newest row of the ledger, {newest}; start again with 0"
