@@ -98,7 +98,7 @@ class Way(NamedTuple):
         return self.believed[-1].fix
 
 
-class History(NamedTuple):
+class StartHistory(NamedTuple):
     """Indices of positions by which the start of a way is judged."""
 
     first: int
@@ -132,10 +132,10 @@ def follow_on(way: Way, fixes: Sequence[Fix]) -> Way:
     return follow(way, fixes[bisect_left(fixes, (way.last.time_ms + 1,)) :])
 
 
-def history(fixes: Sequence[Fix], from_ms: int) -> History:
+def history(fixes: Sequence[Fix], from_ms: int) -> StartHistory:
     """The positions by which the start of the ways of a device from a moment on is judged."""
     start = max(0, bisect_left(fixes, (from_ms,)) - 1)
-    return History(_first_judged(fixes, start), start)
+    return StartHistory(_first_judged(fixes, start), start)
 
 
 def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:

@@ -29,12 +29,12 @@ class Report(NamedTuple):
 
 def together(tag_s: int, phone_s: int, *, until_s: int, far_m: float = 20_000, who: str = "tag") -> Iterator[Report]:
     """They are 50 m apart for some minutes. Then one device says that it is far away, and goes on saying so."""
-    leaps_s = max(600, 5 * max(tag_s, phone_s))
+    jumps_s = max(600, 5 * max(tag_s, phone_s))
     here_m = {"phone": 0.0, "tag": 50.0}
     for at_s in range(until_s):
         for device_id, every_s, offset_s in (("phone", phone_s, 0), ("tag", tag_s, 1)):
             if at_s % every_s == offset_s:
-                is_false = device_id == who and at_s >= leaps_s
+                is_false = device_id == who and at_s >= jumps_s
                 yield Report(at_s, device_id, far_m if is_false else here_m[device_id])
 
 
@@ -89,15 +89,15 @@ def test_a_withheld_clearing_about_a_person_holds(tag_s: int, phone_s: int, hour
     assert {key.device_id for key in WAYS.of(story.state.cases["case-1"])} == {"tag", "phone"}
 
 
-@pytest.mark.parametrize("leaps_s", range(600, 1_320, 120))
+@pytest.mark.parametrize("jumps_s", range(600, 1_320, 120))
 @pytest.mark.parametrize("changes", [PLACES, {}], ids=["place", "person"])
-def test_the_speed_before_a_leap_stays_known(leaps_s: int, changes: dict[str, Any]) -> None:
+def test_the_speed_before_a_jump_stays_known(jumps_s: int, changes: dict[str, Any]) -> None:
     """From standing no vehicle makes 4.5 km in a minute. A train makes it, if nothing says that he was standing."""
     story = begun(**changes)
     for at_s in range(0, 4 * HOUR_S, 60):
         if not changes:
             story.at(at_s, "phone", 0)
-        story.at(at_s + 1, "tag", 50 if at_s < leaps_s else 4_500)
+        story.at(at_s + 1, "tag", 50 if at_s < jumps_s else 4_500)
     assert_withheld(story)
 
 
