@@ -19,8 +19,7 @@ from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
 from services.geofence.own_entries import OwnEntries
 from services.geofence.store import CheckpointStore
-from tests.simulation.kernel.process import current
-from tests.simulation.mutants.replacing import nothing, replace
+from tests.simulation.mutants.replacing import is_second_evaluator, nothing, replace
 
 SLOW_S = 15.0
 """Delay of a slow evaluator, seconds: more than a judge allows."""
@@ -98,7 +97,7 @@ def an_evaluator_publishes_nothing() -> None:
     plain = OutputPublisher._publish_alert
 
     async def publish(self: OutputPublisher, *arguments: Any) -> None:
-        if current().name != "geofence-1":
+        if not is_second_evaluator():
             await plain(self, *arguments)
 
     replace(OutputPublisher, "_publish_alert", publish)

@@ -26,8 +26,7 @@ from services.geofence.outputs.publisher import OutputPublisher
 from services.ingest.log.writer import LogWriter
 from services.registry.disclosure.service import Disclosures
 from services.registry.outbox.store import OutboxRepository
-from tests.simulation.kernel.process import current
-from tests.simulation.mutants.replacing import nothing, replace
+from tests.simulation.mutants.replacing import is_second_evaluator, nothing, replace
 
 DELAY_S = 9.0
 """Delay of an alert that a checkpoint passes, seconds: less than a judge allows."""
@@ -74,21 +73,11 @@ def evaluators_publish_different_bytes() -> None:
 
     def to_proto(alert: Any, partition: int) -> Any:
         message = plain(alert, partition)
-        if current().name == "geofence-1":
+        if is_second_evaluator():
             message.late = not message.late
         return message
 
-    def only_in_services(alert: Any, partition: int) -> Any:
-        return to_proto(alert, partition) if _is_running() else plain(alert, partition)
-
-    replace(translate, "alert_to_proto", only_in_services)
-
-
-def _is_running() -> bool:
-    try:
-        return current().name.startswith("geofence")
-    except AssertionError:
-        return False
+    replace(translate, "alert_to_proto", to_proto)
 
 
 def a_checkpoint_passes_its_alerts() -> None:
