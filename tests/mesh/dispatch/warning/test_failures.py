@@ -178,6 +178,21 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
     assert (await bus.bounds_of(flow.COMMANDS.name)).last == 1
 
 
+async def test_a_command_that_a_full_stream_refuses_is_retried(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
+    made = settings(nats, tmp_path / "leg")
+    await put_case(bus, made, "app-1")
+    stream = await bus.js.stream_info(flow.COMMANDS.name)
+    enough, stream.config.max_bytes = stream.config.max_bytes, 1
+    await bus.js.update_stream(stream.config)
+    async with running(made):
+        await publish(bus, ring(1))
+        await until(made, "select 1 from sendings where tries >= 1")
+        stream.config.max_bytes = enough
+        await bus.js.update_stream(stream.config)
+        warning_id, _ = await FakeDevice(bus).shown()
+        await until(made, f"select 1 from sendings where message_id = '{warning_id}' and outcome = 'handed over'")
+
+
 def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TANDEM_LINK_PORT"):
         settings(nats, tmp_path, Gateway(), link_port=None)
