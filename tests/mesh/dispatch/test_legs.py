@@ -31,6 +31,7 @@ from tests.support.dispatch.dispatch import (
     stored_steps,
 )
 from tests.support.dispatch.leg_state import position_of, refused, timeless
+from tests.support.full_stream import full
 from tests.support.geofence.stories import Story
 
 
@@ -165,6 +166,19 @@ async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer,
         published = await stored_steps(bus, "police", "incident-1", count=acknowledged.step.number)
     assert [step.number for step in published] == list(range(1, acknowledged.step.number + 1))
     assert published[-1].assignment.state == ACKNOWLEDGED
+
+
+async def test_a_step_that_a_full_stream_refuses_is_published_once_there_is_space(
+    bus: Bus, police: DispatchSettings
+) -> None:
+    attempts = await bus.client.subscribe(flow.incident_subject("police", "incident-1"))
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        async with full(bus, flow.INCIDENTS.name):
+            await publish(bus, alert(5))
+            offer = (await steps.next(OFFERED)).step
+            await attempts.next_msg(timeout=PATIENCE_S)
+        (published,) = await stored_steps(bus, "police", "incident-1", count=1)
+    assert published.assignment.assignment_id == offer.assignment.assignment_id
 
 
 async def test_only_the_legs_own_desk_is_served(bus: Bus, police: DispatchSettings) -> None:

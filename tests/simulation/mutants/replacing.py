@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import ModuleType
-
-from tests.simulation.kernel.process import running
 
 Put = Callable[[], None]
 """Puts a defect into the services, for the rest of this process."""
@@ -25,12 +22,6 @@ def replace(owner: type | ModuleType, name: str, value: object) -> None:
     getattr(owner, name)
     setattr(owner, name, value)
     replaced.append(owner.__name__ if isinstance(owner, ModuleType) else owner.__module__)
-
-
-def is_second_evaluator() -> bool:
-    """Whether the second of two evaluators calls this: one of a simulation, or of a test that starts processes."""
-    process = running()
-    return process.name == "geofence-1" if process else os.environ.get("TANDEM_REPLICA") == "1"
 
 
 def defects_of(module: ModuleType) -> dict[str, Put]:

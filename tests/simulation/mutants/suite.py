@@ -27,7 +27,7 @@ FOLDERS = ("unit", "mesh", "faults", "contract")
 """Folders of the tests that are tried, the fastest first."""
 TIMEOUT_S = 300.0
 """Longest run of the tests for a mutant, seconds."""
-TEST_TIMEOUT_S = 60
+TEST_TIMEOUT_S = 45
 """Longest run of a test, seconds: with a mutant, what a test waits for may never come."""
 TEARDOWN_S = 30.0
 """Time in which an interrupted run ends the processes that it has started, seconds."""

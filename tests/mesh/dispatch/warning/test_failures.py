@@ -31,6 +31,7 @@ from tests.support.dispatch.warning import (
     ring,
     settings,
 )
+from tests.support.full_stream import full
 from tests.support.registry import records, registry
 
 
@@ -181,14 +182,10 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
 async def test_a_command_that_a_full_stream_refuses_is_retried(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
     made = settings(nats, tmp_path / "leg")
     await put_case(bus, made, "app-1")
-    stream = await bus.js.stream_info(flow.COMMANDS.name)
-    enough, stream.config.max_bytes = stream.config.max_bytes, 1
-    await bus.js.update_stream(stream.config)
     async with running(made):
-        await publish(bus, ring(1))
-        await until(made, "select 1 from sendings where tries >= 1")
-        stream.config.max_bytes = enough
-        await bus.js.update_stream(stream.config)
+        async with full(bus, flow.COMMANDS.name):
+            await publish(bus, ring(1))
+            await until(made, "select 1 from sendings where tries >= 1")
         warning_id, _ = await FakeDevice(bus).shown()
         await until(made, f"select 1 from sendings where message_id = '{warning_id}' and outcome = 'handed over'")
 
