@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,13 @@ def test_fails_with_the_defect_in_a_service():
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder for test files that has the settings of this suite."""
-    (tmp_path / "conftest.py").write_text("import tests.conftest\n")
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """A folder for test files, within the project: pytest names tests outside of it in another way."""
+    build = suite.ROOT / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=build) as made:
+        (Path(made) / "conftest.py").write_text("import tests.conftest\n")
+        yield Path(made)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,10 @@ async def test_a_step_that_a_full_stream_refuses_is_published_once_there_is_spac
         async with full(bus, flow.INCIDENTS.name):
             await publish(bus, alert(5))
             offer = (await steps.next(OFFERED)).step
-            await attempts.next_msg(timeout=PATIENCE_S)
+            for _ in range(2):
+                await attempts.next_msg(timeout=PATIENCE_S)
+            (incident,) = (await leg.desk.list()).incidents
+            assert not incident.assignments[0].report_to_published_ms, "a refused step counts as published"
         (published,) = await stored_steps(bus, "police", "incident-1", count=1)
     assert published.assignment.assignment_id == offer.assignment.assignment_id
 

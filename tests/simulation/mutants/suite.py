@@ -65,8 +65,7 @@ class _Run(NamedTuple):
     @property
     def passed(self) -> int:
         """Number of tests that passed."""
-        found = re.search(r"\b(\d+) passed", self.output)
-        return int(found[1]) if found else 0
+        return len(re.findall(r"^\S+ PASSED", self.output, re.MULTILINE))
 
 
 def put_mutant() -> None:
@@ -106,7 +105,7 @@ def verdict_of(mutant: str, files: Sequence[Path]) -> Verdict:
 
 def _pytest(arguments: Sequence[str], mutant: str, until: float) -> _Run:
     """Runs tests with a mutant, or without any if its name is empty, until the first failure or this time of the monotonic clock."""
-    options = ["-x", "-q", "-c", "pyproject.toml", "-p", "tests.simulation.mutants.suite", "-p", "no:cacheprovider"]
+    options = ["-x", "-v", "-p", "tests.simulation.mutants.suite", "-p", "no:cacheprovider"]
     limits = ["--hypothesis-profile=quick", f"--timeout={TEST_TIMEOUT_S}"]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
         (Path(folder) / "sitecustomize.py").write_text(AT_START)
