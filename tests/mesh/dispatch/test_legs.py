@@ -86,6 +86,15 @@ async def test_an_alert_reaches_only_the_legs_that_it_demands(bus: Bus, legs: di
     await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
 
 
+async def test_each_protected_person_of_an_alert_has_an_offer(bus: Bus, police: DispatchSettings) -> None:
+    offered: set[str] = set()
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5, protected=("p1", "p2")))
+        while len(offered) < 2:
+            offered.add((await steps.next(OFFERED)).step.assignment.subject_id)
+    assert offered == {"p1", "p2"}
+
+
 async def test_a_device_notice_reaches_the_desks_that_it_concerns_and_is_stood_down(
     bus: Bus, legs: dict[str, RunningLeg]
 ) -> None:
@@ -298,6 +307,9 @@ async def test_the_open_incidents_and_the_changed_ones_are_listed(bus: Bus, poli
         assert (await steps.next(STOOD_DOWN)).step.assignment.assignment_id == offers["incident-2"]
         open_ = await leg.desk.list(only_open=True)
         assert [incident.incident_id for incident in open_.incidents] == ["incident-3", "incident-1"]
+        await leg.desk.acknowledge(offers["incident-1"])
+        acknowledged = await leg.desk.list(only_open=True)
+        assert [incident.incident_id for incident in acknowledged.incidents] == ["incident-3", "incident-1"]
         changed = await leg.desk.list(changed_after=before.changes)
         assert "incident-2" in {incident.incident_id for incident in changed.incidents}
         assert not changed.more_changes and not changed.changes_unknown
