@@ -14,6 +14,7 @@ from tests.simulation.mutants import HARMLESS, MUTANTS
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "explanation" / "simulation.md").read_text()
 COMMANDS = re.findall(r"^\.venv/bin/python -m tests\.simulation (.*)$", PAGE, re.MULTILINE)
+TESTS = re.findall(r"^\| .* \| `([^`:]+)::([a-z0-9_]+)` \|$", PAGE, re.MULTILINE)
 ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \|", PAGE.partition("## How well the judges bite")[2], re.MULTILINE)
 
 
@@ -30,6 +31,13 @@ def test_the_page_has_commands() -> None:
 def test_each_mutant_has_a_row_of_the_page() -> None:
     names = [row.replace(" ", "_") for row in ROWS]
     assert [name for name in MUTANTS if names.count(name) != 1] == []
+
+
+def test_each_test_that_finds_a_mutant_exists() -> None:
+    assert len(TESTS) >= 50
+    assert [
+        name for path, name in TESTS if not re.search(rf"\bdef {name}\(", (ROOT / "tests" / path).read_text("utf-8"))
+    ] == []
 
 
 def test_harmless_mutants_have_their_reason_on_the_page() -> None:

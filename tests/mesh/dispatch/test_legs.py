@@ -31,6 +31,7 @@ from tests.support.dispatch.dispatch import (
     stored_steps,
 )
 from tests.support.dispatch.leg_state import position_of, refused, timeless
+from tests.support.full_stream import full
 from tests.support.geofence.stories import Story
 
 
@@ -83,6 +84,15 @@ async def test_an_alert_reaches_only_the_legs_that_it_demands(bus: Bus, legs: di
         notice = (await subscription.next(NOTIFIED)).step.assignment
         assert notice.incident_id == "incident-2" and not notice.HasField("offered_at")
     await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_each_protected_person_of_an_alert_has_an_offer(bus: Bus, police: DispatchSettings) -> None:
+    offered: set[str] = set()
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5, protected=("p1", "p2")))
+        while len(offered) < 2:
+            offered.add((await steps.next(OFFERED)).step.assignment.subject_id)
+    assert offered == {"p1", "p2"}
 
 
 async def test_a_device_notice_reaches_the_desks_that_it_concerns_and_is_stood_down(
@@ -165,6 +175,22 @@ async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer,
         published = await stored_steps(bus, "police", "incident-1", count=acknowledged.step.number)
     assert [step.number for step in published] == list(range(1, acknowledged.step.number + 1))
     assert published[-1].assignment.state == ACKNOWLEDGED
+
+
+async def test_a_step_that_a_full_stream_refuses_is_published_once_there_is_space(
+    bus: Bus, police: DispatchSettings
+) -> None:
+    attempts = await bus.client.subscribe(flow.incident_subject("police", "incident-1"))
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        async with full(bus, flow.INCIDENTS.name):
+            await publish(bus, alert(5))
+            offer = (await steps.next(OFFERED)).step
+            for _ in range(2):
+                await attempts.next_msg(timeout=PATIENCE_S)
+            (incident,) = (await leg.desk.list()).incidents
+            assert not incident.assignments[0].report_to_published_ms, "a refused step counts as published"
+        (published,) = await stored_steps(bus, "police", "incident-1", count=1)
+    assert published.assignment.assignment_id == offer.assignment.assignment_id
 
 
 async def test_only_the_legs_own_desk_is_served(bus: Bus, police: DispatchSettings) -> None:
@@ -281,6 +307,9 @@ async def test_the_open_incidents_and_the_changed_ones_are_listed(bus: Bus, poli
         assert (await steps.next(STOOD_DOWN)).step.assignment.assignment_id == offers["incident-2"]
         open_ = await leg.desk.list(only_open=True)
         assert [incident.incident_id for incident in open_.incidents] == ["incident-3", "incident-1"]
+        await leg.desk.acknowledge(offers["incident-1"])
+        acknowledged = await leg.desk.list(only_open=True)
+        assert [incident.incident_id for incident in acknowledged.incidents] == ["incident-3", "incident-1"]
         changed = await leg.desk.list(changed_after=before.changes)
         assert "incident-2" in {incident.incident_id for incident in changed.incidents}
         assert not changed.more_changes and not changed.changes_unknown

@@ -24,6 +24,3 @@ HARMLESS: dict[str, str] = {
     "checkpoints_do_not_wait_for_verification": "a second line of defence: recovery drops a checkpoint whose alerts are lost",
 }
 """Mutants that break no invariant by themselves, with the reason."""
-
-SEVERAL_PROCESSES = frozenset({"evaluators_publish_different_bytes", "an_evaluator_publishes_nothing"})
-"""Mutants that tell processes apart by their names in a simulation, so that no other test can show them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,14 +20,12 @@ from services.dispatch.leg.record import LegRecord
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.warning.channels import DeviceChannel
 from services.dispatch.warning.opening import MessageOpener
-from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.outputs.publisher import OutputPublisher
 from services.ingest.log.writer import LogWriter
 from services.registry.disclosure.service import Disclosures
 from services.registry.outbox.store import OutboxRepository
-from tests.simulation.kernel.process import current
 from tests.simulation.mutants.replacing import nothing, replace
 
 DELAY_S = 9.0
@@ -70,25 +69,13 @@ def an_alert_in_ten_is_not_published() -> None:
 
 def evaluators_publish_different_bytes() -> None:
     """An output depends on the process and not only on the log."""
-    plain = translate.alert_to_proto
+    plain = OutputPublisher._publish_alert
 
-    def to_proto(alert: Any, partition: int) -> Any:
-        message = plain(alert, partition)
-        if current().name == "geofence-1":
-            message.late = not message.late
-        return message
+    async def publish(self: OutputPublisher, alert: Any, *arguments: Any) -> None:
+        is_backup = self._delay_s > 0
+        await plain(self, dataclasses.replace(alert, late=alert.late ^ is_backup), *arguments)
 
-    def only_in_services(alert: Any, partition: int) -> Any:
-        return to_proto(alert, partition) if _is_running() else plain(alert, partition)
-
-    replace(translate, "alert_to_proto", only_in_services)
-
-
-def _is_running() -> bool:
-    try:
-        return current().name.startswith("geofence")
-    except AssertionError:
-        return False
+    replace(OutputPublisher, "_publish_alert", publish)
 
 
 def a_checkpoint_passes_its_alerts() -> None:

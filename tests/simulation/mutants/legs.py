@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import services.dispatch.__main__ as dispatch
 from services.dispatch.domain import answers, decisions, escalation
@@ -55,14 +56,15 @@ def deadlines_are_in_minutes() -> None:
 def a_leg_forgets_its_deadlines_at_a_restart() -> None:
     """Deadlines are only in memory."""
     plain = DeadlineWatch.pulse
-    made: set[int] = set()
+    announced: WeakSet[DeadlineWatch] = WeakSet()
 
     async def pulse(self: DeadlineWatch) -> Pulse:
         found = await plain(self)
-        return found if id(self) in made else dataclasses.replace(found, due_ms=math.inf)
+        return found if self in announced else dataclasses.replace(found, due_ms=math.inf)
 
     def due(self: DeadlineWatch, due_ms: float, leg_due_ms: float) -> None:
-        made.add(id(self))
+        if due_ms < math.inf:
+            announced.add(self)
         plain_due(self, due_ms, leg_due_ms)
 
     plain_due = DeadlineWatch.due
@@ -133,7 +135,8 @@ def a_leg_does_not_read_the_other_legs() -> None:
     async def consume(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    replace(dispatch, "consume_peers", consume)
+    for module in (dispatch, consumer):
+        replace(module, "consume_peers", consume)
 
 
 def unpublished_steps_are_forgotten_at_a_restart() -> None:

@@ -32,6 +32,7 @@ from tests.support.dispatch.warning import (
     ring,
     settings,
 )
+from tests.support.full_stream import full
 from tests.support.registry import records, registry
 
 
@@ -177,6 +178,17 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
         nats.start()
         assert await device.shown() == all_clear
     assert (await bus.bounds_of(flow.COMMANDS.name)).last == 1
+
+
+async def test_a_command_that_a_full_stream_refuses_is_retried(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
+    made = settings(nats, tmp_path / "leg")
+    await put_case(bus, made, "app-1")
+    async with running(made):
+        async with full(bus, flow.COMMANDS.name):
+            await publish(bus, ring(1))
+            await until(made, "select 1 from sendings where tries >= 1")
+        await FakeDevice(bus).shown()
+        await until(made, "select 1 from sendings where outcome = 'handed over'")
 
 
 def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
