@@ -201,11 +201,11 @@ def _relative(sides: Sides, at_ms: int) -> Vector | None:
     still in the train in which both ride."""
     wearer, device = sides
     if device is None:
-        return wearer.assumed_at(at_ms)
+        return rings.assumed_at(wearer, at_ms)
     if rings.rides_along(wearer, device, at_ms):
         pieces = rings.assumed_to_stay(sides, at_ms, at_ms)
         return pieces[0].start if pieces else None
-    here, there = wearer.assumed_at(at_ms), device.assumed_at(at_ms)
+    here, there = rings.assumed_at(wearer, at_ms), rings.assumed_at(device, at_ms)
     return None if here is None or there is None else minus(here, there)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.geometry import Shape, Vector
+from services.geofence.domain.kinematics.geometry import Shape, Vector, between
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
+from services.geofence.domain.tracks.fixes import AFTER_ALL_MS
 
 AGREEING_FIXES = 4
 """Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
@@ -157,6 +158,21 @@ def assumed_to_stay(sides: Sides, from_ms: int, to_ms: int) -> list[Piece]:
     if wearer.recent and device.recent and rides_along(wearer, device, to_ms):
         return _carried(sides, relative, from_ms, to_ms=to_ms)
     return relative
+
+
+def assumed_at(track: Track, at_ms: int) -> Vector | None:
+    """Assumed position of a device at a moment: where its `assumed` movement from that moment begins. None before its first fix."""
+    fixes = track.since(at_ms)
+    index = bisect_right(fixes, (at_ms, AFTER_ALL_MS)) - 1
+    if index < 0:
+        return None
+    fix = fixes[index]
+    if index + 1 < len(fixes):
+        following = fixes[index + 1]
+        took_ms = following[0] - fix[0]
+        if took_ms <= UNKNOWN_AFTER_MS:
+            return between(fix[3:6], following[3:6], (at_ms - fix[0]) / took_ms)
+    return fix[3:6]
 
 
 def rides_along(wearer: Track, device: Track, at_ms: int) -> bool:

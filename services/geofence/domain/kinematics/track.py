@@ -189,8 +189,8 @@ class Track(Fixes):
         last, count = self.recent[-1], self.count
         if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
             return self._pace[2]
-        last_ms, point, accuracy_mm = last[0], last[3:6], last[6]
         fastest_mps: float | None = None
+        last_ms, point, accuracy_mm = last[0], last[3:6], last[6]
         for fix in self.backwards():
             took_ms = last_ms - fix[0]
             if took_ms > MAX_PACE_MS:
@@ -280,37 +280,18 @@ class Track(Fixes):
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
         return _pieces(self.since(from_ms), from_ms, to_ms, hold=True)
 
-    def assumed_at(self, at_ms: int) -> Vector | None:
-        """Assumed position at a moment: where the movement `assumed` from that moment begins. None before the first fix."""
-        fixes = self.since(at_ms)
-        index = bisect_right(fixes, (at_ms, AFTER_ALL_MS)) - 1
-        if index < 0:
-            return None
-        fix = fixes[index]
-        if index + 1 < len(fixes):
-            following = fixes[index + 1]
-            took_ms = following[0] - fix[0]
-            if took_ms <= UNKNOWN_AFTER_MS:
-                return between(fix[3:6], following[3:6], (at_ms - fix[0]) / took_ms)
-        return fix[3:6]
-
     def predicted(self, to_ms: int, over_ms: int) -> Piece | None:
         """The last movement, of `over_ms` at least, continued after the last fix for up to 30 s; None if there is none."""
-        recent = self.recent
-        if not recent:
+        last = self.recent[-1] if self.recent else None
+        ahead_ms = min(to_ms - last[0], PREDICT_MS) if last else 0
+        if last is None or ahead_ms <= 0 or len(self.recent) < 2:
             return None
-        last = recent[-1]
-        last_ms = last[0]
-        ahead_ms = min(to_ms - last_ms, PREDICT_MS)
-        if ahead_ms <= 0:
+        before, last_ms = self.recent[-2], last[0]
+        if last_ms - before[0] < over_ms:  # seldom: the fix before is nearly always old enough
+            before = next((fix for fix in islice(self.backwards(), 2, None) if last_ms - fix[0] >= over_ms), last)
+        if not 0 < (took_ms := last_ms - before[0]) <= UNKNOWN_AFTER_MS:
             return None
-        before = recent[-2] if len(recent) > 1 else None
-        if before is None or last_ms - before[0] < over_ms:  # seldom: the fix before is nearly always old enough
-            earlier = islice(self.backwards(), 1, None)
-            before = next((fix for fix in earlier if last_ms - fix.time_ms >= over_ms), None)
-        if before is None or not 0 < (took_ms := last_ms - before[0]) <= UNKNOWN_AFTER_MS:
-            return None
-        start, point = before[3:6], last[3:6]
+        start, point = before.point, last.point
         if math.dist(start, point) > PREDICT_UP_TO_MPS * took_ms:
             return None
         return _new(Piece, (last_ms, last_ms + ahead_ms, point, between(start, point, 1 + ahead_ms / took_ms)))

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from services.geofence.domain.kinematics import rings
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.tracks.fixes import Fix
 
@@ -21,11 +22,11 @@ def test_the_position_at_a_moment_is_the_start_of_the_movement(seed: int) -> Non
     if seed % 2:
         track.pack()
     moments_ms = [fix.time_ms + off_ms for fix in Track(list(track.newest(60))).recent for off_ms in (-1, 0, 1, 7_001)]
-    assert track.assumed_at(-1) is None
+    assert rings.assumed_at(track, -1) is None
     for at_ms in [*moments_ms, time_ms + UNKNOWN_AFTER_MS * 2]:
         pieces = list(track.assumed(at_ms, at_ms))
-        assert track.assumed_at(at_ms) == (pieces[0].start if pieces else None)
+        assert rings.assumed_at(track, at_ms) == (pieces[0].start if pieces else None)
 
 
 def test_a_device_without_a_fix_has_no_position() -> None:
-    assert Track().assumed_at(0) is None
+    assert rings.assumed_at(Track(), 0) is None
