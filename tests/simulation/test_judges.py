@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 FINDINGS = (
     Finding("the_last_report_of_a_batch_is_lost", 0, "I1"),
     Finding("an_evaluator_folds_no_equipment_events", 0, "I2"),
-    Finding("deadlines_never_pass", 0, "I3"),
+    Finding("deadlines_never_pass", 1, "I3"),
     Finding("a_leg_makes_an_assignment_for_each_try", 1, "I4"),
     Finding("an_evaluator_folds_no_later_snapshots_of_a_case", 0, "I5"),
     Finding("a_leg_does_not_read_the_other_legs", 0, "I6"),

@@ -268,7 +268,8 @@ class DemoStage:
     async def wait_for_her_phone(self) -> str:
         """Waits until her phone has shown the notice that it is over, and confirmed all notices."""
         incidents = await outcome.read(self.clients, {self.order_id}, self.began_ms)
-        ended_ms = max((incident.ended_ms or 0 for incident in incidents), default=0)
+        # A leg that is slower than the warning may note the end after the notice of it was shown.
+        ended_ms = max((incident.first_ended_ms or 0 for incident in incidents), default=0)
         if not await self._phone.until_notified_after(ended_ms):
             return "her phone hasn't shown yet that it is over"
         await self._phone.head_end.settle()

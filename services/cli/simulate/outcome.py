@@ -68,6 +68,9 @@ class IncidentOutcome:
     opened_ms: int = times.MAX_MS
     """Time when the first leg opened the incident, mesh time, milliseconds since 1970 UTC."""
     ended_ms: int | None = None
+    """Time when the last leg noted the end of the incident, mesh time; None while none did."""
+    first_ended_ms: int | None = None
+    """Time when the first leg noted the end of the incident, mesh time; None while none did."""
     answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
     """Whether the incident is a drill or a canary."""
@@ -139,7 +142,9 @@ def _joined(
             incident.order_ids.update(record.order_ids)
             incident.opened_ms = min(incident.opened_ms, times.from_timestamp(record.opened_at))
             if record.HasField("ended_at"):
-                incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(record.ended_at))
+                ended_ms = times.from_timestamp(record.ended_at)
+                incident.ended_ms = max(incident.ended_ms or 0, ended_ms)
+                incident.first_ended_ms = min(incident.first_ended_ms or times.MAX_MS, ended_ms)
             else:
                 incident.is_open = True
             incident.exercise = any(assignment.exercise for assignment in own)

@@ -239,16 +239,8 @@ class Routes:
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
-        registration = Registration(
-            # Equal tuples share one object, so that comparing is cheap.
-            partitions=self._partitions.setdefault(listed, listed),
-            vendor_id=route.vendor_id,
-            kind=route.kind,
-            subject_id=route.subject_id,
-            revoked=route.revoked,
-            identifier_sha256=route.identifier_sha256,
-            token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
-        )
+        # Equal tuples share one object, so that comparing is cheap.
+        registration = _registration(route, self._partitions.setdefault(listed, listed))
         previous = self._devices.get(device_id)
         if previous:
             self._subject_devices[previous.subject_id].discard(device_id)
@@ -263,3 +255,15 @@ class Routes:
             self._token_device[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
         return registration
+
+
+def _registration(route: log_pb2.DeviceRoute, partitions: Partitions) -> Registration:
+    return Registration(
+        partitions=partitions,
+        vendor_id=route.vendor_id,
+        kind=route.kind,
+        subject_id=route.subject_id,
+        revoked=route.revoked,
+        identifier_sha256=route.identifier_sha256,
+        token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
+    )

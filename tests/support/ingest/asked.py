@@ -71,6 +71,8 @@ class Tag:
         self._changed = asyncio.Event()
         self._number = 0
         self._call: Any = None
+        self._one_at_a_time = asyncio.Lock()
+        """gRPC refuses a write while another one waits: receipts are written beside reports."""
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Tag]:
@@ -90,7 +92,7 @@ class Tag:
         """Reports fixes of these times."""
         for fix_time_ms in fix_times_ms:
             self._number += 1
-            await self._call.write(request(self._number, position(self.device_id, f"r-{fix_time_ms}", fix_time_ms)))
+            await self._write(request(self._number, position(self.device_id, f"r-{fix_time_ms}", fix_time_ms)))
 
     async def report_each(self, interval_s: int, count: int = 5) -> None:
         """Reports fixes from now on at an interval. Times up to 2 minutes ahead are accepted, so that a test needn't wait."""
@@ -127,7 +129,11 @@ class Tag:
             self.interval_s = every.interval_s
         elif self._obeys and command.instruction.HasField("report_as_usual"):
             self.interval_s = 0
-        await self._call.write(ingest_pb2.ReportRequest(batch=10_000, receipts=[receipt]))
+        await self._write(ingest_pb2.ReportRequest(batch=10_000, receipts=[receipt]))
+
+    async def _write(self, message: ingest_pb2.ReportRequest) -> None:
+        async with self._one_at_a_time:
+            await self._call.write(message)
 
 
 class Reporting:
