@@ -30,7 +30,7 @@ from services.geofence.domain.detectors.pipeline import WHY
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 
-IN_UTC = "All times are UTC (Z). The consoles and the report show Korean time, which is 9 hours ahead."
+IN_UTC = "All times are UTC (Z). Consoles and reports show Korean time, 9 hours ahead."
 EARLIER_SHOWN = 12
 """Number of earlier reports shown: the last ones before the decision."""
 _ANOMALIES = {
