@@ -69,13 +69,13 @@ class IncidentOutcome:
     """Time when the first leg opened the incident, mesh time, milliseconds since 1970 UTC."""
     ended_ms: int | None = None
     """Time when the last leg noted the end of the incident, mesh time; None while none did."""
-    first_ended_ms: int | None = None
-    """Time when the first leg noted the end of the incident, mesh time; None while none did."""
     answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
     """Whether the incident is a drill or a canary."""
     is_open: bool = False
     """Whether some leg has it as open."""
+    first_ended_ms: int | None = None
+    """Time when the first leg noted the end of the incident, mesh time; None while none did."""
 
     @property
     def responds(self) -> bool:
