@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from services.common.messaging import flow
+from services.common.runs import runs
 from services.registry.outbox.store import OutboxRow
 
 MAX_FLIGHT = 16
@@ -22,20 +24,20 @@ def flights(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
     server refuses the older message at first. Routes come before all other messages, so that reports reach a case's partition by the
     time the fold knows the case.
     """
-    ordered = sorted(rows, key=lambda row: not row.subject.startswith(_ROUTES))
-    groups: list[list[OutboxRow]] = []
-    keys: set[str] = set()
-    size, routes = 0, True
-    for row in ordered:
-        key, is_route = _key(row), row.subject.startswith(_ROUTES)
-        is_full = len(keys) == MAX_FLIGHT or size + len(row.payload) > MAX_FLIGHT_BYTES
-        if not groups or is_full or key in keys or is_route is not routes:
-            groups.append([])
-            keys, size, routes = set(), 0, is_route
-        groups[-1].append(row)
-        keys.add(key)
-        size += len(row.payload)
-    return groups
+    ordered = sorted(rows, key=_is_after_routes)
+    return [
+        flight
+        for _, part in groupby(ordered, _is_after_routes)
+        for flight in runs(part, _key, at_most=MAX_FLIGHT, size=_size_bytes, max_size=MAX_FLIGHT_BYTES)
+    ]
+
+
+def _is_after_routes(row: OutboxRow) -> bool:
+    return not row.subject.startswith(_ROUTES)
+
+
+def _size_bytes(row: OutboxRow) -> int:
+    return len(row.payload)
 
 
 def _key(row: OutboxRow) -> str:
