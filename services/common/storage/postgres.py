@@ -52,7 +52,14 @@ _DEFECTS = (
 )
 """Errors of statements that are wrong in themselves, from SQLAlchemy and from the driver. All other refusals of PostgreSQL may succeed
 later."""
-_REFUSALS = (exc.DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)
+_REFUSALS = (
+    exc.DBAPIError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+)
 
 
 def engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEngine:
@@ -199,8 +206,8 @@ async def end(connection: AsyncConnection) -> None:
 
 async def _undo(connection: AsyncConnection, error: BaseException) -> None:
     try:
-        if isinstance(error, TimeoutError | asyncio.CancelledError):
-            await end(connection)  # a statement may still be running on it
+        if isinstance(error, TimeoutError | asyncio.CancelledError) or _has_lost_its_place(error):
+            await end(connection)  # a statement may still be running on it, or none will run on it any more
         else:
             async with asyncio.timeout(UNDONE_WITHIN_S):
                 await connection.rollback()
@@ -217,9 +224,21 @@ async def _undo(connection: AsyncConnection, error: BaseException) -> None:
 
 async def _is_gone(connection: AsyncConnection, error: BaseException) -> bool:
     """Whether an error says that the server ended the connection."""
+    if _has_lost_its_place(error):
+        return True
     if isinstance(error, exc.DBAPIError):
         return error.connection_invalidated
     return isinstance(error, Exception) and bool((await _driver(connection)).is_closed())
+
+
+def _has_lost_its_place(error: BaseException) -> bool:
+    """Whether an error, or an error that it wraps, says that the driver no longer knows where it is in the protocol.
+
+    A server that ends says so on each connection before it closes it. The driver expects no message on an idle connection, and from
+    then until the closing it refuses each statement with InternalClientError.
+    """
+    cause = error.__cause__
+    return isinstance(error, asyncpg.InternalClientError) or (cause is not None and _has_lost_its_place(cause))
 
 
 async def _driver(connection: AsyncConnection) -> Any:

@@ -7,19 +7,22 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.util import await_only
 
 from services.common.rpc.errors import Unavailable
 from services.common.storage import postgres
 from services.common.storage.db import Database, PostgresDatabase
-from tests.support.common.postgres import PostgresServer, running_postgres
+from services.common.storage.statements import fetch
+from tests.support.common.postgres import PostgresServer, execute, running_postgres
 from tests.support.common.wire import wired
 
 SOON_S = 8.0
 """Limit for bounded calls, seconds. It is far below all limits that the test doesn't shorten."""
-ONE = sa.text("select 1")
+ONE, PID = sa.text("select 1"), sa.text("select pg_backend_pid()")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,25 @@ async def pids(database: Database, count: int) -> set[int]:
     """Process ids of `count` concurrent sessions. The pool holds that many connections afterwards."""
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(database.reading()) for _ in range(count)]
-        return {await reader.scalar(sa.text("select pg_backend_pid()")) for reader in readers}
+        return {await reader.scalar(PID) for reader in readers}
+
+
+async def end_sessions(url: str) -> None:
+    """Ends all other sessions of a URL's database, and returns once the clients have read the server's last messages."""
+    await execute(
+        url,
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    await asyncio.sleep(0.1)
+
+
+def fetch_by_sqlalchemy(connection: sa.Connection) -> object:
+    return connection.scalar(ONE)
+
+
+def fetch_by_the_driver(connection: sa.Connection) -> object:
+    return fetch(connection, "select 1")
 
 
 @contextmanager
@@ -177,6 +198,62 @@ async def test_a_network_that_drops_all_packets_is_noticed(
                 await select_1(database)
         wire.swallows = False
         assert await select_1(database) == 1
+
+
+async def test_a_connection_is_replaced_after_the_server_said_that_it_ends(own_server: PostgresServer) -> None:
+    # The server's last message may arrive some time before the connection is closed.
+    direct = own_server.new_database()
+    async with wired(direct) as (wire, url), opened(url) as database:
+        for ask in (select_1, partial(pids, count=1)):
+            before = await pids(database, 2)
+            with wire.hiding_ends():
+                await end_sessions(direct)
+                assert await ask(database)
+                assert not before & await pids(database, 2)
+
+
+@pytest.mark.parametrize("step", [None, fetch_by_sqlalchemy, fetch_by_the_driver])
+async def test_a_transaction_gets_unavailable_after_the_server_said_that_it_ends(
+    own_server: PostgresServer, step: Callable[[sa.Connection], object] | None
+) -> None:
+    direct = own_server.new_database()
+    async with wired(direct) as (wire, url), opened(url) as database:
+        with wire.hiding_ends():
+            with pytest.raises(Unavailable):
+                async with database.transaction() as connection:
+                    await end_sessions(direct)
+                    if step:
+                        await connection.run_sync(step)
+            assert await select_1(database) == 1
+
+
+async def test_a_visit_gets_unavailable_if_the_server_says_before_its_commit_that_it_ends(
+    own_server: PostgresServer,
+) -> None:
+    direct = own_server.new_database()
+
+    def end(_: sa.Connection) -> None:
+        await_only(end_sessions(direct))
+
+    async with wired(direct) as (wire, url), opened(url) as database:
+        with wire.hiding_ends():
+            with pytest.raises(Unavailable):
+                await database.visit(end)
+            assert await select_1(database) == 1
+
+
+async def test_a_task_that_is_alone_gets_unavailable_after_the_server_said_that_it_ends(
+    own_server: PostgresServer,
+) -> None:
+    direct = own_server.new_database()
+    async with wired(direct) as (wire, url), opened(url) as database:
+        with wire.hiding_ends():
+            with pytest.raises(Unavailable):
+                async with database.alone("relay") as still_alone:
+                    await end_sessions(direct)
+                    await still_alone()
+            async with database.alone("relay") as still_alone:
+                await still_alone()
 
 
 async def test_a_network_connection_has_tcp_keepalive(own_server: PostgresServer) -> None:

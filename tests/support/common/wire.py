@@ -1,10 +1,10 @@
-"""A proxy for PostgreSQL connections that can drop all traffic and that counts round trips."""
+"""A proxy for PostgreSQL connections that can drop all traffic or hide the end of a connection, and that counts round trips."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 
 from tests.support.common.ports import free_port
 
@@ -19,7 +19,17 @@ class Wire:
         self.port = free_port()
         self.swallows = False
         """Whether the proxy silently drops all data from now on."""
+        self._hides_ends = False
         self.round_trips = 0
+
+    @contextmanager
+    def hiding_ends(self) -> Iterator[None]:
+        """A block in which a connection that the server closes stays open for the client."""
+        self._hides_ends = True
+        try:
+            yield
+        finally:
+            self._hides_ends = False
 
     async def ask(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         """Forwards the client's messages to the server."""
@@ -37,7 +47,8 @@ class Wire:
         """Forwards the server's answers to the client."""
         while data := await source.read(65_536):
             self._forward(to, data)
-        to.close()
+        if not self._hides_ends:
+            to.close()
 
     def _forward(self, to: asyncio.StreamWriter, data: bytes) -> None:
         if not self.swallows:
