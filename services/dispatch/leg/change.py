@@ -107,6 +107,11 @@ class IncidentMemory:
                 self.known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
 
 
+def _columns(incident: Incident) -> tuple[object, ...]:
+    """Values of the columns of an incident's row that a command may change."""
+    return incident.opened_ms, incident.ended_ms, incident.order_ids, incident.exercise
+
+
 def _is_open(incident: Incident) -> bool:
     return any(assignment.state not in OVER for assignment in incident.assignments.values())
 
@@ -258,7 +263,8 @@ class Change:
                     unit_id=assignment.unit_id or None,
                 )
                 self._engage(earlier, assignment, incident_id)
-        if incident.opened_ms is not None:
+        # Most steps change no column of the incident's row, and it costs as much as the step's own row.
+        if incident.opened_ms is not None and _columns(incident) != _columns(before):
             self.incidents[incident_id] = IncidentRow(
                 incident_id=incident_id,
                 opened_sequence=self.head.id,

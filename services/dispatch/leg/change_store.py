@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -30,10 +31,13 @@ _WRITTEN = (
     RowTarget(tables.notes, ()),
     POSITIONS,
 )
-_READ = """
+_READ_HEAD = """
     SELECT 'head' AS what, id AS number, hash AS text1, NULL AS text2, NULL AS text3, CAST(NULL AS DOUBLE PRECISION) AS ms
         FROM events WHERE id = (SELECT max(id) FROM events)
     UNION ALL SELECT 'roster', version, NULL, NULL, NULL, NULL FROM roster
+"""
+_READ = """
+    {head}
     UNION ALL SELECT 'event', id, incident_id, kind, body, NULL FROM events WHERE incident_id {among}
     UNION ALL SELECT 'latency', NULL, assignment_id, NULL, NULL, report_to_published_ms FROM assignments
         WHERE incident_id {among} AND report_to_published_ms IS NOT NULL
@@ -42,8 +46,8 @@ _READ = """
     ORDER BY number
 """
 _READ_BY_DIALECT = {
-    "postgresql": _READ.format(among="= ANY($1::VARCHAR[])", asked="$2::BOOLEAN"),
-    "sqlite": _READ.format(among="IN (SELECT value FROM json_each(?1))", asked="?2"),
+    "postgresql": _READ.format(head=_READ_HEAD, among="= ANY($1::VARCHAR[])", asked="$2::BOOLEAN"),
+    "sqlite": _READ.format(head=_READ_HEAD, among="IN (SELECT value FROM json_each(?1))", asked="?2"),
 }
 
 
@@ -63,10 +67,8 @@ class CommittedState:
 
 def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
     """Reads the chain's head, the roster's version and the events of incidents; if `engaged`, also the units' open assignments."""
-    sql = _READ_BY_DIALECT[connection.dialect.name]
-    ids = list(incident_ids) if statements.is_postgresql(connection) else json.dumps(list(incident_ids))
     state = CommittedState(engaged={} if engaged else None)
-    for what, number, text1, text2, text3, ms in statements.fetch(connection, sql, (ids, engaged)):
+    for what, number, text1, text2, text3, ms in _rows(connection, incident_ids, engaged):
         match what:
             case "head":
                 state.head = chain.ChainHead(number, text1)
@@ -79,6 +81,13 @@ def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) 
             case "engaged" if state.engaged is not None:
                 state.engaged.setdefault(text1, {})[text2] = text3
     return state
+
+
+def _rows(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> Sequence[tuple[Any, ...]]:
+    if not incident_ids and not engaged:  # a desk's answer, as its incident is in memory
+        return statements.fetch(connection, _READ_HEAD)
+    ids = list(incident_ids) if statements.is_postgresql(connection) else json.dumps(list(incident_ids))
+    return statements.fetch(connection, _READ_BY_DIALECT[connection.dialect.name], (ids, engaged))
 
 
 def write(connection: sa.Connection, change: Change, positions: Sequence[StreamPosition]) -> None:

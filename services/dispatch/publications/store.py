@@ -46,8 +46,6 @@ def mark(connection: sa.Connection, published: Published, log_id: str) -> None:
     sequences = [step.sequence for step in published.steps]
     statements.execute(connection, _MARK_PUBLISHED[dialect], [_list(connection, sequences)])
     if published.stored:
-        # A later publication of a step replaces an earlier one.
-        statements.execute(connection, _FORGET[dialect], [_list(connection, list(published.stored))])
         [(last,)] = statements.fetch(connection, _LAST_RECORDED)
         notes = [
             (step_sequence, last + offset, entry.stream, log_id, entry.sequence)
@@ -66,14 +64,11 @@ def _list(connection: sa.Connection, numbers: list[int]) -> object:
     return numbers if statements.is_postgresql(connection) else json.dumps(numbers)
 
 
-_NOTES = (RowTarget(tables.published_steps),)
+_NOTES = (RowTarget(tables.published_steps, ("recorded", "stream", "log_id", "stream_sequence")),)
+"""A later publication of a step replaces an earlier one."""
 _MARK_PUBLISHED = {
     "postgresql": "UPDATE steps SET published = true WHERE sequence = ANY($1::BIGINT[])",
     "sqlite": "UPDATE steps SET published = 1 WHERE sequence IN (SELECT value FROM json_each(?1))",
-}
-_FORGET = {
-    "postgresql": "DELETE FROM published_steps WHERE step_sequence = ANY($1::BIGINT[])",
-    "sqlite": "DELETE FROM published_steps WHERE step_sequence IN (SELECT value FROM json_each(?1))",
 }
 _LAST_RECORDED = "SELECT coalesce(max(recorded), 0) FROM published_steps"
 _MARK_LATENCY = {
