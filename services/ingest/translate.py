@@ -50,7 +50,7 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
 
 
 def _source(number: int) -> int:
-    if number not in presence_pb2.PositionSource.values():
+    if number not in _SOURCES:
         raise InvalidField("source", "is no known source (example: POSITION_SOURCE_GNSS)")
     return number
 
@@ -93,8 +93,10 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
 def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     """Parses all positions of a batch at once. Returns None if a position may break a rule of `parse_position`.
 
-    Device ids aren't checked here: `Routes` knows the registered ids, which are valid, and `Routes.resolve` checks any other.
+    Of the device ids, only missing ones are found here: `Routes` knows the registered ids, which are valid, and `Routes.resolve` checks
+    any other.
     """
+    device_ids = [msg.device_id for msg in msgs]
     fix_times = [msg.fix_time for msg in msgs]
     seconds = [fix_time.seconds for fix_time in fix_times]
     nanos = [fix_time.nanos for fix_time in fix_times]
@@ -118,10 +120,11 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and _absent_or_within([msg.battery_pct for msg in msgs], 0, 100)
         and (not any(sources) or _SOURCES.issuperset(sources))
         and fields.are_ids(report_ids)
+        and all(device_ids)
     ):
         return None
     return Positions(
-        device_ids=[msg.device_id for msg in msgs],
+        device_ids=device_ids,
         report_ids=report_ids,
         fix_times_ms=[s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
         lat_e7=[round(lat * 1e7) for lat in lat_deg],

@@ -92,7 +92,7 @@ class Bus:
         """Time of the last failed request by the loop's clock, seconds. Minus infinity once a later publish got an answer."""
         self._inbox = client.new_inbox()
         self._last_request = 0
-        self._awaited_answers: dict[str, asyncio.Future[Msg]] = {}
+        self._awaited_answers: dict[str, asyncio.Future[Msg | None]] = {}
 
     @property
     def reconnects(self) -> int:
@@ -144,8 +144,7 @@ class Bus:
         self._awaited_answers[number] = awaited
         try:
             await self.client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                message: Msg = await awaited
+            message = await _within(PUBLISH_TIMEOUT_S, awaited)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             self._last_failure_s = asyncio.get_running_loop().time()
             raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
@@ -260,6 +259,27 @@ class Bus:
         except StoreFull:
             event = "dead_letters_full"
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
+
+
+async def _within(timeout_s: float, awaited: asyncio.Future[Msg | None]) -> Msg:
+    """Waits for an answer. Raises TimeoutError.
+
+    It replaces asyncio.timeout(), which takes three times as long. Each message of the mesh waits for an answer.
+    """
+    # The timer ends the wait with a result. An exception would be logged as lost if the task is cancelled at the same moment.
+    timer = asyncio.get_running_loop().call_later(timeout_s, _end_wait, awaited)
+    try:
+        answer = await awaited
+    finally:
+        timer.cancel()
+    if answer is None:
+        raise TimeoutError
+    return answer
+
+
+def _end_wait(awaited: asyncio.Future[Msg | None]) -> None:
+    if not awaited.done():
+        awaited.set_result(None)
 
 
 def _kind_of(subject: str) -> str:

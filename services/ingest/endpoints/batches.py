@@ -21,7 +21,7 @@ from services.ingest.intake import Intake
 from tandem.ingest.v1 import ingest_pb2
 
 SMALL_REQUEST = 3
-"""Maximum number of reports in a small request. Reading so few one by one is faster than reading them all at once."""
+"""Maximum number of reports in a small request, which is coalesced with others."""
 BYTES_PER_REPORT = 256
 """Size of a report in the bounds of unanswered reports, bytes: a little more than a position with the longest ids takes."""
 MAX_REQUEST_BYTES = 512 * 1024
@@ -42,7 +42,7 @@ def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
     is_backfill = any(request.backfill for request in requests)
     if not any(request.equipment or request.presences for request in requests):
         messages = [msg for request in requests for msg in request.positions]
-        positions = translate.read_positions(messages) if len(messages) > SMALL_REQUEST else None
+        positions = translate.read_positions(messages) if messages else None
         if positions is not None:
             count = len(messages)
             charges = translate.charges(messages)

@@ -6,8 +6,8 @@ A batch is notified when each of its entries is stored. The publish itself belon
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,8 @@ class _Line(Generic[T]):
         self._store, self._encode, self._max_size, self._in_flight = store, encode, max_size, in_flight
         self._per_s, self._msg_id_of = per_s, msg_id_of
         self._queues: dict[str, deque[_Waiting[T]]] = {}
-        self._wake = asyncio.Event()
+        self._idle: list[asyncio.Future[None]] = []
+        """Workers that wait for items, the one that began to wait last at the end."""
         self._next_s = 0.0
 
     def put(self, origin: Origin, item: T, size: int, *, contexts: Contexts = ()) -> None:
@@ -98,7 +99,7 @@ class _Line(Generic[T]):
         )
         origin.batch.add_entry()
         self._queues.setdefault(origin.sender, deque()).append(waiting)
-        self._wake.set()
+        self._wake_worker()
 
     def oldest_s(self) -> float:
         """Returns the age of the oldest item that waits to be published, seconds."""
@@ -113,8 +114,8 @@ class _Line(Generic[T]):
     async def _work(self) -> None:
         while True:
             while not self._queues:
-                self._wake.clear()
-                await self._wake.wait()
+                self._idle.append(asyncio.get_running_loop().create_future())
+                await self._idle[-1]
             if self._per_s is not None:
                 await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
             items = self._next_items()
@@ -126,7 +127,7 @@ class _Line(Generic[T]):
             entry = self._encode(
                 [waiting.item for waiting in items], min(waiting.origin.received_wall_us for waiting in items)
             )
-            msg_id = self._msg_id_of(items[0].item) if self._msg_id_of else uuid.uuid4().hex
+            msg_id = self._msg_id_of(items[0].item) if self._msg_id_of else secrets.token_hex(16)
             error: RetryableError | None = None
             try:
                 await self._store(
@@ -139,6 +140,14 @@ class _Line(Generic[T]):
                 logger().warning("reports_not_stored", reports=reports, reason=error.reason)
             for waiting in items:
                 waiting.origin.batch.stored(error)
+
+    def _wake_worker(self) -> None:
+        """Wakes one idle worker, if there is one. The others would find nothing left: each item wakes one."""
+        while self._idle:
+            woken = self._idle.pop()
+            if not woken.done():  # a cancelled worker leaves its future behind
+                woken.set_result(None)
+                return
 
     def _next_items(self) -> list[_Waiting[T]]:
         """Removes the items of the next message from the queues. Each sender gets an even part of the message, counted in reports."""

@@ -178,3 +178,61 @@ async def test_senders_share_a_message_by_reports() -> None:
     work.cancel()
     assert [sum(item.startswith("phone") for item in message) for message in batches[:2]] == [50, 50]
     assert [sum(item.startswith("flood") for item in message) for message in batches[:2]] == [1, 1]
+
+
+def entry_of(items: Any, received_wall_us: int) -> log_pb2.LogEntry:
+    return log_pb2.LogEntry()
+
+
+async def turns(count: int = 5) -> None:
+    """Lets all tasks run until each waits."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_an_item_wakes_one_idle_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way: list[str] = []
+
+    async def store(message: Any) -> None:
+        under_way.append(message.msg_id)
+        await asyncio.Event().wait()
+
+    line = writer._Line(store, entry_of, 1, in_flight=3, msg_id_of=lambda item: item)
+    batch = Batch()
+    batch.check()
+    work = asyncio.create_task(line.run())
+    await turns()
+    loop, woken = asyncio.get_running_loop(), []
+    call_soon = loop.call_soon
+
+    def noted(*arguments: Any, **options: Any) -> asyncio.Handle:
+        woken.append(arguments)
+        return call_soon(*arguments, **options)
+
+    monkeypatch.setattr(loop, "call_soon", noted)
+    line.put(Origin(batch, "a", 0), "1", 1)
+    assert len(woken) == 1
+    line.put(Origin(batch, "a", 0), "2", 1)
+    assert len(woken) == 2
+    monkeypatch.undo()
+    await turns()
+    assert sorted(under_way) == ["1", "2"]  # each message holds one item, so two workers are needed
+    work.cancel()
+
+
+async def test_an_item_that_is_queued_after_a_worker_was_cancelled_waits() -> None:
+    async def store(message: Any) -> None:
+        pass
+
+    line = writer._Line(store, entry_of, 1, in_flight=1)
+    batch = Batch()
+    batch.check()
+    work = asyncio.create_task(line.run())
+    await turns()
+    work.cancel()
+    await asyncio.wait([work])
+    line.put(Origin(batch, "a", 0), "1", 1)
+    batch.write()
+    work = asyncio.create_task(line.run())
+    await batch.ended()
+    work.cancel()

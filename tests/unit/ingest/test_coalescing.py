@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import pytest
+
 from services.common.rpc.errors import Unavailable
+from services.ingest import translate
 from services.ingest.admission.checks import RoutedPositions
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.batch import Batch, Reports
@@ -172,3 +175,24 @@ async def test_streams_that_bring_too_many_refused_reports_take_turns_and_delay_
     await bring(admission, streams[0], request(10, *range(30, 40)))
     await asyncio.gather(*admission._workers)
     assert not streams[0].brings_refused
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_positions_are_read_at_once_however_few_they_are(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(msg: ingest_pb2.Position) -> Position:
+        raise AssertionError("a sound position was read by itself")
+
+    monkeypatch.setattr(translate, "parse_position", parse)
+    reports = batches.read([request(n, 37.5) for n in range(count)])
+    assert reports.positions.report_ids == [f"{n}-0" for n in range(count)] and not reports.unreadable
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_missing_device_id_is_named_as_missing(count: int) -> None:
+    nameless = request(0, 37.5)
+    nameless.positions[0].device_id = ""
+    reports = batches.read([nameless, *(request(n, 37.5) for n in range(1, count))])
+    assert [(refusal.index, refusal.field, refusal.reason) for refusal in reports.unreadable] == [
+        (0, "device_id", "is missing")
+    ]
+    assert list(reports.position_indexes) == list(range(1, count))
