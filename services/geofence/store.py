@@ -25,7 +25,7 @@ from typing import NamedTuple
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability.telemetry import logger
 from services.common.storage import durable
-from services.geofence import state_keys
+from services.geofence import gc_control, state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
 from services.geofence.state_keys import StateKeys
@@ -201,14 +201,12 @@ class CheckpointStore:
         if not self.keys.is_checkpoint(data, checkpoint.path.stem.rpartition("-")[2]):
             logger().error("checkpoint_damaged", **log_fields)
             return None
-        gc.disable()  # the collector would scan the growing state repeatedly
         try:
-            state = codec.decode(data)
+            with gc_control.no_collection():  # the collector would scan the growing state repeatedly
+                state = codec.decode(data)
         except codec.UnreadableState as error:
             logger().warning("checkpoint_unreadable", reason=str(error), **log_fields)
             return None
-        finally:
-            gc.enable()
         if state.log_id != log_id:
             logger().error("checkpoint_of_another_log", **log_fields)
             return None

@@ -77,13 +77,10 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
             recent.append(fix)  # the same result as `Track.add`, with fewer checks
             after = None
-            # The sum of the steps along the axes is never shorter than the straight line, so smaller steps can't be a jump.
-            step_mm = JUMP_MPS / 3 * (time_ms - before[0])
-            far = not (
-                -step_mm < x_mm - before[3] < step_mm
-                and -step_mm < y_mm - before[4] < step_mm
-                and -step_mm < z_mm - before[5] < step_mm
-            )
+            # The steps along the axes together are never shorter than the straight line, so a smaller sum can't be a jump. A sum of
+            # whole numbers takes half the time of comparisons with fractions.
+            steps_mm = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5])
+            far = steps_mm >= JUMP_MPS * (time_ms - before[0])
         else:
             if counts_once and repeats(track, fix):
                 continue

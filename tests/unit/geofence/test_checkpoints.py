@@ -4,6 +4,7 @@ fail or can't be read cost nothing but the next replay."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import cast
 import pytest
 
 from services.common.messaging.cursors import StreamCursor
+from services.geofence import gc_control
 from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
@@ -48,6 +50,18 @@ def test_a_checkpoint_that_the_disk_does_not_give_is_skipped(tmp_path: Path) -> 
     newest.path.unlink()
     newest.path.mkdir()  # no bytes can be read from it, as from a bad sector
     assert store.read(newest, "") is None and store.read(before, "")
+
+
+def test_a_checkpoint_read_by_a_running_evaluator_leaves_automatic_collection_disabled(tmp_path: Path) -> None:
+    """An evaluator reads a checkpoint while it runs when a stream went back, and while it folds another partition."""
+    store = CheckpointStore(tmp_path)
+    store.save(0, Footing(StreamCursor(20, 1, "0" * 16), None, None), codec.encode(State(0, sequence=20)))
+    (newest,) = store.found(0)
+    with gc_control.no_collection():
+        assert store.read(newest, "")
+        assert not gc.isenabled()
+    assert store.read(newest, "")
+    assert gc.isenabled()
 
 
 async def test_a_checkpoint_that_does_not_fit_leaves_no_file(tmp_path: Path) -> None:

@@ -127,9 +127,11 @@ def _is_copied(track: Track) -> bool:
     """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
     if track.count < 2 * MIN_COPIED:
         return False
+    # Hardly any earlier fix equals the newest to the digit, so the others are compared only if one may. Only such a track is unpacked.
+    if not track.may_hold_point(track.recent[-1][3:6], MIN_COPIED):
+        return False
     newest = [fix[3:6] for fix in track.newest(MIN_COPIED)]
-    # Hardly any earlier fix equals the newest to the digit, so only tracks that may have such a fix are unpacked.
-    if len(set(newest)) < MIN_COPIED or not track.may_hold_point(newest[-1], MIN_COPIED):
+    if len(set(newest)) < MIN_COPIED:
         return False
     points = [fix[3:6] for fix in track.fixes]
     last = len(points) - MIN_COPIED
