@@ -112,7 +112,10 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
 
 def _notice_a_silent_server(connection: Any, _record: object) -> None:
     """Sets TCP keepalive on a new connection, so that the system ends it if the server is gone. The driver has no option for this."""
-    ours = connection.driver_connection._transport.get_extra_info("socket")
+    transport = connection.driver_connection._transport
+    if transport.is_closing():
+        return  # the server has ended the connection already, and its first statement says so
+    ours = transport.get_extra_info("socket")
     if ours.family not in (socket.AF_INET, socket.AF_INET6):
         return
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -4,13 +4,16 @@ next call works."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import uvloop
 from sqlalchemy.util import await_only
 
 from services.common.rpc.errors import Unavailable
@@ -254,6 +257,30 @@ async def test_a_task_that_is_alone_gets_unavailable_after_the_server_said_that_
                     await still_alone()
             async with database.alone("relay") as still_alone:
                 await still_alone()
+
+
+def test_a_connection_that_is_lost_while_it_is_opened_gives_unavailable(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_keepalive, opens = postgres._notice_a_silent_server, itertools.count()
+
+    async def lose(_: object) -> None:
+        await end_sessions(direct)
+
+    def open_and_lose(connection: Any, record: object) -> None:
+        if not next(opens):
+            connection.run_async(lose)
+        set_keepalive(connection, record)
+
+    async def ask() -> None:
+        async with wired(direct) as (_, url), opened(url) as database:
+            with pytest.raises(Unavailable):
+                await select_1(database)
+            assert await select_1(database) == 1
+
+    direct = own_server.new_database()
+    monkeypatch.setattr(postgres, "_notice_a_silent_server", open_and_lose)
+    uvloop.run(ask())  # its transports have no socket any more after the end of their connection
 
 
 async def test_a_network_connection_has_tcp_keepalive(own_server: PostgresServer) -> None:
