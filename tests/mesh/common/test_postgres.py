@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -189,18 +189,36 @@ async def test_a_process_that_freezes_within_a_transaction_loses_its_locks(
         assert await select_1(frozen) == 1
 
 
+async def transact(database: Database) -> int:
+    async with database.transaction() as connection:
+        return await connection.scalar(ONE) or 0
+
+
+async def read(database: Database) -> int:
+    async with database.reading() as connection:
+        return await connection.scalar(ONE) or 0
+
+
+async def be_alone(database: Database) -> int:
+    async with database.alone("relay") as still_alone:
+        await still_alone()
+        return 1
+
+
+@pytest.mark.parametrize("ask", [select_1, transact, read, be_alone])
 async def test_a_network_that_drops_all_packets_is_noticed(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Database], Awaitable[int]]
 ) -> None:
     monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
     async with wired(own_server.new_database()) as (wire, url), opened(url) as database:
-        assert await select_1(database) == 1
+        assert await ask(database) == 1
+        assert await select_1(database) == 1  # a connection is in the pool
         wire.swallows = True
         async with asyncio.timeout(SOON_S):
             with pytest.raises(Unavailable):
-                await select_1(database)
+                await ask(database)
         wire.swallows = False
-        assert await select_1(database) == 1
+        assert await ask(database) == 1
 
 
 async def test_a_connection_is_replaced_after_the_server_said_that_it_ends(own_server: PostgresServer) -> None:
