@@ -45,12 +45,19 @@ class ResettingTransport(TcpTransport):
     def close(self) -> None:
         """Closes the connection at once and drops the data that isn't sent yet.
 
-        Before it reconnects, the client waits for the end of the closing. A server that hangs reads no more data, and with TLS it
-        doesn't answer the closing, so an orderly closing could take half a minute or never end. A client that ends has flushed its
-        data before.
+        A server that hangs reads no more data, and with TLS it doesn't answer the closing, so an orderly closing could take half a
+        minute or never end. A client that ends has flushed its data before.
         """
         if self._io_writer is not None:
             self._io_writer.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Returns once the system has closed the connection.
+
+        The client waits for this before it connects to another server. Its writer never learns the end of a connection whose TLS
+        handshake failed.
+        """
+        await asyncio.sleep(0)
 
     def write(self, payload: bytes) -> None:
         """Sends bytes. Raises ConnectionClosed if the connection is lost."""

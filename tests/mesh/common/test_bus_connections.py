@@ -6,7 +6,6 @@ Python reports an open socket in some later test, and a server keeps it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -77,6 +76,14 @@ async def test_a_new_connection_of_a_transport_closes_the_one_before() -> None:
         await server.ended.acquire()
 
 
+def issued(folder: Path) -> Files:
+    """Certificate files of a server and client."""
+    authority = Authority("test")
+    identity = authority.service(SERVER)
+    made = authorities.Identity(identity.key, identity.cert)
+    return authorities.write(folder, SERVER, made, trusted=authority.cert)
+
+
 @asynccontextmanager
 async def deaf_server(files: Files | None) -> AsyncIterator[int]:
     """Port of a server that reads nothing, with TLS if there are files."""
@@ -102,12 +109,7 @@ async def deaf_server(files: Files | None) -> AsyncIterator[int]:
 @pytest.mark.parametrize("has_tls", [False, True])
 async def test_the_closing_of_a_connection_waits_for_no_server_that_hangs(tmp_path: Path, has_tls: bool) -> None:
     # The client connects to another server only after this.
-    files = None
-    if has_tls:
-        authority = Authority("test")
-        identity = authority.service(SERVER)
-        made = authorities.Identity(identity.key, identity.cert)
-        files = authorities.write(tmp_path, SERVER, made, trusted=authority.cert)
+    files = issued(tmp_path) if has_tls else None
     async with deaf_server(files) as port, asyncio.timeout(WITHIN_S):
         transport = ResettingTransport()  # type: ignore[no-untyped-call]
         await transport.connect(urlparse(f"nats://127.0.0.1:{port}"), buffer_size=1024, connect_timeout=5)
@@ -115,9 +117,41 @@ async def test_the_closing_of_a_connection_waits_for_no_server_that_hangs(tmp_pa
             await transport.connect_tls("localhost", client_context(files), buffer_size=1024, connect_timeout=5)
         else:
             transport.write(UNREAD)
+        assert transport._io_writer
+        socket = transport._io_writer.get_extra_info("socket")
         transport.close()
-        with contextlib.suppress(OSError):
-            await transport.wait_closed()  # type: ignore[no-untyped-call]
+        await transport.wait_closed()
+        assert socket.fileno() == -1
+
+
+class SlowServer:
+    """A server that demands TLS and answers no handshake."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.greeted = asyncio.Semaphore(0)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Greets a client, and reads to the end of the connection."""
+        writer.write(b"INFO " + json.dumps({"tls_required": True}).encode() + b"\r\n")
+        self.greeted.release()
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+
+async def test_a_client_connects_once_more_after_a_handshake_that_took_too_long(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with buses.connect(f"tls://localhost:{server.port}", "test", issued(tmp_path)):
+            raise AssertionError("the server answers no handshake")
+
+    server = SlowServer()
+    async with await asyncio.start_server(server.serve, "localhost", server.port), asyncio.timeout(WITHIN_S):
+        connecting = asyncio.create_task(connect())
+        await server.greeted.acquire()
+        await server.greeted.acquire()
+        connecting.cancel()
+        await asyncio.wait([connecting])
 
 
 class RefusingServer:
