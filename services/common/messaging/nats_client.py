@@ -81,6 +81,6 @@ class ReconnectingClient(Client):
         if STALE_CONNECTION in err_msg or PERMISSIONS_ERR in err_msg:
             await super()._process_err(err_msg)
             return
-        error = nats.errors.Error(f"nats: {err_msg}")
+        error = nats.errors.Error("nats: " + err_msg.strip("'"))
         await self._error_cb(error)
         await self._process_op_err(error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.cli.stack import authority as authorities
 from services.common.messaging import bus as buses
@@ -179,10 +180,12 @@ class RefusingServer:
 async def test_a_client_connects_once_more_after_the_server_refused_it() -> None:
     # nats-server refuses a connected user whom its new configuration doesn't know.
     server = RefusingServer()
-    async with (
-        await asyncio.start_server(server.serve, "127.0.0.1", server.port),
-        asyncio.timeout(WITHIN_S),
-        buses.connect(f"nats://127.0.0.1:{server.port}", "test") as bus,
-    ):
-        await server.connected.acquire()
-        assert not bus.client.is_closed
+    with capture_logs() as logged:
+        async with (
+            await asyncio.start_server(server.serve, "127.0.0.1", server.port),
+            asyncio.timeout(WITHIN_S),
+            buses.connect(f"nats://127.0.0.1:{server.port}", "test") as bus,
+        ):
+            await server.connected.acquire()
+            assert not bus.client.is_closed
+    assert [line["reason"] for line in logged if line["event"] == "nats_error"] == ["authorization violation"]
