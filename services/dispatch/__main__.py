@@ -21,7 +21,6 @@ from services.common.observability.health import observed, watch_certificates, w
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
-from services.common.retrying import retried
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database
 from services.dispatch.burden.api import OrderBurdenApi
@@ -299,7 +298,7 @@ async def mesh(
 ) -> None:
     """Connects the leg to the mesh: consumes alerts and the other legs' steps, and publishes the leg's steps."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls, metrics=metrics) as bus:
-        log_meta = await retried(partial(streams.pass_gate, bus, settings))
+        log_meta = await streams.pass_gate(bus, settings)
         retention = reading = None
         if leg.name.policy.keeps_evidence:
             retention = EvidenceRetention(

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import Header
 
-from services.common.messaging.nats_transport import ResettingTransport
+from services.common.messaging.nats_client import ReconnectingClient, ResettingTransport
 from services.common.messaging.permissions import SERVICE, inbox
 from services.common.observability.metrics import ProcessMetrics, unexposed
 from services.common.observability.telemetry import logger
@@ -302,6 +302,8 @@ async def connect(
     async def on_error(error: Exception) -> None:
         if (reason := str(error).removeprefix("nats: ")).startswith("permissions violation"):
             logger().error("nats_refused", reason=reason)
+        elif type(error) is nats.errors.Error:
+            logger().warning("nats_error", error="Error", reason=reason)  # what the server said
         else:
             logger().warning("nats_error", error=type(error).__name__)
 
@@ -317,7 +319,7 @@ async def connect(
     user = urlsplit(url.partition(",")[0]).username
     if tls:
         user = spiffe_id(tls.cert).removeprefix(SERVICE)
-    client, transport = Client(), ResettingTransport()  # type: ignore[no-untyped-call]
+    client, transport = ReconnectingClient(), ResettingTransport()  # type: ignore[no-untyped-call]
     client._transport = transport  # the client has no option for its transport
     renewing: asyncio.Task[None] | None = None
     try:
@@ -347,7 +349,7 @@ async def connect(
             await _drain(client)
         finally:
             # The client leaves its socket open if its connecting or its draining was cancelled.
-            transport.close()  # type: ignore[no-untyped-call]
+            transport.close()
 
 
 async def _drain(client: Client) -> None:

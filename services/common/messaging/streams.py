@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import nats.errors
@@ -16,6 +18,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
+from services.common.retrying import every, retried
 from services.common.rpc.errors import FailedPrecondition, InvalidField, Unavailable
 from services.common.settings import CommonSettings
 from tandem.common.v1 import log_pb2
@@ -24,6 +27,8 @@ DUPLICATE_WINDOW_S = 600
 """Time during which the server recognizes a repeated Msg-Id, seconds."""
 MAX_PARTITIONS = 64
 """Maximum number of partitions of the log."""
+AWAIT_INTERVAL_S = 0.25
+"""Interval of the checks of a service that starts and waits for the server or the log's metadata, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ async def read_log_meta(bus: Bus) -> LogMetadata:
         log_meta = await _log_meta(bus)
         if log_meta:
             return log_meta
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(AWAIT_INTERVAL_S)
 
 
 async def _log_meta(bus: Bus) -> LogMetadata | None:
@@ -113,7 +118,7 @@ async def _log_meta(bus: Bus) -> LogMetadata | None:
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
-    """Checks that the mesh is safe to run on, waits for the log metadata, and returns them.
+    """Checks that the mesh is safe to run on, and returns the log metadata. Waits for the server and for the metadata.
 
     Raises FailedPrecondition if the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or if
     the clock settings of this process differ from the log's.
@@ -123,7 +128,10 @@ async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
             raise FailedPrecondition(
                 "TANDEM_NATS_MONITOR_URL is needed to check that the store is synchronous (example: http://127.0.0.1:8222)"
             )
-        if not await _store_is_synchronous(settings.nats_monitor_url):
+        check = partial(_store_is_synchronous, settings.nats_monitor_url)
+        if not await retried(
+            check, every(AWAIT_INTERVAL_S), on=Unavailable, event="streams_awaited", level=logging.INFO
+        ):
             raise FailedPrecondition(
                 "nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)"
             )
@@ -134,14 +142,16 @@ async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
 
 
 async def _store_is_synchronous(monitor_url: str) -> bool:
-    for _ in range(40):
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
-                session.get(f"{monitor_url}/varz") as answer,
-            ):
-                varz = await answer.json()
-                return bool(varz["jetstream"]["config"].get("sync_always"))
-        except (aiohttp.ClientError, TimeoutError):
-            await asyncio.sleep(0.25)
-    raise Unavailable(f"no answer from {monitor_url}/varz")
+    """Whether the server writes each message to its disk before it acknowledges it. Raises Unavailable."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
+            session.get(f"{monitor_url}/varz") as answer,
+        ):
+            varz = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise Unavailable(f"no answer from {monitor_url}/varz") from error
+    config = varz["jetstream"].get("config")
+    if config is None:
+        raise Unavailable("nats-server hasn't opened its store")  # it answers already while it starts
+    return bool(config.get("sync_always"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -112,7 +112,10 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
 
 def _notice_a_silent_server(connection: Any, _record: object) -> None:
     """Sets TCP keepalive on a new connection, so that the system ends it if the server is gone. The driver has no option for this."""
-    ours = connection.driver_connection._transport.get_extra_info("socket")
+    transport = connection.driver_connection._transport
+    if transport.is_closing():
+        return  # the server has ended the connection already, and its first statement says so
+    ours = transport.get_extra_info("socket")
     if ours.family not in (socket.AF_INET, socket.AF_INET6):
         return
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -198,7 +201,7 @@ async def begin(where: AsyncEngine, first: sa.Executable | str, **options: Any) 
 
 async def end(connection: AsyncConnection) -> None:
     """Ends a connection at once, without a message to the server. Its transaction and locks end with it."""
-    if not connection.invalidated:
+    with suppress(asyncpg.InterfaceError):  # SQLAlchemy has ended it already
         # By default the driver waits until the server has answered its cancel request, which a hanging server never does.
         (await _driver(connection)).terminate()
         await connection.invalidate()
@@ -228,7 +231,12 @@ async def _is_gone(connection: AsyncConnection, error: BaseException) -> bool:
         return True
     if isinstance(error, exc.DBAPIError):
         return error.connection_invalidated
-    return isinstance(error, Exception) and bool((await _driver(connection)).is_closed())
+    if not isinstance(error, Exception) or isinstance(error, TimeoutError):
+        return False
+    try:
+        return bool((await _driver(connection)).is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 def _has_lost_its_place(error: BaseException) -> bool:
@@ -242,8 +250,12 @@ def _has_lost_its_place(error: BaseException) -> bool:
 
 
 async def _driver(connection: AsyncConnection) -> Any:
-    """The driver's connection."""
-    return (await connection.get_raw_connection()).driver_connection
+    """The driver's connection. Raises InterfaceError, as the driver does, if SQLAlchemy has ended it, for example after a statement
+    was cancelled. SQLAlchemy would open another one, or refuse that."""
+    driver = None if connection.invalidated else (await connection.get_raw_connection()).driver_connection
+    if driver is None:
+        raise asyncpg.InterfaceError("the connection was ended")
+    return driver
 
 
 async def _connection(where: AsyncEngine) -> AsyncConnection:

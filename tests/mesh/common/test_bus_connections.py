@@ -1,18 +1,32 @@
-"""The bus closes each socket that it opened. Python reports an open one in some later test, and a server keeps it."""
+"""The bus closes each socket that it opened, also if the server hangs, and connects once more after each error.
+
+Python reports an open socket in some later test, and a server keeps it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlparse
 
+import pytest
+from structlog.testing import capture_logs
+
+from services.cli.stack import authority as authorities
 from services.common.messaging import bus as buses
-from services.common.messaging.nats_transport import ResettingTransport
+from services.common.messaging.nats_client import ResettingTransport
+from services.common.rpc.certificates import Files, client_context
+from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
 
 WITHIN_S = 10.0
+UNREAD = bytes(64 << 20)
+"""More data than the system keeps for a connection whose server reads nothing."""
+SERVER = "spiffe://tandem/service/nats"
 
 
 class SilentServer:
@@ -49,8 +63,7 @@ async def test_a_connect_that_is_cancelled_leaves_no_socket() -> None:
         connecting = asyncio.create_task(connect(f"nats://127.0.0.1:{server.port}"))
         await server.accepted.acquire()
         connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await connecting
+        await asyncio.wait([connecting])
         await server.ended.acquire()
 
 
@@ -60,5 +73,119 @@ async def test_a_new_connection_of_a_transport_closes_the_one_before() -> None:
         await transport.connect(where, buffer_size=1024, connect_timeout=5)
         await transport.connect(where, buffer_size=1024, connect_timeout=5)
         await server.ended.acquire()
-        transport.close()  # type: ignore[no-untyped-call]
+        transport.close()
         await server.ended.acquire()
+
+
+def issued(folder: Path) -> Files:
+    """Certificate files of a server and client."""
+    authority = Authority("test")
+    identity = authority.service(SERVER)
+    made = authorities.Identity(identity.key, identity.cert)
+    return authorities.write(folder, SERVER, made, trusted=authority.cert)
+
+
+@asynccontextmanager
+async def deaf_server(files: Files | None) -> AsyncIterator[int]:
+    """Port of a server that reads nothing, with TLS if there are files."""
+    ended, context = asyncio.Event(), None
+
+    async def ignore(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(writer.transport, asyncio.Transport)
+        writer.transport.pause_reading()
+        await ended.wait()
+        writer.transport.abort()
+
+    if files:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files.cert, files.key)
+    port = free_port()
+    async with await asyncio.start_server(ignore, "127.0.0.1", port, ssl=context):
+        try:
+            yield port
+        finally:
+            ended.set()
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+async def test_the_closing_of_a_connection_waits_for_no_server_that_hangs(tmp_path: Path, has_tls: bool) -> None:
+    # The client connects to another server only after this.
+    files = issued(tmp_path) if has_tls else None
+    async with deaf_server(files) as port, asyncio.timeout(WITHIN_S):
+        transport = ResettingTransport()  # type: ignore[no-untyped-call]
+        await transport.connect(urlparse(f"nats://127.0.0.1:{port}"), buffer_size=1024, connect_timeout=5)
+        if files:
+            await transport.connect_tls("localhost", client_context(files), buffer_size=1024, connect_timeout=5)
+        else:
+            transport.write(UNREAD)
+        assert transport._io_writer
+        socket = transport._io_writer.get_extra_info("socket")
+        transport.close()
+        await transport.wait_closed()
+        assert socket.fileno() == -1
+
+
+class SlowServer:
+    """A server that demands TLS and answers no handshake."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.greeted = asyncio.Semaphore(0)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Greets a client, and reads to the end of the connection."""
+        writer.write(b"INFO " + json.dumps({"tls_required": True}).encode() + b"\r\n")
+        self.greeted.release()
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+
+async def test_a_client_connects_once_more_after_a_handshake_that_took_too_long(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with buses.connect(f"tls://localhost:{server.port}", "test", issued(tmp_path)):
+            raise AssertionError("the server answers no handshake")
+
+    server = SlowServer()
+    async with await asyncio.start_server(server.serve, "localhost", server.port), asyncio.timeout(WITHIN_S):
+        connecting = asyncio.create_task(connect())
+        await server.greeted.acquire()
+        await server.greeted.acquire()
+        connecting.cancel()
+        await asyncio.wait([connecting])
+
+
+class RefusingServer:
+    """A server that reports an error to its first client after the greeting, and greets all others."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.connected = asyncio.Semaphore(0)
+        self._errors = ["Authorization Violation"]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Greets a client, and answers its first subscription with the error or nothing."""
+        writer.write(b"INFO " + json.dumps({"max_payload": 1 << 20, "headers": True}).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+            elif line.startswith(b"SUB"):
+                if self._errors:
+                    writer.write(f"-ERR '{self._errors.pop()}'\r\n".encode())
+                    break
+                self.connected.release()
+        writer.close()
+
+
+async def test_a_client_connects_once_more_after_the_server_refused_it() -> None:
+    # nats-server refuses a connected user whom its new configuration doesn't know.
+    server = RefusingServer()
+    with capture_logs() as logged:
+        async with (
+            await asyncio.start_server(server.serve, "127.0.0.1", server.port),
+            asyncio.timeout(WITHIN_S),
+            buses.connect(f"nats://127.0.0.1:{server.port}", "test") as bus,
+        ):
+            await server.connected.acquire()
+            assert not bus.client.is_closed
+    assert [line["reason"] for line in logged if line["event"] == "nats_error"] == ["authorization violation"]

@@ -4,13 +4,16 @@ next call works."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import uvloop
 from sqlalchemy.util import await_only
 
 from services.common.rpc.errors import Unavailable
@@ -186,18 +189,36 @@ async def test_a_process_that_freezes_within_a_transaction_loses_its_locks(
         assert await select_1(frozen) == 1
 
 
+async def transact(database: Database) -> int:
+    async with database.transaction() as connection:
+        return await connection.scalar(ONE) or 0
+
+
+async def read(database: Database) -> int:
+    async with database.reading() as connection:
+        return await connection.scalar(ONE) or 0
+
+
+async def be_alone(database: Database) -> int:
+    async with database.alone("relay") as still_alone:
+        await still_alone()
+        return 1
+
+
+@pytest.mark.parametrize("ask", [select_1, transact, read, be_alone])
 async def test_a_network_that_drops_all_packets_is_noticed(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Database], Awaitable[int]]
 ) -> None:
     monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
     async with wired(own_server.new_database()) as (wire, url), opened(url) as database:
-        assert await select_1(database) == 1
+        assert await ask(database) == 1
+        assert await select_1(database) == 1  # a connection is in the pool
         wire.swallows = True
         async with asyncio.timeout(SOON_S):
             with pytest.raises(Unavailable):
-                await select_1(database)
+                await ask(database)
         wire.swallows = False
-        assert await select_1(database) == 1
+        assert await ask(database) == 1
 
 
 async def test_a_connection_is_replaced_after_the_server_said_that_it_ends(own_server: PostgresServer) -> None:
@@ -254,6 +275,30 @@ async def test_a_task_that_is_alone_gets_unavailable_after_the_server_said_that_
                     await still_alone()
             async with database.alone("relay") as still_alone:
                 await still_alone()
+
+
+def test_a_connection_that_is_lost_while_it_is_opened_gives_unavailable(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_keepalive, opens = postgres._notice_a_silent_server, itertools.count()
+
+    async def lose(_: object) -> None:
+        await end_sessions(direct)
+
+    def open_and_lose(connection: Any, record: object) -> None:
+        if not next(opens):
+            connection.run_async(lose)
+        set_keepalive(connection, record)
+
+    async def ask() -> None:
+        async with wired(direct) as (_, url), opened(url) as database:
+            with pytest.raises(Unavailable):
+                await select_1(database)
+            assert await select_1(database) == 1
+
+    direct = own_server.new_database()
+    monkeypatch.setattr(postgres, "_notice_a_silent_server", open_and_lose)
+    uvloop.run(ask())  # its transports have no socket any more after the end of their connection
 
 
 async def test_a_network_connection_has_tcp_keepalive(own_server: PostgresServer) -> None:

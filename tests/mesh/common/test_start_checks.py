@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer as Monitor
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
@@ -110,6 +112,22 @@ async def test_a_service_refuses_to_start_on_an_asynchronous_store(tmp_path: Pat
             await streams.pass_gate(bus, settings.model_copy(update={"allow_async_store": True}))
     finally:
         server.kill()
+
+
+async def test_the_check_of_the_store_waits_for_a_server_that_starts(bus: Bus) -> None:
+    # It answers before its store is open, and a proxy before it answers.
+    answers: list[Any] = [{"jetstream": {"config": {"sync_always": True}}}, {"jetstream": {}}, None]
+
+    async def varz(_: web.Request) -> web.Response:
+        answer = answers.pop()
+        return web.json_response(answer) if answer else web.Response(status=503, text="starting")
+
+    app = web.Application()
+    app.router.add_get("/varz", varz)
+    async with Monitor(app) as monitor:
+        url = str(monitor.make_url("")).rstrip("/")
+        await streams.pass_gate(bus, CommonSettings(port=0, nats_monitor_url=url))
+    assert not answers
 
 
 async def test_the_time_of_a_streams_creation_waits_for_the_server(tmp_path: Path) -> None:
