@@ -42,6 +42,8 @@ class Notice(Enum):
     """Help would arrive after the wearer, and there is time to leave."""
     OVER = "OVER"
     """The earlier messages no longer apply."""
+    ONE_OVER = "ONE_OVER"
+    """The messages of one incident no longer apply, and a warning of another incident still does."""
     PHONE_SILENT = "PHONE_SILENT"
     """Her own device isn't reporting."""
     MINISTRY = "MINISTRY"
