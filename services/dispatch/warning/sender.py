@@ -189,9 +189,11 @@ class WarningSender:
                     await retried(partial(self._store.due, self._clock.now_ms(), tried))
 
     async def _open_due(self, tasks: asyncio.TaskGroup, due: DueWork) -> Sequence[DueSending]:
-        """Opens due messages in one transaction, and returns the sendings that are due then. A message that states a distance is opened
-        in a task: its distance may be late. So is a notice of the Ministry, which waits for its row in the ledger, and an all-clear, which
-        no warning should wait for."""
+        """Opens due messages in one transaction, and returns the sendings that are due then.
+
+        A message that states a distance is opened in a task: its distance may be late. So is a notice of the Ministry, which waits for
+        its row in the ledger, and an all-clear, for which no warning should wait.
+        """
         at_once = []
         for message in due.messages:
             if message.ground:

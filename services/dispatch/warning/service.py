@@ -258,8 +258,8 @@ class WarningStreams:
         advice = _Source(
             flow.ADVICE.name, translate.advice, self._accept_advice, holds=flow.ADVICE.holds, keeps_dead_letters=True
         )
-        accept, subjects = self._accept_steps, _RECEIPT_SUBJECTS
-        steps = _Source(flow.COMMANDS.name, translate.notice_step, accept, subjects=subjects, keeps_dead_letters=True)
+        parse, accept = translate.notice_step, self._accept_steps
+        steps = _Source(flow.COMMANDS.name, parse, accept, subjects=_RECEIPT_SUBJECTS, keeps_dead_letters=True)
         self._mesh.bus = bus
         self._wake(None)
         try:
