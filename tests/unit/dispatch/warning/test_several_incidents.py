@@ -112,7 +112,7 @@ async def test_a_drill_and_a_live_incident_end_independently(leg: Leg, drill: bo
     assert (await leg.last_text()).removeprefix("[훈련] ") == OVER
 
 
-async def test_the_app_lists_an_incident_that_ended_beside_another_one(leg: Leg) -> None:
+async def test_the_app_lists_an_incident_that_ended_while_another_one_goes_on(leg: Leg) -> None:
     await leg.reads(alert(1, "i1", Demand.RESPOND), alert(2, "i2", Demand.RESPOND))
     await leg.sends()
     await leg.reads(alert(3, "i1", Demand.RECORD))
