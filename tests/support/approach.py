@@ -34,13 +34,18 @@ _LOG_ID = "log-1"
 
 
 def approach_bundle(
-    leg: str = "police", equipment: Sequence[tuple[int, str]] = (), *, late_turns: Collection[int] = ()
+    leg: str = "police",
+    equipment: Sequence[tuple[int, str]] = (),
+    *,
+    late_turns: Collection[int] = (),
+    last_snapshot: log_pb2.LogEntry | None = None,
 ) -> bytes:
     """The bundle of an approach to 30 m and away. `equipment` holds events of the tag: seconds after the beginning, and the kind. The
-    positions of `late_turns` arrive 10 minutes after the departure, and amend the account."""
+    positions of `late_turns` arrive 10 minutes after the departure, and amend the account. With a `last_snapshot` of the case, the log
+    ends with it 1 s after the wearer has come to 30 m."""
     entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=1)))]
     entries.append((BEGAN_MS, case_entry(place=True)))
-    distances_m = _DISTANCES_M
+    distances_m = _DISTANCES_M if last_snapshot is None else _COMES_M
     if late_turns:
         distances_m = (*_COMES_M, *range(30, 2_600, PACE_M), *[2_600] * (LINGERS_S // 5))
     late = list[Position]()
@@ -58,6 +63,8 @@ def approach_bundle(
         )
         entries.append((at_ms, log_pb2.LogEntry(equipment=event)))
     entries.sort(key=lambda entry: entry[0])
+    if last_snapshot is not None:
+        entries.append((entries[-1][0] + 1_000, last_snapshot))
     entries.append((entries[-1][0] + 120_000, log_pb2.LogEntry(tick=log_pb2.Tick())))
     records = [
         StoredMessage(flow.log_stream(0), sequence, at_ms, subject_of(entry), entry.SerializeToString())

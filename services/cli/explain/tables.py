@@ -27,12 +27,15 @@ from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.pipeline import WHY
-from services.geofence.domain.entries import Demand
+from services.geofence.domain.entries import Case, Demand
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 
 IN_UTC = "All times are UTC (Z). Consoles and reports show Korean time, 9 hours ahead."
 EARLIER_SHOWN = 12
 """Number of earlier reports shown: the last ones before the decision."""
+_CLEARED_BY_RECORD = (
+    "a record changed or the order ended: no position shows that the wearer left, and the distance is the ring's radius"
+)
 _ANOMALIES = {
     "JUMP": "the device's recent movement doesn't lead there, and no second position agrees",
     "VAGUE": "the accuracy is too poor to tell whether the wearer is inside",
@@ -99,6 +102,8 @@ def _decision(explained: Explanation, positions: bool) -> Table:
         view.add_row("anomaly", f"{name}: {_ANOMALIES[name]}")
     elif why := WHY.get((AlertKind(alert_pb2.AlertKind.Name(alert.kind)), Demand(alert.demand))):
         view.add_row("why", why)
+    elif _is_cleared_by_record(explained):
+        view.add_row("why", _CLEARED_BY_RECORD)
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
         view.add_row("anomaly", "the positions are good, and so near the ring's edge that the wearer may be inside")
     if alert.amends:
@@ -113,6 +118,15 @@ def _decision(explained: Explanation, positions: bool) -> Table:
     if alert.HasField("contact"):
         view.add_row("first contact", contacts.in_words(alert.contact))
     return view
+
+
+def _is_cleared_by_record(explained: Explanation) -> bool:
+    """Whether a ring was cleared by a snapshot of its case or by the end of the order. Only reports clear it otherwise."""
+    alert, refold = explained.alert, explained.refold
+    if alert.kind != alert_pb2.RING_CLEARED:
+        return False
+    is_amended = isinstance(refold.body, Case) and refold.body.case_id == alert.case_id
+    return is_amended or (refold.case is not None and refold.case.is_over(explained.decided_ms))
 
 
 def alert_in_words(alert: alert_pb2.Alert) -> str:

@@ -53,12 +53,12 @@ def course(facts: ReportFacts, words: Words) -> list[dict[str, Any]]:
 def alert_text(fact: DecidedAlert, words: Words) -> str:
     """An alert in words: its kind, ring, target, distance and demand."""
     alert, measure = fact.alert, fact.measure
-    parts = [words.alert(alert)]
+    parts = [words("RING_UNWATCHED") if fact.without_departure else words.alert(alert)]
     if alert.ring_m:
         parts.append(words.text(f"{formats.metres(alert.ring_m)} 기준", f"ring of {formats.metres(alert.ring_m)}"))
     if alert.target_id:
         parts.append(alert.target_id)
-    if measure is not None and measure.HasField("distance_m"):
+    if measure is not None and measure.HasField("distance_m") and not fact.without_departure:
         distance = formats.metres(measure.distance_m)
         parts.append(words.text(f"거리 {distance}", f"distance {distance}"))
     if alert.late:

@@ -51,6 +51,9 @@ class DecidedAlert(NamedTuple):
     alert: alert_pb2.Alert
     measure: alert_pb2.Measure | None
     """None if the bundle holds no figures, as probation's doesn't."""
+    without_departure: bool = False
+    """The alert clears a ring because a record changed or the order ended. No position shows that the wearer left the ring, and the
+    distance in the figures is the ring's radius alone."""
 
     @property
     def at_ms(self) -> int:
@@ -148,12 +151,22 @@ RESPOND = 4
 """Number of RESPOND in tandem.common.v1.Demand."""
 
 
+class _LoggedSnapshot(NamedTuple):
+    """A snapshot of a case in the log."""
+
+    sequence: int
+    valid_until_ms: int
+    """End of the order, mesh time; 0 if it has none."""
+
+
 @dataclass(slots=True)
 class _LoggedFacts:
     """Content of the log entries, collected in their order."""
 
     clock: MeshClock
     cases: dict[str, log_pb2.CaseSnapshot] = field(default_factory=dict)
+    snapshots: dict[str, list[_LoggedSnapshot]] = field(default_factory=dict)
+    """All snapshots by case id, in their order."""
     fixes: dict[str, dict[str, ReportedPosition]] = field(default_factory=dict)
     equipment: dict[str, list[EquipmentFact]] = field(default_factory=dict)
 
@@ -173,6 +186,8 @@ class _LoggedFacts:
             self.equipment.setdefault(body.device_id, []).append(event)
         elif record.subject.endswith(".case"):
             case = log_pb2.LogEntry.FromString(record.data).case
+            snapshot = _LoggedSnapshot(record.sequence, case.valid_until_ms)
+            self.snapshots.setdefault(case.case_id, []).append(snapshot)
             known = self.cases.get(case.case_id)
             if known is None or case.version >= known.version:
                 self.cases[case.case_id] = case
@@ -199,7 +214,7 @@ def of_bundle(verified: Verified) -> ReportFacts:
     entries = [record for record in verified.records if record.stream == flow.log_stream(manifest["log"]["partition"])]
     for record in entries:
         log.add(record)
-    alerts = _alerts(verified.records, manifest["incident_id"])
+    alerts = _alerts(verified.records, manifest["incident_id"], log.snapshots)
     order_ids = {fact.alert.order_id for fact in alerts} | set(manifest["order_ids"])
     cases = sorted((case for case in log.cases.values() if case.order_id in order_ids), key=lambda case: case.order_id)
     return ReportFacts(
@@ -221,7 +236,9 @@ def _replayed(verified: Verified) -> str:
     return "DIFFERENT" if verified.differences else "SAME"
 
 
-def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[DecidedAlert]:
+def _alerts(
+    records: Sequence[StoredMessage], incident_id: str, snapshots: Mapping[str, Sequence[_LoggedSnapshot]]
+) -> list[DecidedAlert]:
     measures = {
         measure.alert_id: measure
         for record in records
@@ -229,10 +246,23 @@ def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[DecidedA
         for measure in (alert_pb2.Measure.FromString(record.data),)
     }
     alerts = (alert_pb2.Alert.FromString(record.data) for record in records if record.stream == flow.ALERTS.name)
-    return sorted(
-        (DecidedAlert(alert, measures.get(alert.alert_id)) for alert in alerts if alert.incident_id == incident_id),
-        key=lambda fact: (fact.alert.sequence, fact.alert.ordinal),
+    decided = (
+        DecidedAlert(
+            alert, measures.get(alert.alert_id), _is_without_departure(alert, snapshots.get(alert.case_id, ()))
+        )
+        for alert in alerts
+        if alert.incident_id == incident_id
     )
+    return sorted(decided, key=lambda fact: (fact.alert.sequence, fact.alert.ordinal))
+
+
+def _is_without_departure(alert: alert_pb2.Alert, snapshots: Sequence[_LoggedSnapshot]) -> bool:
+    """Whether a ring was cleared by a snapshot of its case or by the end of the order. Only reports clear it otherwise."""
+    known = [snapshot for snapshot in snapshots if snapshot.sequence <= alert.sequence]
+    if alert.kind != alert_pb2.RING_CLEARED or not known:
+        return False
+    sequence, valid_until_ms = known[-1]
+    return sequence == alert.sequence or 0 < valid_until_ms <= times.from_timestamp(alert.decided_at)
 
 
 def _steps(verified: Verified) -> list[LegStep]:

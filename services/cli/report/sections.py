@@ -226,7 +226,7 @@ def _grounds(fact: DecidedAlert, facts: ReportFacts, words: Words) -> Rows:
         cause = f"{alert.cause.device_id}, {alert.cause.report_id}"
         rows.append([words.text("판단을 일으킨 보고", "Deciding report"), cause])
     if measure is not None:
-        rows += _figures(measure, words)
+        rows += _figures(measure, words, with_distance=not fact.without_departure)
     if alert.anomaly:
         rows.append([words.text("이상", "Anomaly"), _anomaly(alert.anomaly, words)])
     if alert.encounter_id:
@@ -242,14 +242,14 @@ def _anomaly(number: alert_pb2.AnomalyKind.ValueType, words: Words) -> str:
     return words.numbered("anomaly", alert_pb2.AnomalyKind.Name(number) if known else number)
 
 
-def _figures(measure: alert_pb2.Measure, words: Words) -> Iterator[list[str]]:
+def _figures(measure: alert_pb2.Measure, words: Words, *, with_distance: bool) -> Iterator[list[str]]:
     if measure.HasField("probability"):
         yield [
             words.text("기준 안에 있을 확률", "Probability of being inside"),
             formats.percent(measure.probability)
             + words.text(" (양쪽 위치의 오차를 반영)", " (from the errors of both positions)"),
         ]
-    if measure.HasField("distance_m"):
+    if measure.HasField("distance_m") and with_distance:
         yield [words.text("거리", "Distance"), formats.metres(measure.distance_m)]
     if measure.HasField("min_distance_m"):
         assumed = words.text(" (가정한 값)", " (assumed)") if measure.min_distance_assumed else ""

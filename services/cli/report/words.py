@@ -105,6 +105,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     # ── alerts ───────────────────────────────────────────────────────────────────────────────────────────────────────
     "RING_ENTERED": ("거리 안 진입", "ring entered"),
     "RING_CLEARED": ("거리 밖 이탈 확인", "ring cleared"),
+    "RING_UNWATCHED": (
+        "기록 변경 또는 명령 종료로 거리 감시 종료(이탈이 확인된 것은 아님)",
+        "ring no longer watched, because a record changed or the order ended (no departure was seen)",
+    ),
     "TAMPERED": ("전자장치 훼손 의심", "tampering with the tag suspected"),
     "PANIC": ("피해자 긴급호출", "panic call of the protected person"),
     "LOW_BATTERY": ("배터리 부족", "low battery"),

@@ -36,7 +36,7 @@ class NoticeOpener:
         """Opens a due notice, or the message that a notice has ended. A notice whose ledger row can't be stored stays due."""
         rows = (await retried(partial(self._store.contacts_of, [message.person_id])))[message.person_id]
         if Notice(message.notice) is Notice.MINISTRY_OVER:
-            await self._send(message, rows, None)
+            await self._send(await self._opener.with_others(message), rows, None)
             return
         now_ms = self._clock.now_ms()
         refusal = _refusal(message, rows, now_ms)

@@ -38,7 +38,6 @@ class EndedIncidents:
         values = {
             "way": str(ChannelId(ChannelKind.DEVICE, device_id)),
             "after_ms": self._clock.now_ms() - ENDED_MS,
-            "over": Notice.OVER.value,
         }
         rows = await fetch_rows(self._database, _ENDED, values)
         return list(dict.fromkeys(map(NotifiedIncident._make, rows)))
@@ -51,7 +50,8 @@ _ENDED = Prepared(
         sendings.c.way == sa.bindparam("way"),
         sendings.c.expires_ms > sa.bindparam("after_ms"),
         messages.c.due_ms > sa.bindparam("after_ms"),
-        messages.c.notice == sa.bindparam("over"),
+        messages.c.notice.in_((Notice.OVER.value, Notice.ONE_OVER.value)),
+        messages.c.ground == "",
         messages.c.incident_id != "",
         sa.not_(messages.c.drill),
     )

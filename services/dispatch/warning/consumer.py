@@ -103,6 +103,8 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
     after, message = decide(before, occurrence, now_ms)
     if message:
         new_row = _row(warnable, person_id, message, before_alert_id=distance_alert_id, now_ms=now_ms)
+        if message.notice is Notice.APPROACH:
+            new_row = _with_nearest(connection, new_row)
         _replace_waiting(connection, new_row)
         if message.notice is Notice.OVER:
             _drop_unsent(connection, new_row, now_ms)
@@ -182,13 +184,29 @@ def _insert(connection: sa.Connection, message: MessageRow) -> None:
     _INSERT.execute(connection, asdict(message))
 
 
+def _with_nearest(connection: sa.Connection, newer: MessageRow) -> MessageRow:
+    """Returns a message about a ring with the nearest of the rings that the messages which it replaces are about.
+
+    A wearer may come within 100 m of a person while he is within 100 m of her home. If he then comes within 1 km of another place, she
+    must still hear of the 100 m.
+    """
+    rings = _NEAREST_WAITING.fetch(connection, _replaced_by(newer))
+    if not rings or rings[0][0] >= newer.ring_m:
+        return newer
+    [(ring_m, of_place, demand)] = rings
+    return replace(newer, ring_m=ring_m, of_place=bool(of_place), demand=max(demand, newer.demand))
+
+
+def _replaced_by(newer: MessageRow) -> dict[str, object]:
+    return {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
+
+
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
     """Replaces waiting messages that are due no sooner and add nothing: the same notice, CHANGED, or OVER.
 
     A message that is due sooner is still sent. A replaced message is never sent, so no receipt is awaited.
     """
-    values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
-    _REPLACE.execute(connection, values)
+    _REPLACE.execute(connection, _replaced_by(newer))
 
 
 def _has_device(connection: sa.Connection, person_id: str) -> bool:
@@ -217,6 +235,19 @@ _UPSERT_STATE = Prepared(
         index_elements=["incident_id", "person_id"],
         set_={"state": _NEW_STATE.excluded.state, "figure_alert_id": _NEW_STATE.excluded.figure_alert_id},
     )
+)
+_NEAREST_WAITING = Prepared(
+    sa.select(messages.c.ring_m, messages.c.of_place, messages.c.demand)
+    .where(
+        messages.c.incident_id == sa.bindparam("in"),
+        messages.c.person_id == sa.bindparam("to"),
+        messages.c.state == WAITING,
+        messages.c.due_ms >= sa.bindparam("from_ms"),
+        messages.c.notice == sa.bindparam("said"),
+        messages.c.ring_m > 0,
+    )
+    .order_by(messages.c.ring_m, messages.c.of_place)
+    .limit(1)
 )
 _REPLACE = Prepared(
     sa.update(messages)

@@ -42,6 +42,8 @@ class Notice(Enum):
     """Help would arrive after the wearer, and there is time to leave."""
     OVER = "OVER"
     """The earlier messages no longer apply."""
+    ONE_OVER = "ONE_OVER"
+    """The messages of one incident no longer apply, and a warning of another incident still does."""
     PHONE_SILENT = "PHONE_SILENT"
     """Her own device isn't reporting."""
     MINISTRY = "MINISTRY"
@@ -127,6 +129,8 @@ class Threat:
     holds: bool
     demand: Demand
     ring_m: float
+    of_place: bool = False
+    """The ring is around a protected place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,13 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
         return state, None
     urgent = _is_urgent(state, occurrence)
     if occurrence.notice not in PASSING:
-        threat = Threat(place=occurrence.place, holds=True, demand=occurrence.demand, ring_m=occurrence.ring_m)
+        threat = Threat(
+            place=occurrence.place,
+            holds=True,
+            demand=occurrence.demand,
+            ring_m=occurrence.ring_m,
+            of_place=occurrence.of_place,
+        )
         state = replace(state, threats=MappingProxyType({**state.threats, occurrence.threat: threat}))
     due_ms = now_ms if urgent else _when_read(state, now_ms)
     # A changed distance is as grave as the gravest active threat.
@@ -200,14 +210,18 @@ def _is_outdated(state: NotifiedState, occurrence: Occurrence) -> bool:
 
 
 def _is_urgent(state: NotifiedState, occurrence: Occurrence) -> bool:
-    """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active threats."""
+    """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active threats.
+
+    A ring around a place is no reason to wait with a response at the person herself: she may have left the place alone because of it.
+    """
     if occurrence.notice is Notice.CHANGED:
         return False
     if occurrence.notice is not Notice.APPROACH:
         known = state.threats.get(occurrence.threat)
         return known is None or not known.holds
     active = state.active
-    rings = [threat.ring_m for threat in active if threat.ring_m]
+    at_herself = occurrence.demand is Demand.RESPOND and not occurrence.of_place
+    rings = [threat.ring_m for threat in active if threat.ring_m and not (at_herself and threat.of_place)]
     return not rings or occurrence.ring_m < min(rings) or all(occurrence.demand > threat.demand for threat in active)
 
 
@@ -226,6 +240,7 @@ def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[No
             holds=False,
             demand=occurrence.demand,
             ring_m=known.ring_m if known else occurrence.ring_m,
+            of_place=known.of_place if known else occurrence.of_place,
         )
     ended = max(state.ended, occurrence.place) if occurrence.ends else state.ended
     state = replace(state, threats=MappingProxyType(threats), ended=ended)

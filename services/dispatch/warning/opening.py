@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from services.common import ids
@@ -53,7 +54,17 @@ class MessageOpener:
             logger().info("warning_opened", **fields)
         return sendings
 
+    async def with_others(self, message: MessageRow) -> MessageRow:
+        """Returns the message that a warning or notice is over, as ONE_OVER if the person is still warned in another incident.
+
+        She can't know which of two wearers a message is about, or that an incident goes on as another one under a new tag.
+        """
+        is_warned = await retried(partial(self._store.is_warned_elsewhere, message))
+        return replace(message, notice=Notice.ONE_OVER.value) if is_warned else message
+
     async def _opened(self, message: MessageRow, rows: Sequence[ContactRow]) -> OpenedMessage:
+        if Notice(message.notice) is Notice.OVER:
+            message = await self.with_others(message)
         distance_m, change = await self._distance_and_trend(message)
         text = partial(
             wording.text,

@@ -37,7 +37,7 @@ BY_RECEIPT = "receipt/"
 LATE_RECEIPT_MS = 3_600_000
 """Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
 leg's steps."""
-_WITHOUT_OFFER = frozenset((Notice.OVER, Notice.STAY_INSIDE, Notice.LEAVE))
+_WITHOUT_OFFER = frozenset((Notice.OVER, Notice.ONE_OVER, Notice.STAY_INSIDE, Notice.LEAVE))
 """Notices of an all-clear or of advice, which cause no offer, so that the leg needn't know what caused them."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""

@@ -189,8 +189,11 @@ class WarningSender:
                     await retried(partial(self._store.due, self._clock.now_ms(), tried))
 
     async def _open_due(self, tasks: asyncio.TaskGroup, due: DueWork) -> Sequence[DueSending]:
-        """Opens due messages in one transaction, and returns the sendings that are due then. A message that states a distance is opened
-        in a task: its distance may be late. So is a notice of the Ministry, which waits for its row in the ledger."""
+        """Opens due messages in one transaction, and returns the sendings that are due then.
+
+        A message that states a distance is opened in a task: its distance may be late. So is a notice of the Ministry, which waits for
+        its row in the ledger, and an all-clear, for which no warning should wait.
+        """
         at_once = []
         for message in due.messages:
             if message.ground:
@@ -245,5 +248,5 @@ class WarningSender:
 
 
 def _opens_at_once(message: MessageRow) -> bool:
-    """Whether a message waits for nothing: it is no notice of the Ministry, and states no distance."""
-    return not message.ground and Notice(message.notice) is not Notice.CHANGED
+    """Whether a message is worded from its row alone: it is no notice of the Ministry, states no distance, and ends no warnings."""
+    return not message.ground and Notice(message.notice) not in (Notice.CHANGED, Notice.OVER)

@@ -258,13 +258,8 @@ class WarningStreams:
         advice = _Source(
             flow.ADVICE.name, translate.advice, self._accept_advice, holds=flow.ADVICE.holds, keeps_dead_letters=True
         )
-        steps = _Source(
-            flow.COMMANDS.name,
-            translate.notice_step,
-            self._accept_steps,
-            subjects=_RECEIPT_SUBJECTS,
-            keeps_dead_letters=True,
-        )
+        parse, accept = translate.notice_step, self._accept_steps
+        steps = _Source(flow.COMMANDS.name, parse, accept, subjects=_RECEIPT_SUBJECTS, keeps_dead_letters=True)
         self._mesh.bus = bus
         self._wake(None)
         try:
@@ -272,7 +267,7 @@ class WarningStreams:
                 for partition in range(log_meta.partitions):
                     stream, subjects = flow.log_stream(partition), (flow.log_subject(partition, "case"),)
                     # The start waits for this position, also behind an unreadable case.
-                    cases = _Source(stream, translate.case, self._store.put_contacts, subjects=subjects, defer_s=0.0)
+                    cases = _Source(stream, translate.case, self._accept_cases, subjects=subjects, defer_s=0.0)
                     tasks.create_task(self._read(bus, log_meta.log_id, cases))
                 await self._await_contacts(bus, log_meta)
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
@@ -321,6 +316,9 @@ class WarningStreams:
                         await asyncio.sleep(0.02)
         except TimeoutError:
             logger().critical("contacts_behind")
+
+    async def _accept_cases(self, cases: Sequence[translate.CaseContacts], position: StreamPosition) -> None:
+        await self._store.put_contacts(cases, self._clock.now_ms(), position)
 
     async def _accept_alerts(self, alerts: Sequence[WarnableAlert], position: StreamPosition) -> None:
         self._wake(await self._store.accept(alerts, self._clock.now_ms(), position))

@@ -21,6 +21,7 @@ from services.dispatch.warning.tables import (
     OPEN,
     OUTDATED,
     REFUSED,
+    REPLACED,
     SENDING,
     WAITING,
     ContactRow,
@@ -35,6 +36,7 @@ from services.dispatch.warning.tables import (
     contacts,
     message_of,
     messages,
+    notified_persons,
     positions,
     sending_of,
     sending_values,
@@ -102,15 +104,24 @@ class WarningStore:
 
         return await self._database.visit(work)
 
-    async def put_contacts(self, cases: Sequence[CaseContacts], position: StreamPosition) -> None:
-        """Stores the contacts of cases. Skips a version that isn't newer than the stored one."""
+    async def put_contacts(self, cases: Sequence[CaseContacts], now_ms: int, position: StreamPosition) -> None:
+        """Stores the contacts of cases. Skips a version that isn't newer than the stored one.
+
+        For a person whom the case no longer names the order is over, so her contact stays for CONTACT_RETENTION_MS. It goes earlier if
+        another case brings a contact of hers, since she may have withdrawn the old one.
+        """
 
         def work(connection: sa.Connection) -> None:
             for case in cases:
                 of_case = contacts.c.case_id == case.case_id
                 known = connection.scalar(sa.select(sa.func.max(contacts.c.version)).where(of_case))
                 if known is None or case.version > known:
-                    connection.execute(sa.delete(contacts).where(of_case))
+                    named = contacts.c.person_id.in_([contact.person_id for contact in case.contacts])
+                    is_over = contacts.c.valid_until_ms <= now_ms
+                    connection.execute(sa.delete(contacts).where(named, of_case | is_over))
+                    is_open = contacts.c.valid_until_ms.is_(None) | (contacts.c.valid_until_ms > now_ms)
+                    connection.execute(sa.update(contacts).where(of_case, is_open).values(valid_until_ms=now_ms))
+                    connection.execute(sa.update(contacts).where(of_case).values(version=case.version))
                     if case.contacts:
                         connection.execute(sa.insert(contacts), [asdict(contact) for contact in case.contacts])
             write_position(connection, position)
@@ -188,6 +199,12 @@ class WarningStore:
         rows = await read_rows(self._database, sa.select(messages).where(messages.c.message_id == message_id))
         return message_of(rows[0]) if rows else None
 
+    async def is_warned_elsewhere(self, message: MessageRow) -> bool:
+        """Whether a warning to the person of a message still applies in another incident. A drill and a live one don't count for each
+        other."""
+        values = {"in": message.incident_id, "to": message.person_id, "drill": message.drill}
+        return bool(await fetch_rows(self._database, _WARNED_ELSEWHERE, values))
+
     async def was_sent_over(self, message_id: str, channel: ChannelId) -> bool:
         """Whether a message was sent over a channel."""
         query = sa.select(sendings.c.way).where(sendings.c.message_id == message_id, sendings.c.way == str(channel))
@@ -229,7 +246,8 @@ def _open(connection: sa.Connection, opened: OpenedMessage) -> bool:
     """Whether the message was opened: a newer one may have replaced it."""
     message = opened.message
     state = SENDING if opened.sendings else NO_WAY
-    values = {"which": message.message_id, "state": state, "text": opened.text, "language": opened.language}
+    worded = {"text": opened.text, "language": opened.language, "notice": message.notice}
+    values = {"which": message.message_id, "state": state, **worded}
     if not _OPEN.execute(connection, values):
         return False
     before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
@@ -276,7 +294,26 @@ _NEXT = Prepared(
 _OPEN = Prepared(
     sa.update(messages)
     .where(messages.c.message_id == sa.bindparam("which"), messages.c.state == WAITING)
-    .values(state=sa.bindparam("state"), text=sa.bindparam("text"), language=sa.bindparam("language"))
+    .values({name: sa.bindparam(name) for name in ("state", "text", "language", "notice")})
+)
+_WARNED_ELSEWHERE = Prepared(
+    sa.select(messages.c.message_id)
+    .select_from(
+        notified_persons.join(
+            messages,
+            (messages.c.incident_id == notified_persons.c.incident_id)
+            & (messages.c.person_id == notified_persons.c.person_id),
+        )
+    )
+    .where(
+        notified_persons.c.person_id == sa.bindparam("to"),
+        notified_persons.c.incident_id != sa.bindparam("in"),
+        sa.text("json_extract(told.state, '$.open')"),  # as the index told_open has it
+        messages.c.drill == sa.bindparam("drill"),
+        messages.c.state != REPLACED,
+        messages.c.ground == "",
+    )
+    .limit(1)
 )
 _BEFORE = sa.select(messages.c.message_id).where(
     messages.c.incident_id == sa.bindparam("in"),

@@ -204,7 +204,7 @@ def notice_step(payload: bytes, subject: str | None = None) -> command_pb2.Comma
 def notified_to_json(state: NotifiedState) -> dict[str, Any]:
     """Encodes the state of a warned person for the database."""
     threats = {
-        key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m]
+        key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m, *([True] if threat.of_place else [])]
         for key, threat in sorted(state.threats.items())
     }
     encoded: dict[str, Any] = {"threats": threats, "last_ms": state.last_ms, "open": state.open}
@@ -214,8 +214,8 @@ def notified_to_json(state: NotifiedState) -> dict[str, Any]:
 def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
     """Decodes the state of a warned person from the database."""
     threats = {
-        key: Threat(place=(sequence, ordinal), holds=holds, demand=Demand(demand), ring_m=ring_m)
-        for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()
+        key: Threat((sequence, ordinal), holds, demand=Demand(demand), ring_m=ring_m, of_place=bool(of_place))
+        for key, (sequence, ordinal, holds, demand, ring_m, *of_place) in stored_state["threats"].items()
     }
     sequence, ordinal = stored_state.get("ended", BEFORE_ALL)
     return NotifiedState(

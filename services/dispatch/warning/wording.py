@@ -80,6 +80,10 @@ _WHOLE = {
         _KO: "앞선 알림이 끝났습니다. 위치는 틀릴 수 있으니 계속 주의하십시오.",
         _EN: "the earlier notice has ended. Positions can be wrong: stay attentive.",
     },
+    Notice.ONE_OVER: {
+        _KO: "앞선 알림 가운데 하나가 끝났지만, 다른 알림은 계속됩니다. 그 알림의 안내를 계속 따르십시오.",
+        _EN: "one of the earlier notices has ended, but another one continues. Keep doing what it says.",
+    },
     Notice.MINISTRY_OVER: {
         _KO: "법무부의 앞선 통지가 끝났습니다. 위치는 틀릴 수 있으니 계속 주의하십시오.",
         _EN: "the earlier notice of the Ministry of Justice has ended. Positions can be wrong: stay attentive.",

@@ -101,6 +101,7 @@ def test_a_tick_or_an_amended_case_can_decide() -> None:
     story.add(70, log_pb2.LogEntry(tick=log_pb2.Tick()))
     explained = story.explain(story.stored(story.alerts[-1]))
     assert not explained.differences and explanation.what_decided(explained.refold) == "the passing of time"
+    assert "no position shows that the wearer left" in shown_of(explained, False)
 
     story = Log()
     story.add(0, case_entry(place=True))
@@ -112,6 +113,7 @@ def test_a_tick_or_an_amended_case_can_decide() -> None:
     assert not explained.differences and explanation.what_decided(explained.refold) == "version 2 of case-1"
     assert explained.refold.target is not None and explained.refold.target.target_id == "home1"
     assert [side.device_id for side in explained.sides] == ["t1"], "a place has no device"
+    assert "no position shows that the wearer left" in shown_of(explained, False)
 
 
 def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
@@ -278,6 +280,7 @@ def test_distances_probabilities_and_times_inside_are_shown_only_on_request() ->
     assert "probability inside" in shown and "distance" in shown
     assert "probability inside" not in hidden and "with --positions" in hidden
     assert f"{entered.figures.distance_m:.3f}" in shown and f"{entered.figures.distance_m:.3f}" not in hidden
+    assert "no position shows" not in shown_of(cleared, True)
     assert "least distance" in shown_of(cleared, True) and "least distance" not in shown_of(cleared, False)
 
 

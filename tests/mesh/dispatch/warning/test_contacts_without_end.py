@@ -26,6 +26,6 @@ async def test_a_contact_without_an_end_is_kept_and_one_with_an_end_goes(tmp_pat
         for version, valid_until_ms, now_ms, kept in ((1, 0, 10 * YEAR_MS, 1), (2, 5, 6 + CONTACT_RETENTION_MS, 0)):
             found = translate.case(entry(version, valid_until_ms))
             assert found is not None
-            await store.put_contacts([found], StreamPosition("LOG_0", "log", version))
+            await store.put_contacts([found], 1, StreamPosition("LOG_0", "log", version))
             await store.forget(now_ms)
             assert len((await store.contacts_of(["p-1"]))["p-1"]) == kept

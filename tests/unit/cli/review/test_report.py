@@ -16,7 +16,7 @@ from pypdf import PdfReader
 
 from services.cli.__main__ import main
 from services.cli.evidence import bundle as evidence_bundle
-from services.cli.report import earlier, equipment, facts, incident, maps, sections
+from services.cli.report import chronology, earlier, equipment, facts, incident, maps, sections
 from services.cli.report.words import WORDS, Words
 from services.common.alert_phases import AlertPhase
 from services.dispatch.domain.assignment import PROGRESS, AssignmentState
@@ -24,8 +24,9 @@ from services.dispatch.domain.enums import CloseCause, ContactPlan, ContactState
 from services.dispatch.domain.events import EVENTS
 from services.dispatch.notes.domain.note import NotedResult, NoteKind
 from tandem.common.v1 import alert_pb2, log_pb2
-from tests.support.approach import approach_bundle
+from tests.support.approach import BEGAN_MS, approach_bundle
 from tests.support.bundles import bundle
+from tests.support.geofence.log import case_entry
 
 Report = Callable[..., tuple[int, str, str]]
 KOREAN, ENGLISH = Words("ko"), Words("en")
@@ -251,6 +252,39 @@ def test_the_least_distance_is_not_that_of_a_superseded_account() -> None:
         if fact.measure is not None and fact.alert.alert_id in found.amendments:
             fact.measure.min_distance_m = 1.0  # as if a first account had put him nearer
     assert any("30 m from protected person p1" in sentence.lower() for sentence in sections.summary(found, ENGLISH))
+
+
+def without_tag() -> log_pb2.LogEntry:
+    """A snapshot of the case after the record of its last tag has ended."""
+    entry = case_entry(version=2, place=True)
+    entry.case.ClearField("tag_device_ids")
+    return entry
+
+
+ENDS_BY_TIME = case_entry(version=2, place=True, until_ms=BEGAN_MS + 90_000)
+ENDED_BEFORE = case_entry(version=2, place=True, until_ms=BEGAN_MS + 60_000)
+
+
+@pytest.mark.parametrize("snapshot", [without_tag(), ENDS_BY_TIME, ENDED_BEFORE])
+@pytest.mark.parametrize("words", [KOREAN, ENGLISH])
+def test_a_ring_that_a_record_clears_is_no_confirmed_departure(snapshot: log_pb2.LogEntry, words: Words) -> None:
+    """The record of his tag, or the order, ends while he is within 100 m of her."""
+    bundle_ = approach_bundle(last_snapshot=snapshot)
+    found = facts.of_bundle(evidence_bundle.verify(bundle_, None))
+    cleared = [fact for fact in found.alerts if fact.alert.kind == alert_pb2.RING_CLEARED]
+    assert len(cleared) == 6 and all(fact.without_departure for fact in cleared)
+    text = text_of(incident.of_bundle(bundle_, None, words))
+    assert words("RING_UNWATCHED") in text and words("RING_CLEARED") not in text
+    lines = [chronology.alert_text(fact, words) for fact in cleared]
+    assert not any(
+        words.text("거리 1", "distance 1") in line or words.text("거리 2", "distance 2") in line for line in lines
+    )
+
+
+def test_a_ring_that_reports_clear_is_a_departure() -> None:
+    found = facts.of_bundle(evidence_bundle.verify(approach_bundle(late_turns=(13, 14)), None))
+    cleared = [fact for fact in found.alerts if fact.alert.kind == alert_pb2.RING_CLEARED]
+    assert cleared and not any(fact.without_departure for fact in cleared)
 
 
 def test_late_evidence_of_hours_before_begins_no_incident() -> None:

@@ -72,6 +72,23 @@ def test_a_nearer_ring_is_sent_at_once_and_another_ring_after_the_last_message_w
     assert repeated and repeated.due_ms == her.now_ms
 
 
+def test_a_response_at_herself_does_not_wait_because_he_is_at_a_place_of_hers() -> None:
+    her = Person()
+    assert her.enters(100.0, target="home")
+    her.now_ms += 1
+    at_herself = her.enters(100.0)
+    assert at_herself and at_herself.due_ms == her.now_ms
+    at_school = her.enters(100.0, target="school")
+    assert at_school and at_school.due_ms == her.now_ms + READ_MS
+
+
+def test_a_wide_ring_around_her_waits_while_he_is_at_a_place_of_hers() -> None:
+    her = Person()
+    her.enters(100.0, target="home")
+    wide = her.enters(1000.0)
+    assert wide and wide.due_ms == her.now_ms + READ_MS
+
+
 def test_a_ring_that_was_left_is_sent_at_once_when_it_is_entered_once_more() -> None:
     her = Person()
     her.enters(2000.0)
