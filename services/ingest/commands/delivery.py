@@ -34,6 +34,8 @@ class CommandDelivery:
         self._metrics = metrics
         self._sessions: dict[str, CommandSession] = {}
         """Session on which each device was last heard."""
+        self._waiting: dict[str, None] = {}
+        """Devices for which a session had no room, in their order."""
 
     def heard(self, sessions: Mapping[str, CommandSession]) -> None:
         """Notes the session on which each device was heard. The device's commands are sent over that session now and from now on."""
@@ -42,10 +44,16 @@ class CommandDelivery:
             self._send_all(device_id, sessions[device_id])
 
     def send(self, device_id: str) -> None:
-        """Sends a device's open commands over its session, if it has one."""
+        """Sends a device's open commands over its session, if it has an open one."""
         session = self._sessions.get(device_id)
-        if session is not None:
+        if session is not None and session.open:
             self._send_all(device_id, session)
+
+    def send_waiting(self) -> None:
+        """Sends the commands for which a session had no room before, so that they don't wait for their device's next report."""
+        waiting, self._waiting = self._waiting, {}
+        for device_id in waiting:
+            self.send(device_id)
 
     def due_commands(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
         """Returns the due commands of devices that were heard without a session. The caller answers with them and calls `sent`."""
@@ -99,6 +107,7 @@ class CommandDelivery:
             if active.sent_over is session and active.was_sent_lately(now_s):
                 continue
             if not session.enqueue(to_device(active.command, now_ms)):
+                self._waiting[device_id] = None
                 return
             active.sent_over, active.sent_at_s = session, now_s
             self._steps.record_sent(active)

@@ -159,8 +159,8 @@ class Commands:
         await self._steps.publish()
 
     async def watch_time(self) -> None:
-        """Expires overdue commands and corrects intervals until cancelled. Every process does so, and the stream keeps the first expiry
-        of each command and the first of equal corrections."""
+        """Expires overdue commands, corrects intervals and sends what waits for room, until cancelled. Every process does so, and the
+        stream keeps the first expiry of each command and the first of equal corrections."""
         checks = 0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
@@ -170,6 +170,7 @@ class Commands:
                 self._expire(active)
             for correction in self._intervals.corrections(now_ms, time.monotonic()):
                 self._steps.issue(correction)
+            self.delivery.send_waiting()
             if checks % CHECKS_PER_CLEANUP == 0:
                 self.delivery.forget_closed_sessions()
                 self._states.forget(now_ms)
