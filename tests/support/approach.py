@@ -39,11 +39,14 @@ def approach_bundle(
     *,
     late_turns: Collection[int] = (),
     last_snapshot: log_pb2.LogEntry | None = None,
+    fold_version: int = 1,
+    ticks_after_s: int = 120,
 ) -> bytes:
     """The bundle of an approach to 30 m and away. `equipment` holds events of the tag: seconds after the beginning, and the kind. The
     positions of `late_turns` arrive 10 minutes after the departure, and amend the account. With a `last_snapshot` of the case, the log
-    ends with it 1 s after the wearer has come to 30 m."""
-    entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=1)))]
+    ends with it 1 s after the wearer has come to 30 m. The log demands `fold_version`. Its tick comes `ticks_after_s` after all
+    else."""
+    entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold_version)))]
     entries.append((BEGAN_MS, case_entry(place=True)))
     distances_m = _DISTANCES_M if last_snapshot is None else _COMES_M
     if late_turns:
@@ -65,7 +68,7 @@ def approach_bundle(
     entries.sort(key=lambda entry: entry[0])
     if last_snapshot is not None:
         entries.append((entries[-1][0] + 1_000, last_snapshot))
-    entries.append((entries[-1][0] + 120_000, log_pb2.LogEntry(tick=log_pb2.Tick())))
+    entries.append((entries[-1][0] + 1_000 * ticks_after_s, log_pb2.LogEntry(tick=log_pb2.Tick())))
     records = [
         StoredMessage(flow.log_stream(0), sequence, at_ms, subject_of(entry), entry.SerializeToString())
         for sequence, (at_ms, entry) in enumerate(entries, 1)

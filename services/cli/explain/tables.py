@@ -34,7 +34,7 @@ IN_UTC = "All times are UTC (Z). Consoles and reports show Korean time, 9 hours 
 EARLIER_SHOWN = 12
 """Number of earlier reports shown: the last ones before the decision."""
 _CLEARED_BY_RECORD = (
-    "a record changed or the order ended: no position shows that the wearer left, and the distance is the ring's radius"
+    "a record changed or the order ended: no position shows that the wearer left. A distance is the ring's radius"
 )
 _ANOMALIES = {
     "JUMP": "the device's recent movement doesn't lead there, and no second position agrees",
@@ -121,12 +121,16 @@ def _decision(explained: Explanation, positions: bool) -> Table:
 
 
 def _is_cleared_by_record(explained: Explanation) -> bool:
-    """Whether a ring was cleared by a snapshot of its case or by the end of the order. Only reports clear it otherwise."""
+    """Whether a ring was cleared by a snapshot of its case, by the end of the order, or because no device measures the distance any
+    more. Only reports clear it otherwise."""
     alert, refold = explained.alert, explained.refold
     if alert.kind != alert_pb2.RING_CLEARED:
         return False
     is_amended = isinstance(refold.body, Case) and refold.body.case_id == alert.case_id
-    return is_amended or (refold.case is not None and refold.case.is_over(explained.decided_ms))
+    if is_amended or refold.case is None:
+        return is_amended
+    is_unmeasured = refold.target is not None and not refold.case.can_locate(refold.target)
+    return is_unmeasured or refold.case.is_over(explained.decided_ms)
 
 
 def alert_in_words(alert: alert_pb2.Alert) -> str:

@@ -52,8 +52,8 @@ class DecidedAlert(NamedTuple):
     measure: alert_pb2.Measure | None
     """None if the bundle holds no figures, as probation's doesn't."""
     without_departure: bool = False
-    """The alert clears a ring because a record changed or the order ended. No position shows that the wearer left the ring, and the
-    distance in the figures is the ring's radius alone."""
+    """The alert clears a ring because a record changed or the order ended. No position shows that the wearer left the ring. Before
+    fold version 17 the figures have a distance all the same, the ring's radius."""
 
     @property
     def at_ms(self) -> int:
@@ -157,6 +157,15 @@ class _LoggedSnapshot(NamedTuple):
     sequence: int
     valid_until_ms: int
     """End of the order, mesh time; 0 if it has none."""
+    unlocated_ids: frozenset[str]
+    """Targets to which no device of the case measures the wearer's distance."""
+
+    @classmethod
+    def of(cls, sequence: int, case: log_pb2.CaseSnapshot) -> _LoggedSnapshot:
+        """The snapshot of an entry."""
+        persons = [person.person_id for person in case.persons if not (case.tag_device_ids and person.device_ids)]
+        places = [] if case.tag_device_ids else [place.place_id for place in case.places]
+        return cls(sequence, case.valid_until_ms, frozenset((*persons, *places)))
 
 
 @dataclass(slots=True)
@@ -186,8 +195,7 @@ class _LoggedFacts:
             self.equipment.setdefault(body.device_id, []).append(event)
         elif record.subject.endswith(".case"):
             case = log_pb2.LogEntry.FromString(record.data).case
-            snapshot = _LoggedSnapshot(record.sequence, case.valid_until_ms)
-            self.snapshots.setdefault(case.case_id, []).append(snapshot)
+            self.snapshots.setdefault(case.case_id, []).append(_LoggedSnapshot.of(record.sequence, case))
             known = self.cases.get(case.case_id)
             if known is None or case.version >= known.version:
                 self.cases[case.case_id] = case
@@ -257,12 +265,14 @@ def _alerts(
 
 
 def _is_without_departure(alert: alert_pb2.Alert, snapshots: Sequence[_LoggedSnapshot]) -> bool:
-    """Whether a ring was cleared by a snapshot of its case or by the end of the order. Only reports clear it otherwise."""
+    """Whether a ring was cleared by a snapshot of its case, by the end of the order, or because no device measures the distance any
+    more. Only reports clear it otherwise."""
     known = [snapshot for snapshot in snapshots if snapshot.sequence <= alert.sequence]
     if alert.kind != alert_pb2.RING_CLEARED or not known:
         return False
-    sequence, valid_until_ms = known[-1]
-    return sequence == alert.sequence or 0 < valid_until_ms <= times.from_timestamp(alert.decided_at)
+    newest = known[-1]
+    is_over = 0 < newest.valid_until_ms <= times.from_timestamp(alert.decided_at)
+    return is_over or newest.sequence == alert.sequence or alert.target_id in newest.unlocated_ids
 
 
 def _steps(verified: Verified) -> list[LegStep]:

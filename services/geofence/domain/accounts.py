@@ -181,6 +181,15 @@ def preserve(state: State, case_state: CaseState) -> None:
         _count(state, case_state, target, ring=ring, upto_ms=state.now_ms)
 
 
+def make_final(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> None:
+    """Makes the account of an open ring final as of now. Call this before the shape of its target is corrected: each moment is
+    measured by the shape that the record had then."""
+    _count(state, case_state, target, ring=ring, upto_ms=state.now_ms)
+    ring_state = case_state.ring(target, ring)
+    ring_state.closed = []
+    ring_state.floor_ms = ring_state.bound_ms = state.now_ms
+
+
 def finalize(state: State, case_state: CaseState) -> None:
     """Makes the accounts final up to the moment before which no late report can change them.
 

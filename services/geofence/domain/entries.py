@@ -300,6 +300,10 @@ class Case:
             raise ValueError(f"{self.case_id} ends, but its order has no end")
         return self.valid_until_ms
 
+    def can_locate(self, target: Target) -> bool:
+        """Whether the case names devices of both sides: a tag, and a device of the target unless it is a place."""
+        return bool(self.tag_device_ids and (target.device_ids or not target.is_person))
+
     def is_over(self, at_ms: int) -> bool:
         """Whether the order has ended by a moment."""
         return self.valid_until_ms is not None and at_ms >= self.valid_until_ms

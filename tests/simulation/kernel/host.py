@@ -144,7 +144,7 @@ def _disk() -> None:
 
 
 def _libraries(journal: Journal) -> None:
-    _replace(bus, "Client", SimulatedClient)
+    _replace(bus, "ReconnectingClient", SimulatedClient)
     _replace(grpc.aio, "server", SimulatedServer)
     _replace(grpc.aio, "insecure_channel", insecure_channel)
     _replace(health, "_in_thread", _not_served)

@@ -116,6 +116,22 @@ def test_a_tick_or_an_amended_case_can_decide() -> None:
     assert "no position shows that the wearer left" in shown_of(explained, False)
 
 
+def test_a_ring_that_no_device_measures_any_more_was_not_seen_to_be_left() -> None:
+    story = Log()
+    story.add(0, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)))
+    story.add(0, case_entry(place=True))
+    story.at(1, "t1", 20)
+    without_tag = case_entry(version=2, place=True)
+    without_tag.case.ClearField("tag_device_ids")
+    story.add(9, without_tag)
+    story.add(1809, log_pb2.LogEntry(tick=log_pb2.Tick()))
+    cleared = story.alerts[-1]
+    assert cleared.kind.value == "RING_CLEARED" and cleared.incident_ends
+    explained = story.explain(story.stored(cleared))
+    assert not explained.differences and explanation.what_decided(explained.refold) == "the passing of time"
+    assert "no position shows that the wearer left" in shown_of(explained, False)
+
+
 def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
     story = Log()
     entry = case_entry(place=True)

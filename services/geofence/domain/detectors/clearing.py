@@ -2,6 +2,9 @@
 
 A ring that was entered under an authorised encounter is muted. Once no encounter is active, its full demand is emitted, or the ring is
 cleared.
+
+A record that ends the wearer's last tag, or the person's last device, proves no departure. The ring stays open for as long as that side
+could be silent before a desk is notified; an exchange of the device is long over by then.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import CaseState, RingKey, State
+from services.geofence.domain.state import CasePart, CaseState, RingKey, State
 from services.geofence.domain.wearing import removals
 
 _FRESH_BY_INTERVAL_VERSION = 15
@@ -31,6 +34,12 @@ reports each 4 minutes."""
 _RECENT_CONTRADICTIONS_VERSION = 15
 """Before this version of the log, a visit to the last position of a device that is silent since then held the rings open for as long as
 the device stayed silent."""
+
+_HELD_VERSION = 17
+"""Before this version of the log, the end of the last device's record and the correction of a place cleared open rings at once."""
+
+UNMEASURED: CasePart[dict[str, int]] = CasePart("unmeasured", new=dict, encode=dict, decode=dict)
+"""Targets with an open ring to which no device of the case measures the distance, by key, and since when, mesh time."""
 
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
@@ -148,9 +157,16 @@ def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until
 
 
 def clear_ring(
-    context: CaseContext, target: Target, ring: Ring, *, upto_ms: int, contact: FirstContact | None = None
+    context: CaseContext,
+    target: Target,
+    ring: Ring,
+    *,
+    upto_ms: int,
+    contact: FirstContact | None = None,
+    is_seen: bool = True,
 ) -> None:
-    """Clears a ring and publishes the account of its episode up to a moment. `contact`: that the wearer turned back after one."""
+    """Clears a ring and publishes the account of its episode up to a moment. `contact`: that the wearer turned back after one.
+    `is_seen`: positions show that the wearer left; otherwise the alert states no distance."""
     state, case_state = context.state, context.case_state
     account = accounts.account(state, case_state, target, ring=ring, upto_ms=upto_ms)
     accounts.close(case_state.ring(target, ring), account)
@@ -164,7 +180,9 @@ def clear_ring(
             target=target,
             ring=ring,
             cause=context.cause,
-            distance_mm=float(ring.radius_mm) if account.inside else None,
+            distance_mm=float(ring.radius_mm)
+            if account.inside and (is_seen or state.log_version < _HELD_VERSION)
+            else None,
             inside=tuple(account.inside),
             min_mm=account.min_mm,
             min_is_assumed=account.is_assumed,
@@ -182,11 +200,22 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
     accounts.amend(context, None)
     if before.device_ids != case.device_ids:
         accounts.preserve(state, case_state)
-    kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
+    asked = {(t.key, r.radius_mm, r.action) for t in case.targets for r in case.rings}
+    shapes = {t.key: t.shape for t in case.targets}
+    holds = state.log_version >= _HELD_VERSION
     for target in before.targets:
-        dropped = [r for r in before.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-        # A ring can't be watched either if its last device is gone, or if its order isn't in force yet.
-        _close(context, target, dropped if amendment.watches(target.key) else before.rings, at_ms=state.now_ms)
+        dropped = []
+        for ring in before.rings:
+            if (target.key, ring.radius_mm, ring.action) not in asked:
+                dropped.append(ring)
+            elif shapes[target.key] != target.shape:
+                if holds and amendment.in_force and case_state.ring(target, ring).open:
+                    accounts.make_final(state, case_state, target, ring=ring)
+                else:
+                    dropped.append(ring)
+        # An order that isn't in force yet watches no ring.
+        is_watched = amendment.in_force if holds else amendment.watches(target.key)
+        _close(context, target, dropped if is_watched else before.rings, at_ms=state.now_ms)
         for ring in dropped:
             case_state.rings.pop(RingKey(target.key, ring.radius_mm), None)
 
@@ -199,10 +228,32 @@ def end(context: CaseContext) -> None:
 
 
 def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_ms: int) -> None:
-    """Clears open rings that the order no longer asks for."""
+    """Clears open rings that the order no longer asks for, or that no device measures any more."""
     for ring in reversed(tuple(rings_)):
         if context.case_state.ring(target, ring).open:
-            clear_ring(context, target, ring, upto_ms=at_ms)
+            clear_ring(context, target, ring, upto_ms=at_ms, is_seen=False)
+
+
+def end_wait(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Clears the open rings to which no device has measured the distance for too long. Returns the moments of the next checks."""
+    case_state = context.case_state
+    if not case_state.episode_id or context.state.log_version < _HELD_VERSION:
+        return ()  # nearly always
+    rules, case, memory = context.state.rules, case_state.case, UNMEASURED.of(case_state)
+    waiting = [
+        target
+        for target in case.targets
+        if not case.can_locate(target) and any(case_state.ring(target, ring).open for ring in case.rings)
+    ]
+    since_ms = {target.key: memory.get(target.key, at_ms) for target in waiting}
+    memory.clear()
+    wait_ms = rules.protected_lost_after_ms if case.tag_device_ids else rules.silent_notify_after_ms
+    for target in waiting:
+        if at_ms < since_ms[target.key] + wait_ms:
+            memory[target.key] = since_ms[target.key]
+        else:
+            _close(context, target, case.rings, at_ms=at_ms)
+    return [from_ms + wait_ms for from_ms in memory.values()]
 
 
 def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -283,3 +334,6 @@ def has_muted(case_state: CaseState) -> bool:
 DETECTOR = Detector(on_batch=clear_left_rings, on_amend=amend, on_end=end)
 END_OF_MUTING = Detector(on_time=end_muting, awaits_report=has_muted)
 """A detector of its own: its place among the checks by time is after those of silences."""
+END_OF_WAIT = Detector(on_time=end_wait, parts=(UNMEASURED,))
+"""A detector of its own, after the silences: a person whose last device is gone counts as lost at the moment at which her rings are
+cleared, and the all-clear is the incident's last alert."""

@@ -31,8 +31,8 @@ class Amendment(NamedTuple):
 
     def watches(self, target_key: str) -> bool:
         """Whether the order is in force, and both the wearer and a target of it can be located."""
-        targets = self.case.targets if self.in_force and self.case.tag_device_ids else ()
-        return any(target.key == target_key and (target.device_ids or not target.is_person) for target in targets)
+        targets = self.case.targets if self.in_force else ()
+        return any(target.key == target_key and self.case.can_locate(target) for target in targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
 first. As time passes, straps that are open at the end of an authorised removal come before silences, because they are a sign of
-evasion. Silences come before the ends of muting, then amended accounts and late evidence; contacts without a cause come last.
+evasion. Silences come before the ends of muting and the rings that no device measures any more, then amended accounts and late
+evidence; contacts without a cause come last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
@@ -42,6 +43,7 @@ DETECTORS: tuple[Detector, ...] = (
     silence.DETECTOR,
     possible_presence.DETECTOR,
     clearing.END_OF_MUTING,
+    clearing.END_OF_WAIT,
     accounts.DETECTOR,
     late_evidence.DETECTOR,
     sensing.DETECTOR,

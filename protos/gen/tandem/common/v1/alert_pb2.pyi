@@ -34,7 +34,9 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     RING_ENTERED: _AlertKind.ValueType  # 1
     """A ring round a protected person or place was entered."""
     RING_CLEARED: _AlertKind.ValueType  # 2
-    """A ring was cleared: positions agree that the wearer left it."""
+    """A ring was cleared: positions agree that the wearer left it, or nothing watches it any more. A record changed, the order ended, or
+    no device has measured the distance for half an hour; Measure then has no distance.
+    """
     TAMPERED: _AlertKind.ValueType  # 3
     """The tag reports that it was opened."""
     PANIC: _AlertKind.ValueType  # 4
@@ -133,7 +135,9 @@ ALERT_KIND_UNSPECIFIED: AlertKind.ValueType  # 0
 RING_ENTERED: AlertKind.ValueType  # 1
 """A ring round a protected person or place was entered."""
 RING_CLEARED: AlertKind.ValueType  # 2
-"""A ring was cleared: positions agree that the wearer left it."""
+"""A ring was cleared: positions agree that the wearer left it, or nothing watches it any more. A record changed, the order ended, or
+no device has measured the distance for half an hour; Measure then has no distance.
+"""
 TAMPERED: AlertKind.ValueType  # 3
 """The tag reports that it was opened."""
 PANIC: AlertKind.ValueType  # 4
