@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlparse
 
 import pytest
@@ -27,6 +28,32 @@ WITHIN_S = 10.0
 UNREAD = bytes(64 << 20)
 """More data than the system keeps for a connection whose server reads nothing."""
 SERVER = "spiffe://tandem/service/nats"
+Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(serve: Serve, host: str, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+    """A server whose connections are all closed at the end."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task and isinstance(writer.transport, asyncio.Transport)
+        connections.add(task)
+        try:
+            with suppress(asyncio.CancelledError):  # asyncio would log it
+                await serve(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(handle, host, port, ssl=tls):
+        try:
+            yield
+        finally:
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections)
+            await asyncio.sleep(0)  # transports close in the loop's next turn
 
 
 class SilentServer:
@@ -37,20 +64,17 @@ class SilentServer:
         self.accepted = asyncio.Semaphore(0)
         self.ended = asyncio.Semaphore(0)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         """Reads a connection to its end."""
         self.accepted.release()
-        try:
-            await reader.read()
-        finally:
-            writer.close()
+        await reader.read()
         self.ended.release()
 
 
 @asynccontextmanager
 async def silent_server() -> AsyncIterator[SilentServer]:
     server = SilentServer()
-    async with await asyncio.start_server(server.serve, "127.0.0.1", server.port):
+    async with serving(server.serve, "127.0.0.1", server.port):
         yield server
 
 
@@ -88,23 +112,19 @@ def issued(folder: Path) -> Files:
 @asynccontextmanager
 async def deaf_server(files: Files | None) -> AsyncIterator[int]:
     """Port of a server that reads nothing, with TLS if there are files."""
-    ended, context = asyncio.Event(), None
+    context = None
 
     async def ignore(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert isinstance(writer.transport, asyncio.Transport)
         writer.transport.pause_reading()
-        await ended.wait()
-        writer.transport.abort()
+        await asyncio.Event().wait()
 
     if files:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(files.cert, files.key)
     port = free_port()
-    async with await asyncio.start_server(ignore, "127.0.0.1", port, ssl=context):
-        try:
-            yield port
-        finally:
-            ended.set()
+    async with serving(ignore, "127.0.0.1", port, context):
+        yield port
 
 
 @pytest.mark.parametrize("has_tls", [False, True])
@@ -138,7 +158,6 @@ class SlowServer:
         self.greeted.release()
         while await reader.read(1024):
             pass
-        writer.close()
 
 
 async def test_a_client_connects_once_more_after_a_handshake_that_took_too_long(tmp_path: Path) -> None:
@@ -147,7 +166,7 @@ async def test_a_client_connects_once_more_after_a_handshake_that_took_too_long(
             raise AssertionError("the server answers no handshake")
 
     server = SlowServer()
-    async with await asyncio.start_server(server.serve, "localhost", server.port), asyncio.timeout(WITHIN_S):
+    async with serving(server.serve, "localhost", server.port), asyncio.timeout(WITHIN_S):
         connecting = asyncio.create_task(connect())
         await server.greeted.acquire()
         await server.greeted.acquire()
@@ -172,9 +191,8 @@ class RefusingServer:
             elif line.startswith(b"SUB"):
                 if self._errors:
                     writer.write(f"-ERR '{self._errors.pop()}'\r\n".encode())
-                    break
-                self.connected.release()
-        writer.close()
+                else:
+                    self.connected.release()
 
 
 async def test_a_client_connects_once_more_after_the_server_refused_it() -> None:
@@ -182,7 +200,7 @@ async def test_a_client_connects_once_more_after_the_server_refused_it() -> None
     server = RefusingServer()
     with capture_logs() as logged:
         async with (
-            await asyncio.start_server(server.serve, "127.0.0.1", server.port),
+            serving(server.serve, "127.0.0.1", server.port),
             asyncio.timeout(WITHIN_S),
             buses.connect(f"nats://127.0.0.1:{server.port}", "test") as bus,
         ):
