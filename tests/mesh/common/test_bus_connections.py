@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import urlparse
 
 import pytest
@@ -23,37 +22,12 @@ from services.common.messaging.nats_client import ResettingTransport
 from services.common.rpc.certificates import Files, client_context
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
+from tests.support.serving import serving
 
 WITHIN_S = 10.0
 UNREAD = bytes(64 << 20)
 """More data than the system keeps for a connection whose server reads nothing."""
 SERVER = "spiffe://tandem/service/nats"
-Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def serving(serve: Serve, host: str, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-    """A server whose connections are all closed at the end."""
-    connections: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task and isinstance(writer.transport, asyncio.Transport)
-        connections.add(task)
-        try:
-            with suppress(asyncio.CancelledError):  # asyncio would log it
-                await serve(reader, writer)
-        finally:
-            writer.transport.abort()
-
-    async with await asyncio.start_server(handle, host, port, ssl=tls):
-        try:
-            yield
-        finally:
-            for connection in connections:
-                connection.cancel()
-            await asyncio.gather(*connections)
-            await asyncio.sleep(0)  # transports close in the loop's next turn
 
 
 class SilentServer:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 
 from tests.support.common.ports import free_port
+from tests.support.serving import serving
 
 _ASKS = (b"Q"[0], b"S"[0])
 """Types of the protocol's messages that make a round trip: a simple query (Q) and the end of an extended one (S, Sync)."""
@@ -61,21 +62,10 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
     wire, (whole, _, folder) = Wire(), url.partition("?host=")
     user = whole.partition("@")[0]
 
-    serving: set[asyncio.Task[None]] = set()
-
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        serving.add(task)
-        with closing(writer):
-            theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
-            with closing(ours):
-                await asyncio.gather(wire.ask(reader, ours), wire.answer(theirs, writer))
+        theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        with closing(ours):
+            await asyncio.gather(wire.ask(reader, ours), wire.answer(theirs, writer))
 
-    async with await asyncio.start_server(connect, "127.0.0.1", wire.port):
-        try:
-            yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
-        finally:
-            for task in serving:
-                task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
+    async with serving(connect, "127.0.0.1", wire.port):
+        yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
