@@ -214,6 +214,10 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.on_unhandled(context)
 
+    def add_reader(self, fd: object, callback: Callable[..., object], *args: Any) -> None:
+        """Refuses: a simulated process has no file descriptors. gRPC would take asyncio's NotImplementedError for the whole run."""
+        raise RuntimeError(f"{callback} of the machine waits for {fd} in the simulated process {self.name}")
+
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """Signals don't reach a simulated process: it crashes or is stopped."""
 
