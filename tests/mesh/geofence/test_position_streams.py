@@ -61,6 +61,7 @@ async def test_a_thousand_shares_of_one_stream_are_on_disk_before_their_position
         assert outbox_rows(mesh) - before == 1_000
         # News reaches each share, and a removal ends only its own.
         await stream.send(positions_pb2.FollowPositionsRequest(removes=[1, 4_711]))
+        await mesh.until_rows(incident, 1_001)  # the evaluator reads the removal and the log apart from each other
         await client.publish(log.positions_entry(log.position("tmany", now_ms() - 115_000, 81)))
         moved: set[int] = set()
         async with asyncio.timeout(WITHIN_S):
