@@ -159,12 +159,12 @@ def flag(value: Any) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 
 
-def list_of(item: Check, least: int = 0, greatest: int = MAX_ITEMS) -> Check:
+def list_of(item: Check, greatest: int = MAX_ITEMS) -> Check:
     """Check for a list whose values all pass `item`."""
 
     def check(value: Any) -> str:
-        if not isinstance(value, list) or not least <= len(value) <= greatest:
-            return f"must be a list of {least} to {greatest}"
+        if not isinstance(value, list) or len(value) > greatest:
+            return f"must be a list of at most {greatest}"
         return next((f"[{at}] {error}" for at, element in enumerate(value) if (error := item(element))), "")
 
     return check
