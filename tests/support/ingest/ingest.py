@@ -162,12 +162,10 @@ def running_ingest(nats: TestServer, log: Path, env: Mapping[str, str] | None = 
 
 
 @contextmanager
-def ingest_on_its_own_server(
-    folder: Path, partitions: int = 1, env: Mapping[str, str] | None = None
-) -> Iterator[IngestMesh]:
+def ingest_on_its_own_server(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[IngestMesh]:
     """Starts an ingest with its own nats-server, and ends both at the end."""
     with running_server(folder / "nats") as nats:
-        asyncio.run(create_streams(nats.url, partitions))
+        asyncio.run(create_streams(nats.url, 1))
         with running_ingest(nats, folder / "ingest.log", env) as mesh:
             yield mesh
 
