@@ -68,55 +68,23 @@ from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
-    afterwards_pb2,
     afterwards_pb2_grpc,
-    calls_pb2,
     calls_pb2_grpc,
-    dispatch_pb2,
     dispatch_pb2_grpc,
-    evidence_pb2,
     evidence_pb2_grpc,
-    following_pb2,
     following_pb2_grpc,
-    handover_pb2,
     handover_pb2_grpc,
-    notes_pb2,
     notes_pb2_grpc,
-    order_burden_pb2,
     order_burden_pb2_grpc,
-    phone_notice_pb2,
     phone_notice_pb2_grpc,
-    phone_state_pb2,
     phone_state_pb2_grpc,
-    roster_pb2,
     roster_pb2_grpc,
-    statistics_pb2,
     statistics_pb2_grpc,
-    unit_duty_pb2,
     unit_duty_pb2_grpc,
 )
 
 MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
-SERVICES = tuple(
-    service.full_name
-    for file in (
-        afterwards_pb2,
-        calls_pb2,
-        dispatch_pb2,
-        evidence_pb2,
-        following_pb2,
-        handover_pb2,
-        notes_pb2,
-        phone_notice_pb2,
-        phone_state_pb2,
-        order_burden_pb2,
-        roster_pb2,
-        statistics_pb2,
-        unit_duty_pb2,
-    )
-    for service in file.DESCRIPTOR.services_by_name.values()
-)
 
 
 async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
@@ -168,7 +136,6 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     task_targets=task_targets,
                     clock=settings.clock,
                 ),
-                *SERVICES,
                 history=leg.history,
             ) as server,
             observed(

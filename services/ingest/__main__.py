@@ -34,11 +34,7 @@ from services.ingest.sensing.reporting import ReportingList
 from services.ingest.sensing.requests import SensingRequests
 from services.ingest.sensing.sharing import FixSharing
 from services.ingest.settings import IngestSettings
-from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2, ingest_pb2_grpc
-
-SERVICE_NAMES = [
-    service.full_name for file in (battery_pb2, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
-]
+from tandem.ingest.v1 import battery_pb2_grpc, ingest_pb2_grpc
 
 
 async def main() -> None:
@@ -110,7 +106,7 @@ async def main() -> None:
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
+            rpc.serve(settings, add_servicers, history=HistoryBudget(gate, BUSY_SHARE)) as server,
             http.serve(settings, phones, shared_metrics.http_closed),
             observed(
                 settings.host,
