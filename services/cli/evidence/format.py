@@ -16,7 +16,7 @@ from services.cli.terminal import printable
 from services.common import times
 from services.common.messaging import flow
 from services.common.messaging.streams import MAX_PARTITIONS
-from services.dispatch.evidence.model import LEGS
+from services.dispatch.evidence.model import EVIDENCE_LEGS
 
 README, MANIFEST, SIGNATURE, REPLAY = "README.txt", "manifest.json", "signature.json", "replay.json"
 STREAMED: Mapping[str, Callable[[int], str]] = {
@@ -246,7 +246,7 @@ MANIFEST_SHAPE = record(
         "format": whole(1, 1),
         "members": map_of(NAMES - {MANIFEST, SIGNATURE}, _HASHES),
         "incident_id": _ID,
-        "for": choice(*LEGS),
+        "for": choice(*EVIDENCE_LEGS),
         "wearer_id": text(r"[A-Za-z0-9._/-]{0,160}", "an id, or empty"),
         "order_ids": list_of(_ID),
         "ended": flag,

@@ -20,6 +20,8 @@ from services.common.storage import durable
 
 IDENTITY = f"{SERVICE}nats"
 """SPIFFE id in the server's certificate."""
+STREAM_BYTES = 1 << 30
+"""Size that the server reserves on the disk for each stream of a mesh of `tandem up`."""
 
 
 @dataclass(frozen=True, slots=True)

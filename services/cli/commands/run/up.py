@@ -30,7 +30,7 @@ from services.cli.commands.run.plan import MeshPlan
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, nats_server, processes
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.stack.nats_server import NatsServer
+from services.cli.stack.nats_server import STREAM_BYTES, NatsServer
 from services.cli.stack.supervisor import Program, Supervisor, child_guard, supervisor
 from services.cli.stack.watchdog import Watchdog, watching
 from services.cli.terminal import SafeConsole, styled
@@ -45,7 +45,6 @@ from services.common.storage import durable
 
 NO_SPACE = (10023, 10047)
 """Error codes of JetStream for a stream whose reservation exceeds the quota or the disk."""
-STREAM_BYTES = 1 << 30
 HEALTHY_WITHIN_S = 120.0
 """How long a start waits for nats-server and then for the services, seconds. An idle machine takes a few, one with eight times more
 work than processors more than half a minute."""
