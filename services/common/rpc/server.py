@@ -99,10 +99,10 @@ class _NamedServices:
     """Adds servicers to a server, as generated code asks the server to, and notes the names of their services."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
+        self._server: Any = server  # its stubs lack `add_registered_method_handlers`
         self.names: list[str] = []
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Adds the handlers of services by their paths."""
         self._server.add_generic_rpc_handlers(handlers)
 
