@@ -6,7 +6,7 @@ From an alert to a unit on its way:
     domain/        all decisions about incidents and assignments
     roster/        offices and units, and which of them can go
     following/     live positions of targets, and what follows from their movement
-    publications/  steps on their way to INCIDENTS, and again if that stream lost them
+    publications/  steps and disclosures on their way to their streams, and again if these lost them
     absence/       other legs that show no step
 
 More kinds of assignments, and those who answer them:

@@ -30,7 +30,6 @@ from services.dispatch.duty.access import UnitAccess
 from services.dispatch.duty.api import UnitDutyApi
 from services.dispatch.duty.task_targets import TaskTargets
 from services.dispatch.evidence.api import EvidenceApi
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.evidence.reading import EvidenceReading
@@ -59,6 +58,7 @@ from services.dispatch.phones.api import PhoneNoticeApi
 from services.dispatch.phones.state_api import PhoneStateApi
 from services.dispatch.phones.store import PhoneStore
 from services.dispatch.publications.adoption import adopt_steps
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
@@ -110,7 +110,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
         evidence_api = EvidenceApi(leg.name, settings.clock, store=leg.store)
-        disclosures = EvidenceDisclosures(leg.name, leg.store)
+        disclosures = LegDisclosures(leg.name, leg.store)
         statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
         phone_api, phones = PhoneNoticeApi(leg.name), PhoneStore(leg.store)
         afterwards_api = AfterwardsApi(leg.name, phones)
@@ -294,7 +294,7 @@ async def mesh(
                 tasks.create_task(warnings.devices.keep_restored(bus))
             if retention:
                 tasks.create_task(retention.run())
-            tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
+            tasks.create_task(LegDisclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

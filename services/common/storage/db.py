@@ -163,7 +163,7 @@ class PostgresDatabase(Database):
     async def alone(
         self, task: str, stand_by: Callable[[], None] = lambda: None
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See `Database.alone`. The lock is lost with the connection that holds it."""
+        """Runs a block in one process of all at a time, as `Database.alone`. The lock is lost with the connection that holds it."""
         ping = sa.text("select 1")
         with postgres.refusals():
             connection = await postgres.begin(self._engine, ping, isolation_level="AUTOCOMMIT")
