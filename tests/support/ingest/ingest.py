@@ -24,14 +24,13 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 from tests.support.registry.records import VENDOR_ID
 
 SECRET = "secret-of-this-test"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
-STREAM_BYTES = 64 << 20
 WITHIN_S = 75.0
 LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 BROKEN_WHILE_WRITING = "Internal error from Core"
