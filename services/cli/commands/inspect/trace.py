@@ -31,7 +31,7 @@ from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
 
 class TracePart(StrEnum):
-    """TracePart of a trace."""
+    """Part of a trace that `--part` shows: the decision, or one leg."""
 
     DECISION = DECISION
     PROBATION = "probation"
