@@ -19,10 +19,9 @@ from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from tests.support.common import preloaded
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.postgres import PostgresServer, running_postgres
 
-STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")
 
 preloaded.turn_on()

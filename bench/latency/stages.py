@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.mesh.load import Trigger
-from bench.mesh.offers import AGENCIES, Arrivals
+from bench.mesh.offers import Arrivals
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import flow, pull
@@ -72,9 +72,9 @@ async def read(
     alerts, offers = alerts_of(kept[flow.ALERTS.name]), offers_of(kept[flow.INCIDENTS.name], clock)
     durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for trigger in triggers:
-        desks_ms = [arrivals.received_to_desk_ms(leg, trigger) for leg in AGENCIES]
-        if trigger in alerts and all((leg, trigger) in offers for leg in AGENCIES):
-            found = durations_ms(alerts[trigger], [offers[leg, trigger] for leg in AGENCIES], desks_ms)
+        desks_ms = [arrivals.received_to_desk_ms(leg, trigger) for leg in flow.AGENCY_LEGS]
+        if trigger in alerts and all((leg, trigger) in offers for leg in flow.AGENCY_LEGS):
+            found = durations_ms(alerts[trigger], [offers[leg, trigger] for leg in flow.AGENCY_LEGS], desks_ms)
             for stage, ms in zip(STAGES, found, strict=True):
                 durations[stage].append(ms)
     return durations

@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 
 from bench.mesh.load import Trigger
-from bench.mesh.offers import AGENCIES, Arrivals
+from bench.mesh.offers import Arrivals
 from services.cli.calls import call, follow
 from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import BASIS, DESKS, UNANSWERED
@@ -114,7 +114,7 @@ class Desks:
         if self.answering is Answering.ACCEPT:
             return
         await self._open_record(leg, assignment, identity)
-        for state in PROGRESS if leg in AGENCIES else ():
+        for state in PROGRESS if leg in flow.AGENCY_LEGS else ():
             await asyncio.sleep(PAUSE_S)
             await call(stub.Progress, dispatch_pb2.ProgressRequest(assignment_id=id_, state=state), identity)
         await asyncio.sleep(PAUSE_S)

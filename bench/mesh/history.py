@@ -20,11 +20,11 @@ from typing import Any
 import grpc.aio
 
 from bench.mesh.desks import running
-from bench.mesh.offers import AGENCIES
 from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import BASIS, DESKS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import Clients, MeshConnection
+from services.common.messaging import flow
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.registry.v1 import disclosure_pb2, trace_pb2
@@ -45,12 +45,12 @@ class History:
     def __init__(self, clients: Clients, evidence: dict[str, EvidenceServiceStub]) -> None:
         self._clients = clients
         self._evidence = evidence
-        self._incident_ids: dict[str, list[str]] = {leg: [] for leg in AGENCIES}
+        self._incident_ids: dict[str, list[str]] = {leg: [] for leg in flow.AGENCY_LEGS}
         self.calls: Counter[str] = Counter()
 
     async def learn(self) -> None:
         """Reads which incidents there are."""
-        for leg in AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             listed = await self._clients.dispatch[leg].ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE), metadata=self._clients.identity(DESKS[leg])
             )
@@ -58,7 +58,7 @@ class History:
 
     async def read(self, number: int) -> None:
         """Reads without pause, until cancelled. The number decides what is read, and from which leg."""
-        leg = AGENCIES[number // 4 % 2]
+        leg = flow.AGENCY_LEGS[number // 4 % 2]
         methods = {
             "ListIncidents": self._list,
             "GetTrace": self._trace,
@@ -119,7 +119,7 @@ async def read_until_stopped(connection: MeshConnection, count: int) -> Counter[
         clients = await stack.enter_async_context(mesh.connect(connection))
         evidence = {
             leg: EvidenceServiceStub(await stack.enter_async_context(mesh.channel(connection, f"dispatch-{leg}")))
-            for leg in AGENCIES
+            for leg in flow.AGENCY_LEGS
         }
         history = History(clients, evidence)
         await history.learn()

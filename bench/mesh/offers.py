@@ -16,7 +16,6 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 ARRIVED_WITHIN_S = 120.0
 """Maximum time from the last answer to the offers of a trigger; then it counts as lost. Ample, so that late offers still count."""
-AGENCIES = ("probation", "police")
 
 
 class Arrival(NamedTuple):
@@ -90,7 +89,7 @@ class Arrivals:
 
 
 def _with_both(by_leg: dict[str, list[float]]) -> dict[str, list[float]]:
-    return by_leg | {"both": [max(pair) for pair in zip(*(by_leg[leg] for leg in AGENCIES), strict=True)]}
+    return by_leg | {"both": [max(pair) for pair in zip(*(by_leg[leg] for leg in flow.AGENCY_LEGS), strict=True)]}
 
 
 class Offers(Arrivals):

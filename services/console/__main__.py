@@ -15,6 +15,7 @@ from services.common import running
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates
 from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.privacy.key_files import open_keys
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import VIEWERS, Role
@@ -24,7 +25,6 @@ from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.accounts import Accounts
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.keys import open_keys
 from services.console.sign_in.oidc import Provider
 
 MAX_CONNECTIONS = 500
@@ -34,7 +34,10 @@ async def run(settings: ConsoleSettings) -> None:
     """Serves pages until it is stopped, even while services of the mesh are unavailable."""
     metrics = ProcessMetrics(process_registry())
     watch_certificates(settings.certificates, metrics)
-    keys = open_keys(settings.data_dir / "session.key")
+    keys = open_keys(
+        settings.data_dir / "session.key",
+        "Or remove it: the next start makes a new key, and everybody signs in again",
+    )
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
     accounts = _accounts(settings, ended)

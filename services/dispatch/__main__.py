@@ -30,7 +30,6 @@ from services.dispatch.duty.access import UnitAccess
 from services.dispatch.duty.api import UnitDutyApi
 from services.dispatch.duty.task_targets import TaskTargets
 from services.dispatch.evidence.api import EvidenceApi
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.evidence.reading import EvidenceReading
@@ -59,6 +58,7 @@ from services.dispatch.phones.api import PhoneNoticeApi
 from services.dispatch.phones.state_api import PhoneStateApi
 from services.dispatch.phones.store import PhoneStore
 from services.dispatch.publications.adoption import adopt_steps
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
@@ -68,55 +68,23 @@ from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
-    afterwards_pb2,
     afterwards_pb2_grpc,
-    calls_pb2,
     calls_pb2_grpc,
-    dispatch_pb2,
     dispatch_pb2_grpc,
-    evidence_pb2,
     evidence_pb2_grpc,
-    following_pb2,
     following_pb2_grpc,
-    handover_pb2,
     handover_pb2_grpc,
-    notes_pb2,
     notes_pb2_grpc,
-    order_burden_pb2,
     order_burden_pb2_grpc,
-    phone_notice_pb2,
     phone_notice_pb2_grpc,
-    phone_state_pb2,
     phone_state_pb2_grpc,
-    roster_pb2,
     roster_pb2_grpc,
-    statistics_pb2,
     statistics_pb2_grpc,
-    unit_duty_pb2,
     unit_duty_pb2_grpc,
 )
 
 MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
-SERVICES = tuple(
-    service.full_name
-    for file in (
-        afterwards_pb2,
-        calls_pb2,
-        dispatch_pb2,
-        evidence_pb2,
-        following_pb2,
-        handover_pb2,
-        notes_pb2,
-        phone_notice_pb2,
-        phone_state_pb2,
-        order_burden_pb2,
-        roster_pb2,
-        statistics_pb2,
-        unit_duty_pb2,
-    )
-    for service in file.DESCRIPTOR.services_by_name.values()
-)
 
 
 async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
@@ -142,7 +110,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
         evidence_api = EvidenceApi(leg.name, settings.clock, store=leg.store)
-        disclosures = EvidenceDisclosures(leg.name, leg.store)
+        disclosures = LegDisclosures(leg.name, leg.store)
         statistics_api = StatisticsApi(leg.name, leg.store, settings.clock, disclosures=disclosures)
         phone_api, phones = PhoneNoticeApi(leg.name), PhoneStore(leg.store)
         afterwards_api = AfterwardsApi(leg.name, phones)
@@ -168,7 +136,6 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     task_targets=task_targets,
                     clock=settings.clock,
                 ),
-                *SERVICES,
                 history=leg.history,
             ) as server,
             observed(
@@ -327,7 +294,7 @@ async def mesh(
                 tasks.create_task(warnings.devices.keep_restored(bus))
             if retention:
                 tasks.create_task(retention.run())
-            tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
+            tasks.create_task(LegDisclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

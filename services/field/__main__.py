@@ -16,6 +16,7 @@ from services.common import running
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.privacy.key_files import open_keys
 from services.common.storage.db import open_database
 from services.common.web import server
 from services.field import mesh as meshes
@@ -27,7 +28,7 @@ from services.field.metrics import FieldMetrics
 from services.field.notices import NoticeNews
 from services.field.phones.health import HealthPages
 from services.field.phones.known import KnownPhones
-from services.field.phones.sessions import PhoneCookies, open_keys
+from services.field.phones.sessions import PhoneCookies
 from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
 from services.field.push.pages import PushPages
 from services.field.push.store import PushAddresses
@@ -48,7 +49,7 @@ async def run(settings: FieldSettings) -> None:
     """Serves the app until it is stopped, even while services of the mesh are unavailable."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), FieldMetrics(collector)
-    keys = open_keys(settings.data_dir / "cookies.key")
+    keys = open_keys(settings.data_dir / "cookies.key", "With a new key all phones must be enrolled again")
     cookies = PhoneCookies(keys)
     key = PushKey(settings.data_dir / "push.pem", settings.push_contact)
     watch_disk(settings.data_dir, process_metrics)

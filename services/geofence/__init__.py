@@ -1,4 +1,15 @@
-"""The geofence service: folds the log and publishes alerts."""
+"""The geofence service: folds the log and publishes alerts.
+
+Its folders, in the order in which an entry passes them:
+
+    rules/       rules of the decision in the log, set by an operator and renewed each day
+    domain/      the fold: all decisions, from the log alone (docs/explanation/decision.md)
+    outputs/     alerts, requests to tags, figures and digests, in the order in which they may be published
+    sharing/     live positions of those whom an incident or an order concerns
+    her_map/     the region on a protected person's map
+    devices/     states and reporting of the devices, for desks and operators
+    what_if/     decisions for made-up tracks
+"""
 
 import os
 

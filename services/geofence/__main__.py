@@ -30,24 +30,11 @@ from services.geofence.sharing.outbox import DisclosureOutbox
 from services.geofence.store import CheckpointStore
 from services.geofence.what_if.api import WhatIfServicer
 from tandem.geofence.v1 import (
-    device_state_pb2,
     device_state_pb2_grpc,
-    geofence_pb2,
     geofence_pb2_grpc,
-    positions_pb2,
     positions_pb2_grpc,
-    region_map_pb2,
     region_map_pb2_grpc,
-    what_if_pb2,
     what_if_pb2_grpc,
-)
-
-SERVICE_NAMES = (
-    geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name,
-    what_if_pb2.DESCRIPTOR.services_by_name["WhatIfService"].full_name,
-    positions_pb2.DESCRIPTOR.services_by_name["PositionService"].full_name,
-    device_state_pb2.DESCRIPTOR.services_by_name["DeviceStateService"].full_name,
-    region_map_pb2.DESCRIPTOR.services_by_name["RegionMapService"].full_name,
 )
 
 
@@ -91,7 +78,7 @@ async def main() -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=history) as server,
+            rpc.serve(settings, add_servicers, history=history) as server,
             observed(
                 settings.host,
                 settings.metrics_port,

@@ -12,9 +12,8 @@ import hmac
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.privacy import key_files
 
-KEY_BYTES = 32
 _ID_CHARS = 8
 
 
@@ -52,16 +51,8 @@ def of_secret(secret: str) -> StateKeys:
 
 
 def read(path: Path) -> StateKeys:
-    """Reads a key file, 64 hex digits a line, the newest last. Raises FailedPrecondition if it is missing or malformed."""
-    try:
-        keys = [bytes.fromhex(line) for line in path.read_text().split()]
-    except (OSError, ValueError):
-        keys = []
-    if not keys or any(len(key) != KEY_BYTES for key in keys):
-        raise FailedPrecondition(
-            f"{path.name} holds no keys of {2 * KEY_BYTES} hex digits, one a line (make one: openssl rand -hex {KEY_BYTES})"
-        )
-    return StateKeys(keys)
+    """Reads the keys of a file. Raises FailedPrecondition as `key_files.read_keys` does."""
+    return StateKeys(key_files.read_keys(path))
 
 
 def _digest(key: bytes, partition: int, sequence: int, *, encoded: bytes) -> str:

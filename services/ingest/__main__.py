@@ -20,6 +20,7 @@ from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Routes
 from services.ingest.batteries.api import BatteryApi
+from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.commands.api import CommandApi
 from services.ingest.commands.service import Commands
 from services.ingest.endpoints import http
@@ -32,13 +33,9 @@ from services.ingest.metrics import IngestMetrics
 from services.ingest.sensing.observed import ObservedReports
 from services.ingest.sensing.reporting import ReportingList
 from services.ingest.sensing.requests import SensingRequests
-from services.ingest.sensing.sharing import FixSharing
+from services.ingest.sensing.sharing import ObservedSharing
 from services.ingest.settings import IngestSettings
-from tandem.ingest.v1 import battery_pb2, battery_pb2_grpc, ingest_pb2, ingest_pb2_grpc
-
-SERVICE_NAMES = [
-    service.full_name for file in (battery_pb2, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
-]
+from tandem.ingest.v1 import battery_pb2_grpc, ingest_pb2_grpc
 
 
 async def main() -> None:
@@ -69,7 +66,7 @@ async def main() -> None:
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock, metrics)
         rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
-        observed_reports = ObservedReports()
+        observed_reports, batteries = ObservedReports(), ReportedBatteries()
         intake = Intake(
             Checks(routes, quarantine, rate_limits, clock=clock),
             LogWriters(writers, clock),
@@ -77,6 +74,7 @@ async def main() -> None:
             rate_limits=rate_limits,
             clock=clock,
             observed=observed_reports,
+            batteries=batteries,
             metrics=metrics,
         )
         metrics.waiting.set_function(lambda: intake.in_flight)
@@ -90,7 +88,9 @@ async def main() -> None:
         )
         await commands.load()
         sensing = SensingRequests(bus, commands, clock, health=readiness.optional_reader(flow.SENSING.name))
-        sharing = FixSharing(bus, observed_reports, health=readiness.optional_reader(flow.OBSERVED.name))
+        sharing = ObservedSharing(
+            bus, observed_reports, batteries, health=readiness.optional_reader(flow.OBSERVED.name)
+        )
         reporting = ReportingList(commands, observed_reports, routes, clock=clock)
         metrics.disobeying.set_function(reporting.count_disobeying)
         reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
@@ -100,8 +100,7 @@ async def main() -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(reports, server)
             api = CommandApi(commands, reporting, routes, clock=clock)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(api, server)
-            batteries = BatteryApi(observed_reports.batteries, routes)
-            battery_pb2_grpc.add_BatteryServiceServicer_to_server(batteries, server)
+            battery_pb2_grpc.add_BatteryServiceServicer_to_server(BatteryApi(batteries, routes), server)
 
         phones = http.PhoneEndpoint(
             intake, routes, commands.delivery, quarantine=quarantine, clock=clock, metrics=metrics
@@ -110,7 +109,7 @@ async def main() -> None:
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
+            rpc.serve(settings, add_servicers, history=HistoryBudget(gate, BUSY_SHARE)) as server,
             http.serve(settings, phones, shared_metrics.http_closed),
             observed(
                 settings.host,

@@ -11,6 +11,7 @@ from services.ingest.admission.checks import Checks
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.batch import Batch, Reports
+from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.domain import LIVE_MS, Endpoint, Sender
 from services.ingest.log.partitions import LogWriters
 from services.ingest.log.republish import LastReports
@@ -36,9 +37,11 @@ class Intake:
         rate_limits: RateLimits,
         clock: MeshClock,
         observed: ObservedReports,
+        batteries: ReportedBatteries,
         metrics: IngestMetrics,
     ) -> None:
-        self._checks, self._writers, self._last_reports, self._observed = checks, writers, last_reports, observed
+        self._checks, self._writers, self._last_reports = checks, writers, last_reports
+        self._observed, self._batteries = observed, batteries
         self._rate_limits, self._clock, self._metrics = rate_limits, clock, metrics
         self._limiter = InFlightLimiter()
 
@@ -92,7 +95,7 @@ class Intake:
                 self._metrics.accepted[endpoint].inc(accepted)
                 self._last_reports.stored(checked.positions.columns, checked.positions.partitions)
                 self._observed.accepted(checked.positions.columns, self._clock.now_ms())
-                self._observed.batteries.accepted(checked.charges, checked.device_ids)
+                self._batteries.accepted(checked.charges, checked.device_ids)
 
         # Refusing a report costs more than accepting it, so senders of many refused reports are slowed down. Their accepted reports
         # are being written during the delay, and the delay holds no other sender's share.

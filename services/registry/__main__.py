@@ -21,42 +21,32 @@ from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.storage import db
 from services.registry import startup
-from services.registry.api import SERVICE_NAME, RegistryServicer
+from services.registry.api import RegistryServicer
 from services.registry.bulk.service import BulkService
 from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
-from services.registry.cctv.api import SERVICE_NAME as CCTV_SERVICE_NAME
 from services.registry.cctv.api import CctvServicer
 from services.registry.cctv.service import CctvRequests, CctvWatch
-from services.registry.device_tokens.api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
 from services.registry.device_tokens.api import DeviceTokenServicer
 from services.registry.device_tokens.service import DeviceTokens
-from services.registry.disclosure.api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
 from services.registry.disclosure.api import DisclosureServicer
 from services.registry.disclosure.consumer import consume_disclosures
 from services.registry.disclosure.service import Disclosures
-from services.registry.enrolment.api import SERVICE_NAME as ENROLMENT_SERVICE_NAME
 from services.registry.enrolment.api import EnrolmentServicer
 from services.registry.enrolment.service import Enrolments
-from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercises.api import ExerciseServicer
 from services.registry.exercises.service import Exercises
-from services.registry.findings.api import SERVICE_NAME as FINDING_SERVICE_NAME
 from services.registry.findings.api import FindingServicer
 from services.registry.findings.service import FindingWatch, ReviewFindings
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import open_signer
 from services.registry.metrics import RegistryMetrics
-from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
 from services.registry.notices.api import NoticeServicer
 from services.registry.notices.service import NoticeGrounds
-from services.registry.order_extensions.api import SERVICE_NAME as ORDER_EXTENSION_SERVICE_NAME
 from services.registry.order_extensions.api import OrderExtensionServicer
 from services.registry.order_extensions.service import OrderExtensions
-from services.registry.order_people.api import SERVICE_NAME as PARTY_SERVICE_NAME
 from services.registry.order_people.api import PartyServicer
 from services.registry.order_people.service import PartyReading
-from services.registry.presence_units.api import SERVICE_NAME as PRESENCE_UNIT_SERVICE_NAME
 from services.registry.presence_units.api import PresenceUnitServicer
 from services.registry.presence_units.service import PresenceUnits
 from services.registry.reconciliation.service import ReconciliationService
@@ -65,22 +55,18 @@ from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
 from services.registry.relay.service import Relay
 from services.registry.retention.service import KeyRetention
-from services.registry.reviews.api import SERVICE_NAME as MATCH_REVIEW_SERVICE_NAME
 from services.registry.reviews.api import MatchReviewServicer
 from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
-from services.registry.search.api import SERVICE_NAME as RECORD_SEARCH_SERVICE_NAME
 from services.registry.search.api import RecordSearchServicer
 from services.registry.search.service import RecordSearch
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
-from services.registry.traces.api import SERVICE_NAME as TRACE_SERVICE_NAME
 from services.registry.traces.api import TraceServicer
 from services.registry.traces.consumer import TraceReader
 from services.registry.traces.export import Exporter
 from services.registry.traces.service import Traces
 from services.registry.transactions import Transactions
-from services.registry.wearing.api import SERVICE_NAME as TAG_RECORD_SERVICE_NAME
 from services.registry.wearing.api import TagRecordServicer
 from services.registry.wearing.service import WearingService
 from tandem.registry.v1 import (
@@ -178,23 +164,6 @@ async def main(settings: RegistrySettings) -> None:
             search = RecordSearchServicer(RecordSearch(disclosures, transactions), log_meta.clock)
             record_search_pb2_grpc.add_RecordSearchServiceServicer_to_server(search, server)
 
-        names = (
-            SERVICE_NAME,
-            DISCLOSURE_SERVICE_NAME,
-            DEVICE_TOKEN_SERVICE_NAME,
-            ENROLMENT_SERVICE_NAME,
-            PRESENCE_UNIT_SERVICE_NAME,
-            EXERCISE_SERVICE_NAME,
-            TRACE_SERVICE_NAME,
-            NOTICE_SERVICE_NAME,
-            ORDER_EXTENSION_SERVICE_NAME,
-            PARTY_SERVICE_NAME,
-            TAG_RECORD_SERVICE_NAME,
-            CCTV_SERVICE_NAME,
-            FINDING_SERVICE_NAME,
-            MATCH_REVIEW_SERVICE_NAME,
-            RECORD_SEARCH_SERVICE_NAME,
-        )
         readiness = Readiness()
         relay = Relay(
             transactions,
@@ -209,7 +178,7 @@ async def main(settings: RegistrySettings) -> None:
         disclosure_reader = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
-                rpc.serve(settings, add_servicers, *names, history=HistoryBudget(gate)) as server,
+                rpc.serve(settings, add_servicers, history=HistoryBudget(gate)) as server,
                 observed(
                     settings.host,
                     settings.metrics_port,

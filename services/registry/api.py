@@ -31,7 +31,6 @@ from services.registry.reviews.service import ReviewService
 from services.registry.transactions import CommitSignal
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
-SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MATCHES_BATCH = 100
 DIFFERENCES_BATCH = 1000
 

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.privacy.key_files import KEY_BYTES, open_keys, parse_keys
 from services.common.settings import CommonSettings
-from services.registry.keys.vault import KEY_BYTES, parse_keys, read_or_make_keys
 
 
 class RegistrySettings(CommonSettings):
@@ -68,4 +68,4 @@ class RegistrySettings(CommonSettings):
     def keys(self) -> tuple[bytes, ...]:
         """The key ring, oldest key first. Raises FailedPrecondition if its file is damaged."""
         given = self.registry_key.get_secret_value()
-        return parse_keys(given.split(",")) if given else read_or_make_keys(self.key_file)
+        return parse_keys(given.split(",")) if given else open_keys(self.key_file)

@@ -76,12 +76,13 @@ def _tag(key: str, value: str) -> str:
     return f'<tag k="{key}" v="{value}"/>'
 
 
-def png(colour: tuple[int, int, int], side: int = 256) -> bytes:
-    """A picture of one colour."""
+def png(colour: tuple[int, int, int]) -> bytes:
+    """A picture of one colour, 256 by 256 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+    side = 256
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     rows = (b"\x00" + bytes(colour) * side) * side
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -194,6 +194,13 @@ def test_a_folder_holds_at_most_fourteen_modules() -> None:
     assert {folder for folder, count in modules.items() if count > MAX_MODULES} == set()
 
 
+@pytest.mark.parametrize("service", NAMES)
+def test_a_package_says_what_each_of_its_folders_holds(service: str) -> None:
+    said = ast.get_docstring(ast.parse((SERVICES / service / "__init__.py").read_text()), clean=False) or ""
+    named = re.findall(r"^    ([a-z_]+)/ +\S", said, re.MULTILINE)
+    assert sorted(named) == sorted(file.parent.name for file in (SERVICES / service).glob("*/__init__.py"))
+
+
 def test_a_file_has_at_most_400_lines() -> None:
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in python_files()}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.common.privacy.key_files import open_keys
 from services.common.rpc.errors import InvalidField
 from services.field import guard as guards
-from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
+from services.field.phones.sessions import PhoneCookies, PhoneSession
 from services.field.units import guard as unit_guards
 from services.field.units import requests
 from services.field.units.sessions import UnitCookies, UnitSession

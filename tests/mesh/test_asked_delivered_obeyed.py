@@ -22,11 +22,11 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2, sensing_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tests.support.common.nats import running_server
+from tests.support.common.nats import STREAM_BYTES, running_server
 from tests.support.geofence import log
 from tests.support.geofence.evaluators import Evaluators
 from tests.support.ingest.asked import Reporting, stored_commands
-from tests.support.ingest.ingest import STREAM_BYTES, Client, IngestMesh, position, running_ingest
+from tests.support.ingest.ingest import Client, IngestMesh, position, running_ingest
 
 RATE = 20
 PATIENCE_S = 150.0

@@ -19,8 +19,8 @@ from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.leg.store import Store
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.geofence.sharing.outbox import DisclosureOutbox
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
@@ -105,7 +105,7 @@ async def test_a_leg_restores_its_lost_disclosures(nats: TestServer, bus: Bus, s
     for subject, message in zip(subjects, disclosures, strict=True):
         await bus.publish(subject, message.SerializeToString(), msg_id=message.disclosure_id)
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
-        kept = EvidenceDisclosures(Leg.POLICE, Store(database))
+        kept = LegDisclosures(Leg.POLICE, Store(database))
         await kept.keep(disclosures)
         await kept.keep([])
         await kept.keep(disclosures[:1])  # a repeated request
@@ -123,7 +123,7 @@ async def test_a_leg_goes_on_while_the_stream_of_its_lost_disclosure_is_full(bus
         for n in range(100):
             await bus.publish(flow.disclosure_subject("dispatch-police", f"d-{n}"), b"")
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
-        kept = EvidenceDisclosures(Leg.POLICE, Store(database))
+        kept = LegDisclosures(Leg.POLICE, Store(database))
         await kept.keep([lost])
         with capture_logs() as logs:
             async with working(kept.run(bus)), asyncio.timeout(WITHIN_S):

@@ -14,10 +14,10 @@ from services.geofence.domain.state import State
 HOME = Spot(0, 375_000_000, 1_270_000_000)
 
 
-def play(*north_m: tuple[int, int], is_place: bool = True, kind: str = "beside-0") -> Play:
+def play(*north_m: tuple[int, int], is_place: bool = True) -> Play:
     """A play of a wearer by pairs of time, s, and distance north of the home, m."""
     way = tuple(moved(HOME, north, 0)._replace(at_ms=at_s * 1000) for at_s, north in north_m)
-    return Play("p", kind, "w", way, (HOME, HOME._replace(at_ms=way[-1].at_ms)), is_place)
+    return Play("p", "beside-0", "w", way, (HOME, HOME._replace(at_ms=way[-1].at_ms)), is_place)
 
 
 def alert(kind: AlertKind, demand: Demand, at_ms: int) -> Alert:

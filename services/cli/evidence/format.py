@@ -16,7 +16,7 @@ from services.cli.terminal import printable
 from services.common import times
 from services.common.messaging import flow
 from services.common.messaging.streams import MAX_PARTITIONS
-from services.dispatch.evidence.model import LEGS
+from services.dispatch.evidence.model import EVIDENCE_LEGS
 
 README, MANIFEST, SIGNATURE, REPLAY = "README.txt", "manifest.json", "signature.json", "replay.json"
 STREAMED: Mapping[str, Callable[[int], str]] = {
@@ -159,12 +159,12 @@ def flag(value: Any) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 
 
-def list_of(item: Check, least: int = 0, greatest: int = MAX_ITEMS) -> Check:
+def list_of(item: Check, greatest: int = MAX_ITEMS) -> Check:
     """Check for a list whose values all pass `item`."""
 
     def check(value: Any) -> str:
-        if not isinstance(value, list) or not least <= len(value) <= greatest:
-            return f"must be a list of {least} to {greatest}"
+        if not isinstance(value, list) or len(value) > greatest:
+            return f"must be a list of at most {greatest}"
         return next((f"[{at}] {error}" for at, element in enumerate(value) if (error := item(element))), "")
 
     return check
@@ -246,7 +246,7 @@ MANIFEST_SHAPE = record(
         "format": whole(1, 1),
         "members": map_of(NAMES - {MANIFEST, SIGNATURE}, _HASHES),
         "incident_id": _ID,
-        "for": choice(*LEGS),
+        "for": choice(*EVIDENCE_LEGS),
         "wearer_id": text(r"[A-Za-z0-9._/-]{0,160}", "an id, or empty"),
         "order_ids": list_of(_ID),
         "ended": flag,

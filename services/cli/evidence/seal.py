@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from services.cli.evidence.format import MANIFEST, MANIFEST_SHAPE, SIGNATURE, SIGNATURE_SHAPE, parsed
 from services.cli.evidence.tar import CorruptArchive
-from services.registry.keys.vault import read_or_make_keys
+from services.common.privacy.key_files import open_keys
 
 CHUNK = 1024
 _SIGNED_PREFIX = b"tandem evidence manifest\n"
@@ -26,7 +26,7 @@ def canonical(content: Any) -> bytes:
 
 def open_key(path: Path) -> Ed25519PrivateKey:
     """Opens the signing key, and creates it if absent, readable by its owner only. Writes the public key to `<name>.pub`."""
-    key = Ed25519PrivateKey.from_private_bytes(read_or_make_keys(path)[0])
+    key = Ed25519PrivateKey.from_private_bytes(open_keys(path)[0])
     path.with_suffix(".pub").write_text(key.public_key().public_bytes_raw().hex())
     return key
 

@@ -20,7 +20,7 @@ nothing can be expected."""
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """An entry of the history."""
+    """What arrived at one moment of a history, as an entry of a log."""
 
     stamp_ms: int
     """When it arrived, milliseconds since 1970 UTC."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-LEGS = ("probation", "police", "warning")
-AGENCIES = LEGS[:2]
+from services.common.messaging import flow
+
 INTERVAL_S = 20.0
 LATE_AFTER_S = 35.0
 """Age, seconds, from which an incomplete canary counts as missing. Together with INTERVAL_S, an outage is paged within 60 s."""
@@ -52,17 +52,17 @@ class Canary:
     @property
     def answered(self) -> bool:
         """Whether all legs have offered the canary and the offers are acknowledged."""
-        return self.accepted.issuperset(LEGS)
+        return self.accepted.issuperset(flow.LEGS)
 
     @property
     def complete(self) -> bool:
         """Whether the canary is answered, and each agency's leg was notified of the other's assignment."""
-        return self.answered and self.notified.issuperset(AGENCIES)
+        return self.answered and self.notified.issuperset(flow.AGENCY_LEGS)
 
     @property
     def over(self) -> bool:
         """Whether the canary is complete, and all legs have stood it down."""
-        return self.complete and self.stood_down.issuperset(LEGS)
+        return self.complete and self.stood_down.issuperset(flow.LEGS)
 
     def is_missing(self, now_s: float) -> bool:
         """Whether the canary is late at `now_s`: not complete in time, or not stood down in time."""
@@ -213,12 +213,12 @@ def progress_of(canary: Canary) -> str:
     if not canary.decided and not canary.offered:
         return "ingest put it into the log; there is no alert"
     if not canary.answered:
-        parts = [f"{leg} {_state(canary, leg)}" for leg in LEGS]
+        parts = [f"{leg} {_state(canary, leg)}" for leg in flow.LEGS]
         return f"there is an alert; {', '.join(parts)}"
     if not canary.complete:
-        unaware = _and(leg for leg in AGENCIES if leg not in canary.notified)
+        unaware = _and(leg for leg in flow.AGENCY_LEGS if leg not in canary.notified)
         return f"all legs accepted it; not notified of the other agency's assignment: {unaware}"
-    return f"all legs accepted it; not stood down: {_and(leg for leg in LEGS if leg not in canary.stood_down)}"
+    return f"all legs accepted it; not stood down: {_and(leg for leg in flow.LEGS if leg not in canary.stood_down)}"
 
 
 def _state(canary: Canary, leg: str) -> str:

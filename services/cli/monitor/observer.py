@@ -12,9 +12,9 @@ import grpc.aio
 
 from services.cli.calls import RETRY, may_succeed_later
 from services.cli.failure import of_rpc
-from services.cli.monitor import canary
 from services.cli.monitor.series import WATCH, CanarySeries, OpenAssignment
 from services.cli.stack.mesh import Clients
+from services.common.messaging import flow
 from services.common.observability.telemetry import logger
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -38,7 +38,7 @@ class CanaryObserver:
         """Follows the alerts and all legs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_keep_following(self._follow_alerts, "alerts"))
-            for leg in canary.LEGS:
+            for leg in flow.LEGS:
                 tasks.create_task(_keep_following(partial(self._follow_leg, leg), leg))
 
     async def _follow_alerts(self) -> None:
@@ -52,7 +52,9 @@ class CanaryObserver:
     async def _follow_leg(self, leg: str) -> None:
         # The first subscription needs no earlier steps: the leg repeats unanswered offers.
         after = self._seen.get(leg, 0)
-        request = dispatch_pb2.SubscribeRequest(after_sequence=after, new_only=not after, others=leg in canary.AGENCIES)
+        request = dispatch_pb2.SubscribeRequest(
+            after_sequence=after, new_only=not after, others=leg in flow.AGENCY_LEGS
+        )
         stream = self._clients.dispatch[leg].Subscribe(request, metadata=self._identity)
         try:
             async for message in stream:

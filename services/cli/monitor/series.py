@@ -17,8 +17,8 @@ from services.cli.monitor import canary
 from services.cli.monitor.canary import Canary, CanaryOutage, CanaryState
 from services.cli.monitor.exercise import ExerciseRun
 from services.cli.stack.mesh import Clients
-from services.cli.stack.private_files import write_private
 from services.common.observability.telemetry import logger
+from services.common.storage import durable
 from tandem.common.v1 import exercise_pb2
 from tandem.registry.v1 import exercise_pb2 as records_pb2
 
@@ -71,7 +71,7 @@ class CanarySeries:
             "outage": asdict(self.state.outage) if self.state.outage else None,
         }
         try:
-            write_private(self._path, json.dumps(saved) + "\n")
+            durable.write(self._path, f"{json.dumps(saved)}\n".encode())
         except OSError as error:
             logger().error("watch_not_saved", reason=f"{type(error).__name__} {error.errno}")
 

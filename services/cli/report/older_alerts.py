@@ -17,7 +17,7 @@ import asyncpg
 from services.cli.failure import CommandFailed
 from services.cli.report.facts import DecidedAlert
 from services.common.storage.postgres import CONNECT_WITHIN_S
-from services.dispatch.evidence.model import LEGS
+from services.dispatch.evidence.model import EVIDENCE_LEGS
 from services.dispatch.settings import for_leg
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
@@ -35,7 +35,7 @@ async def read(folder: Path, order_id: str, *, from_ms: int, before_ms: int) -> 
     Raises CommandFailed if a database can't be read.
     """
     rows: list[tuple[str, str]] = []
-    for leg in LEGS:
+    for leg in EVIDENCE_LEGS:
         url = for_leg(leg).database_url
         path = folder / "data" / f"dispatch-{leg}" / f"dispatch-{leg}.sqlite3"
         if url:

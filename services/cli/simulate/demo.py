@@ -21,6 +21,7 @@ from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, De
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
 from services.common.clock import MeshClock, wall_us
+from services.common.messaging import flow
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -226,21 +227,21 @@ class DemoStage:
 
     async def notify(self) -> str:
         await self.walk(self.plan.to_1_km)
-        for leg in outcome.AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             await self._first(leg, f"the {leg} desk to be notified", lambda _: True)
         return "both desks are notified; nobody has to go yet"
 
     async def respond(self) -> str:
         await self.walk(self.plan.to_100_m)
         offers = []
-        for leg in outcome.AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             offer = await self._first(leg, f"the {leg} leg", lambda assignment: assignment.HasField("offered_at"))
             offers.append(f"{leg} to {self.names[offer.subject_id]}")
         return f"sent at the same time: {' and '.join(offers)}"
 
     async def acknowledge(self) -> str:
         acknowledgements = []
-        for leg in outcome.AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             await self._desks[leg].answer()
             for destination in self._destinations[leg]:
                 acknowledged = await self._first(

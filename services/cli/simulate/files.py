@@ -17,6 +17,7 @@ from services.cli.simulate import json_fields
 from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate as ingest_translate
+from services.ingest.domain import FUTURE_MS
 from services.registry.presence_units.translate import parse_unit
 from services.registry.records import translate as registry_translate
 from services.registry.wearing import translate as wearing
@@ -24,7 +25,6 @@ from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
-FUTURE_MS = 120_000
 _Msg = TypeVar("_Msg", bound=Message)
 
 

@@ -18,7 +18,6 @@ from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-AGENCIES = ("probation", "police")
 PAGE_SIZE = 200
 ANSWER_WITHIN_S = 5.0
 """Time after which a leg counts as silent for somebody who can't wait, seconds of wall time."""
@@ -47,7 +46,7 @@ class AssignmentOutcome:
 
     def to_json(self, shift_ms: int) -> dict[str, Any]:
         """The printed JSON object, with all times moved back by `shift_ms`. Entries of the warning leg don't name a leg."""
-        agency = {"agency": self.leg} if self.leg in AGENCIES else {}
+        agency = {"agency": self.leg} if self.leg in flow.AGENCY_LEGS else {}
         return agency | {
             "destination": self.destination,
             "state": self.state,
@@ -80,13 +79,13 @@ class IncidentOutcome:
     @property
     def responds(self) -> bool:
         """Whether the incident demands that an agency sends somebody."""
-        return any(answer.responds for answer in self.answers if answer.leg in AGENCIES)
+        return any(answer.responds for answer in self.answers if answer.leg in flow.AGENCY_LEGS)
 
     @property
     def answered(self) -> bool:
         """Whether both agencies must send somebody, and have acknowledged all such assignments."""
-        due = [answer for answer in self.answers if answer.responds and answer.leg in AGENCIES]
-        return {answer.leg for answer in due} == set(AGENCIES) and all(
+        due = [answer for answer in self.answers if answer.responds and answer.leg in flow.AGENCY_LEGS]
+        return {answer.leg for answer in due} == set(flow.AGENCY_LEGS) and all(
             answer.acknowledged_ms is not None for answer in due
         )
 
@@ -97,8 +96,8 @@ class IncidentOutcome:
             "order_ids": sorted(self.order_ids),
             "opened_at": _moment(self.opened_ms, shift_ms),
             "exercise": self.exercise,
-            "legs": [answer.to_json(shift_ms) for answer in self.answers if answer.leg in AGENCIES],
-            "warnings": [answer.to_json(shift_ms) for answer in self.answers if answer.leg not in AGENCIES],
+            "legs": [answer.to_json(shift_ms) for answer in self.answers if answer.leg in flow.AGENCY_LEGS],
+            "warnings": [answer.to_json(shift_ms) for answer in self.answers if answer.leg not in flow.AGENCY_LEGS],
         }
 
 
@@ -172,7 +171,7 @@ def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
         leg=leg,
         destination=assignment.subject_id,
         state=dispatch_pb2.AssignmentState.Name(assignment.state),
-        responds=leg not in AGENCIES or assignment.demand == geometry_pb2.Demand.RESPOND,
+        responds=leg not in flow.AGENCY_LEGS or assignment.demand == geometry_pb2.Demand.RESPOND,
         report_to_published_ms=round(assignment.report_to_published_ms, 3)
         if assignment.HasField("report_to_published_ms")
         else None,

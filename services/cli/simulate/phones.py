@@ -15,10 +15,10 @@ from services.cli.calls import call
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import DESKS, NPA_RECORDS, State
 from services.cli.simulate.demo import DemoStage
-from services.cli.simulate.outcome import AGENCIES
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import MeshConnection
 from services.common import times
+from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, unit_duty_pb2
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
@@ -74,7 +74,7 @@ class DemoPhones:
             request = enrolment_pb2.IssueEnrolmentCodeRequest(device_id=device_id)
             code = (await call(method, request, stage.clients.identity(DESKS["police"]))).code
         found = [PhoneAddress("the protected person's app", f"{url}/", code)]
-        for leg in AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             await self._put_unit(leg, version=1)
             link = await call(
                 self._legs[leg][1].IssueUnitLink,
@@ -88,7 +88,7 @@ class DemoPhones:
         """Waits until a person has opened a unit's page of each agency. Raises CommandFailed."""
 
         async def opened() -> bool:
-            return all([(await self._report(leg)).HasField("reported_at") for leg in AGENCIES])
+            return all([(await self._report(leg)).HasField("reported_at") for leg in flow.AGENCY_LEGS])
 
         await self._until(opened, OPENED_WITHIN_S, "nobody opened the pages of both units", distance_m=FAR_M)
 
@@ -97,7 +97,7 @@ class DemoPhones:
         shown: dict[str, int] = {}
 
         async def closed() -> bool:
-            own = [each for leg in AGENCIES for each in await self._assignments(leg)]
+            own = [each for leg in flow.AGENCY_LEGS for each in await self._assignments(leg)]
             for each in own:
                 if shown.get(each.assignment_id) != each.state:
                     shown[each.assignment_id] = each.state
@@ -117,7 +117,7 @@ class DemoPhones:
 
     async def remove_units(self) -> None:
         """Takes units and offices off the roster, so that offers go to the desks again."""
-        for leg in AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             await self._put_unit(leg, version=2, removed=True)
 
     async def _put_unit(self, leg: str, version: int, *, removed: bool = False) -> None:
@@ -179,7 +179,7 @@ async def phones(running: MeshConnection, stage: DemoStage) -> AsyncIterator[Dem
         raise CommandFailed("--phones: this mesh has no app for phones: start it with `tandem up`", MISUSED)
     async with AsyncExitStack() as stack:
         legs = {}
-        for leg in AGENCIES:
+        for leg in flow.AGENCY_LEGS:
             channel = await stack.enter_async_context(meshes.channel(running, f"dispatch-{leg}"))
             legs[leg] = RosterServiceStub(channel), UnitDutyServiceStub(channel)
         made = DemoPhones(running, stage, legs)

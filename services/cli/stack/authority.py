@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from services.cli.stack.private_files import write_private
 from services.common.rpc.certificates import AUTHORITY, Files, files_of
+from services.common.storage import durable
 
 AUTHORITY_KEY = "ca.key"
 AUTHORITY_LIFETIME = timedelta(days=365)
@@ -68,7 +68,7 @@ class Authority:
             folder.mkdir(parents=True, exist_ok=True)
             created = cls.made("Tandem development")
             (folder / AUTHORITY).write_bytes(created.cert)
-            write_private(folder / AUTHORITY_KEY, _pem_of_key(created._key).decode())
+            durable.write(folder / AUTHORITY_KEY, _pem_of_key(created._key))
         key = serialization.load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(
@@ -108,9 +108,9 @@ def write(folder: Path, spiffe_id: str, identity: Identity, *, trusted: bytes) -
     """Writes an identity's key, certificate and trusted authorities (`trusted`, PEM) into the folder of its SPIFFE id."""
     files = files_of(folder, spiffe_id)
     files.cert.parent.mkdir(parents=True, exist_ok=True)
-    write_private(files.authority, trusted.decode())
-    write_private(files.key, identity.key.decode())
-    write_private(files.cert, identity.cert.decode())
+    durable.write(files.authority, trusted)
+    durable.write(files.key, identity.key)
+    durable.write(files.cert, identity.cert)
     return files
 
 

@@ -26,8 +26,6 @@ from services.common.rpc.certificates import AUTHORITY, CERT, spiffe_id
 from services.common.rpc.errors import FailedPrecondition
 
 LEAST_PYTHON = (3, 11)
-STREAM_BYTES = 1 << 30
-"""Size that nats-server reserves on the disk for each stream of a mesh of `tandem up`."""
 LOW_BYTES = 5 << 30
 """Free space of a disk below which a mesh that has its streams already may soon refuse reports."""
 CLOCK_TOLERANCE_S = 1.0
@@ -127,7 +125,7 @@ def disk(folder: Path) -> CheckFinding:
             return CheckFinding("disk", CheckVerdict.WARNING, f"{shown}: make room, as a full disk refuses reports")
         return CheckFinding("disk", CheckVerdict.GOOD, shown)
     # Each partition of the log has a stream of its own; one partition is the default. One stream holds the device routes.
-    needed = (len(flow.STREAMS) + 1) * STREAM_BYTES
+    needed = (len(flow.STREAMS) + 1) * nats_server.STREAM_BYTES
     if free < needed:
         text = (
             f"{shown}; the streams of a new mesh reserve up to {needed >> 30} GiB: make room, or choose another --dir"

@@ -18,11 +18,11 @@ import grpc.aio
 
 from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.cli.stack.nats_server import NatsServer
-from services.cli.stack.private_files import write_private
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.rpc import client, server
 from services.common.rpc.certificates import Files, files_of
+from services.common.storage import durable
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
@@ -85,7 +85,7 @@ class MeshConnection:
             "field_url": self.field_url,
             "metrics_urls": dict(self.metrics_urls),
         }
-        write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
+        durable.write(folder / _FILE, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def load(folder: Path) -> MeshConnection:

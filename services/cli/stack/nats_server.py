@@ -11,15 +11,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cli.stack.private_files import write_private
 from services.common.messaging import bus as buses
 from services.common.messaging import permissions
 from services.common.messaging.bus import Bus
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import Files, files_of
+from services.common.storage import durable
 
 IDENTITY = f"{SERVICE}nats"
 """SPIFFE id in the server's certificate."""
+STREAM_BYTES = 1 << 30
+"""Size that the server reserves on the disk for each stream of a mesh of `tandem up`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,7 @@ def configure(
     everybody = permissions.users(partitions)
     passwords = {} if certificates else {user.name: secrets.token_hex(16) for user in (*everybody, *more)}
     tls = _tls(files_of(certificates, IDENTITY)) if certificates else ""
-    write_private(
-        config,
-        f"""# Rewritten at each start.
+    content = f"""# Rewritten at each start.
 host: 127.0.0.1
 port: {port}
 http: "127.0.0.1:{monitor_port}"
@@ -78,8 +78,8 @@ jetstream {{
   store_dir: "{folder.resolve() / "store"}"
   sync_interval: always
 }}
-{tls}{permissions.accounts(everybody, passwords, more)}""",
-    )
+{tls}{permissions.accounts(everybody, passwords, more)}"""
+    durable.write(config, content.encode())
     scheme = "tls" if certificates else "nats"
     server = NatsServer(
         url=f"{scheme}://127.0.0.1:{port}",

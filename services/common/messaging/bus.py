@@ -65,9 +65,7 @@ class PubAck(NamedTuple):
 
     stream: str
     seq: int
-    """Sequence of the message in the stream."""
-    duplicate: bool
-    """Whether the message was stored before, under the same Msg-Id."""
+    """Sequence of the message in the stream. A message that is published again under its Msg-Id keeps it."""
 
 
 class Bounds(NamedTuple):
@@ -123,7 +121,7 @@ class Bus:
         self._last_failure_s = -math.inf
         error = answer.get("error")
         if error is None:
-            return PubAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
+            return PubAck(answer["stream"], answer["seq"])
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
             # The server describes the error as "wrong last sequence: 12".
             sequence = error.get("description", "").rpartition(" ")[2]

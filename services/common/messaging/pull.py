@@ -47,7 +47,6 @@ async def consume(
     durable: str,
     *,
     subjects: Sequence[str],
-    batch: int = BATCH,
     after: StreamCursor | None = None,
     health: ReaderHealth | None = None,
     linger_s: float = 0.0,
@@ -62,15 +61,15 @@ async def consume(
 
     `health` is updated with the server's messages and heartbeats to this reader. `linger_s` is as in `read`.
     """
-    config = _durable_config(durable, subjects, batch)
-    consumer = Consumer(stream, config, batch, is_durable=True, linger_s=linger_s)
+    config = _durable_config(durable, subjects)
+    consumer = Consumer(stream, config, BATCH, is_durable=True, linger_s=linger_s)
     health = health or ReaderHealth(stream)
     position = DurablePosition(stream, after)
     with health.reading():
         while True:
             try:
                 if position.went_back:
-                    async for messages in _reread(bus, position, subjects, batch=batch):
+                    async for messages in _reread(bus, position, subjects):
                         with health.working():
                             yield messages
                 async for messages in PullSession(bus, consumer, compare=position.compare, health=health).batches():
@@ -81,12 +80,10 @@ async def consume(
                 position.forget()
 
 
-async def _reread(
-    bus: Bus, position: DurablePosition, subjects: Sequence[str], *, batch: int
-) -> AsyncIterator[list[Delivered]]:
+async def _reread(bus: Bus, position: DurablePosition, subjects: Sequence[str]) -> AsyncIterator[list[Delivered]]:
     """Reads all messages of a stream that went back: the durable's sequence may lie beyond new entries, which it would skip."""
     end = max(position.delivered, (await bus.bounds_of(position.stream)).last)
-    async for messages in read(bus, position.stream, 1, subjects=subjects, batch=batch):
+    async for messages in read(bus, position.stream, 1, subjects=subjects):
         position.newest = messages[-1].cursor
         yield messages
         if position.newest.sequence >= end:
@@ -94,7 +91,7 @@ async def _reread(
     position.went_back = False
 
 
-def _durable_config(durable: str, subjects: Sequence[str], batch: int) -> ConsumerConfig:
+def _durable_config(durable: str, subjects: Sequence[str]) -> ConsumerConfig:
     return ConsumerConfig(
         durable_name=durable,
         filter_subjects=list(subjects),
@@ -102,7 +99,7 @@ def _durable_config(durable: str, subjects: Sequence[str], batch: int) -> Consum
         deliver_policy=DeliverPolicy.ALL,
         ack_wait=ACK_WAIT_S,
         max_deliver=-1,
-        max_ack_pending=4 * batch,
+        max_ack_pending=4 * BATCH,
     )
 
 

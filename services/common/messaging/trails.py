@@ -13,7 +13,7 @@ from functools import partial
 from services.common.messaging import cursors, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
-from services.common.messaging.pull import BATCH, Delivered
+from services.common.messaging.pull import Delivered
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
@@ -70,7 +70,6 @@ async def follow(
     subjects: Sequence[str] = (),
     after: int = 0,
     on_went_back: WentBack | None = None,
-    batch: int = BATCH,
     health: ReaderHealth | None = None,
     linger_s: float = 0.0,
 ) -> AsyncIterator[list[Delivered]]:
@@ -84,9 +83,7 @@ async def follow(
     start: int | StreamCursor = trail.newest or after + 1
     while True:
         try:
-            async for messages in pull.read(
-                bus, stream, start, subjects=subjects, batch=batch, health=health, linger_s=linger_s
-            ):
+            async for messages in pull.read(bus, stream, start, subjects=subjects, health=health, linger_s=linger_s):
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from services.common.privacy.key_files import open_keys
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage import durable
 from tandem.common.v1 import contact_pb2
@@ -66,15 +67,8 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
     public key to the registry. Remove the older line once each case has been sent again. Raises FailedPrecondition if the file is
     damaged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        durable.write_once(path, f"{X25519PrivateKey.generate().private_bytes_raw().hex()}\n".encode())
-    try:
-        keys = tuple(X25519PrivateKey.from_private_bytes(bytes.fromhex(line)) for line in path.read_text().split())
-    except ValueError:
-        keys = ()
-    if not keys:
-        raise FailedPrecondition(f"{path.name} holds no private keys: each line must have 64 hex digits")
+    path.parent.mkdir(parents=True, exist_ok=True)  # the registry may read the public keys in it
+    keys = tuple(X25519PrivateKey.from_private_bytes(key) for key in open_keys(path))
     public, text = public_file(path), "".join(f"{key.public_key().public_bytes_raw().hex()}\n" for key in keys)
     if not public.exists() or public.read_text() != text:
         durable.write(public, text.encode(), 0o644)

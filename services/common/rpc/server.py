@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -95,26 +95,47 @@ class Server:
         self.unready = reason
 
 
+class _NamedServices:
+    """Adds servicers to a server, as generated code asks the server to, and notes the names of their services."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server: Any = server  # its stubs lack `add_registered_method_handlers`
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Adds the handlers of services by their paths."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Adds the handlers of a service by its name."""
+        self.names.append(service_name)
+        self._server.add_registered_method_handlers(service_name, handlers)
+
+
 @asynccontextmanager
 async def serve(
     settings: CommonSettings,
-    add_servicer: Callable[[grpc.aio.Server], None],
-    *service_names: str,
+    add_servicers: Callable[[grpc.aio.Server], None],
+    *,
     history: HistoryBudget,
 ) -> AsyncIterator[Server]:
     """Starts a gRPC server and stops it at the end of the block: it says NOT_SERVING, gives calls 5 s to finish, and stops.
 
-    `history` is the budget of the methods that read the history.
+    `add_servicers` adds the servicers to the server; reflection lists their services. `history` is the budget of the methods that read
+    the history.
     """
     server = grpc.aio.server(
         interceptors=[Gatekeeper(settings.dev_secret, history)],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=MAX_CALLS,
     )
-    add_servicer(server)
+    services = _NamedServices(server)
+    add_servicers(cast(grpc.aio.Server, services))
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*services.names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     credentials = _server_credentials(settings) if settings.tls else None
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

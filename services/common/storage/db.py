@@ -116,7 +116,7 @@ class SqliteDatabase(Database):
         task: str,  # noqa: ARG002  # as Database names it
         stand_by: Callable[[], None] = lambda: None,  # noqa: ARG002
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See `Database.alone`. The file has one owner process, so the lock is always free and never lost."""
+        """A lock for a task, as `Database.alone` describes it. The file has one owner process, so it is always free and never lost."""
 
         async def check() -> None:
             return None
@@ -163,7 +163,7 @@ class PostgresDatabase(Database):
     async def alone(
         self, task: str, stand_by: Callable[[], None] = lambda: None
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See `Database.alone`. The lock is lost with the connection that holds it."""
+        """A lock for a task, as `Database.alone` describes it. It is lost with the connection that holds it."""
         ping = sa.text("select 1")
         with postgres.refusals():
             connection = await postgres.begin(self._engine, ping, isolation_level="AUTOCOMMIT")

@@ -6,6 +6,7 @@ A draft in the same folder is written and synced, then renamed, and then the fol
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def put(draft: Path, path: Path) -> None:
 
 
 def _draft_of(path: Path, data: bytes, mode: int) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.unlink(missing_ok=True)  # left by a killed process with the same id
+    draft = path.with_name(f".{path.name}.{threading.get_native_id()}.draft")
+    draft.unlink(missing_ok=True)  # left by a killed thread with the same id
     write_draft(draft, data, mode)
     return draft
 

@@ -31,9 +31,9 @@ class RequestLimit:
         self._full_until_s = float("-inf")
         """When the first key of a full table ends, seconds. Until then no new key has a place, and nobody looks for one."""
 
-    def wait_s(self, key: str, now_s: float, cost: int = 1) -> float:
+    def wait_s(self, key: str, now_s: float) -> float:
         """Counts a request, and returns 0; or returns the time after which it may be repeated, seconds, and doesn't count it."""
-        due_s = max(self._due_s.get(key, now_s), now_s) + cost * self._interval_s
+        due_s = max(self._due_s.get(key, now_s), now_s) + self._interval_s
         if due_s > now_s + self._ahead_s:
             return due_s - now_s - self._ahead_s
         if key not in self._due_s and len(self._due_s) >= self._max_keys:

@@ -16,7 +16,7 @@ Item: TypeAlias = dict[str, Any]
 
 
 class ItemKind(StrEnum):
-    """ItemKind of an item. The value is the field of a message that lists such items."""
+    """Kind of an item. The value is the field of a message that lists such items."""
 
     INCIDENT = "incidents"
     TARGET = "targets"

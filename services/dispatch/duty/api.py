@@ -13,7 +13,7 @@ from services.dispatch.duty.access import UnitAccess, unit_name
 from services.dispatch.duty.task_targets import TaskTargets
 from services.dispatch.leg.api import Context, admit
 from services.dispatch.leg.service import LegService
-from services.dispatch.leg.translate import LEGS
+from services.dispatch.leg.translate import LEG_NUMBERS
 from services.dispatch.roster import translate as roster
 from tandem.dispatch.v1 import roster_pb2, unit_duty_pb2, unit_duty_pb2_grpc
 
@@ -70,7 +70,7 @@ class UnitDutyApi(unit_duty_pb2_grpc.UnitDutyServiceServicer):
         yield unit_duty_pb2.WatchUnitsResponse()
         async with aclosing(self._access.changes()) as changes:
             async for assignment in changes:
-                yield translate.change(assignment, LEGS[self._leg.name])
+                yield translate.change(assignment, LEG_NUMBERS[self._leg.name])
 
     async def GetDuty(self, request: unit_duty_pb2.GetDutyRequest, context: Context) -> unit_duty_pb2.GetDutyResponse:
         """Returns the unit with its offers and assignments."""

@@ -13,11 +13,11 @@ from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.dispatch.domain.assignment import ACCEPTED
 from services.dispatch.duty.access import unit_name
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.following.desk_stream import DeskStream
 from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.targets import CALLERS, FOLLOWING_BASES
 from services.dispatch.leg.service import LegService
+from services.dispatch.publications.disclosures import LegDisclosures
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import following_pb2
 
@@ -36,7 +36,7 @@ class TaskTargets:
     """Shows units the targets of the assignments that they accepted, as the leg follows them for its desk."""
 
     def __init__(
-        self, leg: LegService, follower: TargetFollower | None, clock: MeshClock, *, disclosures: EvidenceDisclosures
+        self, leg: LegService, follower: TargetFollower | None, clock: MeshClock, *, disclosures: LegDisclosures
     ) -> None:
         self._leg, self._follower, self._clock, self._disclosures = leg, follower, clock, disclosures
         self._bus: Bus | None = None

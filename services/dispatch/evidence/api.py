@@ -19,11 +19,11 @@ from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied,
 from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence import model, reading, view
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.evidence.reading import EvidenceReading
 from services.dispatch.leg.api import admit
 from services.dispatch.leg.store import Store
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.roster import tracks
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
@@ -39,7 +39,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
 
     def __init__(self, leg: Leg, clock: MeshClock, *, store: Store) -> None:
         self._leg, self._clock, self._store = leg, clock, store
-        self._disclosures = EvidenceDisclosures(leg, store)
+        self._disclosures = LegDisclosures(leg, store)
         self._bus: Bus | None = None
         self._reading: EvidenceReading | None = None
 

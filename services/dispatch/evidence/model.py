@@ -12,7 +12,7 @@ from typing import Any
 
 from services.dispatch.domain.leg import Leg
 
-LEGS = tuple(leg for leg in Leg if leg.policy.keeps_evidence)
+EVIDENCE_LEGS = tuple(leg for leg in Leg if leg.policy.keeps_evidence)
 """Legs that collect evidence."""
 MARK_SUBJECT = "mark"
 """Subject of a record without content. Such a record is kept only for its time stamp."""
@@ -70,7 +70,7 @@ class Evidence:
 
     incident_id: str
     leg: str
-    """Leg of the agency that receives the evidence, one of LEGS."""
+    """Leg of the agency that receives the evidence, one of EVIDENCE_LEGS."""
     wearer_id: str
     order_ids: tuple[str, ...]
     person_ids: tuple[str, ...]

@@ -11,7 +11,7 @@ from services.common.settings import addresses_of
 
 
 class EvaluatorEndpoint(NamedTuple):
-    """An evaluator."""
+    """An evaluator, as a leg reaches it."""
 
     address: str
     """Host and port; the host is an IP address unless it can't be resolved."""

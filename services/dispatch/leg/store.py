@@ -184,7 +184,7 @@ class Store:
         return await self._read_steps(query.order_by(tables.steps.c.sequence))
 
     def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
-        """Those of the step ids that the database has."""
+        """Returns which of these step ids the database has."""
         query = sa.select(tables.steps.c.step_id).where(tables.steps.c.step_id.in_(step_ids))
         return set(connection.scalars(query))
 

@@ -73,7 +73,7 @@ class _DeskQueue:
             self.wake.set()
 
     def stored(self, rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
-        """Those of the stored steps that the desk may see. They count as sent."""
+        """Yields the stored steps that the desk may see. They count as sent."""
         for step in numbered(rows):
             self.position = step.sequence
             if self.wants(step.step.assignment):

@@ -21,9 +21,9 @@ from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, S
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 
-LEGS = {leg: alert_pb2.Leg.Value(leg.name) for leg in Leg}
+LEG_NUMBERS = {leg: alert_pb2.Leg.Value(leg.name) for leg in Leg}
 """Numbers of the legs in messages."""
-_LEG_OF_NUMBER = {number: leg for leg, number in LEGS.items()}
+_LEG_OF_NUMBER = {number: leg for leg, number in LEG_NUMBERS.items()}
 _RINGS = (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED)
 _PUBLISHED = frozenset(
     {
@@ -82,7 +82,9 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
 def _check_subject_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
     """Wearers whose act this leg must look into, without duplicates. Raises InvalidField."""
     checks = [fields.required_id(f"checks[{n}].subject_id", each.subject_id) for n, each in enumerate(message.checks)]
-    named = (subject_id for subject_id, each in zip(checks, message.checks, strict=True) if each.leg == LEGS[leg])
+    named = (
+        subject_id for subject_id, each in zip(checks, message.checks, strict=True) if each.leg == LEG_NUMBERS[leg]
+    )
     return tuple(dict.fromkeys(named))
 
 
@@ -231,7 +233,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
     message = dispatch_pb2.Assignment(
         assignment_id=assignment.assignment_id,
         incident_id=incident.incident_id,
-        leg=LEGS[incident.leg],
+        leg=LEG_NUMBERS[incident.leg],
         subject_id=assignment.subject_id,
         order_ids=incident.order_ids,
         state=dispatch_pb2.AssignmentState.ValueType(assignment.state),
@@ -244,7 +246,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
         close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
         close_note=assignment.close_note,
-        absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
+        absent_legs=[LEG_NUMBERS[leg] for leg in sorted(assignment.absent_legs)],
         exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
         task=notice_pb2.Task.ValueType(assignment.task),
         notes=assignment.notes,

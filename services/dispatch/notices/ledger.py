@@ -16,7 +16,7 @@ from services.common.privacy.notice_rows import GivenNotice, row_of
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import RetryableError
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.warning.tables import MessageRow
 from tandem.common.v1 import ledger_pb2
 
@@ -39,7 +39,7 @@ def disclosures_of(message: MessageRow, *, with_location: bool, now_ms: int) -> 
 class NoticeLedger:
     """Stores the rows of notices, and keeps them for a day in case the stream loses them."""
 
-    def __init__(self, kept: EvidenceDisclosures) -> None:
+    def __init__(self, kept: LegDisclosures) -> None:
         self._kept = kept
 
     async def store(self, bus: Bus | None, disclosures: Sequence[ledger_pb2.Disclosure]) -> bool:

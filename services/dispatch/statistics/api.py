@@ -17,9 +17,9 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.leg.api import admit
 from services.dispatch.leg.store import Store
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.statistics import queries, translate
 from services.dispatch.statistics.queries import BurdenRow
 from tandem.common.v1 import ledger_pb2
@@ -33,7 +33,7 @@ REFERENCE = "statistics"
 class StatisticsApi(statistics_pb2_grpc.StatisticsServiceServicer):
     """StatisticsService of one leg."""
 
-    def __init__(self, leg: Leg, store: Store, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
+    def __init__(self, leg: Leg, store: Store, clock: MeshClock, *, disclosures: LegDisclosures) -> None:
         self._leg, self._store, self._clock, self._disclosures = leg, store, clock, disclosures
         self._bus: Bus | None = None
 

@@ -56,7 +56,7 @@ def statistics(counts: PeriodCounts, own: Leg, asked: StatisticsPeriod) -> stati
         intervals=_intervals(counts, asked),
         outcomes=[
             statistics_pb2.OutcomeCount(
-                leg=translate.LEGS[leg],
+                leg=translate.LEG_NUMBERS[leg],
                 outcome=statistics_pb2.DispatchOutcome.ValueType(outcome),
                 kind=alert_pb2.AlertKind.ValueType(kind if leg is own else 0),
                 count=number,
@@ -106,7 +106,7 @@ def _times_of(leg: Leg, measure: Measure, office_id: str, *, rows: Sequence[Took
     offered = sum(row.times for row in rows)
     due_ms = domain.due_ms(leg, measure)
     message = statistics_pb2.ResponseTimes(
-        leg=translate.LEGS[leg],
+        leg=translate.LEG_NUMBERS[leg],
         office_id=office_id,
         measure=statistics_pb2.ResponseMeasure.ValueType(measure),
         offered=offered,

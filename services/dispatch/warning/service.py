@@ -30,7 +30,6 @@ from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage.db import awaited_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
-from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.posting import open_session
 from services.dispatch.exchange.receivers import read as read_receivers
@@ -42,6 +41,7 @@ from services.dispatch.phones.access import PhoneAccess
 from services.dispatch.phones.ended import EndedIncidents
 from services.dispatch.phones.open_notices import OpenNotices
 from services.dispatch.publications.changes import ChangedIncidents
+from services.dispatch.publications.disclosures import LegDisclosures
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
@@ -353,7 +353,7 @@ async def open_warnings(
             session = await stack.enter_async_context(open_session())
             channels[gateway.name] = GatewayChannel(gateway, session, contacts, links=links)
         opener = MessageOpener(store, clock, contacts, gateways=tuple(channels), mesh=mesh)
-        ledger = NoticeLedger(EvidenceDisclosures(leg.name, leg.store))
+        ledger = NoticeLedger(LegDisclosures(leg.name, leg.store))
         devices = DeviceChannel(mesh, clock, store, links=links)
         sender = WarningSender(
             store,

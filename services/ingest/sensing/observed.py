@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.domain import LIVE_MS, Positions
 from tandem.common.v1 import command_pb2
 
@@ -111,8 +110,6 @@ class ObservedReports:
     """Fixes of the devices of which something is asked, as this process and the others accepted them."""
 
     def __init__(self) -> None:
-        self.batteries = ReportedBatteries()
-        """Charges that all devices report."""
         self._devices: dict[str, ObservedDevice] = {}
         self._unshared: list[tuple[str, int]] = []
         """Fixes that the other processes haven't been told of, by device and time."""

@@ -19,7 +19,6 @@ from services.registry.disclosure.translate import parse_grounds
 from services.registry.records.translate import REASON_MAX_CHARS, optional_text, required_text
 from tandem.registry.v1 import cctv_pb2, cctv_pb2_grpc
 
-SERVICE_NAME = cctv_pb2.DESCRIPTOR.services_by_name["CctvService"].full_name
 GOVERNMENT_MAX_CHARS = 100
 DETAILS_MAX_CHARS = 1_000
 _GROUNDS: Mapping[int, CctvGround] = {

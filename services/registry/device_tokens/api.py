@@ -16,8 +16,6 @@ from services.registry.device_tokens.service import DeviceTokens
 from services.registry.reconciliation.domain import Agency
 from tandem.registry.v1 import device_token_pb2, device_token_pb2_grpc
 
-SERVICE_NAME = device_token_pb2.DESCRIPTOR.services_by_name["DeviceTokenService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -19,8 +19,6 @@ from services.registry.records import translate
 from services.registry.records.kinds import PERSONS, WEARERS
 from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
 
-SERVICE_NAME = disclosure_pb2.DESCRIPTOR.services_by_name["DisclosureService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
 

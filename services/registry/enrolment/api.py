@@ -14,7 +14,6 @@ from services.registry.enrolment import domain
 from services.registry.enrolment.service import Enrolments
 from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
 
-SERVICE_NAME = enrolment_pb2.DESCRIPTOR.services_by_name["EnrolmentService"].full_name
 MAX_TOKEN_LENGTH = 64
 
 _Context = grpc.aio.ServicerContext[Any, Any]

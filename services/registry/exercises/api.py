@@ -18,7 +18,6 @@ from tandem.common.v1 import access_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import exercise_pb2 as exercise_service_pb2
 from tandem.registry.v1 import exercise_pb2_grpc
 
-SERVICE_NAME = exercise_service_pb2.DESCRIPTOR.services_by_name["ExerciseService"].full_name
 RUN_BY = {Role.ROLE_OPERATOR: ExerciseKind.DRILL, Role.ROLE_WATCH: ExerciseKind.CANARY}
 """Kind of exercise that each role may run."""
 _ID = re.compile(r"[a-z0-9-]{1,32}")

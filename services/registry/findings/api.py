@@ -17,7 +17,6 @@ from services.registry.findings.service import ReviewFindings
 from services.registry.records.translate import required_text
 from tandem.registry.v1 import finding_pb2, finding_pb2_grpc
 
-SERVICE_NAME = finding_pb2.DESCRIPTOR.services_by_name["FindingService"].full_name
 TEXT_MAX_CHARS = 500
 OWNER_MAX_CHARS = 100
 LATEST_YEAR = 2100

@@ -8,22 +8,18 @@ database stores the root key, wrapped by the current master key.
 
 from __future__ import annotations
 
-import fcntl
 import hmac
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.common.privacy.key_files import KEY_BYTES
 from services.common.rpc.errors import FailedPrecondition
-from services.common.storage import durable
 
-KEY_BYTES = 32
 _NONCE_BYTES = 12
 _RING_ID_CHARS = 16
 _ROOT = "root"
@@ -42,7 +38,12 @@ class Vault:
     """Encrypts and decrypts records, and hashes values for lookups."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        """`keys` are the master keys, oldest first. The last one wraps new keys; the first one is the root key of a new database."""
+        """`keys` are the master keys, oldest first. The last one wraps new keys; the first one is the root key of a new database.
+
+        Raises FailedPrecondition if a key is repeated: then it isn't clear which one is the last.
+        """
+        if len(set(keys)) < len(keys):
+            raise FailedPrecondition("the key ring holds a key twice: remove one of its lines")
         self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
         self.rings = tuple(self._ring)
         """Ids of the master keys in the ring, oldest first."""
@@ -131,34 +132,3 @@ def _encrypt(cipher: AESGCM, owner: str, plain: bytes) -> bytes:
 
 def _decrypt(cipher: AESGCM, owner: str, sealed: bytes) -> bytes:
     return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
-
-
-def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Parse keys from hex digits. Raises ValueError if a key is malformed or repeated, or if there is none."""
-    keys = tuple(bytes.fromhex(text) for text in texts)
-    if not keys or any(len(key) != KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
-        raise ValueError("not a key ring")
-    return keys
-
-
-def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
-    """Read the keys in this file, one per line. A missing file is created with one key, readable by its owner only.
-
-    To rotate the master key, append a line. An older line may be removed once its key wraps no stored key. Raises
-    FailedPrecondition if the file holds anything but keys.
-    """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The lock lets one of two processes that start together create the file while the other waits.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                _make_keys(path)
-    try:
-        return parse_keys(path.read_text().split())
-    except ValueError:
-        raise FailedPrecondition(f"{path.name} must hold keys of {2 * KEY_BYTES} hex digits, one per line") from None
-
-
-def _make_keys(path: Path) -> None:
-    durable.write(path, secrets.token_hex(KEY_BYTES).encode())

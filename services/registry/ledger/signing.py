@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from services.registry.keys.vault import read_or_make_keys
+from services.common.privacy.key_files import open_keys
 from services.registry.ledger import chain
 from services.registry.ledger.chain import LedgerHead
 
@@ -30,7 +30,7 @@ def open_signer(path: Path) -> Signer:
 
     The public key is written to `<name>.pub` in the same folder, for verification. A read-only folder must hold both files.
     """
-    signer = Signer(read_or_make_keys(path)[0])
+    signer = Signer(open_keys(path)[0])
     public, text = path.with_suffix(".pub"), signer.public_key.hex()
     if not public.exists() or public.read_text() != text:
         public.write_text(text)

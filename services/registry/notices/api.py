@@ -13,8 +13,6 @@ from services.registry.notices.service import NoticeGrounds
 from tandem.common.v1 import notice_pb2 as common_notice_pb2
 from tandem.registry.v1 import notice_pb2, notice_pb2_grpc, registry_pb2
 
-SERVICE_NAME = notice_pb2.DESCRIPTOR.services_by_name["NoticeService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -14,8 +14,6 @@ from services.registry.order_extensions.service import OrderExtensions
 from services.registry.records import lifecycle, translate
 from tandem.registry.v1 import order_extension_pb2, order_extension_pb2_grpc
 
-SERVICE_NAME = order_extension_pb2.DESCRIPTOR.services_by_name["OrderExtensionService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

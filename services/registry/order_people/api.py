@@ -21,8 +21,6 @@ from services.registry.order_people.service import PartyReading
 from services.registry.records.kinds import ORDERS, PERSONS
 from tandem.registry.v1 import parties_pb2, parties_pb2_grpc, registry_pb2
 
-SERVICE_NAME = parties_pb2.DESCRIPTOR.services_by_name["PartyService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -17,8 +17,6 @@ from services.registry.records.area import ServiceArea
 from services.registry.records.translate import outcome_to_proto
 from tandem.registry.v1 import presence_unit_pb2, presence_unit_pb2_grpc
 
-SERVICE_NAME = presence_unit_pb2.DESCRIPTOR.services_by_name["PresenceUnitService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

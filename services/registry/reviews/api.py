@@ -14,8 +14,6 @@ from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
 from tandem.registry.v1 import match_review_pb2, match_review_pb2_grpc
 
-SERVICE_NAME = match_review_pb2.DESCRIPTOR.services_by_name["MatchReviewService"].full_name
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -23,7 +23,6 @@ from services.registry.search.domain import RecordQuery
 from services.registry.search.service import FoundRecord, RecordSearch
 from tandem.registry.v1 import record_search_pb2, record_search_pb2_grpc
 
-SERVICE_NAME = record_search_pb2.DESCRIPTOR.services_by_name["RecordSearchService"].full_name
 _KINDS = {
     WEARERS: record_search_pb2.FOUND_KIND_WEARER,
     PERSONS: record_search_pb2.FOUND_KIND_PROTECTED_PERSON,

@@ -16,8 +16,6 @@ from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
 from services.registry.traces.service import Traces
 from tandem.registry.v1 import expected_time_pb2, trace_pb2, trace_pb2_grpc
 
-SERVICE_NAME = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
-
 _VIEWERS: Mapping[int, str] = {
     Role.ROLE_MOJ_DESK: "probation",
     Role.ROLE_NPA_DESK: "police",

@@ -17,7 +17,6 @@ from services.registry.wearing import translate
 from services.registry.wearing.service import NewRecord, WearingService
 from tandem.registry.v1 import tag_record_pb2, tag_record_pb2_grpc
 
-SERVICE_NAME = tag_record_pb2.DESCRIPTOR.services_by_name["TagRecordService"].full_name
 SEE_REASONS = frozenset({Role.ROLE_MOJ_RECORDS, Role.ROLE_MOJ_DESK, Role.ROLE_REVIEWER})
 """Roles that see the reasons of records about tags, which may say something about the wearer's health."""
 _Context = grpc.aio.ServicerContext[Any, Any]

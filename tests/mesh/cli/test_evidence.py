@@ -272,10 +272,10 @@ async def test_without_nats_no_bundle_is_made(made: Made, tmp_path: Path, monkey
 # ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def collected(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, LogMetadata]:
+async def collected(made: Made, back_ms: int | None) -> tuple[Evidence, LogMetadata]:
     async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
         log_meta = await streams.read_log_meta(bus)
-        return await collector.collect(bus, log_meta, made.alert_ids, leg=leg, back_ms=back_ms), log_meta
+        return await collector.collect(bus, log_meta, made.alert_ids, leg="police", back_ms=back_ms), log_meta
 
 
 async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -> None:

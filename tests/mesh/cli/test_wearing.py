@@ -61,13 +61,12 @@ async def put_case(clients: Clients, name: str, number: int, *, fit_by_ms: int, 
     await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)
 
 
-async def alert_of(alerts: Alerts, kind: str, demand: int, number: int = 0) -> geofence_pb2.WatchAlertsResponse:
-    """The alert of a kind and demand with a number, once it is there."""
+async def alert_of(alerts: Alerts, kind: str, demand: int) -> geofence_pb2.WatchAlertsResponse:
+    """The first alert of a kind and demand, once it is there."""
 
     def found() -> geofence_pb2.WatchAlertsResponse | None:
         wanted = alert_pb2.AlertKind.Value(kind)
-        matching = [each for each in alerts.seen if (each.alert.kind, each.alert.demand) == (wanted, demand)]
-        return matching[number] if len(matching) > number else None
+        return next((each for each in alerts.seen if (each.alert.kind, each.alert.demand) == (wanted, demand)), None)
 
     return await alerts.until(f"{kind} {demand}", found)
 

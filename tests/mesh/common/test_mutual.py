@@ -33,7 +33,6 @@ from tests.support.common.nats import TestServer
 
 MOJ, NPA = "spiffe://moj/records", "spiffe://npa/records"
 REGISTRY = f"{SERVICE}registry"
-NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 CALL_S = 10
 WORKERS = 8
 
@@ -58,7 +57,7 @@ def put_into(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -
 async def serving(folder: Path, authority: Authority, trusted: bytes = b"") -> AsyncIterator[int]:
     files = put_into(folder, REGISTRY, authority.service(REGISTRY), trusted or authority.cert)
     settings = CommonSettings(port=0, tls_cert=files.cert, tls_key=files.key, tls_ca=files.authority)
-    async with rpc.serve(settings, add, NAME, history=HistoryBudget(PriorityGate())) as server:
+    async with rpc.serve(settings, add, history=HistoryBudget(PriorityGate())) as server:
         yield server.port
 
 

@@ -71,7 +71,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a plaintext server on loopback."""
     settings = CommonSettings(port=0, dev_secret=SECRET)
     async with (
-        rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server,
+        rpc.serve(settings, add, history=HistoryBudget(PriorityGate())) as server,
         rpc.channel(f"127.0.0.1:{server.port}") as opened,
     ):
         yield opened
@@ -124,7 +124,7 @@ async def test_a_reader_beyond_its_budget_gets_the_time_of_a_retry_and_delays_no
 
     settings, moj = CommonSettings(port=0, dev_secret=SECRET), rpc.bearer(MOJ, SECRET)
     async with (
-        rpc.serve(settings, add_slow, SERVICE, history=budget) as server,
+        rpc.serve(settings, add_slow, history=budget) as server,
         rpc.channel(f"127.0.0.1:{server.port}") as opened,
     ):
         stub = registry_pb2_grpc.RegistryServiceStub(opened)
@@ -275,7 +275,7 @@ async def serving(folder: Path, authority: Authority) -> AsyncIterator[int]:
     cert, key = authority.server().write(folder, "server")
     (folder / "ca.pem").write_bytes(authority.cert)
     settings = CommonSettings(port=0, tls_cert=cert, tls_key=key, tls_ca=folder / "ca.pem")
-    async with rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server:
+    async with rpc.serve(settings, add, history=HistoryBudget(PriorityGate())) as server:
         yield server.port
 
 

@@ -89,11 +89,11 @@ class Desk:
         (status,) = [status for status in listed if status.command.command_id == command_id]
         return command_pb2.CommandState.Name(status.state).removeprefix("COMMAND_STATE_"), status.reason
 
-    async def comes_to(self, state: str, device_id: str, command_id: str, who: str = MOJ_DESK) -> str:
+    async def comes_to(self, state: str, device_id: str, command_id: str) -> str:
         """Waits until a command is in a state and returns the reason."""
         async with asyncio.timeout(WITHIN_S):
             while True:
-                now, reason = await self.state(device_id, command_id, who)
+                now, reason = await self.state(device_id, command_id)
                 if now == state:
                     return reason
                 await asyncio.sleep(0.05)

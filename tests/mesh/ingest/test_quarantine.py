@@ -14,8 +14,7 @@ from services.common.messaging.bus import Bus
 from services.ingest.admission.quarantine import MAX_SENDER_KEYS, Quarantine
 from services.ingest.domain import Reason
 from services.ingest.metrics import IngestMetrics
-from tests.conftest import STREAM_BYTES
-from tests.support.common.nats import TestServer
+from tests.support.common.nats import STREAM_BYTES, TestServer
 
 FLOOD, OTHER = "spiffe://vendor/flood", "spiffe://vendor/other"
 

@@ -193,8 +193,3 @@ class Network:
         edge.is_cut, edge.delay_s = False, USUAL_DELAY_S
         for connection in list(edge.connections):
             connection.resume()
-
-    def heal_all(self) -> None:
-        """Ends all faults of all ways."""
-        for a, b in list(self._edges):
-            self.heal(a, b)

@@ -84,7 +84,7 @@ def the_relay_does_not_retry() -> None:
             try:
                 acks.append(await self._bus.publish(row.subject, row.payload, msg_id=row.msg_id))
             except RetryableError:
-                acks.append(PubAck("", 1, False))
+                acks.append(PubAck("", 1))
         return acks
 
     replace(Relay, "_publish", publish)

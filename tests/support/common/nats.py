@@ -15,6 +15,8 @@ from services.cli.stack import nats_server
 from services.common.messaging import permissions
 from tests.support.common.ports import free_port
 
+STREAM_BYTES = 64 << 20
+"""Size of each stream of a test, which the server reserves on the disk."""
 TESTER = permissions.NatsUser("tester", (">",), (">",))
 SERVER_PARTITIONS = 5
 """Number of partitions for which the server's users have permissions."""

@@ -29,7 +29,6 @@ def board(
     status: Mapping[str, Status] | None = None,
     engaged: Mapping[str, Mapping[str, str]] | None = None,
     travel: Mapping[tuple[str, str], Travel] | None = None,
-    positions: Mapping[str, LatLon] | None = None,
 ) -> Board:
     """Returns the input of a choice of units."""
     statuses = status or {}
@@ -37,7 +36,7 @@ def board(
         {office.office_id: office for office in offices},
         {unit.unit_id: (unit, UnitReport(statuses.get(unit.unit_id, Status.AVAILABLE))) for unit in units},
         engaged or {},
-        positions or {},
+        {},
         {Trip(*key): time for key, time in (travel or {}).items()},
     )
 

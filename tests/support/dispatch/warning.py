@@ -54,14 +54,12 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     return made
 
 
-async def put_case(
-    bus: Bus, made: DispatchSettings, *device_ids: str, person_id: str = "p1", handle: str = HANDLE, version: int = 1
-) -> None:
+async def put_case(bus: Bus, made: DispatchSettings, *device_ids: str, handle: str = HANDLE, version: int = 1) -> None:
     """Publishes a case as the registry does: with a sealed contact, unless `handle` is empty."""
     contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
     public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
-    sealed = sealing.seal(contact, person_id, public) if handle else b""
-    person = log_pb2.ProtectedTarget(person_id=person_id, device_ids=device_ids, sealed_contact=sealed)
+    sealed = sealing.seal(contact, "p1", public) if handle else b""
+    person = log_pb2.ProtectedTarget(person_id="p1", device_ids=device_ids, sealed_contact=sealed)
     case = log_pb2.CaseSnapshot(
         case_id="case-1", version=version, order_id="order-1", wearer_id="w1", persons=[person], valid_until_ms=1 << 45
     )

@@ -105,9 +105,8 @@ class UnitPhone:
     async def sign_in(self, code: str) -> Answered:
         return await self.client.ask("POST", "/api/unit/sign-in", {"code": code, "key": self.client.public})
 
-    async def duty(self, *shown: str, known: str = "", wait: bool = False) -> Answered:
-        query = f"/api/unit/duty?known={known}&shown={','.join(shown)}" + ("&wait=1" if wait else "")
-        return await self.client.ask("GET", query)
+    async def duty(self, *shown: str) -> Answered:
+        return await self.client.ask("GET", f"/api/unit/duty?known=&shown={','.join(shown)}")
 
     async def report(self, **content: Any) -> Answered:
         return await self.client.ask("POST", "/api/unit/report", content)
@@ -116,7 +115,7 @@ class UnitPhone:
         content = {"assignment": task["assignment"], "offer": task["offer"], "answer": answer, **more}
         return await self.client.ask("POST", "/api/unit/answer", content)
 
-    async def task(self, *states: str, known: str = "") -> dict[str, Any]:
+    async def task(self, *states: str) -> dict[str, Any]:
         """The first task in one of these states, once the page has it."""
 
         async def found() -> Any:

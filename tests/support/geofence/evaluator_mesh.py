@@ -25,13 +25,12 @@ from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 from tests.support.geofence import log
 
 SECRET = "secret-of-this-test"
-STREAM_BYTES = 64 << 20
 CHECKPOINT_EVERY = 40
 PATIENCE_S = 180.0
 PAUSE_S = 0.004

@@ -68,11 +68,11 @@ class Evaluators:
 
 
 @contextmanager
-def running_evaluators(folder: Path, partitions: int, count: int = 2, replicas: int = 2) -> Iterator[Evaluators]:
-    """Starts evaluators and a separate nats-server; kills all of them at the end."""
+def running_evaluators(folder: Path, partitions: int, replicas: int = 2) -> Iterator[Evaluators]:
+    """Starts two evaluators of `replicas`, and a separate nats-server; kills all of them at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(create_streams(nats.url, partitions))
-        running = Evaluators(nats, folder, partitions, count, replicas)
+        running = Evaluators(nats, folder, partitions, 2, replicas)
         try:
             for service in running.services:
                 service.start()

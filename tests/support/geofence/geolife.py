@@ -62,8 +62,6 @@ class Session:
     """End, epoch seconds."""
     grid_min_m: float
     """Minimum distance on a 5 s grid, m: an upper bound of the true minimum."""
-    grid_max_m: float
-    """Maximum distance on a 5 s grid, m."""
 
     @property
     def name(self) -> str:
@@ -123,7 +121,6 @@ def load_sessions() -> tuple[Session, ...]:
                 t0_s=float(row["t0"]),
                 t1_s=float(row["t1"]),
                 grid_min_m=float(row["min_m"]),
-                grid_max_m=float(row["max_m"]),
             )
             for row in csv.DictReader(file)
         )
@@ -179,7 +176,7 @@ def scenario(from_s: float, to_s: float) -> dict[str, Any]:
     }
 
 
-def report_lines(wearer: Sequence[Fix], protected: Sequence[Fix], accuracy_m: float = 1.0) -> list[str]:
+def report_lines(wearer: Sequence[Fix], protected: Sequence[Fix]) -> list[str]:
     """Lines of reports.ndjson for both tracks in order of arrival. They omit `received_at`, which then equals `fix_time`."""
     return [
         json.dumps(
@@ -189,7 +186,7 @@ def report_lines(wearer: Sequence[Fix], protected: Sequence[Fix], accuracy_m: fl
                 "fix_time": rfc3339(fix.epoch_s),
                 "lat_deg": fix.lat_deg,
                 "lon_deg": fix.lon_deg,
-                "accuracy_m": accuracy_m,
+                "accuracy_m": 1.0,
             }
         )
         for number, (device_id, fix) in enumerate(merged(wearer, protected))

@@ -163,20 +163,20 @@ class AskingStory(Story):
         """The intervals that were asked of a device, in order."""
         return [request.interval_s for request in self.of_device(device_id) if request.interval_s is not None]
 
-    def located_s(self, device_id: str = "tag") -> list[float]:
-        """When the position of a device was asked for, seconds of the story."""
-        return [second(request) for request in self.of_device(device_id) if request.interval_s is None]
+    def located_s(self) -> list[float]:
+        """When the position of the tag was asked for, seconds of the story."""
+        return [second(request) for request in self.of_device("tag") if request.interval_s is None]
 
     def of_device(self, device_id: str) -> list[SensingRequest]:
         """All requests to a device."""
         return [request for request in self.requests if request.device_id == device_id]
 
-    def needed_s(self, at_s: float, device_id: str = "tag", usual_s: int = 60) -> int:
-        """The interval that an obeying device keeps at a second of the story."""
+    def needed_s(self, at_s: float) -> int:
+        """The interval that an obeying tag keeps at a second of the story: 60 s where none is asked."""
         now_ms = T0_MS + round(at_s * 1000)
-        asked = [request for request in self.of_device(device_id) if request.interval_s is not None]
+        asked = [request for request in self.of_device("tag") if request.interval_s is not None]
         newest = asked[-1] if asked else None
-        return newest.interval_s if newest and newest.interval_s and newest.until_ms > now_ms else usual_s
+        return newest.interval_s if newest and newest.interval_s and newest.until_ms > now_ms else 60
 
 
 def second(request: SensingRequest) -> float:

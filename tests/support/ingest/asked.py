@@ -94,9 +94,9 @@ class Tag:
             self._number += 1
             await self._write(request(self._number, position(self.device_id, f"r-{fix_time_ms}", fix_time_ms)))
 
-    async def report_each(self, interval_s: int, count: int = 5) -> None:
-        """Reports fixes from now on at an interval. Times up to 2 minutes ahead are accepted, so that a test needn't wait."""
-        await self.report(*(now_ms() + n * interval_s * 1000 for n in range(count)))
+    async def report_each(self, interval_s: int) -> None:
+        """Reports five fixes from now on at an interval. Times up to 2 minutes ahead are accepted, so that a test needn't wait."""
+        await self.report(*(now_ms() + n * interval_s * 1000 for n in range(5)))
 
     async def until(self, condition: Callable[[Tag], bool]) -> None:
         """Waits for a change by a command."""

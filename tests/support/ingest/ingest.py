@@ -24,14 +24,13 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 from tests.support.registry.records import VENDOR_ID
 
 SECRET = "secret-of-this-test"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
-STREAM_BYTES = 64 << 20
 WITHIN_S = 75.0
 LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 BROKEN_WHILE_WRITING = "Internal error from Core"
@@ -162,12 +161,10 @@ def running_ingest(nats: TestServer, log: Path, env: Mapping[str, str] | None = 
 
 
 @contextmanager
-def ingest_on_its_own_server(
-    folder: Path, partitions: int = 1, env: Mapping[str, str] | None = None
-) -> Iterator[IngestMesh]:
+def ingest_on_its_own_server(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[IngestMesh]:
     """Starts an ingest with its own nats-server, and ends both at the end."""
     with running_server(folder / "nats") as nats:
-        asyncio.run(create_streams(nats.url, partitions))
+        asyncio.run(create_streams(nats.url, 1))
         with running_ingest(nats, folder / "ingest.log", env) as mesh:
             yield mesh
 

@@ -30,7 +30,7 @@ from tandem.registry.v1 import (
     tag_record_pb2_grpc,
 )
 from tests.support.common import postgres
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 
@@ -38,7 +38,6 @@ SECRET = "secret-of-this-test"
 MOJ = "spiffe://moj/records"
 NPA = "spiffe://npa/records"
 WITHIN_S = 60.0
-STREAM_BYTES = 64 << 20
 
 
 class RegistryMesh:

@@ -15,18 +15,15 @@ def alert_messages(
     name: str,
     *,
     sequence: int = 1,
-    person: str = "",
     kind: alert_pb2.AlertKind.ValueType = alert_pb2.RING_ENTERED,
-    demand: geometry_pb2.Demand.ValueType = geometry_pb2.RESPOND,
     figures: bytes | None = None,
-    ordinal: int = 0,
 ) -> list[Message]:
     """An alert that opens the incident `name`, with a wearer and a person of the same name, and the alert's measure."""
-    alert = dispatch.alert(sequence, demand, incident=name, protected=(person or f"person-{name}",))
-    alert.alert_id = f"alert-{name}-{sequence}-{ordinal}"
-    alert.kind, alert.ordinal, alert.ring_m = kind, ordinal, 1000.0
+    alert = dispatch.alert(sequence, geometry_pb2.RESPOND, incident=name, protected=(f"person-{name}",))
+    alert.alert_id = alert_id(name, sequence)
+    alert.kind, alert.ring_m = kind, 1000.0
     alert.order_id, alert.case_id, alert.wearer_id = f"order-{name}", f"case-{name}", f"wearer-{name}"
-    alert.target_id = person or f"person-{name}"
+    alert.target_id = f"person-{name}"
     measure = alert_pb2.Measure(alert_id=alert.alert_id, distance_m=450.0).SerializeToString()
     return [
         (flow.alert_subject(0, alert.alert_id), alert.SerializeToString()),
@@ -34,6 +31,6 @@ def alert_messages(
     ]
 
 
-def alert_id(name: str, sequence: int = 1, ordinal: int = 0) -> str:
+def alert_id(name: str, sequence: int = 1) -> str:
     """Id of the alert that `alert_messages` makes."""
-    return f"alert-{name}-{sequence}-{ordinal}"
+    return f"alert-{name}-{sequence}"

@@ -19,7 +19,7 @@ from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus, PubAck
 from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
-from tests.support.common.nats import TestServer, running_server
+from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
 from tests.support.dispatch import dispatch
@@ -27,7 +27,6 @@ from tests.support.ingest.ingest import IngestMesh
 from tests.support.registry.registry import RegistryMesh
 
 PARTITIONS = 2
-STREAM_BYTES = 64 << 20
 CHECKPOINT_EVERY = 20
 """Number of entries after which an evaluator compares its digest with that of the other evaluator."""
 SECRET = dispatch.SECRET

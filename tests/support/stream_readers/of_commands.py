@@ -30,7 +30,6 @@ ALERT, MEASURE, SENSING, DEAD_LETTERS = (
     "sensing.{p}.{request_id}",
     "dead_letter.{by}.{reader}.{stream}.{sequence}",
 )
-STEPS_SHOWN = 10
 
 
 def _mesh(connection: Connection) -> MeshConnection:

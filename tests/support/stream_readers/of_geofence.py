@@ -20,10 +20,10 @@ SILENT_S = 2.0
 """Time without an answer after which an open WatchAlerts counts as having sent all alerts, seconds."""
 
 
-def case_message(name: str, partition: int = 0) -> Message:
+def case_message(name: str) -> Message:
     """Log entry with a case snapshot."""
     entry = log.case_entry(name)
-    return log.subject_of(entry, partition), entry.SerializeToString()
+    return log.subject_of(entry, 0), entry.SerializeToString()
 
 
 async def _case(connection: Connection, name: str) -> Sequence[Message]:

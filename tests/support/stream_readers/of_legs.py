@@ -160,14 +160,14 @@ async def _commanded(connection: Connection, name: str) -> int:
     )
 
 
-async def _receipt(connection: Connection, name: str, subject_name: str = "") -> Sequence[Message]:
+async def _receipt(connection: Connection, name: str) -> Sequence[Message]:
     statement = (
         "select s.command_id from sendings s join messages m on m.message_id = s.message_id where m.incident_id = ?"
     )
     command_id = str(connection.mesh.value("warning", statement, name))
     state = command_pb2.COMMAND_STATE_RECEIVED
     step = command_pb2.CommandStep(command_id=command_id, device_id=f"app-{name}", state=state, at_ms=1)
-    return [(flow.command_step_subject(subject_name or command_id, "RECEIVED"), step.SerializeToString())]
+    return [(flow.command_step_subject(command_id, "RECEIVED"), step.SerializeToString())]
 
 
 async def _delivered(connection: Connection, name: str) -> int:

@@ -13,8 +13,6 @@ from services.cli.commands.operate.watch import watch
 from services.cli.failure import CommandFailed
 from services.cli.monitor import canary
 from services.cli.monitor.canary import (
-    AGENCIES,
-    LEGS,
     Canary,
     CanaryState,
     Page,
@@ -27,6 +25,7 @@ from services.cli.monitor.canary import (
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
 from services.cli.monitor.sender import SLOTS
+from services.common.messaging import flow
 from services.geofence.domain.demands import AlertKind
 from tests.support.dispatch.receivers import OLD_SECRET, Receiver, configured, receiver_entry
 from tests.support.geofence.stories import Story
@@ -41,7 +40,7 @@ def sent(number: int, at_s: float, durable: bool = True) -> Canary:
 def come(canary: Canary) -> None:
     """Completes a canary, except that it isn't stood down."""
     canary.durable = canary.decided = True
-    canary.offered, canary.accepted, canary.notified = set(LEGS), set(LEGS), set(AGENCIES)
+    canary.offered, canary.accepted, canary.notified = set(flow.LEGS), set(flow.LEGS), set(flow.AGENCY_LEGS)
 
 
 def check(state: CanaryState, now_s: float, is_delivered: bool = True) -> Page | None:
@@ -81,7 +80,7 @@ def test_nobody_is_paged_while_each_canary_comes_and_is_stood_down() -> None:
         come(newest)
         for before in watched.canaries:
             if newest.sent_s - before.sent_s >= 100:
-                before.stood_down = set(LEGS)
+                before.stood_down = set(flow.LEGS)
         pages += kinds(watched, range(20 * number, 20 * number + 20))
     assert not pages and len(watched.canaries) <= 6
 
@@ -138,7 +137,7 @@ def test_a_canary_that_is_not_stood_down_is_missing_until_a_later_one_is_over() 
     come(later)
     watched.canaries.append(later)
     assert kinds(watched, range(200, 300)) == []
-    later.stood_down = set(LEGS)
+    later.stood_down = set(flow.LEGS)
     assert kinds(watched, range(300, 302)) == [(300, PageKind.BACK)]
 
 
@@ -167,7 +166,7 @@ def test_the_page_says_how_far_a_canary_came() -> None:
     assert progress_of(canary) == "ingest put it into the log; there is no alert"
     canary.decided, canary.offered, canary.accepted = True, {"probation", "warning"}, {"probation"}
     assert progress_of(canary) == "there is an alert; probation accepted it, police did nothing, warning offered it"
-    canary.accepted, canary.notified = set(LEGS), {"police"}
+    canary.accepted, canary.notified = set(flow.LEGS), {"police"}
     assert progress_of(canary) == "all legs accepted it; not notified of the other agency's assignment: probation"
 
 

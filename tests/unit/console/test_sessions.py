@@ -1,4 +1,4 @@
-"""Signed cookies of the console: sessions, sign-in attempts, tokens against forged requests, and the keys that sign them."""
+"""Signed cookies of the console: sessions, sign-in attempts and tokens against forged requests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 from aiohttp import web
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.privacy.key_files import KEY_BYTES
 from services.console.domain.people import ConsoleUser, Role
 from services.console.guard import RouteGuard
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
-from services.console.sign_in.keys import KEY_BYTES, open_keys
 from services.console.sign_in.sessions import (
     ATTEMPT_LASTS_S,
     LASTS_S,
@@ -168,29 +167,6 @@ def test_a_replaced_key_ends_no_session_as_long_as_it_is_kept() -> None:
     known = SignedCookies([NEW, OLD], ISSUER)
     assert session_id(before, known.seal(session)), "the first key only verifies, so replicas can learn it one by one"
     assert session_id(known, new)
-
-
-def test_a_file_of_keys_is_made_once_and_holds_the_newest_last(tmp_path: Path) -> None:
-    path = tmp_path / "console" / "session.key"
-    made = open_keys(path)
-    assert len(made) == 1 and len(made[0]) == KEY_BYTES and open_keys(path) == made
-    assert path.stat().st_mode & 0o777 == 0o600
-    with path.open("a") as file:
-        file.write(f"{NEW.hex()}\n")
-    assert open_keys(path) == (*made, NEW)
-    path.write_text(OLD.hex())  # without a line feed, as in a Secret
-    assert open_keys(path) == (OLD,)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\n", b"k" * 32, OLD, bytes(range(128, 160)), b"00" * 31, f"{OLD.hex()}\n00\n".encode()]
-)
-def test_a_file_without_keys_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "session.key"
-    path.write_bytes(content)
-    with pytest.raises(FailedPrecondition, match="64 hex digits"):
-        open_keys(path)
-    assert path.read_bytes() == content
 
 
 # ── flags ──

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from services.common.privacy.key_files import open_keys
 from services.field import guard as guards
-from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
+from services.field.phones.sessions import PhoneCookies, PhoneSession
 from services.field.units import guard as unit_guards
 from services.field.units.sessions import UnitCookies, UnitSession
 from tests.support.field.alone import running_field

@@ -13,11 +13,12 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from services.common.observability.metrics import unexposed
+from services.common.privacy.key_files import open_keys
 from services.common.web.server import served
 from services.field import mesh
 from services.field.domain.reports import PhoneReport, ReportOutcome
 from services.field.mesh import IngestEndpoint
-from services.field.phones.sessions import PhoneCookies, PhoneSession, open_keys
+from services.field.phones.sessions import PhoneCookies, PhoneSession
 from services.field.settings import FieldSettings
 from services.field.views import REPORT_CONCURRENCY
 from tests.support.common.certificates import Authority

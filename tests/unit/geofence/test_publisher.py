@@ -43,7 +43,7 @@ class Bus:
 
     async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
         self.kinds.append(subject.partition(".")[0])
-        return PubAck("STREAM", len(self.kinds), False)
+        return PubAck("STREAM", len(self.kinds))
 
 
 def request() -> SensingRequest:

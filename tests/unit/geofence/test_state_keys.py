@@ -58,7 +58,7 @@ def test_a_key_file_holds_one_key_per_line(tmp_path: Path) -> None:
     assert state_keys.read(path).digest(0, 1, OPEN) == StateKeys([OLD, NEW]).digest(0, 1, OPEN)
     for bad in ("", "00", "not hex", OLD.hex() + "0"):
         path.write_text(bad)
-        with pytest.raises(FailedPrecondition, match=r"state\.key holds no keys"):
+        with pytest.raises(FailedPrecondition, match=r"state\.key must hold keys"):
             state_keys.read(path)
     with pytest.raises(FailedPrecondition):
         state_keys.read(tmp_path / "absent")

@@ -18,6 +18,7 @@ from services.ingest.admission.checks import Checks
 from services.ingest.admission.rate_limit import REFUSALS_BURST, REFUSALS_PER_S, RateLimits
 from services.ingest.admission.routes import Partitions
 from services.ingest.batch import Batch, Reports
+from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.domain import Endpoint, EquipmentEvent, Position, Positions, Reason, Sender
 from services.ingest.intake import Intake
 from services.ingest.log.partitions import LogWriters
@@ -85,6 +86,7 @@ class IsolatedIntake:
             rate_limits=self.rate_limits,
             clock=clock,
             observed=ObservedReports(),
+            batteries=ReportedBatteries(),
             metrics=IngestMetrics(CollectorRegistry()),
         )
 

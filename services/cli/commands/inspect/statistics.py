@@ -19,12 +19,11 @@ from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import fitted, for_results
 from services.common import times
+from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import statistics_pb2, statistics_pb2_grpc
 
 DEFAULT_DAYS = 30
-AGENCIES = ("police", "probation")
-"""Legs whose statistics are read. Each counts its own offices, and the other legs as a whole."""
 
 
 def statistics(
@@ -36,7 +35,7 @@ def statistics(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show response times, dispatches for nothing and burdens over all incidents of a period."""
-    if leg not in AGENCIES:
+    if leg not in flow.AGENCY_LEGS:
         raise CommandFailed(f'--leg: "{leg}" is not police or probation', MISUSED)
     running = mesh.load(folder)
     until_ms = arguments.moment_ms("--until", until) if until else running.clock.now_ms() + 1

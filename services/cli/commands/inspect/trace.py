@@ -17,12 +17,12 @@ from services.cli.calls import call, may_succeed_later
 from services.cli.failure import FAILED, CommandFailed
 from services.cli.simulate import outcome
 from services.cli.simulate.actors import REVIEWER
-from services.cli.simulate.outcome import AGENCIES
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import for_results
 from services.cli.waterfall import DECISION, Selection, TraceView
 from services.common.clock import wall_us
+from services.common.messaging import flow
 from services.common.observability.expected_times import expected_times
 from services.common.observability.lateness import ARRIVES, ExpectedTime
 from services.common.rpc.server import UNARY_DEADLINE_S
@@ -31,7 +31,7 @@ from tandem.registry.v1 import expected_time_pb2, trace_pb2
 
 
 class TracePart(StrEnum):
-    """TracePart of a trace."""
+    """Part of a trace that `--part` shows: the decision, or one leg."""
 
     DECISION = DECISION
     PROBATION = "probation"
@@ -124,7 +124,7 @@ async def _assignments(clients: Clients, incident_id: str) -> tuple[list[dispatc
     found: list[dispatch_pb2.Assignment] = []
     silent: list[str] = []
     request, me = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id), clients.identity(REVIEWER)
-    for leg in AGENCIES:
+    for leg in flow.AGENCY_LEGS:
         try:
             answer = await clients.dispatch[leg].ListIncidents(request, metadata=me, timeout=UNARY_DEADLINE_S)
         except grpc.aio.AioRpcError as error:

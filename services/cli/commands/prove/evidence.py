@@ -26,7 +26,7 @@ from services.cli.terminal import printable
 from services.common import times
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.dispatch.evidence.model import LEGS
+from services.dispatch.evidence.model import EVIDENCE_LEGS
 
 
 class _IncidentOrCommand(usage.Group):
@@ -62,8 +62,8 @@ def make(
 ) -> None:
     """Write an incident's evidence into one signed file. This is a disclosure, which the ledger records first."""
     arguments.required_id("INCIDENT", incident_id)
-    if leg not in LEGS:
-        raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
+    if leg not in EVIDENCE_LEGS:
+        raise CommandFailed(f"--leg: must be one of {', '.join(EVIDENCE_LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)
     grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
     signer, path = key or folder / "data" / "evidence.key", out or Path(f"{incident_id}-{leg}.tar")

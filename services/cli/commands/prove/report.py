@@ -22,7 +22,7 @@ from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.dispatch.evidence.model import LEGS
+from services.dispatch.evidence.model import EVIDENCE_LEGS
 
 
 def report(
@@ -93,8 +93,8 @@ def _of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
 
 def _evidence(incident_id: str, leg: str, *, folder: Path, grounds: BundleGrounds) -> bytes:
     arguments.required_id("INCIDENT", incident_id)
-    if leg not in LEGS:
-        raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
+    if leg not in EVIDENCE_LEGS:
+        raise CommandFailed(f"--leg: must be one of {', '.join(EVIDENCE_LEGS)}", MISUSED)
     key = folder / "data" / "evidence.key"
     making = evidence_collection.make(mesh.load(folder), folder, incident_id, leg=leg, grounds=grounds, key_file=key)
     return uvloop.run(making)

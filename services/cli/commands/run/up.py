@@ -30,8 +30,7 @@ from services.cli.commands.run.plan import MeshPlan
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, nats_server, processes
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.stack.nats_server import NatsServer
-from services.cli.stack.private_files import write_private
+from services.cli.stack.nats_server import STREAM_BYTES, NatsServer
 from services.cli.stack.supervisor import Program, Supervisor, child_guard, supervisor
 from services.cli.stack.watchdog import Watchdog, watching
 from services.cli.terminal import SafeConsole, styled
@@ -40,14 +39,12 @@ from services.common.clock import MeshClock
 from services.common.messaging import streams
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
-from services.common.privacy import sealing
+from services.common.privacy import key_files, sealing
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import durable
-from services.geofence import state_keys
 
 NO_SPACE = (10023, 10047)
 """Error codes of JetStream for a stream whose reservation exceeds the quota or the disk."""
-STREAM_BYTES = 1 << 30
 HEALTHY_WITHIN_S = 120.0
 """How long a start waits for nats-server and then for the services, seconds. An idle machine takes a few, one with eight times more
 work than processors more than half a minute."""
@@ -281,16 +278,14 @@ async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
 def _make_keys(folder: Path) -> None:
     """Makes the keys that several services share, unless they exist."""
     sealing.open_private_keys(processes.warning_key(folder))  # the registry reads the public key at its start
-    state_key = processes.state_key(folder)
-    if not state_key.exists():
-        durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
+    key_files.make_key_once(processes.state_key(folder))
 
 
 def _dev_secret(folder: Path) -> str:
     """The folder's key of development tokens, kept in a file so that tokens survive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
-        write_private(path, secrets.token_hex(32))
+        durable.write(path, secrets.token_hex(32).encode())
     return path.read_text()
 
 

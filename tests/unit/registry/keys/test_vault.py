@@ -1,17 +1,13 @@
-"""Encryption of personal data at rest: values bound to their row, keyed hashes for lookups, key files with restricted access."""
+"""Encryption of personal data at rest: values bound to their row, and keyed hashes for lookups."""
 
 from __future__ import annotations
-
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import Barrier
 
 import pytest
 from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
 
 from services.common.rpc.errors import FailedPrecondition
-from services.registry.keys.vault import Vault, read_or_make_keys
+from services.registry.keys.vault import Vault
 from services.registry.settings import RegistrySettings
 
 KEY = bytes(range(32))
@@ -34,28 +30,6 @@ def test_equal_values_have_equal_hashes_only_with_the_same_key() -> None:
     vault = Vault([KEY])
     assert vault.index("a") == Vault([KEY]).index("a")
     assert len({vault.index("a"), vault.index("b"), vault.digest(b"a"), Vault([bytes(32)]).index("a")}) == 4
-
-
-def test_the_key_is_created_once_and_is_readable_only_by_its_owner(tmp_path: Path) -> None:
-    path = tmp_path / "data" / "registry.key"
-    (key,) = read_or_make_keys(path)
-    assert len(key) == 32 and read_or_make_keys(path) == (key,)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file for file in path.parent.iterdir() if file.stat().st_size] == [path]
-
-
-def test_processes_that_start_together_create_one_key(tmp_path: Path) -> None:
-    starters = 8
-
-    def start(path: Path, barrier: Barrier) -> tuple[bytes, ...]:
-        barrier.wait()
-        return read_or_make_keys(path)
-
-    with ThreadPoolExecutor(starters) as threads:
-        for n in range(20):
-            path, barrier = tmp_path / f"{n}.key", Barrier(starters)
-            made = {future.result() for future in [threads.submit(start, path, barrier) for _ in range(starters)]}
-            assert made == {read_or_make_keys(path)}
 
 
 def test_each_record_has_its_own_key_wrapped_by_the_ring() -> None:
@@ -84,13 +58,9 @@ def test_a_rotated_ring_opens_older_keys_and_rewraps_them() -> None:
     assert (old.index("a"), old.digest(b"a"), old.fingerprint) == (both.index("a"), both.digest(b"a"), both.fingerprint)
 
 
-@pytest.mark.parametrize("content", ["", "00" * 31, "not a key", "\n".join(["00" * 32] * 2)])
-def test_a_damaged_key_file_is_rejected_and_not_replaced(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "registry.key"
-    path.write_text(content)
-    with pytest.raises(FailedPrecondition, match=r"registry\.key"):
-        read_or_make_keys(path)
-    assert path.read_text() == content
+def test_a_ring_with_a_repeated_key_is_rejected() -> None:
+    with pytest.raises(FailedPrecondition, match="holds a key twice"):
+        Vault([KEY, bytes(32), KEY])
 
 
 def test_an_invalid_key_is_not_printed() -> None:

@@ -8,9 +8,7 @@ import pytest
 
 from services.common.rpc import gatekeeper
 from services.common.rpc.identity import Role
-from services.registry.api import SERVICE_NAME
 from services.registry.domain import ListedKind
-from services.registry.presence_units.api import SERVICE_NAME as PRESENCE_UNIT_SERVICE_NAME
 from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import LISTED_BY, RECORD_TYPES, SEALED_TYPES, UNIT_TYPES, Record, RecordType
 
@@ -34,9 +32,9 @@ def test_a_kind_is_either_encrypted_or_stored_in_columns_of_its_fields(kind: Rec
 @pytest.mark.parametrize("kind", RECORD_TYPES, ids=lambda kind: kind.cls.__name__)
 def test_a_kind_is_listed_by_the_agency_that_may_put_it(kind: RecordType[Record]) -> None:
     records = {Agency.MOJ: Role.ROLE_MOJ_RECORDS, Agency.NPA: Role.ROLE_NPA_RECORDS}
-    put = f"{SERVICE_NAME}/Put{kind.cls.__name__}"
+    put = f"tandem.registry.v1.RegistryService/Put{kind.cls.__name__}"
     if kind in UNIT_TYPES:
-        put = f"{PRESENCE_UNIT_SERVICE_NAME}/PutPresenceUnit"
+        put = "tandem.registry.v1.PresenceUnitService/PutPresenceUnit"
     assert records[kind.agency] in gatekeeper.allowed_roles(f"/{put}")
     assert [agency for agency, listed in LISTED_BY.items() if kind.listed_kind in listed] == [kind.agency]
 

@@ -1,4 +1,4 @@
-"""Keeps the leg's disclosures, of evidence, statistics and notices, for a day, and republishes those that DISCLOSURES loses.
+"""Disclosures that a leg made: published before their answer is sent, kept for a day, and republished if DISCLOSURES loses them.
 
 The registry copies each disclosure into the ledger within moments. A stream that went back may have lost a disclosure before that.
 """
@@ -26,7 +26,7 @@ RETENTION_MS = 86_400_000
 """Retention of a disclosure in the leg's database, milliseconds of mesh time."""
 
 
-class EvidenceDisclosures:
+class LegDisclosures:
     """Stores the disclosures that one leg made, and republishes lost ones."""
 
     def __init__(self, leg: Leg, store: Store) -> None:
