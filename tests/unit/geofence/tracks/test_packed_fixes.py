@@ -62,7 +62,7 @@ def test_parts_whose_sources_change_alike_keep_all_values() -> None:
     assert packed.normalised() == packed_fixes.of_rows(rows)
 
 
-def test_a_track_whose_sources_change_at_each_fix_is_restored_again_and_again() -> None:
+def test_a_track_whose_sources_change_at_each_fix_is_restored_twice() -> None:
     fixes = [Fix(60_000 * i, 60_000 * i, f"r-{i}", 5, 7, 9, 11, 1 + 2 * (i % 2)) for i in range(2 * MIN_RECENT)]
     track = Track(fixes)
     for _ in range(2):
