@@ -51,7 +51,8 @@ class PackedFixes:
 
     def __add__(self, later: PackedFixes) -> PackedFixes:
         high_words = self.high_words
-        if later.high_words != high_words:
+        # Equal words of several fixes each, such as of a tag whose source changes at each fix, aren't shared by both parts.
+        if later.high_words != high_words or len(high_words) > _WORDS_BYTES:
             high_words = self._all_high_words() + later._all_high_words()
         ids: str | tuple[str, ...]
         if isinstance(self.report_ids, str) and isinstance(later.report_ids, str):

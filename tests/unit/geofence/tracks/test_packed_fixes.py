@@ -55,6 +55,24 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
         assert without_newest.normalised() == packed_fixes.of_rows(rows[:-left_out])
 
 
+def test_parts_whose_sources_change_alike_keep_all_values() -> None:
+    rows: list[Row] = [(number, number, f"r-{number}", 5, 7, 9, 11, number % 2) for number in range(32)]
+    packed = packed_fixes.of_rows(rows[:16]) + packed_fixes.of_rows(rows[16:])
+    assert packed.is_whole() and rows_of(packed) == rows and packed.time_ms(31) == 31
+    assert packed.normalised() == packed_fixes.of_rows(rows)
+
+
+def test_a_track_whose_sources_change_at_each_fix_is_restored_twice() -> None:
+    fixes = [Fix(60_000 * i, 60_000 * i, f"r-{i}", 5, 7, 9, 11, 1 + 2 * (i % 2)) for i in range(2 * MIN_RECENT)]
+    track = Track(fixes)
+    for _ in range(2):
+        whole = track.all_packed()
+        assert whole is not None
+        track = Track()
+        track.hold(whole)
+    assert track.fixes == fixes
+
+
 def test_a_fix_takes_about_30_bytes() -> None:
     assert _bytes_of(_two_hours()) < 31 * 480
     assert not packed_fixes.of_rows(_two_hours()).may_hold_point((5, 5, 5))
