@@ -52,6 +52,7 @@ DECIDED_OTHERWISE = {
     "phone-ended-before-the-new-one",
     "place-corrected-during-a-breach",
     "silent-tag-ended-before-the-new-one",
+    "silent-tag-ends-and-none-follows",
     "tag-ended-before-the-new-one-at-her-door",
     "two-positions-within-a-second",
 }
@@ -250,7 +251,7 @@ def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(
 def test_an_old_log_decides_as_before(scenario: str, logs_by_scenario: dict[str, Log]) -> None:
     log = logs_by_scenario[scenario]
     newer, older = (
-        [(output.kind, output.demand) for output in folded(each) if isinstance(output, Alert)]
+        [(output.kind, output.demand, output.decided_at_ms) for output in folded(each) if isinstance(output, Alert)]
         for each in (log, as_before(log))
     )
     assert newer != older
