@@ -249,9 +249,8 @@ def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                unconfirmed = not _was_heard(
-                    state, case_state, target.key
-                )  # her device was replaced, or its record ended
+                # Never heard: her device was replaced, or its record ended.
+                unconfirmed = not _was_heard(state, case_state, target.key)
                 _emit(context, Detection.PERSON_FOUND, at_ms, target=target, unconfirmed=unconfirmed)
             yield lost_ms
         elif target.key not in case_state.lost:
