@@ -146,8 +146,8 @@ def tampered(*ends: tuple[float, log_pb2.LogEntry]) -> Log:
     return story
 
 
-def with_tags(*tag_ids: str, **changes: int) -> log_pb2.LogEntry:
-    entry = case_entry(version=2, **changes)
+def with_tags(*tag_ids: str, until_s: float = 1e9) -> log_pb2.LogEntry:
+    entry = case_entry(version=2, until_s=until_s)
     entry.case.tag_device_ids[:] = tag_ids
     return entry
 

@@ -23,9 +23,8 @@ from services.dispatch.domain.assignment import PROGRESS, AssignmentState
 from services.dispatch.domain.enums import CloseCause, ContactPlan, ContactState, EscalationReason, WarningFlag
 from services.dispatch.domain.events import EVENTS
 from services.dispatch.notes.domain.note import NotedResult, NoteKind
-from services.geofence.domain.entries import Demand
 from services.geofence.domain.version import VERSION
-from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tests.support.approach import BEGAN_MS, approach_bundle
 from tests.support.bundles import bundle
 from tests.support.geofence.log import case_entry
@@ -308,7 +307,9 @@ def test_tampering_that_ends_with_no_tag_left_is_not_said_to_be_over(words: Word
     )
     found = facts.of_bundle(evidence_bundle.verify(bundle_, None))
     [ended] = [
-        fact for fact in found.alerts if fact.alert.kind == alert_pb2.TAMPERED and fact.alert.demand == Demand.RECORD
+        fact
+        for fact in found.alerts
+        if fact.alert.kind == alert_pb2.TAMPERED and fact.alert.demand == geometry_pb2.RECORD
     ]
     assert ended.alert.unconfirmed and not ended.without_departure
     text = text_of(incident.of_bundle(bundle_, None, words))

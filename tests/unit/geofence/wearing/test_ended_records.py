@@ -496,6 +496,16 @@ def test_a_wearer_who_is_seen_again_while_nothing_measures_his_distance_is_no_al
     assert ends_of(story) == [(AlertKind.UNKNOWN_NEAR, ENDED_S + WAIT_S, True)]
 
 
+def test_an_old_position_of_her_new_phone_ends_no_response() -> None:
+    story = unseen()
+    story.at(ENDED_S - 5, "phone-2", 0)
+    story.case(ENDED_S, version=2, **OTHER_PHONE)
+    story.at(ENDED_S + 10, "tag", FAR_M)
+    assert is_open(story)
+    story.at(ENDED_S + 20, "phone-2", 0)
+    assert not is_open(story)
+
+
 def test_her_new_phone_decides_about_a_wearer_who_is_seen_again() -> None:
     for north_m, rings in ((FAR_M, []), (40, [2000, 1000, 100])):
         story = unseen()
