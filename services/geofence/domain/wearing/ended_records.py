@@ -146,7 +146,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
     memory.events = {
         key: held
         for key, held in memory.events.items()
-        if key in case_state.raised and not _is_active_again(state, case, key, target_key=held.target_key)
+        if key in case_state.raised and not _is_still_active(state, case, key, target_key=held.target_key)
     }
     if case.tag_device_ids:
         memory.untagged_ms = None
@@ -160,7 +160,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
     forget_closed(case_state)
 
 
-def _is_active_again(state: State, case: Case, key: EventKey, *, target_key: str) -> bool:
+def _is_still_active(state: State, case: Case, key: EventKey, *, target_key: str) -> bool:
     """Whether a snapshot names the device of an event once more for the same side, and the event is still active there."""
     sides = {target.key: target.device_ids for target in case.targets} | {"": case.tag_device_ids}
     is_named = key.device_id in sides.get(target_key, ())

@@ -406,8 +406,8 @@ def test_another_tag_ends_the_silence_unconfirmed_until_it_is_heard() -> None:
         if heard:
             story.at(ENDED_S - 5, "tag-2", FAR_M)
         story.case(ENDED_S, version=2, **OTHER_TAG)
-        [again] = story.of(AlertKind.HEARD_AGAIN)
-        assert again.unconfirmed is not heard
+        [alert] = story.of(AlertKind.HEARD_AGAIN)
+        assert alert.unconfirmed is not heard
 
 
 def test_a_wearer_without_a_tag_counts_in_no_outage() -> None:
@@ -485,7 +485,9 @@ def test_a_phone_that_comes_back_can_take_its_panic_call_back() -> None:
 
 
 @pytest.mark.parametrize("other", [NO_PHONE, OTHER_PHONE])
-def test_a_wearer_who_is_seen_again_while_nothing_measures_his_distance_is_no_all_clear(other: dict[str, Any]) -> None:
+def test_a_wearer_who_is_seen_once_more_while_nothing_measures_his_distance_is_no_all_clear(
+    other: dict[str, Any],
+) -> None:
     story = unseen()
     story.case(ENDED_S, version=2, **other)
     for at_s in range(ENDED_S + 10, ENDED_S + WAIT_S, 30):
@@ -506,7 +508,7 @@ def test_an_old_position_of_her_new_phone_ends_no_response() -> None:
     assert not is_open(story)
 
 
-def test_her_new_phone_decides_about_a_wearer_who_is_seen_again() -> None:
+def test_her_new_phone_decides_about_a_wearer_who_is_seen_once_more() -> None:
     for north_m, rings in ((FAR_M, []), (40, [2000, 1000, 100])):
         story = unseen()
         story.case(ENDED_S, version=2, **NO_PHONE)
