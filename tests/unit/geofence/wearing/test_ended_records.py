@@ -162,6 +162,7 @@ def test_an_order_that_is_not_in_force_yet_asks_for_nothing(name: str) -> None:
     story.case(ENDED_S, version=2, **gone)
     story.case(ENDED_S + 60, version=3, valid_from_ms=T0_MS + 9_000_000, **gone)
     assert [at_s for _, at_s, _ in ends_of(story)] == [ENDED_S + 60]
+    assert not ended_records.is_any(story.state.cases["case-1"])
 
 
 @pytest.mark.parametrize("name", ["unseen", "panicked"])
@@ -518,6 +519,7 @@ def test_her_new_phone_decides_about_a_wearer_who_is_seen_once_more() -> None:
         assert is_open(story)
         story.at(ENDED_S + 40, "phone-2", 0)
         assert story.entered() == rings and is_open(story) == bool(rings)
+        assert not ended_records.is_any(story.state.cases["case-1"])
         assert not any(alert.unconfirmed for alert in story.of(AlertKind.UNKNOWN_NEAR))
 
 
