@@ -14,6 +14,8 @@ class AlertPhase(StrEnum):
     """What the kind names has begun, or happens at this moment."""
     OVER = "OVER"
     """What the kind names is over, or is claimed no longer."""
+    UNCONFIRMED = "UNCONFIRMED"
+    """What the kind names is no longer watched or claimed, and no report shows that it is over."""
     CHANGED = "CHANGED"
     """For the record. The alert alone doesn't say whether what its kind names began, continued or ended."""
 
@@ -34,7 +36,9 @@ _ENDED_BY_RECORD = frozenset(
 
 
 def phase_of(alert: alert_pb2.Alert) -> AlertPhase:
-    """The part of an event that an alert tells, by its kind, demand, ring, destinations and outage."""
+    """The part of an event that an alert tells, by its kind, demand, ring, destinations, outage, and whether its end is confirmed."""
+    if alert.unconfirmed:
+        return AlertPhase.UNCONFIRMED
     if alert.demand != geometry_pb2.RECORD:
         return AlertPhase.BEGUN
     if alert.kind == alert_pb2.SPOOFING_SUSPECTED:

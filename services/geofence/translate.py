@@ -322,6 +322,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         if alert.anomaly
         else alert_pb2.ANOMALY_KIND_UNSPECIFIED,
         amends=alert.amends,
+        unconfirmed=alert.unconfirmed,
         encounter_id=alert.encounter_id,
         outage_id=alert.outage_id,
         outage_silent=alert.outage_silent,

@@ -36,6 +36,8 @@ class Expected:
     """Legs that must look into the act; None means any."""
     contact: str = ""
     """Plan of the first contact with the wearer, or the reason why it is withheld; empty means any, or none."""
+    unconfirmed: bool | None = None
+    """Whether the alert ends something that no report shows to be over; None means any."""
     what: str = ""
 
     def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
@@ -48,6 +50,7 @@ class Expected:
             and self.target in ("", alert["target_id"])
             and self.ring_m in (0, alert["ring_m"])
             and self.late in (None, alert["late"])
+            and self.unconfirmed in (None, alert.get("unconfirmed", False))
             and (not self.contact or self.contact in _contact(alert))
             and self.inside_s <= inside_s(alert)
             and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)

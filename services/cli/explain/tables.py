@@ -36,6 +36,13 @@ EARLIER_SHOWN = 12
 _CLEARED_BY_RECORD = (
     "a record changed or the order ended: no position shows that the wearer left. A distance is the ring's radius"
 )
+_UNCONFIRMED = "no report shows that it is over"
+_UNCONFIRMED_BY_TIME = (
+    f"half an hour has passed since the record of a device ended, and nothing answered what was open: {_UNCONFIRMED}"
+)
+_SHOWN_BY_ANOTHER_TAG = (
+    "the record of the opened tag has ended, and since then a whole tag has shown where the wearer is"
+)
 _ANOMALIES = {
     "JUMP": "the device's recent movement doesn't lead there, and no second position agrees",
     "VAGUE": "the accuracy is too poor to tell whether the wearer is inside",
@@ -100,10 +107,10 @@ def _decision(explained: Explanation, positions: bool) -> Table:
     if alert.anomaly:
         name = alert_pb2.AnomalyKind.Name(alert.anomaly)
         view.add_row("anomaly", f"{name}: {_ANOMALIES[name]}")
-    elif why := WHY.get((AlertKind(alert_pb2.AlertKind.Name(alert.kind)), Demand(alert.demand))):
+    elif why := _why_ended(explained) or WHY.get(
+        (AlertKind(alert_pb2.AlertKind.Name(alert.kind)), Demand(alert.demand))
+    ):
         view.add_row("why", why)
-    elif _is_cleared_by_record(explained):
-        view.add_row("why", _CLEARED_BY_RECORD)
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
         view.add_row("anomaly", "the positions are good, and so near the ring's edge that the wearer may be inside")
     if alert.amends:
@@ -118,6 +125,19 @@ def _decision(explained: Explanation, positions: bool) -> Table:
     if alert.HasField("contact"):
         view.add_row("first contact", contacts.in_words(alert.contact))
     return view
+
+
+def _why_ended(explained: Explanation) -> str | None:
+    """Why an alert ends something for another reason than its own kind of report; None if it doesn't."""
+    alert, refold = explained.alert, explained.refold
+    if _is_cleared_by_record(explained):
+        return _CLEARED_BY_RECORD
+    if alert.unconfirmed and refold.case is not None and refold.case.is_over(explained.decided_ms):
+        return f"the order ended: {_UNCONFIRMED}"
+    if alert.unconfirmed:
+        return f"a record changed: {_UNCONFIRMED}" if isinstance(refold.body, Case) else _UNCONFIRMED_BY_TIME
+    is_tampering_over = alert.kind == alert_pb2.TAMPERED and alert.demand == geometry_pb2.RECORD
+    return _SHOWN_BY_ANOTHER_TAG if is_tampering_over and explained.decisive else None
 
 
 def _is_cleared_by_record(explained: Explanation) -> bool:

@@ -133,6 +133,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "TAG_REFITTED": ("전자장치 재부착됨", "tag refitted"),
     "other_alert": ("그 밖의 경보", "other alert"),
     "phase_OVER": ("종료", "over"),
+    "phase_UNCONFIRMED": (
+        "기록 변경·명령 종료 또는 장치 없음으로 종료(상황 해소가 확인된 것은 아님)",
+        "ended because a record changed, the order ended or no device was left (no report shows that it is over)",
+    ),
     "phase_CHANGED": ("변동 기록", "a change, for the record"),
     # ── anomalies ────────────────────────────────────────────────────────────────────────────────────────────────────
     "anomaly_JUMP": ("이동으로 볼 수 없는 위치 변화", "a change of position that no movement explains"),

@@ -318,6 +318,8 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
             line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
+    if alert.unconfirmed:
+        line["unconfirmed"] = True
     if alert.notice:
         line["notice"] = {
             "ground": alert.notice.ground.value,

@@ -368,6 +368,8 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
             line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
+    if alert.unconfirmed:
+        line["unconfirmed"] = True
     if alert.HasField("ministry_notice"):
         line["notice"] = {
             "ground": notice_pb2.NoticeGround.Name(alert.ministry_notice.ground),

@@ -121,7 +121,10 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "next_EN_ROUTE": ("도착하면 보고하십시오.", "Report when the unit has arrived."),
     "next_ON_SCENE": ("신병 확보 또는 종결을 보고하십시오.", "Report the arrest, or close."),
     "next_APPREHENDED": ("종결하십시오.", "Close it."),
-    "next_STOOD_DOWN": ("위험이 끝났습니다. 사유를 적어 종결하십시오.", "The threat is over. Close it with a cause."),
+    "next_STOOD_DOWN": (
+        "출동이 해제되었습니다. 경보에서 해제 이유를 확인하고, 사유를 적어 종결하십시오.",
+        "The response has ended. Read in the alerts why, and close it with a cause.",
+    ),
     "next_CLOSED": ("종결되었습니다. 할 일이 없습니다.", "Closed. Nothing is left to do."),
     "next_NOTIFIED": ("통지만 받았습니다. 지금 할 일은 없습니다.", "Your desk was notified. Nothing is due."),
     "next_NOBODY_AVAILABLE": (
@@ -149,6 +152,7 @@ LIVE_TEXTS: dict[str, tuple[str, str]] = {
     "other_accepted": ("접수 {at}.", "Accepted at {at}."),
     "other_due": ("기한 {at}.", "Due by {at}."),
     "phase_OVER": ("종료", "over"),
+    "phase_UNCONFIRMED": ("확인 없이 종료", "ended, not confirmed by any report"),
     "phase_CHANGED": ("변동 기록", "a change, for the record"),
     "device_named": ("단말", "Device"),
     "charge_left": ("({for} 뒤 방전 예상)", "(empty in {for})"),

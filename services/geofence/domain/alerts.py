@@ -88,6 +88,8 @@ class Alert:
     """Whether the least distance is that of the entry, at a moment at which the position of one side is still unknown."""
     amends: str = ""
     """ACCOUNT_AMENDED: id of the RING_CLEARED alert with the account that this alert replaces."""
+    unconfirmed: bool = False
+    """Whether the alert ends something although no report shows that it is over."""
     encounter_id: str = ""
     """Id of the authorised encounter that is the reason why nobody is sent."""
     exercise: Exercise = Exercise.NONE

@@ -27,6 +27,9 @@ from services.geofence.domain.notices import notice
 from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
 from services.geofence.domain.version import VERSION
 
+UNCONFIRMED_VERSION = 18
+"""From this version of the log on, alerts say whether no report shows that what they end is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class AlertDraft:
@@ -60,6 +63,8 @@ class AlertDraft:
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     ended_notice: MinistryNotice | None = None
     """NOTICE_ENDED: the notice that has ended. The alert's destinations are its persons."""
+    unconfirmed: bool = False
+    """Whether the alert ends something although no report shows that it is over."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
     contact: FirstContact | None = None
@@ -147,6 +152,7 @@ class Decisions:
                 min_distance_mm=draft.min_mm,
                 min_distance_assumed=draft.min_is_assumed,
                 amends=amended.alert_id if amended else "",
+                unconfirmed=draft.unconfirmed and state.log_version >= UNCONFIRMED_VERSION,
                 encounter_id=draft.encounter.encounter_id if draft.encounter else "",
                 exercise=case.exercise,
                 anomaly=draft.anomaly,

@@ -58,6 +58,7 @@ _EXPECTED = {
     "not_before_s",
     "by_s",
     "late",
+    "unconfirmed",
     "inside_s",
     "least_m",
     "notice",

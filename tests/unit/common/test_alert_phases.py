@@ -78,3 +78,14 @@ def test_a_record_about_an_unseen_wearer_is_an_end_only_where_the_desks_learn_of
     assert phase_of(recorded) is AlertPhase.OVER
     possible = alert(demands.DETECTIONS[Detection.POSSIBLY_INSIDE_RECORDED], ring_m=100)
     assert phase_of(possible) is AlertPhase.BEGUN
+
+
+@pytest.mark.parametrize(
+    "kind", [AlertKind.RING_CLEARED, AlertKind.TAMPERED, AlertKind.UNKNOWN_NEAR, AlertKind.HEARD_AGAIN]
+)
+def test_an_end_that_no_report_shows_is_unconfirmed(kind: AlertKind) -> None:
+    ended = alert((kind, Demand.RECORD))
+    ended.destinations.append(_DESK)
+    assert phase_of(ended) is not AlertPhase.UNCONFIRMED
+    ended.unconfirmed = True
+    assert phase_of(ended) is AlertPhase.UNCONFIRMED

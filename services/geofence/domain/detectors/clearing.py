@@ -188,6 +188,7 @@ def clear_ring(
             min_is_assumed=account.is_assumed,
             due_ms=upto_ms,
             contact=contact,
+            unconfirmed=not is_seen,
         )
     )
 

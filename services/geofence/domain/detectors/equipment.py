@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import inf
 from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
-from services.geofence.domain.state import EndedEvent, EventKey, State
-from services.geofence.domain.wearing import removals
+from services.geofence.domain.state import CaseState, EndedEvent, EventKey, State
+from services.geofence.domain.wearing import ended_records, removals
 
 
 class EventChange(NamedTuple):
@@ -89,10 +90,11 @@ def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | Non
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
-    """Ends the events of devices that a new snapshot no longer names."""
+    """Ends the events of devices that a new snapshot no longer names, unless they outlast the end of a record."""
     named = amendment.case.device_ids if amendment.in_force else ()
     keys = [key for key in context.case_state.raised if key.device_id not in named]
-    _end_events(context, keys, context.state.now_ms)
+    held = ended_records.hold(context, amendment, keys)
+    _end_events(context, [key for key in keys if key not in held], context.state.now_ms)
 
 
 def end(context: CaseContext) -> None:
@@ -100,11 +102,60 @@ def end(context: CaseContext) -> None:
     _end_events(context, list(context.case_state.raised), context.case.end_ms)
 
 
-def _end_events(context: CaseContext, keys: Iterable[EventKey], at_ms: int) -> None:
+def end_held(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Ends the events that have outlasted the end of a record for long enough. Returns the moments of the next checks."""
+    return _end_held(context, at_ms) if ended_records.is_any(context.case_state) else ()  # nearly always none
+
+
+def _end_held(context: CaseContext, at_ms: int) -> Iterator[int]:
+    state, case_state = context.state, context.case_state
+    memory = ended_records.of(case_state)
+    calmed, expired = [], []
+    for key, held in memory.events.items():
+        until_ms = ended_records.event_until_ms(state, case_state, held)
+        if not held.target_key and (_is_located(context, held.ended_ms) or _was_permitted(context, key, held.ended_ms)):
+            calmed.append(key)
+        elif until_ms is not None and at_ms >= until_ms:
+            expired.append(key)
+        elif until_ms is not None:
+            yield until_ms
+    _end_events(context, calmed, at_ms, is_confirmed=True)
+    _end_events(context, expired, at_ms)
+    untagged_until_ms = ended_records.untagged_until_ms(state, case_state)
+    if untagged_until_ms is not None and at_ms >= untagged_until_ms:
+        memory.untagged_ms = None
+    ended_records.forget_closed(case_state)
+
+
+def _is_located(context: CaseContext, since_ms: int) -> bool:
+    """Whether a tag that wasn't opened has shown since a moment where the wearer is, and still does. Silences are checked before."""
+    state, case_state = context.state, context.case_state
+    if case_state.unseen or removals.is_off(case_state):
+        return False
+    held = ended_records.of(case_state).events
+    opened = {key.device_id for key in case_state.raised if key.event in demands.HOLDS_INCIDENT and key not in held}
+    fixes = (state.last_fix((tag_id,)) for tag_id in context.case.tag_device_ids if tag_id not in opened)
+    return any(fix is not None and fix.time_ms > since_ms for fix in fixes)
+
+
+def _was_permitted(context: CaseContext, key: EventKey, ended_ms: int) -> bool:
+    """Whether an authorised removal turns out to cover an open strap, from its opening to the end of the tag's record."""
+    moments_ms = context.case_state.raised[key], ended_ms
+    return key.event is EquipmentKind.STRAP_OPEN and all(
+        removals.covers(context.state, context.case, key.device_id, at_ms=moment_ms) for moment_ms in moments_ms
+    )
+
+
+def _end_events(context: CaseContext, keys: Iterable[EventKey], at_ms: int, *, is_confirmed: bool = False) -> None:
+    """Ends events. `is_confirmed`: a report or an officer's record shows that they are over; else their device is gone."""
+    case_state = context.case_state
     for key in sorted(keys, key=lambda key: (key.event.value, key.device_id)):
-        del context.case_state.raised[key]
+        target = ended_records.held_target(context.case, case_state, key) or _target_of(context, key.device_id)
+        del case_state.raised[key]
+        ended_records.of(case_state).events.pop(key, None)
         kind, _ = demands.EQUIPMENT[key.event]
-        context.alert(AlertDraft(kind, Demand.RECORD, at_ms, target=_target_of(context, key.device_id)))
+        cause = context.cause if is_confirmed else None
+        context.alert(AlertDraft(kind, Demand.RECORD, at_ms, target=target, cause=cause, unconfirmed=not is_confirmed))
 
 
 def _target_of(context: CaseContext, device_id: str) -> Target | None:
@@ -112,4 +163,11 @@ def _target_of(context: CaseContext, device_id: str) -> Target | None:
     return next((target for target in context.case.targets if device_id in target.device_ids), None)
 
 
+def _range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while something outlasts the end of a record: one of them may end it."""
+    return inf if ended_records.is_any(case_state) else 0
+
+
 DETECTOR = Detector(on_amend=amend, on_end=end)
+END_OF_HELD_EVENTS = Detector(on_time=end_held, awaits_report=ended_records.is_any, range_mm=_range_mm)
+"""A detector of its own: its place among the checks by time is after those of silences, which say whether the wearer is seen."""

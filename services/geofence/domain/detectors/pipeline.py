@@ -2,8 +2,8 @@
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
 first. As time passes, straps that are open at the end of an authorised removal come before silences, because they are a sign of
-evasion. Silences come before the ends of muting and the rings that no device measures any more, then amended accounts and late
-evidence; contacts without a cause come last.
+evasion. Silences come before the events of devices whose record has ended, the ends of muting and the rings that no device measures
+any more, then amended accounts and late evidence; contacts without a cause come last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
@@ -29,7 +29,7 @@ from services.geofence.domain.detectors import (
 )
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.notices.notice import OPEN_NOTICES
-from services.geofence.domain.wearing import fitting, removals
+from services.geofence.domain.wearing import ended_records, fitting, removals
 
 DETECTORS: tuple[Detector, ...] = (
     approach.DETECTOR,
@@ -41,6 +41,8 @@ DETECTORS: tuple[Detector, ...] = (
     removals.DETECTOR,
     fitting.DETECTOR,
     silence.DETECTOR,
+    ended_records.DETECTOR,
+    equipment.END_OF_HELD_EVENTS,
     possible_presence.DETECTOR,
     clearing.END_OF_MUTING,
     clearing.END_OF_WAIT,

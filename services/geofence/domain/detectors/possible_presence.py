@@ -75,30 +75,40 @@ def end_if_expired(context: CaseContext, target: Target) -> None:
     """Ends a possible presence at a newest report, if no position has allowed the presence for 3 minutes."""
     now_ms, before = context.state.now_ms, POSSIBLE.of(context.case_state).get(target.key)
     if before and context.cause is not None and now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
-        _retract(context, target, now_ms)
+        _retract(context, target, now_ms, unconfirmed=False)
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
     """Retracts the possible presences of targets that a new snapshot no longer watches."""
     for target in context.case.targets:
         if not amendment.watches(target.key):
-            _retract(context, target, context.state.now_ms)
+            _retract(context, target, context.state.now_ms, unconfirmed=True)
 
 
 def end(context: CaseContext) -> None:
     """Retracts all possible presences of a case that ends."""
     for target in context.case.targets:
-        _retract(context, target, context.case.end_ms)
+        _retract(context, target, context.case.end_ms, unconfirmed=True)
 
 
-def _retract(context: CaseContext, target: Target, at_ms: int) -> None:
+def _retract(context: CaseContext, target: Target, at_ms: int, *, unconfirmed: bool) -> None:
     before = POSSIBLE.of(context.case_state).pop(target.key, None)
     if before is None:
         return
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
     # While an episode is open, the end of a mere possibility is no all-clear.
     record_only = not before.emitted or bool(context.case_state.episode_id)
-    context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause, record_only=record_only))
+    context.alert(
+        AlertDraft(
+            kind,
+            demand,
+            at_ms,
+            target=target,
+            cause=context.cause,
+            record_only=record_only,
+            unconfirmed=unconfirmed,
+        )
+    )
 
 
 def range_mm(_: State, case_state: CaseState) -> float:

@@ -22,7 +22,7 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 from services.geofence.domain.unseen import belief, stages
 from services.geofence.domain.unseen.stages import UnseenStage
-from services.geofence.domain.wearing import removals
+from services.geofence.domain.wearing import ended_records, removals
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -41,6 +41,8 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
             state.watched.add(case.case_id)
         check_times_ms += _check_contact(context, at_ms)
         check_times_ms += _check_reachability(context, at_ms)
+    else:
+        check_times_ms += _end_untagged(context, at_ms)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
         state.silent_devices.update(case_state.devices(key))
     return check_times_ms
@@ -91,14 +93,19 @@ def await_reports(case_state: CaseState, from_ms: int) -> None:
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
     """Retracts the alerts about a wearer and targets that a new snapshot no longer covers, and restarts the wait for replaced
-    devices."""
+    devices. The end of the record of the last tag retracts nothing by itself."""
     before, case = context.case, amendment.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
     dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if amendment.in_force else set())
-    _close(context, context.state.now_ms, dropped if case.tag_device_ids else dropped | {WEARER})
+    is_kept = case.tag_device_ids or ended_records.outlast(context.state, amendment)
+    _close(context, context.state.now_ms, dropped if is_kept else dropped | {WEARER})
+    if before.tag_device_ids and not case.tag_device_ids:
+        context.state.watched.discard(case.case_id)
+        if context.case_state.silent:
+            outages.note_heard(context.decisions, context.case_state, context.state.now_ms)
     for key in replaced | dropped:
         context.case_state.awaited_from_ms.pop(key, None)
 
@@ -118,17 +125,27 @@ def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
             continue
         stages.PUT_OFF.of(case_state).pop(target.key, None)
         if case_state.near.pop(target.key, None):
-            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
+            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target, unconfirmed=True)
         if target.key in keys and case_state.lost.pop(target.key, False):
-            _emit(context, Detection.PERSON_FOUND, at_ms, target=target)
+            _emit(context, Detection.PERSON_FOUND, at_ms, target=target, unconfirmed=True)
     if WEARER not in keys:
         return
     case_state.unseen = False
     context.state.watched.discard(context.case.case_id)
     if case_state.silent:
         case_state.silent = None
-        _emit(context, Detection.HEARD_AGAIN, at_ms)
-        outages.note_heard(context.decisions, case_state, at_ms)
+        _emit(context, Detection.HEARD_AGAIN, at_ms, unconfirmed=True)
+        if context.case.tag_device_ids:  # else no outage counts the wearer any more
+            outages.note_heard(context.decisions, case_state, at_ms)
+
+
+def _end_untagged(context: CaseContext, at_ms: int) -> Iterator[int]:
+    """Retracts the alerts about a wearer for whom the records have named no tag for too long; yields the time of the next check."""
+    until_ms = ended_records.untagged_until_ms(context.state, context.case_state)
+    if until_ms is not None and at_ms < until_ms:
+        yield until_ms
+    elif until_ms is not None:
+        _close(context, at_ms, {WEARER})
 
 
 def _emit(
@@ -138,8 +155,9 @@ def _emit(
     *,
     target: Target | None = None,
     heard_ms: int | None = None,
+    unconfirmed: bool = False,
 ) -> Demand:
-    """Emits a detection and returns its demand.
+    """Emits a detection and returns its demand. `unconfirmed`: no report shows that what it ends is over.
 
     `heard_ms` is the time of the last contact before a silence. If an outage explains the silence, a NOTIFY is only recorded: the
     notice of the outage covers it.
@@ -164,6 +182,7 @@ def _emit(
             cause=context.cause,
             record_only=record_only,
             outage_id=outage_id,
+            unconfirmed=unconfirmed,
         )
     )
     return demand
@@ -173,6 +192,11 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
     """When somebody's devices were last heard; if never, since when a report has been awaited."""
     heard = [state.heard_at_ms[device] for device in case_state.devices(key) if device in state.heard_at_ms]
     return max(heard, default=case_state.awaited_from_ms[key])
+
+
+def _was_heard(state: State, case_state: CaseState, key: str) -> bool:
+    """Whether any of somebody's devices was ever heard."""
+    return any(device in state.heard_at_ms for device in case_state.devices(key))
 
 
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,14 +211,14 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
-            _emit(context, Detection.HEARD_AGAIN, at_ms)
+            unconfirmed = not _was_heard(state, case_state, WEARER)  # another tag was put
+            _emit(context, Detection.HEARD_AGAIN, at_ms, unconfirmed=unconfirmed)
             outages.note_heard(context.decisions, case_state, at_ms)
         yield _no_later(silent_ms, at_ms)
         return
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
-        heard_before = any(tag_id in state.heard_at_ms for tag_id in context.case.tag_device_ids)
-        if heard_before and context.case.is_live:
+        if _was_heard(state, case_state, WEARER) and context.case.is_live:
             outages.note_silence(context.decisions, context.case.case_id, moment_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
     if at_ms < long_silent_ms:
@@ -225,7 +249,9 @@ def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                _emit(context, Detection.PERSON_FOUND, at_ms, target=target)
+                # Never heard: her device was replaced, or its record ended.
+                unconfirmed = not _was_heard(state, case_state, target.key)
+                _emit(context, Detection.PERSON_FOUND, at_ms, target=target, unconfirmed=unconfirmed)
             yield lost_ms
         elif target.key not in case_state.lost:
             emitted = not _explained(case_state, target)
@@ -277,9 +303,13 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
             until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
             yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
             continue
+        until_ms = ended_records.unmeasured_until_ms(state, case_state, target)
+        if until_ms is not None and at_ms < until_ms:
+            yield until_ms
+            continue
         stages.PUT_OFF.of(case_state).pop(target.key, None)
         if case_state.near.pop(target.key, None):
-            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
+            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target, unconfirmed=until_ms is not None)
 
 
 def _check_target(

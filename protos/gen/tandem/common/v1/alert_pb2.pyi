@@ -38,9 +38,11 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     no device has measured the distance for half an hour; Measure then has no distance.
     """
     TAMPERED: _AlertKind.ValueType  # 3
-    """The tag reports that it was opened."""
+    """The tag reports that it was opened. With RECORD it was closed, or its record ended and since then another tag has shown where the
+    wearer is; Alert.unconfirmed otherwise.
+    """
     PANIC: _AlertKind.ValueType  # 4
-    """The protected person pressed the panic button."""
+    """The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise."""
     LOW_BATTERY: _AlertKind.ValueType  # 5
     """The battery of a device is nearly empty."""
     JAMMED: _AlertKind.ValueType  # 6
@@ -56,18 +58,18 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     SILENT: _AlertKind.ValueType  # 9
     """No tag of the wearer reported for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
     HEARD_AGAIN: _AlertKind.ValueType  # 10
-    """A tag reported after SILENT."""
+    """A tag reported after SILENT, or, with Alert.unconfirmed, no tag is awaited any more or another one is."""
     UNKNOWN_NEAR: _AlertKind.ValueType  # 11
     """The wearer may be near the target, and nobody can say. There are two cases. First, the wearer's position is unknown: the newest
     one is older than 3 minutes, and than the interval that the tag keeps and 30 seconds. RECORD if the wearer can have reached the
     ring that demands a response at the speed bound; RESPOND instead after a sign such as an opened tag. NOTIFY if the wearer can have
     reached it at the own pace, or after half an hour. If the wearer was last within a ring that demands NOTIFY or more, NOTIFY at
     once, and RESPOND once the wearer can have arrived at that pace. The passing of time or the protected person's movement causes this
-    alert. A RECORD after it says that the wearer's position is known. Second, a report allows the wearer to be within the ring that
-    demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else RECORD. It is RECORD too if somebody was
-    sent to the target, or during an authorised encounter. Alert.anomaly says why the position isn't better; without an anomaly the
-    positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
-    for 3 minutes.
+    alert. A RECORD after it says that the wearer's position is known, unless Alert.unconfirmed is set. Second, a report allows the
+    wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else
+    RECORD. It is RECORD too if somebody was sent to the target, or during an authorised encounter. Alert.anomaly says why the
+    position isn't better; without an anomaly the positions are good and near the ring's edge. RECORD without an anomaly or
+    probability ends it: no position has allowed presence for 3 minutes.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """The wearer is within an outer ring, and at the present movement would enter the ring that demands a response before help could
@@ -139,9 +141,11 @@ RING_CLEARED: AlertKind.ValueType  # 2
 no device has measured the distance for half an hour; Measure then has no distance.
 """
 TAMPERED: AlertKind.ValueType  # 3
-"""The tag reports that it was opened."""
+"""The tag reports that it was opened. With RECORD it was closed, or its record ended and since then another tag has shown where the
+wearer is; Alert.unconfirmed otherwise.
+"""
 PANIC: AlertKind.ValueType  # 4
-"""The protected person pressed the panic button."""
+"""The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise."""
 LOW_BATTERY: AlertKind.ValueType  # 5
 """The battery of a device is nearly empty."""
 JAMMED: AlertKind.ValueType  # 6
@@ -157,18 +161,18 @@ she carries one or it reported.
 SILENT: AlertKind.ValueType  # 9
 """No tag of the wearer reported for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
 HEARD_AGAIN: AlertKind.ValueType  # 10
-"""A tag reported after SILENT."""
+"""A tag reported after SILENT, or, with Alert.unconfirmed, no tag is awaited any more or another one is."""
 UNKNOWN_NEAR: AlertKind.ValueType  # 11
 """The wearer may be near the target, and nobody can say. There are two cases. First, the wearer's position is unknown: the newest
 one is older than 3 minutes, and than the interval that the tag keeps and 30 seconds. RECORD if the wearer can have reached the
 ring that demands a response at the speed bound; RESPOND instead after a sign such as an opened tag. NOTIFY if the wearer can have
 reached it at the own pace, or after half an hour. If the wearer was last within a ring that demands NOTIFY or more, NOTIFY at
 once, and RESPOND once the wearer can have arrived at that pace. The passing of time or the protected person's movement causes this
-alert. A RECORD after it says that the wearer's position is known. Second, a report allows the wearer to be within the ring that
-demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else RECORD. It is RECORD too if somebody was
-sent to the target, or during an authorised encounter. Alert.anomaly says why the position isn't better; without an anomaly the
-positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
-for 3 minutes.
+alert. A RECORD after it says that the wearer's position is known, unless Alert.unconfirmed is set. Second, a report allows the
+wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY once an hour for each target, else
+RECORD. It is RECORD too if somebody was sent to the target, or during an authorised encounter. Alert.anomaly says why the
+position isn't better; without an anomaly the positions are good and near the ring's edge. RECORD without an anomaly or
+probability ends it: no position has allowed presence for 3 minutes.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """The wearer is within an outer ring, and at the present movement would enter the ring that demands a response before help could
@@ -335,6 +339,7 @@ class Alert(_message.Message):
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
     ANOMALY_FIELD_NUMBER: _builtins.int
     AMENDS_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
     MINISTRY_NOTICE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     REMOVAL_ID_FIELD_NUMBER: _builtins.int
@@ -390,6 +395,10 @@ class Alert(_message.Message):
     amends: _builtins.str
     """ACCOUNT_AMENDED: id of the RING_CLEARED alert whose account this alert's Measure replaces. The last amendment by (sequence,
     ordinal) is valid.
+    """
+    unconfirmed: _builtins.bool
+    """The alert ends something although no report shows that it is over: the order ended, a record was dropped, or no device has shown
+    anything for half an hour since the record of the last one ended. From fold version 18 on; false before.
     """
     removal_id: _builtins.str
     """TAG_REMOVAL, TAG_REMOVED, TAG_REFITTED: the Ministry's id of the authorised removal. Else empty."""
@@ -463,6 +472,7 @@ class Alert(_message.Message):
         outage_watched: _builtins.int = ...,
         anomaly: Global___AnomalyKind.ValueType = ...,
         amends: _builtins.str = ...,
+        unconfirmed: _builtins.bool = ...,
         ministry_notice: _notice_pb2.MinistryNotice | None = ...,
         checks: _abc.Iterable[Global___Destination] | None = ...,
         removal_id: _builtins.str = ...,
@@ -470,7 +480,7 @@ class Alert(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "contact", b"contact", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "contact", b"contact", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "contact", b"contact", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "unconfirmed", b"unconfirmed", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
