@@ -22,6 +22,8 @@ from services.geofence.domain.state import CaseState, State
 AMEND_AFTER_MS = 60_000
 """Delay before an amended account is published, so that it includes more late reports: a backlog of an hour takes half a minute to
 arrive."""
+_EVERY_PAIR_VERSION = 18
+"""Before this version of the log, one known pair of devices was enough to drop the distance that was assumed at an entry by another."""
 SAME_VISIT_MS = 180_000
 """A newly proved presence this close in time to one that was notified belongs to the same visit."""
 
@@ -66,12 +68,12 @@ def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, 
 def _assumed_mm(
     state: State, case_state: CaseState, target: Target, *, entered_mm: float | None, at_ms: int
 ) -> float | None:
-    """The distance that was assumed at an entry, mm; None once the movement at that moment is known."""
-    if entered_mm is not None and any(
-        rings.relative_at(sides, at_ms) is not None for sides in pairs(state, case_state, target)
-    ):
+    """The distance that was assumed at an entry, mm; None once the movement at that moment is known of every pair of devices."""
+    if entered_mm is None:
         return None
-    return entered_mm
+    known = [rings.relative_at(sides, at_ms) is not None for sides in pairs(state, case_state, target)]
+    is_known = all(known) and bool(known) if state.log_version >= _EVERY_PAIR_VERSION else any(known)
+    return None if is_known else entered_mm
 
 
 def close(ring_state: RingState, account_: Account) -> None:

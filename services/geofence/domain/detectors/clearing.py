@@ -107,7 +107,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
         if is_fresh:
             fresh = True
             since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
-            if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
+            if not is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
     return fresh
 
@@ -132,7 +132,7 @@ def _may_be_within(state: State, sides: Sides, target: Target, *, radius_mm: int
     return any(target.shape.within(piece.start, piece.end, radius_mm) for pieces in movements for piece in pieces)
 
 
-def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_mm: int, since_ms: int) -> bool:
+def is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_mm: int, since_ms: int) -> bool:
     """Whether fresh positions prove that the wearer was beyond a radius for long enough since the ring was entered."""
     until_ms = rings.known_until(sides) or 0
     from_ms = until_ms - state.rules.clear_after_ms

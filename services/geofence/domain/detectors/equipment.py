@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
 from services.geofence.domain.state import CaseState, EndedEvent, EventKey, State
 from services.geofence.domain.wearing import ended_records, removals
+
+_ONE_OF_SEVERAL_VERSION = 18
+"""Before this version of the log, the end of one event was an end for the legs even if another event of its kind went on."""
 
 
 class EventChange(NamedTuple):
@@ -84,9 +88,21 @@ def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | Non
             return  # the desks know; a receiver may report jamming with each position
         if ended_ms is None:
             raised[key] = at_ms
-    context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause))
+    record_only = event in demands.ENDS and _goes_on(context, kind, target)
+    context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause, record_only=record_only))
     if ended_ms is not None and key not in raised:
         context.alert(AlertDraft(kind, Demand.RECORD, ended_ms, target=target))
+
+
+def _goes_on(context: CaseContext, kind: AlertKind, target: Target | None) -> bool:
+    """Whether another active event of the same kind holds on, so that the end of one event is no end of the threat: she called on one
+    device and takes the call of another one back, or a strap is closed while the case of the tag is open."""
+    if context.state.log_version < _ONE_OF_SEVERAL_VERSION:
+        return False
+    return any(
+        demands.EQUIPMENT[key.event][0] is kind and _target_of(context, key.device_id) == target
+        for key in context.case_state.raised
+    )
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:

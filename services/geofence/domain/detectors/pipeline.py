@@ -29,11 +29,13 @@ from services.geofence.domain.detectors import (
 )
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.notices.notice import OPEN_NOTICES
+from services.geofence.domain.unseen import returns
 from services.geofence.domain.wearing import ended_records, fitting, removals
 
 DETECTORS: tuple[Detector, ...] = (
     approach.DETECTOR,
     clearing.DETECTOR,
+    returns.DETECTOR,
     withheld_clearing.DETECTOR,
     closest_approach.DETECTOR,
     distances.DETECTOR,

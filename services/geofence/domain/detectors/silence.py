@@ -7,7 +7,6 @@ check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
 from services.geofence.domain import demands
@@ -20,7 +19,7 @@ from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
-from services.geofence.domain.unseen import belief, stages
+from services.geofence.domain.unseen import ambiguous, belief, stages
 from services.geofence.domain.unseen.stages import UnseenStage
 from services.geofence.domain.wearing import ended_records, removals
 
@@ -58,7 +57,7 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
         return None
     case, heard_at_ms = case_state.case, state.heard_at_ms
     track = state.last_track(case.tag_device_ids)
-    if track is None or case.case_id not in state.watched:
+    if track is None or case.case_id not in state.watched or ambiguous.is_vague(track):
         return None
     tag_ids, after_ms = case.tag_device_ids, track.unknown_after_ms()
     silent_after_ms = after_ms if len(tag_ids) == 1 else _silent_after_ms(state, case)
@@ -298,9 +297,14 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
     case_state.unseen = False
     for target in context.case.targets:
         believed = withheld_clearing.believed_unseen(context, target, track.recent[-1])
+        ambiguity = ambiguous.find(context, target, track) if believed is None else None
+        if ambiguity is not None and ambiguity.last is None:
+            case_state.unseen = True
+            continue
+        believed = believed or (ambiguity.last if ambiguity else None)
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
-            until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
+            until = track.until(believed)
             yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
             continue
         until_ms = ended_records.unmeasured_until_ms(state, case_state, target)

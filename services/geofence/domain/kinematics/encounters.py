@@ -14,6 +14,13 @@ KOREA_MS = 9 * 3_600_000
 """Korea is this far ahead of UTC, all year."""
 DAY_MS = 86_400_000
 
+_EDGE_VERSION = 18
+"""Before this version of the log, a position a metre beyond the edge of a courtroom ended an encounter there."""
+EDGE_TIMES = 2
+"""A position shows a wearer within a place if it is at most this many times its accuracy beyond the place's edge."""
+MAX_EDGE_MM = 50_000
+"""Greatest such distance, mm: a vague position mustn't allow a street."""
+
 
 def active_at(state: State, case: Case, at_ms: int) -> Encounter | None:
     """The encounter that allows the wearer to be near at a moment, if any."""
@@ -36,9 +43,17 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
     known_ms = [
         track.recent[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
-        if (point := _point(track, at_ms)) and any(shape.distance_mm(point) == 0 for shape in encounter.places)
+        if (point := _point(track, at_ms))
+        and any(shape.distance_mm(point) <= _edge_mm(state, track, at_ms) for shape in encounter.places)
     ]
     return min(end_ms, max(known_ms)) if known_ms else None
+
+
+def _edge_mm(state: State, track: Track, at_ms: int) -> int:
+    """How far beyond the edge of a place a position may be that shows the wearer within it, mm."""
+    if state.log_version < _EDGE_VERSION:
+        return 0
+    return min(MAX_EDGE_MM, EDGE_TIMES * track.accuracy_at(at_ms))
 
 
 def allows(case: Case, at_ms: int, point: Vector) -> bool:

@@ -252,6 +252,11 @@ class Track(Fixes):
         """
         return max(0, min(self._index_at(time_ms) - 1, self.count - newest))
 
+    def until(self, last: Fix) -> Track:
+        """The track as it was when a fix was its newest one. A fix that the track has dropped makes a track of its own."""
+        fixes = self.fixes
+        return Track(fixes[: bisect_right(fixes, last)] or [last])
+
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
         self.drop(self.count_before(time_ms, 2))

@@ -66,7 +66,7 @@ def stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Itera
         return
     if possible_ms is not None:
         yield UnseenStage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
-    if _was_near(state, case, unseen.last, target=target):
+    if was_near(state, case, unseen.last, target=target):
         yield UnseenStage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
         announced = _is_announced(state, case, unseen.last)
         from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
@@ -106,7 +106,7 @@ def _was_announced(state: State, tag_id: str, at_ms: int, *, by: Iterable[Equipm
     return any(at_ms - active[event.value] <= ANNOUNCED_MS for event in by if event.value in active)
 
 
-def _was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
+def was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
     """Whether the last known positions of wearer and target were within a ring that demands NOTIFY or more."""
     apart = state.apart_mm(last, target)
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)

@@ -14,7 +14,7 @@ from services.geofence import translate
 from services.geofence.domain import codec, demands, state
 from services.geofence.domain.alerts import Alert, AnomalyKind, DeadLetter
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand, EquipmentKind
+from services.geofence.domain.entries import Demand, EquipmentKind, FoldVersion
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -281,3 +281,30 @@ def test_a_checkpoint_of_another_version_of_the_fold_is_not_read() -> None:
     assert older != encoded
     with pytest.raises(codec.UnreadableState, match="fold version 1"):
         codec.decode(older)
+
+
+@pytest.mark.parametrize(
+    ("beginnings", "end"),
+    [
+        ((("phone", "PANIC_BUTTON"),), ("watch", "PANIC_CANCELLED")),
+        ((("tag", "STRAP_OPEN"), ("tag", "CASE_OPEN")), ("tag", "STRAP_CLOSED")),
+        ((("tag", "STRAP_OPEN"),), ("wrist-tag", "STRAP_CLOSED")),
+    ],
+)
+def test_the_end_of_one_of_several_events_is_no_end_of_the_threat(
+    beginnings: tuple[tuple[str, str], ...], end: tuple[str, str]
+) -> None:
+    """The legs read RECORD as the end of a threat, so an alert that ends nothing goes to nobody."""
+    story = Story()
+    story.enter(0, FoldVersion(VERSION))
+    person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone", "watch"])
+    story.case(tag_device_ids=["tag", "wrist-tag"], persons=[person])
+    for i, (device_id, event) in enumerate(beginnings):
+        story.says(60 * i, device_id, event)
+    story.says(300, *end)
+    *_, ended = story.alerts
+    assert (ended.demand, ended.destinations, ended.incident_ends) == (Demand.RECORD, (), False)
+    for i, (device_id, event) in enumerate(beginnings):
+        closing = next(closing for closing, begun in demands.ENDS.items() if begun.value == event)
+        story.says(400 + 60 * i, device_id, closing.value)
+    assert story.alerts[-1].destinations and story.alerts[-1].incident_ends
