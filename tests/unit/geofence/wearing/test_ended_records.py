@@ -257,7 +257,7 @@ def test_a_kept_position_of_a_wearer_who_is_unseen_shows_nothing() -> None:
     assert is_open(story)
 
 
-def test_a_whole_tag_beside_the_cut_one_decides() -> None:
+def test_a_second_tag_that_is_whole_decides() -> None:
     story = tampered(tag_device_ids=["tag", "tag-2"])
     story.at(ENDED_S - 20, "tag-2", FAR_M)
     story.case(ENDED_S, version=2, **OTHER_TAG)
@@ -372,6 +372,13 @@ def test_a_removal_that_covers_the_open_strap_ends_the_tampering_also_with_the_r
     assert ends_of(story) == [(AlertKind.TAMPERED, ENDED_S, False)]
     story = tampered()
     story.case(ENDED_S, version=2, removals=[removal_of(30, ENDED_S - 10)], **NO_TAG)
+    assert is_open(story)
+
+
+def test_a_removal_explains_no_open_case() -> None:
+    story = begin()
+    story.says(60, "tag", "CASE_OPEN")
+    story.case(ENDED_S, version=2, removals=[removal_of(30, ENDED_S + 10)], **NO_TAG)
     assert is_open(story)
 
 
@@ -495,6 +502,7 @@ def test_a_wearer_who_is_seen_once_more_while_nothing_measures_his_distance_is_n
         story.at(at_s, "tag", 40)
     assert is_open(story) and not rings_of(story)
     restart(story)
+    story.heard(ENDED_S + WAIT_S - 1, "phone-2")  # which says nothing about where she is
     story.tick(ENDED_S + WAIT_S)
     assert ends_of(story) == [(AlertKind.UNKNOWN_NEAR, ENDED_S + WAIT_S, True)]
 
