@@ -266,10 +266,10 @@ def _alerts(
 
 def _is_without_departure(alert: alert_pb2.Alert, snapshots: Sequence[_LoggedSnapshot]) -> bool:
     """Whether a ring was cleared by a snapshot of its case, by the end of the order, or because no device measures the distance any
-    more. Only reports clear it otherwise. Before fold version 18 the alert doesn't say it."""
+    more. Only reports clear it otherwise."""
     known = [snapshot for snapshot in snapshots if snapshot.sequence <= alert.sequence]
-    if alert.kind != alert_pb2.RING_CLEARED or alert.unconfirmed or not known:
-        return alert.kind == alert_pb2.RING_CLEARED and alert.unconfirmed
+    if alert.kind != alert_pb2.RING_CLEARED or not known:
+        return False
     newest = known[-1]
     is_over = 0 < newest.valid_until_ms <= times.from_timestamp(alert.decided_at)
     return is_over or newest.sequence == alert.sequence or alert.target_id in newest.unlocated_ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import inf
 from typing import NamedTuple
 
 from services.geofence.domain import demands
@@ -11,7 +10,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
-from services.geofence.domain.state import CaseState, EndedEvent, EventKey, State
+from services.geofence.domain.state import EndedEvent, EventKey, State
 from services.geofence.domain.wearing import ended_records, removals
 
 _ONE_OF_SEVERAL_VERSION = 18
@@ -179,11 +178,6 @@ def _target_of(context: CaseContext, device_id: str) -> Target | None:
     return next((target for target in context.case.targets if device_id in target.device_ids), None)
 
 
-def _range_mm(_: State, case_state: CaseState) -> float:
-    """All fixes, while something outlasts the end of a record: one of them may end it."""
-    return inf if ended_records.is_any(case_state) else 0
-
-
 DETECTOR = Detector(on_amend=amend, on_end=end)
-END_OF_HELD_EVENTS = Detector(on_time=end_held, awaits_report=ended_records.is_any, range_mm=_range_mm)
+END_OF_HELD_EVENTS = Detector(on_time=end_held, awaits_report=ended_records.is_any)
 """A detector of its own: its place among the checks by time is after those of silences, which say whether the wearer is seen."""

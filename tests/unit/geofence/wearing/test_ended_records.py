@@ -49,10 +49,10 @@ def unseen(version: int = VERSION, **case: Any) -> Story:
     return story
 
 
-def tampered(version: int = VERSION, **case: Any) -> Story:
-    """The strap is cut far from her, and the tag reports on."""
+def tampered(version: int = VERSION, *, event: str = "STRAP_OPEN", **case: Any) -> Story:
+    """The strap is cut far from her, or the tag's case is opened, and the tag reports on."""
     story = begin(version, **case)
-    story.says(60, "tag", "STRAP_OPEN")
+    story.says(60, "tag", event)
     for at_s in range(75, ENDED_S, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", FAR_M)
@@ -257,7 +257,7 @@ def test_a_kept_position_of_a_wearer_who_is_unseen_shows_nothing() -> None:
     assert is_open(story)
 
 
-def test_a_whole_tag_beside_the_cut_one_decides() -> None:
+def test_a_second_tag_that_is_whole_decides() -> None:
     story = tampered(tag_device_ids=["tag", "tag-2"])
     story.at(ENDED_S - 20, "tag-2", FAR_M)
     story.case(ENDED_S, version=2, **OTHER_TAG)
@@ -372,6 +372,12 @@ def test_a_removal_that_covers_the_open_strap_ends_the_tampering_also_with_the_r
     assert ends_of(story) == [(AlertKind.TAMPERED, ENDED_S, False)]
     story = tampered()
     story.case(ENDED_S, version=2, removals=[removal_of(30, ENDED_S - 10)], **NO_TAG)
+    assert is_open(story)
+
+
+def test_a_removal_explains_no_open_case() -> None:
+    story = tampered(event="CASE_OPEN")
+    story.case(ENDED_S, version=2, removals=[removal_of(30, ENDED_S + 10)], **NO_TAG)
     assert is_open(story)
 
 
@@ -491,6 +497,7 @@ def test_a_wearer_who_is_seen_once_more_while_nothing_measures_his_distance_is_n
 ) -> None:
     story = unseen()
     story.case(ENDED_S, version=2, **other)
+    story.heard(ENDED_S + 5, "phone-2")  # which says nothing about where she is
     for at_s in range(ENDED_S + 10, ENDED_S + WAIT_S, 30):
         story.at(at_s, "tag", 40)
     assert is_open(story) and not rings_of(story)
