@@ -66,15 +66,16 @@ class Outages:
             failures, repetition.unlogged, repetition.not_before_s = repetition.unlogged, 0, now_s + INTERVAL_S
         logger().log(level, self._event, **fields, reason=reason, failures=failures)
 
-    def succeeded(self, fields: Mapping[str, object], quiet_s: float = 0.0) -> None:
-        """Ends an outage, if there is one and its last failure is at least `quiet_s` ago, seconds."""
+    def succeeded(self, fields: Mapping[str, object], quiet_s: float = 0.0) -> bool:
+        """Ends an outage, if there is one and its last failure is at least `quiet_s` ago, seconds. Returns whether it has ended."""
         if not self._open:
-            return
+            return False
         now_s, key = time.monotonic(), tuple(fields.items())
         with self._lock:
             outage = self._open.get(key)
             if outage is None or now_s < outage.failed_s + quiet_s:
-                return
+                return False
             del self._open[key]
         lasted_s = round(outage.failed_s - outage.since_s, 1)
         logger().info(self._ended, **fields, after=self._event, failures=outage.failures, seconds=lasted_s)
+        return True

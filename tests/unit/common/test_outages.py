@@ -43,7 +43,7 @@ def logs() -> Iterator[list[EventDict]]:
         yield lines
 
 
-def told(logs: list[EventDict]) -> list[tuple[str, str, int]]:
+def counted(logs: list[EventDict]) -> list[tuple[str, str, int]]:
     return [(line["event"], line.get("reason", ""), line["failures"]) for line in logs]
 
 
@@ -56,7 +56,7 @@ def test_a_fault_that_repeats_is_a_line_at_once_then_one_each_interval_with_its_
         clock.now_s += 0.1
     faults.succeeded({"database": "a"})
     faults.succeeded({"database": "a"})
-    assert told(logs) == [
+    assert counted(logs) == [
         ("refused", "away", 1),
         ("refused", "away", 100),
         ("refused", "away", 100),
@@ -76,7 +76,7 @@ def test_another_reason_and_another_place_are_lines_of_their_own(clock: Time, lo
     faults.succeeded({"database": "a"})
     faults.failed({"database": "b"}, "away")
     faults.failed({"database": "a"}, "away")
-    assert told(logs)[3:] == [("answers", "", 3), ("refused", "away", 1)], "the next outage is another one"
+    assert counted(logs)[3:] == [("answers", "", 3), ("refused", "away", 1)], "the next outage is another one"
 
 
 def test_reasons_that_differ_each_time_fill_no_memory(clock: Time, logs: list[EventDict]) -> None:
@@ -96,7 +96,7 @@ def test_a_database_that_answers_between_its_refusals_is_one_outage(clock: Time,
     clock.now_s += refused.QUIET_S
     refused.answered("full")
     refused.answered("full")
-    assert told(logs) == [
+    assert counted(logs) == [
         ("database_refused", "database or disk is full", 1),
         ("database_refused", "database or disk is full", 20),
         ("database_answers", "", 40),
@@ -120,7 +120,7 @@ async def test_many_calls_that_are_retried_together_are_one_outage(clock: Time, 
     calls.pop().cancel()
     away = False
     await asyncio.gather(*calls)
-    assert [event for event, *_ in told(logs)] == ["work_retried", "work_retried", "work_retried", "retry_succeeded"]
+    assert [event for event, *_ in counted(logs)] == ["work_retried", "work_retried", "work_retried", "retry_succeeded"]
     assert logs[-1]["after"] == "work_retried" and logs[-1]["failures"] > 500
     assert not retrying._RETRYING
 
