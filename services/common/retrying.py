@@ -92,6 +92,8 @@ async def retried(
                 del _RETRYING[event, *fields.items()]
                 if retrying.works:
                     _outages(event).succeeded(fields)
+                else:
+                    _outages(event).forget(fields)
 
 
 def _outages(event: str) -> Outages:

@@ -79,3 +79,8 @@ class Outages:
         lasted_s = round(outage.failed_s - outage.since_s, 1)
         logger().info(self._ended, **fields, after=self._event, failures=outage.failures, seconds=lasted_s)
         return True
+
+    def forget(self, fields: Mapping[str, object]) -> None:
+        """Forgets an outage whose end nobody will see. The next failure begins another one."""
+        with self._lock:
+            self._open.pop(tuple(fields.items()), None)

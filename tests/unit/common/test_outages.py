@@ -139,6 +139,9 @@ async def test_work_that_ends_with_another_error_or_is_cancelled_leaves_nothing_
         await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
+    assert counted(logs) == [("conflicting", "away", 1)] * 2, (
+        "nobody retries any more, so the next failure is a new one"
+    )
     assert not retrying._RETRYING
 
 
