@@ -69,4 +69,10 @@ def unwarned(incident: Incident) -> Iterator[Flag]:
         demanding = incident.asked.get(assignment.assignment_id)
         if demanding and assignment.state is AssignmentState.ESCALATED and assignment.flag is None:
             alert = demanding.last
-            yield Flag(assignment.subject_id, WarningFlag.NO_CONTACT, alert.alert_id, alert.place, alert.order_id)
+            yield Flag(
+                subject_id=assignment.subject_id,
+                flag=WarningFlag.NO_CONTACT,
+                alert_id=alert.alert_id,
+                place=alert.place,
+                order_id=alert.order_id,
+            )
