@@ -161,4 +161,5 @@ def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
 
 
 def _make_keys(path: Path) -> None:
-    durable.write(path, secrets.token_hex(KEY_BYTES).encode())
+    # It ends its line, so that `>>` appends the next key as a line of its own.
+    durable.write(path, f"{secrets.token_hex(KEY_BYTES)}\n".encode())

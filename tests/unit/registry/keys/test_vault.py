@@ -44,6 +44,14 @@ def test_the_key_is_created_once_and_is_readable_only_by_its_owner(tmp_path: Pat
     assert [file for file in path.parent.iterdir() if file.stat().st_size] == [path]
 
 
+def test_a_key_that_is_appended_to_the_file_is_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "registry.key"
+    (first,) = read_or_make_keys(path)
+    with path.open("a") as file:
+        file.write("ab" * 32 + "\n")
+    assert read_or_make_keys(path) == (first, b"\xab" * 32)
+
+
 def test_processes_that_start_together_create_one_key(tmp_path: Path) -> None:
     starters = 8
 
