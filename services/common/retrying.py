@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.common.observability.telemetry import logger
+from services.common.observability.outages import Outages
 from services.common.rpc.errors import RetryableError, TandemError
 
 T = TypeVar("T")
@@ -37,6 +37,21 @@ def every(delay_s: float) -> Backoff:
 
 RETRY = every(0.5)
 """Default delay between retries."""
+_OUTAGES: dict[str, Outages] = {}
+"""Outages of this process, by the event of their failures."""
+
+
+@dataclass(slots=True)
+class _Retrying:
+    """Calls of `retried` with the same event and fields that have failed and still go on."""
+
+    calls: int = 0
+    works: bool = False
+    """Whether a call has succeeded since the last failure."""
+
+
+_RETRYING: dict[tuple[object, ...], _Retrying] = {}
+"""Calls that retry now, by event and fields."""
 
 
 async def retried(
@@ -50,13 +65,36 @@ async def retried(
 ) -> T:
     """Runs `work` until it succeeds, and returns its result. Retries only after errors of the types in `on`; any other error is raised.
 
-    Each failure is logged as `event` with its reason and `fields`.
+    Failures are logged as `event` with their reason and `fields`. In an outage many calls fail together, and each one often, so
+    `Outages` bounds the lines. Once they work again, `retry_succeeded` is logged.
     """
-    retries = 0
-    while True:
-        try:
-            return await work()
-        except on as error:
-            logger().log(level, event, **fields, reason=error.reason)
-            await asyncio.sleep(backoff.delay_s(retries))
-            retries += 1
+    failures, retrying = 0, None
+    try:
+        while True:
+            try:
+                result = await work()
+            except on as error:
+                if retrying is None:
+                    retrying = _RETRYING.setdefault((event, *fields.items()), _Retrying())
+                    retrying.calls += 1
+                retrying.works = False
+                _outages(event).failed(fields, error.reason, level)
+                await asyncio.sleep(backoff.delay_s(failures))
+                failures += 1
+            else:
+                if retrying:
+                    retrying.works = True
+                return result
+    finally:
+        if retrying:
+            retrying.calls -= 1
+            if not retrying.calls:
+                del _RETRYING[event, *fields.items()]
+                if retrying.works:
+                    _outages(event).succeeded(fields)
+                else:
+                    _outages(event).forget(fields)
+
+
+def _outages(event: str) -> Outages:
+    return _OUTAGES.setdefault(event, Outages(event, "retry_succeeded"))

@@ -1,4 +1,4 @@
-"""Runs the tasks of a service until SIGTERM, SIGINT or a failure, and then cancels them."""
+"""Runs the tasks of a service until SIGTERM, SIGINT or a failure, and then cancels them. Completes work whose caller has gone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,35 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from services.common.observability.heartbeat import HEART
 from services.common.observability.telemetry import logger
 
+T = TypeVar("T")
 YOUNG_OBJECTS = 20_000
 """Number of new objects, less those that were freed, after which Python looks for cycles among them. Few objects of the services are in
 cycles, so little waits."""
 STOP_TRIES = 3
 """Maximum number of cancellations of a task, one a second. Libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
+
+
+async def completed(work: Awaitable[T]) -> T:
+    """Completes `work` even if the caller is cancelled, for example because it disconnects. So no change stops halfway.
+
+    The failure of work whose caller was cancelled is logged, since nobody else sees it.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_note_failure)
+        raise
+
+
+def _note_failure(task: asyncio.Future[T]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@ from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import Targets
 from services.dispatch.handover.api import HandoverApi
+from services.dispatch.late_warnings import LateWarnings
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
@@ -53,6 +54,7 @@ from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.notes.api import NoteApi
+from services.dispatch.phones.access import PhoneAccess
 from services.dispatch.phones.afterwards_api import AfterwardsApi
 from services.dispatch.phones.api import PhoneNoticeApi
 from services.dispatch.phones.state_api import PhoneStateApi
@@ -66,7 +68,7 @@ from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.statistics.api import StatisticsApi
 from services.dispatch.statistics.collector import FiguresCollector
 from services.dispatch.warning.metrics import WarningMetrics
-from services.dispatch.warning.service import Warnings, open_warnings
+from services.dispatch.warning.service import open_warnings
 from tandem.dispatch.v1 import (
     afterwards_pb2_grpc,
     calls_pb2_grpc,
@@ -148,14 +150,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.subscriptions))
-            warnings = None
-            if policy.warns_persons:
-                warnings = await stack.enter_async_context(
-                    open_warnings(settings, leg, WarningMetrics(registry), http_closed=process_metrics.http_closed)
-                )
-                readiness.need(warnings.streams.alerts.unable)
-                phone_api.connected(warnings.phones)
-                afterwards_api.connected(warnings.phones.ended)
+            warnings = LateWarnings(leg, settings.warning_database) if policy.warns_persons else None
             works = [
                 rpc.keep_health(server, readiness),
                 watch_deadlines(leg),
@@ -177,7 +172,11 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 exchange(settings, leg, WebhookMetrics(registry), http_closed=process_metrics.http_closed),
             ]
             if warnings:
-                works.append(warnings.run())
+                readiness.need(warnings.unable)
+                opening = open_warnings(
+                    settings, leg, WarningMetrics(registry), http_closed=process_metrics.http_closed
+                )
+                works.append(warnings.run(opening, lambda opened: _connect(opened.phones, phone_api, afterwards_api)))
             if follower:
                 works.append(follower.run())
             if policy.commands_tags and settings.ingest:
@@ -185,6 +184,11 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             if policy.contacts_wearer and settings.ingest:
                 works.append(ContactConfirmations(leg, settings).run())
             await running.until_stopped(*works)
+
+
+def _connect(phones: PhoneAccess, phone_api: PhoneNoticeApi, afterwards_api: AfterwardsApi) -> None:
+    phone_api.connected(phones)
+    afterwards_api.connected(phones.ended)
 
 
 def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMetrics) -> TargetFollower | None:
@@ -252,7 +256,7 @@ def _add_servicers(
 async def mesh(
     settings: DispatchSettings,
     leg: LegService,
-    warnings: Warnings | None,
+    warnings: LateWarnings | None,
     *,
     evidence_api: EvidenceApi,
     statistics_api: StatisticsApi,
@@ -290,8 +294,7 @@ async def mesh(
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
-                tasks.create_task(warnings.streams.follow(bus, log_meta))
-                tasks.create_task(warnings.devices.keep_restored(bus))
+                tasks.create_task(warnings.follow(bus, log_meta))
             if retention:
                 tasks.create_task(retention.run())
             tasks.create_task(LegDisclosures(leg.name, leg.store).run(bus))

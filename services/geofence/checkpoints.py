@@ -10,6 +10,7 @@ import asyncio
 from typing import NamedTuple
 
 from services.common.observability.telemetry import logger
+from services.common.running import completed
 from services.geofence.domain.state import State
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import CheckpointFailed, CheckpointStore, Footing, PendingCheckpoint
@@ -75,7 +76,7 @@ class Checkpoints:
                 while not self._published.is_verified:  # noqa: ASYNC110  # verified each second
                     await asyncio.sleep(CHECK_INTERVAL_S)
                 self._finishing = asyncio.ensure_future(asyncio.to_thread(self._store.finish, pending, footing))
-                await asyncio.shield(self._finishing)
+                await completed(self._finishing)
             except (CheckpointFailed, OSError) as error:
                 # Decisions need no checkpoint, and the next one may succeed. Without any, a restart replays more.
                 logger().error("checkpoint_failed", partition=self._partition, reason=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
+from services.common.running import completed
 from services.registry.bulk import translate as batches
 from services.registry.bulk.service import BulkService
 from services.registry.domain import Order
@@ -68,7 +69,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.PutWearerRequest, context: _Context
     ) -> registry_pb2.PutWearerResponse:
         wearer = _parse(request, "wearer", translate.parse_wearer)
-        outcome = translate.outcome_to_proto(await _finish(self._ministry.put_wearer(wearer)))
+        outcome = translate.outcome_to_proto(await completed(self._ministry.put_wearer(wearer)))
         warnings = translate.warnings_to_proto("wearer", batches.warnings_of(wearer))
         return registry_pb2.PutWearerResponse(outcome=outcome, warnings=warnings)
 
@@ -77,25 +78,25 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.EndWearerResponse:
         wearer_id, end, version = translate.parse_wearer_end(request)
         warnings = self._check_happened("ended_at", end.at_ms)
-        outcome = await _finish(self._ministry.end_wearer(wearer_id, end, version))
+        outcome = await completed(self._ministry.end_wearer(wearer_id, end, version))
         return registry_pb2.EndWearerResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutTag(self, request: registry_pb2.PutTagRequest, context: _Context) -> registry_pb2.PutTagResponse:
         tag = _parse(request, "tag", translate.parse_tag)
-        outcome = await _finish(self._ministry.put_tag(tag))
+        outcome = await completed(self._ministry.put_tag(tag))
         return registry_pb2.PutTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndTag(self, request: registry_pb2.EndTagRequest, context: _Context) -> registry_pb2.EndTagResponse:
         device_id, removed_at_ms, version = translate.parse_device_end(request)
         warnings = self._check_happened("removed_at", removed_at_ms)
-        outcome = await _finish(self._ministry.end_tag(device_id, removed_at_ms, version))
+        outcome = await completed(self._ministry.end_tag(device_id, removed_at_ms, version))
         return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutProtectedPerson(
         self, request: registry_pb2.PutProtectedPersonRequest, context: _Context
     ) -> registry_pb2.PutProtectedPersonResponse:
         person = _parse(request, "protected_person", translate.parse_protected_person)
-        outcome = await _finish(self._police.put_protected_person(person))
+        outcome = await completed(self._police.put_protected_person(person))
         return registry_pb2.PutProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndProtectedPerson(
@@ -103,14 +104,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.EndProtectedPersonResponse:
         person_id, ended_at_ms, version = translate.parse_person_end(request)
         warnings = self._check_happened("ended_at", ended_at_ms)
-        outcome = await _finish(self._police.end_protected_person(person_id, ended_at_ms, version))
+        outcome = await completed(self._police.end_protected_person(person_id, ended_at_ms, version))
         return registry_pb2.EndProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     async def PutDevice(
         self, request: registry_pb2.PutDeviceRequest, context: _Context
     ) -> registry_pb2.PutDeviceResponse:
         device = _parse(request, "device", translate.parse_device)
-        outcome = await _finish(self._police.put_device(device))
+        outcome = await completed(self._police.put_device(device))
         return registry_pb2.PutDeviceResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndDevice(
@@ -118,7 +119,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.EndDeviceResponse:
         device_id, removed_at_ms, version = translate.parse_device_end(request)
         warnings = self._check_happened("removed_at", removed_at_ms)
-        outcome = await _finish(self._police.end_device(device_id, removed_at_ms, version))
+        outcome = await completed(self._police.end_device(device_id, removed_at_ms, version))
         return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome), warnings=warnings)
 
     def _check_happened(self, field: str, end_ms: int) -> list[registry_pb2.Warning]:
@@ -130,7 +131,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)
         replaced = _parse(request, "replaces", translate.parse_replaced) if request.HasField("replaces") else None
-        outcome, stage = await _finish(self._police.put_order(order, replaced))
+        outcome, stage = await completed(self._police.put_order(order, replaced))
         return registry_pb2.PutOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
             warnings=translate.warnings_to_proto("order", batches.warnings_of(order)),
@@ -151,11 +152,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             # In a thread, because parsing and hashing of hundreds of records would block other calls.
             parsed = await asyncio.to_thread(parse, request)
             batch = [record.prepared for record in parsed if isinstance(record, batches.ParsedRecord)]
-            yield batches.results_to_proto(parsed, await _finish(self._bulk.put(batch)))
+            yield batches.results_to_proto(parsed, await completed(self._bulk.put(batch)))
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
         order_id, end, version = translate.parse_order_end(request)
-        outcome, stage = await _finish(self._police.end_order(order_id, end, version))
+        outcome, stage = await completed(self._police.end_order(order_id, end, version))
         warnings = lifecycle.end_warnings("ended_at", end.at_ms, self._clock.now_ms())
         return registry_pb2.EndOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
@@ -174,7 +175,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 incoming.add(lists.parse_listed(request, agency))
             comparing = asyncio.ensure_future(self._reconciliation.compare(agency, incoming.records))
             try:
-                compared = await asyncio.shield(comparing)
+                compared = await completed(comparing)
             finally:
                 await asyncio.wait([comparing])  # the list counts until it is compared, even if the caller has gone
             for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
@@ -209,7 +210,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
         case_id, decision, reason, seen = review_messages.parse_decision(request)
-        decided = await _finish(self._reviews.decide(case_id, decision, reason, seen=seen, by=caller().spiffe_id))
+        decided = await completed(self._reviews.decide(case_id, decision, reason, seen=seen, by=caller().spiffe_id))
         return review_pb2.DecideReviewResponse(review=review_messages.review_to_proto(decided))
 
     async def WatchMatches(
@@ -236,8 +237,3 @@ def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:
         return parse(getattr(request, name))
     except InvalidField as error:
         raise error.under(name) from None
-
-
-async def _finish(work: Coroutine[Any, Any, _R]) -> _R:
-    """Run `work` to its end even if the caller disconnects, so that a transaction is never cancelled halfway."""
-    return await asyncio.shield(work)

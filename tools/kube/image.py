@@ -33,9 +33,13 @@ LIMITS = (
 SCRATCH = "/tmp"  # noqa: S108  # the container's own
 MOUNTS = ("--tmpfs", SCRATCH, "--volume", f"{ROOT / 'examples'}:/examples:ro")
 WITHIN_S = 120
-SERVICES = ("registry", "ingest", "geofence", "dispatch", "console", "cli")
-CONSOLE = ROOT / "services" / "console"
-PAGES = {str(file.relative_to(CONSOLE)) for kind in ("static", "templates") for file in (CONSOLE / kind).iterdir()}
+SERVICES = sorted(file.parent.name for file in (ROOT / "services").glob("*/__main__.py"))
+PAGES = {
+    str(file.relative_to(ROOT / "services"))
+    for kind in ("static", "templates")
+    for file in (ROOT / "services").glob(f"*/{kind}/*")
+}
+"""Files of the console's and field's pages, relative to services/."""
 SEARCHES = {
     "writable files": "find / -xdev -writable ! -type l -not -path '/tmp*' -not -path '/dev/*' -not -path '/proc/*'",
     "files of the project that raise privileges": "find /opt/tandem -perm /6000",
@@ -77,7 +81,7 @@ def findings(image: str) -> Iterator[str]:
             yield f"{what}: {', '.join(seen[:5])}"
     if podman(image, "sh", "-c", "touch /opt/tandem/x").returncode == 0:
         yield "its root is writable"
-    yield from (f"the console lacks {name}" for name in sorted(PAGES - files_in(image, "services/console")))
+    yield from (f"it lacks services/{name}" for name in sorted(PAGES - files_in(image, "services")))
     yield from secrets_in(image)
 
 

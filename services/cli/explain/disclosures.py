@@ -29,6 +29,16 @@ class Reader:
     purpose: Purpose
 
 
+def reviewer_id(name: str, needed_by: str) -> str:
+    """SPIFFE id of a reviewer. Raises CommandFailed if the name can't be in one. `needed_by` says what needs the name."""
+    spiffe_id = PREFIX + name
+    try:
+        caller_of(spiffe_id)
+    except Unauthenticated:
+        raise CommandFailed(f"{needed_by} needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
+    return spiffe_id
+
+
 def reader(
     name: str,
     legal_basis: str,
@@ -42,11 +52,7 @@ def reader(
 
     `needed_by` is the option that makes the grounds necessary, and `kinds` are the kinds of records that are read.
     """
-    reader = Reader(PREFIX + name, legal_basis, purpose)
-    try:
-        caller_of(reader.spiffe_id)
-    except Unauthenticated:
-        raise CommandFailed(f"{needed_by} needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
+    reader = Reader(reviewer_id(name, needed_by), legal_basis, purpose)
     for kind in kinds:
         try:
             check_grounds(legal_basis, purpose, "", kind=kind, now_ms=now_ms)

@@ -40,11 +40,11 @@ AGENCY_STEPS = tuple(_STEP_NAMES.values())
 # The warning gateway sends nobody, so it has no steps "dispatched" and "en route".
 WARNING_STEPS = ("offered", "accepted", "stood down", "closed")
 STEPS = (
-    *("received", "durable", "decided"),
+    *("received", "durable", "alert seen"),
     *(f"{leg} {step}" for leg in ("probation", "police") for step in AGENCY_STEPS),
     *(f"warning {step}" for step in WARNING_STEPS),
 )
-"""All measured steps, in their order."""
+"""All measured steps, in their order. "alert seen" comes after the legs' offers: WatchAlerts collects alerts for 0.1 s."""
 BREACH, END = "the report", "the end of the case"
 
 
@@ -72,7 +72,7 @@ class Times:
 
 
 class _Alerts(Actor):
-    """Follows the alerts of a drill, and records when the breach was received and decided."""
+    """Follows the alerts of a drill, and records when the breach was received and when a follower saw its alert."""
 
     def __init__(self, clients: Clients, order_id: Callable[[], str], times: Times) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class _Alerts(Actor):
         async for message in follow(self._open):
             alert = message.alert
             if alert.order_id == self._order_id() and alert.demand == geometry_pb2.Demand.RESPOND:
-                self._times.note("decided")
+                self._times.note("alert seen")
                 if alert.HasField("cause"):
                     self._times.note("received", alert.cause.received_wall_us)
                 self._changed.set()
@@ -175,7 +175,7 @@ class Drill:
             try:
                 await asyncio.shield(creation)
                 await self._breach()
-                await self._alerts.until("the alert", lambda: self.times.ms.get("decided"), self._patience_s)
+                await self._alerts.until("the alert", lambda: self.times.ms.get("alert seen"), self._patience_s)
                 await self._until_step("en route", "accepted")
             finally:
                 # The synthetic records must not stay, however the drill ends, Ctrl-C included.

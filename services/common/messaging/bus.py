@@ -23,6 +23,7 @@ from nats.js.api import Header
 from services.common.messaging.nats_client import ReconnectingClient, ResettingTransport
 from services.common.messaging.permissions import SERVICE, inbox
 from services.common.observability.metrics import ProcessMetrics, unexposed
+from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff, every, retried
 from services.common.rpc.certificates import Files, client_context, spiffe_id
@@ -300,11 +301,11 @@ async def connect(
     async def on_error(error: Exception) -> None:
         if (reason := str(error).removeprefix("nats: ")).startswith("permissions violation"):
             logger().error("nats_refused", reason=reason)
-        elif type(error) is nats.errors.Error:
-            logger().warning("nats_error", error="Error", reason=reason)  # what the server said
         else:
-            logger().warning("nats_error", error=type(error).__name__)
+            # An error of the type Error holds what the server said.
+            attempts.failed({}, reason if type(error) is nats.errors.Error else type(error).__name__, logging.WARNING)
 
+    attempts = Outages("nats_error", "nats_reconnected")
     ending = False
 
     async def on_disconnect() -> None:
@@ -312,7 +313,8 @@ async def connect(
             logger().warning("nats_disconnected")
 
     async def on_reconnect() -> None:
-        logger().info("nats_reconnected")
+        if not attempts.succeeded({}):
+            logger().info("nats_reconnected")
 
     user = urlsplit(url.partition(",")[0]).username
     if tls:
@@ -335,6 +337,7 @@ async def connect(
             reconnected_cb=on_reconnect,
             tls=client_context(tls) if tls else None,
         )
+        attempts.succeeded({})
         renewing = asyncio.create_task(_renew(client, tls)) if tls else None
         bus = Bus(client, user or name, metrics)
         await bus.listen()

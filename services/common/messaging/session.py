@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -22,8 +23,8 @@ from nats.js.api import ConsumerConfig
 
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.delivered import Delivered
+from services.common.observability.outages import Outages
 from services.common.observability.readiness import ReaderHealth
-from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound, Unavailable
 
 EXPIRES_S, HEARTBEAT_S = 5.0, 0.5
@@ -39,6 +40,7 @@ _CREATE_RETRY_S, _REQUEST_RETRY_S, _REFUSED_S = 0.25, 0.2, 0.1
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
 _NS = 1_000_000_000
+_AWAITED = Outages("consumer_awaited", "retry_succeeded")
 
 Compare: TypeAlias = Callable[[Bus, int], Awaitable[None]]
 """Compares a reader's position with the stream. The number is the last sequence that its consumer has delivered. Raises
@@ -190,9 +192,10 @@ class PullSession:
         except NameInUse:
             raise
         except (NotFound, Unavailable) as error:
-            logger().warning("consumer_awaited", stream=consumer.stream, reason=error.reason)
+            _AWAITED.failed({"stream": consumer.stream}, error.reason, logging.WARNING)
             await asyncio.sleep(_CREATE_RETRY_S)
             return _State.CHECKING
+        _AWAITED.succeeded({"stream": consumer.stream})
         self._has_consumer, self._left = True, 0
         self._signs.note()
         return _State.REQUESTING

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.observability.lateness import ARRIVES, RECEIPT, ExpectedTime, StepOutcome
+from services.common.observability.lateness import ARRIVES, ExpectedTime, StepOutcome
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
@@ -89,7 +89,6 @@ def _arrival(
 
 
 def _as_of(expected: ExpectedTime, now_us: int) -> ExpectedTime:
-    # The time of a receipt isn't published, so nothing is known of one until the leg flags that it is missing.
-    if expected.outcome is StepOutcome.OPEN and expected.name != RECEIPT and now_us > expected.due_us:
+    if expected.outcome is StepOutcome.OPEN and now_us > expected.due_us:
         return replace(expected, outcome=StepOutcome.MISSED)
     return expected

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 ARRIVES = "UNIT_ARRIVES"
 """Name of the expectation that a unit arrives. The other names are those of tandem.registry.v1.Expectation without their prefix."""
-RECEIPT = "WARNING_RECEIVED"
 
 
 class StepOutcome(StrEnum):

@@ -84,7 +84,7 @@ class SqliteDatabase(Database):
     is_shared = False
 
     def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Visits, *, thread: VisitThread) -> None:
-        self._engine = engine
+        self._engine, self._name = engine, str(engine.url.database)
         self._readers = readers
         self._visits = visits
         self._thread = thread
@@ -94,14 +94,14 @@ class SqliteDatabase(Database):
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """See `Database.transaction`."""
         async with self._one_at_a_time:
-            with refusals():
+            with refusals(self._name):
                 async with self._engine.begin() as connection:
                     yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """See `Database.reading`."""
-        with refusals():
+        with refusals(self._name):
             async with self._readers.begin() as connection:
                 yield connection
 
@@ -165,15 +165,15 @@ class PostgresDatabase(Database):
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """A lock for a task, as `Database.alone` describes it. It is lost with the connection that holds it."""
         ping = sa.text("select 1")
-        with postgres.refusals():
+        with postgres.refusals(self._engine):
             connection = await postgres.begin(self._engine, ping, isolation_level="AUTOCOMMIT")
 
         async def check() -> None:
-            with postgres.refusals():
+            with postgres.refusals(self._engine):
                 await connection.execute(ping)
 
         try:
-            with postgres.refusals():
+            with postgres.refusals(self._engine):
                 while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():
                     stand_by()
                     await asyncio.sleep(LOCK_INTERVAL_S)
@@ -282,7 +282,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     _prepare(readers.sync_engine, "BEGIN", (*_PRAGMAS, "query_only=ON"))
     _prepare(visits, begin=None)  # a visit begins its transaction itself
     try:
-        with refusals():
+        with refusals(str(path)):
             async with engine.begin() as connection:
                 await connection.run_sync(_upgrade, migrations, revision)
         with (

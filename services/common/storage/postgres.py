@@ -17,7 +17,8 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.common.rpc.errors import FailedPrecondition
+from services.common.storage.refused import answered, refused
 
 CONNECTIONS = 8
 """Number of pooled connections of a process."""
@@ -135,7 +136,7 @@ async def visit(where: AsyncEngine, first: str) -> AsyncIterator[AsyncConnection
 
     SQLAlchemy may execute statements in it as well. It believes that each commits by itself. Raises the errors of `transaction`.
     """
-    with refusals():
+    with refusals(where):
         connection = await begin(where, f"BEGIN; {first}", isolation_level="AUTOCOMMIT")
         try:
             yield connection
@@ -154,7 +155,7 @@ async def transaction(where: AsyncEngine, first: sa.Executable, **options: Any) 
 
     `options` are execution options of the connection. Raises Unavailable if the server refuses or doesn't answer.
     """
-    with refusals():
+    with refusals(where):
         connection = await begin(where, first, **options)
         try:
             yield connection
@@ -263,16 +264,20 @@ async def _connection(where: AsyncEngine) -> AsyncConnection:
     try:
         return await connection.start()
     except exc.TimeoutError as error:
-        logger().error("database_refused", reason="no connection is free")
-        raise Unavailable(f"all {CONNECTIONS} connections to the database are in use", retry_after_s=1.0) from error
+        message = f"all {CONNECTIONS} connections to the database are in use"
+        raise refused(_name(where), "no connection is free", message, retry_after_s=1.0) from error
     except OSError as error:
         # The driver raises OSError if no server listens.
-        logger().error("database_refused", reason=type(error).__name__)
-        raise Unavailable("the database doesn't answer", retry_after_s=5.0) from error
+        raise refused(_name(where), type(error).__name__, "the database doesn't answer") from error
+
+
+def _name(where: AsyncEngine) -> str:
+    """Name of a database. The rest of its URL may hold a password."""
+    return str(where.url.database)
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(where: AsyncEngine) -> Iterator[None]:
     """Turns refusals and timeouts of the server into Unavailable. Errors of statements that are wrong in themselves pass through."""
     try:
         yield
@@ -287,5 +292,5 @@ def refusals() -> Iterator[None]:
             reason = str(error.orig)
         else:
             reason = str(error.args[0])  # without the driver's details, which may hold stored values
-        logger().error("database_refused", reason=reason)
-        raise Unavailable(f"the database refused: {reason}", retry_after_s=5.0) from error
+        raise refused(_name(where), reason, f"the database refused: {reason}") from error
+    answered(_name(where))

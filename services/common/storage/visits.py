@@ -13,12 +13,13 @@ from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from services.common.observability.telemetry import logger
-from services.common.rpc.errors import Unavailable
+from services.common.storage.refused import answered, refused
 
 T = TypeVar("T")
+_REFUSALS = (sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Errors of the file or its disk. DatabaseError itself, and no other error that derives from it, says that the file is damaged."""
 
 
 class VisitThread:
@@ -72,7 +73,7 @@ class Visits:
     """The connection of an SQLite file's visits, opened by the first one, which runs in the thread of the visits."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._name = engine, str(engine.url.database)
         self._connection: Connection | None = None
 
     def __enter__(self) -> Visits:
@@ -88,7 +89,7 @@ class Visits:
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` as one transaction. The driver begins and commits it: SQLAlchemy's layers cost more than most statements."""
-        with refusals():
+        with refusals(self._name):
             driver = self.driver()
             driver.execute("BEGIN IMMEDIATE")
             try:
@@ -107,20 +108,17 @@ class Visits:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(file: str) -> Iterator[None]:
     """Turns a refusal of an SQLite file, such as a full disk, into Unavailable. SQLAlchemy raises refusals of its own statements, and
     the driver those of a `Prepared` statement.
 
-    Nothing of the transaction is stored, and a retry may succeed.
+    Nothing of the transaction is stored, and a retry may succeed. A damaged file refuses, too, until it is replaced.
     """
     try:
         yield
-    except OperationalError as error:
-        raise _unavailable(error.orig) from error
-    except sqlite3.OperationalError as error:
-        raise _unavailable(error) from error
-
-
-def _unavailable(error: BaseException | None) -> Unavailable:
-    logger().error("database_refused", reason=str(error))
-    return Unavailable(f"the database refused: {error}", retry_after_s=5.0)
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if type(cause) not in _REFUSALS:
+            raise
+        raise refused(file, str(cause), f"the database refused: {cause}") from error
+    answered(file)

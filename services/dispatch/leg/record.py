@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -20,6 +19,7 @@ from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.common.running import completed
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import EVENTS, Event
@@ -57,7 +57,6 @@ STEP_STATES = (
 )
 """All log names of steps."""
 _NAMES = {names.stored_name: names for names in EVENTS.values()}
-T = TypeVar("T")
 
 
 class SecondaryRecords:
@@ -110,7 +109,7 @@ class SecondaryRecords:
                 for write in writes:
                     write.then()
 
-        await _complete(commit())
+        await completed(commit())
 
 
 class LegRecord:
@@ -161,7 +160,7 @@ class LegRecord:
         and the error is raised.
         """
         with self.gate.response():
-            return await _complete(self._commit(Request(commands, situation, position=position, first=first)))
+            return await completed(self._commit(Request(commands, situation, position=position, first=first)))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
@@ -344,19 +343,3 @@ def _log(leg: Leg, change: Change, metrics: DispatchMetrics) -> None:
             incident_id=assignment.incident_id,
             sequence=step.sequence,
         )
-
-
-async def _complete(work: Awaitable[T]) -> T:
-    """Completes `work` even if the caller is cancelled, so that memory and store don't diverge."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(_note_failure)
-        raise
-
-
-def _note_failure(task: asyncio.Future[T]) -> None:
-    """Logs the failure of work whose caller was cancelled, since nobody else sees it."""
-    if not task.cancelled() and (error := task.exception()):
-        logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))

@@ -19,6 +19,7 @@ from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied, Unavailable
 from services.common.rpc.identity import Caller, Role
+from services.common.running import completed
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import what_if
 from services.geofence.domain.entries import Case
@@ -49,7 +50,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
         if self._evaluating.locked():
             raise Unavailable("another what-if question is being evaluated: retry")
         # A thread can't be stopped. So the lock stays held until the evaluation ends, even if its caller disconnects.
-        return await asyncio.shield(asyncio.ensure_future(self._answer(request)))
+        return await completed(self._answer(request))
 
     async def _answer(self, request: what_if_pb2.EvaluateRequest) -> what_if_pb2.EvaluateResponse:
         async with self._evaluating:

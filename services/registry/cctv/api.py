@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from services.common.clock import MeshClock
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
+from services.common.running import completed
 from services.registry.cctv.domain import CctvEntry, CctvGround, CctvRequest, CctvStep
 from services.registry.cctv.service import CctvRequests, NewRequest
 from services.registry.disclosure.translate import parse_grounds
@@ -47,8 +47,7 @@ class CctvServicer(cctv_pb2_grpc.CctvServiceServicer):
             government=required_text("government", request.government, GOVERNMENT_MAX_CHARS),
             details=required_text("details", request.details, DETAILS_MAX_CHARS),
         )
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        made, disclosure_id = await asyncio.shield(self._requests.request(new, server.caller().spiffe_id))
+        made, disclosure_id = await completed(self._requests.request(new, server.caller().spiffe_id))
         return cctv_pb2.RequestCctvResponse(request=self._to_proto(made), disclosure_id=disclosure_id)
 
     async def RecordCctvStep(
@@ -67,7 +66,7 @@ class CctvServicer(cctv_pb2_grpc.CctvServiceServicer):
             recorded_by=server.caller().spiffe_id,
             text=note,
         )
-        changed = await asyncio.shield(self._requests.add_step(request_id, entry))
+        changed = await completed(self._requests.add_step(request_id, entry))
         return cctv_pb2.RecordCctvStepResponse(request=self._to_proto(changed))
 
     async def ListCctvRequests(
@@ -82,7 +81,7 @@ class CctvServicer(cctv_pb2_grpc.CctvServiceServicer):
         listing = self._requests.list_about(
             server.caller(), grounds, wearer_id, after=after, only_overdue=request.only_overdue
         )
-        found, disclosure_id = await asyncio.shield(listing)
+        found, disclosure_id = await completed(listing)
         return cctv_pb2.ListCctvRequestsResponse(requests=map(self._to_proto, found), disclosure_id=disclosure_id)
 
     def _to_proto(self, request: CctvRequest) -> cctv_pb2.CctvRequest:

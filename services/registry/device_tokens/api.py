@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
@@ -11,6 +10,7 @@ from services.common import fields
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
+from services.common.running import completed
 from services.registry.device_tokens.domain import MAX_KEEP_OLDER_S
 from services.registry.device_tokens.service import DeviceTokens
 from services.registry.reconciliation.domain import Agency
@@ -31,15 +31,14 @@ class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
         device_id = fields.required_id("device_id", request.device_id)
         if request.keep_older_for_s > MAX_KEEP_OLDER_S:
             raise InvalidField("keep_older_for_s", f"must be from 0 to {MAX_KEEP_OLDER_S}")
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        token = await asyncio.shield(self._tokens.issue(_agency(), device_id, request.keep_older_for_s))
+        token = await completed(self._tokens.issue(_agency(), device_id, request.keep_older_for_s))
         return device_token_pb2.IssueDeviceTokenResponse(token=token)
 
     async def RevokeDeviceTokens(
         self, request: device_token_pb2.RevokeDeviceTokensRequest, context: _Context
     ) -> device_token_pb2.RevokeDeviceTokensResponse:
         device_id = fields.required_id("device_id", request.device_id)
-        revoked = await asyncio.shield(self._tokens.revoke(_agency(), device_id))
+        revoked = await completed(self._tokens.revoke(_agency(), device_id))
         return device_token_pb2.RevokeDeviceTokensResponse(revoked=revoked)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc.aio
 
@@ -12,6 +11,7 @@ from services.common import fields
 from services.common.clock import MeshClock
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
+from services.common.running import completed
 from services.registry.disclosure.service import Disclosures
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.records import places as translate_places
@@ -20,7 +20,6 @@ from services.registry.records.kinds import PERSONS, WEARERS
 from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_T = TypeVar("_T")
 
 
 class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
@@ -36,7 +35,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
         grounds = parse_grounds(request.grounds, RecordKind.WEARER, now_ms=self._clock.now_ms())
         who = server.caller()
-        wearer, disclosure_id = await _finish(self._disclosures.read(who, grounds, WEARERS, record_id=wearer_id))
+        wearer, disclosure_id = await completed(self._disclosures.read(who, grounds, WEARERS, record_id=wearer_id))
         shown = translate.wearer_to_proto(wearer, WEARERS.shows[who.role])
         return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
 
@@ -46,7 +45,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         person_id = fields.required_id("person_id", request.person_id)
         grounds = parse_grounds(request.grounds, RecordKind.PROTECTED_PERSON, now_ms=self._clock.now_ms())
         who = server.caller()
-        person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
+        person, places, disclosure_id = await completed(self._disclosures.read_person(who, grounds, person_id))
         visible = PERSONS.shows[who.role]
         shown = translate.protected_person_to_proto(person, visible)
         return disclosure_pb2.ReadProtectedPersonResponse(
@@ -58,7 +57,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
     async def SignLedger(
         self, request: disclosure_pb2.SignLedgerRequest, context: _Context
     ) -> disclosure_pb2.SignLedgerResponse:
-        signed = await _finish(self._disclosures.sign())
+        signed = await completed(self._disclosures.sign())
         return disclosure_pb2.SignLedgerResponse(head=self._disclosures.to_proto(signed) if signed else None)
 
     async def WatchLedgerHeads(
@@ -67,8 +66,3 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         fields.number("after_sequence", request.after_sequence, 0, greatest=1 << 62)
         async for signed in self._disclosures.watch_heads(request.after_sequence):
             yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
-
-
-async def _finish(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work` to its end even if the caller disconnects, so that a transaction is never cancelled halfway."""
-    return await asyncio.shield(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
@@ -10,6 +9,7 @@ import grpc.aio
 from services.common import fields, times
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
+from services.common.running import completed
 from services.registry.enrolment import domain
 from services.registry.enrolment.service import Enrolments
 from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
@@ -30,15 +30,14 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
     ) -> enrolment_pb2.IssueEnrolmentCodeResponse:
         device_id = fields.required_id("device_id", request.device_id)
         valid_for_s = domain.valid_for_s(request.valid_for_s)
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
         issuing = self._enrolments.issue(device_id, valid_for_s, by=server.caller().spiffe_id)
-        issued = await asyncio.shield(issuing)
+        issued = await completed(issuing)
         return enrolment_pb2.IssueEnrolmentCodeResponse(
             code=issued.code, expires_at=times.to_timestamp(issued.expires_ms)
         )
 
     async def Enrol(self, request: enrolment_pb2.EnrolRequest, context: _Context) -> enrolment_pb2.EnrolResponse:
-        enrolled = await asyncio.shield(self._enrolments.enrol(domain.parse(request.code)))
+        enrolled = await completed(self._enrolments.enrol(domain.parse(request.code)))
         return enrolment_pb2.EnrolResponse(token=enrolled.token, **enrolled.phone._asdict())
 
     async def FindPhone(

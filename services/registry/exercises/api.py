@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -12,6 +11,7 @@ from services.common import fields
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
+from services.common.running import completed
 from services.registry.domain import ExerciseKind
 from services.registry.exercises.service import MAX_WEARERS, PLACE_DEG, ExerciseRecords, Exercises
 from tandem.common.v1 import access_pb2, exercise_pb2, geometry_pb2
@@ -40,8 +40,7 @@ class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
         if not fields.vendor_id("vendor_id", request.vendor_id):
             raise InvalidField("vendor_id", "is missing")
         until_ms = fields.moment("valid_until", request.valid_until, request.HasField("valid_until"))
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        await asyncio.shield(self._exercises.put(records, request.wearers, request.vendor_id, until_ms=until_ms))
+        await completed(self._exercises.put(records, request.wearers, request.vendor_id, until_ms=until_ms))
         lat_deg, lon_deg = PLACE_DEG
         return exercise_service_pb2.PutExerciseResponse(
             cases=[
@@ -60,7 +59,7 @@ class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
     async def EndExercise(
         self, request: exercise_service_pb2.EndExerciseRequest, context: _Context
     ) -> exercise_service_pb2.EndExerciseResponse:
-        await asyncio.shield(self._exercises.end(_records(request)))
+        await completed(self._exercises.end(_records(request)))
         return exercise_service_pb2.EndExerciseResponse()
 
 

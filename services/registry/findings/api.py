@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import date
 from typing import Any
 
@@ -12,6 +11,7 @@ from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
+from services.common.running import completed
 from services.registry.findings.domain import Closing, ReviewFinding
 from services.registry.findings.service import ReviewFindings
 from services.registry.records.translate import required_text
@@ -42,8 +42,7 @@ class FindingServicer(finding_pb2_grpc.FindingServiceServicer):
             made_by=server.caller().spiffe_id,
             made_ms=self._clock.now_ms(),
         )
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        stored = await asyncio.shield(self._findings.put(finding))
+        stored = await completed(self._findings.put(finding))
         return finding_pb2.PutFindingResponse(finding=self._to_proto(stored))
 
     async def CloseFinding(
@@ -52,7 +51,7 @@ class FindingServicer(finding_pb2_grpc.FindingServiceServicer):
         finding_id = fields.required_id("finding_id", request.finding_id)
         outcome = required_text("outcome", request.outcome, TEXT_MAX_CHARS)
         closing = Closing(self._clock.now_ms(), server.caller().spiffe_id, outcome)
-        stored = await asyncio.shield(self._findings.close(finding_id, closing))
+        stored = await completed(self._findings.close(finding_id, closing))
         return finding_pb2.CloseFindingResponse(finding=self._to_proto(stored))
 
     async def ListFindings(

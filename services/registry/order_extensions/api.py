@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
 
 from services.common import fields
 from services.common.rpc.errors import InvalidField
+from services.common.running import completed
 from services.registry.order_extensions.domain import OrderExtension
 from services.registry.order_extensions.service import OrderExtensions
 from services.registry.records import lifecycle, translate
@@ -27,8 +27,7 @@ class OrderExtensionServicer(order_extension_pb2_grpc.OrderExtensionServiceServi
         self, request: order_extension_pb2.ExtendOrderRequest, context: _Context
     ) -> order_extension_pb2.ExtendOrderResponse:
         extension = parse_extension(request)
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        outcome, order = await asyncio.shield(self._extensions.extend(extension))
+        outcome, order = await completed(self._extensions.extend(extension))
         return order_extension_pb2.ExtendOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
             warnings=translate.warnings_to_proto("order", lifecycle.duration_warnings(order)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +13,7 @@ from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
+from services.common.running import completed
 from services.registry.disclosure.domain import article_of
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.domain import ProtectedPerson, Respondent
@@ -41,8 +41,7 @@ class PartyServicer(parties_pb2_grpc.PartyServiceServicer):
         if not grounds.reference:
             raise InvalidField("grounds.reference", "is missing: name the incident (example: incident-1)")
         who = caller()
-        # Shielded, so that a transaction is never cancelled halfway.
-        people, disclosure_id = await asyncio.shield(self._reading.read(who, grounds, order_id))
+        people, disclosure_id = await completed(self._reading.read(who, grounds, order_id))
         shows = ORDERS.shows[who.role]
         is_police = who.role == Role.ROLE_NPA_DESK
         return parties_pb2.ReadPartiesResponse(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
@@ -10,6 +9,7 @@ import grpc.aio
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
+from services.common.running import completed
 from services.registry.presence_units import translate
 from services.registry.presence_units.service import PresenceUnits
 from services.registry.reconciliation.domain import Agency
@@ -37,8 +37,7 @@ class PresenceUnitServicer(presence_unit_pb2_grpc.PresenceUnitServiceServicer):
             translate.check_area(unit, self._area)
         except InvalidField as error:
             raise error.under("presence_unit") from None
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        outcome = await asyncio.shield(self._units.put(_agency(), unit))
+        outcome = await completed(self._units.put(_agency(), unit))
         return presence_unit_pb2.PutPresenceUnitResponse(outcome=outcome_to_proto(outcome))
 
     async def EndPresenceUnit(
@@ -46,7 +45,7 @@ class PresenceUnitServicer(presence_unit_pb2_grpc.PresenceUnitServiceServicer):
     ) -> presence_unit_pb2.EndPresenceUnitResponse:
         unit_id, removed_at_ms, source_version = translate.parse_unit_end(request)
         ending = self._units.end(_agency(), unit_id, removed_at_ms, source_version=source_version)
-        return presence_unit_pb2.EndPresenceUnitResponse(outcome=outcome_to_proto(await asyncio.shield(ending)))
+        return presence_unit_pb2.EndPresenceUnitResponse(outcome=outcome_to_proto(await completed(ending)))
 
 
 def _agency() -> Agency:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
 
 from services.common import fields
 from services.common.rpc.server import caller
+from services.common.running import completed
 from services.registry.reviews import read_messages
 from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
@@ -28,8 +28,7 @@ class MatchReviewServicer(match_review_pb2_grpc.MatchReviewServiceServicer):
         self, request: match_review_pb2.ReadReviewRequest, context: _Context
     ) -> match_review_pb2.ReadReviewResponse:
         case_id = fields.required_id("case_id", request.case_id)
-        # Shielded, so that a transaction is never cancelled halfway.
-        read, disclosure_ids = await asyncio.shield(self._reading.read(caller(), request.legal_basis, case_id))
+        read, disclosure_ids = await completed(self._reading.read(caller(), request.legal_basis, case_id))
         return read_messages.read_review_to_proto(read, disclosure_ids)
 
     async def GetReviewQueue(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from datetime import date
 from typing import Any
@@ -15,6 +14,7 @@ from services.common.privacy.grounds import LEGAL_BASES, Grounds, RecordKind
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
+from services.common.running import completed
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.domain import Order, ProtectedPerson
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, RecordType
@@ -46,8 +46,7 @@ class RecordSearchServicer(record_search_pb2_grpc.RecordSearchServiceServicer):
         grounds = self._grounds(request)
         basis = next(basis for basis in LEGAL_BASES if basis.code == grounds.legal_basis)
         kinds = self._search.kinds_for(who, basis.kinds, query)
-        # Shielded, so that a transaction is never cancelled halfway.
-        found, disclosure_ids = await asyncio.shield(self._search.find(who, grounds, query, kinds=kinds))
+        found, disclosure_ids = await completed(self._search.find(who, grounds, query, kinds=kinds))
         return record_search_pb2.SearchRecordsResponse(
             records=[
                 _row(record, who.role, disclosure_id)

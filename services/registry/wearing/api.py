@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc.aio
@@ -12,6 +11,7 @@ from services.common.clock import MeshClock
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
 from services.common.rpc.identity import Role
+from services.common.running import completed
 from services.registry.disclosure.translate import parse_grounds
 from services.registry.wearing import translate
 from services.registry.wearing.service import NewRecord, WearingService
@@ -53,8 +53,7 @@ class TagRecordServicer(tag_record_pb2_grpc.TagRecordServiceServicer):
         record_id = fields.required_id("record_id", request.record_id)
         ended_ms = fields.moment("ended_at", request.ended_at, request.HasField("ended_at"))
         by = server.caller().spiffe_id
-        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        stored = await asyncio.shield(self._wearing.end_removal(record_id, ended_ms, by))
+        stored = await completed(self._wearing.end_removal(record_id, ended_ms, by))
         return tag_record_pb2.EndRemovalResponse(outcome=_outcome(stored))
 
     async def ListTagRecords(
@@ -63,7 +62,7 @@ class TagRecordServicer(tag_record_pb2_grpc.TagRecordServiceServicer):
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
         grounds = parse_grounds(request.grounds, RecordKind.WEARER, now_ms=self._clock.now_ms())
         who = server.caller()
-        records, disclosure_id = await asyncio.shield(self._wearing.list_records(who, grounds, wearer_id))
+        records, disclosure_id = await completed(self._wearing.list_records(who, grounds, wearer_id))
         with_reason = who.role in SEE_REASONS
         return tag_record_pb2.ListTagRecordsResponse(
             records=[translate.record_to_proto(record, with_reason=with_reason) for record in records],
@@ -72,7 +71,7 @@ class TagRecordServicer(tag_record_pb2_grpc.TagRecordServiceServicer):
 
     async def _add(self, new: NewRecord) -> tag_record_pb2.TagRecordOutcome.ValueType:
         by = server.caller().spiffe_id
-        return _outcome(await asyncio.shield(self._wearing.add(new, by)))
+        return _outcome(await completed(self._wearing.add(new, by)))
 
 
 def _outcome(stored: bool) -> tag_record_pb2.TagRecordOutcome.ValueType:

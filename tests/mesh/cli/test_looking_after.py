@@ -239,12 +239,12 @@ def test_a_drill_by_desks_says_what_it_waits_for(mesh: RunningMesh) -> None:
         for line in drill.stderr:
             said.append(line)
             # The desks' offers don't wait for the stream of alerts, so either may come first.
-            if all(any(each.startswith(first) for each in said) for first in ("decided", "police offered")):
+            if all(any(each.startswith(first) for each in said) for first in ("alert seen", "police offered")):
                 drill.terminate()
                 said += drill.stderr
                 break
     assert said[0] == "drill 1 of 1: people at the desks answer; each step may take 10 min\n"
-    assert any(re.fullmatch(r"decided, \d+\.\d s after the report\n", line) for line in said)
+    assert any(re.fullmatch(r"alert seen, \d+\.\d s after the report\n", line) for line in said)
     assert said[-1] == "stopped; the records of the drill were ended\n" and drill.returncode == 1
 
 

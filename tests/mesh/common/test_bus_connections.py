@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -19,6 +19,8 @@ from structlog.testing import capture_logs
 from services.cli.stack import authority as authorities
 from services.common.messaging import bus as buses
 from services.common.messaging.nats_client import ResettingTransport
+from services.common.observability import outages
+from services.common.observability.outages import Outages
 from services.common.rpc.certificates import Files, client_context
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
@@ -154,7 +156,7 @@ class RefusingServer:
     def __init__(self) -> None:
         self.port = free_port()
         self.connected = asyncio.Semaphore(0)
-        self._errors = ["Authorization Violation"]
+        self.errors = ["Authorization Violation"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Greets a client, and answers its first subscription with the error or nothing."""
@@ -163,8 +165,8 @@ class RefusingServer:
             if line.startswith(b"PING"):
                 writer.write(b"PONG\r\n")
             elif line.startswith(b"SUB"):
-                if self._errors:
-                    writer.write(f"-ERR '{self._errors.pop()}'\r\n".encode())
+                if self.errors:
+                    writer.write(f"-ERR '{self.errors.pop()}'\r\n".encode())
                 else:
                     self.connected.release()
 
@@ -181,3 +183,34 @@ async def test_a_client_connects_once_more_after_the_server_refused_it() -> None
             await server.connected.acquire()
             assert not bus.client.is_closed
     assert [line["reason"] for line in logged if line["event"] == "nats_error"] == ["authorization violation"]
+
+
+async def test_each_reason_of_failing_attempts_is_one_line_until_the_client_is_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = asyncio.Semaphore(0)
+    failed = Outages.failed
+
+    def note(outages: Outages, fields: Mapping[str, object], reason: str, level: int) -> None:
+        failed(outages, fields, reason, level)
+        failures.release()
+
+    monkeypatch.setattr(Outages, "failed", note)
+    monkeypatch.setattr(outages, "INTERVAL_S", 2 * WITHIN_S)
+    server = RefusingServer()
+    server.errors.clear()
+    with capture_logs() as logged:
+        async with AsyncExitStack() as before, asyncio.timeout(WITHIN_S):
+            await before.enter_async_context(serving(server.serve, "127.0.0.1", server.port))
+            async with buses.connect(f"nats://127.0.0.1:{server.port}", "test"):
+                await server.connected.acquire()
+                await before.aclose()
+                for _ in range(6):
+                    await failures.acquire()
+                async with serving(server.serve, "127.0.0.1", server.port):
+                    await server.connected.acquire()
+    events = [line["event"] for line in logged]
+    outage = logged[: events.index("nats_reconnected")]
+    reasons = [line["reason"] for line in outage if line["event"] == "nats_error"]
+    assert reasons and len(set(reasons)) == len(reasons) < 6
+    assert logged[len(outage)]["failures"] >= 6

@@ -18,7 +18,7 @@ from services.cli.evidence.bundle import Verified
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
 from services.cli.evidence.tar import CorruptArchive
-from services.cli.explain.disclosures import PREFIX
+from services.cli.explain.disclosures import reviewer_id
 from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER
@@ -64,8 +64,9 @@ def make(
     arguments.required_id("INCIDENT", incident_id)
     if leg not in EVIDENCE_LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(EVIDENCE_LEGS)}", MISUSED)
+    who = reviewer_id(reviewer, "a bundle")
     telemetry.configure("evidence", sys.stderr)
-    grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
+    grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=who, recipient=recipient)
     signer, path = key or folder / "data" / "evidence.key", out or Path(f"{incident_id}-{leg}.tar")
     collection.require_new(path)
     bundle = uvloop.run(

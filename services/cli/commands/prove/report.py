@@ -14,7 +14,7 @@ from services.cli.evidence import collection as evidence_collection
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
 from services.cli.evidence.tar import CorruptArchive
-from services.cli.explain.disclosures import PREFIX
+from services.cli.explain.disclosures import reviewer_id
 from services.cli.failure import MISUSED, CommandFailed, trouble
 from services.cli.report import collection, compliance, incident
 from services.cli.report.words import LANGUAGES, Words
@@ -61,25 +61,21 @@ def report(
     if language not in LANGUAGES:
         raise CommandFailed(f"--language: must be one of {', '.join(LANGUAGES)} (example: ko)", MISUSED)
     words = Words(language)
-    grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
-    proof = out.with_suffix(".tar")
-    if bundle is None:
-        telemetry.configure("report", sys.stderr)
-        if not reviewer:
-            raise CommandFailed(
-                "--reviewer: name who makes the report, as the ledger records it (example: kim)", MISUSED
-            )
-        for path in (out,) if order else (out, proof):
-            evidence_collection.require_new(path)
     if bundle is not None:
         made = _of_bundle(_read(bundle), _key(public_key), words)
-    elif order:
-        made = _of_order(order, since, until, folder=folder, grounds=grounds, words=words)
     else:
-        evidence = _evidence(incident_id, leg, folder=folder, grounds=grounds)
-        made = _of_bundle(evidence, None, words)
-        evidence_collection.write(proof, evidence)
-        print(f"{proof}: {len(evidence)} bytes, the bundle that proves the report")
+        who, proof = reviewer_id(reviewer, "a report from a mesh"), out.with_suffix(".tar")
+        telemetry.configure("report", sys.stderr)
+        grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=who, recipient=recipient)
+        for path in (out,) if order else (out, proof):
+            evidence_collection.require_new(path)
+        if order:
+            made = _of_order(order, since, until, folder=folder, grounds=grounds, words=words)
+        else:
+            evidence = _evidence(incident_id, leg, folder=folder, grounds=grounds)
+            made = _of_bundle(evidence, None, words)
+            evidence_collection.write(proof, evidence)
+            print(f"{proof}: {len(evidence)} bytes, the bundle that proves the report")
     evidence_collection.write(out, made)
     print(f"{out}: {len(made)} bytes")
 

@@ -72,8 +72,6 @@ class AwaitedTime:
     missed_span_ids: list[str] = field(default_factory=list)
     is_lifted: bool = False
     """It was no longer needed before it was due."""
-    is_kept: bool = False
-    """It came in time, but the time isn't published."""
 
     @property
     def outcome(self) -> AwaitedOutcome:
@@ -82,8 +80,6 @@ class AwaitedTime:
             return AwaitedOutcome.IN_TIME if self.met_us <= self.due_us else AwaitedOutcome.LATE
         if self.missed_span_ids:
             return AwaitedOutcome.MISSED
-        if self.is_kept:
-            return AwaitedOutcome.IN_TIME
         return AwaitedOutcome.LIFTED if self.is_lifted else AwaitedOutcome.OPEN
 
 
@@ -138,6 +134,9 @@ class _Assignment:
         if step.state != state_before and step.state in _ANSWERS:
             # A person who answers has the offer, whether or not the machine said so before.
             self._meet(step, ExpectedStep.MACHINE_RECEIVES, ExpectedStep.PERSON_ANSWERS, ExpectedStep.PERSON_WARNED)
+        if step.leg == WARNING and step.state == "ACKNOWLEDGED" != state_before:
+            # A warning is acknowledged by the receipt of her phone, or by a gateway that has reached her.
+            self._meet(step, ExpectedStep.WARNING_RECEIVED)
         if step.state != state_before and step.state in MOVES:
             self._meet(step, ExpectedStep.UNIT_DISPATCHED)
         if step.state == "ESCALATED" and (before is None or not step.same_as(before)) and not is_receipt(step, before):
@@ -162,7 +161,10 @@ class _Assignment:
             return
         if step.flag == "REACHED":
             self._meet(step, ExpectedStep.WARNING_RECEIVED)
-        elif step.flag in _UNREACHED and (expected := self._open.get(ExpectedStep.WARNING_RECEIVED)):
+        elif step.flag in _UNREACHED:
+            # Without an open wait the flag is about a later message of the same offer. Until when that was awaited isn't published.
+            expected = self._open.get(ExpectedStep.WARNING_RECEIVED)
+            expected = expected or self._expect(ExpectedStep.WARNING_RECEIVED, step, step.done_us)
             expected.missed_span_ids.append(self._span_id(step))
 
     def _note_absence(self, step: StepFact, before: StepFact | None) -> None:
@@ -182,9 +184,7 @@ class _Assignment:
     def _lift(self, step: StepFact) -> None:
         """Ends all waits: a new offer begins, or the assignment is over. A wait that is due already stays missed."""
         for expected in self._open.values():
-            in_time = step.done_us <= expected.due_us
-            expected.is_lifted = in_time
-            expected.is_kept = expected.expectation is ExpectedStep.WARNING_RECEIVED and not in_time
+            expected.is_lifted = step.done_us <= expected.due_us
         self._open.clear()
 
     def _await(self, step: StepFact, is_offer: bool) -> None:

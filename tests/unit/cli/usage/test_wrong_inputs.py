@@ -15,6 +15,8 @@ EXAMPLES = Path(__file__).parents[4] / "examples"
 SCENARIO, REPORTS = str(EXAMPLES / "scenario.json"), str(EXAMPLES / "reports.ndjson")
 POSITION = {"report_id": "1", "fix_time": "2026-01-01T00:00:00Z", "lat_deg": 37.5, "lon_deg": 127, "accuracy_m": 5}
 
+TO_SEOUL = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
+
 COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("trac",), "No such command 'trac'. Did you mean 'trace'?"),
     (("evidence", "verfy", "--help-me"), "No such option: --help-me. Did you mean '--help'?"),
@@ -74,6 +76,14 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("logs", "ingst", "--dir", "run"), "run has no log of 'ingst'. Did you mean 'ingest'?"),
     (("up", "--dir", "rules.toml"), "--dir: HERE/rules.toml: exists, and isn't a folder"),
     (("evidence", "verify", "none.tar"), "none.tar: there is no such file or folder"),
+    (
+        ("evidence", "make", "incident-1", *TO_SEOUL, "--reviewer", "KIM"),
+        "a bundle needs --reviewer: a name of a-z, 0-9 and - (example: kim)",
+    ),
+    (
+        ("report", "incident-1", *TO_SEOUL, "--out", "report.pdf", "--reviewer", "KIM"),
+        "a report from a mesh needs --reviewer: a name of a-z, 0-9 and - (example: kim)",
+    ),
     (("ledger", "verify", "--database", "none.db"), "--database: there is no file none.db"),
     (("certs", "moj"), "moj: isn't a SPIFFE id (example: spiffe://moj/desk/seoul)"),
     (

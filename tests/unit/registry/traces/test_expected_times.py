@@ -122,17 +122,39 @@ def test_an_offer_that_is_stood_down_before_it_is_due_is_not_late_and_one_that_i
 
 
 def test_a_warning_is_due_at_its_gateway_and_its_receipt_half_a_minute_after_the_offer() -> None:
-    delivered = after(WARNED, "ACKNOWLEDGED", 1)
-    over = after(delivered, "STOOD_DOWN", 60)
-    assert outcomes(WARNED, delivered, over) == {"PERSON_WARNED": "IN_TIME", "WARNING_RECEIVED": "IN_TIME"}
-    assert outcomes(WARNED, delivered, after(delivered, "STOOD_DOWN", 20))["WARNING_RECEIVED"] == "LIFTED"
-    unreached = after(delivered, "ACKNOWLEDGED", 31, flag="NO_RECEIPT")
-    reached = after(unreached, "ACKNOWLEDGED", 50, flag="REACHED")
-    receipt = found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached)
-    assert receipt.outcome is AwaitedOutcome.MISSED and receipt.missed_span_ids == [span_id(unreached)]
-    assert found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered, unreached, reached).outcome is AwaitedOutcome.LATE
     repeated = after(WARNED, "ESCALATED", 10, due_us=20 * S, escalation_reason="NOT_ACKNOWLEDGED")
     assert found(ExpectedStep.PERSON_WARNED, WARNED, repeated).missed_span_ids == [span_id(repeated)]
+    unreached = after(repeated, "ESCALATED", 30, flag="NO_RECEIPT")
+    missing = found(ExpectedStep.WARNING_RECEIVED, WARNED, repeated, unreached)
+    assert missing.outcome is AwaitedOutcome.MISSED and missing.missed_span_ids == [span_id(unreached)]
+    delivered = after(unreached, "ACKNOWLEDGED", 50, flag="NO_RECEIPT")
+    receipt = found(ExpectedStep.WARNING_RECEIVED, WARNED, repeated, unreached, delivered)
+    assert (receipt.outcome, receipt.met_us) == (AwaitedOutcome.LATE, 50 * S)
+
+
+def test_the_receipt_of_a_warning_acknowledges_it_and_is_not_needed_only_if_it_is_over_before() -> None:
+    delivered = after(WARNED, "ACKNOWLEDGED", 1)
+    receipt = found(ExpectedStep.WARNING_RECEIVED, WARNED, delivered)
+    assert (receipt.outcome, receipt.met_us, receipt.met_span_id) == (
+        AwaitedOutcome.IN_TIME, 1 * S, span_id(delivered),
+    )  # fmt: skip
+    nearer = after(delivered, "OFFERED", 5, offer=3, due_us=15 * S, receipt_due_us=35 * S)
+    over = after(nearer, "STOOD_DOWN", 20)
+    expected = expected_times(INCIDENT, (WARNED, delivered, nearer, over))
+    receipts = [each for each in expected if each.expectation is ExpectedStep.WARNING_RECEIVED]
+    assert [each.outcome.name for each in receipts] == ["IN_TIME", "LIFTED"]
+    unknown = found(ExpectedStep.WARNING_RECEIVED, WARNED, after(WARNED, "STOOD_DOWN", 60))
+    assert unknown.outcome is AwaitedOutcome.OPEN, "neither a receipt nor a flag came in time"
+
+
+def test_a_later_warning_without_a_receipt_is_missed_until_it_comes() -> None:
+    delivered = after(WARNED, "ACKNOWLEDGED", 1)
+    unreached = after(delivered, "ACKNOWLEDGED", 41, flag="NO_RECEIPT")
+    reached = after(unreached, "ACKNOWLEDGED", 50, flag="REACHED")
+    for steps, outcome in (((), AwaitedOutcome.MISSED), ((reached,), AwaitedOutcome.LATE)):
+        expected = expected_times(INCIDENT, (WARNED, delivered, unreached, *steps))
+        receipts = [each for each in expected if each.expectation is ExpectedStep.WARNING_RECEIVED]
+        assert [(each.outcome, each.due_us // S) for each in receipts] == [(AwaitedOutcome.IN_TIME, 30), (outcome, 41)]
 
 
 def test_a_leg_that_is_missed_is_marked_and_a_contact_with_the_wearer_has_no_expected_times() -> None:

@@ -120,7 +120,7 @@ class ExpectedTime(_message.Message):
     due_us: _builtins.int
     """When it was due first, wall clock, microseconds since 1970 UTC. An escalation doesn't move it."""
     met_us: _builtins.int
-    """When it came, wall clock, microseconds since 1970 UTC. Absent if it didn't come, or its time isn't published."""
+    """When it came, wall clock, microseconds since 1970 UTC. Absent if it didn't come."""
     since_span_id: _builtins.str
     """Id of the span of the offer or answer from which it is counted."""
     met_span_id: _builtins.str
