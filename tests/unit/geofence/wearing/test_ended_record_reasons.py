@@ -11,7 +11,7 @@ from services.geofence.domain.entries import Demand
 from services.geofence.domain.state import Outage
 from services.geofence.domain.wearing import ended_records
 from tandem.common.v1 import geometry_pb2, log_pb2, tag_duty_pb2
-from tests.support.geofence.ended_records import (
+from tests.support.ended_records import (
     ENDED_S,
     FAR_M,
     NO_PHONE,

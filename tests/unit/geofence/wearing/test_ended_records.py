@@ -9,7 +9,7 @@ from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.wearing import ended_records
 from tandem.common.v1 import tag_duty_pb2
-from tests.support.geofence.ended_records import (
+from tests.support.ended_records import (
     ENDED_S,
     FAR_M,
     NO_TAG,
