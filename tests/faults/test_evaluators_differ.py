@@ -63,9 +63,12 @@ async def counted(mesh: EvaluatorMesh, replica: int) -> float:
 async def test_a_wrong_state_with_a_valid_checkpoint_raises_an_alarm(mesh: EvaluatorMesh) -> None:
     async with connected(mesh) as bus, under_load(bus) as load:
         await load.more(4 * CHECKPOINT_EVERY)
+        store = CheckpointStore(mesh.folder / "geofence-1", state_keys.of_secret(SECRET))
+        async with asyncio.timeout(PATIENCE_S):
+            while not store.found(0):  # the evaluator may be behind the load
+                await load.more(10)
         mesh.evaluators[1].kill()
         assert not mesh.logged(0, "evaluators_differ") and not mesh.logged(1, "evaluators_differ")
-        store = CheckpointStore(mesh.folder / "geofence-1", state_keys.of_secret(SECRET))
         newest = store.found(0)[0]
         state = store.read(newest, (await streams.read_log_meta(bus)).log_id)
         assert state

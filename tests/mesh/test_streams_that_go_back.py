@@ -14,6 +14,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import cursors, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.common.observability.readiness import ReaderHealth
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.metrics import IngestMetrics
@@ -136,8 +137,11 @@ async def test_a_reader_that_begins_at_the_end_compares_the_entry_before(
     nats: TestServer, bus: Bus, store: Path
 ) -> None:
     await stored(bus, "1", "2")
-    reader = Reader(pull.read(bus, LOG, 3))
-    await asyncio.sleep(0.5)
+    health = ReaderHealth(LOG)
+    reader = Reader(pull.read(bus, LOG, 3, health=health))
+    async with asyncio.timeout(WITHIN_S):
+        while health.unable():  # noqa: ASYNC110  # until the server has sent a heartbeat, after the reader's first comparison
+            await asyncio.sleep(0.02)
     tear(nats, store)
     await stored(bus, "new 2", "3")
     assert (await reader.refusal()).sequence == 2

@@ -119,12 +119,11 @@ async def test_a_starting_server_refuses_and_then_serves(own_server: PostgresSer
 async def test_a_hanging_server_blocks_callers_only_briefly(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
-    monkeypatch.setattr(postgres, "CONNECT_WITHIN_S", 0.5)
-    async with opened(own_server.new_database(), answer_within_s=0.5) as database:
+    async with opened(own_server.new_database()) as database:
         await pids(database, 2)
         async with asyncio.timeout(SOON_S):
-            with silent(own_server):
+            with silent(own_server), monkeypatch.context() as impatient:
+                impatient.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
                 with pytest.raises(Unavailable):
                     await select_1(database)
                 with pytest.raises(Unavailable):
@@ -209,13 +208,13 @@ async def be_alone(database: Database) -> int:
 async def test_a_network_that_drops_all_packets_is_noticed(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Database], Awaitable[int]]
 ) -> None:
-    monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
     async with wired(own_server.new_database()) as (wire, url), opened(url) as database:
         assert await ask(database) == 1
         assert await select_1(database) == 1  # a connection is in the pool
         wire.swallows = True
         async with asyncio.timeout(SOON_S):
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable), monkeypatch.context() as impatient:
+                impatient.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
                 await ask(database)
         wire.swallows = False
         assert await ask(database) == 1

@@ -352,7 +352,9 @@ async def test_a_stream_resumes_where_it_broke_and_restarts_for_an_unknown_posit
     async with bench.visitor("police") as visitor:
         async with visitor.stream() as messages:
             id_, first = await next_with(messages, "OFFERED")
-            assert first["reset"] and first["away"]["alerts"] == "UNAVAILABLE" and "incidents" not in first["away"]
+            assert first["reset"]
+            while first["away"].get("alerts") != "UNAVAILABLE" or "incidents" in first["away"]:
+                id_, first = await asyncio.wait_for(anext(messages), 15)
             await leg.emit_step(dispatch_pb2.ESCALATED)
             id_, later = await next_with(messages, "ESCALATED")
             assert not later["reset"]
@@ -369,21 +371,19 @@ async def test_a_stream_resumes_where_it_broke_and_restarts_for_an_unknown_posit
                 assert restarted["reset"]
 
 
-async def test_an_offer_is_confirmed_once_while_a_browser_views_the_page(bench: ConsoleBench) -> None:
-    leg, received = bench.legs["probation"], ("probation", "Receive", "spiffe://moj/desk/console")
-    await leg.emit_step(dispatch_pb2.ACKNOWLEDGED)
-    await asyncio.sleep(1.5)  # earlier viewers have gone, and nothing is offered
-    bench.asked.clear()
-    await leg.emit_step(dispatch_pb2.OFFERED)
-    await asyncio.sleep(1.5)
-    assert received not in bench.asked
-    async with bench.visitor("probation") as visitor, visitor.stream() as messages:
-        async with asyncio.timeout(10):
-            async for _ in messages:
-                if received in bench.asked:
-                    break
-        await asyncio.sleep(1.2)
-    assert bench.asked.count(received) == 1
+async def test_an_offer_is_confirmed_once_while_a_browser_views_the_page(tmp_path: Path) -> None:
+    received = ("probation", "Receive", "spiffe://moj/desk/console")
+    # The other console may count a browser of an earlier test as a viewer, or have confirmed the offer already.
+    async with console_bench(tmp_path) as bench, asyncio.timeout(60):
+        while "ListIncidents" not in [method for leg, method, _ in bench.asked if leg == "probation"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1.5)
+        assert received not in bench.asked
+        async with bench.visitor("probation") as visitor, visitor.stream():
+            while received not in bench.asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(1.2)
+        assert bench.asked.count(received) == 1
 
 
 async def test_an_offer_is_acknowledged_under_the_users_own_name(bench: ConsoleBench) -> None:

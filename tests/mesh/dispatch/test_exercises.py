@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +21,10 @@ WATCH = "spiffe://tandem/watch/test"
 REVIEWER = "spiffe://tandem/reviewer/test"
 
 
-def flagged(sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool = False) -> alert_pb2.Alert:
-    message = alert(sequence, incident=f"incident-{exercise}", ends=ends)
+def flagged(
+    sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool = False, *, incident: str = "incident"
+) -> alert_pb2.Alert:
+    message = alert(sequence, incident=f"{incident}-{exercise}", ends=ends)
     message.exercise = exercise
     if exercise == exercise_pb2.CANARY:
         mark_canary(message)
@@ -111,14 +112,19 @@ async def test_canaries_of_other_legs_are_sent_only_to_the_watch(bus: Bus, nats:
             police.desk.subscription(others=True) as at_desk,
             watch.subscription(others=True) as at_watch,
         ):
-            await asyncio.sleep(0.5)  # both subscriptions are open before the alerts
-            await publish(bus, flagged(1, exercise_pb2.CANARY), flagged(2, exercise_pb2.EXERCISE_UNSPECIFIED))
-            for subscription, kind in ((at_watch, exercise_pb2.CANARY), (at_desk, exercise_pb2.EXERCISE_UNSPECIFIED)):
-                both = [await subscription.next_of_any() for _ in range(2)]
-                seen = [response.other if response.HasField("other") else response.step.assignment for response in both]
-                assert {(assignment.exercise, assignment.leg) for assignment in seen} == {
-                    (kind, alert_pb2.POLICE),
-                    (kind, alert_pb2.PROBATION),
-                }
+            # A subscription gets other legs' assignments only once it is open, which its first step proves.
+            kinds = (exercise_pb2.CANARY, exercise_pb2.EXERCISE_UNSPECIFIED)
+            await publish(bus, *(flagged(n, kind) for n, kind in enumerate(kinds, start=1)))
+            for subscription in (at_watch, at_desk):
+                await subscription.next(dispatch_pb2.OFFERED)
+            await publish(bus, *(flagged(n, kind, incident="later") for n, kind in enumerate(kinds, start=3)))
+            for subscription, kind in zip((at_watch, at_desk), kinds, strict=True):
+                legs = set[int]()
+                while legs != {alert_pb2.POLICE, alert_pb2.PROBATION}:
+                    response = await subscription.next_of_any()
+                    assignment = response.other if response.HasField("other") else response.step.assignment
+                    assert assignment.exercise == kind
+                    if assignment.incident_id == f"later-{kind}":
+                        legs.add(assignment.leg)
     with closing(sqlite3.connect(tmp_path / "dispatch-police.sqlite3")) as database:
-        assert database.execute("SELECT count(*) FROM incidents WHERE exercise = 2").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM incidents WHERE exercise = 2").fetchone() == (2,)
