@@ -40,9 +40,14 @@ SESSIONS = 6
 RINGS = (Ring(1_000_000, Demand.WARN), Ring(500_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
 BATCHES = (1, 2, 5)
 DECIDED_OTHERWISE = {
+    "at-the-wall-of-the-courtroom",
+    "comes-back-to-her-silent-phone",
     "cut-tag-ended-before-the-new-one",
+    "follows-her-out-of-the-court",
+    "her-old-phone-lies-in-a-cafe",
     "leaps-away-after-four-reports",
     "leaps-away-after-the-order",
+    "leaps-away-before-he-is-there",
     "leaps-away-from-her-for-hours",
     "leaps-away-with-a-wide-accuracy",
     "new-phone-says-where-it-was",
@@ -57,7 +62,8 @@ DECIDED_OTHERWISE = {
     "two-positions-within-a-second",
 }
 """Scenarios that an older log decides otherwise: by positions alone, without their time (ADR 96), without what it has dropped (ADR
-103), or by the end of a record (ADR 110 and 111)."""
+103), by the end of a record (ADR 110 and 111), by positions that say nothing or a return (ADR 112 and 113), by the edge of a courtroom,
+or with another account."""
 Log = list[Entry]
 
 
