@@ -17,7 +17,7 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Demand, Target
 from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, until
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 from services.geofence.domain.unseen import ambiguous, belief, stages
 from services.geofence.domain.unseen.stages import UnseenStage
@@ -304,8 +304,8 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
         believed = believed or (ambiguity.last if ambiguity else None)
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
-            until = track.until(believed)
-            yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
+            seen = until(track, believed)
+            yield from _check_target(context, target, Unseen(seen, _unseen_ms(state, case_state, seen)), at_ms=at_ms)
             continue
         until_ms = ended_records.unmeasured_until_ms(state, case_state, target)
         if until_ms is not None and at_ms < until_ms:

@@ -252,11 +252,6 @@ class Track(Fixes):
         """
         return max(0, min(self._index_at(time_ms) - 1, self.count - newest))
 
-    def until(self, last: Fix) -> Track:
-        """The track as it was when a fix was its newest one. A fix that the track has dropped makes a track of its own."""
-        fixes = self.fixes
-        return Track(fixes[: bisect_right(fixes, last)] or [last])
-
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
         self.drop(self.count_before(time_ms, 2))
@@ -386,3 +381,9 @@ def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
 def minus(a: Vector, b: Vector) -> Vector:
     """The vector from one position to another, mm."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+def until(track: Track, last: Fix) -> Track:
+    """The track as it was when a fix was its newest one. A fix that the track has dropped makes a track of its own."""
+    fixes = track.fixes
+    return Track(fixes[: bisect_right(fixes, last)] or [last])

@@ -1,7 +1,7 @@
-"""Ambiguous positions: a wearer whose newest positions don't say where they are counts as unseen since the last position that did.
+"""Ambiguous positions: a wearer whose newest positions are too vague counts as unseen since the last position that wasn't.
 
-Otherwise a jammer or a transmitter would hide a wearer near a target better than silence does: a tag that gives only the radio cell, or
-a false place, is heard and seems seen.
+Otherwise a jammer would hide a wearer near a target better than silence does: a tag that gives only the radio cell is heard and seems
+seen.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from services.geofence.domain.decisions import CaseContext
-from services.geofence.domain.detectors import withheld_clearing
-from services.geofence.domain.entries import Case, Demand, Target
+from services.geofence.domain.entries import Case, Target
 from services.geofence.domain.kinematics import reachability
-from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.spoofing import ways_out
+from services.geofence.domain.kinematics.track import Track, until
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.unseen import stages
@@ -25,7 +23,7 @@ VAGUE_FROM_MM = 300_000
 
 
 class Ambiguity(NamedTuple):
-    """The newest positions of a wearer don't say where the wearer is."""
+    """The newest position of a wearer doesn't say where the wearer is."""
 
     last: Fix | None
     """The last position that says it, if the wearer counts as unseen since then. None: what was demanded stays, and nothing more is."""
@@ -41,10 +39,9 @@ def find(context: CaseContext, target: Target, track: Track) -> Ambiguity | None
         case_state.ring(target, ring).open for ring in context.case.rings if ring.responds
     ):
         return None
-    last = _before_jump(context, target, track)
-    if last is None and not _may_be_there(state, context.case, track.recent[-1], target=target):
+    if not _may_be_there(state, context.case, track.recent[-1], target=target):
         return None
-    last = last or _before_vague(context, target, track)
+    last = _before_vague(context, target, track)
     if last and (stages.was_near(state, context.case, last, target=target) or stages.shows_sign(state, case_state)):
         return Ambiguity(last)
     return Ambiguity(None) if case_state.near.get(target.key) else None
@@ -69,21 +66,4 @@ def _before_vague(context: CaseContext, target: Target, track: Track) -> Fix | N
         return last
     rest_ms = state.rules.rest_ms
     is_known = not track.is_truncated or track.began_by(last.time_ms - rest_ms)
-    return last if is_known and reachability.rest_ms(track.until(last)) < rest_ms else None
-
-
-def _before_jump(context: CaseContext, target: Target, track: Track) -> Fix | None:
-    """The last believed position before positions outside a notifying ring that no vehicle reaches."""
-    state, case_state, case = context.state, context.case_state, context.case
-    withheld = withheld_clearing.WITHHELD.of(case_state)
-    for ring in case.rings:
-        if ring.action < Demand.NOTIFY or withheld.get(ways_out.clearing_key(target, ring)) is None:
-            continue
-        for pair in ways_out.fresh_pairs(state, case, target):
-            if pair.sides.wearer is not track:
-                continue
-            near = ways_out.last_near(state, case_state, target, ring=ring, pair=pair)
-            ways = next(ways_out.since_near(state, case_state, target, ring=ring, pair=pair, near=near), [])
-            if ways and all(way.false for way in ways):
-                return max((way.last for way in ways), key=lambda fix: fix.time_ms)
-    return None
+    return last if is_known and reachability.rest_ms(until(track, last)) < rest_ms else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -135,7 +136,7 @@ async def test_a_database_that_refuses_stores_nothing_of_the_batch(
 ) -> None:
     def full(connection: object, working: WorkingSet, now_ms: int) -> None:
         write(connection, working, now_ms)  # type: ignore[arg-type]
-        raise OperationalError("insert", {}, Exception("database or disk is full"))
+        raise OperationalError("insert", {}, sqlite3.OperationalError("database or disk is full"))
 
     async with opened(where) as registry:
         await put_batch(registry, related(0, 1))

@@ -37,12 +37,14 @@ class Ticked(Story):
         self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
 
 
-def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
+def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells: bool = False) -> Story:
     """Two hours and more of two orders, with a restart before each split.
 
-    It holds reports with gaps of up to half an hour, events and amendments.
+    It holds reports with gaps of up to half an hour, events and amendments. With `cells`, everybody stays near, and many positions are
+    as vague as a radio cell.
     """
-    rng = random.Random(seed)
+    rng, vague = random.Random(seed), random.Random(seed)
+    reach_m = 1500 if cells else 6000
     at_s = 0.0
     story.enter(at_s, FoldVersion(VERSION))
     story.case(at_s, valid_until_ms=T0_MS + 20_000_000)
@@ -68,9 +70,18 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story
                 story.enter(at_s, Rules(silent_notify_after_ms=rng.choice((400_000, 1_800_000))))
             case _:
                 fix_s = at_s - rng.choice((0, 0, 0, 90, 400))
-                story.at(at_s, device_id, rng.uniform(-6000, 6000), fix_s=fix_s)
+                accuracy_m = 900 if cells and vague.random() < 0.4 else 5
+                story.at(at_s, device_id, rng.uniform(-reach_m, reach_m), fix_s=fix_s, accuracy_m=accuracy_m)
     story.tick(at_s + 4000)
     return story
+
+
+def essence(story: Story) -> list[tuple[object, ...]]:
+    """What a story decided, but for when each decision was made."""
+    return [
+        (a.kind, a.demand, a.at_ms, a.case_id, a.target_id, a.ring_mm, a.incident_opens, a.incident_ends)
+        for a in story.alerts
+    ]
 
 
 @given(st.integers(0, 100_000), st.sets(st.integers(0, REPORTS - 1), max_size=12))
@@ -90,15 +101,17 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: list[float]) -> None:
-    def essence(story: Story) -> list[tuple[object, ...]]:
-        return [
-            (a.kind, a.demand, a.at_ms, a.case_id, a.target_id, a.ring_mm, a.incident_opens, a.incident_ends)
-            for a in story.alerts
-        ]
-
     whole = live(Story(), seed)
     assert essence(live(Ticked(), seed)) == essence(whole)
     assert essence(live(Ticked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
+
+
+@given(st.integers(0, 100_000), st.sets(st.integers(0, REPORTS - 1), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_ticks_and_restarts_change_nothing_of_vague_positions(seed: int, splits: set[int]) -> None:
+    whole = live(Story(), seed, cells=True)
+    assert live(Story(), seed, frozenset(splits), cells=True).outputs == whole.outputs
+    assert essence(live(Ticked(), seed, cells=True)) == essence(whole)
 
 
 def test_random_lives_cover_all_alerts_of_silence() -> None:

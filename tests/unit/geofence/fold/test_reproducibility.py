@@ -47,7 +47,6 @@ DECIDED_OTHERWISE = {
     "her-old-phone-lies-in-a-cafe",
     "leaps-away-after-four-reports",
     "leaps-away-after-the-order",
-    "leaps-away-before-he-is-there",
     "leaps-away-from-her-for-hours",
     "leaps-away-with-a-wide-accuracy",
     "new-phone-says-where-it-was",
