@@ -23,8 +23,8 @@ class ResettingTransport(TcpTransport):
     """A TCP or TLS connection. Writes raise ConnectionClosed once the connection is lost, as the client expects an OSError.
 
     Transports of asyncio drop data that is written to a lost connection, and the reader then reports the loss. Transports of uvloop
-    raise a RuntimeError instead. That error silently ends the client's flusher and kills its reconnecting task, and a publisher gets
-    an error that isn't a connection error.
+    raise a RuntimeError instead, and those of Python 3.13 an AttributeError for several byte strings. Such an error silently ends the
+    client's flusher and kills its reconnecting task, and a publisher gets an error that isn't a connection error.
     """
 
     def __bool__(self) -> bool:
@@ -70,7 +70,7 @@ class ResettingTransport(TcpTransport):
         """Sends byte strings in order. Raises ConnectionClosed if the connection is lost."""
         try:
             super().writelines(payload)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:
             raise ConnectionClosed(str(error)) from error
 
 

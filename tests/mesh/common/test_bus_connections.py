@@ -9,7 +9,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from services.cli.stack import authority as authorities
 from services.common.messaging import bus as buses
-from services.common.messaging.nats_client import ResettingTransport
+from services.common.messaging.nats_client import ConnectionClosed, ResettingTransport
 from services.common.observability import outages
 from services.common.observability.outages import Outages
 from services.common.rpc.certificates import Files, client_context
@@ -214,3 +214,17 @@ async def test_each_reason_of_failing_attempts_is_one_line_until_the_client_is_c
     reasons = [line["reason"] for line in outage if line["event"] == "nats_error"]
     assert reasons and len(set(reasons)) == len(reasons) < 6
     assert logged[len(outage)]["failures"] >= 6
+
+
+async def test_a_write_to_a_lost_connection_is_dropped_or_an_error_of_connections() -> None:
+    """Python 3.13 fails on several byte strings by an error of its own."""
+    server = SilentServer()
+    transport = ResettingTransport()  # type: ignore[no-untyped-call]
+    async with serving(server.serve, "127.0.0.1", server.port):
+        await transport.connect(urlparse(f"nats://127.0.0.1:{server.port}"), buffer_size=1 << 10, connect_timeout=10)
+        transport.close()
+        await transport.wait_closed()
+        with suppress(ConnectionClosed):
+            transport.write(b"PING\r\n")
+        with suppress(ConnectionClosed):
+            transport.writelines([b"PING\r\n"])
