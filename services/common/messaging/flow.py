@@ -115,9 +115,9 @@ LOG_META_SUBJECT = "log_meta"
 """Subject of the single message with the log's metadata: number of partitions and clock."""
 
 LEGS = ("probation", "police", "warning")
+"""Legs of dispatch: two desks and the warnings to protected persons."""
 AGENCY_LEGS = LEGS[:2]
 """Legs of the agencies, whose desks send units. The warning leg has no desk and sends nobody."""
-"""Legs of dispatch: two desks and the warnings to protected persons."""
 
 DISCLOSURES_DURABLE = "registry-disclosures"
 """Durable consumer of the registry, which adds the disclosures of other services to its ledger."""

@@ -27,8 +27,8 @@ from services.geofence.domain.wearing import removals
 FIRST_VERSION = 18
 """Before this version of the log, a wearer who came back to a silent person whose ring had stayed open caused no alert."""
 
-AWAY: CasePart[dict[str, int]] = CasePart("away", new=dict, encode=dict, decode=dict)
-"""Silent persons whose last known position the wearer has left, by key, and since when, mesh time."""
+AWAY: CasePart[set[str]] = CasePart("away", new=set, encode=sorted, decode=set)
+"""Keys of the silent persons whose last known position the wearer has left."""
 
 
 def check(context: CaseContext, _: CausingReport | None) -> None:
@@ -48,11 +48,11 @@ def _check_ring(context: CaseContext, target: Target, ring: Ring) -> None:
     state, away = context.state, AWAY.of(context.case_state)
     known = pairs(state, context.case_state, target)
     if any(sides.device and sides.device.is_fresh(state.now_ms) for sides in known):
-        away.pop(target.key, None)
+        away.discard(target.key)
         return  # the positions of both sides decide
     held = [*_held(context, target)]
     if held and all(_has_gone(context, sides, place, ring=ring) for sides, place in held):
-        away.setdefault(target.key, state.now_ms)
+        away.add(target.key)
     elif target.key in away:
         for sides, place in held:
             if place.shape.distance_mm(rings.newest(sides)) <= ring.radius_mm:
@@ -82,7 +82,7 @@ def _emit(context: CaseContext, target: Target, ring: Ring, *, sides: Sides, pla
         return
     if encounters.active_at(state, context.case, last.time_ms) is not None:
         return
-    del AWAY.of(context.case_state)[target.key]
+    AWAY.of(context.case_state).remove(target.key)
     demand, distance_mm = demands.of_ring(ring.action, entered=True), place.shape.distance_mm(rings.newest(sides))
     context.alert(
         AlertDraft(
