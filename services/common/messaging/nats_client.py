@@ -23,8 +23,8 @@ class ResettingTransport(TcpTransport):
     """A TCP or TLS connection. Writes raise ConnectionClosed once the connection is lost, as the client expects an OSError.
 
     Transports of asyncio drop data that is written to a lost connection, and the reader then reports the loss. Transports of uvloop
-    raise a RuntimeError instead, and those of Python 3.13 an AttributeError for several byte strings. Such an error silently ends the
-    client's flusher and kills its reconnecting task, and a publisher gets an error that isn't a connection error.
+    raise a RuntimeError instead. Such an error silently ends the client's flusher and kills its reconnecting task, and a publisher
+    gets an error that isn't a connection error.
     """
 
     def __bool__(self) -> bool:
@@ -67,11 +67,11 @@ class ResettingTransport(TcpTransport):
             raise ConnectionClosed(str(error)) from error
 
     def writelines(self, payload: Iterable[bytes]) -> None:
-        """Sends byte strings in order. Raises ConnectionClosed if the connection is lost."""
-        try:
-            super().writelines(payload)  # type: ignore[no-untyped-call]
-        except (RuntimeError, AttributeError) as error:
-            raise ConnectionClosed(str(error)) from error
+        """Sends byte strings in order, as one. Raises ConnectionClosed if the connection is lost.
+
+        Transports of Python 3.13 fail on several byte strings once the connection is lost, with an error that depends on the release.
+        """
+        self.write(b"".join(payload))
 
 
 class ReconnectingClient(Client):
