@@ -21,7 +21,7 @@ TANDEM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?tandem (.*)$")
 MAKE = re.compile(r"^(?:\$ )?make ([a-z][a-z0-9-]*)")
 END = re.compile(r"^(?:\||\|\||&&|&|;|\d?>.*|<.*|\.\.\.|#.*)$")
 """Words of a shell that end a command."""
-OLD = ("CHANGELOG.md", "docs/adr", "docs/benchmarks")
+OLD = ("CHANGELOG.md", "docs/adr")
 """Documents that tell what was so at their time."""
 
 

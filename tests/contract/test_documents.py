@@ -148,6 +148,19 @@ def test_the_index_of_decisions_lists_each_one_once() -> None:
     assert sorted(name for _, name in listed) == sorted(path.name[:4] for path in (DOCS / "adr").glob("0*.md"))
 
 
+def test_the_pages_of_benchmarks_name_each_benchmark_and_no_other() -> None:
+    modules = (path for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text("utf-8"))
+    commands = {path.stem for path in modules} | {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")}
+    pages = "\n".join(path.read_text("utf-8") for path in (DOCS / "benchmarks").glob("*.md"))
+    assert set(re.findall(r"\bbench\.([a-z_]+)", pages)) == commands
+
+
+def test_the_index_of_benchmarks_leads_to_each_page() -> None:
+    folder = DOCS / "benchmarks"
+    linked = {link for link, _ in LINK.findall((folder / "index.md").read_text("utf-8"))}
+    assert sorted({page.name for page in folder.glob("*.md")} - {"index.md"} - linked) == []
+
+
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_generated_page_is_fresh(name: str) -> None:
     assert (DOCS / "reference" / name).read_text("utf-8") == PAGES[name](), "stale: run `make reference`"
