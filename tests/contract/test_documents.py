@@ -10,6 +10,7 @@ import pytest
 
 from services.common.messaging import flow
 from services.common.settings import CommonSettings
+from services.geofence.domain.demands import AlertKind
 from tests.support.documents import FENCE, ROOT, documents
 from tools.reference import log_events, markdown
 from tools.reference.__main__ import PAGES
@@ -146,6 +147,11 @@ def test_the_index_of_decisions_lists_each_one_once() -> None:
     )
     assert all(int(number) == int(name) for number, name in listed)
     assert sorted(name for _, name in listed) == sorted(path.name[:4] for path in (DOCS / "adr").glob("0*.md"))
+
+
+def test_the_page_of_alerts_names_each_kind() -> None:
+    page = (DOCS / "reference" / "alerts.md").read_text("utf-8")
+    assert [kind.value for kind in AlertKind if not re.search(rf"\b{kind.value}\b", page)] == []
 
 
 def test_the_pages_of_benchmarks_name_each_benchmark_and_no_other() -> None:
