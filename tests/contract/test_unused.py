@@ -19,6 +19,7 @@ CALLED_BY_LIBRARIES: Mapping[str, str] = {
     "on_post_page": "mkdocs",
     "on_post_template": "mkdocs",
     "settings_customise_sources": "pydantic-settings calls it for each settings object",
+    "writelines": "nats-py sends what is waiting by it",
 }
 """Names that no code of ours mentions, each with its caller."""
 DECORATORS = ["@model_validator", "@field_validator"]
