@@ -16,9 +16,6 @@ from services.field.push.store import PushAddresses
 from services.field.push.waking import PageWaker
 from tandem.dispatch.v1 import phone_notice_pb2
 
-RETRY_S = 1.0
-"""Delay before the warning leg is followed again, seconds."""
-
 
 class NoticeNews(PageWaker):
     """Wakes those who wait for a device's notices."""
@@ -43,8 +40,7 @@ class NoticeNews(PageWaker):
                     await self._follow(tasks)
                 except grpc.aio.AioRpcError as error:
                     reason = error.code().name
-                self._followed.lost(reason)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._followed.lost(reason))
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
         request = phone_notice_pb2.WatchPhoneNoticesRequest()

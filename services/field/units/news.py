@@ -16,8 +16,6 @@ from services.field.units.legs import UnitLegs
 from services.field.units.sessions import device_id
 from tandem.dispatch.v1 import unit_duty_pb2
 
-RETRY_S = 1.0
-"""Delay before a leg is followed again, seconds."""
 OFFER_MS = 60_000
 """Time for which a phone is woken for an offer, milliseconds of mesh time. By then somebody else is asked."""
 MAX_INCIDENTS = 10_000
@@ -55,8 +53,7 @@ class UnitNews(PageWaker):
                 await self._follow(tasks, name)
             except grpc.aio.AioRpcError as error:
                 reason = error.code().name
-            self.followed[name].lost(reason)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self.followed[name].lost(reason))
 
     async def _follow(self, tasks: asyncio.TaskGroup, name: str) -> None:
         leg = self._legs[name]

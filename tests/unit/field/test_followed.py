@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from services.field import followed
-from services.field.followed import NOTICES, OFFERS, START_S, FollowedNews
+from services.field.followed import NOTICES, OFFERS, REOPEN_S, RETRY_S, START_S, WORKED_S, FollowedNews
 
 
 class Time:
@@ -63,3 +63,25 @@ def test_a_leg_that_does_not_come_up_is_an_error_after_the_start(clock: Time, lo
 def test_a_leg_that_refuses_field_is_an_error_at_once(clock: Time, logs: list[EventDict]) -> None:
     FollowedNews(NOTICES).lost("PERMISSION_DENIED")
     assert levels(logs) == [("notices_not_followed", "error")]
+
+
+def test_the_end_of_a_stream_that_worked_is_no_failure_unless_the_next_try_fails(
+    clock: Time, logs: list[EventDict]
+) -> None:
+    notices = FollowedNews(NOTICES)
+    notices.found()
+    clock.now_s += WORKED_S
+    notices.found()
+    assert (notices.lost("UNAVAILABLE"), notices.away) == (REOPEN_S, "")
+    notices.found()
+    clock.now_s += WORKED_S
+    assert (notices.lost("ended"), notices.away) == (REOPEN_S, "")
+    assert levels(logs) == [("notices_followed", "info")]
+    assert (notices.lost("UNAVAILABLE"), notices.away) == (RETRY_S, "UNAVAILABLE")
+    notices.found()
+    assert notices.lost("UNAVAILABLE") == RETRY_S, "a stream that ends at once isn't opened again at once"
+    assert levels(logs)[1:] == [
+        ("notices_not_followed", "error"),
+        ("notices_followed", "info"),
+        ("notices_not_followed", "error"),
+    ]
