@@ -89,6 +89,7 @@ async def main(settings: IngestSettings) -> None:
             bus, observed_reports, batteries, health=readiness.optional_reader(flow.OBSERVED.name)
         )
         reporting = ReportingList(commands, observed_reports, routes, clock=clock)
+        metrics.devices.set_function(routes.count_reporting)
         metrics.disobeying.set_function(reporting.count_disobeying)
         reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
         metrics.unanswered.set_function(lambda: reports.unanswered)
