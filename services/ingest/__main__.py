@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc.aio
 
 from services.common import running
@@ -17,7 +19,7 @@ from services.common.start.service import run_service
 from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
-from services.ingest.admission.routes import Routes
+from services.ingest.admission.routes import Routes, count_reporting
 from services.ingest.batteries.api import BatteryApi
 from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.commands.api import CommandApi
@@ -89,7 +91,7 @@ async def main(settings: IngestSettings) -> None:
             bus, observed_reports, batteries, health=readiness.optional_reader(flow.OBSERVED.name)
         )
         reporting = ReportingList(commands, observed_reports, routes, clock=clock)
-        metrics.devices.set_function(routes.count_reporting)
+        metrics.devices.set_function(partial(count_reporting, routes))
         metrics.disobeying.set_function(reporting.count_disobeying)
         reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
         metrics.unanswered.set_function(lambda: reports.unanswered)

@@ -103,10 +103,6 @@ class Routes:
         known = self._devices.get(sender.device_id)
         return {sender.device_id: known.partitions} if known and not known.revoked and known.partitions else _NONE
 
-    def count_reporting(self) -> int:
-        """Number of registered devices that report. Beacons are heard by others, and a revoked device reports no more."""
-        return sum(1 for known in self._devices.values() if not known.revoked and not known.identifier_sha256)
-
     async def is_current(self, device_ids: Iterable[str]) -> bool:
         """Whether the whole bucket has been read, so that none of these devices that isn't known is registered. Raises Unavailable.
 
@@ -259,6 +255,11 @@ class Routes:
             self._token_device[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
         return registration
+
+
+def count_reporting(routes: Routes) -> int:
+    """Number of registered devices that report. Beacons are heard by others, and a revoked device reports no more."""
+    return sum(1 for known in routes._devices.values() if not known.revoked and not known.identifier_sha256)
 
 
 def _registration(route: log_pb2.DeviceRoute, partitions: Partitions) -> Registration:
