@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-
 import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from services.cli.terminal import printable
+from services.common.storage import os_errors
 
 FAILED = 1
 MISUSED = 2
@@ -35,19 +34,6 @@ _MISUSE = (
 )
 
 
-_TROUBLES = {
-    errno.ENOENT: "there is no such file or folder",
-    errno.EISDIR: "is a folder; name a file",
-    errno.ENOTDIR: "lies in something that isn't a folder",
-    errno.EEXIST: "exists, and isn't a folder",
-    errno.EACCES: "this user has no right to it",
-    errno.EPERM: "this user has no right to it",
-    errno.ENOSPC: "the disk is full",
-    errno.EROFS: "the disk is read-only",
-}
-"""What a person can do something about, by the number of the system's error."""
-
-
 def trouble(error: OSError | UnicodeDecodeError) -> str:
     """Why a file can't be read or written, in words: without an error number, and without a codec's own text."""
     if isinstance(error, UnicodeDecodeError):
@@ -55,7 +41,7 @@ def trouble(error: OSError | UnicodeDecodeError) -> str:
             return "is text in UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)"
         line = error.object[: error.start].count(b"\n") + 1
         return f"line {line} isn't text in UTF-8: save the file as UTF-8 (in Excel: CSV UTF-8)"
-    return _TROUBLES.get(error.errno or 0) or error.strerror or type(error).__name__
+    return os_errors.words(error)
 
 
 def of_os(error: OSError) -> str:

@@ -125,6 +125,20 @@ class CommonSettings(BaseSettings):
         return self.tls_files() if self.nats_url.startswith("tls://") else None
 
     @model_validator(mode="after")
+    def _refuse_malformed_urls(self) -> Self:
+        for url in self.nats_url.split(","):
+            parts = urlsplit(url)
+            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+                # The value isn't shown: it may hold a password.
+                raise ValueError("TANDEM_NATS_URL isn't a nats:// or tls:// URL (example: nats://127.0.0.1:4222)")
+        monitor = urlsplit(self.nats_monitor_url)
+        if self.nats_monitor_url and (monitor.scheme not in ("http", "https") or not monitor.hostname):
+            raise ValueError(
+                f'TANDEM_NATS_MONITOR_URL: "{self.nats_monitor_url}" isn\'t an http:// URL (example: http://127.0.0.1:8222)'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_plaintext_off_loopback(self) -> Self:
         files = (self.tls_cert, self.tls_key, self.tls_ca)
         if any(files) and not all(files):

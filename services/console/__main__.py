@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
-import uvloop
-
 from services.common import running
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.privacy.key_files import open_keys
+from services.common.start.service import run_service
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import VIEWERS, Role
@@ -88,9 +86,7 @@ def _degraded(feeds: Mapping[Role, Feed]) -> str:
 
 def main() -> None:
     """Reads the settings from the environment and runs the console."""
-    heartbeat.start()
-    telemetry.configure("console")
-    uvloop.run(run(ConsoleSettings()))
+    run_service("console", ConsoleSettings, run)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,18 @@ from functools import partial
 from pathlib import Path
 
 import grpc.aio
-import uvloop
 from prometheus_client import CollectorRegistry, Counter
 
 from services.common import running
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc
+from services.common.start.service import run_service
 from services.common.storage.db import awaited_database
 from services.dispatch.burden.api import OrderBurdenApi
 from services.dispatch.contact.api import ContactApi
@@ -302,12 +301,10 @@ async def mesh(
 
 def main() -> None:
     """Runs a leg with the settings of the command line and the environment."""
-    heartbeat.start()
     parser = argparse.ArgumentParser(prog="python -m services.dispatch", description=__doc__)
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
     leg = parser.parse_args().leg
-    telemetry.configure(f"dispatch-{leg}")
-    uvloop.run(run(for_leg(leg), process_registry()))
+    run_service(f"dispatch-{leg}", partial(for_leg, leg), lambda settings: run(settings, process_registry()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Until then the leg isn't ready. It offers and escalates as ever, and flags each 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ class LateWarnings:
             flagging = tasks.create_task(self._flag_unwarned())
             async with opening as warnings:
                 flagging.cancel()
+                # A receipt of hers must take back the flags of this process, and of one that ended before the database was mended.
+                warnings.updates.flagged_before.update(flagged(await retried(self._leg.record.open_incidents)))
                 connected(warnings)
                 self._opened.set_result(warnings)
                 await warnings.run()
@@ -59,6 +61,14 @@ class LateWarnings:
                 for incident in (await changes.next()).incidents.values():
                     for flag in unwarned(incident):
                         await retried(partial(self._leg.flag, incident.incident_id, flag))
+
+
+def flagged(incidents: Iterable[Incident]) -> Iterator[str]:
+    """Assignments of incidents whose person has the flag that nobody could warn her."""
+    for incident in incidents:
+        for assignment in incident.assignments.values():
+            if assignment.flag and assignment.flag.flag is WarningFlag.NO_CONTACT:
+                yield assignment.assignment_id
 
 
 def unwarned(incident: Incident) -> Iterator[Flag]:

@@ -59,7 +59,7 @@ class DispatchMetrics:
         )
         self.alerts_behind = Gauge(
             "tandem_dispatch_alerts_behind",
-            "Alerts in ALERTS that the leg hasn't consumed yet",
+            "Alerts in ALERTS that the leg hasn't stored yet",
             ["leg"],
             registry=registry,
         )

@@ -10,14 +10,13 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
-import uvloop
 
 from services.common import running
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.privacy.key_files import open_keys
-from services.common.storage.db import open_database
+from services.common.start.service import run_service
+from services.common.storage.db import awaited_database
 from services.common.web import server
 from services.field import mesh as meshes
 from services.field.afterwards import AfterwardsPages
@@ -56,7 +55,7 @@ async def run(settings: FieldSettings) -> None:
     watch_certificates(settings.certificates, process_metrics)
     connector = aiohttp.TCPConnector(resolver=PublicResolver(), limit=0, use_dns_cache=False)
     async with (
-        open_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,
+        awaited_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,
         meshes.connect(settings) as mesh,
         unit_legs.connect(settings) as legs,
         aiohttp.ClientSession(
@@ -110,9 +109,7 @@ async def run(settings: FieldSettings) -> None:
 
 def main() -> None:
     """Reads the settings from the environment and runs field."""
-    heartbeat.start()
-    telemetry.configure("field")
-    uvloop.run(run(FieldSettings()))
+    run_service("field", FieldSettings, run)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,13 @@ import grpc.aio
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.observability.telemetry import logger
+from services.field.followed import NOTICES, FollowedNews
 from services.field.mesh import FieldMesh
 from services.field.metrics import FieldMetrics
 from services.field.push.messages import PushClient
 from services.field.push.store import PushAddresses
 from services.field.push.waking import PageWaker
 from tandem.dispatch.v1 import phone_notice_pb2
-
-RETRY_S = 1.0
-"""Delay before the warning leg is followed again, seconds."""
 
 
 class NoticeNews(PageWaker):
@@ -27,9 +24,12 @@ class NoticeNews(PageWaker):
         self, mesh: FieldMesh, addresses: PushAddresses, push: PushClient, *, clock: MeshClock, metrics: FieldMetrics
     ) -> None:
         super().__init__(addresses, push, clock=clock, metrics=metrics)
-        self._mesh = mesh
-        self.away = "STARTING"
+        self._mesh, self._followed = mesh, FollowedNews(NOTICES)
+
+    @property
+    def away(self) -> str:
         """Reason why the warning leg isn't followed; empty while it is."""
+        return self._followed.away
 
     async def run(self) -> None:
         """Follows the warning leg until cancelled."""
@@ -40,17 +40,12 @@ class NoticeNews(PageWaker):
                     await self._follow(tasks)
                 except grpc.aio.AioRpcError as error:
                     reason = error.code().name
-                if self.away != reason:
-                    logger().error("notices_not_followed", reason=reason)
-                self.away = reason
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._followed.lost(reason))
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
         request = phone_notice_pb2.WatchPhoneNoticesRequest()
         async for due in self._mesh.notices.WatchPhoneNotices(request, metadata=self._mesh.to_warning):
-            if self.away:
-                logger().info("notices_followed")
-            self.away = ""
+            self._followed.found()
             if not due.notice_id:
                 continue
             self.wake(due.device_id)

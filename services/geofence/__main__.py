@@ -6,19 +6,18 @@ import asyncio
 from functools import partial
 
 import grpc.aio
-import uvloop
 
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
+from services.common.start.service import run_service
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.devices.states import DeviceStateApi
@@ -38,18 +37,16 @@ from tandem.geofence.v1 import (
 )
 
 
-async def main() -> None:
+async def main(settings: GeofenceSettings) -> None:
     """Runs the geofence service until SIGTERM."""
-    settings = GeofenceSettings()
-    name = f"geofence-{settings.replica}"
-    telemetry.configure(name)
+    name, keys = _name(settings), settings.state_keys
     metrics = ProcessMetrics(process_registry())
     gate = PriorityGate()
     GateMetrics(gate, metrics.registry)
     history = HistoryBudget(gate, BUSY_SHARE)
     async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
-        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
+        store = CheckpointStore(settings.data_dir / name, keys)
         evaluator_metrics = GeofenceMetrics(metrics.registry)
         evaluators = {
             p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics, gate=gate)
@@ -90,6 +87,10 @@ async def main() -> None:
             await running.until_stopped(_evaluate(evaluators, server, bus, gate=gate), *lasting)
 
 
+def _name(settings: GeofenceSettings) -> str:
+    return f"geofence-{settings.replica}"
+
+
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus, *, gate: PriorityGate) -> None:
     """Folds all partitions. Reports SERVING once each has caught up with the log, and only while all can decide."""
     behind = set(evaluators)
@@ -111,5 +112,4 @@ async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: B
 
 
 if __name__ == "__main__":
-    heartbeat.start()
-    uvloop.run(main())
+    run_service("geofence", GeofenceSettings, main, name_of=_name)

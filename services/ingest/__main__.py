@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc.aio
-import uvloop
 
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_streams
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
+from services.common.start.service import run_service
 from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
-from services.ingest.admission.routes import Routes
+from services.ingest.admission.routes import Routes, count_reporting
 from services.ingest.batteries.api import BatteryApi
 from services.ingest.batteries.charges import ReportedBatteries
 from services.ingest.commands.api import CommandApi
@@ -38,10 +39,8 @@ from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import battery_pb2_grpc, ingest_pb2_grpc
 
 
-async def main() -> None:
+async def main(settings: IngestSettings) -> None:
     """Runs the ingest service until SIGTERM."""
-    settings = IngestSettings()
-    telemetry.configure("ingest")
     shared_metrics = ProcessMetrics(process_registry())
     watch_certificates(settings.certificates, shared_metrics)
     gate = PriorityGate()
@@ -92,6 +91,7 @@ async def main() -> None:
             bus, observed_reports, batteries, health=readiness.optional_reader(flow.OBSERVED.name)
         )
         reporting = ReportingList(commands, observed_reports, routes, clock=clock)
+        metrics.devices.set_function(partial(count_reporting, routes))
         metrics.disobeying.set_function(reporting.count_disobeying)
         reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
         metrics.unanswered.set_function(lambda: reports.unanswered)
@@ -135,5 +135,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    heartbeat.start()
-    uvloop.run(main())
+    run_service("ingest", IngestSettings, main)

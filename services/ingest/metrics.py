@@ -33,6 +33,11 @@ class IngestMetrics:
             "Receipts that match no command of the sender's devices",
             registry=registry,
         )
+        self.devices = Gauge(
+            "tandem_ingest_devices",
+            "Registered devices that report; the same in every process",
+            registry=registry,
+        )
         self.disobeying = Gauge(
             "tandem_ingest_devices_disobeying",
             "Devices whose reports are further apart than asked, or that refused the interval; the same in every process",

@@ -6,12 +6,10 @@ from contextlib import closing
 from functools import partial
 
 import grpc.aio
-import uvloop
 
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
@@ -19,6 +17,7 @@ from services.common.priority import PriorityGate
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
+from services.common.start.service import run_service
 from services.common.storage import db
 from services.registry import startup
 from services.registry.api import RegistryServicer
@@ -218,6 +217,4 @@ async def main(settings: RegistrySettings) -> None:
 
 
 if __name__ == "__main__":
-    heartbeat.start()
-    telemetry.configure("registry")
-    uvloop.run(main(RegistrySettings()))
+    run_service("registry", RegistrySettings, main)

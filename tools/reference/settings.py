@@ -35,8 +35,9 @@ SECTIONS: tuple[tuple[str, type[CommonSettings], str], ...] = (
     ),
 )
 INTRODUCTION = """Each process reads its settings once, at its start, from environment variables, or from the files of the folder
-`TANDEM_SECRETS_DIR`, each named like a setting. A wrong value is named, and the process ends. A process under `tandem up` gets those of
-the shell, except the ones that `tandem up` sets itself: addresses, ports, folders, NATS, certificates, the clock and the
+`TANDEM_SECRETS_DIR`, each named like a setting. A wrong value is named in one line (`cannot_run`),
+and the process ends with exit code 2; a name that no service has is named, too (`setting_unknown`). A process under `tandem up`
+gets those of the shell, except the ones that `tandem up` sets itself: addresses, ports, folders, NATS, certificates, the clock and the
 development secret.
 """
 OTHERS = (

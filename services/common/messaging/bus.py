@@ -38,6 +38,8 @@ FAILURE_REMEMBERED_S = 10.0
 """Time after a failed publish during which `Bus.works` answers False, seconds."""
 CERTIFICATE_INTERVAL_S = 10.0
 """Interval of checks for replaced certificate files, seconds."""
+PATIENCE_S = 10.0
+"""Time after a start or a disconnection in which a server that can't be reached is no warning of its own, seconds."""
 PING_INTERVAL_S = 1
 """Interval of pings to the server, seconds. After three pings without an answer the client connects to another server."""
 
@@ -260,6 +262,12 @@ class Bus:
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
 
 
+_ENDED = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError)
+"""Errors of a connection that ends, before `nats_disconnected`."""
+_BROKEN = (OSError, TimeoutError, nats.errors.TimeoutError, nats.errors.NoServersError)
+"""Errors of a server that can't be reached."""
+
+
 async def _within(timeout_s: float, awaited: asyncio.Future[Msg | None]) -> Msg:
     """Waits for an answer. Raises TimeoutError.
 
@@ -302,13 +310,20 @@ async def connect(
         if (reason := str(error).removeprefix("nats: ")).startswith("permissions violation"):
             logger().error("nats_refused", reason=reason)
         else:
+            # While a start or `nats_disconnected` is this recent, a connection that breaks or isn't accepted is part of it.
+            is_known = isinstance(error, _BROKEN) and loop.time() < away_since_s + PATIENCE_S
             # An error of the type Error holds what the server said.
-            attempts.failed({}, reason if type(error) is nats.errors.Error else type(error).__name__, logging.WARNING)
+            said = reason if type(error) is nats.errors.Error else type(error).__name__
+            attempts.failed({}, said, logging.INFO if is_known or isinstance(error, _ENDED) else logging.WARNING)
 
+    loop = asyncio.get_running_loop()
+    away_since_s = loop.time()
     attempts = Outages("nats_error", "nats_reconnected")
     ending = False
 
     async def on_disconnect() -> None:
+        nonlocal away_since_s
+        away_since_s = loop.time()
         if not ending:
             logger().warning("nats_disconnected")
 

@@ -6,16 +6,20 @@ number of its failures since its last line. The end of the outage gets a line, t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.common.observability.telemetry import logger
 
 INTERVAL_S = 10.0
 """Least time between two lines with the same reason, seconds."""
+WORKS_AFTER_S = 10.0
+"""Time without a failure after which work that has no end counts as working again, seconds."""
 MAX_REASONS = 100
 """Number of reasons that an outage remembers. Some reasons hold a number that differs each time."""
 
@@ -79,6 +83,15 @@ class Outages:
         lasted_s = round(outage.failed_s - outage.since_s, 1)
         logger().info(self._ended, **fields, after=self._event, failures=outage.failures, seconds=lasted_s)
         return True
+
+    @contextmanager
+    def working(self, fields: Mapping[str, object]) -> Iterator[None]:
+        """Ends an outage once the block has run for WORKS_AFTER_S. For work on the event loop that runs until it fails."""
+        works = asyncio.get_running_loop().call_later(WORKS_AFTER_S, self.succeeded, fields)
+        try:
+            yield
+        finally:
+            works.cancel()
 
     def forget(self, fields: Mapping[str, object]) -> None:
         """Forgets an outage whose end nobody will see. The next failure begins another one."""

@@ -37,7 +37,7 @@ def read_keys(path: Path, advice: str = "") -> tuple[bytes, ...]:
     try:
         return parse_keys(path.read_text("ascii").split())
     except OSError as error:
-        raise FailedPrecondition(f"{path} can't be read: {error.strerror}") from None
+        raise FailedPrecondition(f"{path} can't be read: {error.strerror}") from error
     except ValueError:
         raise FailedPrecondition(
             f"{path} must hold keys of {2 * KEY_BYTES} hex digits, one a line (example: openssl rand -hex {KEY_BYTES})"

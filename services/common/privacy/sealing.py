@@ -50,12 +50,13 @@ def _info(person_id: str) -> bytes:
 
 
 def read_public_key(path: Path) -> X25519PublicKey:
-    """Reads the newest public key from a file of hex digits, which is its last line. Raises FailedPrecondition if it isn't a key."""
+    """Reads the newest public key from a file of hex digits, which is its last line. Raises OSError, and FailedPrecondition if it isn't
+    a key."""
     try:
         return X25519PublicKey.from_public_bytes(bytes.fromhex(path.read_text().split()[-1]))
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         raise FailedPrecondition(
-            f"{path.name} holds no public key of the warning leg: its last line must have 64 hex digits"
+            f"{path} holds no public key of the warning leg: its last line must have 64 hex digits"
         ) from None
 
 

@@ -59,6 +59,14 @@ class FailedPrecondition(PermanentError):
         self.code = code
 
 
+class CannotBind(FailedPrecondition):
+    """A port of this process can't be bound. `port` is its number."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        super().__init__(f"{host}:{port} can't be bound: {why}")
+        self.port = port
+
+
 class Unauthenticated(PermanentError):
     """The caller hasn't proven its identity."""
 

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from services.common.messaging.bus import Bus
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
+from services.common.rpc.errors import CannotBind
 from services.common.rpc.gatekeeper import PERSON, Gatekeeper
 from services.common.rpc.gatekeeper import caller as caller
 from services.common.rpc.history import HistoryBudget
@@ -138,7 +139,13 @@ async def serve(
     reflection.enable_server_reflection((*services.names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     credentials = _server_credentials(settings) if settings.tls else None
-    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError:
+        # gRPC's own text gives no reason.
+        raise CannotBind(
+            settings.host, settings.port, "it is in use, or isn't this process's to use; choose another"
+        ) from None
     await health_servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
     logger().info("listening", port=port, tls=settings.tls)

@@ -32,10 +32,16 @@ def write_once(path: Path, data: bytes) -> None:
 
 def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Writes and syncs a new file, but not its folder. Raises FileExistsError if the file exists, and OSError."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)  # the system names no file where a write fails, as on a full disk
+        raise
 
 
 def put(draft: Path, path: Path) -> None:

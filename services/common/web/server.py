@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import resource
 import ssl
 import termios
@@ -20,6 +21,7 @@ from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from services.common.observability.telemetry import logger
+from services.common.rpc.errors import CannotBind
 
 REQUEST_WITHIN_S = 10.0
 """Maximum time from the first byte of a request until its head and body have arrived, seconds. It is also the maximum time from
@@ -269,14 +271,20 @@ async def served(
     endpoint = HttpEndpoint(name, most, cast(Callable[[], asyncio.Protocol], runner.server), closed=closed)
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None
-    server = await asyncio.get_running_loop().create_server(
-        lambda: ConnectionGuard(endpoint),
-        host,
-        port,
-        ssl=context,
-        ssl_handshake_timeout=REQUEST_WITHIN_S if context else None,
-        backlog=512,
-    )
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: ConnectionGuard(endpoint),
+            host,
+            port,
+            ssl=context,
+            ssl_handshake_timeout=REQUEST_WITHIN_S if context else None,
+            backlog=512,
+        )
+    except OSError as error:
+        await runner.cleanup()
+        raise CannotBind(
+            host, port, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        ) from None
     bound: int = server.sockets[0].getsockname()[1]
     logger().info("listening", endpoint=name, port=bound, tls=tls is not None)
     renewing = asyncio.create_task(_renew(context, tls)) if context and tls else None

@@ -208,7 +208,7 @@ def open_key(path: Path) -> bytes:
         durable.write_once(path, os.urandom(_KEY_BYTES))
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise FailedPrecondition(f"{path.name} doesn't hold a key of {_KEY_BYTES} bytes")
+        raise FailedPrecondition(f"{path} doesn't hold a key of {_KEY_BYTES} bytes")
     return key
 
 

@@ -51,16 +51,16 @@ class Receiver:
 def read(path: Path) -> tuple[Receiver, ...]:
     """Reads a file of receivers: a JSON list of objects with name, url, secrets and optionally deadline_s, form, links.
 
-    Raises FailedPrecondition if a receiver can't be used. The error never contains secrets.
+    Raises OSError, and FailedPrecondition if a receiver can't be used. The error never contains secrets.
     """
     try:
         records = json.loads(path.read_text())
         receivers = tuple(_receiver(record) for record in records)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
-        raise FailedPrecondition(f"{path.name} isn't a list of receivers: {reason}") from None
+        raise FailedPrecondition(f"{path} isn't a list of receivers: {reason}") from None
     if len({receiver.name for receiver in receivers}) < len(receivers):
-        raise FailedPrecondition(f"{path.name} has two receivers with the same name")
+        raise FailedPrecondition(f"{path} has two receivers with the same name")
     return receivers
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import grpc.aio
 
+from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import client, server
@@ -32,6 +33,7 @@ WORKS_AFTER_S = 1.0
 REQUEST_DELAY_S = 0.05
 """Time for which changes of shares are collected after the first one, seconds. An offer and the alerts that follow it change the shares
 several times, and the offers of all legs go first."""
+_OUTAGES = Outages("target_stream_broke", "target_stream_works")
 CHANGES_PER_REQUEST = 500
 """Maximum number of shares that a request adds, and of shares that it removes."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
@@ -100,8 +102,10 @@ class EvaluatorStream:
             while True:
                 code, worked = await self._follow(stub, metadata)
                 self._metrics.streams_broken.labels(code).inc()
-                level = logging.INFO if worked else logging.WARNING
-                logger().log(level, "target_stream_broke", code=code, evaluator=self.endpoint.address)
+                if worked:
+                    logger().info("target_stream_broke", code=code, evaluator=self.endpoint.address)
+                else:
+                    _OUTAGES.failed({"evaluator": self.endpoint.address}, code, logging.WARNING)
                 changed()
                 failures = 0 if worked else failures + 1
                 if not worked:
@@ -126,10 +130,11 @@ class EvaluatorStream:
             opened_s, self.is_connected = loop.time(), True
             self._listener.on_connected(self)
             writing = asyncio.create_task(self._write(call))
-            async for response in call:
-                worked = True
-                for event in response.events:
-                    self._listener.on_event(event)
+            with _OUTAGES.working({"evaluator": self.endpoint.address}):
+                async for response in call:
+                    worked = True
+                    for event in response.events:
+                        self._listener.on_event(event)
         except grpc.aio.AioRpcError as error:
             code = error.code().name
         except TimeoutError:

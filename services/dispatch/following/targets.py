@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from google.rpc import code_pb2
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging.permissions import SERVICE
+from services.common.observability.outages import WORKS_AFTER_S, Outages
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.dispatch.domain.leg import Leg
@@ -62,6 +64,7 @@ class Targets:
         self._by_number: dict[int, TargetKey] = {}
         self._streams: dict[EvaluatorEndpoint, EvaluatorStream] = {}
         self._numbers = count(1)
+        self._refusals = Outages("target_refused", "target_accepted")
         self._on_changed: list[Callable[[str], None]] = []
 
     # ── for the follower and the desks ───────────────────────────────────────────────────────────────────────────────
@@ -92,6 +95,7 @@ class Targets:
                 self._request(key, target)
         if not targets:
             del self._targets[incident_id]
+            self._refusals.forget({"incident_id": incident_id})
 
     async def run(self) -> None:
         """Keeps a stream open to each evaluator, until cancelled."""
@@ -161,6 +165,7 @@ class Targets:
                 pass  # opened: the first position follows
 
     def _accept(self, key: TargetKey, target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
+        self._refusals.succeeded({"incident_id": key.incident_id}, WORKS_AFTER_S)
         if (located := target.put(position)) is not None:
             point, at_ms = located
             self._last_known_positions.put(key.subject_id, point, at_ms)
@@ -169,7 +174,7 @@ class Targets:
     def _refused(self, key: TargetKey, target: FollowedTarget, refusal: positions_pb2.ShareRefused) -> None:
         code = code_pb2.Code.Name(refusal.code)
         self._metrics.shares_refused.labels(code).inc()
-        logger().warning("target_refused", incident_id=key.incident_id, code=code, reason=refusal.reason)
+        self._refusals.failed({"incident_id": key.incident_id}, f"{code}: {refusal.reason}", logging.WARNING)
         target.is_unavailable |= refusal.code == code_pb2.UNAVAILABLE
         if target.stream is not None:
             target.refused_by.add(target.stream.endpoint)

@@ -48,6 +48,8 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
             )
             alerts = [alert for alert in parsed if concerns(leg.name, alert)]
             position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
+            # While a database refuses, `put` doesn't return, and no more alerts may be waiting behind these.
+            leg.metrics.alerts_behind.labels(leg.name).set(len(alerts) + messages[-1].pending)
             await deferred.put(alerts, position)
             leg.metrics.alerts_behind.labels(leg.name).set(messages[-1].pending)
 

@@ -132,6 +132,11 @@ class ReceiptStore:
         found = [message_of(row) for row in rows]
         return list({(message.incident_id, message.person_id): message for message in found}.values())
 
+    async def is_newest(self, message: MessageRow, now_ms: int) -> bool:
+        """Whether no newer message of the same giver to the person is due."""
+        newer = _OF_GIVER[bool(message.ground)].newer
+        return not await fetch_rows(self._database, newer, {**_up_to(message), "now_ms": now_ms})
+
     async def expire(self, ended: Sequence[EndedWait], now_ms: int) -> None:
         """Ends waits for receipts in one transaction, also those for the earlier messages to each person.
 
@@ -166,7 +171,7 @@ def acknowledgement_of(message: MessageRow) -> Acknowledge:
     )
 
 
-def flag_of(message: MessageRow, flag: WarningFlag) -> Flag:
+def flag_of(message: MessageRow, flag: WarningFlag = WarningFlag.REACHED) -> Flag:
     """Returns the flag that tells the leg about the person of a message."""
     return Flag(
         subject_id=message.person_id,

@@ -111,6 +111,8 @@ class LegUpdates:
         """When the next such check may begin, by the event loop's clock, seconds."""
         self._recorded: list[PendingLegUpdate] = []
         """Updates that the leg has recorded and the store still has. A process that dies before the next check repeats them."""
+        self.flagged_before: set[str] = set()
+        """Assignments that had the flag NO_CONTACT before the warnings were opened, of which the store may not know."""
 
     async def run(self) -> None:
         """Updates the leg until cancelled: after each receipt, and when a receipt is overdue. Needs no NATS."""
@@ -186,8 +188,7 @@ class LegUpdates:
                     early.append(LegUpdate(update, message))
                     continue
                 logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
-            except FailedPrecondition as error:
-                # The assignment is over already. The receipt stays stored with its message.
+            except FailedPrecondition as error:  # the assignment is over; the receipt stays stored with its message
                 logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
             self._recorded.append(update)
         return early
@@ -195,8 +196,7 @@ class LegUpdates:
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
         """Returns the ids of those assignments of the messages that a gateway has acknowledged.
 
-        Such a gateway follows the leg's steps. Its acknowledgement means that the person was reached, even if the assignment is over
-        by now.
+        Such a gateway follows the leg's steps. Its acknowledgement means that the person was reached, even after the assignment.
         """
         if not messages:
             return set()
@@ -210,6 +210,9 @@ class LegUpdates:
     async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
         if update.flag is None:
             await self._leg.answer(acknowledgement_of(message))
+            is_flagged = assignment_of(message) in self.flagged_before
+            if is_flagged and await self._receipts.is_newest(message, self._clock.now_ms()):
+                await self._leg.flag(message.incident_id, flag_of(message))
         else:
             await self._leg.flag(message.incident_id, flag_of(message, update.flag))
 

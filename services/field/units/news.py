@@ -7,7 +7,7 @@ import asyncio
 import grpc.aio
 
 from services.common.clock import MeshClock
-from services.common.observability.telemetry import logger
+from services.field.followed import OFFERS, FollowedNews
 from services.field.metrics import FieldMetrics
 from services.field.push.messages import PushClient
 from services.field.push.store import PushAddresses
@@ -16,8 +16,6 @@ from services.field.units.legs import UnitLegs
 from services.field.units.sessions import device_id
 from tandem.dispatch.v1 import unit_duty_pb2
 
-RETRY_S = 1.0
-"""Delay before a leg is followed again, seconds."""
 OFFER_MS = 60_000
 """Time for which a phone is woken for an offer, milliseconds of mesh time. By then somebody else is asked."""
 MAX_INCIDENTS = 10_000
@@ -34,12 +32,12 @@ class UnitNews(PageWaker):
         self._legs, self._now_ms = legs, clock.now_ms
         self._units: dict[tuple[str, str], dict[str, str]] = {}
         """Unit by assignment, for each leg and incident."""
-        self.away = dict.fromkeys(legs, "STARTING")
-        """Reason why each leg isn't followed; empty while it is."""
+        self.followed = {name: FollowedNews(OFFERS, leg=name) for name in legs}
+        """The offers of each leg."""
 
     def not_followed(self) -> str:
         """Legs whose offers wake no page, with the reason of each; empty if there is none."""
-        away = [f"the {name} leg's ({reason})" for name, reason in self.away.items() if reason]
+        away = [f"the {name} leg's ({news.away})" for name, news in self.followed.items() if news.away]
         return f"offers can't be followed: {', '.join(away)}" if away else ""
 
     async def run(self) -> None:
@@ -55,17 +53,12 @@ class UnitNews(PageWaker):
                 await self._follow(tasks, name)
             except grpc.aio.AioRpcError as error:
                 reason = error.code().name
-            if self.away[name] != reason:
-                logger().error("offers_not_followed", leg=name, reason=reason)
-            self.away[name] = reason
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self.followed[name].lost(reason))
 
     async def _follow(self, tasks: asyncio.TaskGroup, name: str) -> None:
         leg = self._legs[name]
         async for change in leg.stub.WatchUnits(unit_duty_pb2.WatchUnitsRequest(), metadata=leg.metadata):
-            if self.away[name]:
-                logger().info("offers_followed", leg=name)
-            self.away[name] = ""
+            self.followed[name].found()
             if change.incident_id:
                 self._apply(tasks, name, change)
 

@@ -120,7 +120,11 @@ class UnitPages:
         leg = self._legs[session.leg]
         request = unit_duty_pb2.GetDutyRequest(token=session.token, shown_assignment_ids=shown)
         content = answers.duty(await leg.stub.GetDuty(request, metadata=leg.metadata, timeout=WITHIN_S))
-        content |= {"leg": session.leg, "away": bool(self._news.away[session.leg]), "calls": self._calls(session.leg)}
+        content |= {
+            "leg": session.leg,
+            "away": bool(self._news.followed[session.leg].away),
+            "calls": self._calls(session.leg),
+        }
         return content | {"digest": digest_of(content)}
 
     def _calls(self, leg: str) -> dict[str, str]:

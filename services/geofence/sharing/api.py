@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import grpc.aio
 
 from services.common.clock import MeshClock
+from services.common.observability.outages import WORKS_AFTER_S, Outages
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc import server
@@ -27,6 +29,7 @@ from services.geofence.sharing.watched import LiveShare
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
+_REFUSALS = Outages("sharing_refused", "sharing_accepted")
 MAX_ADDS = 1_000
 """Maximum number of shares that one request adds."""
 ADDS_PER_STEP = 100
@@ -106,7 +109,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
                 admitted.append(self._admit(request, incidents))
             except TandemError as error:
                 role = Role.Name(server.caller().role)
-                logger().warning("sharing_refused", role=role, reason=str(error))
+                _REFUSALS.failed({"role": role}, str(error), logging.WARNING)
                 stream.refuse(request.number, error)
         recipient = server.caller().spiffe_id
         opened: dict[_Admitted, OpenShare] = {}
@@ -127,11 +130,12 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
         except Unavailable as error:
             for share in new:
                 stream.refuse(share.number, error)
-            logger().warning("sharing_refused", role=Role.Name(server.caller().role), reason=error.reason)
+            _REFUSALS.failed({"role": Role.Name(server.caller().role)}, error.reason, logging.WARNING)
             return
         for share, open_share in zip(new, opened, strict=True):
             stream.add(_live(share, open_share, stream))
         role = Role.Name(server.caller().role)
+        _REFUSALS.succeeded({"role": role}, WORKS_AFTER_S)
         for under, count in Counter(share.right.incident_id or share.right.order_id for share in new).items():
             logger().info("sharing_began", role=role, under=under, subjects=count)
 

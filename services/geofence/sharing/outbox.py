@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from services.common.clock import MeshClock
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
+from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, Unavailable
 from services.common.storage.db import Database, open_database
@@ -42,6 +43,7 @@ END_DELAY_S = 0.2
 RESUME_S = 3.0
 """Time, seconds, within which the same recipient may continue a share whose stream broke."""
 RETRY_DELAY_S = 2.0
+_OUTAGES = Outages("disclosures_wait", "disclosures_go_on")
 END_SUFFIX = "-end"
 PUBLISHED_KEPT_MS = 86_400_000
 """Time for which a published disclosure is kept here, ms of mesh time."""
@@ -206,7 +208,7 @@ class DisclosureOutbox:
 
     async def run(self, bus: Bus) -> None:
         """Opens the outbox, writes ends and publishes waiting disclosures, until cancelled."""
-        await _persist(lambda: self._open(bus))
+        await _persist("open", lambda: self._open(bus))
 
     async def _open(self, bus: Bus) -> None:
         try:
@@ -222,9 +224,11 @@ class DisclosureOutbox:
         try:
             async with asyncio.TaskGroup() as tasks:
                 # Separate tasks, so that disclosures are written even while NATS is down.
-                tasks.create_task(_persist(lambda: _drain(self._write_some, self._to_write)))
-                tasks.create_task(_persist(lambda: _drain(lambda: self._publish_some(bus), self._to_publish)))
-                tasks.create_task(_persist(lambda: self._keep_published(bus)))
+                tasks.create_task(_persist("write", lambda: _drain(self._write_some, self._to_write)))
+                tasks.create_task(
+                    _persist("publish", lambda: _drain(lambda: self._publish_some(bus), self._to_publish))
+                )
+                tasks.create_task(_persist("compare", lambda: self._keep_published(bus)))
         finally:
             for suspended in self._suspended.values():
                 self._end_suspended(*suspended)
@@ -298,13 +302,15 @@ def _not_open() -> Unavailable:
     return Unavailable("the outbox of disclosures isn't open", retry_after_s=RETRY_DELAY_S)
 
 
-async def _persist(work: Callable[[], Awaitable[None]]) -> None:
-    """Runs `work` until cancelled, again after an error of the disk or of the server."""
+async def _persist(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs `work` until cancelled, again after an error of the disk or of the server. `name` is for the log."""
+    fields = {"work": name}
     while True:
         try:
-            await work()
+            with _OUTAGES.working(fields):
+                await work()
         except (RetryableError, DBAPIError, OSError) as error:
-            logger().error("disclosures_wait", reason=type(error).__name__)
+            _OUTAGES.failed(fields, error.reason if isinstance(error, RetryableError) else type(error).__name__)
             await asyncio.sleep(RETRY_DELAY_S)
 
 

@@ -257,6 +257,11 @@ class Routes:
         return registration
 
 
+def count_reporting(routes: Routes) -> int:
+    """Number of registered devices that report. Beacons are heard by others, and a revoked device reports no more."""
+    return sum(1 for known in routes._devices.values() if not known.revoked and not known.identifier_sha256)
+
+
 def _registration(route: log_pb2.DeviceRoute, partitions: Partitions) -> Registration:
     return Registration(
         partitions=partitions,

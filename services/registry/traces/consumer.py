@@ -17,6 +17,7 @@ from services.common.messaging.pull import Delivered
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability import tracing
+from services.common.observability.outages import Outages
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
@@ -62,6 +63,7 @@ class TraceReader:
         self._transactions, self._bus, self._on_stored = transactions, bus, on_stored
         self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
         self._gate, self._metrics = gate, metrics
+        self._outages = Outages("traces_restarted", "traces_read_again")
         readiness = readiness or Readiness()
         self._health = {stream: readiness.optional_reader(f"{stream} for traces") for stream in STREAMS}
 
@@ -72,20 +74,21 @@ class TraceReader:
             await asyncio.Event().wait()
         while True:
             try:
-                async with self._transactions.database.alone("traces") as still_alone, asyncio.TaskGroup() as tasks:
-                    for stream in STREAMS:
-                        tasks.create_task(self._follow(stream, still_alone))
-                    tasks.create_task(self._forget())
+                async with self._transactions.database.alone("traces") as still_alone:
+                    await self._read(still_alone)
             except* (
                 Exception
             ) as errors:  # any error: it must not stop records and cases, and reading resumes at the stored sequence
                 self._metrics.trace_failures.inc()
-                reasons = [
-                    exception.reason if isinstance(exception, TandemError) else type(exception).__name__
-                    for exception in errors.exceptions
-                ]
-                logger().error("traces_restarted", reasons=reasons)
+                self._outages.failed({}, ", ".join(_reasons(errors)))
             await asyncio.sleep(RETRY_DELAY_S)
+
+    async def _read(self, still_alone: Callable[[], Awaitable[None]]) -> None:
+        with self._outages.working({}):
+            async with asyncio.TaskGroup() as tasks:
+                for stream in STREAMS:
+                    tasks.create_task(self._follow(stream, still_alone))
+                tasks.create_task(self._forget())
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         trail, after = await self._progress(stream)
@@ -110,7 +113,7 @@ class TraceReader:
     async def _store(
         self, stream: str, messages: Sequence[Delivered], trail: Trail, *, still_alone: Callable[[], Awaitable[None]]
     ) -> None:
-        facts = self._read(messages)
+        facts = self._facts(messages)
         await still_alone()
         batch = TraceBatch(
             stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
@@ -130,7 +133,7 @@ class TraceReader:
             logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
         return Trail.parse(trail), last
 
-    def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
+    def _facts(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
         facts: list[tuple[str, Fact]] = []
         for message in messages:
             try:
@@ -162,3 +165,14 @@ class TraceReader:
             async with self._transactions.open() as work:
                 await work.traces.forget_before(wall_us() - KEPT_US)
             await asyncio.sleep(FORGET_INTERVAL_S)
+
+
+def _reasons(errors: BaseExceptionGroup[BaseException]) -> list[str]:
+    """The distinct reasons of errors, sorted: in an outage the two streams fail in either order."""
+    reasons: set[str] = set()
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            reasons |= set(_reasons(error))
+        else:
+            reasons.add(error.reason if isinstance(error, TandemError) else type(error).__name__)
+    return sorted(reasons)

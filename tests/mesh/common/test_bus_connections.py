@@ -213,7 +213,40 @@ async def test_each_reason_of_failing_attempts_is_one_line_until_the_client_is_c
     outage = logged[: events.index("nats_reconnected")]
     reasons = [line["reason"] for line in outage if line["event"] == "nats_error"]
     assert reasons and len(set(reasons)) == len(reasons) < 6
+    warnings = [line["event"] for line in outage if line["log_level"] == "warning"]
+    assert warnings == ["nats_disconnected"], "one cause is one warning"
     assert logged[len(outage)]["failures"] >= 6
+
+
+@pytest.mark.parametrize(("patience_s", "level"), [(2 * WITHIN_S, "info"), (0.0, "warning")])
+async def test_a_server_that_starts_after_its_client_is_no_warning_and_one_that_stays_away_is(
+    monkeypatch: pytest.MonkeyPatch, patience_s: float, level: str
+) -> None:
+    failed, note = asyncio.Event(), Outages.failed
+
+    def noted(outages: Outages, fields: Mapping[str, object], reason: str, level: int) -> None:
+        note(outages, fields, reason, level)
+        failed.set()
+
+    monkeypatch.setattr(Outages, "failed", noted)
+    monkeypatch.setattr(buses, "PATIENCE_S", patience_s)
+    server = RefusingServer()
+    server.errors.clear()
+
+    async def connect() -> None:
+        async with buses.connect(f"nats://127.0.0.1:{server.port}", "test"):
+            pass
+
+    with capture_logs() as logged:
+        async with asyncio.timeout(WITHIN_S):
+            connecting = asyncio.create_task(connect())
+            await failed.wait()
+            async with serving(server.serve, "127.0.0.1", server.port):
+                await connecting
+    assert [(line["event"], line["log_level"]) for line in logged] == [
+        ("nats_error", level),
+        ("nats_reconnected", "info"),
+    ]
 
 
 async def test_a_write_to_a_lost_connection_is_dropped_or_an_error_of_connections() -> None:

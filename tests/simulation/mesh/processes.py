@@ -111,8 +111,7 @@ class Mesh:
 
     async def _ingest(self) -> None:
         given = {**self._given("ingest"), "http_port": 0, "backfill_reports_per_s": BACKFILL_PER_S}
-        _replace(ingest, "IngestSettings", lambda: IngestSettings(**given))
-        await ingest.main()
+        await ingest.main(IngestSettings(**given))
 
     async def _geofence(self, replica: int) -> None:
         given = self._given(EVALUATORS[replica]) | {
@@ -121,9 +120,8 @@ class Mesh:
             "checkpoint_every": self._checkpoint_every,
             "tick_after_s": tempo.TICK_AFTER_S,
         }
-        _replace(geofence, "GeofenceSettings", lambda: GeofenceSettings(**given))
         _replace(geofence, "Evaluator", _noted_evaluator)
-        await geofence.main()
+        await geofence.main(GeofenceSettings(**given))
 
     def _dispatch(self, leg: str) -> Coroutine[Any, Any, None]:
         targets = {

@@ -15,6 +15,7 @@ import uvloop
 
 from services.common.messaging.bus import Bus, PubAck
 from services.geofence.__main__ import main
+from services.geofence.settings import GeofenceSettings
 
 PLAN = "MORTAL_EVALUATOR_PLAN"
 
@@ -39,4 +40,4 @@ if __name__ == "__main__":
     plan = Path(os.environ[PLAN]).read_text()
     if plan:
         arm(plan)
-    uvloop.run(main())
+    uvloop.run(main(GeofenceSettings()))

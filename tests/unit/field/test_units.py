@@ -128,9 +128,10 @@ def test_a_leg_that_is_not_followed_is_named() -> None:
     assert (
         news.not_followed() == "offers can't be followed: the probation leg's (STARTING), the police leg's (STARTING)"
     )
-    news.away |= {"probation": "", "police": "UNAVAILABLE"}
+    news.followed["probation"].found()
+    news.followed["police"].lost("UNAVAILABLE")
     assert news.not_followed() == "offers can't be followed: the police leg's (UNAVAILABLE)"
-    news.away["police"] = ""
+    news.followed["police"].found()
     assert not news.not_followed()
 
 

@@ -41,6 +41,7 @@ from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
 from services.common.privacy import key_files, sealing
 from services.common.rpc.errors import FailedPrecondition
+from services.common.start import setting_names
 from services.common.storage import durable
 
 NO_SPACE = (10023, 10047)
@@ -135,6 +136,8 @@ async def _run(options: Options) -> int:
 
     async with AsyncExitStack() as stack:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
+        for setting, similar in setting_names.unknown(os.environ).items():
+            say(f"{setting} is no setting and has no effect{f'; is {similar} meant?' if similar else ''}")
         base_port = _base_port(options.base_port)
         certificates = _certificates(options)
         guard = await stack.enter_async_context(child_guard())

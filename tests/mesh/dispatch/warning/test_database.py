@@ -1,4 +1,5 @@
-"""A warning leg whose database of warnings can't be opened: it offers all the same, and the police know that nobody was warned."""
+"""A warning leg whose database of warnings can't be opened: it offers all the same, and the police know that nobody was warned, and
+later that she was."""
 
 from __future__ import annotations
 
@@ -73,12 +74,16 @@ async def test_the_leg_offers_without_its_warnings_and_the_police_are_notified(
                 await at_gateway.next(dispatch_pb2.OFFERED)
                 await at_gateway.next(dispatch_pb2.ESCALATED)
                 assert (await flagged(at_police, dispatch_pb2.NO_CONTACT)).subject_id == "p1"
-            await until_health(warning_leg, health_pb2.HealthCheckResponse.NOT_SERVING)
-            assert gateway.requests == []
-            refused = [line for line in logs if line["event"] == "database_refused"]
-            assert {(line["database"], line["reason"]) for line in refused} == {(str(made.warning_database), reason)}
-            assert str(made.warning_database) in await unready(made.metrics_port)
+                await until_health(warning_leg, health_pb2.HealthCheckResponse.NOT_SERVING)
+                assert gateway.requests == []
+                refused = [line for line in logs if line["event"] == "database_refused"]
+                assert {(line["database"], line["reason"]) for line in refused} == {
+                    (str(made.warning_database), reason)
+                }
+                assert str(made.warning_database) in await unready(made.metrics_port)
 
-            mend(made.warning_database)
-            await gateway.message()
+                mend(made.warning_database)
+                warning_id, _ = await gateway.shown()
+                await gateway.arrived(warning_id)
+                assert (await flagged(at_police, dispatch_pb2.REACHED)).subject_id == "p1"
             await until_health(warning_leg, health_pb2.HealthCheckResponse.SERVING)

@@ -67,6 +67,21 @@ def test_a_fault_that_repeats_is_a_line_at_once_then_one_each_interval_with_its_
     }  # fmt: skip
 
 
+async def test_work_without_an_end_ends_an_outage_once_it_has_run_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, logs: list[EventDict]
+) -> None:
+    faults = Outages("restarted", "works")
+    faults.failed({}, "away")
+    with faults.working({}):
+        pass
+    assert len(logs) == 1, "work that fails at once hasn't worked"
+    monkeypatch.setattr(outages, "WORKS_AFTER_S", 0.0)
+    with faults.working({}):
+        while len(logs) == 1:  # noqa: ASYNC110  # a log line has no event to wait for
+            await asyncio.sleep(0)
+    assert counted(logs) == [("restarted", "away", 1), ("works", "", 1)]
+
+
 def test_another_reason_and_another_place_are_lines_of_their_own(clock: Time, logs: list[EventDict]) -> None:
     faults = Outages("refused", "answers")
     for reason, database in (("away", "a"), ("starting", "a"), ("away", "b"), ("away", "a"), ("away", "b")):

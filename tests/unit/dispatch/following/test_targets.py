@@ -11,11 +11,13 @@ import grpc.aio
 import pytest
 from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.common import times
 from services.common.geometry import LatLon
 from services.common.retrying import Backoff
 from services.dispatch.domain.leg import Leg as LegName
+from services.dispatch.following import evaluator_stream
 from services.dispatch.following import targets as followed
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.target import FollowedTarget, TargetKey
@@ -191,6 +193,23 @@ async def test_a_refused_share_goes_to_the_other_evaluator_and_is_retried_until_
         del leg.evaluators[1].refusals["none"]
         await until(lambda: not leg.of("none").interrupted)
         assert leg.open_at()["none"] == 1
+
+
+async def test_evaluators_that_refuse_each_try_are_one_line_and_so_is_one_that_stays_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluator_stream, "RECONNECT", Backoff(0.01, 0.05))
+    with capture_logs() as logs:
+        async with following() as leg:
+            for evaluator in leg.evaluators:
+                evaluator.refusals["i-1"] = code_pb2.UNAVAILABLE
+            leg.want("i-1", "w")
+            await until(lambda: sum(len(evaluator.added()) for evaluator in leg.evaluators) >= 6)
+            await leg.evaluators[0].stop()
+            broken = leg.targets._metrics.streams_broken.labels("UNAVAILABLE")
+            await until(lambda: broken._value.get() >= 6)
+    warnings = [(line["event"], line.get("reason")) for line in logs if line["log_level"] == "warning"]
+    assert sorted(warnings) == [("target_refused", "UNAVAILABLE: no"), ("target_stream_broke", "UNAVAILABLE")]
 
 
 async def test_shares_go_to_the_other_evaluator_when_theirs_dies() -> None:

@@ -1,0 +1,1 @@
+"""Start of a service: its settings, and what keeps it from running."""
