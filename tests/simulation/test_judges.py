@@ -14,11 +14,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.messaging import flow
 from services.dispatch.warning.channels import ISSUED_BY
+from services.geofence.domain import codec, fold
+from services.geofence.domain.alerts import Output
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tests.simulation.actors.head_end import HeadEnd, Notice
 from tests.simulation.actors.town import Journey, Town, Waypoint
 from tests.simulation.command_line import simulate
-from tests.simulation.jetstream.stream import Stored
+from tests.simulation.jetstream.stream import MemoryStream, Stored
+from tests.simulation.judges import fold as judges_of_folds
 from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import FoldJudge
 from tests.simulation.judges.judge import Case, Failure
@@ -295,3 +300,47 @@ def test_an_actor_that_ends_by_an_error_is_found(tmp_path: Path) -> None:
     world.run(0.1)
     found = [text.partition(" in ")[0] for text in ends_of_actors(mesh)]
     assert found == ["patrols ended by itself: KeyError('car-7')"]
+
+
+def test_after_a_torn_log_the_judge_goes_on_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state is that of a fold of the whole log, and it has folded only what follows the copy."""
+    monkeypatch.setattr(judges_of_folds, "KEPT_EVERY", 4)
+    world = World(0)
+    mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
+    faults = Faults(mesh, duration_s=1_000.0, torn_tails=True)
+    case = Case(mesh, faults, town, HeadEnd(world, town), desks={}, fail=lambda failure: pytest.fail(str(failure)))
+    judge, name = FoldJudge(case), flow.log_stream(0)
+    log = mesh.server.streams[name] = MemoryStream({"name": name}, world.now_ns)
+    log.on_stored.append(partial(judge.stored, name))
+    folded: list[int] = []
+    step = fold.step
+
+    def counted(state: State, entry: Entry) -> list[Output]:
+        folded.append(entry.sequence)
+        return step(state, entry)
+
+    monkeypatch.setattr(fold, "step", counted)
+
+    def publish(report_id: int) -> None:
+        world.run(world.elapsed_s + 1.0)
+        reported = log_pb2.EquipmentReport(
+            device_id="tag-0",
+            report_id=f"report-{report_id}",
+            event=log_pb2.BATTERY_LOW,
+            event_time_ms=world.now_ns // 1_000_000,
+        )
+        entry = log_pb2.LogEntry(equipment=reported).SerializeToString()
+        log.publish("log.0.report", {}, b"", data=entry, now_ns=world.now_ns)
+
+    for report_id in range(1, 11):
+        publish(report_id)
+    log.tear(4)
+    folded.clear()
+    judge.torn(name, 7)
+    assert folded == [5, 6]
+    publish(20)
+    whole = FoldJudge(case)
+    for message in log.messages.values():
+        whole.stored(name, message)
+    assert codec.encode(judge.state) == codec.encode(whole.state)
+    assert judge.state.sequence == 7

@@ -87,10 +87,8 @@ class Store:
 
     async def reading(self, stream: str, log_id: str) -> StreamPosition:
         """Position up to which a stream was consumed, with its trail; sequence 0 if nothing was consumed."""
-        query = sa.select(tables.positions).where(
-            tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
-        )
-        rows = await self._rows(query)
+        which = {"stream": stream, "log_id": log_id}
+        rows = await self.transaction(lambda connection: _POSITION.fetch(connection, which))
         return StreamPosition._make(rows[0]) if rows else StreamPosition(stream, log_id, 0)
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
@@ -189,10 +187,10 @@ class Store:
         return set(connection.scalars(query))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
-        return [StepRow._make(row) for row in await self._rows(_joined(query))]
-
-    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        return await self.transaction(lambda connection: connection.execute(query).all())
+        joined = _joined(query)
+        return [
+            StepRow._make(row) for row in await self.transaction(lambda connection: connection.execute(joined).all())
+        ]
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -295,6 +293,11 @@ _UNPUBLISHED = {  # in the words of the partial index
     "postgresql": "SELECT sequence FROM steps WHERE NOT published ORDER BY sequence",
     "sqlite": "SELECT sequence FROM steps WHERE published = 0 ORDER BY sequence",
 }
+_POSITION = Prepared(
+    sa.select(tables.positions).where(
+        tables.positions.c.stream == sa.bindparam("stream"), tables.positions.c.log_id == sa.bindparam("log_id")
+    )
+)
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
 _DUE = Prepared(
     sa.select(tables.assignments)

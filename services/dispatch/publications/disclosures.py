@@ -24,6 +24,12 @@ RECORDED_WITHIN_S = 4.0
 """Time limit for storing the disclosures of one call, seconds."""
 RETENTION_MS = 86_400_000
 """Retention of a disclosure in the leg's database, milliseconds of mesh time."""
+_NEWEST = (
+    sa.select(disclosures)
+    .order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
+    .offset(sa.bindparam("skipped"))
+    .limit(sa.bindparam("most"))
+)
 
 
 class LegDisclosures:
@@ -74,9 +80,8 @@ class LegDisclosures:
         await retried(lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._page))
 
     async def _page(self, skipped: int, limit: int) -> list[SoleMessage]:
-        query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
-        query = query.offset(skipped).limit(limit)
-        rows = await self._store.transaction(lambda connection: connection.execute(query).all())
+        part = {"skipped": skipped, "most": limit}
+        rows = await self._store.transaction(lambda connection: connection.execute(_NEWEST, part).all())
         return [
             SoleMessage(
                 flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id), row.payload, row.disclosure_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,6 +79,23 @@ _MARK_LATENCY = {
     "sqlite": "UPDATE assignments SET report_to_published_ms = ? WHERE assignment_id = ?",
 }
 
+_NOTES_C, _STEPS_C = tables.published_steps.c, tables.steps.c
+_OF_STREAM = (
+    sa.select(_NOTES_C.recorded, _NOTES_C.stream_sequence, _STEPS_C.step_id, _STEPS_C.payload)
+    .select_from(tables.published_steps.join(tables.steps, _NOTES_C.step_sequence == _STEPS_C.sequence))
+    .where(_NOTES_C.stream == sa.bindparam("stream"), _NOTES_C.log_id == sa.bindparam("log_id"))
+)
+_NEWEST = (
+    _OF_STREAM.where(_NOTES_C.recorded < sa.bindparam("before"))
+    .order_by(_NOTES_C.recorded.desc())
+    .limit(sa.bindparam("most"))
+)
+_HIGHEST = (
+    _OF_STREAM.where(_NOTES_C.recorded <= sa.bindparam("up_to")).order_by(_NOTES_C.stream_sequence.desc()).limit(1)
+)
+_MAX_POSITION = 2**63 - 1
+"""Above each position of a record."""
+
 
 class PublishedSteps:
     """A leg's records of its publications on one stream of one log; implements lost_publications.PublicationRecords."""
@@ -88,15 +105,11 @@ class PublishedSteps:
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
         """The newest publications, as lost_publications.PublicationRecords.newest."""
-        notes = tables.published_steps
-        query = self._query().order_by(notes.c.recorded.desc()).limit(limit)
-        return await self._read(query if before is None else query.where(notes.c.recorded < before))
+        return await self._read(_NEWEST, {"before": _MAX_POSITION if before is None else before, "most": limit})
 
     async def highest(self, up_to: int) -> Publication | None:
         """The publication with the greatest stream sequence, as lost_publications.PublicationRecords.highest."""
-        notes = tables.published_steps
-        query = self._query().where(notes.c.recorded <= up_to).order_by(notes.c.stream_sequence.desc()).limit(1)
-        publications = await self._read(query)
+        publications = await self._read(_HIGHEST, {"up_to": up_to})
         return publications[0] if publications else None
 
     async def unpublish(self, lost: Sequence[Publication]) -> None:
@@ -120,17 +133,9 @@ class PublishedSteps:
         delete = sa.delete(notes).where(notes.c.stream == self.stream, old)
         await self._store.transaction(lambda connection: connection.execute(delete))
 
-    def _query(self) -> sa.Select[int, int, str, bytes]:
-        notes, steps = tables.published_steps, tables.steps
-        columns = (notes.c.recorded, notes.c.stream_sequence, steps.c.step_id, steps.c.payload)
-        return (
-            sa.select(*columns)
-            .select_from(notes.join(steps, notes.c.step_sequence == steps.c.sequence))
-            .where(notes.c.stream == self.stream, notes.c.log_id == self._log_id)
-        )
-
-    async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
-        found = await self._store.reading_history(lambda connection: connection.execute(query).all())
+    async def _read(self, query: sa.Select[int, int, str, bytes], values: Mapping[str, object]) -> list[Publication]:
+        given = {"stream": self.stream, "log_id": self._log_id, **values}
+        found = await self._store.reading_history(lambda connection: connection.execute(query, given).all())
         return [
             Publication(position=position, sequence=sequence, subject=self._subject(payload), message_id=step_id)
             for position, sequence, step_id, payload in found

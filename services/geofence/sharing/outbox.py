@@ -289,10 +289,11 @@ class DisclosureOutbox:
     async def _keep_published(self, bus: Bus) -> None:
         """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
+        query = newest.offset(sa.bindparam("skipped")).limit(sa.bindparam("most"))
 
         async def page(skipped: int, limit: int) -> list[lost_publications.SoleMessage]:
-            query = newest.offset(skipped).limit(limit)
-            rows = await self._database.visit(lambda connection: connection.execute(query).all())
+            part = {"skipped": skipped, "most": limit}
+            rows = await self._database.visit(lambda connection: connection.execute(query, part).all())
             return [_message_of(row) for row in rows]
 
         await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, page)

@@ -7,7 +7,7 @@ follows a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -23,6 +23,8 @@ from services.registry.routes.tables import routes
 _KV_PREFIX = flow.ROUTES.subject.partition("{")[0]
 _HEAD_PREFIX = "ledger."
 _PAGE = 500
+_MAX_ID = 2**63 - 1
+"""Above each id of a row."""
 
 
 class _SentMessages:
@@ -38,22 +40,25 @@ class _SentMessages:
         if last_of_subject:
             last = sa.select(sa.func.max(outbox.c.id)).where(outbox.c.subject.startswith(prefix, autoescape=True))
             sent = sa.and_(sent, outbox.c.id.in_(last.group_by(outbox.c.subject)))
-        self._query = sa.select(outbox.c.id, outbox.c.stored_sequence, outbox.c.subject, outbox.c.msg_id).where(sent)
+        # Built once: the relay asks for each of its streams at each connection and every 10 s.
+        query = sa.select(outbox.c.id, outbox.c.stored_sequence, outbox.c.subject, outbox.c.msg_id).where(sent)
+        newest = query.where(outbox.c.id < sa.bindparam("before")).order_by(outbox.c.id.desc())
+        self._newest = newest.limit(sa.bindparam("most"))
+        highest = query.where(outbox.c.id <= sa.bindparam("up_to")).order_by(outbox.c.stored_sequence.desc())
+        self._highest = highest.limit(1)
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
         """The last sent messages, newest first. With `before`, only rows with a smaller id. Implements PublicationRecords."""
-        query = self._query.order_by(outbox.c.id.desc()).limit(limit)
-        return await self._read(query if before is None else query.where(outbox.c.id < before))
+        return await self._read(self._newest, {"before": _MAX_ID if before is None else before, "most": limit})
 
     async def highest(self, up_to: int) -> Publication | None:
         """The sent message with the greatest sequence, among the rows up to an id. Implements PublicationRecords."""
-        query = self._query.where(outbox.c.id <= up_to).order_by(outbox.c.stored_sequence.desc()).limit(1)
-        publications = await self._read(query)
+        publications = await self._read(self._highest, {"up_to": up_to})
         return publications[0] if publications else None
 
-    async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
+    async def _read(self, query: sa.Select[int, int, str, str], values: Mapping[str, int]) -> list[Publication]:
         async with self._database.reading() as connection:  # a snapshot, so that no put waits for this read
-            return [Publication._make(row) for row in (await connection.execute(query)).all()]
+            return [Publication._make(row) for row in (await connection.execute(query, values)).all()]
 
 
 class Publications:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import nats.errors
@@ -63,8 +64,9 @@ class SimulatedClient:
         if end is None:
             return False
         self._end = end
-        end.receive = lambda frame: self._process.loop.enter(lambda: self._receive(frame))
-        end.closed = lambda: self._process.loop.enter(lambda: self._lost(end))
+        loop = self._process.loop
+        end.receive = partial(loop.enter, self._receive)
+        end.closed = partial(loop.enter, self._lost, end)
         for subscription in self._subscriptions.values():
             end.send(("sub", subscription.sid, subscription.pattern))
         return True

@@ -6,6 +6,7 @@ import json
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tests.simulation.jetstream.stream import MemoryStream, Stored, matches
@@ -13,6 +14,8 @@ from tests.simulation.kernel.world import SECOND_NS, Event, World
 
 DEFAULT_ACK_WAIT_NS = 30 * SECOND_NS
 MAX_WAITING = 512
+MAX_HEARTBEATS = 1_024
+"""Number of heartbeats that were sent last whose headers are kept."""
 TIMED_OUT, HEARTBEAT, DELETED = (
     "NATS/1.0 408 Request Timeout",
     "NATS/1.0 100 Idle Heartbeat",
@@ -47,6 +50,12 @@ def status(line: str, **fields: object) -> bytes:
     """Headers of a status message."""
     lines = [line, *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@lru_cache(maxsize=MAX_HEARTBEATS)
+def heartbeat(last_consumer: int, last_stream: int) -> bytes:
+    """Headers of a heartbeat. A consumer without messages repeats its own."""
+    return status(HEARTBEAT, Nats_Last_Consumer=last_consumer, Nats_Last_Stream=last_stream)
 
 
 class MemoryConsumer:
@@ -138,7 +147,7 @@ class MemoryConsumer:
             ended = status(TIMED_OUT, Nats_Pending_Messages=request.left, Nats_Pending_Bytes=0)
             self._send(Delivery(request.reply, request.reply, "", ended, b""))
             return
-        beat = status(HEARTBEAT, Nats_Last_Consumer=self.delivered_consumer, Nats_Last_Stream=self.delivered_stream)
+        beat = heartbeat(self.delivered_consumer, self.delivered_stream)
         if self._send(Delivery(request.reply, request.reply, "", beat, b"")):
             self._plan(request)
         else:
@@ -171,7 +180,7 @@ class MemoryConsumer:
             if not request.left:
                 self._waiting.popleft()
                 if request.timer:
-                    request.timer.cancel()
+                    self._world.cancel(request.timer)
 
     def _next_message(self) -> Stored | None:
         while self._redeliver:

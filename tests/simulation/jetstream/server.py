@@ -51,6 +51,7 @@ def _decoded(raw: bytes) -> dict[str, str]:
     return headers
 
 
+@lru_cache(maxsize=MAX_DECODED)
 def rfc3339(time_ns: int) -> str:
     """A time as nats-server writes it, with nanoseconds."""
     whole = datetime.fromtimestamp(time_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import pickle
+from collections import Counter, deque
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
@@ -32,6 +34,18 @@ PUBLISHED_BY_BOTH_S = 60.0
 NOTICED_WITHIN_S = 120.0
 """Maximum time until an evaluator notices that the log or its outputs went back, and restores an older state, seconds."""
 DIGEST_INTERVAL_S = 60
+KEPT_EVERY, KEPT = 100, 3
+"""Number of entries after which the judge keeps a copy of its fold, and number of the newest copies that it has. The server loses few
+messages at a time, so a copy is seldom older than needed, and without copies the judge would fold the whole log again each time."""
+
+
+class _Copy(NamedTuple):
+    """The judge's fold after an entry."""
+
+    sequence: int
+    state: bytes
+    """The state by pickle, whose copies don't depend on the codec that is judged."""
+    expected: dict[str, bytes]
 
 
 class FoldJudge(Judge):
@@ -46,8 +60,9 @@ class FoldJudge(Judge):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.state = State(0)
-        self.expected: dict[str, tuple[bytes, float]] = {}
-        """Bytes of each alert of the fold, and when its entry was stored, seconds."""
+        self.expected: dict[str, bytes] = {}
+        """Bytes of each alert of the fold."""
+        self._copies: deque[_Copy] = deque(maxlen=KEPT)
         self._orphans: set[str] = set()
         """Alerts of entries that a torn tail has lost. They stay published."""
         self._missing: dict[str, float] = {}
@@ -65,18 +80,28 @@ class FoldJudge(Judge):
     def stored(self, stream: str, message: Stored) -> None:
         if stream == flow.LOG_META.name:
             self._log_id = stored.log_meta(message.data).log_id
-            self._reset()
+            self._copies.clear()
+            self._restore()
         elif stream == flow.log_stream(0):
             self._entry_s = self.world.elapsed_s
             self._fold(message)
+            if message.sequence % KEPT_EVERY == 0 and self.case.faults.loses_messages:
+                self._copies.append(_Copy(message.sequence, pickle.dumps(self.state), dict(self.expected)))
         elif stream == flow.ALERTS.name:
             self._compare(message.subject.rpartition(".")[2], message.data)
 
-    def _reset(self) -> None:
-        clock = MeshClock()
-        self.state = State(0, log_id=self._log_id, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+    def _restore(self) -> None:
+        """Goes back to the newest copy, or to the beginning of the log."""
         self.expected.clear()
         self._missing.clear()
+        if not self._copies:
+            clock = MeshClock()
+            self.state = State(0, log_id=self._log_id, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+            return
+        copy = self._copies[-1]
+        self.state = pickle.loads(copy.state)  # noqa: S301  # our own
+        for alert_id, content in copy.expected.items():
+            self._expect(alert_id, content)
 
     def _fold(self, message: Stored) -> None:
         # As nats-py computes the time of a message, whose float is less exact than the stream's stamp.
@@ -89,10 +114,13 @@ class FoldJudge(Judge):
         for output in fold.step(self.state, Entry(message.sequence, stamp_ms, body)):
             if isinstance(output, Alert):
                 content = translate.alert_to_proto(output, 0).SerializeToString()
-                self.expected[output.alert_id] = (content, self.world.elapsed_s)
-                if output.alert_id not in self._stored:
-                    self._missing[output.alert_id] = self.world.elapsed_s
-                    self.case.faults.moment(Moment.DECISION)
+                self._expect(output.alert_id, content)
+
+    def _expect(self, alert_id: str, content: bytes) -> None:
+        self.expected[alert_id] = content
+        if alert_id not in self._stored:
+            self._missing[alert_id] = self.world.elapsed_s
+            self.case.faults.moment(Moment.DECISION)
 
     def _compare(self, alert_id: str, content: bytes) -> None:
         if alert_id in self._stored:
@@ -103,8 +131,8 @@ class FoldJudge(Judge):
         if expected is None:
             if alert_id not in self._orphans:
                 self.fail(f"{alert_id} was published, but the fold of the log doesn't give it")
-        elif expected[0] != content:
-            fields = ", ".join(_different_fields(expected[0], content)) or "the order of fields"
+        elif expected != content:
+            fields = ", ".join(_different_fields(expected, content)) or "the order of fields"
             self.fail(f"{alert_id} was published with other bytes than the fold of the log gives: {fields}")
 
     def torn(self, stream: str, first_lost: int) -> None:
@@ -121,8 +149,10 @@ class FoldJudge(Judge):
             self._stored = there
         elif stream == flow.log_stream(0):
             known = dict(self.expected)
-            self._reset()
-            for message in self.case.mesh.server.streams[stream].messages.values():
+            while self._copies and self._copies[-1].sequence >= first_lost:
+                self._copies.pop()
+            self._restore()
+            for message in self.case.mesh.server.streams[stream].after(self.state.sequence + 1):
                 self._fold(message)
             self._orphans |= known.keys() - self.expected.keys()
             self._torn_s = self.world.elapsed_s

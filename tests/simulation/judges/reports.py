@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from services.common.messaging import flow
 from tandem.common.v1 import log_pb2
@@ -49,7 +50,8 @@ class ReportsJudge(Judge):
         accepted = self.case.head_end.accepted
         if len(accepted) == self._checked:
             return
-        for key in list(accepted)[self._checked :]:
+        new = list(islice(reversed(accepted), len(accepted) - self._checked))
+        for key in reversed(new):
             if key not in self._logged and key not in self._excused:
                 self.fail(f"report {key.report_id} of {key.device_id} was acknowledged and isn't in the log")
         self._checked = len(accepted)

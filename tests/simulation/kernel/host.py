@@ -37,6 +37,7 @@ from services.geofence.domain.state import State
 from services.geofence.store import CheckpointStore, PendingCheckpoint
 from tests.simulation.jetstream.client import SimulatedClient
 from tests.simulation.kernel import disk, loop, schemas
+from tests.simulation.kernel import running as turns
 from tests.simulation.kernel.journal import Journal
 from tests.simulation.kernel.process import current, running
 from tests.simulation.kernel.world import SECOND_NS, START_NS, World
@@ -53,6 +54,10 @@ def install(world: World, journal: Journal) -> None:
     _disk()
     _libraries(journal)
     _replace(asyncio, "wait_for", _wait_for)
+    for module in (asyncio, asyncio.events):
+        _replace(module, "_get_running_loop", turns.running_loop)
+        for name in ("get_running_loop", "get_event_loop"):
+            _replace(module, name, turns.get_running_loop)
     loop.adopt_generators()
     gc.disable()
     _replace(gc, "enable", lambda: None)  # collection at a point that allocations choose would run finalizers there

@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextvars import Context
-from functools import partial
+from contextvars import Context, copy_context
 from typing import Any
 
+from tests.simulation.kernel.running import become, running_loop
 from tests.simulation.kernel.world import SECOND_NS, START_NS, Event, World
 
 UPTIME_S = 1_000.0
 """Monotonic time at the world's start, seconds: a machine's monotonic clock doesn't begin with the mesh."""
 _LoopInterface: Any = asyncio.AbstractEventLoop
-TURN_NS = (5_000, 60_000)
-"""Duration of a turn, nanoseconds."""
+_LEAST_NS, _VARIES_NS = 5_000, 55_000
+"""Least duration of a turn, and how much longer it may be, nanoseconds."""
 _numbers = itertools.count(1)
 
 
@@ -41,11 +40,9 @@ class SimulatedTask(asyncio.Task[Any]):
 
 
 class SimulatedFuture(asyncio.Future[Any]):
-    """A future with a hash that doesn't depend on its address."""
+    """A future with a hash that doesn't depend on its address. The loop that makes it sets its number."""
 
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        self._number = next(_numbers)
-        super().__init__(loop=loop)
+    _number: int
 
     def __hash__(self) -> int:
         return self._number
@@ -54,11 +51,35 @@ class SimulatedFuture(asyncio.Future[Any]):
         return self is other
 
 
-class SimulatedTimer(asyncio.TimerHandle):
-    """A timer that knows its event, so that a cancelled timer is no event of the world."""
+class SimulatedHandle(asyncio.TimerHandle):
+    """A planned callback, which knows its event if it is a timer, so that a cancelled timer is no event of the world.
+
+    It does without asyncio's constructor, which takes a tenth of a turn.
+    """
 
     __slots__ = ("event",)
-    event: Event
+
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: Any, *, loop: SimulatedLoop, context: Context | None
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._when = False, when
+        self._repr = self._source_traceback = None
+        self.event: Event | None = None
+
+    def cancel(self) -> None:
+        """Cancels the callback and the event of its timer."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]  # as asyncio lets go of them
+            if self.event is not None:
+                World.cancel(self.event)
+
+    def fire(self) -> None:
+        """Lets the loop run the callback in its next turn."""
+        self.event = None  # it leads back here, and nothing collects cycles in a world
+        self._loop._fire(self)
 
 
 class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 methods, those that the services reach
@@ -76,27 +97,27 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
         """Called with asyncio's context of an exception that no task has handled."""
         self.executor: Callable[[Callable[[], None]], None] | None = None
         """Runs blocking work later. None, the default, runs it within the next turn."""
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[SimulatedHandle] = deque()
         self._has_turn = False
         self._left_behind: list[Any] = []
 
     # ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def enter(self, work: Callable[[], None]) -> None:
+    def enter(self, work: Callable[..., object], *arguments: Any) -> None:
         """Runs work as a part of this process."""
         if self.is_dead:
             return
-        events._set_running_loop(self)
+        become(self)
         try:
-            work()
+            work(*arguments)
         finally:
-            events._set_running_loop(None)
+            become(None)
 
     def _plan_turn(self) -> None:
         if not self._has_turn and not self.is_dead:
             self._has_turn = True
-            least, most = TURN_NS
-            self.world.at_ns(self.world.now_ns + least + int(self.world.random.random() * (most - least)), self._turn)
+            world = self.world
+            world.at_ns(world.now_ns + _LEAST_NS + int(world.random.random() * _VARIES_NS), self._turn)
 
     def _turn(self) -> None:
         if self.is_dead:
@@ -110,7 +131,8 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
             self._plan_turn()
 
     def _run_ready(self) -> None:
-        for _ in range(len(self._ready)):
+        ready, world = self._ready, self.world
+        for _ in range(len(ready)):
             if self.crash_after is not None:
                 self.crash_after -= 1
                 if self.crash_after <= 0:
@@ -118,10 +140,10 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
                     self.on_crash()
             if self.is_dead:
                 return
-            handle = self._ready.popleft()
-            if not handle.cancelled():
-                if self.world.on_turn:
-                    self.world.on_turn(f"{self.world.now_ns} {self.name} {_described(handle)}")
+            handle = ready.popleft()
+            if not handle._cancelled:
+                if world.on_turn:
+                    world.on_turn(f"{world.now_ns} {self.name} {_described(handle)}")
                 handle._run()
 
     def kill(self) -> None:
@@ -140,7 +162,7 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
         return UPTIME_S + (self.world.now_ns - START_NS) / SECOND_NS
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = SimulatedHandle(0.0, callback, args, loop=self, context=context)
         self._ready.append(handle)
         if not self._has_turn:
             self._plan_turn()
@@ -159,23 +181,22 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = SimulatedTimer(when, callback, args, self, context)
+        timer = SimulatedHandle(when, callback, args, loop=self, context=context)
         # Rounded up: a timer that fires early would find that its time hasn't come.
         due_ns = START_NS + int((when - UPTIME_S) * SECOND_NS) + 1
-        timer.event = self.world.at_ns(due_ns, partial(self._fire, timer))
+        timer.event = self.world.at_ns(due_ns, timer.fire)
         return timer
 
-    def _fire(self, timer: SimulatedTimer) -> None:
+    def _fire(self, timer: SimulatedHandle) -> None:
         if not self.is_dead:
             self._ready.append(timer)
-            self._plan_turn()
-
-    def _timer_handle_cancelled(self, handle: SimulatedTimer) -> None:
-        """asyncio calls it for each cancelled timer."""
-        handle.event.cancel()
+            if not self._has_turn:
+                self._plan_turn()
 
     def create_future(self) -> asyncio.Future[Any]:
-        return SimulatedFuture(loop=self)
+        future = SimulatedFuture(loop=self)
+        future._number = next(_numbers)
+        return future
 
     def create_task(
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
@@ -206,7 +227,7 @@ class SimulatedLoop(_LoopInterface):  # type: ignore[misc]  # of asyncio's 60 me
         return False
 
     def is_running(self) -> bool:
-        return events._get_running_loop() is self
+        return running_loop() is self
 
     def is_closed(self) -> bool:
         return False
@@ -235,7 +256,7 @@ def _described(handle: asyncio.Handle) -> str:
 
 
 def _note_generator(generator: AsyncGenerator[Any, Any]) -> None:
-    loop = events._get_running_loop()
+    loop = running_loop()
     if isinstance(loop, SimulatedLoop):
         _loops[id(generator)] = loop
 

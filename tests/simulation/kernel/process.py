@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 from tests.simulation.kernel.loop import SimulatedLoop
 from tests.simulation.kernel.network import Network
+from tests.simulation.kernel.running import leave, running_loop
 from tests.simulation.kernel.world import SECOND_NS, World
 
 Main = Callable[[], Coroutine[Any, Any, None]]
@@ -81,6 +81,7 @@ class Process:
             self.facts["main"] = loop.create_task(run())
 
         loop.enter(begin)
+        leave()  # a process may start before its world runs
 
     def _ended(self, error: BaseException | None) -> None:
         self.exits.append(error)
@@ -112,12 +113,12 @@ class Process:
 
 def current() -> Process:
     """The process whose code runs now."""
-    loop = events._get_running_loop()
-    assert isinstance(loop, ProcessLoop), "no simulated process runs"
-    return loop.process
+    process = running()
+    assert process is not None, "no simulated process runs"
+    return process
 
 
 def running() -> Process | None:
     """The process whose code runs now; None outside of all."""
-    loop = events._get_running_loop()
+    loop = running_loop()
     return loop.process if isinstance(loop, ProcessLoop) else None

@@ -11,6 +11,9 @@ import random
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any, TypeAlias
+
+from tests.simulation.kernel.running import leave
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_783_296_000 * SECOND_NS
@@ -19,20 +22,10 @@ START_NS = 1_783_296_000 * SECOND_NS
 MAX_SIMULTANEOUS_EVENTS = 100_000
 """Maximum number of events at the same time. A world in which more of them follow one another without a pause would never end."""
 
-Action = Callable[[], None]
-
-
-class Event:
-    """An action that is due at a time. A cancelled event does nothing."""
-
-    __slots__ = ("action",)
-
-    def __init__(self, action: Action) -> None:
-        self.action: Action | None = action
-
-    def cancel(self) -> None:
-        """Cancels the event."""
-        self.action = None
+Action = Callable[[], object]
+Event: TypeAlias = list[Any]
+"""When an action is due, wall time in nanoseconds, the event's number, and the action, or None in the place of a cancelled one. A list,
+because it is an entry of the queue: a world has 150 events in each of its seconds."""
 
 
 class World:
@@ -50,7 +43,7 @@ class World:
         """Number of events that have happened."""
         self.on_turn: Callable[[str], None] | None = None
         """Called with a line for each callback and each fact, to compare two runs of a seed. None, the default, costs no time."""
-        self._queue: list[tuple[int, int, Event]] = []
+        self._queue: list[Event] = []
         self._number = 0
         self._is_over = False
         self.is_stuck = False
@@ -64,10 +57,15 @@ class World:
 
     def at_ns(self, when_ns: int, action: Action) -> Event:
         """Plans an action for a wall time, nanoseconds. A time in the past means now."""
-        event = Event(action)
-        self._number += 1
-        heapq.heappush(self._queue, (when_ns if when_ns > self.now_ns else self.now_ns, self._number, event))
+        self._number = number = self._number + 1
+        event = [when_ns if when_ns > self.now_ns else self.now_ns, number, action]
+        heapq.heappush(self._queue, event)
         return event
+
+    @staticmethod
+    def cancel(event: Event) -> None:
+        """Cancels an event, so that it doesn't happen."""
+        event[2] = None
 
     def after(self, delay_s: float, action: Action) -> Event:
         """Plans an action after a delay in seconds."""
@@ -79,10 +77,16 @@ class World:
 
     def run(self, until_s: float, *, stop: Callable[[], bool] | None = None) -> None:
         """Lets everything happen up to a time since the start, seconds, or until `end`, or until `stop` returns True after an event."""
-        queue, end_ns, simultaneous = self._queue, START_NS + int(until_s * SECOND_NS), 0
+        end_ns = START_NS + int(until_s * SECOND_NS)
+        try:
+            self._run(end_ns, stop)
+        finally:
+            leave()
+
+    def _run(self, end_ns: int, stop: Callable[[], bool] | None) -> None:
+        queue, simultaneous = self._queue, 0
         while queue and queue[0][0] <= end_ns:
-            when_ns, _, event = heapq.heappop(queue)
-            action = event.action
+            when_ns, _, action = heapq.heappop(queue)
             if action is None:
                 continue
             simultaneous = simultaneous + 1 if when_ns == self.now_ns else 0

@@ -66,6 +66,8 @@ class Faults:
             self._flood,
         ]
         self._kinds += [self._strike] * len(self._kinds)
+        self.loses_messages = torn_tails
+        """Whether the server may lose its newest messages."""
         if torn_tails:
             self._kinds += [self._tear, self._tear] + [self._tear_soon] * 5
         self.directed = DirectedFaults(mesh)

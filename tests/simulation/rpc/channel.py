@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -47,8 +48,8 @@ class SimulatedCall:
             self._finish(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
             return
         self._end, loop = end, self._process.loop
-        end.receive = lambda frame: loop.enter(lambda: self._receive(frame))
-        end.closed = lambda: loop.enter(lambda: self._finish(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
+        end.receive = partial(loop.enter, self._receive)
+        end.closed = partial(loop.enter, self._finish, grpc.StatusCode.UNAVAILABLE, "Socket closed")
         end.send(("call", self._method, self._options.metadata))
         self._connected.set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -207,8 +208,8 @@ class SimulatedServer:
                 call.cancel()
 
         loop = self._process.loop
-        end.receive = lambda frame: loop.enter(lambda: receive(frame))
-        end.closed = lambda: loop.enter(closed)
+        end.receive = partial(loop.enter, receive)
+        end.closed = partial(loop.enter, closed)
 
     async def handler_of(self, details: CallDetails) -> Any:
         """The handler of a call, as the interceptors return it."""
