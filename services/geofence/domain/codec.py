@@ -218,7 +218,8 @@ def _due(state: State, due: Due) -> list[Any]:
 
 def _sensing(sensing: SensingState) -> list[Any]:
     asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.due_ms, sensing.change_ms]
-    return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
+    seen = [sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
+    return [*asked, *seen, sensing.asked_s, sensing.obeyed_ms]
 
 
 def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:

@@ -222,6 +222,10 @@ class SensingState:
     """When the position was last asked for."""
     located: int = 0
     """How often the position was asked for since the newest fix."""
+    asked_s: int = 0
+    """The interval that was asked for last, seconds; 0 if none was."""
+    obeyed_ms: int | None = None
+    """When it was asked for, if the tag obeyed until then; None if it didn't, or nothing was asked before."""
 
 
 @dataclass(slots=True)

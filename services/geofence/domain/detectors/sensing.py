@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from itertools import islice
 
 from services.common.ids import hash_id
 from services.geofence.domain.alerts import SensingRequest
@@ -20,12 +21,14 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import report_interval, safe_region
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.kinematics.track import MIN_KEPT_GAPS, UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import SensingState, State
 from services.geofence.domain.version import VERSION
 
 FIRST_VERSION = 12
 """The fold asks for nothing before the log demands this version: an older log was decided without requests."""
+_OBEYED_VERSION = 19
+"""From this version of the log on a report is awaited for as long as was asked, if the tag obeys. Before, the gaps alone counted."""
 MIN_LIFE_MS, MAX_LIFE_MS = 2_400_000, 3_600_000
 """Lifetime of a request for an interval, 40 to 60 minutes. It is renewed after half of it."""
 JITTER_MS = 20_000
@@ -224,6 +227,8 @@ def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) 
     else:
         interval_s, life_ms = report_interval.jittered_s(need.interval_s, permille), MIN_LIFE_MS + more_life_ms
     sensing.basis_s, sensing.renew_ms = round(need.interval_s), now_ms + life_ms // 2
+    sensing.obeyed_ms = now_ms if _obeys(state, tag_id, sensing) else None
+    sensing.asked_s = interval_s
     sensing.is_next_uncaused = not (is_uncaused or none_follows or report_interval.is_battery_low(state, tag_id))
     if sensing.is_next_uncaused:
         sensing.renew_ms = now_ms + numbers % (life_ms // 2)
@@ -233,17 +238,37 @@ def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) 
 def _overdue_ms(state: State, tag_id: str, sensing: SensingState) -> int | None:
     """When the next position of a tag is asked for, unless one comes before; None if none is.
 
-    A report counts as overdue by the longer of the gaps that the tag was seen to keep, and only where a ring can be reached. During an
-    outage no tag can be reached.
+    A report counts as overdue by the longer of the gaps that the tag was seen to keep, and only where a ring can be reached. A tag that
+    obeys isn't overdue before the moment for which it was asked, although its gaps don't show a new interval yet. During an outage no
+    tag can be reached.
     """
     if sensing.seen_ms is None or sensing.located >= MAX_LOCATED or state.outage is not None:
         return None
     kept_ms = state.tracks[tag_id].longer_gap_ms()
     if kept_ms is None:
         return None
+    if _is_new_to(state, tag_id, sensing):
+        kept_ms = max(kept_ms, 1000 * sensing.asked_s)
     at_ms = max(sensing.seen_ms + kept_ms + LOCATE_AFTER_MS, sensing.located_ms + LOCATE_INTERVAL_MS)
     # Long after its moment, as when the log stood still, nobody knows whether the tag can be reached.
     return at_ms if state.now_ms <= at_ms + LOCATE_INTERVAL_MS else None
+
+
+def _obeys(state: State, tag_id: str, sensing: SensingState) -> bool:
+    """Whether a tag keeps the interval that was asked of it last, or hasn't had the time to show it and kept the one before."""
+    if state.log_version < _OBEYED_VERSION:
+        return False
+    kept_ms = state.tracks[tag_id].longer_gap_ms()
+    is_kept = kept_ms is not None and not report_interval.differs(kept_ms / 1000, sensing.asked_s)
+    return is_kept or _is_new_to(state, tag_id, sensing)
+
+
+def _is_new_to(state: State, tag_id: str, sensing: SensingState) -> bool:
+    """Whether a tag that obeyed was asked for an interval that its last gaps can't show yet: fewer than MIN_KEPT_GAPS fixes ago."""
+    if sensing.obeyed_ms is None:
+        return False
+    fix = next(islice(state.tracks[tag_id].backwards(), MIN_KEPT_GAPS - 1, None), None)
+    return fix is None or fix.time_ms <= sensing.obeyed_ms
 
 
 def _ask_for_position(decisions: Decisions, tag_id: str, sensing: SensingState) -> None:
