@@ -20,7 +20,7 @@ from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, until
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.unseen import ambiguous, belief, leaps, stages
+from services.geofence.domain.unseen import ambiguous, belief, jumps, stages
 from services.geofence.domain.unseen.stages import UnseenStage
 from services.geofence.domain.wearing import ended_records, removals
 
@@ -288,8 +288,8 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     asks_unit = state.stays and not removed and not stages.shows_sign(state, case_state)
     at_unit = belief.unseen_at_unit(state, case) if asks_unit else None
     for target in case.targets:
-        leapt = leaps.find(context, target, track) if track and not removed else None
-        since = _unseen_since(context, track, leapt) if track and leapt else unseen
+        jumped = jumps.find(context, target, track) if track and not removed else None
+        since = _unseen_since(context, track, jumped) if track and jumped else unseen
         yield from _check_target(context, target, since, at_unit=at_unit, at_ms=at_ms)
 
 
@@ -304,7 +304,7 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
         if ambiguity is not None and ambiguity.last is None:
             case_state.unseen = True
             continue
-        believed = believed or (ambiguity.last if ambiguity else leaps.find(context, target, track))
+        believed = believed or (ambiguity.last if ambiguity else jumps.find(context, target, track))
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
             yield from _check_target(context, target, _unseen_since(context, track, believed), at_ms=at_ms)

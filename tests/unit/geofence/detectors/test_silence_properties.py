@@ -76,8 +76,8 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells
     return story
 
 
-def leaping(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
-    """An hour or two near her, in which the tag leaps to a town 30 km away and back, with gaps and late reports."""
+def jumping(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
+    """An hour or two near her, in which the tag jumps to a town 30 km away and back, with gaps and late reports."""
     rng, at_s, is_away = random.Random(seed), 0.0, False
     story.enter(at_s, FoldVersion(VERSION))
     story.case(at_s, places=[circle("home", 0, 0, radius_m=20)], valid_until_ms=T0_MS + 20_000_000)
@@ -137,10 +137,10 @@ def test_ticks_and_restarts_change_nothing_of_vague_positions(seed: int, splits:
 
 @given(st.integers(0, 100_000), st.sets(st.integers(0, REPORTS - 1), max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_ticks_and_restarts_change_nothing_of_leaps(seed: int, splits: set[int]) -> None:
-    whole = leaping(Story(), seed)
-    assert leaping(Story(), seed, frozenset(splits)).outputs == whole.outputs
-    assert essence(leaping(Ticked(), seed)) == essence(whole)
+def test_ticks_and_restarts_change_nothing_of_jumps(seed: int, splits: set[int]) -> None:
+    whole = jumping(Story(), seed)
+    assert jumping(Story(), seed, frozenset(splits)).outputs == whole.outputs
+    assert essence(jumping(Ticked(), seed)) == essence(whole)
 
 
 def test_random_lives_cover_all_alerts_of_silence() -> None:

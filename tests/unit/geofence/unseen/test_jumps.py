@@ -1,4 +1,4 @@
-"""Leaps: a wearer near a target whose tag leaps away is responded to as one whose tag falls silent."""
+"""Jumps: a wearer near a target whose tag jumps away is responded to as one whose tag falls silent."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def silent() -> list[tuple[Demand, int]]:
     return unseen(story)
 
 
-def test_a_leap_gives_what_silence_gives() -> None:
+def test_a_jump_gives_what_silence_gives() -> None:
     story = walks_past()
     go_on(story, 630, 1800, TOWN_M)
     assert unseen(story) == silent() == [(NOTIFY, 780), (RESPOND, 790)]
 
 
-def test_an_older_log_notifies_the_desks_of_a_leap_alone() -> None:
+def test_an_older_log_notifies_the_desks_of_a_jump_alone() -> None:
     story = walks_past(18)
     go_on(story, 630, 1800, TOWN_M)
     assert not unseen(story) and [alert.demand for alert in story.of(AlertKind.SPOOFING_SUSPECTED)] == [NOTIFY]
 
 
-def test_a_leap_by_one_position_and_silence_give_what_silence_gives() -> None:
+def test_a_jump_by_one_position_and_silence_give_what_silence_gives() -> None:
     story = walks_past()
     story.at(630, "tag", 250, TOWN_M)
     for at_s in range(660, 1801, 60):
@@ -74,13 +74,13 @@ def test_a_leap_by_one_position_and_silence_give_what_silence_gives() -> None:
     assert unseen(story) == silent()
 
 
-def test_a_leap_away_from_a_place_gives_what_silence_gives() -> None:
+def test_a_jump_away_from_a_place_gives_what_silence_gives() -> None:
     story = walks_past(persons=[], places=[circle("home", 0, 0, radius_m=20)])
     go_on(story, 630, 1800, TOWN_M)
     assert unseen(story) == [(NOTIFY, 780), (RESPOND, 790)]
 
 
-def test_a_leap_for_two_minutes_sends_nobody() -> None:
+def test_a_jump_for_two_minutes_sends_nobody() -> None:
     story = walks_past()
     go_on(story, 630, 750, TOWN_M)
     go_on(story, 750, 1800, 200)
@@ -107,7 +107,7 @@ def test_nobody_is_sent_during_an_encounter() -> None:
 
 
 @pytest.mark.parametrize("distance_m", [3000, 9000])
-def test_a_leap_of_somebody_who_was_never_near_sends_nobody(distance_m: int) -> None:
+def test_a_jump_of_somebody_who_was_never_near_sends_nobody(distance_m: int) -> None:
     story = Story(State(0, log_version=VERSION))
     story.case()
     go_on(story, 0, 600, distance_m)
