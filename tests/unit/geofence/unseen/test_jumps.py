@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from services.geofence.domain.alerts import Alert
@@ -16,7 +18,7 @@ RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
 TOWN_M = 30_000
 
 
-def walks_past(version: int = VERSION, **case: object) -> Story:
+def walks_past(version: int = VERSION, **case: Any) -> Story:
     """He walks past her home at 250 m until second 600; the ring of 1 km is entered, and nobody was sent."""
     story = Story(State(0, log_version=version))
     story.case(**case)
