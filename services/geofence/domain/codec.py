@@ -33,6 +33,7 @@ from services.geofence.domain.state import (
     CaseState,
     EndedEvent,
     EventKey,
+    EventTime,
     GroupedKey,
     OpenIncident,
     Outage,
@@ -156,9 +157,14 @@ def decode(data: bytes) -> State:
             equipment_reports={
                 device_id: dict(equipment_reports) for device_id, equipment_reports in content["said"].items()
             },
-            active_events=content["standing"],
+            active_events={
+                device_id: {event: EventTime._make(time) for event, time in events.items()}
+                for device_id, events in content["standing"].items()
+            },
             ended_events={
-                device_id: {event: EndedEvent._make(last) for event, last in events.items()}
+                device_id: {
+                    event: EndedEvent(EventTime._make(time), emitted) for event, (time, emitted) in events.items()
+                }
                 for device_id, events in content["over"].items()
             },
             owners=content["owners"],

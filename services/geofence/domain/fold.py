@@ -222,7 +222,7 @@ def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
     concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
     in_force = [case_state for case_state in concerned if case_state.case.valid_from_ms <= state.now_ms]
     change = equipment.record_event(
-        state, report.device_id, report.event, at_ms=report.event_time_ms, has_case=bool(in_force)
+        state, report.device_id, report.event, device_ms=report.event_time_ms, has_case=bool(in_force)
     )
     ended_ms = None if change.ended_ms is None else min(change.ended_ms, state.now_ms)
     cause = CausingReport(report.device_id, report.report_id, report.received_wall_us)

@@ -58,11 +58,24 @@ class AnomalyKey(NamedTuple):
     """Ids of the anomaly's subject: a device alone, or a device or a target with a case."""
 
 
+class EventTime(NamedTuple):
+    """The time of an equipment event."""
+
+    device_ms: int
+    """By the device's clock, which may be ahead."""
+    arrived_ms: int
+    """When its report entered the log, mesh time."""
+
+    @property
+    def at_ms(self) -> int:
+        """When the event was at the latest: nothing is reported before it happens."""
+        return min(self.device_ms, self.arrived_ms)
+
+
 class EndedEvent(NamedTuple):
     """The newest end of an equipment event of a device."""
 
-    at_ms: int
-    """Time of the end, by the device's clock."""
+    time: EventTime
     emitted: bool
     """Whether an alert was emitted for an event with this end."""
 
@@ -260,7 +273,7 @@ class State:
     equipment_reports: dict[str, dict[str, int]] = field(default_factory=dict)
     """Equipment reports of each device by report id, in order of arrival, and when each arrived: the last 2 h, at most the newest
     1,000."""
-    active_events: dict[str, dict[str, int]] = field(default_factory=dict)
+    active_events: dict[str, dict[str, EventTime]] = field(default_factory=dict)
     """Active events of each device and when they began. They are kept even without a case, for orders that come later."""
     ended_events: dict[str, dict[str, EndedEvent]] = field(default_factory=dict)
     """The newest end of each event of a device, by device and event. A beginning that arrives after its end is thus known to be

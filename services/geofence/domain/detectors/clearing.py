@@ -38,6 +38,9 @@ the device stayed silent."""
 _HELD_VERSION = 17
 """Before this version of the log, the end of the last device's record and the correction of a place cleared open rings at once."""
 
+_BELIEVED_VERSION = 19
+"""Before this version of the log, a single position that contradicted those before it cleared a ring at the end of an encounter."""
+
 UNMEASURED: CasePart[dict[str, int]] = CasePart("unmeasured", new=dict, encode=dict, decode=dict)
 """Targets with an open ring to which no device of the case measures the distance, by key, and since when, mesh time."""
 
@@ -307,7 +310,8 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
     """Least distance between wearer and target, mm, and whether the wearer is surely beyond a ring and its margin.
 
     Every assumed movement of each pair of devices has to be beyond: two people on one bus who report in turn are never far apart. If no
-    pair has fresh positions, by the interval that each device keeps, the distance is None and nothing proves that the ring was left.
+    pair has fresh positions, by the interval that each device keeps, or a newest position isn't believed, the distance is None and
+    nothing proves that the ring was left.
     """
     distances_mm, beyond, over_ms = [], [], presence.predict_over_ms(state)
     if removals.is_off(case_state):
@@ -320,6 +324,10 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
             else rings.is_fresh(known_ms, state.now_ms)
         ):
             continue
+        if state.log_version >= _BELIEVED_VERSION and not all(
+            plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side
+        ):
+            return None, False
         apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides, over_ms=over_ms))
         vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
         distances_mm.append(apart_mm)

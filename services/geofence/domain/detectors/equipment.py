@@ -10,11 +10,16 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
-from services.geofence.domain.state import EndedEvent, EventKey, State
+from services.geofence.domain.state import EndedEvent, EventKey, EventTime, State
 from services.geofence.domain.wearing import ended_records, removals
 
 _ONE_OF_SEVERAL_VERSION = 18
 """Before this version of the log, the end of one event was an end for the legs even if another event of its kind went on."""
+_RIGHT_CLOCK_VERSION = 19
+"""Before this version of the log, the device's clock alone decided which events an end had ended, even if the clock was an hour ahead
+and was set right before the next event."""
+SENT_TOGETHER_MS = 10_000
+"""Reports of a device that arrive within this time may have been sent together, and in another order."""
 
 
 class EventChange(NamedTuple):
@@ -28,36 +33,52 @@ class EventChange(NamedTuple):
     """Whether the desks know of the event, so that no alert is needed."""
 
 
-def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: int, has_case: bool) -> EventChange:
-    """Records an equipment event as active or ended, by the times of the device's own clock, even if that clock is ahead.
-
-    The times decide because either of two reports sent together may arrive first. `has_case` says whether a case in force can be
-    notified.
-    """
+def record_event(state: State, device_id: str, event: EquipmentKind, *, device_ms: int, has_case: bool) -> EventChange:
+    """Records an equipment event as active or ended. `has_case` says whether a case in force can be notified."""
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
+    time = _time(state, device_ms)
     if begun := demands.ENDS.get(event) or demands.ANNOUNCEMENT_ENDS.get(event):
         # An end that is older than the active event's beginning belongs to an earlier event, and has only arrived late.
-        ended = active.get(begun.value, at_ms + 1) <= at_ms
+        ended = begun.value in active and _is_over(active[begun.value], time)
         if ended:
             del active[begun.value]
         before = ended_events.get(begun.value)
-        if before is None or before.at_ms < at_ms:
+        if before is None or not _is_over(time, before.time):
             ended_events[begun.value] = EndedEvent(
-                at_ms, (ended and has_case) or (before is not None and before.emitted)
+                time, (ended and has_case) or (before is not None and before.emitted)
             )
         return EventChange(ended_event=begun if ended else None)
     if event not in demands.ACTIVE_UNTIL_ENDED and event not in demands.ANNOUNCEMENTS:
         return EventChange()
     before = ended_events.get(event.value)
-    if before is None or at_ms > before.at_ms:
-        active[event.value] = max(at_ms, active.get(event.value, at_ms))
+    if before is None or not _is_over(time, before.time):
+        if event.value not in active or _is_over(active[event.value], time):
+            active[event.value] = time
         return EventChange()
     if event in demands.ANNOUNCEMENTS:
         return EventChange()
     ended_events[event.value] = before._replace(emitted=before.emitted or has_case)
     # The desks may know already: a receiver reports jamming with each position, so don't alert again.
-    return EventChange(ended_ms=before.at_ms, is_known=before.emitted and event not in demands.HOLDS_INCIDENT)
+    is_known = before.emitted and event not in demands.HOLDS_INCIDENT
+    return EventChange(ended_ms=before.time.at_ms, is_known=is_known)
+
+
+def _time(state: State, device_ms: int) -> EventTime:
+    """The time of an event whose report arrives now."""
+    return EventTime(device_ms, state.now_ms if state.log_version >= _RIGHT_CLOCK_VERSION else device_ms)
+
+
+def _is_over(begun: EventTime, ended: EventTime) -> bool:
+    """Whether an event was over by the moment of an end.
+
+    Either of two reports that were sent together may arrive first, so the device's own clock decides, even if it is ahead. Of other
+    reports none is of a later time than its arrival: the clock may have been set right between them, and a new event isn't over
+    because an earlier end claimed to be later.
+    """
+    if abs(begun.arrived_ms - ended.arrived_ms) <= SENT_TOGETHER_MS:
+        return begun.device_ms <= ended.device_ms
+    return begun.at_ms <= ended.at_ms
 
 
 def emit_active(context: CaseContext, at_ms: int) -> None:

@@ -19,7 +19,8 @@ from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, until
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
-from services.geofence.domain.unseen import ambiguous, belief, stages
+from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.unseen import ambiguous, belief, jumps, stages
 from services.geofence.domain.unseen.stages import UnseenStage
 from services.geofence.domain.wearing import ended_records, removals
 
@@ -287,7 +288,9 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     asks_unit = state.stays and not removed and not stages.shows_sign(state, case_state)
     at_unit = belief.unseen_at_unit(state, case) if asks_unit else None
     for target in case.targets:
-        yield from _check_target(context, target, unseen, at_unit=at_unit, at_ms=at_ms)
+        jumped = jumps.find(context, target, track) if track and not removed else None
+        since = _unseen_since(context, track, jumped) if track and jumped else unseen
+        yield from _check_target(context, target, since, at_unit=at_unit, at_ms=at_ms)
 
 
 def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]:
@@ -301,11 +304,10 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
         if ambiguity is not None and ambiguity.last is None:
             case_state.unseen = True
             continue
-        believed = believed or (ambiguity.last if ambiguity else None)
+        believed = believed or (ambiguity.last if ambiguity else jumps.find(context, target, track))
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
-            seen = until(track, believed)
-            yield from _check_target(context, target, Unseen(seen, _unseen_ms(state, case_state, seen)), at_ms=at_ms)
+            yield from _check_target(context, target, _unseen_since(context, track, believed), at_ms=at_ms)
             continue
         until_ms = ended_records.unmeasured_until_ms(state, case_state, target)
         if until_ms is not None and at_ms < until_ms:
@@ -355,6 +357,12 @@ def _check_target(
         heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
         case_state.near[target.key] = _emit(context, now.detection, moment_ms, target=target, heard_ms=heard_ms)
         withheld_clearing.keep_last(state, case_state, target, last=unseen.last if unseen else None)
+
+
+def _unseen_since(context: CaseContext, track: Track, last: Fix) -> Unseen:
+    """A wearer who counts as unseen since an earlier position."""
+    seen = until(track, last)
+    return Unseen(seen, _unseen_ms(context.state, context.case_state, seen))
 
 
 def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:

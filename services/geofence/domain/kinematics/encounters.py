@@ -6,6 +6,7 @@ An encounter at a place is active only while a recent position shows the wearer 
 from __future__ import annotations
 
 from services.geofence.domain.entries import Case, Encounter
+from services.geofence.domain.kinematics import plausibility
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import State
@@ -16,6 +17,8 @@ DAY_MS = 86_400_000
 
 _EDGE_VERSION = 18
 """Before this version of the log, a position a metre beyond the edge of a courtroom ended an encounter there."""
+_BELIEVED_VERSION = 19
+"""Before this version of the log, a single position that contradicted those before it ended an encounter at a place."""
 EDGE_TIMES = 2
 """A position shows a wearer within a place if it is at most this many times its accuracy beyond the place's edge."""
 MAX_EDGE_MM = 50_000
@@ -41,12 +44,21 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
     if end_ms is None or not encounter.places:
         return end_ms
     known_ms = [
-        track.recent[-1].time_ms + track.unknown_after_ms()
+        known.recent[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
-        if (point := _point(track, at_ms))
-        and any(shape.distance_mm(point) <= _edge_mm(state, track, at_ms) for shape in encounter.places)
+        if (known := _known(state, track, at_ms)).recent
+        and (point := _point(known, at_ms, unknown_after_ms=track.unknown_after_ms()))
+        and any(shape.distance_mm(point) <= _edge_mm(state, known, at_ms) for shape in encounter.places)
     ]
     return min(end_ms, max(known_ms)) if known_ms else None
+
+
+def _known(state: State, track: Track, at_ms: int) -> Track:
+    """The positions that say where a device was at a moment: those that are believed."""
+    if state.log_version < _BELIEVED_VERSION or not track.recent:
+        return track
+    until_ms = at_ms if at_ms < track.recent[-1].time_ms else None
+    return plausibility.believed(track, at_ms, until_ms, bound_mps=state.rules.reach_mps)
 
 
 def _edge_mm(state: State, track: Track, at_ms: int) -> int:
@@ -77,15 +89,15 @@ def _until_ms(encounter: Encounter, at_ms: int) -> int | None:
     return min(encounter.until_ms, midnight_ms + encounter.daily_until_s * 1000)
 
 
-def _point(track: Track, at_ms: int) -> Vector | None:
+def _point(track: Track, at_ms: int, *, unknown_after_ms: int) -> Vector | None:
     """Where a device was at a moment; None if that is unknown."""
     last = track.last()
-    if last is None or at_ms >= last.time_ms + track.unknown_after_ms():
+    if last is None or at_ms >= last.time_ms + unknown_after_ms:
         return None
     if at_ms >= last.time_ms:
         return last.point
     before, after = track.round(at_ms)
-    if before is None or after is None or after.time_ms - before.time_ms > track.unknown_after_ms():
+    if before is None or after is None or after.time_ms - before.time_ms > unknown_after_ms:
         return None
     piece = next(track.assumed(at_ms, at_ms), None)
     return piece.at(at_ms) if piece else None

@@ -87,7 +87,7 @@ def unseen_key(target: Target, device_id: str) -> WayKey:
 
 def fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
     """The pairs of devices whose newest positions still show where they are."""
-    for pair in _pairs(state, case, target):
+    for pair in all_pairs(state, case, target):
         if rings.are_fresh(pair.sides, state.now_ms):
             yield pair
 
@@ -129,16 +129,21 @@ def known_near_ms(state: State, case_state: CaseState, target: Target, *, ring: 
     """The last near moment by the positions in the two tracks alone; None if the tracks hold no position of that time any more."""
     since_ms = case_state.ring(target, ring).since_ms or 0
     tracks = [side for side in sides if side]
-    vague_mm = sum(_vague_mm(state, track) for track in tracks)
-    near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
+    limit_mm = near_mm(state, ring, sides)
     for piece in reversed(rings.assumed_to_stay(sides, since_ms, state.now_ms)):
-        if target.shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
+        if target.shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) > limit_mm:
             continue
-        spans = target.shape.within(piece.start, piece.end, near_mm)
+        spans = target.shape.within(piece.start, piece.end, limit_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
     # No piece was near enough, because the ring was entered on the probability of being inside, or on a predicted approach.
     return since_ms if since_ms >= max(track.first_ms for track in tracks) else None
+
+
+def near_mm(state: State, ring: Ring, sides: Sides) -> int:
+    """The distance within which two sides are too near for a ring to count as left, mm."""
+    vague_mm = sum(_vague_mm(state, side) for side in sides if side)
+    return ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
 
 
 def keep(state: State, device_id: str, case_ids: list[str], *, count: int) -> int:
@@ -183,7 +188,7 @@ def _open_exits(state: State, case_state: CaseState, device_id: str) -> Iterator
         for ring in case_state.case.rings:
             if not case_state.ring(target, ring).open:
                 continue
-            for pair in _pairs(state, case_state.case, target):
+            for pair in all_pairs(state, case_state.case, target):
                 if device_id in pair.devices:
                     near = last_near(state, case_state, target, ring=ring, pair=pair)
                     yield _Exit(case_state, key=NearKey(clearing_key(target, ring), pair.devices), near=near)
@@ -252,7 +257,8 @@ def _has_just_started(state: State, track: Track, from_ms: int) -> bool:
     return ran_ms < (DENSE_START_MS if count > rings.AGREEING_FIXES else START_MS)
 
 
-def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
+def all_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
+    """The pairs of a tag and a device of the target that have both reported, however long ago."""
     for tag_id in case.tag_device_ids:
         wearer = state.tracks.get(tag_id)
         if wearer is None or not wearer.recent:

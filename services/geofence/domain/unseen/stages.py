@@ -103,7 +103,7 @@ def _is_announced(state: State, case: Case, last: Fix) -> bool:
 def _was_announced(state: State, tag_id: str, at_ms: int, *, by: Iterable[EquipmentKind]) -> bool:
     """Whether one of these announcements of a tag is active and not much older than a moment."""
     active = state.active_events.get(tag_id, {})
-    return any(at_ms - active[event.value] <= ANNOUNCED_MS for event in by if event.value in active)
+    return any(at_ms - active[event.value].at_ms <= ANNOUNCED_MS for event in by if event.value in active)
 
 
 def was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:

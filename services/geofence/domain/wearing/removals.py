@@ -131,8 +131,9 @@ def _close_strap(context: CaseContext, device_id: str, at_ms: int) -> bool:
 
 
 def _opened_ms(state: State, device_id: str) -> int | None:
-    """When the open strap of a tag was opened, by the tag's clock; None if it is closed."""
-    return state.active_events.get(device_id, {}).get(EquipmentKind.STRAP_OPEN.value)
+    """When the open strap of a tag was opened; None if it is closed."""
+    opened = state.active_events.get(device_id, {}).get(EquipmentKind.STRAP_OPEN.value)
+    return opened.at_ms if opened else None
 
 
 def _close(context: CaseContext, device_id: str, at_ms: int) -> None:

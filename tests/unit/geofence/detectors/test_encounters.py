@@ -14,6 +14,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, FoldVersion
+from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.encounters import encounter
@@ -181,6 +182,41 @@ def test_a_way_through_a_corridor_is_allowed_between_its_reports_too() -> None:
     assert {demand for _, demand, _, _ in entered(story)} == {WARN}
 
 
+def in_court(version: int) -> Story:
+    """Both sit in court for 10 minutes and report each half minute."""
+    story = Story(State(0, log_version=version))
+    story.case(encounters=[encounter(places=[circle("court", 0, 0, radius_m=60)])])
+    for at_s in range(0, 600, 30):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 10 + at_s / 300)
+    return story
+
+
+@pytest.mark.parametrize(("version", "demands"), [(VERSION, [WARN] * 3), (18, [WARN] * 3 + [NOTIFY, RESPOND])])
+def test_a_position_that_is_not_believed_ends_no_encounter_at_a_place(version: int, demands: list[Demand]) -> None:
+    story = in_court(version)
+    story.at(600, "phone", 0)
+    story.at(600, "tag", 1000)
+    story.at(630, "phone", 0)
+    story.at(630, "tag", 10)
+    assert [demand for _, demand, _, _ in entered(story)] == demands
+
+
+def test_a_second_position_outside_shows_that_a_car_took_both_out_of_the_court() -> None:
+    story = in_court(VERSION)
+    for at_s in (600, 630, 660):
+        for device_id in ("phone", "tag"):
+            story.at(at_s, device_id, 20 * (at_s - 570))
+    assert entered(story)[3:] == [(1000, NOTIFY, 630, ""), (100, RESPOND, 630, "")]
+
+
+def test_an_encounter_ends_three_minutes_after_the_last_believed_position() -> None:
+    story = in_court(VERSION)
+    story.at(600, "tag", 1000)
+    story.tick(900)
+    assert entered(story)[3:] == [(1000, NOTIFY, 750, ""), (100, RESPOND, 750, "")]
+
+
 def test_an_amendment_that_removes_the_encounter_sends_somebody_at_once() -> None:
     story = Story()
     story.case(encounters=[encounter()])
@@ -207,7 +243,7 @@ def test_an_encounter_that_ends_before_it_begins_is_rejected() -> None:
 
 def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
     """Approaches and departures with encounters of all sorts, a restart before each of `splits`, and a tick every `ticks_s`."""
-    rng, story, at_s = random.Random(seed), Story(clear_after_s=10), 0.0
+    rng, story, at_s = random.Random(seed), Story(State(0, log_version=VERSION), clear_after_s=10), 0.0
     for i in range(60):
         if i in splits:
             story.state = codec.decode(codec.encode(story.state))
@@ -227,7 +263,7 @@ def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
             ]
             story.case(at_s, version=i + 1, encounters=allowed)
         for device_id in rng.choice((("tag",), ("phone",), ("tag", "phone"))):
-            story.at(at_s, device_id, rng.choice((50, 90, 140, 700)) if device_id == "tag" else 0)
+            story.at(at_s, device_id, rng.choice((50, 90, 140, 700, 2500)) if device_id == "tag" else 0)
     return story.alerts
 
 

@@ -10,7 +10,8 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, DeadLetter
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, EquipmentKind
-from services.geofence.domain.state import EventKey
+from services.geofence.domain.state import EventKey, State
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -23,8 +24,8 @@ HOLDS_INCIDENT = (
 )
 
 
-def story_of() -> Story:
-    story = Story()
+def story_of(version: int = VERSION) -> Story:
+    story = Story(State(0, log_version=version))
     story.case()
     story.at(0, "phone", 0)
     story.at(0, "tag", 20_000)
@@ -106,13 +107,51 @@ def test_the_order_of_arrival_does_not_change_the_active_events(order: tuple[int
 
 
 @pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
-def test_events_are_ordered_by_a_clock_that_is_ahead_too(event: str, end: str, device: str) -> None:
-    story = story_of()
+@pytest.mark.parametrize("version", [18, VERSION])
+def test_events_are_ordered_by_a_clock_that_is_ahead_too(event: str, end: str, device: str, version: int) -> None:
+    story = story_of(version)
     story.says(50, device, end, event_s=81)
     story.says(50.01, device, event, event_s=80)
     assert not story.state.incidents and not story.state.active_events[device]
     story.says(51, device, event, "repeated", event_s=83)
     assert story.state.incidents and all(alert.at_ms <= story.state.now_ms for alert in story.alerts)
+
+
+@pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
+def test_an_end_by_a_clock_that_was_ahead_ends_no_later_event(event: str, end: str, device: str) -> None:
+    story = story_of()
+    story.says(40, device, event, event_s=3640)
+    story.says(50, device, end, event_s=3650)
+    assert not story.state.incidents
+    story.state = codec.decode(codec.encode(story.state))
+    story.says(90, device, event, "again", event_s=90)
+    assert emitted(story.alerts) == [(RESPOND, 40), (RECORD, 50), (RESPOND, 90)]
+    assert story.state.incidents and story.state.active_events[device]
+
+
+@pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
+def test_a_clock_that_was_set_right_ends_what_it_began_while_ahead(event: str, end: str, device: str) -> None:
+    story = story_of()
+    story.says(50, device, event, event_s=150)
+    story.state = codec.decode(codec.encode(story.state))
+    story.says(90, device, end, event_s=90)
+    assert emitted(story.alerts) == [(RESPOND, 50), (RECORD, 90)]
+    assert not story.state.incidents and not story.state.active_events[device]
+
+
+def test_a_clock_that_stays_ahead_ends_and_begins_events_as_a_right_one() -> None:
+    story = story_of()
+    for at_s, event in ((50, "STRAP_OPEN"), (80, "STRAP_CLOSED"), (110, "STRAP_OPEN")):
+        story.says(at_s, "tag", event, event_s=at_s + 600)
+    assert emitted(story.alerts) == [(RESPOND, 50), (RECORD, 80), (RESPOND, 110)] and story.state.incidents
+
+
+def test_an_older_log_goes_by_the_clock_of_the_device_alone() -> None:
+    story = story_of(18)
+    story.says(40, "tag", "STRAP_OPEN", event_s=3640)
+    story.says(50, "tag", "STRAP_CLOSED", event_s=3650)
+    story.says(90, "tag", "STRAP_OPEN", "again", event_s=90)
+    assert emitted(story.of(AlertKind.TAMPERED))[-2:] == [(RESPOND, 90), (RECORD, 90)] and not story.state.incidents
 
 
 def test_a_repeated_end_does_not_notify_the_desks_twice() -> None:

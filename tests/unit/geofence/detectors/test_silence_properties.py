@@ -76,6 +76,27 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells
     return story
 
 
+def jumping(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
+    """An hour or two near her, in which the tag jumps to a town 30 km away and back, with gaps and late reports."""
+    rng, at_s, is_away = random.Random(seed), 0.0, False
+    story.enter(at_s, FoldVersion(VERSION))
+    story.case(at_s, places=[circle("home", 0, 0, radius_m=20)], valid_until_ms=T0_MS + 20_000_000)
+    for i in range(REPORTS):
+        if i in splits:
+            story.state = codec.decode(codec.encode(story.state))
+        at_s += rng.choice((5, 20, 30, 30, 60, 60, 90, 200, 600))
+        if rng.random() < 0.25:
+            story.at(at_s, "phone", rng.uniform(-300, 300), fix_s=at_s - rng.choice((0, 0, 90)))
+            continue
+        is_away ^= rng.random() < 0.12
+        fix_s = at_s - rng.choice((0, 0, 0, 20, 200))
+        east_m = 30_000 + rng.uniform(-400, 400) if is_away else rng.uniform(-300, 300)
+        accuracy_m = rng.choice((5, 5, 5, 40, 900))
+        story.at(at_s, "tag", rng.choice((150, 400, 850, 1500)), east_m, fix_s=fix_s, accuracy_m=accuracy_m)
+    story.tick(at_s + 4000)
+    return story
+
+
 def essence(story: Story) -> list[tuple[object, ...]]:
     """What a story decided, but for when each decision was made."""
     return [
@@ -112,6 +133,14 @@ def test_ticks_and_restarts_change_nothing_of_vague_positions(seed: int, splits:
     whole = live(Story(), seed, cells=True)
     assert live(Story(), seed, frozenset(splits), cells=True).outputs == whole.outputs
     assert essence(live(Ticked(), seed, cells=True)) == essence(whole)
+
+
+@given(st.integers(0, 100_000), st.sets(st.integers(0, REPORTS - 1), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_ticks_and_restarts_change_nothing_of_jumps(seed: int, splits: set[int]) -> None:
+    whole = jumping(Story(), seed)
+    assert jumping(Story(), seed, frozenset(splits)).outputs == whole.outputs
+    assert essence(jumping(Ticked(), seed)) == essence(whole)
 
 
 def test_random_lives_cover_all_alerts_of_silence() -> None:

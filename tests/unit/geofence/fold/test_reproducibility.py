@@ -41,6 +41,7 @@ RINGS = (Ring(1_000_000, Demand.WARN), Ring(500_000, Demand.NOTIFY), Ring(100_00
 BATCHES = (1, 2, 5)
 DECIDED_OTHERWISE = {
     "at-the-wall-of-the-courtroom",
+    "calls-again-once-her-clock-is-right",
     "comes-back-to-her-silent-phone",
     "cut-tag-ended-before-the-new-one",
     "follows-her-out-of-the-court",
@@ -49,6 +50,8 @@ DECIDED_OTHERWISE = {
     "leaps-away-after-the-order",
     "leaps-away-from-her-for-hours",
     "leaps-away-with-a-wide-accuracy",
+    "leaps-before-anybody-was-sent",
+    "leaps-out-of-the-courtroom",
     "new-phone-says-where-it-was",
     "one-wrong-position-sent-twice",
     "panic-and-her-phone-ends",
@@ -61,8 +64,8 @@ DECIDED_OTHERWISE = {
     "two-positions-within-a-second",
 }
 """Scenarios that an older log decides otherwise: by positions alone, without their time (ADR 96), without what it has dropped (ADR
-103), by the end of a record (ADR 110 and 111), by positions that say nothing or a return (ADR 112 and 113), by the edge of a courtroom,
-or with another account."""
+103), by the end of a record (ADR 110 and 111), by positions that say nothing or a return (ADR 112 and 113), by a leap (ADR 115), by
+the edge of a courtroom or a clock that was ahead, or with another account."""
 Log = list[Entry]
 
 
