@@ -13,12 +13,12 @@ from asyncio import AbstractEventLoop, events
 class _Running:
     """The one loop whose code runs."""
 
-    __slots__ = ("loop", "told")
+    __slots__ = ("loop", "of_asyncio")
 
     def __init__(self) -> None:
         self.loop: AbstractEventLoop | None = None
-        self.told: AbstractEventLoop | None = None
-        """What asyncio was told last."""
+        self.of_asyncio: AbstractEventLoop | None = None
+        """The loop that asyncio knows of."""
 
 
 _running = _Running()
@@ -39,12 +39,12 @@ def get_running_loop() -> AbstractEventLoop:
 def become(loop: AbstractEventLoop | None) -> None:
     """Lets the code that follows run in a loop, or in none."""
     _running.loop = loop
-    if loop is not None and loop is not _running.told:
-        _running.told = loop
+    if loop is not None and loop is not _running.of_asyncio:
+        _running.of_asyncio = loop
         events._set_running_loop(loop)
 
 
 def leave() -> None:
     """Lets the code that follows run outside of the world: asyncio, too, sees no loop."""
-    _running.loop = _running.told = None
+    _running.loop = _running.of_asyncio = None
     events._set_running_loop(None)
