@@ -197,6 +197,7 @@ async def test_each_reason_of_failing_attempts_is_one_line_until_the_client_is_c
 
     monkeypatch.setattr(Outages, "failed", note)
     monkeypatch.setattr(outages, "INTERVAL_S", 2 * WITHIN_S)
+    monkeypatch.setattr(buses, "PATIENCE_S", 2 * WITHIN_S)
     server = RefusingServer()
     server.errors.clear()
     with capture_logs() as logged:
@@ -230,6 +231,7 @@ async def test_a_server_that_starts_after_its_client_is_no_warning_and_one_that_
 
     monkeypatch.setattr(Outages, "failed", noted)
     monkeypatch.setattr(buses, "PATIENCE_S", patience_s)
+    monkeypatch.setattr(outages, "INTERVAL_S", 2 * WITHIN_S)
     server = RefusingServer()
     server.errors.clear()
 

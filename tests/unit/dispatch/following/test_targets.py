@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from services.common import times
 from services.common.geometry import LatLon
+from services.common.observability import outages
 from services.common.retrying import Backoff
 from services.dispatch.domain.leg import Leg as LegName
 from services.dispatch.following import evaluator_stream
@@ -199,6 +200,7 @@ async def test_evaluators_that_refuse_each_try_are_one_line_and_so_is_one_that_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(evaluator_stream, "RECONNECT", Backoff(0.01, 0.05))
+    monkeypatch.setattr(outages, "INTERVAL_S", 2 * PATIENCE_S)
     with capture_logs() as logs:
         async with following() as leg:
             for evaluator in leg.evaluators:
