@@ -110,7 +110,7 @@ async def test_the_older_of_two_versions_stops_and_the_alerts_are_those_of_the_n
             await mesh.evaluators[1].ready(mesh.addresses[1])
             async with asyncio.timeout(PATIENCE_S):
                 assert await old.wait()
-            assert f"OutdatedFold: the log demands fold version {VERSION}" in log.read_text()
+            assert f"the log demands fold version {VERSION}" in log.read_text()
             await load.more(CHECKPOINT_EVERY)
             load.stopping = True
             last = (await bus.bounds_of(flow.log_stream(0))).last

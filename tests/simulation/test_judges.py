@@ -53,7 +53,7 @@ FINDINGS = (
     Finding("an_evaluator_folds_no_equipment_events", 0, "I2"),
     Finding("deadlines_never_pass", 1, "I3"),
     Finding("a_leg_makes_an_assignment_for_each_try", 1, "I4"),
-    Finding("an_evaluator_folds_no_later_snapshots_of_a_case", 0, "I5"),
+    Finding("an_evaluator_folds_no_later_snapshots_of_a_case", 1, "I5"),
     Finding("a_leg_does_not_read_the_other_legs", 0, "I6"),
     Finding("the_registry_publishes_no_cases", 0, "I7"),
     Finding("the_ledger_drops_disclosures", 0, "I8"),

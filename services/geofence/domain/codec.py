@@ -23,6 +23,7 @@ from services.geofence.domain.entries import (
     Ring,
     Target,
 )
+from services.geofence.domain.equipment.event_times import EndedEvent, EventTime
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Track
@@ -31,9 +32,7 @@ from services.geofence.domain.state import (
     WEARER,
     AnomalyKey,
     CaseState,
-    EndedEvent,
     EventKey,
-    EventTime,
     GroupedKey,
     OpenIncident,
     Outage,

@@ -13,6 +13,7 @@ from services.geofence.domain.agenda.due import Agenda
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
+from services.geofence.domain.equipment.event_times import EndedEvent, EventTime
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track
 from services.geofence.domain.rules import Rules
@@ -56,28 +57,6 @@ class AnomalyKey(NamedTuple):
     anomaly: AnomalyKind
     about: tuple[str, ...]
     """Ids of the anomaly's subject: a device alone, or a device or a target with a case."""
-
-
-class EventTime(NamedTuple):
-    """The time of an equipment event."""
-
-    device_ms: int
-    """By the device's clock, which may be ahead."""
-    arrived_ms: int
-    """When its report entered the log, mesh time."""
-
-    @property
-    def at_ms(self) -> int:
-        """When the event was at the latest: nothing is reported before it happens."""
-        return min(self.device_ms, self.arrived_ms)
-
-
-class EndedEvent(NamedTuple):
-    """The newest end of an equipment event of a device."""
-
-    time: EventTime
-    emitted: bool
-    """Whether an alert was emitted for an event with this end."""
 
 
 T = TypeVar("T")

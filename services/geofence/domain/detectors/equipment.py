@@ -10,7 +10,8 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
-from services.geofence.domain.state import EndedEvent, EventKey, EventTime, State
+from services.geofence.domain.equipment.event_times import EndedEvent, EventTime, is_over
+from services.geofence.domain.state import EventKey, State
 from services.geofence.domain.wearing import ended_records, removals
 
 _ONE_OF_SEVERAL_VERSION = 18
@@ -18,8 +19,6 @@ _ONE_OF_SEVERAL_VERSION = 18
 _RIGHT_CLOCK_VERSION = 19
 """Before this version of the log, the device's clock alone decided which events an end had ended, even if the clock was an hour ahead
 and was set right before the next event."""
-SENT_TOGETHER_MS = 10_000
-"""Reports of a device that arrive within this time may have been sent together, and in another order."""
 
 
 class EventChange(NamedTuple):
@@ -40,11 +39,11 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, device_m
     time = _time(state, device_ms)
     if begun := demands.ENDS.get(event) or demands.ANNOUNCEMENT_ENDS.get(event):
         # An end that is older than the active event's beginning belongs to an earlier event, and has only arrived late.
-        ended = begun.value in active and _is_over(active[begun.value], time)
+        ended = begun.value in active and is_over(active[begun.value], time)
         if ended:
             del active[begun.value]
         before = ended_events.get(begun.value)
-        if before is None or not _is_over(time, before.time):
+        if before is None or not is_over(time, before.time):
             ended_events[begun.value] = EndedEvent(
                 time, (ended and has_case) or (before is not None and before.emitted)
             )
@@ -52,8 +51,8 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, device_m
     if event not in demands.ACTIVE_UNTIL_ENDED and event not in demands.ANNOUNCEMENTS:
         return EventChange()
     before = ended_events.get(event.value)
-    if before is None or not _is_over(time, before.time):
-        if event.value not in active or _is_over(active[event.value], time):
+    if before is None or not is_over(time, before.time):
+        if event.value not in active or is_over(active[event.value], time):
             active[event.value] = time
         return EventChange()
     if event in demands.ANNOUNCEMENTS:
@@ -67,18 +66,6 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, device_m
 def _time(state: State, device_ms: int) -> EventTime:
     """The time of an event whose report arrives now."""
     return EventTime(device_ms, state.now_ms if state.log_version >= _RIGHT_CLOCK_VERSION else device_ms)
-
-
-def _is_over(begun: EventTime, ended: EventTime) -> bool:
-    """Whether an event was over by the moment of an end.
-
-    Either of two reports that were sent together may arrive first, so the device's own clock decides, even if it is ahead. Of other
-    reports none is of a later time than its arrival: the clock may have been set right between them, and a new event isn't over
-    because an earlier end claimed to be later.
-    """
-    if abs(begun.arrived_ms - ended.arrived_ms) <= SENT_TOGETHER_MS:
-        return begun.device_ms <= ended.device_ms
-    return begun.at_ms <= ended.at_ms
 
 
 def emit_active(context: CaseContext, at_ms: int) -> None:
