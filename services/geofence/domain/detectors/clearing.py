@@ -145,7 +145,7 @@ def is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_
     mps = state.rules.reach_mps if ring.responds else None
     if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
-    if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
+    if not plausibility.are_newest_believed(sides, state.rules.reach_mps):
         return False
     return not ring.responds or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
 
@@ -324,8 +324,8 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
             else rings.is_fresh(known_ms, state.now_ms)
         ):
             continue
-        if state.log_version >= _BELIEVED_VERSION and not all(
-            plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side
+        if state.log_version >= _BELIEVED_VERSION and not plausibility.are_newest_believed(
+            sides, state.rules.reach_mps
         ):
             return None, False
         apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides, over_ms=over_ms))

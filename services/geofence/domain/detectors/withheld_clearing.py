@@ -166,9 +166,7 @@ def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
         newest_position = rings.newest(pair.sides)
         distance_mm = target.shape.distance_mm(newest_position)
         tracks = [track for _, track in pair.tracks]
-        if distance_mm > ring.radius_mm or not all(
-            plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
-        ):
+        if distance_mm > ring.radius_mm or not plausibility.are_newest_believed(tracks, state.rules.reach_mps):
             continue
         end_withholding(context, target, ring)
         at_ms = max(track.recent[-1].time_ms for track in tracks)

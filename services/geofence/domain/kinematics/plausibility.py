@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
@@ -69,6 +69,11 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
     if len(fixes) < 2 or _plain_count(track, bound_mps) > 1:
         return True
     return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
+
+
+def are_newest_believed(tracks: Iterable[Track | None], bound_mps: int) -> bool:
+    """Whether the newest fix of each device is believed. A side without a device, which is a place, is None."""
+    return all(is_newest_believed(track, bound_mps) for track in tracks if track)
 
 
 def left_by_jump(track: Track) -> tuple[tuple[Fix, float], ...]:
