@@ -32,6 +32,8 @@ publishes messages one by one only to have most of them rejected."""
 STORED_RUN = 256
 """Number of consecutive stored messages after which the search for lost ones ends. It isn't 1, because concurrent publications may be
 recorded in any order."""
+ABOVE_ALL = 2**63 - 1
+"""A position after each recorded one: the greatest integer that both databases hold."""
 PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
 REJECTED_RUN = 64
@@ -60,8 +62,8 @@ class Publication(NamedTuple):
 class PublicationRecords(Protocol):
     """A publisher's records of its publications on one stream."""
 
-    async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The last recorded publications, newest first, at most `limit`. With `before`, only those recorded before that position."""
+    async def newest(self, before: int, limit: int) -> list[Publication]:
+        """The last publications that were recorded before a position, newest first, at most `limit`."""
 
     async def highest(self, up_to: int) -> Publication | None:
         """The publication with the highest sequence among those recorded up to a position, or None if there is none."""
@@ -84,7 +86,7 @@ class StreamComparison:
 
         The caller publishes them again and deletes their records, so that the next comparison doesn't find them.
         """
-        newest = await self._records.newest(None, PAGE)
+        newest = await self._records.newest(ABOVE_ALL, PAGE)
         if not newest:
             return []
         last = newest[0].position

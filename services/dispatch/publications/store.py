@@ -93,8 +93,6 @@ _NEWEST = (
 _HIGHEST = (
     _OF_STREAM.where(_NOTES_C.recorded <= sa.bindparam("up_to")).order_by(_NOTES_C.stream_sequence.desc()).limit(1)
 )
-_MAX_POSITION = 2**63 - 1
-"""Above each position of a record."""
 
 
 class PublishedSteps:
@@ -103,9 +101,9 @@ class PublishedSteps:
     def __init__(self, store: Store, leg: Leg, stream: str, *, log_id: str) -> None:
         self._store, self._leg, self.stream, self._log_id = store, leg, stream, log_id
 
-    async def newest(self, before: int | None, limit: int) -> list[Publication]:
+    async def newest(self, before: int, limit: int) -> list[Publication]:
         """The newest publications, as lost_publications.PublicationRecords.newest."""
-        return await self._read(_NEWEST, {"before": _MAX_POSITION if before is None else before, "most": limit})
+        return await self._read(_NEWEST, {"before": before, "most": limit})
 
     async def highest(self, up_to: int) -> Publication | None:
         """The publication with the greatest stream sequence, as lost_publications.PublicationRecords.highest."""

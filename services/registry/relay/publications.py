@@ -23,8 +23,6 @@ from services.registry.routes.tables import routes
 _KV_PREFIX = flow.ROUTES.subject.partition("{")[0]
 _HEAD_PREFIX = "ledger."
 _PAGE = 500
-_MAX_ID = 2**63 - 1
-"""Above each id of a row."""
 
 
 class _SentMessages:
@@ -47,9 +45,9 @@ class _SentMessages:
         highest = query.where(outbox.c.id <= sa.bindparam("up_to")).order_by(outbox.c.stored_sequence.desc())
         self._highest = highest.limit(1)
 
-    async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The last sent messages, newest first. With `before`, only rows with a smaller id. Implements PublicationRecords."""
-        return await self._read(self._newest, {"before": _MAX_ID if before is None else before, "most": limit})
+    async def newest(self, before: int, limit: int) -> list[Publication]:
+        """The last sent messages among the rows with a smaller id, newest first. Implements PublicationRecords."""
+        return await self._read(self._newest, {"before": before, "most": limit})
 
     async def highest(self, up_to: int) -> Publication | None:
         """The sent message with the greatest sequence, among the rows up to an id. Implements PublicationRecords."""
@@ -88,7 +86,7 @@ class Publications:
             lost = await comparison.lost()
             if lost:
                 await self._mark_unsent([publication.position for publication in lost])
-                if not await sent.newest(None, 1):
+                if not await sent.newest(lost_publications.ABOVE_ALL, 1):
                     # The stream lost all messages of the last day. So it may also have lost older ones that the outbox no longer has.
                     await self._renew_all()
 

@@ -22,8 +22,8 @@ class Records:
     def __init__(self) -> None:
         self.all: list[Publication] = []
 
-    async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        found = [publication for publication in self.all if before is None or publication.position < before]
+    async def newest(self, before: int, limit: int) -> list[Publication]:
+        found = [publication for publication in self.all if publication.position < before]
         return found[::-1][:limit]
 
     async def highest(self, up_to: int) -> Publication | None:
