@@ -35,11 +35,11 @@ from bench.mesh.offers import Offers, following
 from bench.mesh.population import Party
 from bench.mesh.putting_off import CaughtUp
 from bench.mesh.running import populate, running_mesh, said_failures, say
-from services.cli.failure import FAILED
-from services.cli.simulate.actors import VENDOR
-from services.cli.simulate.load_generator import LoadOutcome
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients
+from services.client import mesh
+from services.client.actors import VENDOR
+from services.client.load_generator import LoadOutcome
+from services.client.mesh import Clients
+from services.common.failure import FAILED
 from services.common.messaging.bus import Bus
 from services.common.observability import telemetry
 

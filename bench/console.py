@@ -29,13 +29,13 @@ import uvloop
 from bench import figures
 from bench.figures import Figure
 from bench.mesh import machine
-from services.cli.failure import FAILED
 from services.common import times
+from services.common.failure import FAILED
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, subject_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, following_pb2, following_pb2_grpc
 from tests.browser.driver import Browser, browser
 from tests.support.common.ports import free_port
@@ -147,7 +147,7 @@ class MovingSubjects(following_pb2_grpc.FollowingServiceServicer):
     def _event(self, incident_id: str, n: int, place: tuple[float, float]) -> following_pb2.TargetEvent:
         target = following_pb2.TargetPosition(
             subject_id=f"subject-{n}",
-            is_wearer=n % 2 == 0,
+            kind=subject_pb2.PROTECTED_PERSON if n % 2 else subject_pb2.WEARER,
             lat_deg=place[0] + self._rng.uniform(-0.01, 0.01),
             lon_deg=place[1] + self._rng.uniform(-0.01, 0.01),
             accuracy_m=self._rng.uniform(5, 50),

@@ -28,7 +28,7 @@ from bench.decision.judge import judge_all
 from bench.decision.judged import Judged, from_json, merged, to_json
 from bench.decision.noise import Gaps
 from bench.decision.placement import Play, plays
-from bench.silence import folder
+from bench.geolife import folder
 
 USUAL_ARMS = ("15 s", "60 s", "asked")
 _CHUNK = 10

@@ -38,9 +38,9 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.metrics import DispatchMetrics
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import running_server

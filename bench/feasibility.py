@@ -18,14 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.silence import PHONE_INTERVAL_MS, Row, days_of, filled, folder
-from services.cli.feasibility.expectation import expect
-from services.cli.feasibility.history import BREAK_MS, DAY_MS, History, HistoryEntry, coverage_of
-from services.cli.feasibility.presence import visits
-from services.cli.feasibility.stays import stays
-from services.cli.feasibility.study import response_radius_mm
+from bench.geolife import PHONE_INTERVAL_MS, Row, days_of, filled, folder
+from services.court.feasibility.history import BREAK_MS, DAY_MS, History, HistoryEntry, coverage_of, stays_of, visits_of
+from services.court.feasibility.study import expect, response_radius_mm
 from services.geofence.domain.entries import Case, Demand, Positions, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, Vector, ecef_mm, lat_lon_deg
+from services.geofence.domain.geometry import PERSON, Disc, Vector, ecef_mm, lat_lon_deg
 
 RINGS = (Ring(2_000_000, Demand.WARN), Ring(1_000_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
 PLACE_RADIUS_MM = 30_000
@@ -110,7 +107,7 @@ def case_near(name: str, home: Vector, distance_m: float) -> Case:
 def week_of(case: Case, history: History) -> tuple[Week, float]:
     """What the order causes on the days of a history, a week, and the number of days."""
     coverage, radius_mm = coverage_of(history.tag_fixes()), response_radius_mm(case)
-    counted = expect(case, history, coverage, visits=visits(case, history.tracks(), radius_mm))
+    counted = expect(case, history, coverage, visits=visits_of(case, history.tracks(), radius_mm))
     numbers = counted.dispatches.total(), counted.notices.total(), counted.pushes
     return Week(*(counted.a_week(number) for number in numbers)), counted.days
 
@@ -124,7 +121,7 @@ def compare(path: Path, distance_m: float, max_days: int) -> Compared | None:
     fixes = first.tag_fixes()
     if min(coverage_of(half.tag_fixes()).days for half in (first, second)) * DAY_MS < DAY_MS:
         return None
-    habits = stays(fixes)
+    habits = stays_of(fixes)
     case = case_near(path.name, habits[0].middle if habits else fixes[0].point, distance_m)
     (predicted, first_days), (observed, second_days) = week_of(case, first), week_of(case, second)
     return Compared(path.name.split(".")[0], (first_days, second_days), predicted, observed)

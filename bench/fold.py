@@ -27,9 +27,8 @@ from bench.mesh.crowd import REPORT_INTERVAL_MS, Crowd
 from services.geofence import gc_control, translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, SensingRequest
-from services.geofence.domain.entries import Body, Entry, FoldVersion
+from services.geofence.domain.entries import FOLD_VERSION, Body, Entry, FoldVersion
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from services.geofence.gc_control import GarbageCollector
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import log_pb2
@@ -75,14 +74,14 @@ class Walker:
 
 
 class CrowdFold:
-    """Folds the partitions of one crowd in this process. With `sensing`, the log demands this fold version, so that tags are asked."""
+    """Folds the partitions of one crowd in this process."""
 
-    def __init__(self, crowd: Crowd, partitions: int, sensing: bool) -> None:
+    def __init__(self, crowd: Crowd, partitions: int) -> None:
         self._rng = random.Random(SEED)
         self.states = [State(index, "bench") for index in range(partitions)]
         self.alerts, self.requests, self.collector = 0, 0, GarbageCollector()
-        for index in range(partitions if sensing else 0):
-            self._step(index, STARTS_MS, FoldVersion(VERSION))
+        for index in range(partitions):
+            self._step(index, STARTS_MS, FoldVersion(FOLD_VERSION))
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
             for case in crowd.cases(wearer, STARTS_MS - REPORT_INTERVAL_MS):
@@ -127,9 +126,9 @@ class CrowdFold:
         self.requests += sum(isinstance(output, SensingRequest) for output in outputs)
 
 
-def measure(crowd: Crowd, partitions: int, *, turns: int, sensing: bool) -> Rate:
+def measure(crowd: Crowd, partitions: int, *, turns: int) -> Rate:
     """Folds `turns` turns after a warm-up, one partition after another."""
-    folding = CrowdFold(crowd, partitions, sensing)
+    folding = CrowdFold(crowd, partitions)
     with gc_control.infrequent_collection() as folding.collector:  # as in the evaluator
         rates = [folding.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
     return Rate(rates, statistics.harmonic_mean(rates), folding.alerts, folding.requests)
@@ -149,10 +148,10 @@ class KeptState:
     """Size of all checkpoints."""
 
 
-def memory(crowd: Crowd, partitions: int, sensing: bool) -> KeptState:
+def memory(crowd: Crowd, partitions: int) -> KeptState:
     """Folds 2 h 20 min of a crowd, and measures its state and checkpoints."""
     before = _resident()
-    folding = CrowdFold(crowd, partitions, sensing)
+    folding = CrowdFold(crowd, partitions)
     for number in range(KEPT_TURNS):
         folding.turn(number)
     gc.collect()
@@ -192,24 +191,16 @@ def main() -> None:
     parser.add_argument(
         "--turns", type=int, default=2 * SILENCE_TURNS, help="number of reports of each device, 15 s apart"
     )
-    parser.add_argument(
-        "--sensing", action=argparse.BooleanOptionalAction, default=True, help="ask tags for reports, as a new log does"
-    )
     arguments = parser.parse_args()
     if arguments.memory:
-        kept = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.sensing)
+        kept = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions)
         print(f"{arguments.wearers} wearers, {arguments.orders} orders each: {kept.wearer_kib:,.0f} KiB a wearer")
         print(
             f"checkpoint: {kept.checkpoint_bytes / 1e6:,.0f} MB, {kept.encoded_s:.1f} s of processor time in the child, "
             f"pause of the evaluator {kept.pause_s * 1000:.0f} ms"
         )
         return
-    rate = measure(
-        Crowd(arguments.wearers, arguments.orders),
-        arguments.partitions,
-        turns=arguments.turns,
-        sensing=arguments.sensing,
-    )
+    rate = measure(Crowd(arguments.wearers, arguments.orders), arguments.partitions, turns=arguments.turns)
     print(
         f"{arguments.wearers} wearers, {arguments.orders} orders each, {arguments.partitions} partitions; "
         f"{machine.describe(Path())['cpu']}"

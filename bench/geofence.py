@@ -28,7 +28,7 @@ from bench.mesh.crowd import WALK, Crowd
 from bench.mesh.load import Shape
 from bench.mesh.machine import Usage
 from bench.mesh.whole_chain import Due
-from services.cli.failure import FAILED, CommandFailed
+from services.common.failure import FAILED, CommandFailed
 from services.common.observability import telemetry
 
 PARTS = ("fold", "growth", "one", "two", "postgis", "asking-postgis", "valkey")
@@ -58,7 +58,7 @@ def _say(text: str) -> None:
 
 def fold() -> Iterator[Figure]:
     """Figures of the fold alone."""
-    rate = folding.measure(Crowd(20_000), 1, turns=2 * folding.SILENCE_TURNS, sensing=True)
+    rate = folding.measure(Crowd(20_000), 1, turns=2 * folding.SILENCE_TURNS)
     median = statistics.median(rate.turns)
     _say(f"fold: {rate.reports_per_s:,.0f} reports/s, median turn {median:,.0f}")
     yield figures.at_least("fold: reports a core", rate.reports_per_s, "reports/s", target=FOLD_TARGET)
@@ -70,7 +70,7 @@ def growth() -> Iterator[Figure]:
     first: dict[str, float] = {}
     for unit, crowd, partitions in GROWTH:
         number = {"wearers": crowd.wearers, "orders a wearer": crowd.orders, "partitions": partitions}[unit]
-        rate = folding.measure(crowd, partitions, turns=folding.SILENCE_TURNS, sensing=True)
+        rate = folding.measure(crowd, partitions, turns=folding.SILENCE_TURNS)
         _say(f"{number:,} {unit}: {rate.reports_per_s:,.0f} reports/s")
         cost_us = 1e6 / rate.reports_per_s
         yield Figure(f"fold, {number:,} {unit}: a report", cost_us, "us of CPU")

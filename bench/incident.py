@@ -37,8 +37,8 @@ from bench.mesh.devices import Devices
 from bench.mesh.machine import Usage
 from bench.mesh.population import Party
 from bench.mesh.running import populate, running_mesh, said_failures, say
-from services.cli.stack import mesh
-from services.cli.stack.mesh import MeshConnection
+from services.client import mesh
+from services.client.mesh import MeshConnection
 from services.common.observability import telemetry
 
 WARM_UP = 5

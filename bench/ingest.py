@@ -31,7 +31,7 @@ from bench.ingestion.peers import Turn
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import Saturated, Tally
 from bench.mesh import load, machine
-from services.cli.failure import FAILED, CommandFailed, of_rpc
+from services.common.failure import FAILED, CommandFailed, of_rpc
 from services.common.observability import telemetry
 from services.common.rpc import server
 

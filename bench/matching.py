@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.linkage import febrl
-from services.registry.matching import names, surnames
+from services.registry.matching import names
 
 DATA = "TANDEM_SHARED_DATA"
 """Environment variable of the folder that holds korean_names/korean_names_1000.json; default: ../shared/data."""
@@ -136,7 +136,7 @@ def korean_ranking(path: Path) -> dict[str, Ranking]:
         is_right[name] = {latin for latin, similarity in ranked if similarity == ranked[0][1]} <= right
     counts: dict[str, list[bool]] = {"all": [], "ambiguous": [], "plain": []}
     for name, latin in rows:
-        meant = surnames.BY_SPELLING.get(names.words(latin)[0], ())
+        meant = names.BY_SPELLING.get(names.words(latin)[0], ())
         part = "ambiguous" if len(meant) > 1 else "plain"
         for counted in ("all", part):
             counts[counted].append(is_right[name])

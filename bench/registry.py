@@ -26,8 +26,8 @@ from bench.linkage import bulk
 from bench.mesh.population import People
 from services.common.messaging import flow, pull
 from services.common.rpc import server
-from services.registry.reconciliation import translate
-from services.registry.reconciliation.domain import Listed
+from services.registry.domain.reconciliation import Listed
+from services.registry.reconciliation import listed_to_proto
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.postgres import running_postgres
@@ -71,7 +71,7 @@ async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
 async def reconcile_repeatedly(client: Client, listed: Sequence[Listed]) -> None:
     """Sends the police's full list for comparison repeatedly, until cancelled."""
     parts = [
-        reconciliation_pb2.ReconcileRequest(records=map(translate.listed_to_proto, listed[n : n + LISTED_BATCH]))
+        reconciliation_pb2.ReconcileRequest(records=map(listed_to_proto, listed[n : n + LISTED_BATCH]))
         for n in range(0, len(listed), LISTED_BATCH)
     ]
     while True:

@@ -36,8 +36,8 @@ from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import WARM_UP_S, Tally
 from bench.mesh import machine
-from services.cli.failure import FAILED
-from services.cli.simulate.load_generator import METHOD
+from services.client.load_generator import METHOD
+from services.common.failure import FAILED
 from services.common.messaging.bus import Bus
 from services.common.observability import telemetry, trace_ids
 from services.common.rpc import server

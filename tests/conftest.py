@@ -45,6 +45,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_list_of_meshes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the meshes of this run out of the user's list, and the meshes of other runs out of the messages of this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL server, shared by all tests of the run."""

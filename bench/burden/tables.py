@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.burden.counts import Counts
 from bench.figures import Figure, at_most
-from services.dispatch.warning.domain import Notice
+from services.dispatch.warning.domain import MessageKind
 
 BASE, ASKED = "60 s", "asked"
 GOAL_HOMES_M = (300, 900)
@@ -65,7 +65,7 @@ def pushes(week: Counts) -> int:
 
 def warnings(week: Counts) -> int:
     """Number of pushes that are no all-clear."""
-    return sum(number for key, number in week.pushes.items() if not key.startswith(Notice.OVER.value))
+    return sum(number for key, number in week.pushes.items() if not key.startswith(MessageKind.OVER.value))
 
 
 def responds(week: Counts, kind: str | None = None) -> int:

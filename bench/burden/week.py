@@ -56,7 +56,7 @@ class Week(ClosedLoop):
         """Plays the week and returns its counts."""
         self.play(self._case(), START_MS)
         counts, tag = self._counts, self._tag
-        counts.pushes = self._pushes.sent()
+        counts.pushes = self._pushes.sent(self._world.life.wearer[-1].at_ms)
         counts.reports, counts.commands = len(self._numbers), tag.commands
         counts.locates, counts.located = tag.locates, tag.located
         return counts

@@ -24,11 +24,11 @@ from bench.decision.arms import ARMS
 from bench.decision.closed_loop import ClosedLoop
 from bench.decision.noise import TAG, Gaps, Receiver
 from bench.decision.placement import Spot, Way, moved
-from bench.silence import RINGS
+from bench.geolife import RINGS
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, ContactRequest
 from services.geofence.domain.entries import Body, Case, Demand, Entry, Target
-from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
+from services.geofence.domain.geometry import Disc, ecef_mm
 from services.geofence.domain.state import State
 
 SEED = "turning-1"

@@ -25,7 +25,7 @@ from bench.country.traffic import ALERTS_A_DAY
 from bench.figures import Figure
 from bench.mesh import machine
 from bench.mesh.running import running_mesh, said_failures, say
-from services.cli.failure import FAILED
+from services.common.failure import FAILED
 from services.common.observability import telemetry
 
 

@@ -16,8 +16,8 @@ from bench import figures
 from bench.figures import Figure
 from bench.mesh import machine
 from bench.mesh.running import running_mesh, said_failures
-from services.cli.failure import FAILED
-from services.cli.stack.mesh import MeshConnection
+from services.client.mesh import MeshConnection
+from services.common.failure import FAILED
 from services.common.observability import telemetry
 
 

@@ -22,11 +22,11 @@ from bench.mesh.machine import Usage
 from bench.mesh.offers import Arrivals, Offers, following
 from bench.mesh.population import Party
 from bench.mesh.running import populate, say
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import VENDOR
-from services.cli.simulate.load_generator import LoadOutcome
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, MeshConnection
+from services.client import mesh
+from services.client.actors import VENDOR
+from services.client.load_generator import LoadOutcome
+from services.client.mesh import Clients, MeshConnection
+from services.common.failure import CommandFailed
 from services.geofence.domain.state import State
 
 STREAMS = 4

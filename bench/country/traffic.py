@@ -11,8 +11,8 @@ from bench.ingestion.reports import ACCURACY_M, BATCH, batch_field, report_id, s
 from bench.mesh.crowd import REPORT_INTERVAL_MS
 from bench.mesh.load import FAR_DEG, NEAR_DEG, STEP_DEG, Plan
 from bench.mesh.population import Party
-from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import DueRequest
+from services.client import load_generator
+from services.client.load_generator import DueRequest
 from tandem.ingest.v1 import ingest_pb2
 
 ALERTS_A_DAY = 0.91

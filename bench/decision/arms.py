@@ -13,8 +13,6 @@ class Delivery(enum.Enum):
     """At once, by an open connection."""
     NEXT_CONTACT = "next contact"
     """With the answer to the tag's next report."""
-    NEVER = "never"
-    """Not at all: the tag can't be commanded."""
 
 
 class Arm(NamedTuple):
@@ -24,7 +22,7 @@ class Arm(NamedTuple):
     every_ms: int
     """Interval of its reports; while it obeys a request, that of the request."""
     delivery: Delivery | None = None
-    """How the fold's requests reach it. None: the log doesn't have the entry of the fold's version, so the fold requests nothing."""
+    """How the fold's requests reach it; None if the tag can't be commanded."""
 
 
 ARMS = {
@@ -34,7 +32,6 @@ ARMS = {
         Arm("60 s", 60_000),
         Arm("asked", 60_000, Delivery.STREAM),
         Arm("asked, next contact", 60_000, Delivery.NEXT_CONTACT),
-        Arm("asked, never obeys", 60_000, Delivery.NEVER),
     )
 }
 CONSTANT = frozenset(name for name, arm in ARMS.items() if arm.delivery is None)

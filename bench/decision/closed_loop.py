@@ -13,9 +13,8 @@ from bench.decision.noise import TAG, Receiver, Report
 from bench.decision.tag import Tag
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, ContactRequest, Output, SensingRequest
-from services.geofence.domain.entries import Body, Case, Entry, FoldVersion, Positions, Tick
+from services.geofence.domain.entries import FOLD_VERSION, Body, Case, Entry, FoldVersion, Positions, Tick
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 
 Step = Callable[[State, Entry], list[Output]]
 """The fold's function, or a stand-in of a test."""
@@ -28,7 +27,6 @@ class ClosedLoop:
         self, receiver: Receiver, arm: Arm, phone: Iterable[Report], *, log_id: str, until_ms: int, step: Step
     ) -> None:
         self._tag = Tag(receiver, arm, until_ms)
-        self._asks = arm.delivery is not None
         self._until_ms, self._fold = until_ms, step
         self._arriving = [*phone]
         """Heap of the reports by arrival."""
@@ -37,8 +35,7 @@ class ClosedLoop:
 
     def play(self, case: Case, from_ms: int) -> None:
         """Plays the case from a moment to the end."""
-        if self._asks:
-            self._step(from_ms, FoldVersion(VERSION))
+        self._step(from_ms, FoldVersion(FOLD_VERSION))
         self._step(from_ms, case)
         while (now_ms := self._next_ms()) < self._until_ms:
             if self._tag.next_ms() == now_ms:

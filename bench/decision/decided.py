@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors.possible_presence import POSSIBLE
+from services.geofence.domain.detectors.approach import POSSIBLE
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.state import CaseState
 

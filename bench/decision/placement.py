@@ -17,7 +17,7 @@ after it, once with each of the two as the wearer.
 **Why this is representative.** The ways, stops, turns and speeds are those of real people on foot, by bicycle, car and
 train. More than half of the homes are near misses, where a rule by distance alone sends patrols for nothing; the rest are
 breaches. The pairs walk together, meet and pass. The plays aren't a sample of wearers: most wearers never come so near
-to a person whom they may not approach, so rates per day come from `bench.silence`. Everything follows from the tracks
+to a person whom they may not approach, so they say nothing of rates per day. Everything follows from the tracks
 and from the names below; nothing was selected by its result.
 """
 

@@ -17,11 +17,11 @@ from bench.decision.closed_loop import ClosedLoop, Step
 from bench.decision.decided import Decided, Listener
 from bench.decision.noise import PHONE, TAG, Report, World
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
-from bench.silence import RINGS
+from bench.geolife import RINGS
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Case, Target
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
+from services.geofence.domain.geometry import PERSON, Disc, ecef_mm
 
 _CASE_ID = "case"
 

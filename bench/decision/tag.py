@@ -63,13 +63,15 @@ class Tag:
         return self._report(now_ms)
 
     def request(self, request: SensingRequest, now_ms: int) -> None:
-        """Accepts a request of the fold."""
+        """Accepts a request of the fold, if the tag can be commanded."""
+        if self._arm.delivery is None:
+            return
         is_interval = request.interval_s is not None
         self.commands += is_interval
         self.locates += not is_interval
         if self._arm.delivery is Delivery.NEXT_CONTACT:
             self._pending[is_interval] = request
-        elif self._arm.delivery is Delivery.STREAM:
+        else:
             self._send(request, now_ms, STREAM_MS)
 
     def answered(self, now_ms: int) -> None:

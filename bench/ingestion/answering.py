@@ -11,10 +11,10 @@ import grpc.aio
 
 from bench.ingestion import saturated
 from bench.ingestion.saturated import Tally
-from services.cli.failure import CommandFailed
-from services.cli.simulate.load_generator import METHOD
-from services.cli.stack.mesh import Metadata
+from services.client.load_generator import METHOD
+from services.common.failure import CommandFailed
 from services.common.rpc import server
+from services.common.rpc.server import Metadata
 from tandem.ingest.v1 import ingest_pb2
 
 WINDOW = 8

@@ -16,11 +16,11 @@ from bench.ingestion.endpoint import BURST_DEVICES, IngestEndpoint, burst_device
 from bench.ingestion.reports import Reports
 from bench.mesh import load
 from bench.mesh.load import Shape
-from services.cli.failure import CommandFailed
-from services.cli.simulate.load_generator import METHOD, LoadOutcome
-from services.cli.stack.mesh import Metadata
+from services.client.load_generator import METHOD, LoadOutcome
 from services.common import times
+from services.common.failure import CommandFailed
 from services.common.rpc import server
+from services.common.rpc.server import Metadata
 from tandem.ingest.v1 import ingest_pb2
 
 REPORT_INTERVAL_S = 15

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ingestion import reports
-from services.cli.stack.mesh import Metadata
 from services.common.messaging import bus as buses
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
+from services.common.rpc.server import Metadata
 from tandem.common.v1 import log_pb2
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port
@@ -65,6 +65,7 @@ async def running(
     env = {
         "TANDEM_PORT": address.rpartition(":")[2],
         "TANDEM_HTTP_PORT": str(free_port()),
+        "TANDEM_FIELD_PORT": str(free_port()),
         "TANDEM_METRICS_PORT": str(free_port()),
         "TANDEM_NATS_URL": nats_url or nats.url_as("ingest"),
         "TANDEM_NATS_MONITOR_URL": nats.monitor_url,

@@ -16,7 +16,7 @@ from bench.ingestion.reports import BATCH
 from bench.ingestion.saturated import Saturated
 from bench.ingestion.slow_store import DUE_PER_S, OverloadResult
 from bench.mesh.load import Shape
-from services.cli.simulate.load_generator import LoadOutcome
+from services.client.load_generator import LoadOutcome
 
 RATE_TARGETS = {"batched": 150_000.0, "single": 12_000.0}
 LATENCIES = (

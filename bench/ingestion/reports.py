@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bench.mesh.load import Plan, Shape
-from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import DueRequest
+from services.client import load_generator
+from services.client.load_generator import DueRequest
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 

@@ -13,9 +13,9 @@ import grpc.aio
 from bench.ingestion.reports import Reports
 from bench.mesh import machine
 from bench.mesh.machine import Usage
-from services.cli.failure import CommandFailed
-from services.cli.simulate.load_generator import METHOD
-from services.cli.stack.mesh import Metadata
+from services.client.load_generator import METHOD
+from services.common.failure import CommandFailed
+from services.common.rpc.server import Metadata
 from tandem.ingest.v1 import ingest_pb2
 
 WARM_UP_S = 1.0

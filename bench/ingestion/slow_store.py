@@ -18,11 +18,11 @@ import grpc.aio
 from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import Reports, device_number, report_id
 from bench.mesh import machine
-from services.cli.simulate.load_generator import METHOD
-from services.cli.stack.mesh import Metadata
+from services.client.load_generator import METHOD
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc import server as rpc
+from services.common.rpc.server import Metadata
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 

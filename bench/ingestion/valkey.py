@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.ingestion.reports import ACCURACY_M, Columns, Reports
 from bench.ingestion.saturated import Tally
-from services.cli.failure import CommandFailed
+from services.common.failure import CommandFailed
 from tests.support.common.ports import free_port
 
 PACKAGE = "valkey-server"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from bench.mesh import machine
 from bench.mesh.population import People
-from services.cli.bulk import AnyRecord, put_records
+from services.client.calls import AnyRecord, put_records
 from services.common import times
 from services.common.rpc import server
-from services.registry.reconciliation.domain import Listed
+from services.registry.domain.reconciliation import Listed
 from services.registry.records import kinds, translate
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.postgres import running_postgres

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from services.registry.matching.weights import Schema
+from services.registry.matching.compare import Schema
 
 R = TypeVar("R")
 Pattern = tuple[int | None, ...]

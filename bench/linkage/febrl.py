@@ -17,7 +17,7 @@ from rapidfuzz.distance import OSA, JaroWinkler
 
 from bench.linkage import estimation
 from services.registry.matching import blocking
-from services.registry.matching.weights import AgreementLevel, Field, Schema
+from services.registry.matching.compare import AgreementLevel, Field, Schema
 
 Pair = tuple[str, str]
 

@@ -9,17 +9,14 @@ from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any
 
-import grpc.aio
-
 from bench.mesh.load import Trigger
 from bench.mesh.offers import Arrivals
-from services.cli.calls import call, follow
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import BASIS, DESKS, UNANSWERED
-from services.cli.stack.mesh import Clients, Metadata
+from services.client.actors import DESKS, UNANSWERED, leg_steps, open_record
+from services.client.calls import call
+from services.client.mesh import Clients
+from services.common.failure import CommandFailed
 from services.common.messaging import flow
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.registry.v1 import disclosure_pb2
 
 PAUSE_S = 1.0
 """Time from an offer to its acceptance, and from each state of the unit to the next, seconds. Short, so that a run is short."""
@@ -42,7 +39,6 @@ class Desks:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
-        self._last = dict.fromkeys(flow.LEGS, 0)
         self._triggers: dict[str, Trigger] = {}
         self._answered: set[str] = set()
         self._answers: set[asyncio.Task[None]] = set()
@@ -80,18 +76,11 @@ class Desks:
     async def follow(self, leg: str) -> None:
         """Follows a leg until cancelled."""
         try:
-            async for message in follow(lambda: self._open(leg)):
-                self._last[leg] = max(self._last[leg], message.sequence)
+            async for message in leg_steps(self._clients.legs[leg].dispatch, self._clients.identity(DESKS[leg])):
                 self._note(leg, message.step.assignment)
         finally:
             for answer in self._answers:
                 answer.cancel()
-
-    def _open(
-        self, leg: str
-    ) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
-        request = dispatch_pb2.SubscribeRequest(after_sequence=self._last[leg])
-        return self._clients.dispatch[leg].Subscribe(request, metadata=self._clients.identity(DESKS[leg]))
 
     def _note(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
         id_ = assignment.assignment_id
@@ -107,32 +96,19 @@ class Desks:
                 self.closed.add((leg, self._triggers[id_]))
 
     async def _answer(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
-        stub, identity = self._clients.dispatch[leg], self._clients.identity(DESKS[leg])
+        stub, identity = self._clients.legs[leg].dispatch, self._clients.identity(DESKS[leg])
         id_ = assignment.assignment_id
         await asyncio.sleep(PAUSE_S)
         await call(stub.Acknowledge, dispatch_pb2.AcknowledgeRequest(assignment_id=id_), identity)
         if self.answering is Answering.ACCEPT:
             return
-        await self._open_record(leg, assignment, identity)
+        await open_record(self._clients.disclosures, leg, assignment, identity=identity)
         for state in PROGRESS if leg in flow.AGENCY_LEGS else ():
             await asyncio.sleep(PAUSE_S)
             await call(stub.Progress, dispatch_pb2.ProgressRequest(assignment_id=id_, state=state), identity)
         await asyncio.sleep(PAUSE_S)
         close = dispatch_pb2.CloseRequest(assignment_id=id_, cause=dispatch_pb2.BREACH_CONFIRMED)
         await call(stub.Close, close, identity)
-
-    async def _open_record(self, leg: str, assignment: dispatch_pb2.Assignment, identity: Metadata) -> None:
-        """Reads the record of the wearer or of the protected person, as officers do. The gateway reads none."""
-        grounds = disclosure_pb2.Grounds(
-            legal_basis=BASIS, purpose=disclosure_pb2.PURPOSE_ENFORCEMENT, reference=assignment.incident_id
-        )
-        subject_id, records = assignment.subject_id, self._clients.disclosures
-        if leg == "probation":
-            wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
-            await call(records.ReadWearer, wearer, identity)
-        elif leg == "police" and "/" not in subject_id:
-            person = disclosure_pb2.ReadProtectedPersonRequest(person_id=subject_id, grounds=grounds)
-            await call(records.ReadProtectedPerson, person, identity)
 
 
 @asynccontextmanager

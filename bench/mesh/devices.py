@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from bench.mesh.desks import running
 from bench.mesh.load import NEAR_DEG, STEP_DEG, Trigger
 from bench.mesh.population import Party
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import HeadEnd, Report
-from services.cli.stack.mesh import Clients
+from services.client.actors import HeadEnd, Report
+from services.client.mesh import Clients
 from services.common import times
+from services.common.failure import CommandFailed
 from tandem.ingest.v1 import ingest_pb2
 
 BATCH = 100

@@ -16,7 +16,7 @@ from bench.ingestion import postgis
 from bench.ingestion.reports import ACCURACY_M, BATCH, Reports, device_id
 from bench.ingestion.saturated import Tally
 from bench.mesh.crowd import RINGS, Crowd
-from services.cli.failure import CommandFailed
+from services.common.failure import CommandFailed
 
 _WIDEST_M = RINGS[0][0]
 _BEYOND_DEG = 0.03

@@ -20,10 +20,10 @@ from typing import Any
 import grpc.aio
 
 from bench.mesh.desks import running
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import BASIS, DESKS
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, MeshConnection
+from services.client import mesh
+from services.client.actors import DESK_BASIS, DESKS
+from services.client.mesh import Clients, MeshConnection
+from services.common.failure import CommandFailed
 from services.common.messaging import flow
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
@@ -51,7 +51,7 @@ class History:
     async def learn(self) -> None:
         """Reads which incidents there are."""
         for leg in flow.AGENCY_LEGS:
-            listed = await self._clients.dispatch[leg].ListIncidents(
+            listed = await self._clients.legs[leg].dispatch.ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE), metadata=self._clients.identity(DESKS[leg])
             )
             self._incident_ids[leg] = [incident.incident_id for incident in listed.incidents]
@@ -82,7 +82,7 @@ class History:
 
     async def _list(self, leg: str, _: str) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE)
-        await self._clients.dispatch[leg].ListIncidents(request, metadata=self._clients.identity(DESKS[leg]))
+        await self._clients.legs[leg].dispatch.ListIncidents(request, metadata=self._clients.identity(DESKS[leg]))
 
     async def _trace(self, leg: str, incident_id: str) -> None:
         request = trace_pb2.GetTraceRequest(incident_id=incident_id)
@@ -90,13 +90,13 @@ class History:
 
     async def _read_evidence(self, leg: str, incident_id: str) -> None:
         grounds = disclosure_pb2.Grounds(
-            legal_basis=BASIS, purpose=disclosure_pb2.PURPOSE_ENFORCEMENT, reference=incident_id
+            legal_basis=DESK_BASIS, purpose=disclosure_pb2.PURPOSE_ENFORCEMENT, reference=incident_id
         )
         request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=grounds)
         await self._evidence[leg].ReadEvidence(request, metadata=self._clients.identity(DESKS[leg]))
 
     async def _subscribe(self, leg: str, _: str) -> None:
-        stream = self._clients.dispatch[leg].Subscribe(
+        stream = self._clients.legs[leg].dispatch.Subscribe(
             dispatch_pb2.SubscribeRequest(), metadata=self._clients.identity(DESKS[leg])
         )
         try:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.mesh.population import Party
-from services.cli.failure import CommandFailed
-from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import DueRequest, LoadOutcome
-from services.cli.stack.mesh import Metadata
+from services.client import load_generator
+from services.client.load_generator import DueRequest, LoadOutcome
 from services.common import times
+from services.common.failure import CommandFailed
 from services.common.rpc import server
+from services.common.rpc.server import Metadata
 from tandem.ingest.v1 import ingest_pb2
 
 FAR_DEG = 0.2

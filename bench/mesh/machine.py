@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cli.stack import nats_server
+from services.local import nats_server
 
 _PROC = Path("/proc")
 _FSYNCS = 200
@@ -41,7 +41,9 @@ def describe(folder: Path) -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Versions of the programs and packages that affect the figures."""
-    output = subprocess.run((nats_server.binary(), "--version"), capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        (nats_server.server_binary(), "--version"), capture_output=True, text=True, check=True
+    ).stdout
     programs = {"nats-server": output.split()[-1].removeprefix("v"), "sqlite": sqlite3.sqlite_version}
     return programs | {name: importlib.metadata.version(name) for name in _PACKAGES}
 

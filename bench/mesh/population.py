@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from services.cli.bulk import AnyRecord, put_records
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
-from services.cli.stack.mesh import Clients
+from services.client.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
+from services.client.calls import AnyRecord, put_records
+from services.client.mesh import Clients
 from services.common import times
-from services.registry.domain import Sex
+from services.common.failure import CommandFailed
+from services.registry.domain.records import Sex
 from tandem.registry.v1 import registry_pb2
 
 _DAY_MS = 86_400_000

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.mesh import budget, machine
 from bench.mesh.budget import Interval
-from services.cli.stack import processes
-from services.cli.stack.mesh import MeshConnection
+from services.client.mesh import MeshConnection
+from services.local import processes
 
 WATCHED_S = 60
 """Time for which a mesh is watched after a load, seconds."""

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from bench.mesh import population
 from bench.mesh.population import Party
-from services.cli.failure import FAILED, CommandFailed, of_rpc
-from services.cli.simulate.actors import HeadEnd
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, MeshConnection
+from services.client import mesh
+from services.client.actors import HeadEnd
+from services.client.mesh import Clients, MeshConnection
 from services.common import times
+from services.common.failure import FAILED, CommandFailed, of_rpc
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from tandem.ingest.v1 import ingest_pb2

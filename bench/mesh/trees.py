@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.cli.failure import MISUSED, CommandFailed
+from services.common.failure import MISUSED, CommandFailed
 
 HERE = Path(__file__).resolve().parents[2]
 

@@ -18,26 +18,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import grpc.aio
-
 from bench.ingestion import answering, endpoint, reports, saturated
 from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import Tally
-from bench.mesh import load, machine
+from bench.mesh import load, machine, progress
 from bench.mesh.crowd import WALK, Crowd
 from bench.mesh.load import Plan, Shape, Trigger
 from bench.mesh.machine import Usage
 from bench.mesh.offers import Offers
-from services.cli.failure import CommandFailed
-from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import DueRequest, LoadOutcome
+from services.client import load_generator
+from services.client.load_generator import DueRequest, LoadOutcome
 from services.common import times
+from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.common.ports import free_port
 from tests.support.common.processes import spawn
@@ -50,7 +47,6 @@ WALKING = CROWD.devices - 2 * TRIGGERS
 STREAMS, WINDOW = 8, 8
 APPLIED_WITHIN_S = 120.0
 _ENTERED_BATCH = 256
-_DESK = "spiffe://npa/desk/seoul"
 
 
 class OffersAndAlerts(Offers):
@@ -103,7 +99,7 @@ class Chain:
 
     endpoint: IngestEndpoint
     evaluators: Sequence[str]
-    """Addresses of the evaluators."""
+    """Addresses of the evaluators' metrics."""
     outputs: OffersAndAlerts
     pids: dict[str, int]
     _walkers: dict[int, Reports] = field(default_factory=dict)
@@ -136,20 +132,8 @@ class Chain:
     async def applied(self) -> None:
         """Returns when every evaluator has applied all entries that the log holds now."""
         last = (await self.endpoint.bus.bounds_of(flow.log_stream(0))).last
-        request = geofence_pb2.GetCaseRequest(case_id=next(CROWD.cases(0, 0)).case_id, min_sequence=last)
-        async with asyncio.timeout(APPLIED_WITHIN_S):
-            for address in self.evaluators:
-                async with server.channel(address) as channel:
-                    stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
-                    while True:
-                        try:
-                            await stub.GetCase(
-                                request, metadata=server.bearer(_DESK, endpoint.SECRET), wait_for_ready=True
-                            )
-                            break
-                        except grpc.aio.AioRpcError as error:
-                            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                                raise
+        for metrics_url in self.evaluators:
+            await progress.until_applied(metrics_url, last, within_s=APPLIED_WITHIN_S)
 
     async def drain(self, seconds: float) -> Drained:
         """Sends at ingest's maximum rate for `seconds`, then waits until all reports are applied and the last incident is offered."""
@@ -233,11 +217,13 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
     async with AsyncExitStack() as stack:
         nats, bus = await stack.enter_async_context(endpoint.running_nats(folder))
         ingest = await stack.enter_async_context(endpoint.running(folder, nats, bus))
-        pids, addresses = dict(ingest.pids), []
+        pids, metrics_urls = dict(ingest.pids), []
         for replica in range(replicas):
             address = f"127.0.0.1:{free_port()}"
+            metrics_port = free_port()
             env = {
                 "TANDEM_PORT": address.rpartition(":")[2],
+                "TANDEM_METRICS_PORT": str(metrics_port),
                 "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
                 "TANDEM_DEV_SECRET": endpoint.SECRET,
@@ -249,7 +235,7 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
             service = stack.enter_context(spawn("services.geofence", env, folder / f"{name}.log"))
             await service.ready(address)
             pids[name] = service.pid
-            addresses.append(address)
+            metrics_urls.append(f"http://127.0.0.1:{metrics_port}")
         for leg in flow.LEGS:
             configured = dispatch.settings(leg, nats, folder / leg)
             process = await stack.enter_async_context(dispatch.process(configured))
@@ -258,7 +244,9 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
         outputs = OffersAndAlerts()
         tasks = [asyncio.create_task(outputs.follow(bus)), asyncio.create_task(outputs.follow_alerts(bus))]
         try:
-            chained = Chain(endpoint=ingest, evaluators=addresses, outputs=outputs, pids=pids | {"bench": os.getpid()})
+            chained = Chain(
+                endpoint=ingest, evaluators=metrics_urls, outputs=outputs, pids=pids | {"bench": os.getpid()}
+            )
             await _enter(bus)
             await _hear(chained)
             yield chained

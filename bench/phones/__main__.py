@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import grpc.aio
 import typer
 
 from bench import figures
@@ -37,10 +36,9 @@ from bench.mesh.running import populate, say
 from bench.phones import pages
 from bench.phones.records import records
 from bench.phones.waiting import WaitingPhones
-from services.cli.calls import follow
-from services.cli.simulate.actors import DESKS
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, MeshConnection
+from services.client import mesh
+from services.client.actors import DESKS, leg_steps
+from services.client.mesh import Clients, MeshConnection
 from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import Browser, browser
@@ -106,14 +104,7 @@ def _with_target(name: str, latencies_ms: list[float], target_ms: float) -> list
 
 async def follow_offers(clients: Clients, offered_ms: dict[str, float]) -> None:
     """Notes when each assignment of the police was first offered to one of the units, as their desk sees it, until cancelled."""
-    last = 0
-
-    def opened() -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
-        request = dispatch_pb2.SubscribeRequest(after_sequence=last)
-        return clients.dispatch["police"].Subscribe(request, metadata=clients.identity(DESKS["police"]))
-
-    async for message in follow(opened):
-        last = max(last, message.sequence)
+    async for message in leg_steps(clients.legs["police"].dispatch, clients.identity(DESKS["police"])):
         assignment = message.step.assignment
         if assignment.state == dispatch_pb2.OFFERED and assignment.choice.unit_id in UNITS:
             offered_ms.setdefault(assignment.assignment_id, times.from_timestamp(assignment.offered_at))

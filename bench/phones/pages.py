@@ -26,8 +26,9 @@ PAINTED = """((list, items, key) => {
     check();
 })"""
 """Function that notes when each item of a list was painted, milliseconds since 1970 UTC, by its id."""
-HER_LIST, UNITS_LIST = ("#notices", "#notices li", "notice"), ("#tasks", ".task", "assignment")
-"""Lists of both apps: the list, its items, and the name of their ids."""
+HER_LIST = ("#instruction", "#present[data-notice]:not([data-notice=''])", "notice")
+UNITS_LIST = ("#tasks", ".task", "assignment")
+"""Lists of both apps: the list, its items, and the name of their ids. Her app has one instruction at a time."""
 
 
 async def open_her_app(chromium: Browser, url: str, case: Party, *, code: str) -> None:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from bench.mesh.population import Party
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, NPA_RECORDS
-from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients
+from services.client import mesh
+from services.client.actors import DESKS, NPA_RECORDS
+from services.client.calls import call
+from services.client.mesh import Clients
 from services.common import times
 from tandem.dispatch.v1 import roster_pb2, unit_duty_pb2
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub

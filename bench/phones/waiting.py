@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from bench.mesh.population import Party
-from services.cli.failure import CommandFailed
+from services.common.failure import CommandFailed
 from tests.support.field.phone import PhoneClient
 
 RETRY_S = 0.5
@@ -46,6 +46,6 @@ class WaitingPhones:
             if answer.status != 200:
                 await asyncio.sleep(RETRY_S)
                 continue
-            if answer.content["notices"]:
+            if answer.content["present"]:
                 self.notified_ms.setdefault(case.number, time.time() * 1000)
             known = answer.content["digest"]

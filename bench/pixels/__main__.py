@@ -33,8 +33,8 @@ from bench.mesh.offers import following
 from bench.mesh.running import populate, say
 from bench.pixels import browsers
 from bench.pixels.browsers import DESKS, Seen
-from services.cli.stack import mesh
-from services.cli.stack.mesh import MeshConnection
+from services.client import mesh
+from services.client.mesh import MeshConnection
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from tandem.common.v1 import alert_pb2, geometry_pb2

@@ -23,11 +23,11 @@ from rich.table import Table
 from bench import figures
 from bench.decision.placement import Play, plays
 from bench.figures import Figure, at_least, at_most
-from bench.region.approaches import ARMS, Seen, of_arm, plays_with_phones, see
+from bench.geolife import folder
+from bench.region.approaches import KEPT_ARMS, Seen, of_arm, plays_with_phones, see
 from bench.region.attacker import Attacker, Habits
 from bench.region.lives import APPROACHES, week
 from bench.region.watching import Watched, encounters, watch
-from bench.silence import folder
 
 LIVES, LEARNT = 100, 150
 FIRST_LEARNT = 10_000
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _see_all(play: Play) -> list[Seen]:
-    return [seen for arm in ARMS if (seen := see(play, arm)) is not None]
+    return [seen for arm in KEPT_ARMS if (seen := see(play, arm)) is not None]
 
 
 def _watched(seed: int, visits: tuple[int, int]) -> Watched:
@@ -103,7 +103,7 @@ def approach_table(seen: Sequence[Seen]) -> Table:
         "circles",
         "near and shown, %",
     )
-    for arm in ARMS:
+    for arm in KEPT_ARMS:
         own = list(of_arm([*seen], arm.name))
         radii = sorted(radius for each in own for radius in each.radii_m)
         near, shown = sum(e.near_views for e in seen if e.arm == arm.name), sum(e.near_shown for e in own)
@@ -125,7 +125,7 @@ def approach_table(seen: Sequence[Seen]) -> Table:
 def approach_goals(seen: Sequence[Seen]) -> list[Figure]:
     """The region holds the truth in nine of ten views, and no view puts a near wearer far away."""
     goals = []
-    for arm in ARMS:
+    for arm in KEPT_ARMS:
         own = list(of_arm([*seen], arm.name))
         radii = [radius for each in own for radius in each.radii_m]
         goals += [

@@ -14,23 +14,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bench.decision.arms import Arm, Delivery
+from bench.decision.arms import ARMS, Arm
 from bench.decision.closed_loop import ClosedLoop
 from bench.decision.noise import PHONE, Gaps, World
 from bench.decision.placement import Play, Way, metres_per_e7
 from bench.decision.play import case_of
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain import fold
+from services.geofence.domain import fold, her_map
 from services.geofence.domain.entries import Body, Tick
-from services.geofence.domain.her_map import view as views
-from services.geofence.domain.her_map.view import MapView, ViewOutcome
+from services.geofence.domain.her_map import MapView, ViewOutcome
 
 VIEW_INTERVAL_MS = 15_000
 LATER_MS = (0, 5_000, 10_000)
 """When a view is compared with the truth, ms after the answer."""
 NEAR_M = 600.0
-ARMS = (Arm("15 s", 15_000, Delivery.NEVER), Arm("60 s", 60_000, Delivery.NEVER))
-"""The tag keeps its interval. The log names the fold's version, without which there are no notices."""
+KEPT_ARMS = (ARMS["15 s"], ARMS["60 s"])
+"""Tags that keep their interval."""
 
 
 @dataclass(slots=True)
@@ -97,7 +96,7 @@ class _Watched(ClosedLoop):
         if stamp_ms < self._view_ms:
             return
         self._view_ms += VIEW_INTERVAL_MS
-        for view in views.views(self._state, PHONE, stamp_ms):
+        for view in her_map.views(self._state, PHONE, stamp_ms):
             self._note_view(view, stamp_ms)
 
     def _note_view(self, view: MapView, at_ms: int) -> None:

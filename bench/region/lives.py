@@ -1,6 +1,6 @@
 """Weeks of a wearer who lives at least 2 km from the protected person, comes near her on purpose, and is seen on her map. Pure.
 
-The wearer lives 2 to 6 km from her home, works elsewhere, and goes out, as in the contact study (`bench.contact.lives`). Once or twice
+The wearer lives 2 to 6 km from her home, works elsewhere, and goes out. Once or twice
 a week he goes to her home, where she mostly is: from his home, from work, or from another place, by streets. He stays for 5 to 25
 minutes within 400 m of it, at several places, and goes home or elsewhere. All follows from the seed.
 """
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.burden.journeys import Diary, Pace, route
+from bench.burden.lives import HER_HOME, START_MS
+from bench.decision.placement import moved
 
 SEED = "region-1"
 DAYS = 7
@@ -48,6 +50,17 @@ class Week:
     home: complex
     """His home."""
     samples: tuple[Sample, ...]
+
+
+def e7(point: complex) -> tuple[int, int]:
+    """Latitude and longitude of a point, 1e-7 degrees."""
+    spot = moved(HER_HOME, point.imag, point.real)
+    return spot.lat_e7, spot.lon_e7
+
+
+def ms(at_s: float) -> int:
+    """A moment of a week, milliseconds since 1970 UTC. Each week begins at midnight in Korea."""
+    return START_MS - 9 * 3_600_000 + round(at_s * 1000)
 
 
 def week(seed: int, approaches: tuple[int, int] = APPROACHES) -> Week:

@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.burden.lives import HER_HOME
-from bench.contact.lives import e7, ms
 from bench.decision.placement import Spot, offset_m
-from bench.region.lives import DAYS, Sample, Week
-from bench.silence import RINGS
+from bench.geolife import RINGS
+from bench.region.lives import DAYS, Sample, Week, e7, ms
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain import fold
-from services.geofence.domain.entries import Case, Entry, FoldVersion, Positions, Target
-from services.geofence.domain.her_map import region
-from services.geofence.domain.her_map import view as views
-from services.geofence.domain.her_map.view import MapView, ViewOutcome
-from services.geofence.domain.kinematics.geometry import PERSON, Vector, lat_lon_deg
+from services.geofence.domain import fold, her_map
+from services.geofence.domain.entries import FOLD_VERSION, Case, Entry, FoldVersion, Positions, Target
+from services.geofence.domain.geometry import PERSON, Vector, lat_lon_deg
+from services.geofence.domain.her_map import MapView, ViewOutcome
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 
 ACCURACY_MM = 12_000
 
@@ -55,17 +51,17 @@ def watch(week: Week) -> Watched:
     def step(at_ms: int, body: FoldVersion | Case | Positions) -> None:
         fold.step(state, Entry(state.sequence + 1, at_ms, body))
 
-    step(ms(0) - 2_000, FoldVersion(VERSION))
+    step(ms(0) - 2_000, FoldVersion(FOLD_VERSION))
     step(ms(0) - 1_000, _case())
     shown, bare, outcomes = list[Sighting](), list[Sighting](), Counter[str]()
     for sample in week.samples:
         at_ms = ms(sample.at_s) + 1_000
         step(at_ms, _positions(sample))
-        for view in views.views(state, "phone", at_ms):
+        for view in her_map.views(state, "phone", at_ms):
             outcomes[view.outcome.value] += 1
             if view.outcome is ViewOutcome.SHOWN:
                 shown.append(_sighting(sample, _of_view(view), view.circles[0].radius_m))
-            found = region.possible_region(state, state.cases["case"].case, at_ms)
+            found = her_map.possible_region(state, state.cases["case"].case, at_ms)
             if found is not None:
                 circle = found.circles[0]
                 bare.append(_sighting(sample, _metres(circle.centre), circle.radius_mm / 1000))

@@ -30,7 +30,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.observability import telemetry
 from services.common.priority import PriorityGate
-from services.dispatch.statistics.collector import FiguresCollector
+from services.dispatch.statistics.figures import FiguresCollector
 from tests.support.common.nats import running_server
 from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer, running_postgres

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from services.common.storage.rows import RowTarget, write
 from services.dispatch.leg import tables
-from services.dispatch.statistics.tables import changed_peers
+from services.dispatch.leg.tables import figures_changed_peers
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -25,7 +25,7 @@ _TARGETS = (
     RowTarget(tables.incidents, ()),
     RowTarget(tables.steps, ()),
     RowTarget(tables.peers, ()),
-    RowTarget(changed_peers, ()),
+    RowTarget(figures_changed_peers, ()),
 )
 
 
@@ -86,6 +86,8 @@ def _steps(
         assignment.state = state
         if field:
             getattr(assignment, field).FromMilliseconds(at_ms)
+        if field == "acknowledged_at":
+            assignment.sent_at.FromMilliseconds(at_ms)
         if state == dispatch_pb2.CLOSED:
             assignment.close_cause = rng.choice(CAUSES)
         step = dispatch_pb2.Step(step_id=f"{id_}-{number}", assignment=assignment, number=number)

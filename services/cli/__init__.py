@@ -1,13 +1,7 @@
-"""The `tandem` command.
+"""The `tandem` command: it parses and prints, and other packages do the work.
 
 Its folders:
 
-    commands/      the commands, by heading: run, inspect, decide, prove, operate, exercise
-    stack/         a mesh on this machine: its processes, its nats-server, its certificates
-    simulate/      back-test, replay, demo and load generator
-    monitor/       the watch and its canaries, and drills
-    explain/       why an alert was given
-    evidence/      signed bundles of an incident
-    report/        documents for a court
-    feasibility/   what a proposed order would cause
+    commands/    the commands, those of one subject in one module
+    simulate/    files of scenarios, reports and tracks, and the back-test of them
 """

@@ -10,75 +10,68 @@ from typing import Annotated, Any
 import grpc.aio
 import typer
 
-from services.cli import build, usage
-from services.cli.commands.decide import backtest, feasibility, replay
-from services.cli.commands.exercise import drill, load, send
-from services.cli.commands.inspect import (
-    dead_letters,
+from services.cli import usage
+from services.cli.commands import (
+    demo,
+    devices,
+    evidence,
+    exercises,
     explain,
-    get,
+    feasibility,
     incidents,
-    quarantine,
-    reporting,
+    ledger,
+    load,
+    machine,
+    mesh,
+    records,
+    refused,
+    send,
+    simulate,
     statistics,
-    trace,
-)
-from services.cli.commands.operate import (
-    cctv,
-    certs,
-    device_token,
-    doctor,
-    enrol,
-    import_,
-    migrate,
-    put,
     streams,
-    tag,
-    watch,
+    up,
 )
-from services.cli.commands.prove import evidence, export, ledger, report
-from services.cli.commands.run import demo, down, logs, open_, status, up
-from services.cli.failure import FAILED, MISUSED, CommandFailed, of_os, of_rpc
-from services.cli.stack import checkup
-from services.cli.terminal import LINE_BREAKS, printable
-from services.common.messaging.cursors import WENT_BACK, StreamWentBack
+from services.common import build
+from services.common.failure import FAILED, LINE_BREAKS, MISUSED, CommandFailed, failure_of, printable
+from services.common.messaging.cursors import StreamWentBack
+from services.local import checkup
 
 RUN, INSPECT, DECIDE = "Run a mesh on this machine", "Inspect", "Decide"
 PROVE, OPERATE, EXERCISE = "Prove", "Operate", "Exercise"
 COMMANDS: tuple[tuple[str, str, Callable[..., None] | typer.Typer], ...] = (
     (RUN, "up", up.up),
     (RUN, "demo", demo.demo),
-    (RUN, "open", open_.open_),
-    (RUN, "status", status.status),
-    (RUN, "logs", logs.logs),
-    (RUN, "down", down.down),
+    (RUN, "open", mesh.open_),
+    (RUN, "status", mesh.status),
+    (RUN, "logs", mesh.logs),
+    (RUN, "down", mesh.down),
     (INSPECT, "incidents", incidents.incidents),
-    (INSPECT, "trace", trace.trace),
+    (INSPECT, "trace", incidents.trace),
     (INSPECT, "statistics", statistics.statistics),
     (INSPECT, "explain", explain.explain),
-    (INSPECT, "get", get.get),
-    (INSPECT, "quarantine", quarantine.quarantine),
-    (INSPECT, "dead-letters", dead_letters.dead_letters),
-    (INSPECT, "reporting", reporting.reporting),
-    (DECIDE, "backtest", backtest.backtest),
-    (DECIDE, "replay", replay.replay),
+    (INSPECT, "get", records.get),
+    (INSPECT, "quarantine", refused.quarantine),
+    (INSPECT, "dead-letters", refused.dead_letters),
+    (INSPECT, "reporting", devices.reporting),
+    (DECIDE, "backtest", simulate.backtest),
+    (DECIDE, "replay", simulate.replay),
     (DECIDE, "feasibility", feasibility.feasibility),
     (PROVE, "evidence", evidence.app),
     (PROVE, "ledger", ledger.app),
-    (PROVE, "report", report.report),
-    (PROVE, "export", export.export),
-    (OPERATE, "doctor", doctor.doctor),
-    (OPERATE, "import", import_.import_),
-    (OPERATE, "put", put.put),
-    (OPERATE, "device-token", device_token.device_token),
-    (OPERATE, "enrol", enrol.enrol),
-    (OPERATE, "tag", tag.app),
-    (OPERATE, "cctv", cctv.app),
-    (OPERATE, "watch", watch.watch),
-    (OPERATE, "certs", certs.certs),
+    (PROVE, "report", evidence.report),
+    (PROVE, "export", evidence.export),
+    (OPERATE, "doctor", machine.doctor),
+    (OPERATE, "import", records.import_),
+    (OPERATE, "put", records.put),
+    (OPERATE, "device-token", devices.device_token),
+    (OPERATE, "enrol", devices.enrol),
+    (OPERATE, "tag", devices.tag_app),
+    (OPERATE, "cctv", devices.cctv_app),
+    (OPERATE, "watch", exercises.watch),
+    (OPERATE, "certs", machine.certs),
     (OPERATE, "streams", streams.app),
-    (OPERATE, "migrate", migrate.migrate),
-    (EXERCISE, "drill", drill.drill),
+    (OPERATE, "migrate", machine.migrate),
+    (EXERCISE, "drill", exercises.drill),
     (EXERCISE, "send", send.send),
     (EXERCISE, "load", load.load),
 )
@@ -131,18 +124,12 @@ def main() -> None:
         code = _fail("stopped", FAILED)
     except typer.TyperException as error:
         code = _fail(usage.message_of(error), MISUSED)
-    except CommandFailed as failed:
-        code = _fail(failed.message, failed.exit_code)
-    except StreamWentBack as error:
-        code = _fail(f"{error.reason} (the runbook: {WENT_BACK})", FAILED)
-    except grpc.aio.AioRpcError as error:
-        failure = of_rpc(error)
-        code = _fail(failure.message, failure.exit_code)
     except BrokenPipeError:
         code = FAILED  # the reader of the output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at the end fails, too
-    except OSError as error:
-        code = _fail(of_os(error), FAILED)
+    except (CommandFailed, StreamWentBack, grpc.aio.AioRpcError, OSError) as error:
+        failure = failure_of(error)
+        code = _fail(failure.message, failure.exit_code)
     sys.exit(code)
 
 

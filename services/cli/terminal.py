@@ -12,20 +12,14 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-LINE_BREAKS = "\n\t"
+from services.common.failure import LINE_BREAKS, printable
+
 WIDE = 240
 """Output width where there is neither a terminal nor COLUMNS, characters: ids are for copying, so a pipe must not cut them."""
-
-
-def printable(text: object, keep: str = "") -> str:
-    """The text with each unprintable character as an escape such as `\\x1b`, except the characters in `keep`."""
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in shown)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -76,5 +70,7 @@ def _blocks(table: Table) -> list[RenderableType]:
     return blocks
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
+def progress_bar() -> Progress:
+    """A progress bar with count, total and remaining time."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=SafeConsole(stderr=True))

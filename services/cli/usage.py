@@ -1,4 +1,4 @@
-"""Help and usage errors of the command line: what Typer leaves to be said in plain words."""
+"""Help and usage errors of the command line in plain words, and values of arguments that several commands check alike."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from services.common import fields, times
+from services.common.failure import MISUSED, CommandFailed
+from services.common.rpc.errors import InvalidField
+
+MeshFolder = Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")]
+"""The option with the folder of the mesh that a command is about."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+"""The option with which a command prints JSON in the place of tables."""
 
 _NUMBERS = {
     "int_parsing": "isn't a whole number (example: 10)",
@@ -90,3 +99,21 @@ def typed_name() -> str:
         return "tandem"
     own = Path(sys.executable).with_name("tandem")
     return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+def required_id(name: str, value: str) -> None:
+    """Raises CommandFailed with the name of the argument or option if its value isn't an id."""
+    try:
+        fields.required_id(name, value)
+    except InvalidField as error:
+        raise CommandFailed(str(error), MISUSED) from None
+
+
+def moment_ms(option: str, value: str) -> int:
+    """The time of an option, milliseconds since 1970 UTC. Raises CommandFailed if the value isn't an RFC 3339 time."""
+    try:
+        return times.from_rfc3339(value)
+    except ValueError:
+        raise CommandFailed(
+            f'{option}: "{value}" is not an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)', MISUSED
+        ) from None

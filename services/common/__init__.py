@@ -4,9 +4,11 @@ Its folders:
 
     messaging/       the flow table, and reading and publishing by JetStream
     rpc/             gRPC servers and clients: identities, roles, errors
+    evidence/        the evidence of an incident for one agency: collected from the streams, redacted, and its copies on disk
     storage/         SQLite, PostgreSQL and files
     observability/   logs, metrics, traces, readiness
     privacy/         grounds of disclosures, keys, sealed contacts, signatures
     start/           the start of a service, and what keeps it from running
     web/             HTTP servers
+    words/           words that people read in several places, in Korean and English
 """

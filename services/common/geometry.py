@@ -15,6 +15,8 @@ from services.common.rpc.errors import InvalidField
 
 EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the earth (IUGG), metres."""
+METRES_PER_DEGREE = 111_195.0
+"""Length of a degree of latitude on the sphere of mean radius, metres, for figures that need no better precision."""
 MAX_CORNERS = 200
 """Maximum number of corners of a protected place, its outline and holes together. Each report near the place is measured against every
 side."""

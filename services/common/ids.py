@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+INCIDENT_IDS = "incident-"
+"""Prefix of the ids of incidents."""
 EXERCISE_IDS = "exercise."
 """Prefix of the ids of synthetic records for exercises. Ids from the agencies must not have this prefix."""
 CANARY_IDS = f"{EXERCISE_IDS}canary."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from services.common.clock import MeshClock
@@ -163,6 +164,28 @@ class CommonSettings(BaseSettings):
         return self
 
 
+class LegDatabases(CommonSettings):
+    """Where the legs' records are, for a process that writes or reads them."""
+
+    probation_database_url: SecretStr = SecretStr("")
+    """Database of the probation leg, as postgresql://role@host/database; the role has its own schema. Empty for an SQLite file in
+    the leg's `data_dir`."""
+    police_database_url: SecretStr = SecretStr("")
+    """Database of the police leg, like `probation_database_url`."""
+    warning_database_url: SecretStr = SecretStr("")
+    """Database of the warning leg, like `probation_database_url`."""
+
+    @property
+    def leg_databases(self) -> dict[str, str]:
+        """PostgreSQL URL of each leg; empty for a leg that uses SQLite."""
+        urls = {
+            "probation": self.probation_database_url,
+            "police": self.police_database_url,
+            "warning": self.warning_database_url,
+        }
+        return {leg: url.get_secret_value() for leg, url in urls.items()}
+
+
 class HttpSettings(CommonSettings):
     """Settings of a service with an HTTP port, for callers that have no certificate of the mesh, such as browsers and phones."""
 
@@ -181,3 +204,28 @@ class HttpSettings(CommonSettings):
     def http_tls(self) -> tuple[Path, Path] | None:
         """Certificate chain and private key of the HTTP port. None if the port is plaintext."""
         return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None
+
+
+class PagesSettings(HttpSettings):
+    """Settings of a service whose HTTP port has pages for people, under names that the operator lists."""
+
+    public_origins: str = ""
+    """Origins under which browsers and phones reach the pages, comma-separated, such as https://app.example. Loopback is always
+    included; a request under any other host name is refused (421)."""
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins under which the pages are reached, besides loopback."""
+        return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
+
+    @property
+    def public_hosts(self) -> frozenset[str]:
+        """Host of each origin, with its port if the origin has one."""
+        return frozenset(urlsplit(origin).netloc for origin in self.origins)
+
+    @model_validator(mode="after")
+    def _refuse_bad_origins(self) -> Self:
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
+                raise ValueError(f'TANDEM_PUBLIC_ORIGINS: "{origin}" is not an origin (example: https://app.example)')
+        return self

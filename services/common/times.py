@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+KOREA = timezone(timedelta(hours=9), "KST")
+"""Korean time, which has no daylight saving."""
 MIN_MS = -62135596800000
 """Earliest time that a protobuf timestamp can hold, 0001-01-01T00:00:00Z, in milliseconds since 1970 UTC."""
 MAX_MS = 253402300799999
@@ -34,3 +36,8 @@ def from_rfc3339(text: str) -> int:
 def to_rfc3339(ms: int) -> str:
     """Formats milliseconds since 1970 UTC as RFC 3339 in UTC to the millisecond, such as 2008-10-24T11:21:43.600Z."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+
+
+def korean_date_time(ms: int) -> str:
+    """Date and time in Korea, to the second, from milliseconds since 1970 UTC."""
+    return datetime.fromtimestamp(ms // 1000, KOREA).strftime("%Y-%m-%d %H:%M:%S")

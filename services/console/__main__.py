@@ -17,13 +17,12 @@ from services.common.start.service import run_service
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import VIEWERS, Role
-from services.console.guard import RouteGuard
 from services.console.live.feed import Feed
-from services.console.pages.views import Pages
+from services.console.pages.guard import RouteGuard
+from services.console.routes import console_routes
 from services.console.settings import ConsoleSettings
-from services.console.sign_in.accounts import Accounts
-from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.oidc import Provider
+from services.console.sign_in.provider import Accounts, Provider
+from services.console.sign_in.sessions import EndedSessions
 
 MAX_CONNECTIONS = 500
 
@@ -36,14 +35,14 @@ async def run(settings: ConsoleSettings) -> None:
         settings.data_dir / "session.key",
         "Or remove it: the next start makes a new key, and everybody signs in again",
     )
-    ended = Ended(settings.data_dir / "sessions-ended.json")
+    ended = EndedSessions(settings.data_dir / "sessions-ended.json")
     ended.load()
     accounts = _accounts(settings, ended)
     guard = RouteGuard(settings, keys, ended, accounts=accounts)
     roles = [role for role in Role if role in VIEWERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}
-        routes = Pages(settings=settings, guard=guard, mesh=mesh, feeds=feeds).routes()
+        routes = console_routes(settings, guard, mesh, feeds=feeds)
         async with (
             server.served(
                 "console",
@@ -66,7 +65,7 @@ async def run(settings: ConsoleSettings) -> None:
             await running.until_stopped(*(feed.run() for feed in feeds.values()), *checks, asyncio.Event().wait())  # type: ignore[arg-type]
 
 
-def _accounts(settings: ConsoleSettings, ended: Ended) -> Accounts | None:
+def _accounts(settings: ConsoleSettings, ended: EndedSessions) -> Accounts | None:
     """Returns the checks of accounts; None without an identity provider."""
     if not settings.oidc_issuer:
         return None

@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import HttpSettings
-from services.console.domain.claims import Rule
-from services.console.domain.people import Role
-from services.console.sign_in.oidc import is_safe
+from services.common.settings import LegDatabases, PagesSettings
+from services.console.domain.people import ClaimsRule, Role
+from services.console.sign_in.provider import is_safe
 
 _STREETS = re.compile(
     r"https?://[A-Za-z0-9.:\[\]-]+/"
@@ -21,7 +20,7 @@ _STREETS = re.compile(
 _ROLES = Literal["police", "probation", "reviewer", "operator", "police-records", "probation-records"]
 
 
-class ConsoleSettings(HttpSettings):
+class ConsoleSettings(PagesSettings, LegDatabases):
     """Settings of the console, from the environment. `__main__` reads them once.
 
     The five targets are gRPC targets, such as `dns:///registry:7401` or `ipv4:127.0.0.1:7401`.
@@ -43,9 +42,6 @@ class ConsoleSettings(HttpSettings):
     """gRPC target of the police leg."""
     console_role: _ROLES | None = None
     """With certificates: the only role that this console serves, which its own certificate proves."""
-    public_origins: str = ""
-    """Further origins under which browsers reach the console, comma-separated, such as https://console.example. Loopback is
-    always included."""
     field_url: str = Field(default="", pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+/?)?$")
     """Address of the phones' apps, such as https://app.example, for the links that desks give out; empty if it isn't known here."""
     tiles: str = ""
@@ -79,10 +75,10 @@ class ConsoleSettings(HttpSettings):
     the same role."""
 
     @property
-    def oidc_rule(self) -> Rule:
+    def oidc_rule(self) -> ClaimsRule:
         """Rule by which claims become a user."""
         only = Role(self.console_role) if self.console_role else None
-        return Rule(
+        return ClaimsRule(
             roles=self._roles_of_values(), roles_claim=self.oidc_roles_claim, name_claim=self.oidc_name_claim, only=only
         )
 
@@ -102,23 +98,13 @@ class ConsoleSettings(HttpSettings):
         return role_of_value
 
     @property
-    def origins(self) -> frozenset[str]:
-        """Origins under which browsers reach the console besides loopback."""
-        return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
-
-    @property
     def tiles_origins(self) -> tuple[str, ...]:
         """Origins of maps that aren't the console's own."""
         parts = (urlsplit(address) for address in (self.tiles, self.streets) if "://" in address)
         return tuple(dict.fromkeys(f"{part.scheme}://{part.netloc}" for part in parts))
 
     @model_validator(mode="after")
-    def _refuse_bad_origins(self) -> Self:
-        for origin in self.origins:
-            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
-                raise ValueError(
-                    f'TANDEM_PUBLIC_ORIGINS: "{origin}" is not an origin (example: https://console.example)'
-                )
+    def _refuse_bad_maps(self) -> Self:
         if self.tiles and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[^\s;,'\"]*", self.tiles):
             raise ValueError(
                 "TANDEM_TILES must be the http(s) address of a PMTiles file (example: https://tiles.example/korea.pmtiles)"

@@ -1,8 +1,8 @@
-"""Translates the services' messages into the types of the pages."""
+"""Translates the services' messages, and a leg's copy of the evidence, into the types of the pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,12 +17,15 @@ from services.console.domain.board import (
     AssignmentCard,
     IncidentCard,
     IncidentTimes,
+    RadioEntry,
     ShownFlag,
+    UnitOfferCard,
 )
-from services.console.domain.units import UnitCard
-from services.console.domain.waterfall import TraceSpan
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2, presence_pb2
-from tandem.dispatch.v1 import contact_pb2, dispatch_pb2, following_pb2, roster_pb2
+from services.console.domain.people import is_agency_system
+from services.console.domain.units import BUSY, BUSY_IN, FREE, CandidateCard, CandidateList, UnitCard
+from services.console.domain.waterfall import DeviceTrack, TraceSpan, TrackPoint
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2, presence_pb2, subject_pb2
+from tandem.dispatch.v1 import contact_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
 
@@ -71,6 +74,15 @@ FLAGS: Mapping[str, FlagKind] = {
 """All flags of an assignment. The text of a flag `x` is `flag_x`."""
 
 
+SORTS: Mapping[subject_pb2.SubjectKind.ValueType, str] = {
+    subject_pb2.WEARER: "wearer",
+    subject_pb2.PROTECTED_PERSON: "protected",
+    subject_pb2.PROTECTED_PLACE: "place",
+    subject_pb2.SILENT_WEARERS: "silent_wearers",
+}
+"""Sorts of destinations and targets, which are the keys of their texts, by the kinds of the legs' messages."""
+
+
 def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
     """Translates an assignment."""
     return AssignmentCard(
@@ -91,7 +103,9 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         due_ms=None if message.HasField("contact") else moment(message, "due_at"),
         latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
         office_id=message.choice.office_id,
-        unit_id=message.choice.unit_id,
+        unit_offers=tuple(map(unit_offer, message.unit_offers)),
+        radio=_radio(message),
+        reported_by_system=is_agency_system(message.progressed_by),
         escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         flags=frozenset(ShownFlag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
@@ -99,7 +113,59 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         notes=message.notes,
         is_contact=message.task == notice_pb2.CONTACT,
         is_check=message.task == notice_pb2.CHECK,
+        sort=SORTS.get(message.subject_kind, ""),
+        panic_ms=moment(message, "panic_at"),
+        panic_withdrawn_ms=moment(message, "panic_withdrawn_at"),
     )
+
+
+def unit_offer(message: dispatch_pb2.UnitOffer) -> UnitOfferCard:
+    """Translates an offer to a unit."""
+    return UnitOfferCard(
+        unit_id=message.choice.unit_id,
+        unit_class=message.choice.unit_class,
+        state=dispatch_pb2.UnitOfferState.Name(message.state),
+        number=message.offer_number,
+        asked_ms=times.from_timestamp(message.asked_at),
+        until_ms=times.from_timestamp(message.open_until),
+        asked_by=officer(message.asked_by),
+        received_ms=moment(message, "received_at"),
+    )
+
+
+def candidates(message: roster_pb2.ListCandidatesResponse) -> CandidateList:
+    """Translates the units that can be sent to a destination."""
+    return CandidateList(
+        assignment=assignment(message.assignment),
+        has_roster=message.has_roster,
+        candidates=tuple(map(_candidate, message.candidates)),
+    )
+
+
+def _candidate(message: roster_pb2.Candidate) -> CandidateCard:
+    report = message.unit
+    works_in = report.incident_id or message.offer.choice.busy_in_incident_id
+    return CandidateCard(
+        unit_id=report.unit.unit_id,
+        unit_class=report.unit.unit_class,
+        work=BUSY_IN if works_in else BUSY if report.status == roster_pb2.BUSY else FREE,
+        incident_id=works_in,
+        distance_m=message.distance_m if message.HasField("distance_m") else None,
+        travel_s=message.travel_s if message.HasField("travel_s") else None,
+        offer=unit_offer(message.offer) if message.HasField("offer") else None,
+        is_next=message.is_next,
+    )
+
+
+def _radio(message: dispatch_pb2.Assignment) -> RadioEntry | None:
+    if not message.radio_unit:
+        return None
+    return RadioEntry(message.radio_unit, officer(message.radio_by), times.from_timestamp(message.radio_at))
+
+
+def officer(spiffe_id: str) -> str:
+    """Returns the name of an officer, as the pages show it, from the SPIFFE id."""
+    return spiffe_id.rpartition("/")[2]
 
 
 def incident(message: dispatch_pb2.Incident) -> IncidentCard:
@@ -136,11 +202,25 @@ def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
         "order": watched.order_id,
         "wearer": watched.wearer_id,
         "target": watched.target_id,
+        "sort": _sort_of_alert(watched),
         "ring": watched.ring_m,
         "outage": watched.outage_id,
         "distance": figures.distance_m if figures.HasField("distance_m") else None,
         "exercise": watched.exercise == exercise_pb2.DRILL,
     }
+
+
+def _sort_of_alert(watched: alert_pb2.Alert) -> str:
+    """What an alert is about, as its destinations say: one of SORTS; empty if it names a target that isn't among its destinations."""
+    if watched.kind == alert_pb2.OUTAGE:
+        return "silent_wearers"
+    if not watched.target_id:
+        return "wearer"
+    subject_ids = {to.subject_id for to in watched.destinations}
+    if watched.target_id in subject_ids:
+        return "protected"
+    # A place is named by its own id in `target_id`, and with its order in a destination.
+    return "place" if f"{watched.order_id}/{watched.target_id}" in subject_ids else ""
 
 
 def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
@@ -159,6 +239,7 @@ def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
         "order": ", ".join(own.order_ids),
         "wearer": own.subject_id,
         "target": "",
+        "sort": SORTS.get(own.subject_kind, ""),
         "ring": 0,
         "outage": "",
         "distance": None,
@@ -174,7 +255,7 @@ def target(incident_id: str, message: following_pb2.TargetPosition) -> dict[str,
     known = message.HasField("lat_deg")
     return {
         "id": f"{incident_id}/{message.subject_id}",
-        "sort": "wearer" if message.is_wearer else "place" if "/" in message.subject_id else "protected",
+        "sort": SORTS.get(message.kind, ""),
         "unknown": message.unknown,
         "fix": moment(message, "fix_time"),
         "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
@@ -229,3 +310,129 @@ def moment(message: Any, field: str) -> int | None:
         return None
     value: Timestamp = getattr(message, field)
     return times.from_timestamp(value)
+
+
+def tracks(copy: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
+    """Returns the reported positions of each device."""
+    return [
+        DeviceTrack(
+            device_id=track.device_id,
+            subject_id=track.subject_id,
+            of_wearer=track.of_wearer,
+            points=tuple(
+                TrackPoint(
+                    time_ms=at.time_ms,
+                    arrived_ms=at.arrived_ms,
+                    lat_deg=at.lat_deg,
+                    lon_deg=at.lon_deg,
+                    accuracy_m=at.accuracy_m,
+                    sequence=at.sequence,
+                    source=source(at.source),
+                )
+                for at in track.points
+            ),
+        )
+        for track in copy.tracks
+    ]
+
+
+def replay(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """Returns the content of the map's replay: tracks, places and rings as far as the copy has them, and the alerts."""
+    return {
+        "tracks": [
+            {
+                "device": track.device_id,
+                "subject": track.subject_id,
+                "wearer": track.of_wearer,
+                "points": [
+                    [at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m, source(at.source)] for at in track.points
+                ],
+            }
+            for track in copy.tracks
+        ],
+        "units": [
+            {"unit": unit.unit_id, "points": [[at.time_ms, at.lon_deg, at.lat_deg] for at in unit.points]}
+            for unit in copy.units
+        ],
+        "places": [place for case in copy.cases for place in _places(case)],
+        "rings": sorted({ring.radius_m for case in copy.cases for ring in case.rings}),
+        "alerts": [
+            {
+                "at": times.from_timestamp(alert.at),
+                "kind": alert_pb2.AlertKind.Name(alert.kind),
+                "phase": phase_of(alert).value,
+                "ring": alert.ring_m,
+            }
+            for alert in copy.alerts
+        ],
+    }
+
+
+def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
+    places: list[dict[str, Any]] = []
+    for place in case.places:
+        if place.HasField("circle"):
+            circle = place.circle
+            places.append(
+                {"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m}
+            )
+        else:
+            holes = [_line(hole.vertices) for hole in place.polygon.holes]
+            places.append({"id": place.place_id, "line": _line(place.polygon.vertices), "holes": holes})
+    return places
+
+
+def _line(vertices: Iterable[geometry_pb2.Point]) -> list[list[float]]:
+    """Corners as longitude and latitude."""
+    return [[vertex.lon_deg, vertex.lat_deg] for vertex in vertices]
+
+
+def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
+    """Returns the incident's alerts, with figures if the copy has them. A replaced account has the time of the valid one."""
+    figures = {measure.alert_id: measure for measure in copy.measures}
+    valid = {alert.amends: alert for alert in copy.alerts if alert.amends}
+    shown = []
+    for alert in copy.alerts:
+        measure = figures.get(alert.alert_id)
+        replaced_by = valid.get(alert.amends or alert.alert_id, alert)
+        shown.append(
+            {
+                "id": alert.alert_id,
+                "kind": alert_pb2.AlertKind.Name(alert.kind),
+                "phase": phase_of(alert).value,
+                "demand": geometry_pb2.Demand.Name(alert.demand),
+                "order": alert.order_id,
+                "target": alert.target_id,
+                "ring": alert.ring_m,
+                "at": times.from_timestamp(alert.at),
+                "decided": times.from_timestamp(alert.decided_at),
+                "sequence": alert.sequence,
+                "late": alert.late,
+                "report": f"{alert.cause.report_id} / {alert.cause.device_id}" if alert.HasField("cause") else "",
+                "fold": alert.fold_version,
+                "rules": alert.rules_id,
+                "to": [(leg_name(to.leg), to.subject_id) for to in alert.destinations],
+                "notice": notice_pb2.NoticeGround.Name(alert.ministry_notice.ground)
+                if alert.HasField("ministry_notice")
+                else "",
+                "location": bool(measure and measure.location_allowed),
+                "checks": [leg_name(check.leg) for check in alert.checks],
+                "distance": measure.distance_m if measure and measure.HasField("distance_m") else None,
+                "probability": measure.probability if measure and measure.HasField("probability") else None,
+                "inside": [
+                    (times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to))
+                    for stretch in measure.inside
+                ]
+                if measure
+                else [],
+                "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
+                "least_assumed": bool(measure and measure.min_distance_assumed),
+                "replaced_ms": times.from_timestamp(replaced_by.decided_at) if replaced_by is not alert else None,
+            }
+        )
+    return shown
+
+
+def rules(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """Returns the rules that were set explicitly; the others have their defaults."""
+    return {field.name: value for field, value in copy.rules.ListFields()}

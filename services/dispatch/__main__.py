@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.common import running
 from services.common.clock import MeshClock
+from services.common.evidence.files import EvidenceFiles
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability.health import observed, watch_certificates, watch_disk
@@ -22,52 +23,34 @@ from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc
 from services.common.start.service import run_service
 from services.common.storage.db import awaited_database
-from services.dispatch.burden.api import OrderBurdenApi
-from services.dispatch.contact.api import ContactApi
-from services.dispatch.contact.confirmations import ContactConfirmations
+from services.common.web.receivers import read as read_receivers
+from services.dispatch.burden import OrderBurdenApi
+from services.dispatch.contact import ContactApi, ContactConfirmations
 from services.dispatch.duty.access import UnitAccess
-from services.dispatch.duty.api import UnitDutyApi
-from services.dispatch.duty.task_targets import TaskTargets
-from services.dispatch.evidence.api import EvidenceApi
-from services.dispatch.evidence.files import EvidenceFiles
-from services.dispatch.evidence.metrics import EvidenceMetrics
-from services.dispatch.evidence.reading import EvidenceReading
+from services.dispatch.duty.api import TaskTargets, UnitDutyApi
+from services.dispatch.evidence.api import EvidenceApi, EvidenceReading
 from services.dispatch.evidence.retention import EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
-from services.dispatch.exchange.metrics import WebhookMetrics
-from services.dispatch.exchange.receivers import read as read_receivers
-from services.dispatch.exchange.review_alarms import ReviewAlarms
 from services.dispatch.exchange.store import ExchangeStore
-from services.dispatch.exchange.webhooks import Webhooks
+from services.dispatch.exchange.webhooks import ReviewAlarms, Webhooks
 from services.dispatch.following.api import FollowingApi
 from services.dispatch.following.follower import TargetFollower
-from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import Targets
 from services.dispatch.handover.api import HandoverApi
-from services.dispatch.late_warnings import LateWarnings
-from services.dispatch.leg.api import DispatchApi
-from services.dispatch.leg.consumer import consume_alerts, consume_peers
-from services.dispatch.leg.reconcile import Reconciler
+from services.dispatch.leg.api import DispatchApi, NoteApi, RosterApi
+from services.dispatch.leg.availability import open_travel_times
+from services.dispatch.leg.consumer import Reconciler, StepPublications, adopt_steps, consume_alerts, consume_peers
+from services.dispatch.leg.publications import LegDisclosures
 from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
-from services.dispatch.metrics import DispatchMetrics
-from services.dispatch.notes.api import NoteApi
-from services.dispatch.phones.access import PhoneAccess
-from services.dispatch.phones.afterwards_api import AfterwardsApi
-from services.dispatch.phones.api import PhoneNoticeApi
-from services.dispatch.phones.state_api import PhoneStateApi
-from services.dispatch.phones.store import PhoneStore
-from services.dispatch.publications.adoption import adopt_steps
-from services.dispatch.publications.disclosures import LegDisclosures
-from services.dispatch.publications.service import StepPublications
-from services.dispatch.roster.api import RosterApi
-from services.dispatch.roster.travel import open_travel_times
+from services.dispatch.metrics import DispatchMetrics, EvidenceMetrics, FollowingMetrics, WarningMetrics, WebhookMetrics
+from services.dispatch.phones.api import AfterwardsApi, PhoneNoticeApi, PhoneStateApi, PhoneStore
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.statistics.api import StatisticsApi
-from services.dispatch.statistics.collector import FiguresCollector
-from services.dispatch.warning.metrics import WarningMetrics
-from services.dispatch.warning.service import open_warnings
+from services.dispatch.statistics.figures import FiguresCollector
+from services.dispatch.warning.phones import PhoneAccess
+from services.dispatch.warning.service import LateWarnings, open_warnings
 from tandem.dispatch.v1 import (
     afterwards_pb2_grpc,
     calls_pb2_grpc,
@@ -138,6 +121,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     clock=settings.clock,
                 ),
                 history=leg.history,
+                unread=process_metrics.streams_unread,
             ) as server,
             observed(
                 settings.host,
@@ -215,7 +199,15 @@ async def exchange(
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
-        webhooks = Webhooks(leg.name, leg.record, store, receivers=receivers, links=links, metrics=metrics)
+        webhooks = Webhooks(
+            leg.name,
+            leg.record,
+            store,
+            receivers=receivers,
+            links=links,
+            metrics=metrics,
+            is_outward=leg.is_outward,
+        )
         alarms = ReviewAlarms(settings, store, receivers=receivers, metrics=metrics)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(webhooks.run())

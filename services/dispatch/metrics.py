@@ -1,4 +1,4 @@
-"""Metrics of a leg. Labels name the leg, never an incident or a person."""
+"""Metrics of a leg and its capabilities. Labels name the leg, the receiver or the kind of channel, never an incident or a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.common.evidence.files import CopyMoment
 from services.dispatch.domain.leg import Leg
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -104,3 +105,87 @@ class DispatchMetrics:
         flagged = state == "flagged" and assignment.person_flag.flag in _NOT_REACHED_FLAGS
         if flagged and not assignment.exercise:  # a drill reaches nobody
             self._not_reached.labels(leg).inc()
+
+
+class EvidenceMetrics:
+    """Metrics of the copies of evidence."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.kept = Counter(
+            "tandem_evidence_kept", "Copies of evidence of incidents, by moment", ["moment"], registry=registry
+        )
+        for moment in CopyMoment:
+            self.kept.labels(moment)
+        self.failed = Counter(
+            "tandem_evidence_failed", "Failed attempts to copy the evidence of an incident", registry=registry
+        )
+        self.put_off = Gauge(
+            "tandem_evidence_put_off",
+            "Copies of evidence that wait for a common pass, renewals of open incidents included",
+            registry=registry,
+        )
+        self.put_off_age_s = Gauge(
+            "tandem_evidence_put_off_age_seconds",
+            "Longest time that the copy of an incident that is over has been put off, seconds; 0 if none is",
+            registry=registry,
+        )
+
+
+class WebhookMetrics:
+    """Counts of the deliveries to each receiver."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tries = Counter(
+            "tandem_webhook_tries",
+            "Attempts to deliver a message to a receiver, by outcome",
+            ["receiver", "outcome"],
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "tandem_webhook_waiting",
+            "Messages that wait for a receiver, by queue: steps or reviews",
+            ["receiver", "queue"],
+            registry=registry,
+        )
+
+
+class FollowingMetrics:
+    """Counters of failures, by gRPC status code."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.streams_broken = Counter(
+            "tandem_dispatch_target_streams_broken",
+            "Streams of positions from an evaluator that broke or couldn't be opened",
+            ["code"],
+            registry=registry,
+        )
+        self.shares_refused = Counter(
+            "tandem_dispatch_target_shares_refused",
+            "Positions of a target that an evaluator refused",
+            ["code"],
+            registry=registry,
+        )
+        self.pursuit_failed = Counter(
+            "tandem_dispatch_pursuit_failed",
+            "Commands of a pursuit that ingest didn't accept",
+            ["code"],
+            registry=registry,
+        )
+
+
+class WarningMetrics:
+    """Counts and delays of the attempts to send warnings."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tries = Counter(
+            "tandem_warning_tries",
+            "Attempts to hand a warning over, by way and outcome",
+            ["way", "outcome"],
+            registry=registry,
+        )
+        self.handed_over_s = Histogram(
+            "tandem_warning_handed_over_seconds",
+            "Time from when a warning is due until a way accepts it, mesh time",
+            ["way"],
+            registry=registry,
+        )

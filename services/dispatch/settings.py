@@ -6,20 +6,26 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from services.common.settings import CommonSettings
+from services.common.settings import LegDatabases
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 
 
-class DispatchSettings(CommonSettings):
+class DispatchSettings(LegDatabases):
     """Settings of one leg, read from the environment except `leg`. Default ports and deadlines differ by leg."""
 
     leg: Leg
     """The leg that this process runs."""
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
+    answer_within_s: float = Field(default=10.0, gt=0, le=3600)
+    """How long a unit has to answer an offer until the next one is asked as well, seconds of mesh time, but at most
+    `acknowledge_within_s`."""
+    offer_within_s: float = Field(default=30.0, gt=0, le=3600)
+    """How long a unit may accept an offer, seconds of mesh time, but at least `answer_within_s`. Several offers may be open, and the
+    first acceptance wins."""
     webhooks: Path | None = None
     """File of the webhook receivers of this leg's steps, with their secrets; without it there are none."""
     link_port: int | None = Field(default=None, ge=0, le=65535)
@@ -35,17 +41,11 @@ class DispatchSettings(CommonSettings):
     """How long the desk's machine has to confirm an offer, seconds of mesh time, where there is a roster."""
     other_leg_within_s: float = Field(default=10.0, gt=0, le=3600)
     """How long another leg has to show a step for an alert that demands both, seconds of mesh time; then the desk is notified."""
-    probation_database_url: SecretStr = SecretStr("")
-    """Database of the probation leg, as postgresql://role@host/database; the role has its own schema. Empty for an SQLite file in
-    `data_dir`."""
-    police_database_url: SecretStr = SecretStr("")
-    """Database of the police leg, like `probation_database_url`."""
-    warning_database_url: SecretStr = SecretStr("")
-    """Database of the warning leg, like `probation_database_url`."""
     metrics_port: int = Field(ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
-    """How long the desk has from the acknowledgement until a unit is dispatched, seconds of mesh time, where there is a roster."""
+    """How long the desk has from the acknowledgement until a unit has it, and a unit until it goes, seconds of mesh time, where there
+    is a roster."""
     depart_within_s: float = Field(default=120.0, gt=0, le=3600)
     """How long a unit has from the order to go until it is on its way, seconds of mesh time; then it is reminded."""
     arrive_within_s: float = Field(default=307.0, gt=0, le=14_400)
@@ -76,12 +76,7 @@ class DispatchSettings(CommonSettings):
     @property
     def database_url(self) -> str:
         """PostgreSQL URL of this leg; empty if the leg uses SQLite."""
-        urls = {
-            Leg.PROBATION: self.probation_database_url,
-            Leg.POLICE: self.police_database_url,
-            Leg.WARNING: self.warning_database_url,
-        }
-        return urls[self.leg].get_secret_value()
+        return self.leg_databases[self.leg]
 
     @property
     def database(self) -> Path | str:

@@ -19,27 +19,17 @@ from services.common.start.service import run_service
 from services.common.storage.db import awaited_database
 from services.common.web import server
 from services.field import mesh as meshes
-from services.field.afterwards import AfterwardsPages
-from services.field.guard import PhoneGuard
-from services.field.her_map.pages import HerMapPages
-from services.field.her_map.roads import Router, WayOutPages
+from services.field.credentials import KnownPhones, PhoneCookies, UnitCookies
+from services.field.guard import PhoneGuard, UnitGuard
+from services.field.her_map import HerMapPages, Router, WayOutPages
 from services.field.metrics import FieldMetrics
-from services.field.notices import NoticeNews
-from services.field.phones.health import HealthPages
-from services.field.phones.known import KnownPhones
-from services.field.phones.sessions import PhoneCookies
-from services.field.push.messages import TIMEOUT, PublicResolver, PushClient, PushKey
-from services.field.push.pages import PushPages
-from services.field.push.store import PushAddresses
+from services.field.news import NoticeNews, UnitNews
+from services.field.push import TIMEOUT, PublicResolver, PushAddresses, PushClient, PushKey, PushPages
 from services.field.settings import FieldSettings
-from services.field.units import legs as unit_legs
-from services.field.units.guard import UnitGuard
-from services.field.units.news import UnitNews
-from services.field.units.sessions import UnitCookies
-from services.field.units.views import UnitPages
-from services.field.views import AppPages
+from services.field.units import UnitPages
+from services.field.views import AfterwardsPages, AppPages, HealthPages
 
-MIGRATIONS = Path(__file__).parent / "push" / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_CONNECTIONS = 20_000
 """Maximum number of connections. Each open app keeps a request for notices waiting."""
 
@@ -57,7 +47,7 @@ async def run(settings: FieldSettings) -> None:
     async with (
         awaited_database(settings.data_dir / "field.sqlite3", MIGRATIONS) as database,
         meshes.connect(settings) as mesh,
-        unit_legs.connect(settings) as legs,
+        meshes.connect_unit_legs(settings) as legs,
         aiohttp.ClientSession(
             connector=connector, timeout=TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as push_session,
@@ -68,7 +58,16 @@ async def run(settings: FieldSettings) -> None:
         news = NoticeNews(mesh, addresses, push, clock=settings.clock, metrics=metrics)
         guard = PhoneGuard(settings, cookies, known, addresses=addresses, metrics=metrics)
         push_pages = PushPages(addresses, key, settings.push_hosts)
-        pages = AppPages(guard, mesh, known=known, news=news, addresses=addresses, push=push_pages, metrics=metrics)
+        pages = AppPages(
+            guard,
+            mesh,
+            known=known,
+            news=news,
+            addresses=addresses,
+            push=push_pages,
+            metrics=metrics,
+            clock=settings.clock,
+        )
         unit_news = UnitNews(legs, addresses, push, clock=settings.clock, metrics=metrics)
         unit_pages = UnitPages(
             UnitGuard(settings, UnitCookies(keys), addresses=addresses, metrics=metrics),

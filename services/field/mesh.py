@@ -1,35 +1,41 @@
-"""Field as a client of the mesh for her app: enrolment, notices, her map, the state of her phone, summaries, and reports to ingest."""
+"""Field as a client of the mesh, for her app and for units' pages.
+
+Her app needs enrolment, notices, her map, the state of her phone, summaries, and reports to ingest; a unit's page needs its leg.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from services.common.observability.telemetry import logger
+from services.common.panic_lane import PanicLane
 from services.common.rpc import client
-from services.common.rpc.certificates import spiffe_id
-from services.common.rpc.errors import FailedPrecondition
+from services.common.rpc.certificates import client_context, spiffe_id
+from services.common.rpc.errors import FailedPrecondition, TooMuchInProgress
 from services.common.rpc.identity import FIELD
 from services.common.rpc.server import Metadata
-from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
+from services.field.domain import PhoneReport, ReportAnswer, ReportOutcome
 from services.field.settings import FieldSettings
 from tandem.dispatch.v1.afterwards_pb2_grpc import AfterwardsServiceStub
 from tandem.dispatch.v1.phone_notice_pb2_grpc import PhoneNoticeServiceStub
 from tandem.dispatch.v1.phone_state_pb2_grpc import PhoneStateServiceStub
+from tandem.dispatch.v1.unit_duty_pb2_grpc import UnitDutyServiceStub
 from tandem.geofence.v1.region_map_pb2_grpc import RegionMapServiceStub
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 WITHIN_S = 8.0
 """Maximum time of a call, seconds. A phone gives a request up after 40 s, and its request may wait 25 s for news."""
+REPORT_CONNECTIONS = 100
+"""Maximum number of connections to ingest for reports that are no panics."""
 REPORT_TIMEOUT = aiohttp.ClientTimeout(total=WITHIN_S, connect=3.0)
 RETRY_AFTER_S = 5
 """Time after which a phone sends a report again if nobody says another, seconds."""
@@ -37,27 +43,41 @@ MAX_RETRY_AFTER_S = 300
 NO_ANSWER = ReportAnswer(ReportOutcome.LATER, reason="ingest doesn't answer", retry_after_s=RETRY_AFTER_S)
 """Answer to the phone for a report that ingest doesn't answer."""
 CERTIFICATE_INTERVAL_S = 60.0
-"""Interval at which the certificate of ingest's endpoint is read again, seconds."""
+"""Interval at which the certificates for ingest's port are read again, seconds."""
+PANIC_CONNECTIONS = 1_000
+"""Maximum number of connections to ingest for panics, beside those for other reports. A phone has one panic under way."""
 
 
 class IngestEndpoint:
-    """Ingest's endpoint for phones. Each request has the token of the phone that reports, so field can report for nobody else."""
+    """The port that ingest has for field. Each request has the token of the phone that reports, so field can report for nobody else."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: FieldSettings) -> None:
-        self._session, self._url, self._cert = (
-            session,
-            settings.ingest_phones.rstrip("/") + "/",
-            settings.ingest_phones_cert,
-        )
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: FieldSettings, *, panic_session: aiohttp.ClientSession
+    ) -> None:
+        """`panic_session` has connections of its own, so that a panic never waits for other reports."""
+        self._session, self._panic_session = session, panic_session
+        self._url = settings.ingest_phones.rstrip("/") + "/"
+        self._files = settings.tls_files() if urlsplit(self._url).scheme == "https" else None
         self._context: ssl.SSLContext | None = None
         self._read_at_s = 0.0
+        self._panics = PanicLane[ReportAnswer]()
 
     async def report(self, token: str, device_id: str, report: PhoneReport) -> ReportAnswer:
         """Sends a report, and says what became of it. Nothing is lost if this fails: then the phone keeps the report."""
+        if not report.is_panic:
+            return await self._post(self._session, token, report.form(device_id))
+        send = partial(self._post, self._panic_session, token, report.form(device_id))
+        try:
+            # By token: a phone that was replaced can't hold up the one that has its device now.
+            return await self._panics.send(token, report.at_ms, send)
+        except TooMuchInProgress as error:
+            return ReportAnswer(ReportOutcome.LATER, reason=error.reason, retry_after_s=math.ceil(error.retry_after_s))
+
+    async def _post(self, session: aiohttp.ClientSession, token: str, form: Mapping[str, str]) -> ReportAnswer:
         headers = {"Authorization": f"Bearer {token}"}
         try:
-            async with self._session.post(
-                self._url, data=report.form(device_id), headers=headers, ssl=self._tls(), allow_redirects=False
+            async with session.post(
+                self._url, data=form, headers=headers, ssl=self._tls(), allow_redirects=False
             ) as answer:
                 content = await answer.json() if answer.content_type == "application/json" else {}
                 return _answer(answer.status, content, answer.headers.get("Retry-After", ""))
@@ -65,30 +85,20 @@ class IngestEndpoint:
             return NO_ANSWER
 
     def _tls(self) -> ssl.SSLContext | bool:
-        """Accepts the one certificate of the endpoint, for any issuer and name."""
-        if self._cert is None or urlsplit(self._url).scheme != "https":
+        """Context with field's own certificate, and with the authorities of ingest's."""
+        if self._files is None:
             return True
         now_s = asyncio.get_running_loop().time()
         if self._context is None:
-            self._context, self._read_at_s = pinned(self._cert), now_s
+            self._context, self._read_at_s = client_context(self._files), now_s
         elif now_s - self._read_at_s > CERTIFICATE_INTERVAL_S:
             self._read_at_s = now_s
             try:
-                self._context = pinned(self._cert)
+                self._context = client_context(self._files)
             except (OSError, ValueError) as error:
-                # The file is being replaced at this moment, or is broken: a panic goes by the certificate that is known.
+                # The files are being replaced at this moment, or are broken: a panic goes by the certificate that is known.
                 logger().error("certificate_unreadable", kind=type(error).__name__)
         return self._context
-
-
-def pinned(cert: Path) -> ssl.SSLContext:
-    """A context that accepts the first certificate of a file, and no other one."""
-    leaf = x509.load_pem_x509_certificates(cert.read_bytes())[0]
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=leaf.public_bytes(Encoding.PEM).decode())
-    return context
 
 
 def _answer(status: int, content: Any, retry_after: str) -> ReportAnswer:
@@ -135,8 +145,12 @@ class FieldMesh:
         to_geofence: Metadata,
         to_police: Metadata,
     ) -> None:
-        self.enrolments, self.notices, self.ingest = enrolments, notices, ingest
-        self.region_maps, self.phone_states, self.afterwards = region_maps, phone_states, afterwards
+        self.enrolments = enrolments
+        self.notices = notices
+        self.ingest = ingest
+        self.region_maps = region_maps
+        self.phone_states = phone_states
+        self.afterwards = afterwards
         self.to_registry, self.to_warning = to_registry, to_warning
         self.to_geofence, self.to_police = to_geofence, to_police
 
@@ -154,14 +168,13 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
         client.connection(settings, settings.dispatch_warning, FIELD) as (warning, to_warning),
         client.connection(settings, settings.geofence, FIELD) as (geofence, to_geofence),
         client.connection(settings, settings.dispatch_police, FIELD) as (police, to_police),
-        aiohttp.ClientSession(
-            timeout=REPORT_TIMEOUT, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-        ) as session,
+        _reporting(REPORT_CONNECTIONS) as session,
+        _reporting(PANIC_CONNECTIONS) as panic_session,
     ):
         yield FieldMesh(
             EnrolmentServiceStub(registry),
             PhoneNoticeServiceStub(warning),
-            IngestEndpoint(session, settings),
+            IngestEndpoint(session, settings, panic_session=panic_session),
             region_maps=RegionMapServiceStub(geofence),
             phone_states=PhoneStateServiceStub(police),
             afterwards=AfterwardsStubs(AfterwardsServiceStub(warning), AfterwardsServiceStub(police)),
@@ -170,3 +183,43 @@ async def connect(settings: FieldSettings) -> AsyncIterator[FieldMesh]:
             to_geofence=to_geofence,
             to_police=to_police,
         )
+
+
+def _reporting(connections: int) -> aiohttp.ClientSession:
+    """A session for reports to ingest with at most this many connections."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections),
+        timeout=REPORT_TIMEOUT,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    )
+
+
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+"""Option of a channel that shares no connection. A connection carries at most 512 calls at once, and further ones wait."""
+
+
+class UnitLeg(NamedTuple):
+    """The stubs of a leg, with the metadata of each call."""
+
+    stub: UnitDutyServiceStub
+    streams: UnitDutyServiceStub
+    """For streams of targets, over a connection of their own: as many as there are must hold up no call for help."""
+    metadata: Metadata
+
+
+UnitLegs = Mapping[str, UnitLeg]
+"""The legs that send units, by name."""
+
+
+@asynccontextmanager
+async def connect_unit_legs(settings: FieldSettings) -> AsyncIterator[UnitLegs]:
+    """Opens the channels. They connect to unavailable legs as soon as these are up."""
+    async with AsyncExitStack() as stack:
+        legs = {}
+        for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
+            channel, metadata = await stack.enter_async_context(client.connection(settings, target, FIELD))
+            own, _ = await stack.enter_async_context(client.connection(settings, target, FIELD, OWN_CONNECTION))
+            legs[name] = UnitLeg(UnitDutyServiceStub(channel), UnitDutyServiceStub(own), metadata)
+        yield legs

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from services.common.settings import LOOPBACK, HttpSettings
-from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, is_push_service
+from services.common.settings import LOOPBACK, PagesSettings
+from services.field.domain import DEFAULT_PUSH_SERVICES, is_push_service
 
 _NAME = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
 _CONTACT = re.compile(rf"mailto:[A-Za-z0-9._%+-]+@{_NAME}|https://{_NAME}")
 """Senders of a message that py_vapid accepts. It raises an error at each message for anything else."""
 
 
-class FieldSettings(HttpSettings):
+class FieldSettings(PagesSettings):
     """Settings of field, from the environment. `__main__` reads them once."""
 
     port: int = Field(default=7409, ge=0, le=65535)
@@ -38,25 +37,16 @@ class FieldSettings(HttpSettings):
     """Telephone number of the tracking centre, which units call by one tap; empty for none."""
     police_desk_phone: str = Field(default="112", pattern=r"^(\+?[0-9-]{2,20})?$")
     """Telephone number of the police 112 room, like `probation_desk_phone`."""
-    ingest_phones: str = "http://127.0.0.1:7432"
-    """Address of ingest's endpoint for phones, which takes the reports."""
-    ingest_phones_cert: Path | None = None
-    """Certificate of that endpoint, PEM. No other one is accepted. Needed for https."""
+    ingest_phones: str = "http://127.0.0.1:7433"
+    """Address of the port that ingest has for field alone, which takes the phones' reports. https needs the mesh's certificates."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
     """URL of the agency's own OSRM route service, for the way out by road on her map; empty for the direction alone. It receives her
     position, so it must be on loopback or behind https."""
-    public_origins: str = ""
-    """Further origins under which phones reach the app, comma-separated, such as https://app.example. Loopback is always included."""
     push_services: str = ",".join(DEFAULT_PUSH_SERVICES)
     """Hosts of the push services to which messages go, comma-separated; `*.` stands for any name below. On loopback without
     certificates an address such as http://127.0.0.1:9000 is accepted, for tests."""
     push_contact: str = "mailto:operator@tandem.invalid"
     """Contact of the operator, which push services get with each message (VAPID, RFC 8292)."""
-
-    @property
-    def origins(self) -> frozenset[str]:
-        """Origins under which phones reach the app besides loopback."""
-        return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
 
     @property
     def push_hosts(self) -> tuple[str, ...]:
@@ -65,9 +55,6 @@ class FieldSettings(HttpSettings):
 
     @model_validator(mode="after")
     def _refuse_bad_addresses(self) -> Self:
-        for origin in self.origins:
-            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
-                raise ValueError(f'TANDEM_PUBLIC_ORIGINS: "{origin}" is not an origin (example: https://app.example)')
         for entry in self.push_hosts:
             if not is_push_service(entry, plain=not self.tls):
                 raise ValueError(f'TANDEM_PUSH_SERVICES: "{entry}" is no host (example: *.push.apple.com)')
@@ -85,14 +72,16 @@ class FieldSettings(HttpSettings):
         parts = urlsplit(self.ingest_phones)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise ValueError(
-                "TANDEM_INGEST_PHONES must be an http(s) address without a path (example: https://ingest:7432)"
+                "TANDEM_INGEST_PHONES must be an http(s) address without a path (example: https://ingest:7433)"
             )
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError(
                 f"TANDEM_INGEST_PHONES names {parts.hostname}, which isn't loopback: use an https:// address"
             )
-        if parts.scheme == "https" and self.ingest_phones_cert is None:
-            raise ValueError("TANDEM_INGEST_PHONES_CERT is missing: https needs the endpoint's certificate")
+        if parts.scheme == "https" and not self.tls:
+            raise ValueError(
+                "TANDEM_INGEST_PHONES is an https:// address: refused without TANDEM_TLS_CERT, _KEY and _CA"
+            )
         if (self.tls or self.http_tls_cert or self.http_tls_key) and not self.http_tls:
             raise ValueError(
                 "TANDEM_HTTP_TLS_CERT or TANDEM_HTTP_TLS_KEY is missing: with certificates the app needs its own"

@@ -1,32 +1,42 @@
-"""The app's files, and what her phone asks and sends."""
+"""The app's files, and what her phone asks and sends: notices, reports, the phone's state, and summaries of incidents.
+
+The files in `static` hold the texts of one page each. A word that other pages and documents have too stands in `services/common/words`,
+and is put into a file of texts as it is served. The app says of the phone's state whether it gets positions and is on the screen, and
+nothing about where the phone is. It makes two sentences of each summary of an incident that is over, in her language.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import grpc
 import grpc.aio
 from aiohttp import web
 
 from services.common import fields, times
+from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField
-from services.field.domain import reports
-from services.field.domain.reports import PhoneReport, ReportAnswer, ReportOutcome
-from services.field.guard import PhoneCall, PhoneGuard, text_of
+from services.common.words import Word, in_small_letters, keyed
+from services.common.words.alerts import ALERT_WORDS, SPOOFING_WARNING, TASK_WORDS
+from services.common.words.contacts import WARNING_FLAG_WORDS
+from services.common.words.instructions import ANSWER_WORDS, ANSWERED, INSTRUCTED_ACT_WORDS
+from services.common.words.reasons import CLOSE_CAUSE_WORDS, ESCALATION_REASON_WORDS
+from services.common.words.states import LEG_WORDS, STATE_WORDS, UNIT_STATE_WORDS
+from services.field import credentials, domain
+from services.field.credentials import KnownPhones, PhoneSession
+from services.field.domain import PhoneReport, ReportAnswer, ReportOutcome, text_of
+from services.field.guard import PhoneCall, PhoneGuard, refusal_of_code
 from services.field.mesh import NO_ANSWER, WITHIN_S, FieldMesh
 from services.field.metrics import FieldMetrics
-from services.field.notices import NoticeNews
-from services.field.phones import proof
-from services.field.phones.known import KnownPhones
-from services.field.phones.sessions import PhoneSession
-from services.field.push.pages import PushPages
-from services.field.push.store import PushAddresses
-from services.field.push.waking import digest_of
-from services.field.refusals import refusal_of_code
-from tandem.dispatch.v1 import phone_notice_pb2
+from services.field.news import NoticeNews, digest_of
+from services.field.push import PushAddresses, PushPages
+from tandem.dispatch.v1 import afterwards_pb2, phone_notice_pb2, phone_state_pb2
 from tandem.registry.v1 import enrolment_pb2
 
 STATIC = Path(__file__).with_name("static")
@@ -53,7 +63,7 @@ _TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".webmanifest": "application/manifest+json",
 }
-_TOP = ("index.html", "service-worker.js", "manifest.webmanifest")
+_TOP = ("index.html", "today.html", "service-worker.js", "manifest.webmanifest")
 """Files at the top of the site. A service worker rules the folder in which it is."""
 
 
@@ -70,12 +80,19 @@ class AppPages:
         addresses: PushAddresses,
         push: PushPages,
         metrics: FieldMetrics,
+        clock: MeshClock,
     ) -> None:
-        self._guard, self._mesh, self._known, self._news = guard, mesh, known, news
-        self._addresses, self._push, self._metrics = addresses, push, metrics
+        self._guard = guard
+        self._mesh = mesh
+        self._known = known
+        self._news = news
+        self._addresses = addresses
+        self._push = push
+        self._metrics = metrics
+        self._clock = clock
         # Small, and the same for everybody, so that even the app's name on a shared network says nothing of her. They are read once:
         # all threads of the process may be waiting for the names of push services.
-        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
+        self._files = {path.name: page_file(path) for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     def routes(self) -> Iterable[web.RouteDef]:
         """The routes of the app. Any other path is 404."""
@@ -86,7 +103,7 @@ class AppPages:
             guard.open_get("/static/{name}", self._file),
             guard.enrolling("/api/enrol", self._enrol),
             # ingest checks the token of each report, and a long read checks it at each reading. Anybody may leave.
-            guard.post("/api/reports", self._reports, checks_token=False),
+            guard.post("/api/reports", self._reports, checks_token=False, is_urgent=domain.has_panic),
             guard.get("/api/notices", self._notices, checks_token=False),
             guard.post("/api/receipts", self._receipt),
             guard.get("/api/push", self._push_key),
@@ -106,7 +123,7 @@ class AppPages:
 
     async def _enrol(self, _request: web.Request, content: Any) -> web.Response:
         key, code = text_of(content, "key"), text_of(content, "code")
-        proof.public_key(key)
+        credentials.public_key(key)
         try:
             enrolled = await self._mesh.enrolments.Enrol(
                 enrolment_pb2.EnrolRequest(code=code[:MAX_CODE_LENGTH] if code.isascii() else ""),
@@ -127,11 +144,17 @@ class AppPages:
         return response
 
     async def _reports(self, ask: PhoneCall) -> web.Response:
-        sent = reports.parse(ask.content)
-        lane, session, no_answer = asyncio.Semaphore(REPORT_CONCURRENCY), ask.session, asyncio.Event()
+        sent = domain.parse_reports(ask.content)
+        if any(report.silent for report in sent):
+            self._news.hush(ask.session.device_id)
+        lane, panic_lane = asyncio.Semaphore(REPORT_CONCURRENCY), asyncio.Semaphore(1)
+        session, no_answer = ask.session, asyncio.Event()
+        too_often = ReportAnswer(ReportOutcome.LATER, reason="too often", retry_after_s=math.ceil(ask.wait_s))
 
         async def send(report: PhoneReport) -> ReportAnswer:
-            async with lane:
+            if ask.wait_s and not report.is_panic:
+                return too_often
+            async with panic_lane if report.is_panic else lane:
                 if no_answer.is_set():  # else the phone would give the request up, and not hear what was stored
                     return NO_ANSWER
                 answer = await self._mesh.ingest.report(session.token, session.device_id, report)
@@ -149,8 +172,8 @@ class AppPages:
         return web.json_response(
             {
                 "results": [_result(report, answer) for report, answer in zip(sent, answers, strict=True)],
-                "interval_s": reports.interval_s(commands),
-                "position_now": reports.wants_position_now(commands),
+                "interval_s": domain.interval_s(commands),
+                "position_now": domain.wants_position_now(commands),
                 "notices_away": bool(self._news.away),
             }
         )
@@ -167,18 +190,14 @@ class AppPages:
             metadata=self._mesh.to_warning,
             timeout=WITHIN_S,
         )
-        notices = [
-            {
-                "id": notice.notice_id,
-                "text": notice.text,
-                "language": notice.language,
-                "sent_ms": times.from_timestamp(notice.sent_at),
-                "expires_ms": times.from_timestamp(notice.expires_at),
-                "is_over": notice.is_over,
-            }
-            for notice in listed.notices
-        ]
-        return {"notices": notices, "digest": digest_of(notices), "away": bool(self._news.away)}
+        present = _present(listed.present) if listed.HasField("present") else None
+        content = {"present": present, "earlier": [_earlier(notice) for notice in listed.earlier]}
+        # The time changes at each reading, and is no news.
+        return content | {
+            "digest": digest_of(content),
+            "away": bool(self._news.away),
+            "now_ms": self._clock.now_ms(),
+        }
 
     async def _receipt(self, ask: PhoneCall) -> web.Response:
         kind = KINDS.get(ask.text("kind"))
@@ -213,6 +232,30 @@ class AppPages:
         return response
 
 
+def _present(notice: phone_notice_pb2.PhoneNotice) -> dict[str, Any]:
+    """The present instruction as the app gets it. Times are mesh time."""
+    return _earlier(notice) | {
+        "who": notice.who,
+        "where": notice.where,
+        "act": notice.act,
+        "since_ms": times.from_timestamp(notice.since),
+        "repeated_ms": times.from_timestamp(notice.repeated_at),
+        "asks_answer": notice.asks_answer,
+        "allows_way_out": notice.allows_way_out,
+    }
+
+
+def _earlier(notice: phone_notice_pb2.PhoneNotice) -> dict[str, Any]:
+    """An earlier notice as the app gets it."""
+    return {
+        "id": notice.notice_id,
+        "text": notice.text,
+        "language": notice.language,
+        "sent_ms": times.from_timestamp(notice.sent_at),
+        "is_over": notice.is_over,
+    }
+
+
 def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
     outcome = ReportOutcome.LATER if answer.outcome is ReportOutcome.UNKNOWN_PHONE else answer.outcome
     return {
@@ -222,3 +265,142 @@ def _result(report: PhoneReport, answer: ReportAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "retry_after_s": answer.retry_after_s,
     }
+
+
+_UNIT_WORDS: Mapping[str, Word] = in_small_letters(
+    {
+        **keyed("kind_", ALERT_WORDS),
+        "check": TASK_WORDS["CHECK"],
+        **keyed("state_", STATE_WORDS),
+        **keyed("state_", {name: UNIT_STATE_WORDS[name] for name in ("UNIT_ASKED", "UNIT_ACCEPTED")}),
+        **keyed("leg_", LEG_WORDS),
+        **keyed("cause_", CLOSE_CAUSE_WORDS),
+        **keyed("flag_", {name: WARNING_FLAG_WORDS[name] for name in ("DURESS", "NO_RECEIPT", "NO_CONTACT")}),
+        "spoofing": SPOOFING_WARNING,
+        "losing": ESCALATION_REASON_WORDS["RACE_LOST"],
+    }
+)
+_HER_WORDS: Mapping[str, Word] = {
+    **keyed("answer_", ANSWER_WORDS),
+    "answered": ANSWERED,
+    "advice": INSTRUCTED_ACT_WORDS["LOCK_IN"],
+}
+_WORDS = {
+    "ko.json": (_HER_WORDS, 0),
+    "en.json": (_HER_WORDS, 1),
+    "unit-ko.json": (_UNIT_WORDS, 0),
+    "unit-en.json": (_UNIT_WORDS, 1),
+}
+"""Words of each file of texts, with the place of its language in a word."""
+
+
+def page_file(path: Path) -> bytes:
+    """Content of a file of the pages. A file of texts has the words of the common table beside its own texts."""
+    content = path.read_bytes()
+    if path.name not in _WORDS:
+        return content
+    words, column = _WORDS[path.name]
+    return json.dumps(
+        json.loads(content) | {key: word[column] for key, word in words.items()}, ensure_ascii=False, indent=1
+    ).encode()
+
+
+MAX_AGE_S = 86_400
+LOCATIONS = {
+    "unknown": phone_state_pb2.PHONE_LOCATION_UNSPECIFIED,
+    "good": phone_state_pb2.PHONE_LOCATION_GOOD,
+    "vague": phone_state_pb2.PHONE_LOCATION_VAGUE,
+    "denied": phone_state_pb2.PHONE_LOCATION_DENIED,
+    "unavailable": phone_state_pb2.PHONE_LOCATION_UNAVAILABLE,
+}
+SCREENS = {"open": phone_state_pb2.PHONE_SCREEN_OPEN, "hidden": phone_state_pb2.PHONE_SCREEN_HIDDEN}
+
+
+class PhoneHealth(NamedTuple):
+    """An app's statement about its phone."""
+
+    location: phone_state_pb2.PhoneLocation.ValueType
+    screen: phone_state_pb2.PhoneScreen.ValueType
+    age_s: int
+    """How long ago this state began, seconds. The phone's clock may be wrong, so it sends no time."""
+
+
+def parse_health(content: Any) -> PhoneHealth:
+    """Parses an app's statement. Raises InvalidField."""
+    location, screen = LOCATIONS.get(text_of(content, "location")), SCREENS.get(text_of(content, "screen"))
+    if location is None:
+        raise InvalidField("location", f"must be one of {', '.join(LOCATIONS)}")
+    if screen is None:
+        raise InvalidField("screen", f"must be one of {', '.join(SCREENS)}")
+    age_s = content.get("age_s")
+    if not isinstance(age_s, int) or isinstance(age_s, bool) or not 0 <= age_s <= MAX_AGE_S:
+        raise InvalidField("age_s", f"must be whole seconds from 0 to {MAX_AGE_S}")
+    return PhoneHealth(location, screen, age_s)
+
+
+class HealthPages:
+    """The route of a phone's own state: of the phone's own device, and of nobody else's."""
+
+    def __init__(self, guard: PhoneGuard, mesh: FieldMesh) -> None:
+        self._guard, self._mesh = guard, mesh
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The route of the state."""
+        return (self._guard.post("/api/health", self._health),)
+
+    async def _health(self, ask: PhoneCall) -> web.Response:
+        health = parse_health(ask.content)
+        await self._mesh.phone_states.ReportPhoneState(
+            phone_state_pb2.ReportPhoneStateRequest(
+                device_id=ask.session.device_id,
+                location=health.location,
+                screen=health.screen,
+                age_s=health.age_s,
+            ),
+            metadata=self._mesh.to_police,
+            timeout=WITHIN_S,
+        )
+        return web.json_response({})
+
+
+class AfterwardsPages:
+    """The route of the summaries: of the incidents of which the phone's own device was notified."""
+
+    def __init__(self, guard: PhoneGuard, mesh: FieldMesh) -> None:
+        self._guard, self._mesh = guard, mesh
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The route of the summaries."""
+        return (self._guard.get("/api/afterwards", self._afterwards),)
+
+    async def _afterwards(self, ask: PhoneCall) -> web.Response:
+        listed = await self._mesh.afterwards.at_warning.ListNotifiedIncidents(
+            afterwards_pb2.ListNotifiedIncidentsRequest(device_id=ask.session.device_id),
+            metadata=self._mesh.to_warning,
+            timeout=WITHIN_S,
+        )
+        found = [await self._summary(notified, ask.session) for notified in listed.incidents]
+        return web.json_response({"summaries": [summary for summary in found if summary is not None]})
+
+    async def _summary(self, notified: afterwards_pb2.NotifiedIncident, session: PhoneSession) -> dict[str, Any] | None:
+        """The summary of an incident; None if there is none, or if the device was another person's at that time."""
+        if notified.person_id != session.person_id:
+            return None
+        try:
+            summary = await self._mesh.afterwards.at_police.ReadSummary(
+                afterwards_pb2.ReadSummaryRequest(
+                    incident_id=notified.incident_id, order_id=notified.order_id, person_id=notified.person_id
+                ),
+                metadata=self._mesh.to_police,
+                timeout=WITHIN_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+        return {
+            "began_ms": times.from_timestamp(summary.began_at),
+            "sent_ms": times.from_timestamp(summary.sent_at) if summary.HasField("sent_at") else None,
+            "arrived_ms": times.from_timestamp(summary.arrived_at) if summary.HasField("arrived_at") else None,
+            "ended_ms": times.from_timestamp(summary.ended_at),
+        }

@@ -1,14 +1,14 @@
 """The geofence service: folds the log and publishes alerts.
 
-Its folders, in the order in which an entry passes them:
+In the order in which an entry passes them:
 
-    rules/       rules of the decision in the log, set by an operator and renewed each day
-    domain/      the fold: all decisions, from the log alone (docs/explanation/decision.md)
-    outputs/     alerts, requests to tags, figures and digests, in the order in which they may be published
-    sharing/     live positions of those whom an incident or an order concerns
-    her_map/     the region on a protected person's map
-    devices/     states and reporting of the devices, for desks and operators
-    what_if/     decisions for made-up tracks
+    consumer          reads the log of a partition and folds it; own_entries writes version, rules and ticks into it
+    domain/           the fold: all decisions, from the log alone (docs/explanation/decision.md)
+    publisher         alerts, requests to tags, figures and digests, in the order in which they may be published
+    checkpoints       states on disk (store), valid once all their alerts are published
+    positions         live positions of those whom an incident or an order concerns; their shares (live_shares) and disclosures
+    her_map           the region on a protected person's map
+    devices           states and reporting of the devices, for desks and operators
 """
 
 import os

@@ -20,20 +20,18 @@ from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.common.start.service import run_service
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
-from services.geofence.devices.states import DeviceStateApi
-from services.geofence.her_map.api import RegionMapApi
+from services.geofence.devices import DeviceStateApi
+from services.geofence.disclosures import DisclosureOutbox
+from services.geofence.her_map import RegionMapApi
 from services.geofence.metrics import GeofenceMetrics
+from services.geofence.positions import PositionServicer
 from services.geofence.settings import GeofenceSettings
-from services.geofence.sharing.api import PositionServicer
-from services.geofence.sharing.outbox import DisclosureOutbox
 from services.geofence.store import CheckpointStore
-from services.geofence.what_if.api import WhatIfServicer
 from tandem.geofence.v1 import (
     device_state_pb2_grpc,
     geofence_pb2_grpc,
     positions_pb2_grpc,
     region_map_pb2_grpc,
-    what_if_pb2_grpc,
 )
 
 
@@ -53,20 +51,23 @@ async def main(settings: GeofenceSettings) -> None:
             for p in settings.partitions(log_meta.partitions)
         }
         for p, evaluator in evaluators.items():
-            evaluator_metrics.watch(p, evaluator.log_age_s, secondary_waiting=evaluator.secondary_waiting)
+            evaluator_metrics.watch(
+                p,
+                evaluator.log_age_s,
+                sequence=evaluator.applied_sequence,
+                secondary_waiting=evaluator.secondary_waiting,
+            )
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
         watch_certificates(settings.certificates, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
         api = GeofenceApi(bus, evaluators, log_meta.partitions, history=history)
-        what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)
         positions = PositionServicer(
             evaluators=evaluators.values(), outbox=outbox, clock=log_meta.clock, interval_s=settings.share_every_s
         )
 
         def add_servicers(server: grpc.aio.Server) -> None:
             geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
-            what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
             positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
             states = DeviceStateApi(evaluators, log_meta.partitions)
             device_state_pb2_grpc.add_DeviceStateServiceServicer_to_server(states, server)
@@ -75,7 +76,7 @@ async def main(settings: GeofenceSettings) -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, history=history) as server,
+            rpc.serve(settings, add_servicers, history=history, unread=metrics.streams_unread) as server,
             observed(
                 settings.host,
                 settings.metrics_port,

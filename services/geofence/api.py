@@ -1,4 +1,4 @@
-"""gRPC servicer of the geofence service: cases, alerts, rules and devices."""
+"""gRPC servicer of the geofence service: alerts, rules and devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, times
+from services.common import fields
 from services.common.ids import hash_id
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
@@ -20,11 +20,9 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Role
+from services.geofence import translate
 from services.geofence.consumer import Evaluator
-from services.geofence.devices.listing import DeviceList
-from services.geofence.domain.state import CaseState
-from services.geofence.partition_ownership import PartitionOwnership
-from services.geofence.rules import translate as rules_translate
+from services.geofence.devices import DeviceList
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
@@ -37,9 +35,6 @@ MEASURE_AWAITED_S = 5.0
 MAX_ALERT_STREAMS = 50
 """Concurrent WatchAlerts calls per evaluator. Each call uses one stream consumer, and all evaluators together may have
 `permissions.ALERT_READERS` consumers."""
-SINCE_STEP_MS = 60_000
-"""Resolution of ring entry times in answers, one minute. Exact times at three rings, with the wearer's track, would reveal the
-protected address."""
 
 
 class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
@@ -52,15 +47,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
         self._alert_streams = 0
         """Open WatchAlerts calls."""
-        self._ownership = PartitionOwnership(evaluators, partitions)
         self._devices = DeviceList(evaluators, partitions)
-
-    async def GetCase(
-        self, request: geofence_pb2.GetCaseRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> geofence_pb2.GetCaseResponse:
-        case_id = fields.required_id("case_id", request.case_id)
-        evaluator = await self._ownership.evaluator_after(case_id, request.min_sequence)
-        return _case(evaluator, evaluator.state.cases[case_id])
 
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -163,7 +150,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         Raises Unavailable if they aren't published within MEASURE_AWAITED_S.
         """
         evaluator = self._evaluators.get(alert.partition)
-        if evaluator is not None and (recent := evaluator.measures.get(alert.alert_id)) is not None:
+        if evaluator is not None and (recent := evaluator.measures.figures_of(alert.alert_id)) is not None:
             return recent
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         deadline, retries = asyncio.get_running_loop().time() + MEASURE_AWAITED_S, 0
@@ -183,7 +170,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     async def PutRules(
         self, request: geofence_pb2.PutRulesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> geofence_pb2.PutRulesResponse:
-        rules_translate.check_rules("rules.", request.rules)
+        translate.check_rules("rules.", request.rules)
         entry = log_pb2.LogEntry(rules=request.rules).SerializeToString()
         acks = [
             await self._bus.publish(
@@ -201,24 +188,3 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     def _now_sequence(self, partition: int) -> int:
         evaluator = self._evaluators.get(partition)
         return evaluator.state.sequence if evaluator else 0
-
-
-def _case(evaluator: Evaluator, case_state: CaseState) -> geofence_pb2.GetCaseResponse:
-    incident = evaluator.state.incidents.get(case_state.case.wearer_id)
-    return geofence_pb2.GetCaseResponse(
-        case_id=case_state.case.case_id,
-        partition=evaluator.partition,
-        applied_sequence=evaluator.state.sequence,
-        case_version=case_state.case.version,
-        episode_id=case_state.episode_id,
-        incident_id=incident.incident_id if incident and case_state.episode_id else "",
-        open_rings=[
-            geofence_pb2.OpenRing(
-                target_id=key.partition("/")[2],
-                ring_m=radius_mm / 1000,
-                since=times.to_timestamp(ring.since_ms // SINCE_STEP_MS * SINCE_STEP_MS),
-            )
-            for (key, radius_mm), ring in sorted(case_state.rings.items())
-            if ring.since_ms is not None
-        ],
-    )

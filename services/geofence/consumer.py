@@ -1,8 +1,8 @@
 """The evaluator of one partition: reads log entries in order and folds them; its parts publish the outputs and keep checkpoints.
 
-`outputs.publisher` says in which order outputs are published, and `checkpoints` when a checkpoint becomes valid.
+`publisher` says in which order outputs are published, and `checkpoints` when a checkpoint becomes valid.
 
-A stream can go back (`common.cursors`). The evaluator then drops its state and folds again after the last common entry (`recovery`).
+A stream can go back (`common.cursors`). The evaluator then drops its state and folds again after the last common entry (`checkpoints`).
 Alerts of lost entries stay published.
 """
 
@@ -22,22 +22,18 @@ from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField
-from services.geofence import gc_control, recovery, translate
-from services.geofence.checkpoints import Checkpoints
+from services.geofence import checkpoints, gc_control, translate
+from services.geofence.checkpoints import Checkpoints, PublishedOutputs
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import DeadLetter, Output
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.gc_control import GarbageCollector
+from services.geofence.live_shares import WatchedShares
 from services.geofence.metrics import GeofenceMetrics
-from services.geofence.outputs.digests import Digests, StateDigest
-from services.geofence.outputs.published import PublishedOutputs
-from services.geofence.outputs.publisher import OutputPublisher
-from services.geofence.outputs.recent_measures import RecentMeasures
-from services.geofence.own_entries import OwnEntries
-from services.geofence.rules.kept import KeptRules
+from services.geofence.own_entries import KeptRules, OwnEntries
+from services.geofence.publisher import Digests, OutputPublisher, RecentMeasures, StateDigest
 from services.geofence.settings import GeofenceSettings
-from services.geofence.sharing.watched import WatchedShares
 from services.geofence.store import CheckpointStore
 
 TICK_CHECK_S = 0.2
@@ -54,7 +50,7 @@ TURNS_TO_SEND = 3
 
 
 class Evaluator:
-    """Folds one partition. `state` holds all applied entries; `applied` wakes callers that wait for a sequence."""
+    """Folds one partition. `state` holds all applied entries."""
 
     def __init__(
         self,
@@ -68,7 +64,6 @@ class Evaluator:
         gate: PriorityGate,
     ) -> None:
         self.partition, self._gate = partition, gate
-        self.applied = asyncio.Condition()
         self.watched = WatchedShares()
         """Shares of live positions that rest on `state`."""
         self._bus, self._store, self._settings, self._clock = bus, store, settings, log_meta.clock
@@ -111,6 +106,10 @@ class Evaluator:
         """Time since the last log entry, ticks included; before the first entry, time since the start."""
         return time.monotonic() - (self._began_s if self._last_entry_s is None else self._last_entry_s)
 
+    def applied_sequence(self) -> int:
+        """Sequence of the last log entry that is folded."""
+        return self.state.sequence
+
     def secondary_waiting(self) -> int:
         """Number of secondary outputs that wait until no alert is being published."""
         return self._outputs.secondary_waiting
@@ -135,7 +134,7 @@ class Evaluator:
         self._caught_up.clear()
         self._rules.note_dropped(self.state)
         self.watched.drop()
-        restored = await recovery.newest(
+        restored = await checkpoints.newest_restored(
             self._bus,
             self._store,
             self._published,
@@ -165,7 +164,7 @@ class Evaluator:
                     for error in errors.exceptions:
                         if isinstance(error, StreamWentBack):
                             cursors.alarm(self._bus, error)
-                await asyncio.sleep(recovery.RETRY_DELAY_S)
+                await asyncio.sleep(checkpoints.RETRY_DELAY_S)
                 await self.restore()
                 logger().warning("evaluator_began_again", partition=self.partition, sequence=self.state.sequence)
 
@@ -198,8 +197,6 @@ class Evaluator:
                 await self._apply_all(messages)
             collector.count(len(messages))
             self._last_entry_s = time.monotonic()
-            async with self.applied:
-                self.applied.notify_all()
             if messages[-1].pending == 0:
                 self._caught_up.set()
 

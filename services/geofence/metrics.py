@@ -23,6 +23,12 @@ class GeofenceMetrics:
             ["partition"],
             registry=registry,
         )
+        self._sequence = Gauge(
+            "tandem_geofence_applied_sequence",
+            "Sequence of the last log entry that is folded",
+            ["partition"],
+            registry=registry,
+        )
         self._differ = Counter(
             "tandem_evaluators_differ",
             "Times that this evaluator's state differed from another evaluator's",
@@ -37,13 +43,21 @@ class GeofenceMetrics:
             registry=registry,
         )
 
-    def watch(self, partition: int, log_age_s: Callable[[], float], *, secondary_waiting: Callable[[], float]) -> None:
-        """Registers functions that give the time since a partition's last log entry, s, and of its waiting secondary outputs.
-        Begins the partition's count of differences.
+    def watch(
+        self,
+        partition: int,
+        log_age_s: Callable[[], float],
+        *,
+        sequence: Callable[[], float],
+        secondary_waiting: Callable[[], float],
+    ) -> None:
+        """Registers functions that give the time since a partition's last log entry, s, the sequence of the last entry that is folded,
+        and the number of waiting secondary outputs. Begins the partition's count of differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.
         """
         self._log_age_s.labels(str(partition)).set_function(log_age_s)
+        self._sequence.labels(str(partition)).set_function(sequence)
         self._secondary_waiting.labels(str(partition)).set_function(secondary_waiting)
         self._differ.labels(str(partition))
 

@@ -1,15 +1,17 @@
-"""Settings of the geofence service."""
+"""Settings of the geofence service, and the keys of its checkpoints and digests."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from services.common.privacy import key_files
 from services.common.settings import LOOPBACK, CommonSettings
-from services.geofence import state_keys
-from services.geofence.state_keys import StateKeys
 
 
 class GeofenceSettings(CommonSettings):
@@ -50,7 +52,7 @@ class GeofenceSettings(CommonSettings):
     @property
     def state_keys(self) -> StateKeys:
         """Keys of checkpoints and digests. Raises FailedPrecondition if the key file holds none."""
-        return state_keys.read(self.state_key) if self.state_key else state_keys.of_secret(self.dev_secret)
+        return read_state_keys(self.state_key) if self.state_key else state_keys_of_secret(self.dev_secret)
 
     def partitions(self, count: int) -> list[int]:
         """Partitions that this evaluator folds: each p where p or p + 1 equals its number modulo `replicas`."""
@@ -59,3 +61,57 @@ class GeofenceSettings(CommonSettings):
     def is_backup(self, partition: int) -> bool:
         """Whether this evaluator is the second of the two that fold a partition."""
         return self.replica != partition % self.replicas
+
+
+_ID_CHARS = 8
+
+
+class StateKeys:
+    """Keys of one mesh's evaluators, the newest last. To change the key, add a line to the file of one evaluator, then of the other."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            raise ValueError("at least one key is needed")
+        self._keys = tuple(keys)
+
+    def checkpoint(self, encoded: bytes) -> str:
+        """Hash of a checkpoint with the newest key, hex."""
+        return _mac(self._keys[-1], b"checkpoint", encoded)
+
+    def is_checkpoint(self, encoded: bytes, stated: str) -> bool:
+        """Whether a hash is that of a checkpoint with any of the keys."""
+        return any([hmac.compare_digest(_mac(key, b"checkpoint", encoded), stated) for key in self._keys])
+
+    def digest(self, partition: int, sequence: int, encoded: bytes) -> bytes:
+        """Digest of the open rings and incidents after an entry, with the newest key: `id.hash`."""
+        return _digest(self._keys[-1], partition, sequence, encoded=encoded).encode()
+
+    def is_same(self, stated: bytes, partition: int, sequence: int, *, encoded: bytes) -> bool | None:
+        """Whether another evaluator's digest matches this encoding; None if it was made with an unknown key."""
+        for key in self._keys:
+            if stated.startswith(f"{_id(key)}.".encode()):
+                return hmac.compare_digest(stated, _digest(key, partition, sequence, encoded=encoded).encode())
+        return None
+
+
+def state_keys_of_secret(secret: str) -> StateKeys:
+    """Keys for development, derived from the secret of the development tokens, which all evaluators on one machine share."""
+    return StateKeys([hashlib.sha256(b"tandem state\n" + secret.encode()).digest()])
+
+
+def read_state_keys(path: Path) -> StateKeys:
+    """Reads the keys of a file. Raises FailedPrecondition as `key_files.read_keys` does."""
+    return StateKeys(key_files.read_keys(path))
+
+
+def _digest(key: bytes, partition: int, sequence: int, *, encoded: bytes) -> str:
+    # Partition and sequence are part of the hash, so that the digest of one entry can't be replayed as that of another.
+    return f"{_id(key)}.{_mac(key, f'digest {partition} {sequence}'.encode(), encoded)}"
+
+
+def _id(key: bytes) -> str:
+    return _mac(key, b"id", b"")[:_ID_CHARS]
+
+
+def _mac(key: bytes, purpose: bytes, content: bytes) -> str:
+    return hmac.new(key, b"tandem state " + purpose + b"\n" + content, hashlib.sha256).hexdigest()

@@ -25,10 +25,10 @@ from typing import NamedTuple
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability.telemetry import logger
 from services.common.storage import durable
-from services.geofence import gc_control, state_keys
+from services.geofence import gc_control, settings
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
-from services.geofence.state_keys import StateKeys
+from services.geofence.settings import StateKeys
 
 KEPT_NEWEST = 2
 KEPT_SPANS_S = (0, 3_600, 86_400)
@@ -95,7 +95,7 @@ class CheckpointStore:
     """Checkpoints of one evaluator."""
 
     folder: Path
-    keys: StateKeys = field(default_factory=partial(state_keys.of_secret, ""))
+    keys: StateKeys = field(default_factory=partial(settings.state_keys_of_secret, ""))
     """Keys that authenticate the files as written by an evaluator of this mesh."""
 
     def save(self, partition: int, footing: Footing, encoded: bytes) -> None:

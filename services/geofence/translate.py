@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.common import geometry, times
+from services.common import fields, geometry, times
 from services.common.messaging import stored
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
-from services.geofence.devices import presence_messages
 from services.geofence.domain import alerts
-from services.geofence.domain.contacts.kinds import FirstContact
+from services.geofence.domain.alerts import FirstContact
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -27,16 +26,18 @@ from services.geofence.domain.entries import (
     Heard,
     Positions,
     PositionSource,
+    PresenceReport,
     Presences,
     Removal,
     Ring,
+    Rules,
     TagDuty,
     Target,
     Tick,
+    UnitPlace,
+    UnitPlaceKind,
 )
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
-from services.geofence.domain.rules import Rules
-from services.geofence.rules import translate as rules_translate
+from services.geofence.domain.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from tandem.common.v1 import (
     alert_pb2,
     encounter_pb2,
@@ -45,6 +46,7 @@ from tandem.common.v1 import (
     geometry_pb2,
     log_pb2,
     notice_pb2,
+    presence_pb2,
     sensing_pb2,
     tag_duty_pb2,
 )
@@ -89,13 +91,13 @@ def _body(entry: log_pb2.LogEntry) -> Body:
         case "heard":
             return _heard(entry.heard)
         case "presences":
-            return presence_messages.presences(entry.presences)
+            return presences_of(entry.presences)
         case "equipment":
             return _equipment(entry.equipment)
         case "case":
             return case_of(entry.case)
         case "rules":
-            return rules_translate.rules_of(entry.rules)
+            return rules_of(entry.rules)
         case "fold_version":
             return FoldVersion(entry.fold_version.version)
         case "tick":
@@ -120,6 +122,7 @@ def _equipment(report: log_pb2.EquipmentReport) -> EquipmentReport:
         event=EquipmentKind(name),
         event_time_ms=report.event_time_ms,
         received_wall_us=report.received_wall_us,
+        silent=report.silent,
     )
 
 
@@ -190,11 +193,11 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         tag_duty=_tag_duty(msg.tag_duty) if msg.HasField("tag_duty") else None,
         removals=tuple(map(_removal, msg.removals)),
         units=(
-            *presence_messages.units("case.presence_units", msg.presence_units, ""),
+            *units_of("case.presence_units", msg.presence_units, ""),
             *(
                 unit
                 for person, target in zip(msg.persons, persons, strict=True)
-                for unit in presence_messages.units("case.persons.presence_units", person.presence_units, target.key)
+                for unit in units_of("case.persons.presence_units", person.presence_units, target.key)
             ),
         ),
     )
@@ -340,6 +343,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
             for leg in alert.checks
         ],
         removal_id=alert.removal_id,
+        silent=alert.silent,
         contact=_contact(alert.contact) if alert.contact else None,
     )
 
@@ -398,3 +402,110 @@ def intervals(stretches: Sequence[tuple[int, int]]) -> list[alert_pb2.Interval]:
 
 def _metres(mm: float | None) -> float | None:
     return None if mm is None else round(mm) / 1000
+
+
+_UNIT_KINDS = frozenset(kind.value for kind in UnitPlaceKind)
+
+
+def presences_of(batch: presence_pb2.PresenceBatch) -> Presences:
+    """Parses presences. Raises InvalidField if their columns have unequal lengths."""
+    columns = (batch.device_id, batch.report_id, batch.unit_id, batch.since_ms, batch.seen_ms, batch.left)
+    if any(len(column) != len(batch.device_id) for column in columns):
+        raise InvalidField("presences", "has columns of unequal length")
+    return Presences(tuple(map(PresenceReport._make, zip(*columns, strict=True))), batch.received_wall_us)
+
+
+def units_of(field: str, messages: Iterable[presence_pb2.PresenceUnitPlace], holder: str) -> Iterator[UnitPlace]:
+    """Parses the home units and beacons of one holder: a protected person's key, or empty for the wearer.
+
+    Raises InvalidField. `field` is the path of the messages, for its text.
+    """
+    for msg in messages:
+        if msg.kind not in _UNIT_KINDS:
+            raise InvalidField(f"{field}.kind", "isn't known")
+        centre = ecef_mm(round(msg.place.lat_deg * 1e7), round(msg.place.lon_deg * 1e7))
+        yield UnitPlace(
+            unit_id=msg.unit_id,
+            kind=UnitPlaceKind(msg.kind),
+            holder=holder,
+            place=Disc(centre, round(msg.place.radius_m * 1000)),
+            installed_from_ms=msg.installed_from_ms,
+            installed_until_ms=msg.installed_until_ms or None,
+            interval_ms=msg.report_interval_s * 1000,
+        )
+
+
+def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
+    """Raises InvalidField if a rule is outside the range that is safe for decisions. `prefix` precedes the field's name in the
+    error."""
+    fields.required_id(f"{prefix}rules_id", msg.rules_id)
+    fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, greatest=5_000)
+    fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, greatest=3_600)
+    fields.number(f"{prefix}late_after_s", msg.late_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}silent_notify_after_s", msg.silent_notify_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}reach_mps", msg.reach_mps, 0, greatest=60)
+    fields.number(f"{prefix}reach_most_s", msg.reach_most_s, 0, greatest=86_400)
+    fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, greatest=3_600)
+    fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, greatest=60)
+    fields.number(f"{prefix}report_grace_s", msg.report_grace_s, 0, greatest=60)
+    fields.number(f"{prefix}rest_s", msg.rest_s, 0, greatest=3_600)
+    fields.number(f"{prefix}rest_respond_after_s", msg.rest_respond_after_s, 0, greatest=1_800)
+    fields.number(f"{prefix}away_respond_after_s", msg.away_respond_after_s, 0, greatest=1_800)
+    fields.number(f"{prefix}urgent_within_m", msg.urgent_within_m, 0, greatest=2_000)
+    fields.number(f"{prefix}urgent_closing_mps", msg.urgent_closing_mps, 0, greatest=60)
+    fields.number(f"{prefix}urgent_place_within_m", msg.urgent_place_within_m, 0, greatest=2_000)
+    fields.number(
+        f"{prefix}respond_p_pct", msg.respond_p_pct, 0, greatest=45
+    )  # a higher limit would miss a wearer on the edge of a small ring
+
+
+def rules_of(msg: log_pb2.Rules) -> Rules:
+    """Parses rules; a field that is 0 takes its default."""
+    default = Rules()
+    return Rules(
+        rules_id=msg.rules_id or default.rules_id,
+        clear_margin_mm=msg.clear_margin_m * 1000 or default.clear_margin_mm,
+        clear_after_ms=msg.clear_after_s * 1000 or default.clear_after_ms,
+        late_after_ms=msg.late_after_s * 1000 or default.late_after_ms,
+        silent_notify_after_ms=msg.silent_notify_after_s * 1000 or default.silent_notify_after_ms,
+        reach_mps=msg.reach_mps or default.reach_mps,
+        max_reach_ms=msg.reach_most_s * 1000 or default.max_reach_ms,
+        protected_lost_after_ms=msg.protected_lost_after_s * 1000 or default.protected_lost_after_ms,
+        help_after_ms=msg.help_after_s * 1000 or default.help_after_ms,
+        foot_mps=msg.foot_mps or default.foot_mps,
+        report_grace_ms=msg.report_grace_s * 1000 or default.report_grace_ms,
+        rest_ms=msg.rest_s * 1000 or default.rest_ms,
+        rest_respond_after_ms=msg.rest_respond_after_s * 1000 or default.rest_respond_after_ms,
+        away_respond_after_ms=msg.away_respond_after_s * 1000 or default.away_respond_after_ms,
+        respond_p_pct=msg.respond_p_pct or default.respond_p_pct,
+        urgent_within_mm=msg.urgent_within_m * 1000 or default.urgent_within_mm,
+        urgent_closing_mps=msg.urgent_closing_mps or default.urgent_closing_mps,
+        urgent_place_within_mm=msg.urgent_place_within_m * 1000 or default.urgent_place_within_mm,
+    )
+
+
+def rules_entry(rules: Rules) -> log_pb2.LogEntry:
+    """The log entry that sets these rules."""
+    return log_pb2.LogEntry(
+        rules=log_pb2.Rules(
+            rules_id=rules.rules_id,
+            clear_margin_m=rules.clear_margin_mm // 1000,
+            clear_after_s=rules.clear_after_ms // 1000,
+            late_after_s=rules.late_after_ms // 1000,
+            silent_notify_after_s=rules.silent_notify_after_ms // 1000,
+            reach_mps=rules.reach_mps,
+            reach_most_s=rules.max_reach_ms // 1000,
+            protected_lost_after_s=rules.protected_lost_after_ms // 1000,
+            help_after_s=rules.help_after_ms // 1000,
+            foot_mps=rules.foot_mps,
+            report_grace_s=rules.report_grace_ms // 1000,
+            rest_s=rules.rest_ms // 1000,
+            rest_respond_after_s=rules.rest_respond_after_ms // 1000,
+            away_respond_after_s=rules.away_respond_after_ms // 1000,
+            respond_p_pct=rules.respond_p_pct,
+            urgent_within_m=rules.urgent_within_mm // 1000,
+            urgent_closing_mps=rules.urgent_closing_mps,
+            urgent_place_within_m=rules.urgent_place_within_mm // 1000,
+        )
+    )

@@ -16,25 +16,17 @@ from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.common.start.service import run_service
-from services.ingest.admission.checks import Checks
-from services.ingest.admission.quarantine import Quarantine
-from services.ingest.admission.rate_limit import RateLimits
+from services.ingest.admission.checks import Checks, Quarantine, RateLimits
 from services.ingest.admission.routes import Routes, count_reporting
-from services.ingest.batteries.api import BatteryApi
-from services.ingest.batteries.charges import ReportedBatteries
-from services.ingest.commands.api import CommandApi
+from services.ingest.commands.api import CommandApi, ReportingList, SensingRequests
 from services.ingest.commands.service import Commands
+from services.ingest.domain import ReportedBatteries
 from services.ingest.endpoints import http
 from services.ingest.endpoints.grpc_api import IngestApi
 from services.ingest.intake import Intake
-from services.ingest.log.partitions import LogWriters
-from services.ingest.log.republish import LastReports
-from services.ingest.log.writer import LogWriter
+from services.ingest.log import LastReports, LogWriter, LogWriters
 from services.ingest.metrics import IngestMetrics
-from services.ingest.sensing.observed import ObservedReports
-from services.ingest.sensing.reporting import ReportingList
-from services.ingest.sensing.requests import SensingRequests
-from services.ingest.sensing.sharing import ObservedSharing
+from services.ingest.observed import BatteryApi, ObservedReports, ObservedSharing
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import battery_pb2_grpc, ingest_pb2_grpc
 
@@ -109,7 +101,12 @@ async def main(settings: IngestSettings) -> None:
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
-            rpc.serve(settings, add_servicers, history=HistoryBudget(gate, BUSY_SHARE)) as server,
+            rpc.serve(
+                settings,
+                add_servicers,
+                history=HistoryBudget(gate, BUSY_SHARE),
+                unread=shared_metrics.streams_unread,
+            ) as server,
             http.serve(settings, phones, shared_metrics.http_closed),
             observed(
                 settings.host,

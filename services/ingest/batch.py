@@ -176,7 +176,9 @@ class Batch:
         `on_written` is called once, when no entry is on its way any more. Its argument is whether all entries are stored.
         """
         self._require(BatchState.CHECKING)
-        self.refusals, self.device_ids, self._on_written = refusals, device_ids, on_written
+        self.refusals = refusals
+        self.device_ids = device_ids
+        self._on_written = on_written
         self._state = BatchState.WRITING
         if not self._entries:
             self._end_writing()

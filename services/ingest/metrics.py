@@ -60,11 +60,6 @@ class IngestMetrics:
             "Reports of streams whose answers the sender has not read yet",
             registry=registry,
         )
-        self.unread = Counter(
-            "tandem_ingest_streams_unread",
-            "Report streams ended because the sender did not read its answers",
-            registry=registry,
-        )
         self.batch_reports = Histogram(
             "tandem_ingest_batch_reports",
             "Reports checked together: a batch, or coalesced small batches of one sender",

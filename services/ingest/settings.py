@@ -16,6 +16,9 @@ class IngestSettings(HttpSettings):
     """TCP port of the gRPC endpoint."""
     http_port: int = Field(default=7432, ge=0, le=65535)
     """TCP port of the HTTP endpoint, for phones; off loopback it needs a certificate."""
+    field_port: int = Field(default=7433, ge=0, le=65535)
+    """TCP port of the HTTP endpoint for field alone, which brings its phones' reports. So nobody who fills the other one keeps a panic
+    from here. Off loopback it has the mesh's certificates, and only the holder of field's is served."""
     metrics_port: int = Field(default=7442, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     device_reports_per_s: float = Field(default=10.0, gt=0)

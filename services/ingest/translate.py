@@ -82,11 +82,14 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
         raise InvalidField(
             "event", "is missing" if not msg.event else f"is no known event: {msg.event} isn't in EquipmentKind"
         )
+    if msg.silent and msg.event != log_pb2.PANIC_BUTTON:
+        raise InvalidField("silent", "is set with another event than PANIC_BUTTON: only a panic is called in silence")
     return EquipmentEvent(
         device_id=msg.device_id,
         report_id=msg.report_id,
         event=msg.event,
         event_time_ms=fields.moment("event_time", msg.event_time, msg.HasField("event_time")),
+        silent=msg.silent,
     )
 
 
@@ -207,5 +210,6 @@ def equipment_entry(event: EquipmentEvent, received_wall_us: int) -> log_pb2.Log
             event=log_pb2.EquipmentKind.ValueType(event.event),
             event_time_ms=event.event_time_ms,
             received_wall_us=received_wall_us,
+            silent=event.silent,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import closing
 from functools import partial
 
@@ -10,64 +11,49 @@ import grpc.aio
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
+from services.common.observability import tracing
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
+from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
 from services.common.start.service import run_service
 from services.common.storage import db
-from services.registry import startup
+from services.registry.agencies.bulk import BulkService
+from services.registry.agencies.exercises import Exercises, ExerciseServicer
+from services.registry.agencies.ministry import MinistryService
+from services.registry.agencies.police import OrderExtensionServicer, PoliceService
+from services.registry.agencies.presence_units import PresenceUnits, PresenceUnitServicer
 from services.registry.api import RegistryServicer
-from services.registry.bulk.service import BulkService
-from services.registry.cases.renewal import Renewal
-from services.registry.cases.service import CaseService
-from services.registry.cctv.api import CctvServicer
-from services.registry.cctv.service import CctvRequests, CctvWatch
-from services.registry.device_tokens.api import DeviceTokenServicer
-from services.registry.device_tokens.service import DeviceTokens
-from services.registry.disclosure.api import DisclosureServicer
-from services.registry.disclosure.consumer import consume_disclosures
-from services.registry.disclosure.service import Disclosures
-from services.registry.enrolment.api import EnrolmentServicer
-from services.registry.enrolment.service import Enrolments
-from services.registry.exercises.api import ExerciseServicer
-from services.registry.exercises.service import Exercises
-from services.registry.findings.api import FindingServicer
-from services.registry.findings.service import FindingWatch, ReviewFindings
-from services.registry.keys.vault import Vault
-from services.registry.ledger.signing import open_signer
+from services.registry.cases.service import CaseRepository, CaseService, Renewal, RouteRepository
+from services.registry.cctv.service import CctvRequests, CctvServicer, CctvWatch
+from services.registry.device_tokens import DeviceTokens, DeviceTokenServicer, Enrolments, EnrolmentServicer
+from services.registry.disclosure.published import PublishedDisclosures, consume_disclosures
+from services.registry.disclosure.service import Disclosures, DisclosureServicer, PartyServicer
+from services.registry.findings import FindingServicer, FindingWatch, ReviewFindings
+from services.registry.keys import Vault
+from services.registry.ledger import open_signer
 from services.registry.metrics import RegistryMetrics
-from services.registry.notices.api import NoticeServicer
-from services.registry.notices.service import NoticeGrounds
-from services.registry.order_extensions.api import OrderExtensionServicer
-from services.registry.order_extensions.service import OrderExtensions
-from services.registry.order_people.api import PartyServicer
-from services.registry.order_people.service import PartyReading
-from services.registry.presence_units.api import PresenceUnitServicer
-from services.registry.presence_units.service import PresenceUnits
-from services.registry.reconciliation.service import ReconciliationService
-from services.registry.records.area import AREAS
-from services.registry.records.ministry import MinistryService
-from services.registry.records.police import PoliceService
-from services.registry.relay.service import Relay
-from services.registry.retention.service import KeyRetention
+from services.registry.notices import NoticeGrounds, NoticeServicer
+from services.registry.reconciliation import ReconciliationService
+from services.registry.records.places import AREAS
+from services.registry.relay import Relay
+from services.registry.retention import KeyRetention
 from services.registry.reviews.api import MatchReviewServicer
 from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
-from services.registry.search.api import RecordSearchServicer
-from services.registry.search.service import RecordSearch
+from services.registry.search import RecordSearch, RecordSearchServicer
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
-from services.registry.traces.api import TraceServicer
 from services.registry.traces.consumer import TraceReader
 from services.registry.traces.export import Exporter
-from services.registry.traces.service import Traces
+from services.registry.traces.service import Traces, TraceServicer
 from services.registry.transactions import Transactions
-from services.registry.wearing.api import TagRecordServicer
-from services.registry.wearing.service import WearingService
+from services.registry.unit_of_work import UnitOfWork
+from services.registry.wearing import TagRecordServicer, WearingService
 from tandem.registry.v1 import (
     cctv_pb2_grpc,
     device_token_pb2_grpc,
@@ -87,6 +73,36 @@ from tandem.registry.v1 import (
 )
 
 
+async def prepare_database(transactions: Transactions, vault: Vault, *, log_created_at: str) -> None:
+    """Unlock the database; call once before anything else. If the log is new, schedule all valid cases and routes for it.
+
+    `log_created_at` is the time at which the server created the log's first partition: another time means a new log.
+    Raises FailedPrecondition if the key ring lacks a master key that the database needs. Without it, records couldn't be found.
+    """
+    async with transactions.changing() as work:
+        await _unlock(work, vault)
+        if await work.meta.read_value("log") != log_created_at.encode():
+            # The messages in the outbox were meant for the previous log.
+            await work.outbox.clear()
+            await RouteRepository(work.connection).mark_unsent()
+            await CaseRepository(work.connection).mark_unsent()
+            await work.meta.set_value("log", log_created_at.encode())
+
+
+async def _unlock(work: UnitOfWork, vault: Vault) -> None:
+    """Load the root key from the database, or use the vault's own, and store it wrapped with the current master key."""
+    root, fingerprint = await work.meta.read_value("root"), await work.meta.read_value("key")
+    with contextlib.suppress(FailedPrecondition):  # wrapped by another ring: then the fingerprint differs too
+        if root is not None:
+            vault.open_root(root)
+    if fingerprint not in (None, vault.fingerprint):
+        raise FailedPrecondition("the database was written with another key: restore TANDEM_REGISTRY_KEY or its file")
+    if lacking := await work.keys.lacking():
+        raise FailedPrecondition(f"the key ring lacks keys that are still needed: {', '.join(sorted(lacking))}")
+    await work.meta.set_value("key", vault.fingerprint)
+    await work.meta.set_value("root", vault.wrapped_root())
+
+
 async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
     collector = process_registry()
@@ -104,9 +120,7 @@ async def main(settings: RegistrySettings) -> None:
         transactions = Transactions(database, vault, log_meta.clock)
         cases = CaseService(clock=log_meta.clock, vault=vault, partitions=log_meta.partitions, warning_key=warning_key)
         log_created_at = await bus.created_at(flow.log_stream(0))
-        await db.retry_until_available(
-            partial(startup.prepare, transactions, cases, vault, log_created_at=log_created_at)
-        )
+        await db.retry_until_available(partial(prepare_database, transactions, vault, log_created_at=log_created_at))
         watch_disk(settings.data_dir, process_metrics)
         watch_certificates(settings.certificates, process_metrics)
         traces = Traces(transactions, log_meta)
@@ -118,6 +132,9 @@ async def main(settings: RegistrySettings) -> None:
         reviews = ReviewService(transactions, cases, log_meta.clock, gauges=metrics.reviews)
         reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
+        published = PublishedDisclosures(
+            transactions, disclosures, held=metrics.disclosures_held, checks_incidents=tracing.is_on()
+        )
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
         tokens = DeviceTokens(transactions, cases, log_meta.clock)
         enrolments = Enrolments(transactions, tokens, log_meta.clock)
@@ -148,9 +165,9 @@ async def main(settings: RegistrySettings) -> None:
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
-            people = PartyServicer(PartyReading(disclosures, vault), log_meta.clock)
+            people = PartyServicer(disclosures, vault, log_meta.clock)
             parties_pb2_grpc.add_PartyServiceServicer_to_server(people, server)
-            extensions = OrderExtensionServicer(OrderExtensions(transactions, police))
+            extensions = OrderExtensionServicer(police)
             order_extension_pb2_grpc.add_OrderExtensionServiceServicer_to_server(extensions, server)
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
@@ -177,7 +194,9 @@ async def main(settings: RegistrySettings) -> None:
         disclosure_reader = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
-                rpc.serve(settings, add_servicers, history=HistoryBudget(gate)) as server,
+                rpc.serve(
+                    settings, add_servicers, history=HistoryBudget(gate), unread=process_metrics.streams_unread
+                ) as server,
                 observed(
                     settings.host,
                     settings.metrics_port,
@@ -197,12 +216,13 @@ async def main(settings: RegistrySettings) -> None:
                     FindingWatch(findings, metrics.findings_overdue).run(),
                     consume_disclosures(
                         bus,
-                        disclosures,
+                        published,
                         log_meta.log_id,
                         gate=gate,
                         put_off=metrics.put_off(flow.DISCLOSURES.name, "ledger"),
                         health=disclosure_reader,
                     ),
+                    published.run(bus, gate),
                     TraceReader(
                         transactions=transactions,
                         bus=bus,

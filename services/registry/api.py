@@ -16,18 +16,22 @@ from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
 from services.common.running import completed
-from services.registry.bulk import translate as batches
-from services.registry.bulk.service import BulkService
-from services.registry.domain import Order
-from services.registry.reconciliation import translate as lists
-from services.registry.reconciliation.domain import Agency
-from services.registry.reconciliation.incoming import IncomingLists
-from services.registry.reconciliation.service import ReconciliationService
-from services.registry.records import lifecycle, places, translate
-from services.registry.records.area import ServiceArea
-from services.registry.records.ministry import MinistryService
-from services.registry.records.police import PoliceService
-from services.registry.reviews import translate as review_messages
+from services.registry.agencies.bulk import BulkService, ParsedRecord, parse_batch, results_to_proto, warnings_of
+from services.registry.agencies.ministry import MinistryService
+from services.registry.agencies.police import PoliceService
+from services.registry.domain import lifecycle
+from services.registry.domain.reconciliation import Agency
+from services.registry.domain.records import Order
+from services.registry.reconciliation import (
+    IncomingLists,
+    ReconciliationService,
+    difference_to_proto,
+    parse_listed,
+    status_to_proto,
+)
+from services.registry.records import places, translate
+from services.registry.records.places import ServiceArea
+from services.registry.reviews.api import event_to_proto, parse_decision, parse_states, review_to_proto
 from services.registry.reviews.service import ReviewService
 from services.registry.transactions import CommitSignal
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
@@ -70,7 +74,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.PutWearerResponse:
         wearer = _parse(request, "wearer", translate.parse_wearer)
         outcome = translate.outcome_to_proto(await completed(self._ministry.put_wearer(wearer)))
-        warnings = translate.warnings_to_proto("wearer", batches.warnings_of(wearer))
+        warnings = translate.warnings_to_proto("wearer", warnings_of(wearer))
         return registry_pb2.PutWearerResponse(outcome=outcome, warnings=warnings)
 
     async def EndWearer(
@@ -134,7 +138,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         outcome, stage = await completed(self._police.put_order(order, replaced))
         return registry_pb2.PutOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
-            warnings=translate.warnings_to_proto("order", batches.warnings_of(order)),
+            warnings=translate.warnings_to_proto("order", warnings_of(order)),
             stage=translate.stage_to_proto(stage),
         )
 
@@ -146,13 +150,13 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def PutRecords(
         self, request_iterator: AsyncIterator[registry_pb2.PutRecordsRequest], context: _Context
     ) -> AsyncIterator[registry_pb2.PutRecordsResponse]:
-        parse = partial(batches.parse_batch, role=caller().role, area=self._area, vault=self._bulk.vault)
+        parse = partial(parse_batch, role=caller().role, area=self._area, vault=self._bulk.vault)
         # A request is read only after the answer to the previous one, so that flow control slows a fast sender down.
         async for request in request_iterator:
             # In a thread, because parsing and hashing of hundreds of records would block other calls.
             parsed = await asyncio.to_thread(parse, request)
-            batch = [record.prepared for record in parsed if isinstance(record, batches.ParsedRecord)]
-            yield batches.results_to_proto(parsed, await completed(self._bulk.put(batch)))
+            batch = [record.prepared for record in parsed if isinstance(record, ParsedRecord)]
+            yield results_to_proto(parsed, await completed(self._bulk.put(batch)))
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
         order_id, end, version = translate.parse_order_end(request)
@@ -172,7 +176,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
         with self._lists.begin(caller().spiffe_id, agency) as incoming:
             async for request in request_iterator:
-                incoming.add(lists.parse_listed(request, agency))
+                incoming.add(parse_listed(request, agency))
             comparing = asyncio.ensure_future(self._reconciliation.compare(agency, incoming.records))
             try:
                 compared = await completed(comparing)
@@ -180,7 +184,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 await asyncio.wait([comparing])  # the list counts until it is compared, even if the caller has gone
             for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
                 batch = compared.differences[start : start + DIFFERENCES_BATCH]
-                yield reconciliation_pb2.ReconcileResponse(differences=map(lists.difference_to_proto, batch))
+                yield reconciliation_pb2.ReconcileResponse(differences=map(difference_to_proto, batch))
             summary = reconciliation_pb2.ReconcileSummary(
                 listed_root=compared.listed_root,
                 stored_root=compared.stored_root,
@@ -195,7 +199,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
     ) -> reconciliation_pb2.GetReconciliationResponse:
         statuses = await self._reconciliation.statuses()
-        agencies = [lists.status_to_proto(status, overdue) for status, overdue in statuses]
+        agencies = [status_to_proto(status, overdue) for status, overdue in statuses]
         return reconciliation_pb2.GetReconciliationResponse(agencies=agencies)
 
     # ── matches ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,15 +207,15 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def ListReviews(
         self, request: review_pb2.ListReviewsRequest, context: _Context
     ) -> review_pb2.ListReviewsResponse:
-        reviews = await self._reviews.list_reviews(*review_messages.parse_states(request))
-        return review_pb2.ListReviewsResponse(reviews=map(review_messages.review_to_proto, reviews))
+        reviews = await self._reviews.list_reviews(*parse_states(request))
+        return review_pb2.ListReviewsResponse(reviews=map(review_to_proto, reviews))
 
     async def DecideReview(
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
-        case_id, decision, reason, seen = review_messages.parse_decision(request)
+        case_id, decision, reason, seen = parse_decision(request)
         decided = await completed(self._reviews.decide(case_id, decision, reason, seen=seen, by=caller().spiffe_id))
-        return review_pb2.DecideReviewResponse(review=review_messages.review_to_proto(decided))
+        return review_pb2.DecideReviewResponse(review=review_to_proto(decided))
 
     async def WatchMatches(
         self, request: registry_pb2.WatchMatchesRequest, context: _Context
@@ -221,7 +225,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         events = await self._reviews.resume(after, MATCHES_BATCH, only_matches=not request.with_reviews)
         while True:
             for event in events:
-                yield review_messages.event_to_proto(event)
+                yield event_to_proto(event)
                 after = event.sequence
             change = self._signal.next_change()
             events = await self._reviews.events_after(after, MATCHES_BATCH, only_matches=not request.with_reviews)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.common.clock import wall_us
-from services.registry.reviews.domain import ReviewQueue
+from services.registry.domain.reviews import ReviewQueue
 
 
 class PutOff:
@@ -70,6 +70,11 @@ class RegistryMetrics:
             "tandem_registry_cctv_overdue",
             "Requests for CCTV whose next step is overdue, by the last step; after viewing_ended the wearer has to be told",
             ["after"],
+            registry=registry,
+        )
+        self.disclosures_held = Gauge(
+            "tandem_registry_disclosures_held",
+            "Published disclosures that aren't in the ledger, since they name a person, order or incident that isn't known",
             registry=registry,
         )
         self.findings_overdue = Gauge(

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.storage.db import Database
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.unit_of_work import UnitOfWork
-from services.registry.working_set import writing
+from services.registry.working_set import working_set
 from services.registry.working_set.working_set import WorkingSet
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Transactions:
     async def open(self) -> AsyncIterator[UnitOfWork]:
         """A read-write transaction. After its commit, the callbacks in `after_commit` run."""
         async with self.database.transaction() as connection:
-            work = UnitOfWork(connection, self.vault, self._clock)
+            work = UnitOfWork(connection, self.vault)
             yield work
         for callback in work.after_commit:
             callback()
@@ -70,20 +71,26 @@ class Transactions:
     async def change(self, command: Callable[[WorkingSet], T]) -> T:
         """Run a command on the records as one transaction, and wake the tasks that wait for a change."""
 
-        def visit(connection: Connection) -> tuple[T, WorkingSet]:
-            working = WorkingSet(connection, self.vault)
-            result = command(working)
-            writing.write(connection, working, self._clock.now_ms())
-            return result, working
-
-        result, working = await self.database.visit(visit)
+        result, working = await self.database.visit(partial(self._run, command=command))
         for callback in working.after_commit:
             callback()
         self.signal.notify()
         return result
 
+    async def change_within(self, work: UnitOfWork, command: Callable[[WorkingSet], T]) -> T:
+        """Run a command on the records as a part of an open transaction."""
+        result, working = await work.connection.run_sync(partial(self._run, command=command))
+        work.after_commit += working.after_commit
+        return result
+
+    def _run(self, connection: Connection, command: Callable[[WorkingSet], T]) -> tuple[T, WorkingSet]:
+        working = WorkingSet(connection, self.vault)
+        result = command(working)
+        working_set.write_changes(connection, working, self._clock.now_ms())
+        return result, working
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UnitOfWork]:
         """A read-only snapshot, for long reads that mustn't block a put."""
         async with self.database.reading() as connection:
-            yield UnitOfWork(connection, self.vault, self._clock)
+            yield UnitOfWork(connection, self.vault)

@@ -26,6 +26,7 @@ const places = new Map(); // where each telephone is, by its context
 const fetching = new Map(); // pending fetches of scripts and workers, by page
 const origins = new Set();
 const faults = [];
+const refusals = []; // answers 429 to pages on telephones
 
 async function pageOf(name, language = "en") {
   if (!pages.has(name)) {
@@ -74,6 +75,19 @@ const commands = {
     return (await opened.goto(url))?.status();
   },
   click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
+  twice: async ({ page, selector }) => {
+    const { x, y, width, height } = await (await pageOf(page)).locator(selector).first().boundingBox();
+    for (const _ of [1, 2]) await (await pageOf(page)).mouse.click(x + width / 2, y + height / 2);
+  },
+  // Clicks a link that opens a window, which is the page `named` from then on.
+  popup: async ({ page, selector, named }) => {
+    const from = await pageOf(page);
+    const [opened] = await Promise.all([from.context().waitForEvent("page"), from.locator(selector).first().click()]);
+    opened.on("pageerror", (error) => faults.push(`${named}: ${error.stack ?? error}`));
+    pages.set(named, opened);
+    await opened.waitForLoadState();
+    return opened.url();
+  },
   fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),
   select: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).selectOption(value),
   press: async ({ page, key }) => (await pageOf(page)).keyboard.press(key),
@@ -101,8 +115,10 @@ const commands = {
   prefer: async ({ page, scheme, language }) => (await pageOf(page, language)).emulateMedia({ colorScheme: scheme }),
   cookies: async ({ page }) => (await pageOf(page)).context().cookies(),
   resize: async ({ page, width, height }) => (await pageOf(page)).setViewportSize({ width, height }),
-  shot: async ({ page, path }) => {
-    await (await pageOf(page)).screenshot({ path });
+  // A picture of the page. `hidden` are selectors of elements that aren't compared.
+  shot: async ({ page, path, hidden = [] }) => {
+    const seen = await pageOf(page);
+    await seen.screenshot({ path, animations: "disabled", caret: "hide", mask: hidden.map((selector) => seen.locator(selector)) });
   },
   // Number of pixels of an element whose colour is about the given one.
   colours: async ({ page, selector, like }) => {
@@ -140,11 +156,11 @@ const commands = {
     await session.send("HeapProfiler.collectGarbage");
     return (await session.send("Runtime.getHeapUsage")).usedSize;
   },
-  // A page on a telephone that is at a place, with the rights that the app asks for.
-  phone: async ({ page, url, language, at, width }) => {
+  // A page on a telephone that is at a place, with the rights that the app asks for. The page's clock can be moved forward with `clock`.
+  phone: async ({ page, url, language, at, width, height, clock, agent }) => {
     const context = await browser.newContext({
-      viewport: { width: width ?? 360, height: 740 }, isMobile: true, hasTouch: true, locale: language, geolocation: at,
-      permissions: at ? ["geolocation", "notifications"] : [],
+      viewport: { width: width ?? 360, height: height ?? 740 }, isMobile: true, hasTouch: true, locale: language, geolocation: at,
+      permissions: at ? ["geolocation", "notifications"] : [], ...(agent ? { userAgent: agent } : {}),
     });
     context.setDefaultTimeout(PATIENCE_MS);
     context.setDefaultNavigationTimeout(OPENED_WITHIN_MS);
@@ -152,6 +168,8 @@ const commands = {
     const opened = await context.newPage();
     opened.on("pageerror", (error) => faults.push(`${page}: ${error.stack ?? error}`));
     opened.on("request", (request) => origins.add(new URL(request.url()).origin));
+    opened.on("response", (answer) => answer.status() === 429 && refusals.push(`${page}: ${new URL(answer.url()).pathname}`));
+    if (clock) await opened.clock.install();
     pages.set(page, opened);
     return (await opened.goto(url)).status();
   },
@@ -160,6 +178,19 @@ const commands = {
     places.set(context, at);
     await context.setGeolocation(at);
   },
+  // Moves the clock and the timers of a page forward. The server's clock stays.
+  forward: async ({ page, ms }) => (await pageOf(page)).clock.fastForward(ms),
+  // Stops a page's clock and timers, or lets them go on.
+  stop: async ({ page, stopped }) => {
+    const { clock } = await pageOf(page);
+    await (stopped ? clock.pauseAt(await (await pageOf(page)).evaluate("Date.now() + 50")) : clock.resume());
+  },
+  // A network that takes the requests to a path and never answers them.
+  hang: async ({ page, path, hang }) => {
+    const opened = await pageOf(page);
+    await (hang ? opened.route(path, () => {}) : opened.unroute(path));
+  },
+  back: async ({ page }) => (await (await pageOf(page)).goBack())?.url() ?? "",
   offline: async ({ page, offline }) => (await pageOf(page)).context().setOffline(offline),
   // A push message, as the browser hands it to the service worker.
   push: async ({ page, data }) => {
@@ -173,7 +204,7 @@ const commands = {
     const { origin } = new URL(opened.url());
     await session.send("ServiceWorker.deliverPushMessage", { origin, registrationId, data });
   },
-  seen: async () => ({ origins: [...origins].sort(), faults }),
+  seen: async () => ({ origins: [...origins].sort(), faults, refusals }),
 };
 
 // Fails a command that doesn't end, such as a script on a page that is never done.

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate import demo
-from services.cli.simulate.actors import Alerts
-from services.cli.stack import mesh as meshes
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import Alerts
 from services.common import times
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -163,7 +163,7 @@ async def test_an_offer_is_acknowledged_with_the_keyboard_alone(played: Played) 
     await played.browser("press", page="police", key="j")
     await played.browser("press", page="police", key="a")
     await played.browser("wait", page="police", selector="#incidents li:not(:has(.take)) .state-ACKNOWLEDGED")
-    listed = await played.stage.clients.dispatch["police"].ListIncidents(
+    listed = await played.stage.clients.legs["police"].dispatch.ListIncidents(
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://tandem/reviewer/test"),
     )
@@ -172,18 +172,30 @@ async def test_an_offer_is_acknowledged_with_the_keyboard_alone(played: Played) 
         for assignment in listed.incidents[0].assignments
         if assignment.leg == 2 and assignment.acknowledged_by
     ]
-    assert acknowledged_by == 2 * ["spiffe://npa/desk/police-1"]  # the key accepts for the person and for her home
+    # The key accepts for the person and for her home.
+    assert acknowledged_by == 2 * ["spiffe://npa/desk/console/police-1"]
 
 
 async def test_an_assignment_is_answered_to_its_close_with_the_keyboard_alone(played: Played) -> None:
-    """The probation desk acknowledges on the live page, then proceeds and closes on the incident's page, by Tab, Enter and letters."""
+    """The probation desk acknowledges on the live page, then sends a unit by radio, proceeds and closes on the incident's page, by Tab,
+    Enter and letters."""
     press = partial(played.browser, "press", page="probation")
     await press(key="j")
     await press(key="a")
     await played.browser("wait", page="probation", selector="#incidents [data-leg=probation] .state-ACKNOWLEDGED")
     await press(key="Enter")
     own = ".leg-probation article"
-    for state in ("DISPATCHED", "EN_ROUTE", "ON_SCENE"):
+    await played.browser("wait", page="probation", selector=f"{own} .answers")
+    await _tab_to(played, f"{own} .answers details.sending summary")
+    await press(key="Enter")
+    await _tab_to(played, f"{own} input[name=unit_name]")
+    for letter in "team7":
+        await press(key=letter)
+    await press(key="Enter")
+    await played.browser("wait", page="probation", selector=f"{own} .state-DISPATCHED")
+    sent = " ".join(await played.browser("text", page="probation", selector=f"{own} .unit-offers"))
+    assert "무전 지령: team7, probation-1, " in sent
+    for state in ("EN_ROUTE", "ON_SCENE"):
         await played.browser("wait", page="probation", selector=f"{own} .answers")
         await _tab_to(played, f"{own} .answers button.main")
         await press(key="Enter")
@@ -202,13 +214,13 @@ async def test_an_assignment_is_answered_to_its_close_with_the_keyboard_alone(pl
         await press(key=letter)
     await press(key="Enter")
     await played.browser("wait", page="probation", selector=f"{own} .state-CLOSED")
-    listed = await played.stage.clients.dispatch["probation"].ListIncidents(
+    listed = await played.stage.clients.legs["probation"].dispatch.ListIncidents(
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://moj/desk/test"),
     )
     (his,) = [assignment for assignment in listed.incidents[0].assignments if assignment.leg == 1]
     assert (his.close_cause, his.close_note) == (dispatch_pb2.OTHER, "gone")
-    assert his.acknowledged_by == "spiffe://moj/desk/probation-1"
+    assert his.acknowledged_by == "spiffe://moj/desk/console/probation-1"
 
 
 async def _tab_to(played: Played, selector: str) -> None:

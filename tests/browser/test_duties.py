@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate import demo
-from services.cli.simulate.actors import VENDOR, Alerts
-from services.cli.stack import mesh as meshes
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import VENDOR, Alerts
 from services.common import times
-from services.console.pages.assets import KOREA
+from services.common.times import KOREA
 from tandem.ingest.v1 import ingest_pb2
 from tests.browser.driver import Browser, browser
 from tests.support.common.mesh import RunningMesh

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, cast
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate import demo
-from services.cli.simulate.actors import Alerts
-from services.cli.stack import mesh as meshes
-from services.console.guard import RouteGuard
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import Alerts
 from services.console.mesh import MeshClient
-from services.console.pages.views import Pages
+from services.console.pages.guard import RouteGuard
+from services.console.routes import console_routes
 from services.console.settings import ConsoleSettings
 from tests.browser.driver import HERE, Browser, browser
 from tests.browser.visited import NO_PAGES, PAGES, VisitedPage
@@ -107,8 +107,8 @@ async def toured(mesh: RunningMesh) -> AsyncIterator[Toured]:
 
 async def test_each_page_is_visited() -> None:
     settings = ConsoleSettings(dev_secret="x")
-    pages = Pages(settings, RouteGuard(settings, [bytes(32)]), cast(MeshClient, None), feeds={})
-    paths = [route.path for route in pages.routes() if route.method == "GET" and route.path not in NO_PAGES]
+    routes = console_routes(settings, RouteGuard(settings, [bytes(32)]), cast(MeshClient, None), feeds={})
+    paths = [route.path for route in routes if route.method == "GET" and route.path not in NO_PAGES]
     visited = [page.path.partition("?")[0] for page in PAGES if page.status == 200]
     missing = [path for path in paths if not any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), at) for at in visited)]
     assert missing == []

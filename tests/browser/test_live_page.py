@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.cli.monitor import drill as drills
-from services.cli.simulate import demo
-from services.cli.simulate.actors import VENDOR, Alerts
-from services.cli.stack import mesh as meshes
+from services.client import demo, drill
+from services.client import mesh as meshes
+from services.client.actors import VENDOR, Alerts
 from services.common import times
 from services.console.pages.texts import TEXTS
 from tandem.dispatch.v1 import dispatch_pb2
@@ -73,7 +72,7 @@ class Watched:
 
     async def own(self, leg: str) -> list[dispatch_pb2.Assignment]:
         """The leg's assignments of the incident."""
-        listed = await self.stage.clients.dispatch[leg].ListIncidents(
+        listed = await self.stage.clients.legs[leg].dispatch.ListIncidents(
             dispatch_pb2.ListIncidentsRequest(incident_id=self.incident_id),
             metadata=self.stage.clients.identity(COLLEAGUE if leg == "police" else "spiffe://moj/desk/colleague"),
         )
@@ -151,7 +150,7 @@ async def test_names_come_by_disclosure_with_one_row_of_the_ledger(watched: Watc
         rows = connection.execute(
             "select record_kind, who from ledger where deed = 'READ' and reference = ?", (watched.incident_id,)
         ).fetchall()
-    assert rows == [("ORDER", "spiffe://npa/desk/police-1")]
+    assert rows == [("ORDER", "spiffe://npa/desk/console/police-1")]
     assert "Demo respondent" not in await _html(watched, "probation")
 
 
@@ -172,7 +171,7 @@ async def test_a_call_that_is_kept_stays_with_its_desk(watched: Watched) -> None
         form.kind.value = "CALLED_OTHER_DESK";
         form.kind.dispatchEvent(new Event("change"));
         form.result.value = "NOTED_NO_ANSWER";
-        form.kept.checked = true;
+        form.share.checked = false;
     })()"""
     await watched.browser("eval", page="probation", expression=choose)
     await watched.browser("click", page="probation", selector="#note-form button")
@@ -190,7 +189,7 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
     first, *_ = await watched.own("police")
     keep = f"""window.old = document.querySelector("[data-act='acknowledge {first.assignment_id}']"); Boolean(window.old)"""
     assert await watched.browser("eval", page="police", expression=keep)
-    leg = watched.stage.clients.dispatch["police"]
+    leg = watched.stage.clients.legs["police"].dispatch
     me = watched.stage.clients.identity(COLLEAGUE)
     await leg.Acknowledge(dispatch_pb2.AcknowledgeRequest(assignment_id=first.assignment_id), metadata=me)
     await watched.browser("eval", page="police", expression="window.old.click()")
@@ -199,7 +198,7 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
     assert COLLEAGUE in await watched.text("police", "#card-refusal")
     # The dialog stays open while the colleague goes on: its answer is about a state that is over.
     refuse = f"[data-act='reject {first.assignment_id}']"
-    await watched.until("police", f"document.querySelector(\"[data-act='progress {first.assignment_id}']\")")
+    await watched.until("police", f"document.querySelector(\"[data-act='open {first.assignment_id}']\")")
     await watched.browser("click", page="police", selector=refuse)
     progress = dispatch_pb2.ProgressRequest(assignment_id=first.assignment_id, state=dispatch_pb2.DISPATCHED)
     await leg.Progress(progress, metadata=me)
@@ -211,7 +210,7 @@ async def test_an_answer_from_an_old_page_and_a_second_officer_get_stated_answer
 
 
 async def test_two_officers_who_accept_the_same_offer_get_stated_answers(watched: Watched) -> None:
-    officers = {"spiffe://npa/desk/police-1": "police", "spiffe://npa/desk/police-2": "second"}
+    officers = {"spiffe://npa/desk/console/police-1": "police", "spiffe://npa/desk/console/police-2": "second"}
     await watched.browser.sign_in("second", watched.url, "police", "ko", name="police-2")
     for page in officers.values():
         await watched.choose(page)
@@ -237,6 +236,10 @@ async def test_two_officers_who_accept_the_same_offer_get_stated_answers(watched
 
 async def test_a_double_click_and_a_held_key_report_no_second_step(watched: Watched) -> None:
     (to,) = [to for to in await watched.own("police") if to.state == dispatch_pb2.ACKNOWLEDGED]
+    progress = dispatch_pb2.ProgressRequest(assignment_id=to.assignment_id, state=dispatch_pb2.DISPATCHED)
+    await watched.stage.clients.legs["police"].dispatch.Progress(
+        progress, metadata=watched.stage.clients.identity(COLLEAGUE)
+    )
     await watched.choose("police")
     button = f"""document.querySelector("[data-act='progress {to.assignment_id}']")"""
     await watched.until("police", button)
@@ -249,7 +252,7 @@ async def test_a_double_click_and_a_held_key_report_no_second_step(watched: Watc
     held = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 's', repeat: true, bubbles: true })) && window.steps"
     for press, steps in ((click % 2, 0), (held, 0), (click % 1, 1)):
         assert await watched.browser("eval", page="police", expression=press) == steps, press
-    await watched.until("police", f"{button}?.textContent.includes('출발')")
+    await watched.until("police", f"{button}?.textContent.includes('도착')")
 
 
 async def test_markup_in_a_handover_stays_text(watched: Watched) -> None:
@@ -319,7 +322,7 @@ async def test_an_exercise_moves_neither_the_map_nor_the_card(watched: Watched) 
     window.chosenId = document.querySelector("#card").dataset.incident;"""
     await watched.browser("eval", page="police", expression=watch)
     before = await watched.browser("eval", page="police", expression="map.dataset.centre")
-    await drills.Drill(watched.stage.clients, True, PATIENCE_S).run()
+    await drill.Drill(watched.stage.clients, True, PATIENCE_S).run()
     await watched.until("police", "window.sawExercise === true")
     after = await watched.browser("eval", page="police", expression="[map.dataset.centre, window.cardMoved ?? false]")
     assert after == [before, False]
@@ -355,7 +358,7 @@ async def test_an_incident_that_is_over_gives_way_but_not_under_an_officers_hand
     for page in ("police", "second"):
         await watched.browser("open", page=page, url=watched.url)
         await watched.browser("wait", page=page, selector=f"#card[data-incident='{watched.incident_id}']")
-    await watched.browser("click", page="police", selector="#card-head")
+    await watched.browser("click", page="police", selector="#card-head strong")
     await watched.stage.acknowledge()
     await watched.stage.stand_down()
     plan = demo.new_plan()

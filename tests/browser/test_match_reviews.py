@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
+from services.client import mesh as meshes
+from services.client.mesh import Clients
 from tandem.registry.v1 import review_pb2
 from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
@@ -195,7 +195,7 @@ async def test_a_desk_decides_it_with_two_clicks_and_the_alarm_is_over_for_both(
     await alarmed.until("police", "#done")
     decided = await alarmed.state()
     assert (decided.state, decided.enforced) == (review_pb2.REVIEW_STATE_CONFIRMED, True)
-    assert decided.decided_by == "spiffe://npa/desk/police-1"
+    assert decided.decided_by == "spiffe://npa/desk/console/police-1"
     await alarmed.until_announced("RAISED", "ENDED")
     await alarmed.browser("open", page="police", url=alarmed.url)
     await alarmed.until("police", "#connection.ok")
@@ -209,7 +209,7 @@ async def test_an_answer_from_an_old_page_says_who_decided(alarmed: Alarmed) -> 
     await alarmed.browser("click", page="probation", selector="#act-reject button.main")
     await alarmed.until("probation", "#refusal")
     assert "Somebody has decided meanwhile" in await alarmed.text("probation", "#refusal")
-    assert "spiffe://npa/desk/police-1" in await alarmed.text("probation", "#history")
+    assert "spiffe://npa/desk/console/police-1" in await alarmed.text("probation", "#history")
     assert (await alarmed.state()).state == review_pb2.REVIEW_STATE_CONFIRMED
     await alarmed.require_accessible("probation")
     faults = [fault for fault in (await alarmed.browser("seen"))["faults"] if not re.search(r"40[349] ", fault)]

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from services.cli.calls import call
-from services.cli.evidence import bundle as evidence_bundle
-from services.cli.failure import CommandFailed
-from services.cli.monitor.drill import Drill
-from services.cli.report import facts as report_facts
-from services.cli.simulate import demo, outcome
-from services.cli.stack import mesh as meshes
+from services.client import demo, outcome
+from services.client import mesh as meshes
+from services.client.calls import call
+from services.client.drill import Drill
 from services.common import times
+from services.common.failure import CommandFailed
+from services.court.evidence import bundle
+from services.court.report import facts as report_facts
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import RunningMesh, tandem
@@ -162,7 +162,7 @@ async def ride(chased: Chase, assignment: dispatch_pb2.Assignment) -> None:
     """Moves the police unit of an assignment to her home, with a report of its position at each step."""
     roster = roster_pb2_grpc.RosterServiceStub(await chased.channel("dispatch-police"))
     me, unit_id = chased.identity("police"), assignment.choice.unit_id
-    stub = chased.clients.dispatch["police"]
+    stub = chased.clients.legs["police"].dispatch
     for point in between(UNITS["police"][unit_id], HOME, 4):
         at = times.to_timestamp(chased.clients.clock.now_ms())
         report = roster_pb2.ReportUnitRequest(unit_id=unit_id, status=roster_pb2.AVAILABLE, at=at)
@@ -254,7 +254,7 @@ async def check_maps(reviewer: Reviewer, incident_id: str, page: dict[str, Any],
     grounds = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul", "--reviewer", "lee")
     made = await asyncio.to_thread(tandem, *command, *grounds)
     assert made.returncode == 0, made.stderr
-    verified = evidence_bundle.verify((folder / "report.tar").read_bytes(), None)
+    verified = bundle.verify_bundle((folder / "report.tar").read_bytes(), None)
     devices = report_facts.of_bundle(verified).devices
     documented = {
         device.device_id: {(fix.time_ms, round(fix.lon_deg, 6), round(fix.lat_deg, 6)) for fix in device.fixes}

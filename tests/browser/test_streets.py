@@ -20,10 +20,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from services.cli.simulate import demo
-from services.cli.simulate.actors import Alerts
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import MeshConnection
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import Alerts
+from services.client.mesh import MeshConnection
 from tests.browser.driver import HERE, Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh
 from tests.support.common.ports import free_port

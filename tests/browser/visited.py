@@ -60,7 +60,15 @@ PAGES = (
     VisitedPage("reviewer", "/reviews", status=403),
 )
 NO_PAGES = (
-    *("/static/{name}", "/stream", "/sign-in/begin", "/sign-in/callback", "/reviews/{id}", "/{unknown:.*}"),
-    *("/incidents/{id}/card", "/statistics.csv"),
+    *(
+        "/static/{name}",
+        "/stream",
+        "/stream/bar",
+        "/sign-in/begin",
+        "/sign-in/callback",
+        "/reviews/{id}",
+        "/{unknown:.*}",
+    ),
+    *("/incidents/{id}/card", "/incidents/{id}/candidates", "/statistics.csv"),
 )
 """Routes for GET that are no pages of their own. A match review by its address shows the same button as the list."""

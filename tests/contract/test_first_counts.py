@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common.evidence.files import CopyMoment
 from services.common.messaging import flow
 from services.common.observability.metrics import ProcessMetrics
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence.files import CopyMoment
-from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.leg import record
-from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.metrics import DispatchMetrics, EvidenceMetrics
 from services.geofence.metrics import GeofenceMetrics
 from services.ingest.domain import Reason
 from services.ingest.metrics import IngestMetrics
@@ -34,7 +33,7 @@ def exposed() -> Iterator[tuple[str, dict[str, str]]]:
     ProcessMetrics(registry)
     RegistryMetrics(registry)
     IngestMetrics(registry)
-    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0, secondary_waiting=lambda: 0)
+    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0, sequence=lambda: 0, secondary_waiting=lambda: 0)
     EvidenceMetrics(registry)
     legs = DispatchMetrics(registry)
     for leg in Leg:

@@ -80,8 +80,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "a quantity is malformed": (
         "base/ingest.yaml",
-        "limits: {memory: 512Mi}",
-        "limits: {memory: 512MB}",
+        "limits: {memory: 1Gi}",
+        "limits: {memory: 1GB}",
         "no quantity",
     ),
     "no drain": (
@@ -221,6 +221,18 @@ FAULTS: dict[str, Fault] = {
         "requests 60m of cpu, as much as",
     ),
     "a port that differs from its setting": ("base/registry.yaml", 'value: "7401"', 'value: "7402"', "TANDEM_PORT"),
+    "a port for field that differs from its setting": (
+        "base/ingest.yaml",
+        "{name: field, containerPort: 7433}",
+        "{name: field, containerPort: 7434}",
+        "TANDEM_FIELD_PORT is 7433, its port field 7434",
+    ),
+    "a field that asks where strangers do": (
+        "base/field.yaml",
+        "https://ingest:7433",
+        "https://ingest:7432",
+        "asks ingest:7432, which the table of calls doesn't have",
+    ),
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from services.cli.commands.operate import migrate
-from services.cli.failure import CommandFailed
+from services.cli.commands import machine
+from services.common.failure import CommandFailed
 from services.common.retrying import Backoff
 from services.common.rpc.errors import Unavailable
 from services.common.storage import db
@@ -61,18 +61,18 @@ def test_a_field_that_the_oldest_version_lacks_is_found() -> None:
 
 def test_the_deadline_of_the_migrations_job_exceeds_that_of_its_program() -> None:
     job = named("local", "Job", "migrations")
-    assert job["spec"]["activeDeadlineSeconds"] > migrate.MIGRATE_WITHIN_S + 60
+    assert job["spec"]["activeDeadlineSeconds"] > db.MIGRATE_WITHIN_S + 60
 
 
 async def test_migrations_wait_for_their_database_and_print_it(capsys: pytest.CaptureFixture[str]) -> None:
     no_server = "postgresql://registry@127.0.0.1:9/registry"
     with pytest.raises(CommandFailed, match="the database didn't answer for 1 s"):
-        await migrate._migrate(no_server, 1.0)
+        await machine._migrate(no_server, 1.0)
     assert "not yet: the database doesn't answer; asked again in 1 s" in capsys.readouterr().err
 
 
 async def test_migrations_run_once_the_database_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "RETRY", Backoff(0.01, 0.01))
+    monkeypatch.setattr(machine, "RETRY", Backoff(0.01, 0.01))
     opened, tries = db.open_database, 0
 
     def refused_twice(*arguments: Any) -> AbstractAsyncContextManager[db.Database]:
@@ -83,5 +83,5 @@ async def test_migrations_run_once_the_database_answers(tmp_path: Path, monkeypa
         return opened(*arguments)
 
     monkeypatch.setattr(db, "open_database", refused_twice)
-    await migrate._migrate(tmp_path / "registry.sqlite3", 60.0)
+    await machine._migrate(tmp_path / "registry.sqlite3", 60.0)
     assert tries == 3 and (tmp_path / "registry.sqlite3").exists()

@@ -1,4 +1,4 @@
-"""Shapes of the code in services/: short classes, named arguments, exhaustive matches, metrics that only `__main__` creates."""
+"""Shapes of the code in services/: named arguments, exhaustive matches, metrics that only `__main__` creates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shapes import MAX_CLASS_LINES, Code, Finding
+from tests.support.shapes import Code, Finding
 
 ROOT = Path(__file__).parents[2]
 ALLOWED: Mapping[tuple[str, str], str] = {}
@@ -46,10 +46,6 @@ class Leg(Enum):
     WARNING = 2
 """
 SEEDED = {
-    "a long class": (
-        "class Long:\n" + "    x = 1\n" * MAX_CLASS_LINES,
-        ["class length"],
-    ),
     "four positional arguments of a NamedTuple": (
         "from services.made_up.domain import Fix\nFix(1, 2, 3, 4)",
         ["arguments"],

@@ -21,12 +21,12 @@ from bench.mesh import load, population
 from bench.mesh.load import Plan, Shape
 from bench.mesh.offers import following
 from bench.mesh.running import populate
-from services.cli.commands.run.up import NATS
-from services.cli.simulate.actors import VENDOR
-from services.cli.stack import mesh as meshes
-from services.cli.stack import processes
+from services.cli.commands.up import NATS
+from services.client import mesh as meshes
+from services.client.actors import VENDOR
 from services.common.messaging import flow
 from services.geofence.domain import codec
+from services.local import processes
 from tests.support.common.mesh import RunningMesh, is_alive, running_mesh
 from tests.support.geofence.evaluator_mesh import offline, stored_alerts
 
@@ -34,7 +34,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "600"))
 SHAPE = Shape("chaos", reports_per_s=300, batch=1, streams=4)
 INCIDENT_INTERVAL_S = 2.0
 BACKGROUND_CASES = 300
-KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
+KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE_PROCESS.name)
 FAULT_INTERVAL_S = (2.0, 7.0)
 STOPPED_FOR_S = (5.0, 20.0)
 STOPS = 0.15

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.cli.stack import mesh as meshes
+from services.client import mesh as meshes
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.permissions import reader_names

@@ -70,7 +70,7 @@ async def survive_kills(mesh: EvaluatorMesh, each: int, seed: int) -> list[float
                     await mesh.evaluators[0].ready(mesh.addresses[0])
                 await mesh.evaluators[int(victim[0])].ready(mesh.addresses[int(victim[0])])
         last = (await bus.bounds_of(flow.log_stream(0))).last
-        assert min(await mesh.applied(last, "case-0")) >= last
+        assert min(await mesh.applied(last)) >= last
         written = checkpoints(mesh)
         assert written
         expected, replayed = await offline(bus, last, [sequence for sequence, _ in written])

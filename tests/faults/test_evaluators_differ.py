@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 
 from services.common.messaging import flow, streams
-from services.geofence import state_keys
-from services.geofence.domain import codec
-from services.geofence.domain.version import VERSION
+from services.common.start.service import CANNOT_RUN
+from services.geofence import settings
+from services.geofence.domain import codec, entries
+from services.geofence.domain.entries import FOLD_VERSION
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2
 from tests.support.common.preloaded import ROOT
@@ -30,13 +31,13 @@ from tests.support.geofence.evaluator_mesh import (
     under_load,
 )
 
-OLDER = """
+NEWER = """
 import runpy
-from services.geofence.domain import version
-version.VERSION -= 1
+from services.geofence.domain import entries
+entries.FOLD_VERSION += 1
 runpy.run_module("services.geofence", run_name="__main__")
 """
-"""Program of an evaluator whose fold version is one lower; the rest is the same."""
+"""Program of an evaluator whose fold version is one higher; the rest is the same."""
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ async def counted(mesh: EvaluatorMesh, replica: int) -> float:
 async def test_a_wrong_state_with_a_valid_checkpoint_raises_an_alarm(mesh: EvaluatorMesh) -> None:
     async with connected(mesh) as bus, under_load(bus) as load:
         await load.more(4 * CHECKPOINT_EVERY)
-        store = CheckpointStore(mesh.folder / "geofence-1", state_keys.of_secret(SECRET))
+        store = CheckpointStore(mesh.folder / "geofence-1", settings.state_keys_of_secret(SECRET))
         async with asyncio.timeout(PATIENCE_S):
             while not store.found(0):  # the evaluator may be behind the load
                 await load.more(10)
@@ -93,33 +94,29 @@ async def test_a_wrong_state_with_a_valid_checkpoint_raises_an_alarm(mesh: Evalu
 
 @pytest.mark.timeout(120)
 async def test_the_older_of_two_versions_stops_and_the_alerts_are_those_of_the_newer(
-    mesh: EvaluatorMesh,
+    mesh: EvaluatorMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh.evaluators[0].kill()
     mesh.evaluators[1].kill()
-    log = mesh.folder / "older.log"
-    with log.open("wb") as output:
-        old = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", OLDER), cwd=ROOT, env=os.environ | mesh.env(0), stderr=output
+    async with connected(mesh, replicas=(0,)) as bus, under_load(bus) as load:
+        await load.more(2 * CHECKPOINT_EVERY)
+        await mesh.applied(CHECKPOINT_EVERY, replicas=(0,))
+        newer = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", NEWER), cwd=ROOT, env=os.environ | mesh.env(1), stderr=asyncio.subprocess.DEVNULL
         )
-    try:
-        async with connected(mesh, replicas=()) as bus, under_load(bus) as load:
-            await load.more(2 * CHECKPOINT_EVERY)
-            await mesh.applied(CHECKPOINT_EVERY, "case-0", replicas=(0,))
-            mesh.evaluators[1].start()
-            await mesh.evaluators[1].ready(mesh.addresses[1])
-            async with asyncio.timeout(PATIENCE_S):
-                assert await old.wait()
-            assert f"the log demands fold version {VERSION}" in log.read_text()
+        try:
+            assert await asyncio.to_thread(mesh.evaluators[0].exit_code) == CANNOT_RUN
+            assert (
+                f"the log demands fold version {FOLD_VERSION + 1}, this is {FOLD_VERSION}" in mesh.evaluators[0].log()
+            )
             await load.more(CHECKPOINT_EVERY)
             load.stopping = True
             last = (await bus.bounds_of(flow.log_stream(0))).last
-            await mesh.applied(last, "case-0", replicas=(1,))
+            await mesh.applied(last, replicas=(1,))
+            monkeypatch.setattr(entries, "FOLD_VERSION", FOLD_VERSION + 1)
             expected, _ = await offline(bus, last)
             stored = await stored_alerts(bus, len(expected), last)
-        # Before, the older evaluator decided alone. Its alerts are the same except for the fold version.
-        assert [without_version(alert) for alert in stored] == [without_version(alert) for alert in expected]
-    finally:
-        if old.returncode is None:
-            old.kill()
-            await old.wait()
+        finally:
+            newer.kill()
+            await newer.wait()
+    # Before, the older evaluator decided alone. Its alerts are the same except for the fold version.
+    assert [without_version(alert) for alert in stored] == [without_version(alert) for alert in expected]

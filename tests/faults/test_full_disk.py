@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from services.cli.commands.run.up import NATS
+from services.cli.commands.up import NATS
 from services.common.rpc import server
 from tests.support.common.disk import Disk, own_disk
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from services.cli.simulate import demo, outcome
-from services.cli.stack import mesh as meshes
-from services.cli.stack.processes import SERVICES
+from services.client import demo, outcome
+from services.client import mesh as meshes
+from services.local.processes import SERVICES
 from tests.support.common.mesh import RunningMesh, running_mesh
 
 PROCESSES = ("nats", *(service.name for service in SERVICES))

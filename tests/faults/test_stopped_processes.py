@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from services.cli.commands.run.up import NATS
-from services.cli.monitor import probes
-from services.cli.stack import processes
+from services.cli.commands.up import NATS
+from services.local import monitoring, processes
 from tests.support.common.mesh import RunningMesh, is_alive, running_mesh
 
-KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
+KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE_PROCESS.name)
 REPLACED_WITHIN_S = 15.0
 """Maximum time to replace a process. It takes 3 to 4 s, but more on a machine under load."""
 READY_WITHIN_S = 40.0
@@ -31,7 +30,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 async def readiness(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> str:
     """Text of a service at /readyz; empty while it doesn't answer."""
-    [service] = [process for process in (*processes.SERVICES, processes.CONSOLE) if process.name == name]
+    [service] = [process for process in (*processes.SERVICES, processes.CONSOLE_PROCESS) if process.name == name]
     registry = urlsplit(f"//{mesh.now.addresses['registry']}")
     base_port = (registry.port or 0) - processes.SERVICES[0].offset
     port = base_port + service.more_ports["TANDEM_METRICS_PORT"]
@@ -44,7 +43,7 @@ async def readiness(session: aiohttp.ClientSession, mesh: RunningMesh, name: str
 
 async def is_ready(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> bool:
     if name == NATS:
-        return await probes.greets(mesh.now.nats.url)
+        return await monitoring.greets(mesh.now.nats.url)
     return (await readiness(session, mesh, name)).startswith("ready")
 
 

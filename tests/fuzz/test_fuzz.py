@@ -21,7 +21,7 @@ from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
 from services.ingest.domain import MAX_REPORTED_ACCURACY_M, ContactReport, Position, UnitPresence
-from services.ingest.endpoints import osmand, phones, traccar
+from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -207,7 +207,7 @@ FRAMES = REQUESTS | mangled(REQUESTS) | st.binary(max_size=100)
 
 def query(text: str) -> None:
     try:
-        said = phones.said_by(osmand.parse(osmand.parameters(text), RECEIVED_MS), ("unit",), "lat")
+        said = phones.said_by(phones.parse_osmand(phones.osmand_parameters(text), RECEIVED_MS), ("unit",), "lat")
     except InvalidField:
         return
     check_all(said)
@@ -215,7 +215,7 @@ def query(text: str) -> None:
 
 def body(raw: bytes) -> None:
     try:
-        said = phones.said_by(traccar.parse(raw, RECEIVED_MS), ("unit",), "location.coords")
+        said = phones.said_by(phones.parse_traccar(raw, RECEIVED_MS), ("unit",), "location.coords")
     except InvalidField:
         return
     check_all(said)

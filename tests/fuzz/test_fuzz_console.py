@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from services.common.web import server as common_web
 from services.console.domain.people import ConsoleUser, Role
-from services.console.guard import Ask, RouteGuard
-from services.console.redirects import see_other
+from services.console.pages.guard import Ask, RouteGuard, see_other
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.sessions import SignedCookies, new_session
 from services.dispatch.exchange.links import InvalidLink, Links, Token

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.cli.commands.prove import evidence
-from services.cli.evidence import bundle as evidence_bundle
-from services.cli.evidence.tar import CorruptArchive
-from services.cli.terminal import printable
+from services.cli.commands import evidence
+from services.common.failure import printable
+from services.court.evidence import bundle as evidence_bundle
+from services.court.evidence.archive import CorruptArchive
 from tests.support.bundles import Manifest, Members, bundle, crafted, with_manifest
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -117,7 +117,7 @@ def test_a_changed_bundle_is_proven_or_broken(name: str) -> None:
     @given(TARGETS[name])
     def attempt(content: Any) -> None:
         try:
-            found = evidence_bundle.verify(content, None)
+            found = evidence_bundle.verify_bundle(content, None)
         except CorruptArchive as broken:
             assert str(broken).isprintable()
             return

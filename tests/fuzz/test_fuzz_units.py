@@ -21,11 +21,8 @@ from hypothesis import strategies as st
 
 from services.common.privacy.key_files import open_keys
 from services.common.rpc.errors import InvalidField
-from services.field import guard as guards
-from services.field.phones.sessions import PhoneCookies, PhoneSession
-from services.field.units import guard as unit_guards
-from services.field.units import requests
-from services.field.units.sessions import UnitCookies, UnitSession
+from services.field import guard, units
+from services.field.credentials import PhoneCookies, PhoneSession, UnitCookies, UnitSession
 from tests.support.field.alone import running_field
 from tests.support.field.phone import PhoneClient
 
@@ -81,11 +78,11 @@ JSON = st.recursive(
 
 def test_what_a_units_page_sends_is_read_or_refused_with_its_field() -> None:
     def check(content: Any) -> None:
-        for read in (lambda: requests.answer("token", content), lambda: requests.report("token", content, 1_000)):
+        for read in (lambda: units.parse_answer("token", content), lambda: units.parse_report("token", content, 1_000)):
             with suppress(InvalidField):
                 read().SerializeToString()
         with suppress(InvalidField):
-            requests.shown(str(content))
+            units.parse_shown(str(content))
 
     made = settings(
         max_examples=300, deadline=None, derandomize=not SECONDS, database=None, suppress_health_check=list(HealthCheck)
@@ -109,13 +106,8 @@ def test_made_up_cookies_open_no_page_and_hers_is_no_units() -> None:
 
 
 async def test_each_route_answers_rubbish_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = (
-        (guards, ("ADDRESS_PER_S", "PHONE_PER_S", "CODE_PER_S")),
-        (unit_guards, ("PAGE_PER_S", "LINK_PER_S")),
-    )
-    for module, names in limits:
-        for name in names:
-            monkeypatch.setattr(module, name, 1e9)  # the limits are tested elsewhere
+    for name in ("ADDRESS_PER_S", "PHONE_PER_S", "CODE_PER_S", "UNIT_PAGE_PER_S", "LINK_PER_S"):
+        monkeypatch.setattr(guard, name, 1e9)  # the limits are tested elsewhere
     dice, statuses = random.Random(None if SECONDS else 11), set[int]()
     async with running_field(tmp_path) as url, aiohttp.ClientSession() as session:
         keys, phone = open_keys(tmp_path / "cookies.key"), PhoneClient(url, session)

@@ -60,7 +60,7 @@ def running_mesh(folder: Path) -> Iterator[Mesh]:
 
     with running_server(folder / "nats") as nats:
         asyncio.run(create())
-        evaluators = Evaluators(nats, folder, partitions=1, count=2, replicas=2, env=env)
+        evaluators = Evaluators(nats, folder, partitions=1, env=env)
         clock_only = {name: value for name, value in env.items() if "CLOCK" in name}
         with running_ingest(nats, folder / "ingest.log", clock_only) as ingest:
             try:

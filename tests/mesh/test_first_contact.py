@@ -16,9 +16,9 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Desk, HeadEnd, Matches
-from services.cli.stack.mesh import OPERATOR, Clients, connect
+from services.client.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Desk, HeadEnd, Matches
+from services.client.calls import call
+from services.client.mesh import OPERATOR, Clients, connect
 from services.common import times
 from services.common.rpc import server
 from tandem.common.v1 import first_contact_pb2, geometry_pb2, log_pb2, notice_pb2
@@ -138,7 +138,7 @@ class Approach:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 listed = await call(
-                    self.clients.dispatch["police"].ListIncidents, request, self.clients.identity(DESKS["police"])
+                    self.clients.legs["police"].dispatch.ListIncidents, request, self.clients.identity(DESKS["police"])
                 )
                 for incident in listed.incidents:
                     for assignment in incident.assignments:

@@ -15,7 +15,9 @@ from services.common.rpc.errors import Unavailable
 from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
 from tests.support.ingest import ingest
 from tests.support.ingest.ingest import IngestMesh
+from tests.support.registry import records
 from tests.support.registry.registry import WITHIN_S, RegistryMesh, running_registry
+from tests.support.stream_readers.of_registry import step_message
 
 POLICE, PROBATION = "spiffe://npa/desk/seoul", "spiffe://moj/desk/seoul"
 
@@ -24,7 +26,14 @@ POLICE, PROBATION = "spiffe://npa/desk/seoul", "spiffe://moj/desk/seoul"
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
     """A registry that the tests of this module share. Each test discloses under its own ids."""
     with running_registry(tmp_path_factory.mktemp("registry"), 1) as running:
+        asyncio.run(put_records(running))
         yield running
+
+
+async def put_records(registry: RegistryMesh) -> None:
+    """Puts the wearer, the person and the order that the disclosures name."""
+    async with registry.connected() as client:
+        await client.put(*records.unlinked())
 
 
 def disclosure(disclosure_id: str, who: str = POLICE, **changes: Any) -> ledger_pb2.Disclosure:
@@ -32,7 +41,7 @@ def disclosure(disclosure_id: str, who: str = POLICE, **changes: Any) -> ledger_
         "at_ms": 1_700_000_000_000,
         "legal_basis": "TAG_16_2",
         "purpose": "ENFORCEMENT",
-        "reference": "incident-1",
+        "reference": "o-1",
         "record_kind": "WEARER",
         "record_id": "w-1",
         "order_id": "o-1",
@@ -125,6 +134,33 @@ async def test_a_disclosure_that_disagrees_with_its_publisher_becomes_a_dead_let
         await client.bus.publish(f"disclosure.dispatch-police.{valid.disclosure_id}", valid.SerializeToString())
         await until_chained(registry, valid.disclosure_id)
         assert forged.disclosure_id not in chained(registry)
+
+
+MADE_UP = {
+    "a wearer": {"record_id": "w-nobody"},
+    "a protected person": {
+        "record_kind": "PROTECTED_PERSON",
+        "record_id": "p-nobody",
+        "legal_basis": "TAG_DECREE_23_10",
+    },
+    "an order": {"order_id": "o-nobody"},
+    "an incident": {"reference": "incident-nobody"},
+}
+
+
+@pytest.mark.parametrize("what", MADE_UP)
+async def test_a_leg_writes_no_row_of_the_ledger_about_what_it_made_up(registry: RegistryMesh, what: str) -> None:
+    made_up = disclosure(f"made-up-{what.split()[-1]}", **MADE_UP[what])
+    async with registry.connected():
+        async with buses.connect(registry.nats.url_as("dispatch-police"), "dispatch-police") as bus:
+            # Its own steps make no incident known: alerts do.
+            await bus.publish(*step_message("police", "incident-nobody"))
+            for message in (made_up, disclosure(f"valid-after-{made_up.disclosure_id}")):
+                subject = flow.disclosure_subject("dispatch-police", message.disclosure_id)
+                await bus.publish(subject, message.SerializeToString())
+        await until_chained(registry, f"valid-after-{made_up.disclosure_id}")
+        held = {row[0] for row in registry.query("select disclosure_id from held_disclosures")}
+        assert made_up.disclosure_id in held and made_up.disclosure_id not in chained(registry)
 
 
 async def test_the_warning_leg_can_give_only_notices(mesh: IngestMesh) -> None:

@@ -19,9 +19,9 @@ from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.leg import Leg
+from services.dispatch.leg.publications import LegDisclosures
 from services.dispatch.leg.store import Store
-from services.dispatch.publications.disclosures import LegDisclosures
-from services.geofence.sharing.outbox import DisclosureOutbox
+from services.geofence.disclosures import DisclosureOutbox
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.metrics import IngestMetrics

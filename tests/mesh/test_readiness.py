@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from services.cli.stack import processes
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
+from services.local import processes
 from tests.support.common.mesh import RunningMesh
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port

@@ -11,15 +11,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
+from services.common.evidence.collector import collect
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict
-from services.dispatch.evidence.collector import collect
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
-from services.ingest.log.republish import LastReports
+from services.ingest.log import LastReports
 from services.ingest.metrics import IngestMetrics
-from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.common.nats import TestServer
@@ -125,7 +125,8 @@ async def test_the_warning_leg_keeps_unusable_messages_of_each_stream_as_dead_le
     for start in (1, 2):
         async with running(configured) as leg:
             await litter()
-            await publish(bus, warned.ring(4 + start, incident=f"incident-{start}"))
+            demand, ring_m = ((geometry_pb2.WARN, 1000.0), (geometry_pb2.RESPOND, 100.0))[start - 1]
+            await publish(bus, warned.ring(4 + start, ring_m, demand, incident=f"incident-{start}"))
             warning_id, _ = await device.shown(start)
             await device.arrived(warning_id)
             kept = await dead_letters(bus, (start + 1) * 9)
@@ -255,7 +256,7 @@ async def test_evidence_is_gathered_despite_unreadable_messages(bus: Bus) -> Non
     ack = await bus.publish(flow.log_subject(0, "tick"), tick)
     opening = alert(ack.seq, ends=True)
     await publish(bus, opening)
-    gathered = await collect(bus, log_meta, ["junk", opening.alert_id], leg="police")
+    gathered = await collect(bus, log_meta, ["junk", opening.alert_id], leg="police", may_locate_person=True)
     assert gathered.incident_id == "incident-1"
 
 

@@ -22,6 +22,7 @@ from tests.simulation.judges.account import AccountJudge, ClearingJudge
 from tests.simulation.judges.fold import EvaluatorsJudge, FoldJudge
 from tests.simulation.judges.judge import Case, Failure, Judge
 from tests.simulation.judges.lists import ListJudge
+from tests.simulation.judges.offers import OffersJudge
 from tests.simulation.judges.orders import RecordsJudge
 from tests.simulation.judges.reports import OverloadJudge, ReportsJudge
 from tests.simulation.judges.response import ResponseJudge
@@ -116,6 +117,7 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         OverloadJudge(case),
         ReportsJudge(case),
         ResponseJudge(case),
+        OffersJudge(case),
         WarningJudge(case),
         RecordsJudge(case, agencies),
         SilenceJudge(case),

@@ -112,9 +112,10 @@ class JudgedWarnings:
         self.failures: list[Failure] = []
         self.judge = WarningJudge(Case(mesh, faults, town, self.head_end, desks={}, fail=self.failures.append))
 
-    def store(self, warning_id: str, incident_id: str = "", sequence: int = 1) -> None:
-        """Lets COMMANDS store the command for a warning on the phone."""
-        shown = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id=warning_id))
+    def store(self, warning_id: str, incident_id: str = "", sequence: int = 1, *, topic: str = "") -> None:
+        """Lets COMMANDS store the command for a warning on the phone, by default of a topic of its own."""
+        notice = command_pb2.ShowNotice(warning_id=warning_id, topic=topic or warning_id)
+        shown = command_pb2.Instruction(show_notice=notice)
         command = command_pb2.Command(device_id="phone-0", instruction=shown, reference=incident_id)
         subject = flow.command_subject(ISSUED_BY, f"command-{warning_id}")
         stored = Stored(sequence, subject, b"", data=command.SerializeToString(), stored_at_ns=self.world.now_ns)
@@ -140,6 +141,22 @@ def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_
     world.run(300.0)
     judge.each_second()
     assert [failure.text for failure in failures] == ["warning unseen doesn't show on phone-0, which was heard since"]
+
+
+def test_of_the_warnings_of_one_topic_only_the_newest_must_show(tmp_path: Path) -> None:
+    judged = JudgedWarnings(tmp_path)
+    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
+
+    world.run(100.0)
+    store("first", "incident-1", 1, topic="incident-1")
+    store("of another topic", "incident-1", 2, topic="incident-2")
+    store("newest", "incident-1", 3, topic="incident-1")
+    assert set(judge._unshown) == {("of another topic", "phone-0"), ("newest", "phone-0")}
+    head_end.notices += [Notice("phone-0", "of another topic", world.elapsed_s)]
+    head_end._heard_s["phone-0"] = 110.0
+    world.run(200.0)
+    judge.each_second()
+    assert [failure.text for failure in failures] == ["warning newest doesn't show on phone-0, which was heard since"]
 
 
 def test_a_later_warning_of_the_incident_covers_one_whose_command_was_lost(tmp_path: Path) -> None:

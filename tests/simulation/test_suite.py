@@ -73,7 +73,7 @@ def test_the_nearest_tests_come_first() -> None:
     def names(module: str) -> list[str]:
         return [str(path.relative_to(suite.TESTS)) for path in suite.files_of({module})]
 
-    assert names("services.geofence.outputs.publisher")[0] == "unit/geofence/test_publisher.py"
+    assert names("services.geofence.publisher")[0] == "unit/geofence/test_publisher.py"
     of_warnings = names("services.dispatch.warning.channels")
     farther = of_warnings.index("unit/dispatch/leg/test_choosing.py")
     for nearer in ("test_channels.py", "test_failures.py"):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from services.cli.evidence import bundle as evidence_bundle
-from services.cli.evidence.chains import Chain
-from services.cli.evidence.replay import Ground
+from services.common.evidence.model import Evidence, StoredMessage
 from services.common.messaging import flow
+from services.court.evidence import bundle
+from services.court.evidence.bundle import Ground
+from services.court.evidence.leg_records import Chain
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.events import Acknowledged, Closed, Event, Offered, Progressed
-from services.dispatch.evidence.model import Evidence, StoredMessage
 from services.dispatch.leg import chain
 from services.dispatch.leg.chain import ChainHead
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Entry
+from services.geofence.domain.entries import FOLD_VERSION, Entry
 from services.geofence.domain.state import State
 from services.ingest.domain import Position
 from tandem.common.v1 import log_pb2
@@ -39,14 +39,12 @@ def approach_bundle(
     *,
     late_turns: Collection[int] = (),
     last_snapshot: log_pb2.LogEntry | None = None,
-    fold_version: int = 1,
     ticks_after_s: int = 120,
 ) -> bytes:
     """The bundle of an approach to 30 m and away. `equipment` holds events of the tag: seconds after the beginning, and the kind. The
     positions of `late_turns` arrive 10 minutes after the departure, and amend the account. With a `last_snapshot` of the case, the log
-    ends with it 1 s after the wearer has come to 30 m. The log demands `fold_version`. Its tick comes `ticks_after_s` after all
-    else."""
-    entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold_version)))]
+    ends with it 1 s after the wearer has come to 30 m. Its tick comes `ticks_after_s` after all else."""
+    entries = [(BEGAN_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=FOLD_VERSION)))]
     entries.append((BEGAN_MS, case_entry(place=True)))
     distances_m = _DISTANCES_M if last_snapshot is None else _COMES_M
     if late_turns:
@@ -93,7 +91,7 @@ def approach_bundle(
     evidence = Evidence(incident_id, leg, "w1", ("order-1",), ("p1",), 0, BEGAN_MS, True, True, tuple(records))
     ground = Ground(incident_id, 0, _LOG_ID, 1, 0, BEGAN_MS)
     chains = [_chain("police", incident_id, "p1"), _chain("probation", incident_id, "w1")]
-    return evidence_bundle.make(evidence, ground, chains, about=ABOUT, key=KEY)
+    return bundle.make_bundle(evidence, ground, chains, about=ABOUT, key=KEY)
 
 
 def _alerts(log: Sequence[StoredMessage]) -> list[Alert]:

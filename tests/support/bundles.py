@@ -10,12 +10,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.cli.evidence import bundle as evidence_bundle
-from services.cli.evidence import seal, tar
-from services.cli.evidence.chains import Chain
-from services.cli.evidence.replay import Ground
+from services.common.evidence.model import Evidence, StoredMessage
+from services.court.evidence import archive
+from services.court.evidence import bundle as evidence_bundle
+from services.court.evidence.bundle import Ground
+from services.court.evidence.leg_records import Chain
 from services.dispatch.domain.events import Acknowledged
-from services.dispatch.evidence.model import Evidence, StoredMessage
 from services.dispatch.leg import chain
 from services.dispatch.leg.chain import ChainHead
 from tandem.common.v1 import log_pb2
@@ -50,7 +50,7 @@ def bundle(by: str = "spiffe://npa/desk/kim", whole: bool = True) -> bytes:
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
     entries = tuple(StoredMessage("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
     evidence = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, whole, False, entries)
-    return evidence_bundle.make(evidence, GROUND, [links], about=ABOUT, key=KEY)
+    return evidence_bundle.make_bundle(evidence, GROUND, [links], about=ABOUT, key=KEY)
 
 
 def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
@@ -61,15 +61,15 @@ def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
     del members["signature.json"], manifest["members"]
     craft(members, manifest)
     overridden = {name: members.pop(name) for name in ("manifest.json", "signature.json") if name in members}
-    return tar.write(seal.seal(members, manifest, KEY) | overridden)
+    return archive.write_tar(archive.seal_members(members, manifest, KEY) | overridden)
 
 
 def with_manifest(manifest: bytes) -> Craft:
     """Replaces the manifest by these bytes and signs them."""
 
     def craft(members: Members, _: Manifest) -> None:
-        sealed = seal._signature(
-            manifest, KEY.sign(seal._SIGNED_PREFIX + manifest), KEY.public_key().public_bytes_raw()
+        sealed = archive._signature(
+            manifest, KEY.sign(archive._SIGNED_PREFIX + manifest), KEY.public_key().public_bytes_raw()
         )
         members["manifest.json"], members["signature.json"] = manifest, sealed
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.decision.placement import Play, Spot, moved
-from services.geofence.domain.agenda.due import Agenda, Due
 from services.geofence.domain.alerts import Alert, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Case, Demand, Entry
-from services.geofence.domain.state import State
+from services.geofence.domain.state import Agenda, Due, State
 
 HOME = Spot(0, 375_000_000, 1_270_000_000)
 
@@ -69,7 +68,7 @@ def _request(at_s: int, interval_s: int | None, until_s: int) -> SensingRequest:
         interval_s=interval_s,
         decided_at_ms=at_s * 1000,
         until_ms=until_s * 1000,
-        fold_version=12,
+        fold_version=1,
     )
 
 

@@ -8,13 +8,10 @@ from typing import Any
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
-OLDER_VERSION = 17
 ENDED_S = 600
 WAIT_S = Rules().silent_notify_after_ms // 1000
 NO_TAG: dict[str, Any] = {"tag_device_ids": []}
@@ -24,10 +21,9 @@ OTHER_TAG: dict[str, Any] = {"tag_device_ids": ["tag-2"]}
 FAR_M = 6000
 
 
-def begin(version: int = VERSION, *, stays_m: float = FAR_M, stays_s: int = 60, **case: Any) -> Story:
+def begin(*, stays_m: float = FAR_M, stays_s: int = 60, **case: Any) -> Story:
     """She is at home until the record ends, and the wearer's tag reports at a distance from her for a while."""
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case(**case)
     for at_s in range(0, stays_s, 15):
         story.at(at_s, "phone", 0)
@@ -35,9 +31,9 @@ def begin(version: int = VERSION, *, stays_m: float = FAR_M, stays_s: int = 60, 
     return story
 
 
-def unseen(version: int = VERSION, **case: Any) -> Story:
+def unseen(**case: Any) -> Story:
     """The tag falls silent 2.5 km from her after a sign of evasion, so that a response rests on the silence alone."""
-    story = begin(version, stays_m=2500, **case)
+    story = begin(stays_m=2500, **case)
     story.says(60, "tag", "JAMMING_SUSPECTED")
     at_home(story, 60, ENDED_S)
     [alert] = [alert for alert in story.alerts if alert.demand is Demand.RESPOND]
@@ -45,9 +41,9 @@ def unseen(version: int = VERSION, **case: Any) -> Story:
     return story
 
 
-def tampered(version: int = VERSION, *, event: str = "STRAP_OPEN", **case: Any) -> Story:
+def tampered(*, event: str = "STRAP_OPEN", **case: Any) -> Story:
     """The strap is cut far from her, or the tag's case is opened, and the tag reports on."""
-    story = begin(version, **case)
+    story = begin(**case)
     story.says(60, "tag", event)
     for at_s in range(75, ENDED_S, 15):
         story.at(at_s, "phone", 0)
@@ -57,9 +53,9 @@ def tampered(version: int = VERSION, *, event: str = "STRAP_OPEN", **case: Any) 
     return story
 
 
-def panicked(version: int = VERSION, **case: Any) -> Story:
+def panicked(**case: Any) -> Story:
     """She presses the panic button while the wearer is far away."""
-    story = begin(version, stays_s=ENDED_S, **case)
+    story = begin(stays_s=ENDED_S, **case)
     story.says(ENDED_S - 10, "phone", "PANIC_BUTTON")
     assert story.alerts[-1].kind is AlertKind.PANIC
     return story

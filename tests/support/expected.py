@@ -35,7 +35,7 @@ class Expected:
     checks: list[str] | None = None
     """Legs that must look into the act; None means any."""
     contact: str = ""
-    """Plan of the first contact with the wearer, or the reason why it is withheld; empty means any, or none."""
+    """Plan of the first contact with the wearer, the reason why it is withheld, or `none`; empty means any, or none."""
     unconfirmed: bool | None = None
     """Whether the alert ends something that no report shows to be over; None means any."""
     what: str = ""
@@ -89,5 +89,5 @@ class Forbidden:
 
 def _contact(alert: dict[str, Any]) -> tuple[str | None, ...]:
     """What an alert says about the first contact."""
-    contact = alert.get("contact") or {}
-    return contact.get("plan"), contact.get("withheld")
+    contact = alert.get("contact")
+    return (contact["plan"], contact["withheld"]) if contact else ("none",)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from services.cli.explain import explanation
-from services.cli.explain.explanation import Explanation
-from services.cli.explain.refold import Refold, StoredAlert
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.pull import Delivered
 from services.common.messaging.streams import LogMetadata
+from services.court.explain import explanation
+from services.court.explain.explanation import Explanation
+from services.court.explain.refold import Refold, StoredAlert
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
@@ -16,7 +16,7 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
 from services.ingest.domain import Position
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.geofence import log
 
 T0_MS = 1_790_000_000_000
@@ -79,10 +79,12 @@ def fix(device_id: str, at_s: float, north_m: float) -> Position:
     return log.position(device_id, T0_MS + round(at_s * 1000), north_m)
 
 
-def approach(rate: int = 1) -> Log:
+def approach(rate: int = 1, *, exercise: exercise_pb2.Exercise.ValueType = exercise_pb2.EXERCISE_UNSPECIFIED) -> Log:
     """The protected person is at home, and the wearer comes from 3 km to 50 m. Both report every 30 s; she falls silent after 1 min."""
     story = Log(rate)
-    story.add(0, case_entry())
+    entry = case_entry()
+    entry.case.exercise = exercise
+    story.add(0, entry)
     for i, north_m in enumerate((3000, 2500, 1900, 1500, 900, 400, 50)):
         if i < 3:
             story.at(1 + 30 * i, "d1", 0)

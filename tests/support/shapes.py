@@ -1,4 +1,4 @@
-"""Checks of the shapes of code in services/: class length, constructor arguments, exhaustive matches, and creation of metrics."""
+"""Checks of the shapes of code in services/: constructor arguments, exhaustive matches, and creation of metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-MAX_CLASS_LINES = 200
 MAX_POSITIONAL = 3
 """Maximum number of positional arguments. ruff's PLR0917 limits them for functions, but doesn't see the constructors that dataclasses
 and NamedTuples generate."""
@@ -25,7 +24,7 @@ class Finding(NamedTuple):
     """File, relative to the root."""
     line: int
     check: str
-    """`class length`, `arguments`, `match` or `metrics`."""
+    """`arguments`, `match` or `metrics`."""
     text: str
 
 
@@ -80,17 +79,9 @@ class Code:
     def findings(self) -> Iterator[Finding]:
         """All violations, module by module."""
         for module in self.modules:
-            yield from self._long_classes(module)
             yield from self._arguments(module)
             yield from self._matches(module)
             yield from self._metrics(module)
-
-    def _long_classes(self, module: Module) -> Iterator[Finding]:
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.ClassDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > MAX_CLASS_LINES:
-                    yield Finding(module.path, node.lineno, "class length", f"{node.name} has {lines} lines")
 
     def _arguments(self, module: Module) -> Iterator[Finding]:
         names = module.full_names()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from services.cli.stack import nats_server
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.identity import CONSOLES, Role, caller_of
 from services.console.domain.people import Role as ConsoleRole
+from services.local import nats_server
 
 PREFIX = "tls-"
 _CONSOLES = {f"console-{role.value}": role for role in ConsoleRole}
@@ -21,7 +21,7 @@ def identity_of(name: str) -> str:
     if name in _CONSOLES:
         return CONSOLES[_CONSOLES[name].value]
     if name == "nats":
-        return nats_server.IDENTITY
+        return nats_server.SERVER_IDENTITY
     return SERVICE + name if name in {*flow.USERS, FIELD, *_OTHERS} else ""
 
 

@@ -31,6 +31,8 @@ GRPC = {
 """gRPC port of each service. Agencies, vendors, desks and gateways call from anywhere, and authenticate by certificate."""
 PAGES = {"ingest": 7432, "console-police": 7408, "console-probation": 7408, "field": 7409}
 """HTTPS port of each service that phones or browsers call from anywhere."""
+FOR_FIELD = 7433
+"""Ingest's port for the reports that field brings. Nobody else reaches it."""
 OBSERVED = (*GRPC, "console-police", "console-probation", "field")
 OUTSIDE = {"field": 443}
 """HTTPS port at which each of these services calls the public internet: the push services of phones."""
@@ -60,12 +62,12 @@ CALLS = (
         for desk in ("police", "probation")
         for callee in ("registry", "ingest", "geofence", f"dispatch-{desk}")
     ),
-    # Field faces the internet, so it reaches no more than it needs: enrolment, notices, offers, her map, and ingest's endpoint for
-    # phones.
+    # Field faces the internet, so it reaches no more than it needs: enrolment, notices, offers, her map, and the port that ingest has
+    # for it alone.
     Call("field", "registry", GRPC["registry"]),
     *(Call("field", f"dispatch-{leg}", GRPC[f"dispatch-{leg}"]) for leg in flow.LEGS),
     Call("field", "geofence", GRPC["geofence"]),
-    Call("field", "ingest", PAGES["ingest"]),
+    Call("field", "ingest", FOR_FIELD),
     # Only the registry makes spans.
     Call("registry", "otel-collector", OTLP),
     Call("otel-collector", "jaeger", OTLP),

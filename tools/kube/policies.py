@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from services.cli.commands.operate.migrate import MIGRATE_WITHIN_S
+from services.common.storage.db import MIGRATE_WITHIN_S
 from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
 

@@ -10,7 +10,7 @@ from services.common.settings import SECRETS_DIR, CommonSettings
 from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
 from services.field.settings import FieldSettings
-from services.geofence.settings import GeofenceSettings as GeofenceSettings
+from services.geofence.settings import GeofenceSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
 from tools.kube import identities, network
@@ -176,6 +176,10 @@ class _Checker:
                 own_port = ports.get("grpc", ports.get("https"))
                 if str(own_port) != variable["value"]:
                     yield f"TANDEM_PORT is {variable['value']}, its port {own_port}"
+            case "TANDEM_FIELD_PORT":
+                ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+                if str(ports.get("field")) != variable["value"]:
+                    yield f"TANDEM_FIELD_PORT is {variable['value']}, its port field {ports.get('field')}"
             case "TANDEM_CONSOLE_ROLE":
                 mounted = {volume["name"]: volume for volume in obj["spec"]["template"]["spec"]["volumes"]}
                 secret = mounted.get("tls", {}).get("secret", {}).get("secretName", "")

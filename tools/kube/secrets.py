@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from services.cli.commands.operate import certs
 from services.common.privacy import sealing
 from services.common.rpc.certificates import AUTHORITY, CERT, KEY, folder_of
-from services.registry.ledger.signing import open_signer
+from services.local import authority
+from services.registry.ledger import open_signer
 from tools.kube import identities
 
 PHONES, PAGES = "tls-phones", "pages-"
@@ -28,8 +28,8 @@ def make(wanted: Mapping[str, set[str]], folder: Path, hosts: tuple[str, ...]) -
     identity_by_secret |= {
         name: identities.identity_of("ingest") for name in wanted if name == PHONES or name.startswith(PAGES)
     }
-    ids = {*certs.SERVERS, *certs.CLIENTS, *filter(None, identity_by_secret.values())}
-    certs.issue(folder / "certs", sorted(ids), (*certs.LOOPBACK, *hosts), lifetime=LIFETIME)
+    ids = {*authority.SERVERS, *authority.CLIENTS, *filter(None, identity_by_secret.values())}
+    authority.issue(folder / "certs", sorted(ids), (*authority.LOOPBACK, *hosts), lifetime=LIFETIME)
     open_signer(folder / "ledger.key")
     sealing.open_private_keys(folder / "warning.key")
     files = {name: (folder / name).read_text() for name in ("ledger.key", "ledger.pub", "warning.key", "warning.pub")}

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from services.cli.stack.nats_server import binary
+from services.local.nats_server import server_binary
 
 FILES = Path(__file__).with_name("stub_images_files")
 BASE_IMAGE, NATS_IMAGE, POSTGRES_IMAGE = "localhost/python-base:slim", "localhost/nats:play", "localhost/postgres:play"
@@ -42,7 +42,7 @@ def run(*command: str) -> None:
 def main() -> None:
     """Builds all three images, and prints how to use them."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(binary(), folder)
+        shutil.copy(server_binary(), folder)
         build(NATS_IMAGE, "nats.Containerfile", Path(folder))
     debian(BASE_IMAGE, *PYTHON)
     debian(POSTGRES_BASE, *POSTGRES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from tools.reference import command_line, contracts, legal_bases, log_events, metrics, settings, stored_names
+from tools.reference import command_line, contracts, legal_bases, log_events, metrics, settings, stored_names, words
 from tools.reference.sources import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -18,6 +18,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "contracts.md": contracts.render,
     "legal-bases.md": legal_bases.render,
     "stored-names.md": stored_names.render,
+    "words.md": words.render,
 }
 """Pages of docs/reference, and what renders each."""
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from services.cli import __main__ as command_line
-from services.cli import csv_columns
+from services.cli import csv_records
 from tools.reference.markdown import code, page, table
 
 
@@ -58,7 +58,7 @@ def render() -> str:
 def render_tables() -> str:
     """The page of the CSV tables."""
     parts = []
-    for name, columns in csv_columns.TABLES.items():
+    for name, columns in csv_records.TABLES.items():
         rows = [
             (code(column.name), "required" if column.required else "", column.meaning, code(column.example))
             for column in columns

@@ -1,48 +1,38 @@
-"""Back-test: run the mesh's fold over files, in process and without any service."""
+"""Back-test: run the mesh's fold over files, in process and without any service, and compare the alerts under two sets of rules."""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, assert_never
 
-from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate import tracks
-from services.cli.simulate.files import (
-    FileError,
-    InputPlace,
-    RecordChange,
-    ReportLine,
-    Scenario,
-    TagRecordRequest,
-    load_reports,
-    load_scenario,
-)
+from services.cli.simulate.files import FileError, InputPlace, load_reports, load_scenario
+from services.client.scenario import RecordChange, ReportLine, Scenario, TagRecordRequest
 from services.common import times
+from services.common.failure import MISUSED, CommandFailed
 from services.common.ids import hash_id
-from services.geofence import translate as geofence_translate
-from services.geofence.domain import accounts, fold
+from services.geofence import translate
+from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Demand, Entry, FoldVersion, Tick
+from services.geofence.domain.detectors import accounts
+from services.geofence.domain.entries import FOLD_VERSION, Body, Demand, Entry, FoldVersion, Tick
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
-from services.geofence.rules import translate as rules_translate
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
-from services.registry import domain as registry
-from services.registry import joint_case
-from services.registry.cases import domain as joint_cases
 from services.registry.cases import translate as snapshots
-from services.registry.presence_units.translate import parse_unit
+from services.registry.domain import records as registry
+from services.registry.domain.cases import build_case, duty_of
+from services.registry.domain.wearing import TagRecord, TagRecordKind, periods_of
 from services.registry.records import translate as registry_translate
-from services.registry.wearing import domain as wearing
-from services.registry.wearing import translate as wearing_translate
-from services.registry.wearing.domain import TagRecord, TagRecordKind
-from services.registry.wearing.service import NewRecord
+from services.registry.records.translate import parse_unit
+from services.registry.wearing import NewRecord, parse_good_cause, parse_refusal, parse_removal
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2, tag_record_pb2
@@ -56,7 +46,7 @@ TRACK_ACCURACY_M = 10.0
 """Accuracy of a track's positions without one, metres."""
 
 
-def run(
+def run_files(
     scenario_path: Path,
     reports_path: Path,
     rules: log_pb2.Rules | None = None,
@@ -119,9 +109,9 @@ class Backtest:
     def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
         """Enters the rules and the agencies' records, one second before the first report line."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
-        yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
+        yield from self._enter(self._stamp_ms, FoldVersion(FOLD_VERSION))
         if rules is not None:
-            yield from self._enter(self._stamp_ms, rules_translate.rules_of(rules))
+            yield from self._enter(self._stamp_ms, translate.rules_of(rules))
         for order in self._scenario.orders:
             for body in self._cases.put_order(order):
                 yield from self._enter(self._stamp_ms, body)
@@ -181,11 +171,11 @@ class _Cases:
             case registry_pb2.PresenceUnit():
                 return self.put_unit(what)
             case tag_record_pb2.RecordRefusalRequest():
-                return self._put_tag_record(wearing_translate.parse_refusal(what))
+                return self._put_tag_record(parse_refusal(what))
             case tag_record_pb2.RecordGoodCauseRequest():
-                return self._put_tag_record(wearing_translate.parse_good_cause(what))
+                return self._put_tag_record(parse_good_cause(what))
             case tag_record_pb2.AllowRemovalRequest():
-                return self._put_tag_record(wearing_translate.parse_removal(what))
+                return self._put_tag_record(parse_removal(what))
             case _:
                 assert_never(what)
 
@@ -234,17 +224,17 @@ class _Cases:
                         device for device in self._devices.values() if device.person_id in order.protected_person_ids
                     ]
                     records = [record for record in self._tag_records if record.wearer_id == wearer.wearer_id]
-                    case = joint_case.build_case(
+                    case = build_case(
                         order,
                         wearer,
                         tags,
                         devices=devices,
-                        tag_duty=joint_cases.duty_of(order, records, self._now_ms),
-                        removals=wearing.periods_of(records, TagRecordKind.REMOVAL, self._now_ms),
+                        tag_duty=duty_of(order, records, self._now_ms),
+                        removals=periods_of(records, TagRecordKind.REMOVAL, self._now_ms),
                         units=list(self._units.values()),
                     )
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
-                    yield geofence_translate.case_of(snapshots.case_to_proto(case, version))
+                    yield translate.case_of(snapshots.case_to_proto(case, version))
 
 
 def _bodies(line: ReportLine, cases: _Cases) -> Iterator[Body]:
@@ -254,15 +244,15 @@ def _bodies(line: ReportLine, cases: _Cases) -> Iterator[Body]:
         case ingest_pb2.Position():
             position = ingest_translate.parse_position(what)
             entry = ingest_translate.positions_entry(Positions.of([position]), received_wall_us=0)
-            yield geofence_translate.entry_body(entry.SerializeToString())
+            yield translate.entry_body(entry.SerializeToString())
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
-            yield geofence_translate.entry_body(entry.SerializeToString())
+            yield translate.entry_body(entry.SerializeToString())
         case presence_pb2.Presence():
             entry = ingest_translate.presences_entry([ingest_translate.parse_presence(what)], received_wall_us=0)
-            yield geofence_translate.entry_body(entry.SerializeToString())
+            yield translate.entry_body(entry.SerializeToString())
         case log_pb2.Rules():
-            yield rules_translate.rules_of(what)
+            yield translate.rules_of(what)
         case _:
             yield from cases.apply(what, line.received_ms)
 
@@ -378,3 +368,93 @@ def stretches(inside: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> li
 
 def _metres(mm: float | None) -> float | None:
     return None if mm is None else round(mm) / 1000
+
+
+AlertLine = dict[str, Any]
+"""An alert as a back-test prints it."""
+
+_IDS = frozenset(("alert_id", "episode_id", "incident_id"))
+"""Fields not compared: they hash log positions, which differ after any earlier difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedAlert:
+    """An alert that differs between the two rule sets."""
+
+    a: AlertLine | None
+    """The alert under the first rules; None if it is only in b."""
+    b: AlertLine | None
+    """The alert under the second rules; None if it is only in a."""
+
+    @property
+    def what(self) -> str:
+        """Kind of the change: ONLY_A, ONLY_B or CHANGED."""
+        if self.a is None:
+            return "ONLY_B"
+        return "ONLY_A" if self.b is None else "CHANGED"
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields that differ, for an alert that both have."""
+        return sorted(_different(self.a, self.b)) if self.a and self.b else []
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of a change, one line of the output."""
+        return {"change": self.what, "fields": self.fields, "a": self.a, "b": self.b}
+
+
+def compare_alerts(a: Iterable[AlertLine], b: Iterable[AlertLine]) -> list[ChangedAlert]:
+    """Changes from `a` to `b`, in order of time.
+
+    Only alerts of the same kind, ring, target and order are compared. Two alerts of the same moment are paired first. The alerts
+    between two such pairs are paired in order.
+    """
+    first, second = _grouped(a), _grouped(b)
+    changes = [change for key in first | second for change in _aligned(first[key], second[key])]
+    return sorted(changes, key=_order)
+
+
+def summary_of_changes(a: list[AlertLine], b: list[AlertLine], changes: list[ChangedAlert]) -> dict[str, Any]:
+    """Counts of the changes, and of the alerts on each side."""
+    counted = Counter(change.what for change in changes)
+    return {
+        "only_a": counted["ONLY_A"],
+        "only_b": counted["ONLY_B"],
+        "changed": counted["CHANGED"],
+        "a": _numbers(a),
+        "b": _numbers(b),
+    }
+
+
+def _grouped(alerts: Iterable[AlertLine]) -> defaultdict[str, list[AlertLine]]:
+    groups = defaultdict(list)
+    for alert in alerts:
+        groups[repr([alert.get(name) for name in ("order_id", "target_id", "kind", "ring_m")])].append(alert)
+    return groups
+
+
+def _aligned(a: list[AlertLine], b: list[AlertLine]) -> Iterator[ChangedAlert]:
+    matcher = SequenceMatcher(None, [alert.get("at") for alert in a], [alert.get("at") for alert in b], autojunk=False)
+    for _, a_from, a_to, b_from, b_to in matcher.get_opcodes():
+        in_a, in_b = a[a_from:a_to], b[b_from:b_to]
+        paired = min(len(in_a), len(in_b))
+        for left, right in zip(in_a, in_b, strict=False):
+            if _different(left, right):
+                yield ChangedAlert(left, right)
+        yield from (ChangedAlert(alert, None) for alert in in_a[paired:])
+        yield from (ChangedAlert(None, alert) for alert in in_b[paired:])
+
+
+def _different(a: AlertLine, b: AlertLine) -> set[str]:
+    return {name for name in a.keys() | b.keys() if name not in _IDS and a.get(name) != b.get(name)}
+
+
+def _order(change: ChangedAlert) -> tuple[str, str]:
+    alert = change.a or change.b or {}
+    return alert.get("decided_at", ""), alert.get("at", "")
+
+
+def _numbers(alerts: list[AlertLine]) -> dict[str, int]:
+    demands = Counter(alert["demand"] for alert in alerts if "demand" in alert)
+    incidents = {alert["incident_id"] for alert in alerts if alert.get("incident_id")}
+    return {"alerts": len(alerts), "incidents": len(incidents)} | dict(sorted(demands.items()))

@@ -1,26 +1,34 @@
-"""Read and check the two input files of a back-test and a replay: scenario.json and reports.ndjson."""
+"""Read and check the input files of a back-test and a replay: scenario.json, reports.ndjson, and the decision rules as TOML.
+
+JSON is checked against its protobuf message before it is parsed, so that an error names the field as the file spells it and shows an
+example. The rules are a TOML file with the fields of `Rules`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, assert_never, cast
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.failure import trouble
-from services.cli.simulate import json_fields
+from services.client.scenario import Arrival, ReportLine, Scenario
 from services.common import times
+from services.common.failure import trouble
 from services.common.rpc.errors import InvalidField
+from services.geofence import translate as geofence_translate
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import FUTURE_MS
-from services.registry.presence_units.translate import parse_unit
 from services.registry.records import translate as registry_translate
-from services.registry.wearing import translate as wearing
+from services.registry.records.translate import parse_unit
+from services.registry.wearing import parse_good_cause, parse_refusal, parse_removal
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2, tag_record_pb2
@@ -54,52 +62,6 @@ class FileError(Exception):
         )
 
 
-@dataclass(slots=True)
-class Scenario:
-    """Validated records of both agencies, from scenario.json."""
-
-    wearers: list[registry_pb2.Wearer] = field(default_factory=list)
-    tags: list[registry_pb2.Tag] = field(default_factory=list)
-    protected_persons: list[registry_pb2.ProtectedPerson] = field(default_factory=list)
-    devices: list[registry_pb2.Device] = field(default_factory=list)
-    orders: list[registry_pb2.Order] = field(default_factory=list)
-    presence_units: list[registry_pb2.PresenceUnit] = field(default_factory=list)
-
-    @property
-    def device_ids(self) -> set[str]:
-        """Ids of all tags and protective devices."""
-        return {tag.device_id for tag in self.tags} | {device.device_id for device in self.devices}
-
-
-TagRecordRequest = (
-    tag_record_pb2.RecordRefusalRequest | tag_record_pb2.RecordGoodCauseRequest | tag_record_pb2.AllowRemovalRequest
-)
-"""What officers record about the wearing of tags."""
-RecordChange = (
-    registry_pb2.Tag | registry_pb2.EndTagRequest | registry_pb2.Device | registry_pb2.Order | registry_pb2.PresenceUnit
-)
-"""A record that an agency puts, or the end of a tag."""
-Arrival = (
-    ingest_pb2.Position
-    | ingest_pb2.EquipmentEvent
-    | presence_pb2.Presence
-    | RecordChange
-    | TagRecordRequest
-    | log_pb2.Rules
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ReportLine:
-    """One line of reports.ndjson: a report, a changed record or new rules."""
-
-    number: int
-    """Line number, from 1."""
-    received_ms: int
-    """Time of arrival, milliseconds since 1970 UTC."""
-    what: Arrival
-
-
 _RECORDS: dict[str, tuple[type[Message], Callable[[Any], object]]] = {
     "wearers": (registry_pb2.Wearer, registry_translate.parse_wearer),
     "tags": (registry_pb2.Tag, registry_translate.parse_tag),
@@ -117,9 +79,9 @@ _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
     "end_tag": (registry_pb2.EndTagRequest, registry_translate.parse_device_end, ""),
     "device": (registry_pb2.Device, registry_translate.parse_device, ""),
     "order": (registry_pb2.Order, registry_translate.parse_order, ""),
-    "refusal": (tag_record_pb2.RecordRefusalRequest, wearing.parse_refusal, ""),
-    "good_cause": (tag_record_pb2.RecordGoodCauseRequest, wearing.parse_good_cause, ""),
-    "removal": (tag_record_pb2.AllowRemovalRequest, wearing.parse_removal, ""),
+    "refusal": (tag_record_pb2.RecordRefusalRequest, parse_refusal, ""),
+    "good_cause": (tag_record_pb2.RecordGoodCauseRequest, parse_good_cause, ""),
+    "removal": (tag_record_pb2.AllowRemovalRequest, parse_removal, ""),
     "rules": (log_pb2.Rules, lambda _: None, ""),
 }
 
@@ -258,7 +220,7 @@ def message_of(place: InputPlace, content: Any, kind: type[_Msg], *, parse: Call
     """Parses and checks a protobuf message from JSON. Raises FileError."""
     message = kind()
     try:
-        json_fields.check(message.DESCRIPTOR, content)
+        _check_fields(message.DESCRIPTOR, content)
         json_format.ParseDict(content, message)
         parse(message)
     except json_format.ParseError as error:
@@ -273,7 +235,7 @@ def _moment(place: InputPlace, text: object) -> int:
     try:
         return times.from_rfc3339(str(text))
     except ValueError:
-        raise FileError(place, f"must be an RFC 3339 time (example: {json_fields.TIME_EXAMPLE})") from None
+        raise FileError(place, f"must be an RFC 3339 time (example: {TIME_EXAMPLE})") from None
 
 
 def read_text(path: Path) -> str:
@@ -304,3 +266,138 @@ def json_object(place: InputPlace, text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileError(place, "must be one JSON object")
     return content
+
+
+_WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_UINT32_MAX = (1 << 32) - 1
+
+
+def load_rules(path: Path) -> log_pb2.Rules:
+    """Reads rules and checks them by the same bounds as the mesh. Raises FileError with line and field."""
+    try:
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = _WHERE.search(str(error))
+        line = int(where[1]) if where and where[1] else None
+        raise FileError(InputPlace(path, line), f"isn't TOML: {_WHERE.sub('', str(error))}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(InputPlace(path), trouble(error)) from None
+    rules = log_pb2.Rules()
+    known = rules.DESCRIPTOR.fields_by_name
+    for name, value in content.items():
+        place = InputPlace(path, _line_of(text, name), name)
+        if name not in known:
+            raise FileError(place, f"isn't a setting; known settings: {', '.join(known)}")
+        if known[name].type == known[name].TYPE_STRING:
+            if not isinstance(value, str):
+                raise FileError(place, 'must be a text (example: "night")')
+        elif type(value) is not int or not 0 <= value <= _UINT32_MAX:
+            raise FileError(place, "must be a whole number, 0 or more (example: 60)")
+        setattr(rules, name, value)
+    try:
+        geofence_translate.check_rules("", rules)
+    except InvalidField as error:
+        raise FileError(InputPlace(path, _line_of(text, error.field), error.field), error.reason) from None
+    return rules
+
+
+def _line_of(text: str, name: str) -> int | None:
+    """Line number of a setting; None if it isn't found, as for a missing setting."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if re.match(rf"""\s*\[*\s*["']?{re.escape(name)}\b""", line):
+            return number
+    return None
+
+
+TIME = "google.protobuf.Timestamp"
+TIME_EXAMPLE = "2026-07-06T09:00:00+09:00"
+_WHOLE = frozenset(
+    (
+        *(FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64),
+        *(FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64),
+    )
+)
+_DECIMAL = frozenset((FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT))
+
+_SCALARS = {
+    **dict.fromkeys(_WHOLE, "must be a whole number (example: 1)"),
+    **dict.fromkeys(_DECIMAL, "must be a number (example: 37.5)"),
+    FieldDescriptor.CPPTYPE_BOOL: "must be true or false",
+}
+
+
+def _check_fields(message: Any, content: object, path: str = "") -> None:
+    """Checks that a JSON value fits a message: known fields, each with a value of its type. Raises InvalidField with its path.
+
+    `message` is the descriptor of the message.
+    """
+    if not isinstance(content, dict):
+        raise InvalidField(path, "must be a JSON object")
+    for name, value in content.items():
+        field = message.fields_by_name.get(name) or message.fields_by_camelcase_name.get(name)
+        place = f"{path}.{name}" if path else str(name)
+        if field is None:
+            raise InvalidField(place, _unknown(message, str(name)))
+        if value is not None:
+            _check_value(field, value, place)
+
+
+def _unknown(message: Any, name: str) -> str:
+    if close := get_close_matches(name, message.fields_by_name, n=1):
+        return f"isn't a field of {message.name}; did you mean {close[0]}?"
+    return f"isn't a field of {message.name}; its fields: {', '.join(message.fields_by_name)}"
+
+
+def _check_value(field: FieldDescriptor, value: object, place: str) -> None:
+    if not field.is_repeated:
+        _check_single(field, value, place)
+    elif field.message_type is None or not field.message_type.GetOptions().map_entry:
+        if not isinstance(value, list):
+            raise InvalidField(place, "must be a list")
+        for n, element in enumerate(value):
+            _check_single(field, element, f"{place}[{n}]")
+
+
+def _check_single(field: FieldDescriptor, value: object, place: str) -> None:
+    if field.message_type is not None:
+        if field.message_type.full_name == TIME:
+            _check_time_text(value, place)
+        else:
+            _check_fields(field.message_type, value, place)
+    elif field.enum_type is not None:
+        names = field.enum_type.values_by_name
+        if isinstance(value, bool) or not (isinstance(value, int) or value in names):
+            raise InvalidField(place, f"must be one of {', '.join(_meant(names))}")
+    elif not _is_scalar(field, value):
+        raise InvalidField(place, _SCALARS.get(field.cpp_type, 'must be a text in quotes (example: "W-1")'))
+
+
+def _is_scalar(field: FieldDescriptor, value: object) -> bool:
+    if field.cpp_type in _WHOLE:
+        return _is_number(value, whole=True)
+    if field.cpp_type in _DECIMAL:
+        return _is_number(value, whole=False)
+    return isinstance(value, bool if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else str)
+
+
+def _meant(names: Any) -> list[str]:
+    """Names of an enum without the one that means nothing, unless it is the only one."""
+    return [name for name in names if not name.endswith("UNSPECIFIED")] or list(names)
+
+
+def _check_time_text(value: object, place: str) -> None:
+    try:
+        times.from_rfc3339(value if isinstance(value, str) else "")
+    except ValueError:
+        raise InvalidField(place, f"must be an RFC 3339 time (example: {TIME_EXAMPLE})") from None
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    """Whether protobuf takes a value as a number. It takes texts too, as JSON has no 64-bit numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        return float(value).is_integer() or not whole
+    except (ValueError, OverflowError):
+        return False

@@ -24,7 +24,7 @@ async def parse_or_keep(bus: Bus, reader: str, messages: Sequence[Delivered], *,
     """Parses messages, and keeps the unreadable ones as dead letters of a reader."""
     readable, unreadable = _parsed(messages, parse)
     for message, error in unreadable:
-        await keep(bus, reader, message, error=error)
+        await keep(bus, reader, message.stream, sequence=message.sequence, error=error)
     return readable
 
 
@@ -50,11 +50,11 @@ def _parsed(messages: Sequence[Delivered], parse: Parse[T]) -> tuple[list[T], li
     return readable, unreadable
 
 
-async def keep(bus: Bus, reader: str, message: Delivered, *, error: TandemError) -> None:
+async def keep(bus: Bus, reader: str, stream: str, *, sequence: int, error: TandemError) -> None:
     """Keeps a message as a dead letter of a reader, with the error as the reason. Idempotent."""
-    bus.metrics.unusable_messages.labels(message.stream, reader, "dead_letter").inc()
-    subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
-    await bus.store_dead_letter(subject, message.stream, message.sequence, by=reader, reason=str(error))
+    bus.metrics.unusable_messages.labels(stream, reader, "dead_letter").inc()
+    subject = flow.dead_letter_subject(reader, stream, sequence)
+    await bus.store_dead_letter(subject, stream, sequence, by=reader, reason=str(error))
 
 
 def pass_over(bus: Bus, reader: str, stream: str, *, sequence: int, error: TandemError) -> None:

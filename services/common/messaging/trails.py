@@ -24,7 +24,7 @@ WentBack = Callable[[StreamWentBack], Awaitable[None]]
 
 
 class Trail:
-    """The trail of a reader in a stream. Empty for a new reader, and for a position that was stored before trails existed."""
+    """The trail of a reader in a stream. Empty for a new reader."""
 
     def __init__(self, known: Sequence[StreamCursor] = ()) -> None:
         self._known = list(known)
@@ -76,7 +76,7 @@ async def follow(
     """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled.
 
     When a list is yielded, the trail already contains the last entry of the list. `after` is the sequence to continue after if the
-    trail is empty, as for a position that was stored before trails existed. `health` is updated with the server's messages and
+    trail is empty. `health` is updated with the server's messages and
     heartbeats to this reader. `linger_s` is as in `pull.read`. If the stream went back, `follow` raises the alarm and yields the
     messages after the last common entry again. So effects must be idempotent.
     """

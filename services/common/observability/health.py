@@ -23,10 +23,10 @@ from services.common.observability.heartbeat import HEART
 from services.common.observability.metrics import ProcessMetrics
 from services.common.rpc.certificates import remaining_s
 from services.common.rpc.errors import NotFound, Unavailable
-from services.common.web.server import Handler, served
+from services.common.web.server import SERVED_COST, Handler, served
 
-MAX_CONNECTIONS = 100
-"""Maximum number of connections to the port."""
+MAX_COST = 100 * SERVED_COST
+"""Maximum cost of the port's connections: nobody proves an identity there."""
 
 STREAMS_INTERVAL_S = 10.0
 """Interval of updates of the streams' metrics, seconds."""
@@ -123,7 +123,7 @@ async def observed(
     shown = {"/metrics": exposition, "/healthz": healthz, "/readyz": readyz}
     routes = [web.get("/livez", livez), *(web.get(path, within_main(handler)) for path, handler in shown.items())]
     async with _in_thread(
-        served("observe", routes, host, port=port, closed=metrics.http_closed, most=MAX_CONNECTIONS)
+        served("observe", routes, host, port=port, closed=metrics.http_closed, most=0, max_stranger_cost=MAX_COST)
     ) as bound:
         yield bound
 

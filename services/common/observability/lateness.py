@@ -1,10 +1,15 @@
-"""Expected times of an incident's steps, and which of its spans show that a step was late. Pure."""
+"""Expected times of an incident's steps, and the rows of its trace with the times that were due and the steps that were late. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Generic, TypeVar
+
+from services.common.observability.spans import NamedSpan, in_order
+
+Span = TypeVar("Span", bound=NamedSpan)
 
 ARRIVES = "UNIT_ARRIVES"
 """Name of the expectation that a unit arrives. The other names are those of tandem.registry.v1.Expectation without their prefix."""
@@ -56,3 +61,40 @@ def late_spans(expected_times: Iterable[ExpectedTime]) -> Mapping[str, ExpectedT
         if expected.outcome is StepOutcome.LATE and expected.met_span_id:
             late[expected.met_span_id] = expected
     return late
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow(Generic[Span]):
+    """A span of a trace at its place below its parent, with what is known about its times."""
+
+    span: Span
+    depth: int
+    """Number of the span's ancestors."""
+    late: ExpectedTime | None
+    """The expected time that the span shows as missed or too late; None if it shows none."""
+    dues: Sequence[ExpectedTime]
+    """Expected times that begin or end with the span."""
+    is_first_of_name: bool
+    """Whether no span of this name ended earlier: only then a median of like incidents compares with it."""
+
+
+def trace_rows(
+    spans: Sequence[Span], expected_times: Sequence[ExpectedTime], roots: Collection[str] = ("",)
+) -> list[TraceRow[Span]]:
+    """Rows of a trace, each span below its parent. Siblings keep their order; `roots` are the parents of spans of depth 0."""
+    late = late_spans(expected_times)
+    dues: dict[str, list[ExpectedTime]] = {}
+    for expected in expected_times:
+        for span_id in dict.fromkeys((expected.since_span_id, *expected.missed_span_ids, expected.met_span_id)):
+            dues.setdefault(span_id, []).append(expected)
+    earliest = {span.name: span.span_id for span in sorted(spans, key=lambda span: span.end_us, reverse=True)}
+    return [
+        TraceRow(
+            span=span,
+            depth=depth,
+            late=late.get(span.span_id),
+            dues=dues.get(span.span_id, ()),
+            is_first_of_name=earliest[span.name] == span.span_id,
+        )
+        for span, depth in in_order(spans, roots)
+    ]

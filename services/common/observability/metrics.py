@@ -49,6 +49,12 @@ class ProcessMetrics:
             ["endpoint", "reason"],
             registry=registry,
         )
+        self.streams_unread = Counter(
+            "tandem_grpc_streams_unread",
+            "gRPC streams that were ended because their peer did not read them, by method",
+            ["method"],
+            registry=registry,
+        )
         self.disk_used = Gauge(
             "tandem_disk_used_ratio",
             "Used share of the disk that holds this process's data, 0 to 1",

@@ -1,4 +1,4 @@
-"""Order of a trace's spans for display: each span below its parent. Pure."""
+"""Spans of a trace for display: each below its parent, the leg that it is of, and the end of the response. Pure."""
 
 from __future__ import annotations
 
@@ -34,8 +34,37 @@ class TimedSpan(Protocol):
         """Details."""
 
 
+class NamedSpan(SpanLike, Protocol):
+    """A span with its name and end."""
+
+    @property
+    def name(self) -> str:
+        """Name of what happened."""
+
+    @property
+    def service(self) -> str:
+        """Service that the span is of."""
+
+    @property
+    def end_us(self) -> int:
+        """End, microseconds."""
+
+
 S = TypeVar("S", bound=SpanLike)
+ESCALATED = "escalated"
+"""Name of an escalation, after the leg's name."""
 _AMENDED = "ACCOUNT_AMENDED"
+_LEG_SERVICE = "dispatch-"
+
+
+def leg_of(span: NamedSpan) -> str:
+    """Returns the name of the leg that a span is of; empty for a span of another service."""
+    return span.service.removeprefix(_LEG_SERVICE) if span.service.startswith(_LEG_SERVICE) else ""
+
+
+def is_escalation(span: NamedSpan) -> bool:
+    """Whether a span is a leg's escalation of an assignment."""
+    return leg_of(span) != "" and span.name.partition(" ")[2] == ESCALATED
 
 
 def last_step_us(spans: Iterable[TimedSpan]) -> int:
@@ -48,7 +77,7 @@ def last_step_us(spans: Iterable[TimedSpan]) -> int:
 
 
 def _is_of_response(span: TimedSpan) -> bool:
-    return span.service.startswith("dispatch-") or span.attributes.get("kind", _AMENDED) != _AMENDED
+    return span.service.startswith(_LEG_SERVICE) or span.attributes.get("kind", _AMENDED) != _AMENDED
 
 
 def in_order(spans: Sequence[S], roots: Collection[str] = ("",)) -> list[tuple[S, int]]:

@@ -10,6 +10,7 @@ from services.common import fields
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, NoticeTerms
 from services.common.rpc.errors import InvalidField
+from services.common.words.articles import ARTICLE_WORDS
 
 
 class RecordKind(Enum):
@@ -40,7 +41,6 @@ class LegalBasis:
     """An article of law that allows a disclosure."""
 
     code: str
-    article: str
     kinds: frozenset[RecordKind]
     """Kinds of records that the article allows to disclose."""
     in_force_from_ms: int = 0
@@ -48,71 +48,69 @@ class LegalBasis:
     notice: NoticeTerms | None = None
     """Terms of an article under which the Ministry notifies a protected person; None for an article that allows reading a record."""
 
+    @property
+    def article(self) -> str:
+        """Name of the article in English."""
+        _korean, english = ARTICLE_WORDS[self.code]
+        return english
+
 
 _ALL = frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER})
 _WEARER = frozenset({RecordKind.WEARER})
 _NONE = frozenset[RecordKind]()
 
 LEGAL_BASES = (
-    LegalBasis("STALKING_9_1_2", "Stalking Punishment Act 9(1) item 2: no approach within 100 m", _ALL),
-    LegalBasis("STALKING_9_1_3", "Stalking Punishment Act 9(1) item 3: no contact by telecommunication", _ALL),
-    LegalBasis("STALKING_9_1_3_2", "Stalking Punishment Act 9(1) item 3-2: electronic tag", _ALL),
-    LegalBasis("STALKING_4", "Stalking Punishment Act 4: police emergency measure", _ALL),
+    LegalBasis("STALKING_9_1_2", _ALL),
+    LegalBasis("STALKING_9_1_3", _ALL),
+    LegalBasis("STALKING_9_1_3_2", _ALL),
+    LegalBasis("STALKING_4", _ALL),
     # In force from 2027-04-22T00:00:00+09:00.
     LegalBasis(
         code="STALKING_17_6",
-        article="Stalking Punishment Act 17-6: victim protection order",
         kinds=_ALL,
         in_force_from_ms=1_808_319_600_000,
     ),
     LegalBasis(
         code="STALKING_17_7",
-        article="Stalking Punishment Act 17-7: interim protection order",
         kinds=_ALL,
         in_force_from_ms=1_808_319_600_000,
     ),
-    LegalBasis("DV_29_1", "Domestic Violence Act 29 items 1 to 3: temporary measure", _ALL),
-    LegalBasis("DV_PROTECTION", "Domestic Violence Act: victim protection order", _ALL),
-    LegalBasis("TAG_9_2_1_3", "Tag Act 9-2(1)3: no approach to a named person", _ALL),
-    LegalBasis("TAG_16_2", "Tag Act 16(2): closed list of uses of a wearer's data", _WEARER),
-    LegalBasis("TAG_16_3_2", "Tag Act 16-3(2): request to a local government for CCTV", _WEARER),
-    LegalBasis("TAG_31_8_2", "Tag Act 31-8(2): use of the data of a wearer under item 3-2", _WEARER),
-    LegalBasis("TAG_DECREE_23_10", "Tag Act Decree 23-10 to 23-19: police told of a breach or its risk", _ALL),
+    LegalBasis("DV_29_1", _ALL),
+    LegalBasis("DV_PROTECTION", _ALL),
+    LegalBasis("TAG_9_2_1_3", _ALL),
+    LegalBasis("TAG_16_2", _WEARER),
+    LegalBasis("TAG_16_3_2", _WEARER),
+    LegalBasis("TAG_31_8_2", _WEARER),
+    LegalBasis("TAG_DECREE_23_10", _ALL),
     # Act 21229 and Decree 36387, in force since 2026-06-24, also for tags that were worn before. They allow no caller to read a record:
     # the recipient is the protected person.
     LegalBasis(
         "TAG_15_2",
-        "Tag Act 15-2: notice to the person whom a condition 9-2(1)3 names",
         _NONE,
         notice=notices.terms(NoticeGround.JUDGMENT, "a breach of the condition, or a marked risk of one"),
     ),
     LegalBasis(
         "TAG_16_2_5",
-        "Tag Act 16(2) item 5: location together with a notice under 15-2",
         _NONE,
         notice=notices.terms(NoticeGround.JUDGMENT, "a notice under 15-2 and urgency", gives_location=True),
     ),
     LegalBasis(
         "TAG_DECREE_13_3",
-        "Tag Act Decree 13-3: how a location is given together with a notice under 15-2",
         _NONE,
         notice=notices.terms(NoticeGround.JUDGMENT, "a distance and a danger that make it urgent", gives_location=True),
     ),
     LegalBasis(
         "TAG_31_6_4",
-        "Tag Act 31-6(4), proviso: notice to the persons whom a no-approach order protects",
         _NONE,
         notice=notices.terms(NoticeGround.STALKING_ORDER, "item 2: a breach of that order, or a risk of one"),
     ),
     LegalBasis(
         "TAG_31_8_2_5",
-        "Tag Act 31-8(2) item 5: location together with a notice under 31-6(4)",
         _NONE,
         notice=notices.terms(NoticeGround.STALKING_ORDER, "a notice under 31-6(4) and urgency", gives_location=True),
     ),
     LegalBasis(
         "TAG_DECREE_23_17",
-        "Tag Act Decree 23-17(1): how a location is given together with a notice under 31-6(4)",
         _NONE,
         notice=notices.terms(
             NoticeGround.STALKING_ORDER, "a distance and a danger that make it urgent", gives_location=True

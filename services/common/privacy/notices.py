@@ -146,6 +146,11 @@ def recipient_id(person_id: str) -> str:
     return f"{_RECIPIENT}{person_id}"
 
 
+def recipient_of(text: str) -> str:
+    """The person's id in an id of `recipient_id`; empty if the text is none."""
+    return text.removeprefix(_RECIPIENT) if is_recipient(text) else ""
+
+
 def is_recipient(text: str) -> bool:
     """Whether a text is an id of `recipient_id`."""
     return _RECIPIENT_PATTERN.fullmatch(text) is not None

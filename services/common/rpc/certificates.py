@@ -56,7 +56,7 @@ def remaining_s(cert: Path) -> float:
 
 
 def client_context(files: Files) -> ssl.SSLContext:
-    """TLS context of a client for connections to the NATS server, TLS 1.3 only."""
+    """TLS context of a client within the mesh whose server checks its certificate, TLS 1.3 only."""
     context = ssl.create_default_context(cafile=files.authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(files.cert, files.key)

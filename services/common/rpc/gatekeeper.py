@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
 
 from services.common.observability import tracing
 from services.common.observability.telemetry import logger
@@ -20,6 +21,7 @@ from services.common.rpc import errors
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, verify_dev_token
 from services.common.rpc.statuses import abort
+from services.common.rpc.unread import MAX_UNREAD_S, Unread, abort_unread, write_all
 from tandem.common.v1 import access_pb2
 
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
@@ -105,15 +107,18 @@ _Admit: TypeAlias = Callable[[grpc.aio.ServicerContext[Any, Any]], None]
 
 
 def _admitted_stream(
-    handler: grpc.RpcMethodHandler[Any, Any], admit: _Admit, read: Callable[[bytes], Any]
+    handler: grpc.RpcMethodHandler[Any, Any], admit: _Admit, read: Callable[[bytes], Any], *, ended: Callable[[], None]
 ) -> grpc.RpcMethodHandler[Any, Any]:
+    """Wraps a method with a stream of answers. Calls `ended` if a stream is ended because its peer doesn't read."""
     streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
-    async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
             admit(context)
-            async for response in streaming(_parsed(handler, request, context), context):
-                yield response
+            await write_all(streaming(_parsed(handler, request, context), context), context)
+        except Unread as error:
+            ended()
+            await abort_unread(context, error)
         except errors.TandemError as error:
             await abort(context, error)
 
@@ -173,8 +178,9 @@ def _budgeted(handler: grpc.RpcMethodHandler[Any, Any], history: HistoryBudget) 
 class Gatekeeper(grpc.aio.ServerInterceptor):
     """Interceptor that admits a call only if its caller is authenticated and the protos allow the caller's role."""
 
-    def __init__(self, dev_secret: str, history: HistoryBudget) -> None:
-        self._dev_secret, self._history = dev_secret, history
+    def __init__(self, dev_secret: str, history: HistoryBudget, unread: Counter | None = None) -> None:
+        """`unread` counts by method the streams that are ended because their peers don't read; None counts nothing."""
+        self._dev_secret, self._history, self._unread = dev_secret, history, unread
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         """Wrapped handlers of the methods that were called, by method."""
         self._open_streams = 0
@@ -239,8 +245,13 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if reads_history(method):
             handler = _budgeted(handler, self._history)
         if handler.response_streaming:
-            return _admitted_stream(handler, admit, _reader(handler, method))
+            return _admitted_stream(handler, admit, _reader(handler, method), ended=lambda: self._note_unread(method))
         return _admitted_unary(handler, admit, _reader(handler, method))
+
+    def _note_unread(self, method: str) -> None:
+        logger().warning("stream_unread", method=method, caller=caller().spiffe_id, seconds=MAX_UNREAD_S)
+        if self._unread:
+            self._unread.labels(method.rpartition("/")[2]).inc()
 
     def _authenticate(
         self, context: grpc.aio.ServicerContext[Any, Any], metadata: Sequence[tuple[str, str | bytes]]

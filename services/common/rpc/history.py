@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import BudgetSpent
 
-MAX_PAGES = 64
-"""Maximum number of pages that are read or wait, for all callers of a process together."""
-MAX_PAGES_OF_IDENTITY = 8
-"""Maximum number of pages that are read or wait for the same identity."""
+MAX_CALLS = 64
+"""Maximum number of unary calls that are read or wait, for all callers of a process together."""
+MAX_CALLS_OF_IDENTITY = 8
+"""Maximum number of unary calls that are read or wait for the same identity."""
 PAGE_CONCURRENCY = 2
 MAX_PAUSE_S = 1.0
 """Maximum pause after a page, seconds, so that a lone caller with expensive pages is slowed down, but not refused."""
@@ -46,7 +46,16 @@ class _Reader:
     used_s: float
     """Processor time of its pages, seconds. It starts at the level of the others: a newcomer doesn't go first for long."""
     pages: int = 0
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    """Number of pages that are read or wait."""
+    calls: int = 0
+    """Number of unary calls among these pages."""
+    waiting_calls: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting_streams: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    @property
+    def waiting(self) -> deque[asyncio.Future[None]]:
+        """The pages of which one is next. Streams wait behind calls, so that a caller with many streams can list what it needs now."""
+        return self.waiting_calls or self.waiting_streams
 
 
 @dataclass(slots=True)
@@ -98,29 +107,30 @@ class HistoryBudget:
         return sum(reader.pages for reader in self._readers.values())
 
     async def read(self, who: str, page: Callable[[], Awaitable[T]]) -> T:
-        """Reads a page for an identity in its turn and returns it. Raises BudgetSpent if too many wait, or after 2 s."""
+        """Reads a page for an identity in its turn and returns it. Raises BudgetSpent if too many calls wait, or after 2 s."""
         reader = self._readers.get(who)
-        if reader and reader.pages >= MAX_PAGES_OF_IDENTITY:
-            raise self._spent(f"at most {MAX_PAGES_OF_IDENTITY} reads of the history at once for each identity")
-        if self.pages >= MAX_PAGES:
-            raise self._spent(f"at most {MAX_PAGES} reads of the history at once")
-        async with self._turn(who, MAX_WAIT_S) as cost:
+        if reader and reader.calls >= MAX_CALLS_OF_IDENTITY:
+            raise self._spent(f"at most {MAX_CALLS_OF_IDENTITY} reads of the history at once for each identity")
+        if sum(each.calls for each in self._readers.values()) >= MAX_CALLS:
+            raise self._spent(f"at most {MAX_CALLS} reads of the history at once")
+        async with self._turn(who, is_call=True) as cost:
             return await cost.measured(page())
 
     async def read_in_stream(self, who: str, page: Callable[[], Awaitable[T]]) -> T:
         """Reads a page of a stream, which has begun, so the page waits for its turn as long as needed."""
-        async with self._turn(who, None) as cost:
+        async with self._turn(who, is_call=False) as cost:
             return await cost.measured(page())
 
     @asynccontextmanager
-    async def _turn(self, who: str, max_wait_s: float | None) -> AsyncIterator[_Cost]:
+    async def _turn(self, who: str, *, is_call: bool) -> AsyncIterator[_Cost]:
         reader = self._readers.setdefault(who, _Reader(self._level_s))
         reader.pages += 1
+        reader.calls += is_call
         cost = _Cost()
         try:
             try:
-                async with asyncio.timeout(max_wait_s):
-                    await self._admitted(reader)
+                async with asyncio.timeout(MAX_WAIT_S if is_call else None):
+                    await self._admitted(reader.waiting_calls if is_call else reader.waiting_streams)
             except TimeoutError:
                 raise self._spent("the history's budget is spent: other callers go first") from None
             try:
@@ -131,18 +141,19 @@ class HistoryBudget:
                 self._charge(reader, cost.seconds)
         finally:
             reader.pages -= 1
+            reader.calls -= is_call
             self._forget_idle()
             self._admit()
 
-    async def _admitted(self, reader: _Reader) -> None:
+    async def _admitted(self, waiting: deque[asyncio.Future[None]]) -> None:
         turn = asyncio.get_running_loop().create_future()
-        reader.waiting.append(turn)
+        waiting.append(turn)
         self._admit()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn in reader.waiting:
-                reader.waiting.remove(turn)
+            if turn in waiting:
+                waiting.remove(turn)
             elif not turn.cancelled():  # it was admitted in the same turn of the event loop
                 self._running -= 1
             raise

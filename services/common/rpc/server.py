@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import Counter
 
 from services.common.messaging.bus import Bus
 from services.common.observability.readiness import Readiness
@@ -121,14 +122,15 @@ async def serve(
     add_servicers: Callable[[grpc.aio.Server], None],
     *,
     history: HistoryBudget,
+    unread: Counter | None = None,
 ) -> AsyncIterator[Server]:
     """Starts a gRPC server and stops it at the end of the block: it says NOT_SERVING, gives calls 5 s to finish, and stops.
 
     `add_servicers` adds the servicers to the server; reflection lists their services. `history` is the budget of the methods that read
-    the history.
+    the history. `unread` is ProcessMetrics.streams_unread.
     """
     server = grpc.aio.server(
-        interceptors=[Gatekeeper(settings.dev_secret, history)],
+        interceptors=[Gatekeeper(settings.dev_secret, history, unread)],
         options=_SERVER_OPTIONS,
         maximum_concurrent_rpcs=MAX_CALLS,
     )

@@ -33,7 +33,7 @@ _ADVICE = {
     errno.ENOTDIR: "correct the setting",
 }
 _CERTIFICATES = (("tls_cert", "tls_key"), ("http_tls_cert", "http_tls_key"))
-_AUTHORITIES = ("tls_ca", "ingest_phones_cert")
+_AUTHORITIES = ("tls_ca",)
 
 
 def run_service(

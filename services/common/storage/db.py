@@ -38,6 +38,9 @@ READERS_KEPT = 4
 """Connections of an SQLite file's readers that are kept open. More are opened when needed, and closed after their use."""
 LOCK_INTERVAL_S = 0.5
 """Interval of attempts to get a lock that another process holds, seconds."""
+MIGRATE_WITHIN_S = 1_500.0
+"""How long a Job waits for its database before it migrates the schema, seconds: longer than the first pull of the database server's
+image, shorter than the Job's deadline."""
 
 
 class Database(ABC):
@@ -233,14 +236,12 @@ def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
 
 
 @asynccontextmanager
-async def open_database(where: Path | str, migrations: Path, revision: str = "head") -> AsyncIterator[Database]:
+async def open_database(where: Path | str, migrations: Path) -> AsyncIterator[Database]:
     """Opens the database in a file or at a postgresql:// URL, and creates or upgrades it with the Alembic scripts in `migrations`.
 
     Raises FailedPrecondition if the URL isn't a postgresql:// URL, and Unavailable if its server doesn't answer or the disk refuses.
     """
-    opened = (
-        _open_file(where, migrations, revision) if isinstance(where, Path) else _open_url(where, migrations, revision)
-    )
+    opened = _open_file(where, migrations) if isinstance(where, Path) else _open_url(where, migrations)
     async with opened as database:
         yield database
 
@@ -261,7 +262,7 @@ async def retry_until_available(work: Callable[[], Awaitable[T]]) -> T:
 
 
 @asynccontextmanager
-async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterator[Database]:
+async def _open_file(path: Path, migrations: Path) -> AsyncIterator[Database]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # hide_parameters keeps the stored values, which may be personal data, out of error texts.
     url, connect_args = f"sqlite+aiosqlite:///{path}", {"async_creator_fn": connect_sqlite}
@@ -284,7 +285,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     try:
         with refusals(str(path)):
             async with engine.begin() as connection:
-                await connection.run_sync(_upgrade, migrations, revision)
+                await connection.run_sync(_upgrade, migrations)
         with (
             Visits(visits) as visited,
             VisitThread() as thread,
@@ -297,14 +298,14 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[Database]:
+async def _open_url(url: str, migrations: Path) -> AsyncIterator[Database]:
     engine, patient = postgres.engine(url), postgres.engine(url, answer_within_s=None)
     try:
         # The write lock lets only one of two processes that start together run the migrations.
         async with PostgresDatabase(patient).transaction() as connection:
             if await connection.scalar(sa.text("select current_schema()")) is None:
                 raise FailedPrecondition("the database's role has no schema to write in")
-            await connection.run_sync(_upgrade, migrations, revision)
+            await connection.run_sync(_upgrade, migrations)
         await patient.dispose()
         yield PostgresDatabase(engine)
     finally:
@@ -331,12 +332,12 @@ def _prepare(engine: Engine, begin: str | None = "BEGIN IMMEDIATE", pragmas: Seq
         connection.exec_driver_sql(begin)
 
 
-def _upgrade(connection: Connection, migrations: Path, revision: str) -> None:
+def _upgrade(connection: Connection, migrations: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations))
     scripts = ScriptDirectory.from_config(config)
     with EnvironmentContext(
-        config, scripts, fn=lambda current, _: scripts._upgrade_revs(revision, current)
+        config, scripts, fn=lambda current, _: scripts._upgrade_revs("head", current)
     ) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()

@@ -1,13 +1,18 @@
-"""Trace of an incident as a waterfall: rows of a tree with bars. Pure; times are wall clock, microseconds since 1970 UTC."""
+"""An incident afterwards: its trace as a waterfall of rows with bars, and the positions that were known at each alert. Pure.
+
+Times of spans are wall clock, microseconds since 1970 UTC. The explanation only reads a copy of the evidence: `tandem explain` and
+`tandem evidence verify` check that the decision can be reproduced.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from services.common.observability.lateness import ExpectedTime, late_spans
-from services.common.observability.spans import in_order, last_step_us
+from services.common.observability.lateness import ExpectedTime, trace_rows
+from services.common.observability.spans import is_escalation, last_step_us, leg_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,6 @@ class Row:
         return leg_of(self.span)
 
 
-ESCALATED = "escalated"
-"""Name of an escalation, after the leg's name."""
 STATES = {
     "told": "NOTIFIED",
     "offered": "OFFERED",
@@ -94,7 +97,6 @@ STATES = {
 STEP_NAMES = {
     **STATES,
     "delivered": "step_delivered",
-    "accepted": "step_accepted",
     "received by the desk": "received",
     "noted": "step_noted",
 }
@@ -138,11 +140,6 @@ def uses(spans: Sequence[TraceSpan]) -> list[TraceSpan]:
     return [span for span in spans if span.name.startswith(USE)]
 
 
-def leg_of(span: TraceSpan) -> str:
-    """Returns the name of the leg that a span is of; empty for a span of another service."""
-    return span.service.removeprefix("dispatch-") if span.service.startswith("dispatch-") else ""
-
-
 def rows(
     spans: Sequence[TraceSpan],
     trace_id: str,
@@ -163,35 +160,85 @@ def rows(
     ordered = sorted(own, key=lambda span: (span.start_us, span.end_us))
     roots = {span.parent_span_id for span in own} - known
     children = Counter(span.parent_span_id for span in own)
-    late, marked = late_spans(expected_times), _marked(expected_times)
-    earliest = {span.name: span.span_id for span in sorted(own, key=lambda span: span.end_us, reverse=True)}
     return [
         Row(
-            span=span,
-            depth=depth,
-            left=min((span.start_us - first) / length, _END),
-            width=(min(span.end_us, last) - span.start_us) / length if span.start_us < last else 0.0,
-            orphan=bool(span.parent_span_id) and span.parent_span_id not in known,
-            parent_span_id=span.parent_span_id if span.parent_span_id in known else "",
-            children=children[span.span_id],
-            late=late.get(span.span_id),
-            is_escalation=leg_of(span) != "" and span.name.partition(" ")[2] == ESCALATED,
+            span=row.span,
+            depth=row.depth,
+            left=min((row.span.start_us - first) / length, _END),
+            width=(min(row.span.end_us, last) - row.span.start_us) / length if row.span.start_us < last else 0.0,
+            orphan=bool(row.span.parent_span_id) and row.span.parent_span_id not in known,
+            parent_span_id=row.span.parent_span_id if row.span.parent_span_id in known else "",
+            children=children[row.span.span_id],
+            late=row.late,
+            is_escalation=is_escalation(row.span),
             marks=tuple(
                 DueMark((expected.due_us - first) / length, expected)
-                for expected in marked.get(span.span_id, ())
+                for expected in row.dues
                 if first <= expected.due_us <= last
             ),
-            typical=(typical or {}).get(span.name) if earliest[span.name] == span.span_id else None,
+            typical=(typical or {}).get(row.span.name) if row.is_first_of_name else None,
         )
-        for span, depth in in_order(ordered, roots)
+        for row in trace_rows(ordered, expected_times, roots)
     ]
 
 
-def _marked(expected_times: Sequence[ExpectedTime]) -> dict[str, list[ExpectedTime]]:
-    """The expected times by the ids of the spans that they begin or end with."""
-    marked: dict[str, list[ExpectedTime]] = {}
-    for expected in expected_times:
-        for span_id in dict.fromkeys((expected.since_span_id, *expected.missed_span_ids, expected.met_span_id)):
-            if span_id:
-                marked.setdefault(span_id, []).append(expected)
-    return marked
+SHOWN = 3
+LOOK_BACK_MS = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrackPoint:
+    """Position that a device reported; times in milliseconds since 1970 UTC."""
+
+    time_ms: int
+    arrived_ms: int
+    lat_deg: float
+    lon_deg: float
+    accuracy_m: float
+    sequence: int
+    source: str = "UNSPECIFIED"
+    """Where the position comes from: GNSS, WIFI, CELL or UNSPECIFIED."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTrack:
+    """Positions of one device, in the order of the log."""
+
+    device_id: str
+    subject_id: str
+    of_wearer: bool
+    points: tuple[TrackPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSide:
+    """Positions of one device that were known at a decision."""
+
+    device_id: str
+    of_wearer: bool
+    last: tuple[TrackPoint, ...]
+    """Last positions before the decision, at most SHOWN."""
+    silence_ms: int | None
+    """Longest time without a position in the 10 minutes before the decision, in ms; None if there was no position at all. Before the
+    first position of the copy nothing counts, as the device may have had no owner then."""
+
+
+def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list[DeviceSide]:
+    """Returns each device's positions that were in the log up to the deciding entry."""
+    result = []
+    for track in tracks:
+        known = [point for point in track.points if point.sequence <= sequence]
+        from_ms = decided_ms - LOOK_BACK_MS
+        moments = [max(from_ms, point.arrived_ms) for point in known if point.arrived_ms <= decided_ms]
+        silence_ms = longest_gap_ms([*moments, decided_ms]) if moments else None
+        result.append(
+            DeviceSide(
+                device_id=track.device_id, of_wearer=track.of_wearer, last=tuple(known[-SHOWN:]), silence_ms=silence_ms
+            )
+        )
+    return result
+
+
+def longest_gap_ms(moments: Sequence[int]) -> int:
+    """Returns the longest time between two successive moments, in ms; 0 for less than two moments."""
+    return max((after - before for before, after in pairwise(moments)), default=0)

@@ -13,7 +13,7 @@ export default defineConfig({
     modulePreload: false,
     cssCodeSplit: false,
     chunkSizeWarningLimit: 2_000,
-    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts", waterfall: "src/waterfall.ts" }, output: names, checks: { pluginTimings: false } },
+    rolldownOptions: { input: { live: "src/live.ts", bar: "src/bar.ts", "bar-worker": "src/bar-worker.ts", replay: "src/replay.ts", waterfall: "src/waterfall.ts" }, output: names, checks: { pluginTimings: false } },
   },
   worker: { format: "es", rolldownOptions: { output: { ...names, entryFileNames: "map-worker.js" }, checks: { pluginTimings: false } } },
 });

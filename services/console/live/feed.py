@@ -15,26 +15,31 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from services.console.devices.notices import DeviceNotices
-from services.console.domain import match_reviews
-from services.console.domain.live_page import LivePage
+from services.console.domain import match_reviews, units
+from services.console.domain.live_page import Item, LivePage
 from services.console.domain.match_reviews import ReviewBadge
-from services.console.domain.numbered_items import Item
 from services.console.domain.people import DESKS, VIEWERS, Role
-from services.console.live.alerts import follow_alerts
-from services.console.live.incidents import IncidentReader
-from services.console.live.receipts import OfferReceipts
-from services.console.live.reviews import ReviewReader
-from services.console.live.sources import Sources
-from services.console.live.targets import TargetReader
-from services.console.live.units import UnitReader
-from services.console.live.viewers import Viewers, next_set
+from services.console.domain.units import UnitTask
+from services.console.live.sources import (
+    DeviceNotices,
+    IncidentReader,
+    OfferReceipts,
+    ReviewReader,
+    Sources,
+    TargetReader,
+    UnitReader,
+    Viewers,
+    follow_alerts,
+    next_set,
+)
 from services.console.mesh import MeshClient
 
 URGENT_INTERVAL_S = 0.05
 """Minimum interval between two messages to a browser with changed incidents or alerts, in s."""
 NOTIFY_INTERVAL_S = 0.5
 """Minimum interval between two messages to a browser, in s, if only positions or units changed."""
+BAR_INTERVAL_S = 0.25
+"""Minimum interval between two messages to the bar of a page, in s."""
 BEAT_S = 5.0
 """Maximum interval between two messages to a browser, in s, so that the browser sees that the connection works."""
 INCIDENTS, STEPS, ALERTS, REVIEWS = "incidents", "steps", "alerts", "reviews"
@@ -46,10 +51,12 @@ class Feed:
     """Live page of one role: its readers, and its browsers."""
 
     def __init__(self, mesh: MeshClient, role: Role) -> None:
-        self._clock = mesh.clock
+        self._clock, self._leg = mesh.clock, role.leg
         self._wake, self._wake_urgent = asyncio.Event(), asyncio.Event()
-        self._page = LivePage(self._wake.set, self._wake_urgent.set)
-        self._viewers = Viewers()
+        own_leg = role.leg if role in DESKS else ""
+        self._page = LivePage(self._wake.set, self._wake_urgent.set, own_leg=own_leg)
+        self._viewers, self._bar_viewers = Viewers(), Viewers()
+        """The browsers that view the live page, and those that view the bar of another page."""
         self._boot = secrets.token_hex(4)
         names = [name for name, roles in SOURCES.items() if role in roles]
         self._sources = Sources(role, names, self._page.count_change)
@@ -73,7 +80,7 @@ class Feed:
             self._work += [
                 incidents.group,
                 TargetReader(mesh, role, self._page, viewers=self._viewers).run,
-                OfferReceipts(mesh, role, self._page, viewers=self._viewers).run,
+                OfferReceipts(mesh, role, self._page, viewers=(self._viewers, self._bar_viewers)).run,
                 UnitReader(mesh, role, self._page, viewers=self._viewers).run,
                 self._devices.run,
             ]
@@ -100,6 +107,10 @@ class Feed:
         """Returns the tracks of an incident's targets, and the rings that its alerts name."""
         return {"tracks": self._page.tracks(incident_id), "rings": self._page.rings(incident_id)}
 
+    def unit_tasks(self) -> Mapping[str, UnitTask]:
+        """Returns what each unit of the role's leg is asked to do or does, by unit id."""
+        return units.tasks(self._page.assignments_of(self._leg))
+
     def badge(self) -> ReviewBadge | None:
         """Returns the match reviews that wait for a person; None if they are unknown, or if the role decides none."""
         waiting = self._reviews.waiting
@@ -108,6 +119,23 @@ class Feed:
     def viewed(self) -> AbstractContextManager[None]:
         """Counts a browser that views the page."""
         return self._viewers.viewing()
+
+    def bar_viewed(self) -> AbstractContextManager[None]:
+        """Counts a browser that views the bar of another page. No position is shared for it."""
+        return self._bar_viewers.viewing()
+
+    def bar(self) -> dict[str, Any]:
+        """Returns what the bar of every page shows: the numbers of incidents, the most urgent one, and those with a sound."""
+        return {**self._page.overview(), **self._beat()}
+
+    async def bars(self) -> AsyncIterator[dict[str, Any]]:
+        """Yields the bar after each change of an incident, and at intervals, until cancelled."""
+        while True:
+            seen = self._page.urgent_number
+            yield self.bar()
+            await asyncio.sleep(BAR_INTERVAL_S)
+            if self._page.urgent_number == seen:
+                await next_set(self._wake_urgent, BEAT_S - BAR_INTERVAL_S)
 
     async def changes(self, last_event_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yields the changes since a message, each with its message id, until cancelled.
@@ -135,7 +163,8 @@ class Feed:
             **self._page.since(seen),
             **of_desk,
             "reviews": None if waiting is None else asdict(waiting),
-            "now": self._clock.now_ms(),
-            "rate": self._clock.rate,
-            "away": self._sources.away(),
+            **self._beat(),
         }
+
+    def _beat(self) -> dict[str, Any]:
+        return {"now": self._clock.now_ms(), "rate": self._clock.rate, "away": self._sources.away()}

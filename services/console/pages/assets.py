@@ -1,8 +1,8 @@
-"""Templates of the pages, and the files of static/, which Vite builds and which are packaged."""
+"""Templates of the pages in their light and dark themes, and the files of static/, which Vite builds and which are packaged."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import jinja2
 from aiohttp import web
 
 from services.common.observability.spans import duration
-from services.console.guard import Ask
-from services.console.pages.texts import TEXTS
-from services.console.pages.theme import chosen_theme
+from services.common.times import KOREA
+from services.console.pages.guard import HOME, LANGUAGE_COOKIE, Ask, see_other
+from services.console.pages.texts import LANGUAGES, TEXTS
 
 FOLDER = Path(__file__).parents[1]
 STATIC = FOLDER / "static"
-KOREA = timezone(timedelta(hours=9), "KST")
 _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -39,13 +38,18 @@ def _clock(ms: int | None) -> str:
     """Formats a time in Korea's time zone, to the second; with its year unless that is the present one."""
     if ms is None:
         return ""
-    at = datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA)
+    at = datetime.fromtimestamp(ms / 1000, KOREA)
     return at.strftime("%m-%d %H:%M:%S" if at.year == datetime.now(KOREA).year else "%Y-%m-%d %H:%M:%S")
+
+
+def time_of_day(ms: int) -> str:
+    """Formats the time of day in Korea's time zone, to the second."""
+    return datetime.fromtimestamp(ms / 1000, KOREA).strftime("%H:%M:%S")
 
 
 def _day(ms: int) -> str:
     """Formats a day and a time in Korea's time zone, to the minute."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(ms / 1000, KOREA).strftime("%Y-%m-%d %H:%M")
 
 
 def _exact(ms: int | None) -> str:
@@ -54,12 +58,12 @@ def _exact(ms: int | None) -> str:
 
 def _local(ms: int) -> str:
     """Formats a time in Korea's time zone as a form's field of the type datetime-local has it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M")
+    return datetime.fromtimestamp(ms / 1000, KOREA).strftime("%Y-%m-%dT%H:%M")
 
 
 def local_second(ms: int) -> str:
     """Formats a time in Korea's time zone, to the second, as a form's field of the type datetime-local has it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(ms / 1000, KOREA).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def ms_of_local(text: str) -> int:
@@ -79,6 +83,7 @@ def _about(us: int) -> str:
 _templates.filters |= {
     "clock": _clock,
     "day": _day,
+    "time_of_day": time_of_day,
     "exact": _exact,
     "local": _local,
     "took": duration,
@@ -96,7 +101,10 @@ def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Respo
         "user": ask.session.user,
         "csrf": ask.csrf,
         "badge": ask.badge,
+        "incident_bar": ask.bar,
     }
+    if ask.bar is not None:
+        common["bar_data"] = {"texts": ask.texts.bar(), "user": bar_user(ask)}
     text = _templates.get_template(template).render({**common, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
 
@@ -105,6 +113,11 @@ def error_page(ask: Ask, status: int, detail: str) -> web.Response:
     """Renders the page of an error in the user's language. `detail` is the English text of the console or of a service."""
     reason = f"error_{status}"
     return page(ask, "error.html", status=status, reason=reason if reason in TEXTS else "error_other", detail=detail)
+
+
+def bar_user(ask: Ask) -> str:
+    """Returns the name of the bar's stream of a user: pages of one user share it, and no others."""
+    return f"{ask.user.role.value} {ask.user.name}"
 
 
 def island(ask: Ask, tiles: str) -> dict[str, Any]:
@@ -125,3 +138,32 @@ async def static(ask: Ask) -> web.StreamResponse:
     if content_type is None or path.parent != STATIC or not path.is_file():
         raise web.HTTPNotFound
     return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+
+
+THEME_COOKIE = "tandem_theme"
+THEMES = ("light", "dark")
+CHOICE_LASTS_S = 365 * 86_400
+
+
+def chosen_theme(request: web.Request) -> str:
+    """Returns the theme that this browser's user chose, one of THEMES; empty for the browser's own preference."""
+    theme = request.cookies.get(THEME_COOKIE, "")
+    return theme if theme in THEMES else ""
+
+
+async def choose_language(ask: Ask) -> web.StreamResponse:
+    """Switches to the other language."""
+    other = LANGUAGES[1 - LANGUAGES.index(ask.texts.language)]
+    response = see_other(ask.form.get("back", HOME))
+    response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=CHOICE_LASTS_S)
+    return response
+
+
+async def choose_theme(ask: Ask) -> web.StreamResponse:
+    """Keeps the theme that the form names. Raises HTTPBadRequest if there is no such theme."""
+    theme = ask.form.get("theme", "")
+    if theme not in THEMES:
+        raise web.HTTPBadRequest(text=f'400: theme: "{theme}" is not one of {", ".join(THEMES)} (example: dark)')
+    response = see_other(ask.form.get("back", HOME))
+    response.set_cookie(THEME_COOKIE, theme, httponly=True, samesite="Strict", max_age=CHOICE_LASTS_S)
+    return response

@@ -1,6 +1,13 @@
-"""Texts of the search for people, of an order's burden and of the roster, in Korean and English."""
+"""Texts of a desk's other pages, in Korean and English: people, orders, roster, handover, devices, phones and statistics."""
 
 from __future__ import annotations
+
+from services.common.words import keyed
+from services.common.words.alerts import EQUIPMENT_WORDS
+from services.common.words.reasons import CLOSE_CAUSE_WORDS
+
+_FOR_NOTHING = [CLOSE_CAUSE_WORDS[name] for name in ("FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "NOBODY_FOUND")]
+"""Causes for which a unit was sent for nothing."""
 
 DESK_TEXTS: dict[str, tuple[str, str]] = {
     "people": ("사람·명령 찾기", "People and orders"),
@@ -35,11 +42,6 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
         "20건이 넘습니다. 생년월일을 쓰거나 전화번호로 찾으십시오. 아무것도 열람되지 않았습니다.",
         "More than 20 records match. State the date of birth, or search by telephone number. Nothing was disclosed.",
     ),
-    "purpose_VICTIM_CONTACT": ("피해자 연락", "Reach the protected person"),
-    "purpose_SUBJECT_REQUEST": ("본인 청구", "Request of the person"),
-    "basis_TAG_16_2": ("전자장치부착법 제16조제2항", "Tag Act 16(2)"),
-    "basis_TAG_16_3_2": ("전자장치부착법 제16조의3제2항", "Tag Act 16-3(2)"),
-    "basis_TAG_31_8_2": ("전자장치부착법 제31조의8제2항", "Tag Act 31-8(2)"),
     "input_name": ("이름", "Name"),
     "input_birth_date": ("생년월일", "Date of birth"),
     "input_phone": ("전화번호", "Telephone"),
@@ -51,13 +53,17 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "burden_days": ("최근 {}일", "last {} days"),
     "burden_sent": ("무엇을, 왜 보냈는가", "What it sent, and for what"),
     "burden_why": (
-        "소속 기관의 조치만 셉니다. 훈련은 세지 않습니다. 헛출동은 위치 오류·장비·허가된 접촉·현장에 없음으로 종결된 출동입니다.",
-        "Only the own agency's tasks count, and no exercise. For nothing: a unit was sent, and the task was closed as false "
-        "position, equipment, authorised, or nobody found.",
+        "소속 기관의 조치만 셉니다. 훈련은 세지 않습니다. 출동은 대원이 수락했거나, 상황실이 무전으로 보냈거나, 기관 시스템이 "
+        "보고한 것입니다. 요청만 받은 대원은 세지 않습니다. 헛출동은 "
+        f"{', '.join(korean for korean, _ in _FOR_NOTHING)} 중 하나로 종결된 출동입니다.",
+        "Only the own agency's tasks count, and no exercise. A unit was sent if it accepted, if the desk sent it by radio, or if the "
+        "agency's system reported it; a unit that was only asked wasn't. For nothing: a unit was sent, and the task was closed for "
+        f"one of these causes: {', '.join(english for _, english in _FOR_NOTHING)}.",
     ),
     "burden_notices": ("통지", "Notices"),
-    "burden_offers": ("출동 지령", "Offers"),
+    "burden_offers": ("출동 요청", "Offers"),
     "burden_dispatches": ("출동", "Units sent"),
+    "burden_by_radio": ("그중 무전 지령", "By radio"),
     "burden_arrivals": ("현장 도착", "Arrived"),
     "burden_for_nothing": ("헛출동", "For nothing"),
     "burden_per_day": ("위 기간의 첫 사건부터 하루 평균 출동", "Units sent a day since the first of these incidents"),
@@ -79,7 +85,7 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "roster_offices": ("관서와 관할", "Offices and jurisdictions"),
     "roster_no_units": ("등록된 출동 대원이 없습니다.", "No unit is stored."),
     "roster_no_offices": (
-        "등록된 관서가 없습니다. 관서가 없으면 지령은 상황실로 갑니다.",
+        "등록된 관서가 없습니다. 관서가 없으면 출동 요청은 상황실로 갑니다.",
         "No office is stored. Without one, offers go to the desk itself.",
     ),
     "roster_new_unit": ("출동 대원 추가", "Add a unit"),
@@ -95,9 +101,6 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "roster_area_none": ("구역 없음", "no area"),
     "roster_area_circle": ("원형 (아래 중심과 반경)", "circle (centre and radius below)"),
     "roster_area_polygon": ("다각형, 꼭짓점 {}개", "polygon with {} corners"),
-    "unit_AVAILABLE": ("출동 가능", "Available"),
-    "unit_BUSY": ("다른 업무 중", "Busy"),
-    "unit_OFF": ("출동 불가", "Off"),
     "roster_409": (
         "그사이 다른 사람이 바꾸었습니다. 현재 내용을 확인하고 다시 저장하십시오.",
         "Somebody changed it meanwhile. See the present content, and store it once more.",
@@ -139,4 +142,380 @@ DESK_TEXTS: dict[str, tuple[str, str]] = {
     "input_radius_m": ("반경 (미터)", "Radius, metres"),
     "input_version": ("화면의 판", "Version of the page"),
     "input_status": ("상태", "State"),
+}
+
+
+DUTY_TEXTS: dict[str, tuple[str, str]] = {
+    "handover": ("교대 인계", "Handover"),
+    "handover_refused": ("저장되지 않음", "Not stored"),
+    "handover_waiting": ("인수 확인을 기다리는 인계", "Handovers that wait for the next shift"),
+    "handover_none_waiting": ("확인을 기다리는 인계가 없습니다.", "No handover waits."),
+    "handover_own": (
+        "본인이 작성한 인계입니다. 다음 근무자가 확인합니다.",
+        "You wrote it. A person of the next shift acknowledges it.",
+    ),
+    "handover_remark": ("확인 의견 (선택)", "Remark (optional)"),
+    "handover_acknowledge": ("인수 확인", "Acknowledge"),
+    "handover_now": ("현재 진행 중", "Open now"),
+    "handover_then": ("작성 당시", "When it was written"),
+    "handover_unknown": ("확인 불가", "unknown"),
+    "handover_at_least": ("{n} 이상(일부 확인 불가)", "{n} or more (not all could be seen)"),
+    "handover_devices": ("확인이 필요한 단말", "Devices in trouble"),
+    "handover_no_incidents": ("진행 중인 사건이 없습니다.", "No incident is open."),
+    "handover_no_reviews": ("대기 중인 동일인 검토가 없습니다.", "No match review waits."),
+    "handover_no_devices": ("확인이 필요한 단말이 없습니다.", "No device is in trouble."),
+    "handover_write": ("인계 작성", "Write the handover"),
+    "handover_write_hint": (
+        "진행 중인 사건과 위의 목록은 함께 저장됩니다. 저장한 인계는 고치거나 지울 수 없습니다.",
+        "Open incidents and the lists above are stored with it. A stored handover can't be changed or deleted.",
+    ),
+    "handover_submit": ("인계 저장", "Store the handover"),
+    "handover_earlier": ("지난 인계", "Earlier handovers"),
+    "handover_none_earlier": ("확인된 인계가 아직 없습니다.", "No handover was acknowledged yet."),
+    "handover_done_written": (
+        "인계를 저장했습니다. 다음 근무자의 확인을 기다립니다.",
+        "The handover is stored. It waits for the next shift.",
+    ),
+    "handover_done_acknowledged": ("인수를 확인했습니다.", "The handover is acknowledged."),
+    "handover_handover_own": (
+        "본인이 작성한 인계는 본인이 확인할 수 없습니다. 다음 근무자가 확인하십시오.",
+        "The person who wrote a handover can't acknowledge it: a person of the next shift does.",
+    ),
+    "handover_handover_acknowledged": (
+        "이미 다른 근무자가 확인했습니다.",
+        "Another person has acknowledged it already.",
+    ),
+    "handover_wrong_notes": (
+        "1자 이상 4,000자 이하로 쓰십시오 (예: 특이사항 없음)",
+        "write 1 to 4,000 characters (example: nothing special)",
+    ),
+    "handover_wrong_remark": ("500자 이하로 쓰십시오", "write at most 500 characters"),
+    "handover_404": ("그런 인계가 없습니다.", "There is no such handover."),
+    "handover_409": (
+        "같은 양식이 다른 내용으로 이미 저장되었습니다. 아래 인계를 확인하십시오.",
+        "This form is stored with other content already. See the handovers below.",
+    ),
+    "handover_away_dispatch": (
+        "대응 서버가 응답하지 않습니다. 사건과 인계가 보이지 않을 수 있습니다.",
+        "The leg doesn't answer: incidents and handovers may be missing here.",
+    ),
+    "handover_away_registry": (
+        "등록 서버가 응답하지 않습니다. 동일인 검토 목록이 없습니다.",
+        "The registry doesn't answer: match reviews are missing here.",
+    ),
+    "handover_away_ingest": (
+        "수신 서버가 응답하지 않습니다. 배터리 잔량을 모릅니다.",
+        "ingest doesn't answer: charges are missing here.",
+    ),
+    "handover_away_geofence": (
+        "판단 서버가 응답하지 않습니다. 무보고·이상 단말이 빠져 있을 수 있습니다.",
+        "The evaluator doesn't answer: silent and disturbed devices are missing here.",
+    ),
+    "input_notes": ("인계 사항", "Notes"),
+    "input_remark": ("확인 의견", "Remark"),
+    "for_example": ("예:", "example:"),
+    "refused_400": ("내용이 올바르지 않습니다", "A value is wrong"),
+    "refused_403": ("이 소속은 할 수 없습니다", "This role may not do that"),
+    "refused_404": ("찾을 수 없습니다", "Not found"),
+    "refused_409": ("현재 상태에서는 할 수 없습니다", "It can't be done in the current state"),
+    "refused_502": ("알 수 없는 오류입니다", "Unknown error"),
+    "refused_503": (
+        "서버가 응답하지 않습니다. 저장 여부를 알 수 없으니 잠시 뒤 같은 양식을 다시 보내십시오.",
+        "The service doesn't answer, and nobody knows whether it was stored: send the same form again in a moment.",
+    ),
+    "watched_devices": ("단말 점검", "Device checks"),
+    "watched_title": ("확인이 필요한 단말", "Devices that need somebody"),
+    "watched_why": (
+        "배터리가 먼저 꺼질 단말이 맨 위에 있습니다. 꺼지기 전에 연락하여 충전하게 하십시오.",
+        "The device that dies first is at the top. Call before it does, and have it charged.",
+    ),
+    "watched_none": ("모든 단말이 정상입니다.", "All devices are well."),
+    "watched_away_ingest": (
+        "수신 서버가 응답하지 않습니다. 배터리 잔량과 요청 이력이 없습니다.",
+        "ingest doesn't answer: charges and commands are missing here.",
+    ),
+    "watched_away_geofence": (
+        "판단 서버가 응답하지 않습니다. 무보고·이상 단말과 오차가 없습니다.",
+        "The evaluator doesn't answer: silent and disturbed devices, and accuracies, are missing here.",
+    ),
+    "battery": ("배터리 잔량", "Battery"),
+    "battery_left": ("약 {}시간 남음", "about {} h left"),
+    "last_heard": ("최근 보고 시각", "Last report"),
+    "subject": ("착용·소지자", "Who has it"),
+    "kept_hidden": (
+        "알 수 없음 (자동 판단의 요청 중에는 표시하지 않음)",
+        "unknown (not shown while the decision asks)",
+    ),
+    "device_silent": ("무보고", "Silent"),
+    "device_no_case": (
+        "이 단말이 속한 공동 대응 사건이 없어 판단 서버가 보고 상태를 알지 못합니다.",
+        "The device is in no joint case, so the evaluator knows nothing of its reports.",
+    ),
+    "device_not_shown": ("이 단말은 볼 수 없습니다", "This device isn't shown"),
+    "device_400": ("단말 번호가 올바르지 않습니다.", "This is no id of a device."),
+    "device_403": ("이 단말을 볼 권한이 없습니다.", "You may not see this device."),
+    "device_404": ("소속 기관에 등록된 단말이 아닙니다.", "No such device of your agency is registered."),
+    "device_502": ("알 수 없는 오류입니다.", "Unknown error."),
+    "device_503": (
+        "서버가 응답하지 않습니다. 잠시 뒤 다시 여십시오.",
+        "The service doesn't answer. Open the page again.",
+    ),
+    **keyed("event_of_", EQUIPMENT_WORDS),
+}
+
+
+PHONE_TEXTS: dict[str, tuple[str, str]] = {
+    "phone_code": ("피해자 휴대전화 등록 번호", "Code for a protected person's phone"),
+    "phone_code_make": ("등록 번호 발급", "Issue a code"),
+    "phone_code_hint": (
+        "피해자에게만 직접 알려 주십시오. 한 번만 쓸 수 있고 이 화면에만 나옵니다. 먼저 발급한 번호는 쓸 수 없습니다.",
+        "Give it to the protected person alone. It works once and is shown only here. Earlier codes of the device have ended.",
+    ),
+    "phone_device": ("보호 단말 번호", "Protective device's id"),
+    "phone_address": ("앱 주소", "Address of the app"),
+    "phone_until": ("사용 기한", "Valid until"),
+    "unit_link": ("출동팀 링크", "Link for a unit's page"),
+    "unit_link_make": ("링크 발급", "Issue a link"),
+    "unit_link_hint": (
+        "해당 팀의 휴대전화로만 보내십시오. 한 번만 쓸 수 있고 이 화면에만 나옵니다. 먼저 발급한 링크는 쓸 수 없습니다.",
+        "Send it to the unit's own phone. It works once and is shown only here. Earlier links of the unit have ended.",
+    ),
+    "unit_link_no_address": (
+        "출동 페이지 주소가 설정되지 않았습니다. 운영자에게 주소를 요청하십시오.",
+        "The address of the units' page isn't set (TANDEM_FIELD_URL). Write /unit/# and this code after it.",
+    ),
+    "unit_distress": ("긴급 지원 요청 중", "Officer needs help"),
+    "flag_reminded": ("출동팀 기한 지남, 독촉함", "Unit is late and was reminded"),
+    "answer_CANT_ASSURE": (
+        "출동 중이거나 현장에 있을 때만 계속 진행을 알릴 수 있습니다.",
+        "Only a unit on its way or on the scene can say that it goes on.",
+    ),
+    "answer_NO_UNIT": ("이 팀이 맡은 출동이 아닙니다.", "This isn't the unit's assignment."),
+    "unit_distress_end": ("지원 요청 종료", "End the call for help"),
+    "input_device_id": ("보호 단말 번호", "Protective device's id"),
+    "phones_refused": ("발급되지 않음", "Not issued"),
+    "phones_wrong_device_id": ("보호 단말 번호를 쓰십시오", "write the id of a protective device"),
+    "phones_wrong_unit_id": ("출동팀 번호를 쓰십시오", "write the id of a unit"),
+    "phones_DEVICE_ENDED": (
+        "이 단말은 이용이 끝났습니다. 기록을 확인하십시오.",
+        "This device is out of service. See its record.",
+    ),
+    "phones_SHIFT_OVER": (
+        "이 팀의 근무가 끝났습니다. 다음 근무 시간을 먼저 입력하십시오.",
+        "The shift of this unit is over. Enter its next shift first.",
+    ),
+    "phones_UNIT_REMOVED": ("명부에서 빠진 팀입니다.", "This unit isn't on the roster any more."),
+    "phones_403": (
+        "피해자의 보호 단말이 아닙니다. 등록 번호는 보호 단말에만 발급합니다.",
+        "This is no protective device of the police. Only such a device gets a code.",
+    ),
+    "phones_404": ("그런 단말이나 팀이 없습니다.", "There is no such device or unit."),
+    "watched_away_phones": (
+        "경찰 대응 서버가 응답하지 않습니다. 피해자 휴대전화의 상태가 없습니다.",
+        "The police leg doesn't answer: the states of protected persons' phones are missing here.",
+    ),
+    "handover_away_phones": (
+        "경찰 대응 서버가 응답하지 않습니다. 피해자 휴대전화의 상태가 빠져 있을 수 있습니다.",
+        "The police leg doesn't answer: phones without location may be missing here.",
+    ),
+    "phone_since": ("{}부터", "since {}"),
+    "phone_location": ("앱의 위치 사용", "Location in her app"),
+    "phone_location_UNSPECIFIED": ("아직 모름", "not known yet"),
+    "phone_location_GOOD": ("정상", "as it should be"),
+    "phone_location_VAGUE": ("부정확한 위치만 허용됨", "imprecise only"),
+    "phone_location_DENIED": ("위치 사용 꺼짐", "Location off"),
+    "phone_location_UNAVAILABLE": ("위치를 찾지 못함", "no position found"),
+    "phone_screen": ("앱 화면", "Her app"),
+    "phone_open": ("열려 있음", "on the screen"),
+    "phone_hidden": ("화면 잠김 또는 다른 앱 사용", "Screen locked or another app"),
+    "phone_hidden_why": (
+        "앱은 화면에 열려 있을 때만 위치를 보냅니다. 위반이나 고장이 아닙니다.",
+        "The app reports only while it is on the screen. This is no breach and no fault.",
+    ),
+    "phone_location_why": (
+        "접근 경보가 아닙니다. 피해자에게 전화하여 휴대전화 설정에서 앱의 정확한 위치를 허용하도록 안내하십시오.",
+        "This is no approach. Telephone the protected person: the app needs precise location in the phone's settings.",
+    ),
+}
+
+
+STATISTICS_TEXTS: dict[str, tuple[str, str]] = {
+    "statistics": ("통계", "Statistics"),
+    "statistics_all": (
+        "기간 안에 발생한 모든 사건을 집계합니다. 훈련은 제외합니다.",
+        "All incidents that were opened in the period, without exercises.",
+    ),
+    "statistics_behind": (
+        "아직 집계되지 않은 단계가 있습니다. 잠시 뒤 다시 여십시오",
+        "Some steps aren't counted yet. Open the page again in a moment",
+    ),
+    "statistics_none": ("이 기간에는 사건이 없습니다.", "No incident was opened in this period."),
+    "statistics_csv": ("CSV 내려받기", "Download as CSV"),
+    "statistics_times": ("응답 시간", "Response times"),
+    "statistics_times_hint": (
+        "최초 출동 요청부터 잽니다. 다음 순번으로 넘어간 시간도 포함합니다. 진한 막대는 중앙값, 연한 막대는 90% 값입니다.",
+        "From the first offer, so escalations count. The dark bar is the median, the light bar the 90th percentile.",
+    ),
+    "RECEIPT": ("수신 확인 (기계)", "Receipt by the machine"),
+    "ACCEPTANCE": ("접수 (사람)", "Acceptance by a person"),
+    "ARRIVAL": ("현장 도착", "Arrival"),
+    "statistics_within": ("기한", "Due within"),
+    "statistics_by_travel": ("접수 후 예상 이동 시간", "the travel time estimated at the acceptance"),
+    "statistics_whole_leg": ("전체", "all offices"),
+    "statistics_offered": ("요청", "Offered"),
+    "statistics_reached": ("완료", "Reached"),
+    "statistics_median": ("중앙값", "Median"),
+    "statistics_p90": ("90% 값", "90th percentile"),
+    "statistics_in_time": ("기한 내", "In time"),
+    "statistics_trend": ("기간별 접수 시간", "Acceptance over time"),
+    "statistics_trend_hint": (
+        "막대 하나는 같은 길이의 기간이며 높이는 접수 시간의 중앙값입니다.",
+        "Each bar is an interval of the same length; its height is the median time to the acceptance.",
+    ),
+    "statistics_highest": ("최고", "highest"),
+    "statistics_nothing": ("헛출동과 원인", "Dispatches for nothing, by cause"),
+    "statistics_nothing_why": (
+        "출동은 대원이 수락했거나, 상황실이 무전으로 보냈거나, 기관 시스템이 보고한 것입니다. 요청만 받은 대원은 세지 않습니다.",
+        "A dispatch is a unit that accepted, one that the desk sent by radio, or one that the agency's system reported. A unit that "
+        "was only asked is none.",
+    ),
+    "statistics_nothing_share": (
+        "끝난 출동 가운데 헛출동",
+        "Share of dispatches for nothing among those that are over",
+    ),
+    "statistics_nothing_none": ("이 기간에는 헛출동이 없습니다.", "No dispatch for nothing in this period."),
+    "statistics_alert": ("경보", "Alert"),
+    "statistics_unknown_kind": ("다른 기관의 출동", "the other agency's"),
+    "UNDER_WAY": ("진행 중", "Under way"),
+    **keyed(
+        "ENDED_",
+        {
+            name: CLOSE_CAUSE_WORDS[name]
+            for name in ("BREACH_CONFIRMED", "FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "NOBODY_FOUND")
+        },
+    ),
+    "ENDED_UNCLASSIFIED": ("사유 없음 또는 기타", "No cause, or other"),
+    "ENDED_BEFORE_ARRIVAL": ("도착 전 상황 종료", "Over before the unit arrived"),
+    "statistics_burden": ("사람별 부담", "Burden on people"),
+    "statistics_burden_hint": (
+        "사건이 있었던 사람만 셉니다. 여기에는 누구인지 표시하지 않습니다.",
+        "Only people with an incident are counted. Nobody is named here.",
+    ),
+    "statistics_people": ("인원·장소", "People or places"),
+    "statistics_incidents_each": ("1인당 사건", "Incidents for each"),
+    "statistics_most": ("최대", "Maximum"),
+    "statistics_for_nothing": ("헛방문", "Visits for nothing"),
+    "BURDENED_WEARER": ("피부착자", "Wearers"),
+    "BURDENED_PROTECTED_PERSON": ("피해자", "Protected persons"),
+    "BURDENED_PLACE": ("보호 장소", "Protected places"),
+    "statistics_list": ("사람별 목록", "List by person"),
+    "statistics_list_why": (
+        "식별번호로 표시합니다. 근거 조문과 목적은 열람 기록부에 사람마다 남습니다.",
+        "People are listed by id. The legal basis and the purpose are recorded in the ledger for each of them.",
+    ),
+    "statistics_kind": ("대상", "People"),
+    "statistics_visits": ("방문", "Visits"),
+    "statistics_messages": ("알림·연락", "Messages"),
+    "statistics_person": ("식별번호", "Id"),
+    "statistics_next": ("다음 목록", "Next page"),
+    "statistics_nobody": ("해당하는 사람이 없습니다.", "Nobody has an incident in this period."),
+}
+
+
+OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
+    "reporting": ("보고 상태", "Reporting"),
+    "reporting_title": ("확인이 필요한 단말", "Devices that need attention"),
+    "reporting_why": (
+        "위치와 이름은 표시하지 않습니다. 요청을 지키지 않거나 오차가 맞지 않는 단말은 공급 업체에 점검을 요청하십시오.",
+        "No position and no name is shown. Have the vendor check devices that don't obey or whose accuracy can't be true.",
+    ),
+    "reporting_none": (
+        "모든 단말이 요청대로 보고하고 있습니다.",
+        "All devices report as they were asked.",
+    ),
+    "reporting_none_found": ("조건에 맞는 단말이 없습니다.", "No device matches."),
+    "reporting_cut": ("가장 급한 200대만 보입니다.", "Only the worst 200 are shown."),
+    "reporting_asked": ("보고 주기를 요청한 단말", "Devices that are asked for an interval"),
+    "reporting_partial": (
+        "일부 구역의 단말은 이 목록에 없습니다. 다른 판단 서버가 맡고 있습니다.",
+        "Tags of other evaluators' partitions are not in this list.",
+    ),
+    "away_ingest": (
+        "수신 서버가 응답하지 않습니다. 요청과 이행 여부는 보이지 않습니다.",
+        "ingest doesn't answer: what was asked, and who obeys, is missing here.",
+    ),
+    "away_geofence": (
+        "판단 서버가 응답하지 않습니다. 요청이 없는 단말의 보고 간격과 오차는 보이지 않습니다.",
+        "The evaluator doesn't answer: accuracies, and slow devices that nobody asks, are missing here.",
+    ),
+    "problem": ("문제", "What is wrong"),
+    "problem_disobeys": ("요청 미이행", "Doesn't obey"),
+    "problem_accuracy": ("오차 신뢰 불가", "Accuracy can't be true"),
+    "problem_slow": ("보고 간격 김", "Reports too seldom"),
+    "why_disobeys": (
+        "단말이 확인 응답을 했더라도, 실제 보고가 요청보다 드뭅니다. 또는 요청을 거부했습니다.",
+        "Its reports are further apart than it was asked, whatever it confirmed; or it refused.",
+    ),
+    "why_accuracy": (
+        "위치가 흩어진 정도가 단말이 알린 오차의 두 배를 넘습니다.",
+        "Its positions scatter more than twice as far as the accuracy that it states.",
+    ),
+    "why_slow": (
+        "요청하지 않았는데 보고 간격이 150초 이상입니다. 두절과 상황 종료를 늦게 알게 됩니다.",
+        "It reports each 150 s or slower without being asked to: its silence and the end of an incident are noticed late.",
+    ),
+    "meaning": ("뜻", "Meaning"),
+    "accuracy_title": ("오차", "Accuracy"),
+    "requested": ("요청 주기", "Asked"),
+    "delivered": ("전달", "Delivery"),
+    "kept": ("실제 간격", "Reports each"),
+    "obeyed": ("이행", "Obeys"),
+    "asker": ("요청자", "Asked by"),
+    "asker_decision": ("자동 판단", "the decision"),
+    "asker_pursuit": ("추적 중인 사건", "a pursuit"),
+    "asker_desk": ("관제센터·상황실", "a desk"),
+    "asker_mesh": ("요청 종료에 따른 조정", "another ask took over"),
+    "not_asked": ("요청 없음", "nothing asked"),
+    "delivery_WAITING": ("다음 보고 대기", "Waits for its next report"),
+    "delivery_SENT": ("전송됨, 확인 없음", "Sent, not confirmed"),
+    "delivery_RECEIVED": ("단말이 확인함", "Confirmed"),
+    "delivery_REFUSED": ("단말이 거부함", "Refused"),
+    "delivery_EXPIRED": ("전달되지 않음", "Not confirmed in time"),
+    "obeys_NOT_ASKED": ("요청 없음", "Nothing asked"),
+    "obeys_NOT_YET": ("아직 판단할 수 없음", "Too early to say"),
+    "obeys_YES": ("지킴", "Yes"),
+    "obeys_NO": ("지키지 않음", "No"),
+    "stated": ("단말이 알린 오차", "Stated"),
+    "observed": ("실제로 흩어진 정도", "Observed"),
+    "at_unit": ("재택 감독장치·비콘 감지", "Present at"),
+    "last_fix": ("최근 위치 시각", "Newest position"),
+    "located": ("즉시 위치 요청에 응답", "Positions on demand"),
+    "history": ("요청 이력", "What it was asked"),
+    "history_none": ("최근 하루 동안 요청한 것이 없습니다.", "Nothing was asked in the last day."),
+    "history_cut": ("최근 30건만 보입니다.", "Only the newest 30 are shown."),
+    "all_asks": ("현재 유효한 요청", "Asks in force"),
+    "back_to_reporting": ("목록으로", "Back to the list"),
+    "command": ("요청", "Request"),
+    "command_report_every": ("보고 주기", "Report each"),
+    "command_locate_now": ("즉시 위치 보고", "Position now"),
+    "command_report_as_usual": ("평소 주기로", "Report as usual"),
+    "command_vibrate": ("진동", "Vibrate"),
+    "command_remind_wearer": ("피부착자에게 안내", "Tell the wearer to turn round"),
+    "command_show_notice": ("알림 표시", "Show a notice"),
+    "unknown": ("알 수 없음", "unknown"),
+    "not sent: the device refused this interval within the last hour": (
+        "보내지 않음: 단말이 최근 1시간 안에 같은 주기를 거부함",
+        "Not sent: the device refused this interval within the last hour",
+    ),
+    "not sent: a newer interval came first": (
+        "보내지 않음: 더 새로운 주기 요청이 있음",
+        "Not sent: a newer interval came first",
+    ),
+    "superseded by a newer interval": ("더 새로운 주기 요청으로 대체됨", "Superseded by a newer interval"),
+    "not sent: another asker needs a shorter interval": (
+        "보내지 않음: 더 짧은 주기의 요청이 있음",
+        "Not sent: another asker needs a shorter interval",
+    ),
+    "each_s": ("초", " s"),
+    "each_min": ("분", " min"),
 }

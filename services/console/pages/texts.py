@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.console.pages.desk_texts import DESK_TEXTS
-from services.console.pages.disclosure_texts import DISCLOSURE_TEXTS
-from services.console.pages.duty_texts import DUTY_TEXTS
+from services.common.words import Word, in_small_letters, keyed, within_a_line
+from services.common.words.alerts import ALERT_PHASE_WORDS, ALERT_WORDS, DEMAND_WORDS, SPOOFING_WARNING, TASK_WORDS
+from services.common.words.articles import ARTICLE_WORDS, PURPOSE_WORDS
+from services.common.words.contacts import CONTACT_STATE_WORDS, OFFICER_NEEDS_HELP, WARNING_FLAG_WORDS
+from services.common.words.reasons import CLOSE_CAUSE_WORDS, ESCALATION_REASON_WORDS
+from services.common.words.states import LEG_WORDS, STATE_WORDS, UNIT_STATE_WORDS
+from services.console.pages.desk_texts import DESK_TEXTS, DUTY_TEXTS, OPERATOR_TEXTS, PHONE_TEXTS, STATISTICS_TEXTS
 from services.console.pages.live_texts import LIVE_ISLAND, LIVE_TEXTS
-from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
-from services.console.pages.operator_texts import OPERATOR_TEXTS
 from services.console.pages.record_texts import RECORD_TEXTS
-from services.console.pages.review_texts import REVIEW_TEXTS
-from services.console.pages.statistics_texts import STATISTICS_TEXTS
-from services.console.phones.texts import PHONE_TEXTS
+from services.console.pages.review_texts import DISCLOSURE_TEXTS, MATCH_REVIEW_TEXTS, REVIEW_TEXTS
 
 LANGUAGES = ("ko", "en")
+
+_FLAGS: Mapping[str, Word] = {
+    **{name.lower().replace("_", "-"): word for name, word in {**WARNING_FLAG_WORDS, **CONTACT_STATE_WORDS}.items()},
+    "distress": OFFICER_NEEDS_HELP,
+}
+"""Words of the flags by the names that `translate.FLAGS` gives them."""
 
 TEXTS: dict[str, tuple[str, str]] = {
     **LIVE_TEXTS,
@@ -28,6 +35,18 @@ TEXTS: dict[str, tuple[str, str]] = {
     **DESK_TEXTS,
     **RECORD_TEXTS,
     **PHONE_TEXTS,
+    **STATE_WORDS,
+    **UNIT_STATE_WORDS,
+    **in_small_letters(LEG_WORDS),
+    **ALERT_WORDS,
+    **DEMAND_WORDS,
+    **CLOSE_CAUSE_WORDS,
+    **keyed("basis_", ARTICLE_WORDS),
+    **keyed("purpose_", PURPOSE_WORDS),
+    **keyed("flag_", _FLAGS),
+    **keyed("panic_", within_a_line({name: _FLAGS[name] for name in ("duress", "no-receipt", "no-contact")})),
+    "flag_spoofing": SPOOFING_WARNING,
+    **keyed("phase_", ALERT_PHASE_WORDS),
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
@@ -99,6 +118,19 @@ TEXTS: dict[str, tuple[str, str]] = {
     "alerts": ("경보", "Alerts"),
     "map": ("지도", "Map"),
     "no_incidents": ("열린 사건이 없습니다.", "No incidents."),
+    "bar": ("열린 사건", "Open incidents"),
+    "bar_open": ("열린 사건 {n}건", "Open incidents: {n}"),
+    "bar_none": ("열린 사건 없음", "No open incidents"),
+    "bar_unclosed": ("종결 대기 {n}건", "To be closed: {n}"),
+    "bar_as_of": ("{at} 기준", "as of {at}"),
+    "bar_unknown": ("열린 사건 수 확인 불가", "Open incidents: unknown"),
+    "bar_live": ("실시간 화면 열기", "Open the live page"),
+    "panic_called": ("긴급 신고 {at}", "Panic call {at}"),
+    "panic_withdrawn": ("{at} 취소함", "taken back at {at}"),
+    "panic_no_answer": ("피해자 응답 없음", "no answer from her"),
+    "panic_earlier": ("호출 뒤 응답 없음, 이전 알림 확인", "no answer since, warning confirmed before at"),
+    "panic_confirmed": ("피해자 알림 확인", "she confirmed the warning"),
+    "silent_wearers": ("무보고 피부착자들", "Silent wearers"),
     "no_alerts": ("새 경보가 없습니다.", "No new alerts."),
     "urgency": ("상태", "Status"),
     "incident": ("사건", "Incident"),
@@ -106,11 +138,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "ended": ("종료", "Ended"),
     "deadline": ("기한", "Deadline"),
     "overdue": ("기한 초과", "overdue"),
-    "probation": ("보호관찰", "Probation"),
-    "police": ("경찰", "Police"),
-    "warning": ("피해자 알림", "Warning"),
     "take": ("접수", "Accept"),
-    "taken": ("접수 완료", "Accepted"),
     "answer": ("응답", "Answer"),
     "next_step": ("다음 단계", "Next step"),
     "refuse": ("거절", "Refuse"),
@@ -128,14 +156,54 @@ TEXTS: dict[str, tuple[str, str]] = {
     "field_state": ("단계", "Step"),
     "field_reason": ("사유", "Reason"),
     "field_cause": ("종결 사유", "Closing cause"),
+    "field_unit": ("대원", "Unit"),
+    "field_unit_name": ("무전으로 보낸 대원", "Unit sent by radio"),
     "field_note": ("메모 (기타일 때 필수)", "Note (needed for Other)"),
     "why_missing": ("입력해야 합니다", "is missing"),
     "why_too_long": ("너무 깁니다", "is too long"),
     "why_unreadable": ("쓸 수 없는 내용입니다", "can't be used"),
+    "why_unit_missing": ("목록에서 고르십시오", "choose one of the list"),
+    "why_unit_unreadable": ("목록에서 고르십시오", "choose one of the list"),
+    "why_unit_name_missing": ("이름을 쓰십시오 (예: 순찰 12호)", "write its name (example: patrol 12)"),
+    "why_unit_name_too_long": (
+        "60자 이하로 쓰십시오 (예: 순찰 12호)",
+        "write at most 60 characters (example: patrol 12)",
+    ),
+    "why_unit_name_unreadable": (
+        "줄바꿈과 제어 문자 없이 쓰십시오 (예: 순찰 12호)",
+        "write one line of printable characters (example: patrol 12)",
+    ),
+    "answer_SENT_ASKED": (
+        "{by} 님이 {at}에 {unit} 대원에게 먼저 요청했습니다. 더 보내려면 다시 고르십시오.",
+        "{by} asked {unit} at {at}. Choose once more if another unit has to go.",
+    ),
+    "answer_SENT_ACCEPTED": ("{unit} 대원이 이미 수락했습니다.", "{unit} has accepted it already."),
+    "answer_SENT_RADIO": (
+        "{by} 님이 {at}에 이미 무전으로 {unit} 지령을 기록했습니다.",
+        "{by} sent {unit} by radio at {at} already.",
+    ),
+    "answer_NOT_ON_DUTY": (
+        "그 대원은 이제 근무 중이 아닙니다. 다른 대원을 고르십시오.",
+        "That unit isn't on duty any more. Choose another one.",
+    ),
+    "answer_NO_ROSTER": (
+        "대원 명부가 없는 기관입니다. 무전으로 지령하고 기록하십시오.",
+        "Your agency keeps no roster here. Send a unit by radio, and record it.",
+    ),
+    "answer_UNIT_HAS_IT": ("이미 맡은 대원이 있습니다.", "A unit has it already."),
+    "answer_IS_EXERCISE": (
+        "훈련에는 명부의 대원을 보내지 않습니다. 무전 지령으로 기록하십시오.",
+        "No unit of the roster is sent to an exercise. Record one as sent by radio.",
+    ),
+    "answer_CANT_SEND": ("지금은 보낼 일이 없습니다.", "Nobody has to be sent now."),
+    "answer_NOBODY_ASKED": (
+        "지령받은 대원이 없습니다. 먼저 대원을 보내거나 무전 지령을 기록하십시오.",
+        "No unit was ordered to go. Send a unit first, or record one that was sent by radio.",
+    ),
     "answer_NO_SUCH_OFFER": ("해당 요청이 없습니다.", "There is no such offer."),
     "answer_OFFERED_ON": (
-        "그 사이 다음 순번으로 넘어갔습니다. 현재 상태는 아래와 같습니다.",
-        "The offer has passed to the next in line. The current state is below.",
+        "그 사이 다른 대원이나 상황실에 요청되었습니다. 현재 상태는 아래와 같습니다.",
+        "Somebody else was asked or sent since the page was loaded. The current state is below.",
     ),
     "answer_MOVED_ON": (
         "화면이 표시된 뒤 상태가 바뀌었습니다. 현재 상태를 확인하고 다시 응답하십시오.",
@@ -168,19 +236,24 @@ TEXTS: dict[str, tuple[str, str]] = {
     "test_sound": ("소리 시험", "Test sound"),
     "connected": ("연결됨", "Connected"),
     "connecting": ("연결 중", "Connecting"),
+    "signed_out": (
+        "로그아웃됨: 화면이 최신이 아닙니다. 다시 로그인하십시오",
+        "Signed out: this page is not current. Sign in again",
+    ),
     "lost": (
         "연결 끊김: 화면이 최신이 아닙니다. 전화를 쓰십시오",
         "Connection lost: this page is not current. Use the telephone",
     ),
     "part_away": ("일부 연결 끊김", "Partly connected"),
     "new_alarm": ("새 출동 요청", "New demand to respond"),
+    "new_panic": ("피해자 긴급 신고 {at}", "Panic call at {at}"),
     "exercise": ("훈련", "Exercise"),
     "group_of": ("같은 원인", "same cause"),
     "open_group": ("펼치기", "Show all"),
     "unknown_position": ("위치 불명", "Position unknown"),
     "AVAILABLE": ("출동 가능", "Available"),
     "BUSY": ("다른 임무 중", "Busy"),
-    "OFF": ("근무 아님", "Off"),
+    "OFF": ("근무 아님", "Off duty"),
     "wearer": ("피부착자", "Wearer"),
     "protected": ("피해자", "Protected person"),
     "place": ("보호장소", "Protected place"),
@@ -189,7 +262,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "severity": ("요구 조치", "Demand"),
     "order": ("명령", "Order"),
     "race": ("도착 예상", "Arrival forecast"),
-    "race_losing": ("피부착자가 먼저 도착할 수 있음", "The wearer may arrive first"),
+    "race_losing": ESCALATION_REASON_WORDS["RACE_LOST"],
     "timeline": ("양 기관 조치", "Both legs, step by step"),
     "no_steps": ("조치가 없습니다.", "No steps."),
     "to": ("대상", "To"),
@@ -197,7 +270,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "at": ("시각", "At"),
     "offered": ("요청", "Offered"),
     "received": ("수신", "Received by the desk"),
-    "step_accepted": ("접수", "Accepted"),
     "step_delivered": ("전달됨", "Delivered"),
     "step_noted": ("변동 기록", "Noted"),
     "acknowledged": ("접수 시각", "Accepted at"),
@@ -210,9 +282,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "legal_basis": ("근거 조문", "Legal basis"),
     "purpose": ("목적", "Purpose"),
-    "purpose_ENFORCEMENT": ("집행", "Enforcement"),
-    "purpose_AUDIT": ("점검", "Audit"),
-    "purpose_COURT": ("법원", "Court"),
     "show": ("열람", "Show"),
     "download": ("증거 내려받기", "Download the evidence"),
     "replay": ("지도 재생", "Map replay"),
@@ -284,86 +353,23 @@ TEXTS: dict[str, tuple[str, str]] = {
     "silent": ("무보고·이상 단말", "Silent and disturbed devices"),
     "silent_none": ("이 콘솔이 시작된 뒤로는 없습니다.", "None since this console started."),
     "attribution": ("경계: 국토지리정보원", "Boundaries: NGII of Korea"),
-    "RESPOND": ("출동", "Respond"),
-    "NOTIFY": ("통지", "Notify"),
-    "WARN": ("피해자 알림", "Warn"),
-    "RECORD": ("기록", "Record"),
-    "NOTIFIED": ("통지됨", "Notified"),
-    "OFFERED": ("접수 대기", "Offered"),
-    "ESCALATED": ("다음 순번 요청", "Escalated"),
-    "ACKNOWLEDGED": ("접수 완료", "Accepted"),
-    "STOOD_DOWN": ("해제", "Stood down"),
-    "DISPATCHED": ("출동 지령", "Dispatched"),
-    "EN_ROUTE": ("출동 중", "En route"),
-    "ON_SCENE": ("현장 도착", "On scene"),
-    "APPREHENDED": ("신병 확보", "Apprehended"),
-    "CLOSED": ("종결 완료", "Closed"),
-    "NOBODY_AVAILABLE": ("출동 가능 인원 없음", "Nobody available"),
-    "REJECTED": ("거절됨", "Refused"),
-    "RING_ENTERED": ("접근", "Ring entered"),
-    "RING_CLEARED": ("이탈", "Ring cleared"),
-    "TAMPERED": ("장치 훼손", "Tampered"),
-    "PANIC": ("비상 호출", "Panic call"),
-    "LOW_BATTERY": ("배터리 부족", "Low battery"),
     "PHONE_LOCATION_OFF": ("휴대전화 위치 꺼짐", "Phone without location"),
-    "JAMMED": ("전파 방해", "Jammed"),
-    "DEVICE_OFF": ("단말 꺼짐", "Device off"),
-    "PROTECTED_DEVICE_LOST": ("피해자 단말 두절", "Protective device lost"),
-    "SILENT": ("무보고", "Silent"),
-    "HEARD_AGAIN": ("보고 재개", "Heard again"),
-    "UNKNOWN_NEAR": ("위치 불명, 접근 우려", "May be near"),
-    "CONTACT_PREDICTED": ("접촉 예측", "Contact predicted"),
-    "IMPLAUSIBLE": ("위치 이상", "Implausible position"),
-    "DISTANCE_CHANGED": ("거리 변화", "Distance changed"),
-    "OUTAGE": ("대규모 두절", "Outage"),
-    "ACCOUNT_AMENDED": ("접근 기록 정정", "Account amended"),
-    "NOTICE_ENDED": ("법무부 통지 종료", "Ministry's notice ended"),
-    "check": ("통지에 따른 확인", "Check after a notice"),
+    "check": TASK_WORDS["CHECK"],
     "notice": ("법무부 통지", "Ministry's notice"),
     "notice_location": ("위치 제공 가능", "a location may go with it"),
     "notice_ground": ("법무부 통지 근거", "Ground of the Ministry's notices"),
     "notice_none": ("없음: 피해자에게 통지·위치 제공 불가", "None: no notice and no location for her"),
     "notice_unread": ("지금 확인 불가: 등록 서버 응답 없음", "Not known now: the registry doesn't answer"),
-    "ground_TAG_15_2": ("전자장치부착법 제15조의2", "Tag Act 15-2"),
-    "ground_TAG_31_6_4": ("전자장치부착법 제31조의6제4항", "Tag Act 31-6(4)"),
     "order_over": ("명령 종료", "order over"),
-    "LATE_EVIDENCE": ("지연 보고로 과거 접근 확인", "Past presence, reported late"),
-    "SPOOFING_SUSPECTED": ("위치 조작 의심, 이탈로 처리하지 않음", "Possible spoofing: ring not cleared"),
-    "NOT_FITTED": ("지정 일시까지 전자장치 미부착", "No tag by the court's time"),
-    "TAG_LAPSED": ("기록상 부착 장치 없음", "Tag ended in the records"),
-    "TAG_REMOVAL": ("전자장치 일시 분리 시작", "Authorised removal of the tag begins"),
-    "TAG_REMOVED": ("전자장치 일시 분리됨", "Tag removed with permission"),
-    "TAG_REFITTED": ("전자장치 재부착됨", "Tag refitted"),
-    "BREACH_CONFIRMED": ("위반 확인", "Breach confirmed"),
-    "FALSE_POSITION": ("위치 오류", "False position"),
-    "EQUIPMENT": ("장비", "Equipment"),
-    "AUTHORISED": ("허가된 접촉", "Authorised"),
-    "EXERCISE": ("훈련", "Exercise"),
-    "OTHER": ("기타", "Other"),
-    "NOBODY_FOUND": ("현장에 없음", "Nobody found"),
-    "flag_losing": ("피부착자 선착 우려", "Wearer may arrive first"),
-    "flag_spoofing": (
-        "위치 조작 의심: 이탈로 보지 마십시오",
-        "Possible spoofing: don't assume that the wearer has left",
-    ),
-    "flag_duress": ("피해자 협박 의심 신호", "Duress"),
-    "flag_no-receipt": ("피해자 알림 수신 미확인", "Warning not received"),
-    "flag_no-contact": ("피해자 연락 수단 없음", "No contact"),
-    "flag_reached": ("피해자 연락됨", "Reached"),
-    "flag_contact-sent": ("피부착자에게 안내 전송", "Wearer's tag is telling him to turn round"),
-    "flag_contact-call-due": ("피부착자에게 전화하십시오", "Call the wearer"),
-    "flag_contacted": ("피부착자 연락됨", "Wearer contacted"),
-    "flag_contact-turned-back": ("피부착자 되돌아감", "Wearer turned back"),
-    "flag_contact-no-answer": ("피부착자 응답 없음", "Wearer doesn't answer"),
-    "flag_contact-out-of-budget": ("피부착자 안내 횟수 초과", "Wearer's contacts used up"),
+    "flag_losing": ESCALATION_REASON_WORDS["RACE_LOST"],
     "flag_absent-probation": ("보호관찰 무응답: 전화하십시오", "Probation silent: telephone"),
     "flag_absent-police": ("경찰 무응답: 전화하십시오", "Police silent: telephone"),
-    "flag_check": ("통지에 따른 현장 확인 의무", "Check demanded by a notice"),
+    "flag_check": TASK_WORDS["CHECK"],
     "flag_absent-warning": ("피해자 알림 무응답", "Warning leg silent"),
 }
 
 ISLAND = (
-    *("take", "taken", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
+    *("take", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
     *("source_GNSS", "source_WIFI", "source_CELL"),
     *(
@@ -374,13 +380,32 @@ ISLAND = (
     ),
     *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
+    *("signed_out", "new_panic", "silent_wearers", "bar_unclosed"),
+    *(key for key in TEXTS if key.startswith("panic_")),
     *LIVE_ISLAND,
     "answer_503",
+    *(key for key in TEXTS if key.startswith("phase_")),
     *(key for key in TEXTS if key.startswith("basis_")),
     "order",
     *(key for key in TEXTS if (key.isupper() and key not in STATISTICS_TEXTS) or key.startswith("flag_")),
 )
 """Keys of the texts that the scripts need."""
+BAR_ISLAND = (
+    *(
+        "connected",
+        "connecting",
+        "lost",
+        "part_away",
+        "signed_out",
+        "source_incidents",
+        "source_steps",
+        "source_alerts",
+    ),
+    *("source_reviews", "new_alarm", "new_panic", "exercise", "overdue", "deadline", "sec", "min", "hour"),
+    *(key for key in TEXTS if key.startswith(("bar_", "panic_"))),
+    *(key for key in TEXTS if key.isupper() and key not in STATISTICS_TEXTS),
+)
+"""Keys of the texts that the bar of open incidents needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,3 +423,7 @@ class Texts:
     def island(self) -> dict[str, str]:
         """Returns the texts that the scripts need."""
         return {key: self(key) for key in ISLAND}
+
+    def bar(self) -> dict[str, str]:
+        """Returns the texts that the bar of open incidents needs."""
+        return {key: self(key) for key in BAR_ISLAND}

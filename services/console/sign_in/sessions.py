@@ -1,17 +1,21 @@
-"""Signed cookies of sessions and sign-in attempts, and tokens against forged requests. Nothing is stored: the cookie is the session.
+"""Signed cookies of sessions and sign-in attempts, tokens against forged requests, and the list of sessions that were ended.
 
 The library itsdangerous signs each cookie, with the time of signing. Each purpose has its own salt, so that a cookie made for one
-purpose isn't valid for another.
+purpose isn't valid for another. The cookie is the session; only the ended ones are stored.
 Before signing in, a browser has a session without a user, so that the sign-in form is guarded against forged requests, too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import json
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from itsdangerous import BadData, Signer, URLSafeTimedSerializer
@@ -19,6 +23,8 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
+from services.common.observability.telemetry import logger
+from services.common.storage import durable
 from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 COOKIE = "tandem_session"
@@ -197,3 +203,39 @@ def _encryption_key(key: bytes, issuer: str) -> OctKey:
 
 def _salt(purpose: str, issuer: str) -> bytes:
     return f"tandem console {purpose}\n{issuer}".encode()
+
+
+class EndedSessions:
+    """Ended sessions, also kept in a file if a path is given."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._until_s: dict[str, int] = {}
+        """Expiry of each ended session, in s since 1970 UTC, by session id."""
+        self._writing = asyncio.Lock()
+
+    def load(self) -> None:
+        """Loads the sessions that were ended before a restart. Raises ValueError if the file has another format."""
+        if self._path and self._path.exists():
+            content = json.loads(self._path.read_text())
+            if not isinstance(content, dict) or not all(isinstance(until_s, int) for until_s in content.values()):
+                raise ValueError(
+                    f"{self._path} is not a list of ended sessions (session id -> seconds since 1970): remove it "
+                    "and session.key, so that no ended session is valid; everybody signs in again"
+                )
+            self._until_s = content
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._until_s
+
+    async def add(self, session_id: str, until_s: int) -> None:
+        """Ends a session at once. If the file can't be written, logs a warning; the session then stays ended until a restart."""
+        now_s = time.time()
+        self._until_s = {id_: at_s for id_, at_s in self._until_s.items() if at_s > now_s} | {session_id: until_s}
+        if self._path is None:
+            return
+        async with self._writing:
+            try:
+                await asyncio.to_thread(durable.write, self._path, json.dumps(self._until_s).encode())
+            except OSError as error:
+                logger().warning("ended_session_not_kept", error=error.strerror)

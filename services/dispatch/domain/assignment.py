@@ -7,12 +7,16 @@ from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.dispatch.contact.domain.state import WearerContact, begun_contact, stepped_contact
 from services.dispatch.domain.enums import (
+    CallReason,
     CloseCause,
+    ContactPlan,
+    ContactState,
     Demand,
     EscalationReason,
+    SubjectKind,
     Task,
+    UnitOfferState,
     WarningFlag,
 )
 from services.dispatch.domain.events import (
@@ -21,10 +25,13 @@ from services.dispatch.domain.events import (
     KIND_UNSPECIFIED,
     Acknowledged,
     Answer,
+    Assured,
     Cause,
     Closed,
     ContactBegun,
     ContactStepped,
+    DistressEnded,
+    DistressRaised,
     Escalated,
     Flagged,
     LegAbsent,
@@ -32,25 +39,34 @@ from services.dispatch.domain.events import (
     LegReturned,
     LogPosition,
     NobodyAvailable,
+    NoteAdded,
     Notified,
+    NoUnitLeft,
     Offered,
+    PanicCalled,
+    PanicStep,
+    PanicWithdrawn,
     PrivateStep,
     Progressed,
+    Raced,
     Received,
     Rejected,
+    Reminded,
     Reoffered,
     Retargeted,
     SceneShared,
+    SentByRadio,
     SideStep,
     SpoofingSuspected,
     StepsLost,
     StoodDown,
+    TargetStep,
+    UnitAsked,
+    UnitOfferEnded,
+    UnitStep,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated
-from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
-from services.dispatch.following.domain import Raced
-from services.dispatch.notes.domain.note import NoteAdded
+from services.dispatch.domain.roster import READY_S, Choice, TravelEstimated, UnitOffer
 
 
 class AssignmentState(IntEnum):
@@ -102,9 +118,10 @@ class Assignment:
     offered_ms: int | None = None
     """When an alert last caused an offer, mesh time."""
     offer_number: int = 0
-    """Number of the step that made the present offer, to a unit or a desk."""
+    """Number of the step that made the present offer, to a unit or a desk. After the acceptance: of the offer that was accepted, of the
+    order by radio, or of the acceptance of a desk that wasn't asked itself."""
     asked_ms: int | None = None
-    """Time of the present offer, mesh time."""
+    """Time of the present or accepted offer, or of the order by radio, mesh time."""
     offer_place: LogPosition = BEFORE_ALL
     """Log position of the alert that caused the present offer. An escalation doesn't change it."""
     offer_demand: Demand = Demand.RECORD
@@ -112,9 +129,24 @@ class Assignment:
     due_ms: int | None = None
     """Deadline for the next step, mesh time. After it the assignment is escalated. None if no step is awaited."""
     choice: Choice | None = None
-    """Unit or desk of the present offer; None if the offer went to the leg's own desk without the roster, or there was no offer."""
-    tried: frozenset[str] = frozenset()
-    """Units that were asked since the last offer that an alert caused."""
+    """Unit or desk of the present offer, or the one that accepted; None if the offer went to the leg's own desk without the roster, or
+    there was no offer."""
+    unit_offers: tuple[UnitOffer, ...] = ()
+    """The last offer to each unit that was asked since the last offer that an alert caused, in the order of asking."""
+    ask_next_ms: int | None = None
+    """When the leg asks another unit because those that are asked gave no answer, while the desk has the assignment, mesh time. Until a
+    desk or unit has it, `due_ms` is for that."""
+    radio_unit: str = ""
+    """Name of the unit that the desk sent by radio, as an officer typed it; empty if it sent none so."""
+    radio_by: str = ""
+    """SPIFFE id of that officer."""
+    radio_ms: int | None = None
+    """When the officer entered it, mesh time."""
+    sent_ms: int | None = None
+    """When somebody was first sent since the assignment began, mesh time: a unit accepted, the desk sent one by radio, or the agency's
+    own system reported that it did."""
+    progressed_by: str = ""
+    """SPIFFE id of the caller that reported the present state, of DISPATCHED and the states after it; empty in another state."""
     repeats: int = 0
     """Number of times that the present offer was escalated to the same desk."""
     escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
@@ -150,6 +182,8 @@ class Assignment:
     spoofing_suspected_ms: int | None = None
     """When the desk was last notified that positions may be spoofed, mesh time."""
     task: Task = Task.RESPOND
+    subject_kind: SubjectKind = SubjectKind.UNSPECIFIED
+    """What the destination is."""
     contact: WearerContact | None = None
     """The first contact with the wearer, if this is its assignment; None in an assignment for which somebody may have to go."""
     notes: int = 0
@@ -166,14 +200,51 @@ class Assignment:
     @property
     def next_check_ms(self) -> int | None:
         """When a deadline of the assignment has to be looked at next, mesh time; None if it has none."""
-        if self.due_ms is None or self.remind_ms is None:
-            return self.due_ms
-        return min(self.due_ms, self.remind_ms)
+        moments = (self.due_ms, self.remind_ms, self.ask_next_ms, *(offer.open_until_ms for offer in self.open_offers))
+        return min((moment for moment in moments if moment is not None), default=None)
 
     @property
     def unit_id(self) -> str:
-        """The unit that has the offer or has accepted the assignment; empty if no unit has."""
+        """The unit that accepted the assignment and has it; empty if no unit of the roster has."""
+        return self.choice.unit_id if self.choice and self.state in ACCEPTED else ""
+
+    @property
+    def responding_unit_id(self) -> str:
+        """The unit that has the assignment, or else the one of the present offer; empty if there is neither."""
         return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
+
+    @property
+    def open_offers(self) -> tuple[UnitOffer, ...]:
+        """The offers that a unit may still accept, in the order of asking."""
+        return tuple(offer for offer in self.unit_offers if offer.is_open)
+
+    @property
+    def engaged_unit_ids(self) -> frozenset[str]:
+        """Units that have the assignment or are asked now."""
+        return frozenset({self.unit_id, *(offer.unit_id for offer in self.open_offers)} - {""})
+
+    @property
+    def tried(self) -> frozenset[str]:
+        """Units that were asked since the last offer that an alert caused."""
+        return frozenset(offer.unit_id for offer in self.unit_offers)
+
+    @property
+    def newest_offer_number(self) -> int:
+        """The greatest number of an offer; 0 if there was none."""
+        return max(self.offer_number, *(offer.offer_number for offer in self.unit_offers), 0)
+
+    @property
+    def is_with_desk(self) -> bool:
+        """Whether the desk has accepted the assignment, and neither a unit nor anybody else goes yet."""
+        return self.state is AssignmentState.ACKNOWLEDGED and not self.unit_id
+
+    def offer_numbered(self, offer_number: int) -> UnitOffer | None:
+        """The last offer to a unit, if it has this number."""
+        return next((offer for offer in self.unit_offers if offer.offer_number == offer_number), None)
+
+    def offer_to(self, unit_id: str) -> UnitOffer | None:
+        """The last offer to a unit; None if it wasn't asked."""
+        return next((offer for offer in self.unit_offers if offer.unit_id == unit_id), None)
 
     @property
     def arrival_due_ms(self) -> int | None:
@@ -214,12 +285,13 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
     )
     match step:
         case Notified():
-            return new
+            return replace(new, subject_kind=step.subject_kind)
         case Offered():
             offered = replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms, task=step.task)
-            return _asking(offered, step)
+            return _asking(replace(offered, subject_kind=step.subject_kind), step)
         case ContactBegun():
-            return replace(new, contact=begun_contact(step), due_ms=step.due_ms, task=Task.CONTACT)
+            contact = _begun_contact(step)
+            return replace(new, contact=contact, due_ms=step.due_ms, task=Task.CONTACT, subject_kind=SubjectKind.WEARER)
         case _:
             assert_never(step)
 
@@ -230,27 +302,60 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
     match step:
         case Reoffered() | Escalated():
             return _after_offer(new, step)
-        case Received() | Acknowledged() | Rejected() | Progressed() | Assured() | Closed():
+        case Received() | Acknowledged() | Rejected() | Progressed() | SentByRadio() | Assured() | Closed():
             return _after_answer(new, step)
         case LegAbsent() | LegReturned() | StepsLost():
             return _after_finding(new, step)
-        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected() | Reminded() | TravelEstimated():
+        case UnitAsked() | NoUnitLeft() | UnitOfferEnded():
+            return _after_unit_step(new, step)
+        case (
+            Retargeted()
+            | Raced()
+            | SceneShared()
+            | SpoofingSuspected()
+            | Reminded()
+            | TravelEstimated()
+            | PanicCalled()
+            | PanicWithdrawn()
+        ):
             return _after_private_step(new, step)
         case NobodyAvailable():
             return replace(_unlimited(new), state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms)
         case Flagged() | NoteAdded() | DistressRaised() | DistressEnded():
             return _after_side_step(new, step)
         case ContactStepped():
-            return replace(new, contact=stepped_contact(new.contact, step), due_ms=step.due_ms)
+            return replace(new, contact=_stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
-            return replace(_unlimited(new), state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind)
+            return replace(_over(new), state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind)
         case _:
             assert_never(step)
 
 
 def _unlimited(new: Assignment) -> Assignment:
     """The assignment when no step of anybody is awaited any more."""
-    return replace(new, due_ms=None, remind_ms=None, reminded_ms=None)
+    return replace(new, due_ms=None, remind_ms=None, reminded_ms=None, ask_next_ms=None)
+
+
+def _over(new: Assignment) -> Assignment:
+    """The assignment when it is over: nobody is awaited, and nobody is asked."""
+    return replace(_unlimited(new), unit_offers=_ended(new.unit_offers), progressed_by="")
+
+
+def _ended(offers: tuple[UnitOffer, ...], but: int = 0) -> tuple[UnitOffer, ...]:
+    """The offers when no unit is needed but the one that accepted the offer numbered `but`."""
+    return tuple(
+        replace(offer, state=UnitOfferState.ACCEPTED if offer.offer_number == but else UnitOfferState.NOT_NEEDED)
+        if offer.is_open
+        else offer
+        for offer in offers
+    )
+
+
+def _marked(new: Assignment, offer_number: int, state: UnitOfferState) -> tuple[UnitOffer, ...]:
+    """The offers when one of them has ended in a state."""
+    return tuple(
+        replace(offer, state=state) if offer.offer_number == offer_number else offer for offer in new.unit_offers
+    )
 
 
 def _after_offer(new: Assignment, step: Reoffered | Escalated) -> Assignment:
@@ -263,28 +368,52 @@ def _after_offer(new: Assignment, step: Reoffered | Escalated) -> Assignment:
                 offer_demand=step.demand,
                 kind=step.kind,
                 cause=step.cause,
-                tried=frozenset(),
+                unit_offers=(),
                 escalation_reason=EscalationReason.UNSPECIFIED,
                 raced=None,
             )
             return _asking(new, step)
         case Escalated():
             same_desk = step.choice == new.choice and new.state in UNANSWERED
-            new = replace(new, state=AssignmentState.ESCALATED, escalation_reason=step.escalation_reason)
+            new = replace(
+                new,
+                state=AssignmentState.ESCALATED,
+                escalation_reason=step.escalation_reason,
+                unit_offers=_after_escalation(new, step.escalation_reason),
+            )
             return replace(new, due_ms=step.due_ms, repeats=new.repeats + 1) if same_desk else _asking(new, step)
         case _:
             assert_never(step)
 
 
+def _after_escalation(before: Assignment, reason: EscalationReason) -> tuple[UnitOffer, ...]:
+    """The offers when somebody else is asked. An offer that is open stays so, unless its unit is gone. A unit that had accepted has the
+    assignment no more."""
+    present = before.offer_numbered(before.offer_number)
+    if present is None:
+        return before.unit_offers
+    if reason is EscalationReason.UNIT_GONE:
+        return _marked(before, present.offer_number, UnitOfferState.OFF_DUTY)
+    if present.state is UnitOfferState.ACCEPTED:
+        return _marked(before, present.offer_number, UnitOfferState.REPLACED)
+    return before.unit_offers
+
+
 def _asking(new: Assignment, offer: Offered | Reoffered | Escalated) -> Assignment:
     """The assignment after an offer to a unit or desk that was not asked before."""
     choice = offer.choice
+    if choice and choice.unit_id:
+        open_until_ms = offer.due_ms if offer.open_until_ms is None else offer.open_until_ms
+        new = _with_offer(new, UnitOffer(choice, new.number, asked_ms=offer.at_ms, open_until_ms=open_until_ms))
     return replace(
         new,
         offer_number=new.number,
         asked_ms=offer.at_ms,
         choice=choice,
-        tried=new.tried | {choice.unit_id} if choice and choice.unit_id else new.tried,
+        radio_unit="",
+        radio_by="",
+        radio_ms=None,
+        progressed_by="",
         repeats=0,
         received_ms=None,
         acknowledged_ms=None,
@@ -292,42 +421,133 @@ def _asking(new: Assignment, offer: Offered | Reoffered | Escalated) -> Assignme
         due_ms=offer.due_ms,
         remind_ms=None,
         reminded_ms=None,
+        ask_next_ms=None,
     )
+
+
+def _with_offer(new: Assignment, offer: UnitOffer) -> Assignment:
+    """The assignment with one more offer, in the place of an earlier one to the same unit."""
+    others = (each for each in new.unit_offers if each.unit_id != offer.unit_id)
+    return replace(new, unit_offers=(*others, offer))
 
 
 def _after_answer(new: Assignment, answer: Answer) -> Assignment:
     match answer:
         case Received():
-            return replace(new, received_ms=answer.at_ms, due_ms=answer.due_ms)
+            return _received(new, answer)
         case Acknowledged():
-            return replace(
-                new,
-                state=AssignmentState.ACKNOWLEDGED,
-                acknowledged_ms=answer.at_ms,
-                acknowledged_by=answer.by,
-                due_ms=answer.due_ms,
-                remind_ms=answer.remind_ms,
-                nobody_available_ms=None,
-            )
+            return _acknowledged(new, answer)
         case Rejected():
+            new = replace(new, rejected_reason=answer.reason)
+            if answer.offer_number:
+                return replace(new, unit_offers=_marked(new, answer.offer_number, UnitOfferState.REFUSED))
             return replace(
                 _unlimited(new),
                 state=AssignmentState.REJECTED,
-                rejected_reason=answer.reason,
+                unit_offers=_marked(new, new.offer_number, UnitOfferState.REFUSED),
+                progressed_by="",
                 acknowledged_ms=None,
                 acknowledged_by="",
             )
         case Progressed():
-            new = replace(new, state=AssignmentState(answer.state), reminded_ms=None)
-            return replace(new, due_ms=answer.due_ms, remind_ms=answer.remind_ms)
+            return replace(
+                new,
+                state=AssignmentState(answer.state),
+                progressed_by=answer.by,
+                sent_ms=answer.at_ms if new.sent_ms is None else new.sent_ms,
+                unit_offers=_ended(new.unit_offers),
+                due_ms=answer.due_ms,
+                remind_ms=answer.remind_ms,
+                reminded_ms=None,
+                ask_next_ms=None,
+            )
+        case SentByRadio():
+            return _sent_by_radio(new, answer)
         case Assured():
             return replace(new, due_ms=answer.due_ms, remind_ms=answer.remind_ms, reminded_ms=None)
         case Closed():
-            return replace(
-                _unlimited(new), state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note
-            )
+            return replace(_over(new), state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note)
         case _:
             assert_never(answer)
+
+
+def _received(new: Assignment, received: Received) -> Assignment:
+    if received.offer_number in (0, new.offer_number):
+        new = replace(new, received_ms=received.at_ms)
+    offers = (
+        replace(offer, received_ms=received.at_ms) if offer.offer_number == received.offer_number else offer
+        for offer in new.unit_offers
+    )
+    return replace(new, unit_offers=tuple(offers), due_ms=received.due_ms, ask_next_ms=received.ask_next_ms)
+
+
+def _acknowledged(new: Assignment, answer: Acknowledged) -> Assignment:
+    accepted = new.offer_numbered(answer.offer_number)
+    new = replace(
+        new,
+        state=AssignmentState.ACKNOWLEDGED,
+        acknowledged_ms=answer.at_ms,
+        acknowledged_by=answer.by,
+        due_ms=answer.due_ms,
+        remind_ms=answer.remind_ms,
+        reminded_ms=None,
+        ask_next_ms=answer.ask_next_ms,
+        nobody_available_ms=None,
+    )
+    if accepted:
+        return replace(
+            new,
+            choice=accepted.choice,
+            offer_number=accepted.offer_number,
+            asked_ms=accepted.asked_ms,
+            received_ms=accepted.received_ms,
+            unit_offers=_ended(new.unit_offers, accepted.offer_number),
+            sent_ms=answer.at_ms if new.sent_ms is None else new.sent_ms,
+        )
+    if new.choice and new.choice.unit_id:
+        # The desk takes what a unit was asked. A number of its own keeps its answers apart from that unit's, which may still accept.
+        return replace(new, choice=new.choice.for_desk(), offer_number=new.number)
+    return new
+
+
+def _sent_by_radio(new: Assignment, sent: SentByRadio) -> Assignment:
+    """The assignment after an order by radio. A corrected name changes no state."""
+    new = replace(
+        new,
+        radio_unit=sent.unit_name,
+        radio_by=sent.by,
+        radio_ms=sent.at_ms,
+        offer_number=new.number,
+        due_ms=sent.due_ms,
+        remind_ms=sent.remind_ms,
+    )
+    if new.state is not AssignmentState.ACKNOWLEDGED:
+        return new
+    return replace(
+        new,
+        state=AssignmentState.DISPATCHED,
+        progressed_by=sent.by,
+        asked_ms=sent.at_ms,
+        sent_ms=sent.at_ms if new.sent_ms is None else new.sent_ms,
+        unit_offers=_ended(new.unit_offers),
+        reminded_ms=None,
+        ask_next_ms=None,
+    )
+
+
+def _after_unit_step(new: Assignment, step: UnitStep) -> Assignment:
+    match step:
+        case UnitAsked():
+            offer = UnitOffer(
+                step.choice, new.number, asked_ms=step.at_ms, open_until_ms=step.open_until_ms, asked_by=step.by
+            )
+            return replace(_with_offer(new, offer), ask_next_ms=step.ask_next_ms)
+        case NoUnitLeft():
+            return replace(new, ask_next_ms=None)
+        case UnitOfferEnded():
+            return replace(new, unit_offers=_marked(new, step.offer_number, step.state))
+        case _:
+            assert_never(step)
 
 
 def _after_finding(new: Assignment, finding: LegFinding) -> Assignment:
@@ -357,7 +577,7 @@ def _after_side_step(new: Assignment, step: SideStep) -> Assignment:
             assert_never(step)
 
 
-def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
+def _after_private_step(new: Assignment, step: TargetStep | Reminded | PanicStep) -> Assignment:
     match step:
         case Retargeted():
             return replace(new, retargeted_ms=step.at_ms)
@@ -369,10 +589,15 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             return replace(new, spoofing_suspected_ms=step.at_ms)
         case Reminded():
             return replace(new, remind_ms=None, reminded_ms=step.at_ms)
+        case PanicCalled() | PanicWithdrawn():
+            return new  # the incident has the calls: one call concerns all its destinations
         case TravelEstimated():
-            return replace(
-                new, choice=new.choice and replace(new.choice, travel_s=step.travel_s, estimate=step.estimate)
+            choice = new.choice and replace(new.choice, travel_s=step.travel_s, estimate=step.estimate)
+            offers = (
+                replace(offer, choice=choice) if choice and offer.offer_number == new.offer_number else offer
+                for offer in new.unit_offers
             )
+            return replace(new, choice=choice, unit_offers=tuple(offers))
         case _:
             assert_never(step)
 
@@ -386,3 +611,48 @@ def assignment_id(incident_id: str, leg: Leg, subject_id: str, *, task: Task = T
 def step_id(assignment: Assignment) -> str:
     """Id of an assignment's last step, the same at each retry."""
     return ids.hash_id("step", assignment.assignment_id, assignment.state.name, assignment.number)
+
+
+_FIRST_STATES = {ContactPlan.CALL: ContactState.CALL_DUE, ContactPlan.OUT_OF_BUDGET: ContactState.OUT_OF_BUDGET}
+"""First state of a contact by its plan; for all other plans it is SENT."""
+
+
+@dataclass(frozen=True, slots=True)
+class WearerContact:
+    """The first contact with the wearer, in an assignment of its own."""
+
+    contact_id: str
+    plan: ContactPlan
+    device_id: str
+    """Device that gets the message; empty if none does."""
+    state: ContactState
+    since_ms: int
+    """When the state began, mesh time."""
+    call_reason: CallReason = CallReason.UNSPECIFIED
+    recorded_by: str = ""
+    """SPIFFE id of the caller that recorded the result of a call; empty if nobody has."""
+
+
+def _begun_contact(step: ContactBegun) -> WearerContact:
+    """The contact after the step that begins it."""
+    return WearerContact(
+        contact_id=step.contact_id,
+        plan=step.plan,
+        device_id=step.device_id,
+        state=_FIRST_STATES.get(step.plan, ContactState.SENT),
+        since_ms=step.at_ms,
+        call_reason=CallReason.NO_TAG if step.plan is ContactPlan.CALL else CallReason.UNSPECIFIED,
+    )
+
+
+def _stepped_contact(before: WearerContact | None, step: ContactStepped) -> WearerContact:
+    """The contact after a later step. Raises ValueError if there is no contact."""
+    if before is None:
+        raise ValueError(f"assignment {step.assignment_id} has no contact")
+    return replace(
+        before,
+        state=step.state,
+        since_ms=step.at_ms,
+        call_reason=step.call_reason,
+        recorded_by=step.by or before.recorded_by,
+    )

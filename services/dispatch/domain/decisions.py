@@ -1,4 +1,4 @@
-"""Decisions on a leg's assignments after each alert, deadline and answer. Pure.
+"""Decisions on a leg's assignments after each alert, deadline and answer, and on the notes of its desk. Pure.
 
 `decide` turns a command into events, and `incident.evolve` applies an event to the incident.
 """
@@ -9,10 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
-from services.dispatch.contact.domain import decisions as contacts
-from services.dispatch.contact.domain.decisions import Confirm, ContactCommand, RecordCall
-from services.dispatch.domain import answers, escalation, flags, following
-from services.dispatch.domain.alert import Alert
+from services.common import ids
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain import answers, contact, escalation, flags, following
 from services.dispatch.domain.answers import (
     Acknowledge,
     Answering,
@@ -23,9 +22,13 @@ from services.dispatch.domain.answers import (
     RaiseDistress,
     Receive,
     Reject,
+    SendByRadio,
+    Sending,
+    SendUnit,
 )
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
-from services.dispatch.domain.enums import Demand, Task
+from services.dispatch.domain.contact import Confirm, ContactCommand, RecordCall
+from services.dispatch.domain.enums import Demand, Exercise, SubjectKind, Task
 from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
@@ -35,8 +38,13 @@ from services.dispatch.domain.events import (
     LegAbsent,
     LegReturned,
     LogPosition,
+    NoteAdded,
+    NotedResult,
+    NoteKind,
     Notified,
     Offered,
+    PanicCalled,
+    PanicWithdrawn,
     Reoffered,
     SpoofingSuspected,
     StepsLost,
@@ -44,10 +52,29 @@ from services.dispatch.domain.events import (
 )
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
-from services.dispatch.domain.incident import Decided, Incident
+from services.dispatch.domain.incident import Alert, Decided, Incident, Panic
 from services.dispatch.domain.leg import Leg
-from services.dispatch.notes.domain import decisions as notes
-from services.dispatch.notes.domain.decisions import AddNote
+
+MAX_INCIDENT_NOTES = 500
+"""Maximum number of notes of one leg in an incident."""
+
+
+TOO_MANY_NOTES = "TOO_MANY_NOTES"
+"""Machine-readable reason for refusing a note."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddNote:
+    """Command: add a note to an incident."""
+
+    by: str
+    """SPIFFE id of the caller."""
+    note_key: str
+    """Id that the caller chose. A second note with the same key isn't added."""
+    kind: NoteKind
+    result: NotedResult
+    text: str
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +114,7 @@ Command: TypeAlias = (
     | Follow
     | ShowTargets
     | Answering
+    | Sending
     | ContactCommand
     | AddNote
 )
@@ -112,20 +140,31 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return _fold(incident, command, situation)
         case PassDeadline() | LoseUnit():
             return escalation.decide(incident, command, situation)
-        case ReportLeg():
-            return _report_leg(incident, command, situation.now_ms)
-        case CompareSteps():
-            return _compare_steps(incident, command, situation.now_ms)
+        case ReportLeg() | CompareSteps():
+            return _find(incident, command, situation.now_ms)
         case Flag():
             return flags.decide(incident, command, situation)
         case Follow() | ShowTargets():
             return following.decide(incident, command, situation)
         case Receive() | Acknowledge() | Reject() | Progress() | Assure() | Close() | RaiseDistress() | EndDistress():
             return answers.decide(incident, command, situation)
+        case SendUnit() | SendByRadio():
+            return answers.decide_sending(incident, command, situation)
         case AddNote():
-            return notes.decide(incident, command, situation.now_ms)
+            return _add_note(incident, command, situation.now_ms)
         case Confirm() | RecordCall():
-            return contacts.decide(incident, command, situation.now_ms)
+            return contact.decide_contact(incident, command, situation.now_ms)
+        case _:
+            assert_never(command)
+
+
+def _find(incident: Incident, command: ReportLeg | CompareSteps, now_ms: int) -> Iterator[Event]:
+    """Findings of the leg about its own record and the other legs."""
+    match command:
+        case ReportLeg():
+            return _report_leg(incident, command, now_ms)
+        case CompareSteps():
+            return _compare_steps(incident, command, now_ms)
         case _:
             assert_never(command)
 
@@ -172,9 +211,10 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
     _begin(decided, alert, subjects, task=Task.RESPOND, situation=situation)
     _begin(decided, alert, checks, task=Task.CHECK, situation=situation)
     _reoffer(decided, graver, situation)
-    decided.add(*contacts.of_alert(decided.incident, alert, situation.now_ms))
+    decided.add(*contact.fold_contact(decided.incident, alert, situation.now_ms))
     if alert.kind == SPOOFING_SUSPECTED and alert.demand in leg.policy.notifies:
         _suspect_spoofing(decided, alert, situation.now_ms)
+    decided.add(*_panic_steps(decided.incident, alert, situation.now_ms))
     _stand_down(decided, situation.now_ms)
     decided.add(*following.scenes(decided.incident, situation.now_ms))
     return decided.events
@@ -215,6 +255,9 @@ def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, task:
     offers = task is Task.CHECK or alert.demand in decided.incident.leg.policy.offers
     for id_, subject_id in subjects.items():
         present = decided.incident.assignments.get(id_)
+        kind = (
+            SubjectKind.WEARER if task is Task.CHECK else alert.subject_kinds.get(subject_id, SubjectKind.UNSPECIFIED)
+        )
         if present and not _begins_once_more(present, alert.place, decided.incident.end, offers=offers):
             continue
         if not offers:
@@ -227,6 +270,7 @@ def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, task:
                     place=alert.place,
                     cause=alert.cause,
                     kind=alert.kind,
+                    subject_kind=kind,
                 )
             )
             continue
@@ -239,9 +283,11 @@ def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, task:
             place=alert.place,
             cause=alert.cause,
             due_ms=first.due_ms,
+            open_until_ms=first.open_until_ms,
             kind=alert.kind,
             choice=first.choice,
             task=task,
+            subject_kind=kind,
         )
         decided.add(offered, *first.then)
 
@@ -294,6 +340,7 @@ def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation
             kind=asking.kind,
             cause=asking.cause,
             due_ms=first.due_ms,
+            open_until_ms=first.open_until_ms,
             choice=first.choice,
         )
         decided.add(reoffered, *first.then)
@@ -306,6 +353,40 @@ def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
             decided.add(SpoofingSuspected(now_ms, id_, alert.alert_id))
 
 
+def _panic_steps(incident: Incident, alert: Alert, now_ms: int) -> Iterator[PanicCalled | PanicWithdrawn]:
+    """Steps by which the desk and the units of open assignments learn that a protected person called for help, or took a call back.
+
+    A unit that has accepted gets no other step by then: its assignment isn't re-offered. A repeated call is a step of its own.
+    """
+    panic = alert.panic
+    if panic is None or not incident.leg.policy.has_units:
+        return
+    known = incident.panics.get(panic.caller, Panic())
+    if alert.place <= (known.ended if panic.withdrawn else known.called):
+        return
+    for id_, assignment in incident.assignments.items():
+        if assignment.state in OVER or assignment.contact:
+            continue
+        if panic.withdrawn:
+            yield PanicWithdrawn(
+                at_ms=now_ms,
+                assignment_id=id_,
+                alert_id=alert.alert_id,
+                caller=panic.caller,
+                withdrawn_ms=panic.at_ms,
+                place=alert.place,
+            )
+        else:
+            yield PanicCalled(
+                at_ms=now_ms,
+                assignment_id=id_,
+                alert_id=alert.alert_id,
+                caller=panic.caller,
+                called_ms=panic.at_ms,
+                place=alert.place,
+            )
+
+
 def _stand_down(decided: Decided, now_ms: int) -> None:
     end, end_kind = decided.incident.end, decided.incident.end_kind
     for id_, assignment in decided.incident.assignments.items():
@@ -313,3 +394,33 @@ def _stand_down(decided: Decided, now_ms: int) -> None:
         is_over = assignment.state in OVER or assignment.task is Task.CHECK
         if not is_over and assignment.demanded <= end:
             decided.add(StoodDown(now_ms, id_, end_kind))
+
+
+def note_id(incident: Incident, note_key: str) -> str:
+    """Id of a note of an incident."""
+    return ids.hash_id("note", incident.incident_id, incident.leg, note_key)
+
+
+def _add_note(incident: Incident, command: AddNote, now_ms: int) -> Iterator[NoteAdded]:
+    """Event that a note leads to; none if the incident has the note. Raises NotFound or FailedPrecondition."""
+    # A canary has no desk that could write about it.
+    first = next(iter(incident.assignments), "") if incident.exercise is not Exercise.CANARY else ""
+    if not first:
+        raise NotFound(f"no incident {incident.incident_id} in the {incident.leg} leg")
+    id_ = note_id(incident, command.note_key)
+    if id_ in incident.note_ids:
+        return
+    if len(incident.note_ids) >= MAX_INCIDENT_NOTES:
+        raise FailedPrecondition(
+            f"the incident has {MAX_INCIDENT_NOTES} notes of this leg: it takes no more", TOO_MANY_NOTES
+        )
+    yield NoteAdded(
+        at_ms=now_ms,
+        assignment_id=first,
+        note_id=id_,
+        by=command.by,
+        kind=command.kind,
+        result=command.result,
+        text=command.text,
+        kept=command.kept,
+    )

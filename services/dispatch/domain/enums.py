@@ -34,6 +34,18 @@ class Task(IntEnum):
     """The first contact with the wearer: nobody goes."""
 
 
+class SubjectKind(IntEnum):
+    """What the destination of an assignment is; numbers of tandem.common.v1.SubjectKind."""
+
+    UNSPECIFIED = 0
+    """The event was stored before kinds of destinations were."""
+    WEARER = 1
+    PROTECTED_PERSON = 2
+    PROTECTED_PLACE = 3
+    SILENT_WEARERS = 4
+    """Wearers who fell silent together, under the id of their outage."""
+
+
 class EscalationLevel(IntEnum):
     """Level to which an assignment is offered, from first to last; numbers of tandem.dispatch.v1.EscalationLevel."""
 
@@ -42,6 +54,19 @@ class EscalationLevel(IntEnum):
     NEXT_OFFICE = 3
     SUPERVISOR = 4
     NATIONAL_DESK = 5
+
+
+class UnitOfferState(IntEnum):
+    """What became of an offer to a unit; numbers of tandem.dispatch.v1.UnitOfferState."""
+
+    ASKED = 1
+    ACCEPTED = 2
+    REFUSED = 3
+    MISSED = 4
+    NOT_NEEDED = 5
+    OFF_DUTY = 6
+    REPLACED = 7
+    """The unit had accepted, and others were asked after that."""
 
 
 class Estimate(IntEnum):
@@ -96,7 +121,6 @@ class ContactPlan(IntEnum):
 
     TAG = 1
     CALL = 2
-    TAG_ALONE = 3
     OUT_OF_BUDGET = 4
     WITHHELD = 5
     TURNED_BACK = 6

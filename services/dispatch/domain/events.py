@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from services.dispatch.domain.enums import (
+    Advice,
     CallReason,
     CloseCause,
     ContactPlan,
@@ -15,19 +17,20 @@ from services.dispatch.domain.enums import (
     Demand,
     EscalationReason,
     Exercise,
+    SubjectKind,
     Task,
+    UnitOfferState,
     WarningFlag,
 )
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice, TravelEstimated
-from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
-from services.dispatch.following.domain import Raced
-from services.dispatch.notes.domain.note import NoteAdded
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
 BEFORE_ALL: LogPosition = (0, -1)
 BEYOND_ALL: LogPosition = (1 << 62, 0)
+PANIC = 4
+"""Number of PANIC in tandem.common.v1.AlertKind: a protected person calls for help."""
 SPOOFING_SUSPECTED = 17
 """Number of SPOOFING_SUSPECTED in tandem.common.v1.AlertKind: positions may be spoofed."""
 KIND_UNSPECIFIED = 0
@@ -91,6 +94,7 @@ class Notified:
     place: LogPosition
     cause: Cause | None
     kind: int = KIND_UNSPECIFIED
+    subject_kind: SubjectKind = SubjectKind.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,9 @@ class Offered:
     choice: Choice | None = None
     """None if the offer goes to the desk itself, without the roster."""
     task: Task = Task.RESPOND
+    open_until_ms: int | None = None
+    """Until when the unit may accept, mesh time; None if a desk was asked."""
+    subject_kind: SubjectKind = SubjectKind.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,8 @@ class Reoffered:
     cause: Cause | None
     due_ms: int
     choice: Choice | None = None
+    open_until_ms: int | None = None
+    """As in `Offered.open_until_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +144,86 @@ class NobodyAvailable:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """The assignment was offered at the next escalation level, or once more to the same desk after the last level."""
+    """The assignment was offered at the next escalation level, or once more to the same desk after the last level.
+
+    Earlier offers to units stay open.
+    """
 
     at_ms: int
     assignment_id: str
     due_ms: int
     choice: Choice | None = None
     escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
+    open_until_ms: int | None = None
+    """As in `Offered.open_until_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """The desk's machine confirmed that it has the present offer."""
+class UnitAsked:
+    """A unit was asked beside the present offer: by an officer, or by the leg because a unit that an officer asked gave no answer."""
+
+    at_ms: int
+    assignment_id: str
+    choice: Choice
+    open_until_ms: int
+    """Until when the unit may accept, mesh time."""
+    by: str = ""
+    """SPIFFE id of the officer; empty if the leg asked the unit by itself."""
+    ask_next_ms: int | None = None
+    """When the leg asks the next unit, mesh time; None if the deadline of the present offer does so."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoUnitLeft:
+    """The leg would have asked another unit beside those that an officer asked, and none is free. The desk's deadline goes on."""
+
+    at_ms: int
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOfferEnded:
+    """An offer to a unit ended without its answer: nobody answered in time, or the unit went off duty."""
+
+    at_ms: int
+    assignment_id: str
+    offer_number: int
+    state: UnitOfferState
+
+
+@dataclass(frozen=True, slots=True)
+class SentByRadio:
+    """The desk ordered a unit to go by radio or telephone, or corrected the unit's name."""
 
     at_ms: int
     assignment_id: str
     by: str
-    due_ms: int
+    """SPIFFE id of the officer who entered it."""
+    unit_name: str
+    """Name of the unit as the officer typed it."""
+    due_ms: int | None = None
+    """Deadline for the unit's next step, mesh time; None if none is awaited."""
+    remind_ms: int | None = None
+    """When the desk is reminded of that step, mesh time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The machine of the desk or unit confirmed that it has an offer."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    due_ms: int | None
+    offer_number: int = 0
+    """Number of the offer to a unit; 0 for the present offer to a desk."""
+    ask_next_ms: int | None = None
+    """As in `UnitAsked.ask_next_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A person accepted the assignment."""
+    """A unit or the desk accepted the assignment."""
 
     at_ms: int
     assignment_id: str
@@ -165,16 +232,22 @@ class Acknowledged:
     """Deadline for dispatching a unit, mesh time; None if there is no roster."""
     remind_ms: int | None = None
     """When the unit is reminded of its next step, mesh time; None if it isn't."""
+    offer_number: int = 0
+    """Number of the offer that a unit accepted; 0 if the desk accepted the assignment itself, so that no unit has it."""
+    ask_next_ms: int | None = None
+    """When the leg asks another unit beside those that are asked while the desk has the assignment, mesh time; None if it doesn't."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The unit or desk refused the offer or gave the accepted assignment back; an escalation follows."""
+    """A unit or desk refused an offer, or gave the accepted assignment back. An escalation follows, but not after an earlier offer."""
 
     at_ms: int
     assignment_id: str
     by: str
     reason: str
+    offer_number: int = 0
+    """Number of a refused offer to a unit beside the present one; 0 for the present offer or the accepted assignment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +363,36 @@ class SpoofingSuspected:
 
 
 @dataclass(frozen=True, slots=True)
+class PanicCalled:
+    """A protected person called for help. The desk, and the unit that has the assignment, are notified while the assignment is open."""
+
+    at_ms: int
+    assignment_id: str
+    alert_id: str
+    caller: str
+    """Key of the person under one order, as in `AlertPanic.caller`."""
+    called_ms: int
+    """When she pressed the button, mesh time."""
+    place: LogPosition
+    """Log position of the alert."""
+
+
+@dataclass(frozen=True, slots=True)
+class PanicWithdrawn:
+    """The protected person took her call for help back."""
+
+    at_ms: int
+    assignment_id: str
+    alert_id: str
+    caller: str
+    """Key of the person under one order, as in `AlertPanic.caller`."""
+    withdrawn_ms: int
+    """When she took the call back, mesh time."""
+    place: LogPosition
+    """Log position of the alert."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContactBegun:
     """A first contact with the wearer began, or follows on an earlier one of the incident."""
 
@@ -327,12 +430,126 @@ class TargetsShown:
     by: str
 
 
+class WorkLimits(NamedTuple):
+    """When the unit of an accepted assignment is reminded, and when the assignment escalates, mesh time; None without a limit."""
+
+    remind_ms: int | None = None
+    due_ms: int | None = None
+
+
+UNLIMITED = WorkLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Reminded:
+    """The unit was reminded of its next step. The assignment escalates at its deadline unless the step comes."""
+
+    at_ms: int
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assured:
+    """The unit, or its desk for it, said that it goes on: still on the way, or still busy on the scene. The limits begin once more."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    due_ms: int | None
+    remind_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DistressRaised:
+    """An officer of the unit calls for help. Both agencies' desks see it."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    unit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DistressEnded:
+    """The desk of the unit ended an officer's call for help."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """The race against the wearer began to be lost, or is no longer being lost."""
+
+    at_ms: int
+    assignment_id: str
+    losing: bool
+    advice: Advice
+    wearer_s: int | None
+    """The wearer's time to the destination, seconds; None if the wearer doesn't come nearer."""
+    responder_s: int
+    """The responder's time to the destination, seconds."""
+    by_ring: bool
+    """Whether the distance is known only by the ring. `wearer_s` is then the greatest possible time: radius divided by pace."""
+    supervisor_desk: str = ""
+    """Supervisor's desk that is notified too; empty if there is no roster."""
+    due_ms: int | None = None
+    """New deadline of the offer, mesh time; None if the deadline doesn't change."""
+
+
+class NoteKind(IntEnum):
+    """Kind of a note; numbers of tandem.dispatch.v1.NoteKind."""
+
+    NOTE = 1
+    CALLED_WEARER = 2
+    CALLED_PROTECTED_PERSON = 3
+    CALLED_OTHER_DESK = 4
+    CALLED_UNIT = 5
+    CALLED_OTHER = 6
+
+
+KEPT_KINDS = frozenset({NoteKind.CALLED_PROTECTED_PERSON})
+"""Kinds of notes that stay with the leg unless the desk says otherwise: what she says on the telephone may tell where she is."""
+
+
+class NotedResult(IntEnum):
+    """Result of a call; numbers of tandem.dispatch.v1.NotedResult."""
+
+    UNSPECIFIED = 0
+    NOTED_SPOKEN = 1
+    NOTED_NO_ANSWER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NoteAdded:
+    """The desk wrote a note. It changes no state and no deadline."""
+
+    at_ms: int
+    assignment_id: str
+    """The assignment whose step publishes the note: the first of the incident."""
+    note_id: str
+    by: str
+    """SPIFFE id of the writer."""
+    kind: NoteKind
+    result: NotedResult
+    text: str
+    kept: bool
+    """Whether the note stays with the leg."""
+
+
 Offer: TypeAlias = Offered | Reoffered | Escalated
 """Event that asks a unit or desk to accept an assignment."""
-Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Assured | Closed
+Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | SentByRadio | Assured | Closed
 """Event that records an answer of the desk or unit."""
-PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected | Reminded | TravelEstimated
-"""Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
+UnitStep: TypeAlias = UnitAsked | NoUnitLeft | UnitOfferEnded
+"""Step of an offer to a unit beside the assignment's progress. It is the agency's own affair."""
+TargetStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected | TravelEstimated
+"""Step about the target of the assignment, or the wearer's way to it."""
+PanicStep: TypeAlias = PanicCalled | PanicWithdrawn
+PrivateStep: TypeAlias = TargetStep | Reminded | UnitStep | PanicStep
+"""Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target, or it
+concerns the agency's own units alone. Each leg learns of a call for help by its own alerts."""
 ContactStep: TypeAlias = ContactBegun | ContactStepped
 SideStep: TypeAlias = Flagged | NoteAdded | DistressRaised | DistressEnded
 """Step that states a fact beside the assignment's progress."""
@@ -363,6 +580,10 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         Reoffered: EventKind("Reoffered", "offered_again"),
         NobodyAvailable: EventKind("NobodyAvailable"),
         Escalated: EventKind("Escalated"),
+        UnitAsked: EventKind("UnitAsked", "unit_asked"),
+        NoUnitLeft: EventKind("NoUnitLeft", "no_unit_left"),
+        UnitOfferEnded: EventKind("UnitOfferEnded", "unit_offer_ended"),
+        SentByRadio: EventKind("SentByRadio", "sent_by_radio"),
         Received: EventKind("Received", "received"),
         Acknowledged: EventKind("Acknowledged"),
         Rejected: EventKind("Rejected"),
@@ -378,6 +599,8 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         SceneShared: EventKind("SceneShared", "scene_shared"),
         SpoofingSuspected: EventKind("SpoofingSuspected", "spoofing_suspected"),
         TravelEstimated: EventKind("TravelEstimated", "travel_estimated"),
+        PanicCalled: EventKind("PanicCalled", "panic_called"),
+        PanicWithdrawn: EventKind("PanicWithdrawn", "panic_withdrawn"),
         ContactBegun: EventKind("ContactBegun", "contact_begun"),
         ContactStepped: EventKind("ContactStepped", "contact_stepped"),
         TargetsShown: EventKind("TargetsShown"),

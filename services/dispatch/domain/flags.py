@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, assignment_id
-from services.dispatch.domain.enums import Demand, Exercise, WarningFlag
+from services.dispatch.domain.enums import Demand, Exercise, SubjectKind, WarningFlag
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import (
     KIND_UNSPECIFIED,
@@ -108,6 +108,7 @@ def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation
                 demand=demand,
                 place=command.place,
                 cause=None,
+                subject_kind=SubjectKind.PROTECTED_PERSON,
             )
         )
     elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | ACCEPTED):
@@ -120,7 +121,9 @@ def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation
             place=command.place,
             cause=None,
             due_ms=first.due_ms,
+            open_until_ms=first.open_until_ms,
             choice=first.choice,
+            subject_kind=SubjectKind.PROTECTED_PERSON,
         )
         decided.add(offered, *first.then)
 

@@ -1,4 +1,4 @@
-"""State of one leg's share of an incident, and its state after each event. Pure.
+"""The alerts of an incident, and the state of one leg's share of it after each event. Pure.
 
 The state is the fold of `evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds until the
 incident ends later in the order of the log.
@@ -9,27 +9,88 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from services.dispatch.domain.assignment import OVER, Assignment, LaterStep, after, begun
-from services.dispatch.domain.enums import Demand, Exercise
+from services.dispatch.domain.enums import ContactPlan, Demand, Exercise, SubjectKind
 from services.dispatch.domain.events import (
     BEFORE_ALL,
     KIND_UNSPECIFIED,
     Acknowledged,
     AlertFolded,
     AlertWasMissing,
+    Cause,
     Closed,
     ContactBegun,
     Event,
     LogPosition,
+    NoteAdded,
     Notified,
     Offered,
+    PanicCalled,
+    PanicStep,
+    PanicWithdrawn,
     Reoffered,
     TargetsShown,
 )
 from services.dispatch.domain.leg import Leg
-from services.dispatch.notes.domain.note import NoteAdded
+
+
+@dataclass(frozen=True, slots=True)
+class AlertContact:
+    """An alert's statement about the first contact with the wearer."""
+
+    contact_id: str
+    plan: ContactPlan
+    device_id: str
+    """Device that gets the message; empty if none does."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertPanic:
+    """An alert's statement that a protected person called for help, or took a call back."""
+
+    caller: str
+    """Key of the person under one order, the same for the call and for its end."""
+    at_ms: int
+    """When she pressed the button, or took the call back, mesh time."""
+    withdrawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert of an incident, reduced to the fields that one leg needs."""
+
+    alert_id: str
+    incident_id: str
+    place: LogPosition
+    """Log position of the alert."""
+    kind: int
+    """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
+    demand: Demand
+    order_id: str
+    threat: str
+    """Key of the threat, the same when the threat begins and ends. An alert with demand RECORD says that the threat is over."""
+    subject_ids: tuple[str, ...]
+    """Destinations of this leg that the alert concerns, without duplicates."""
+    ends: bool
+    """The alert ends the incident."""
+    cause: Cause | None
+    legs: tuple[Leg, ...] = ()
+    """Other legs that must respond to the alert too and that this leg watches."""
+    wearer_id: str = ""
+    ring_m: float = 0.0
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
+    exercise: Exercise = Exercise.NONE
+    check_subject_ids: tuple[str, ...] = ()
+    """Wearers whose act this leg must look into, whatever the demand is."""
+    contact: AlertContact | None = None
+    """The first contact with the wearer; None if the alert says nothing about one."""
+    subject_kinds: Mapping[str, SubjectKind] = field(default_factory=lambda: MappingProxyType({}))
+    """What each of `subject_ids` is."""
+    panic: AlertPanic | None = None
+    """The protected person's call for help, or its end by herself; None if the alert says nothing about one."""
+
 
 T = TypeVar("T")
 
@@ -55,6 +116,23 @@ class RingStatus:
     entered: bool
     assignment_ids: tuple[str, ...]
     """Ids of the leg's assignments that the ring caused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panic:
+    """The last call for help of one protected person under one order, and its last end by herself, in the order of the log."""
+
+    called: LogPosition = BEFORE_ALL
+    called_ms: int | None = None
+    """When she pressed the button, mesh time; None while only the end is known, as alerts come in any order."""
+    ended: LogPosition = BEFORE_ALL
+    ended_ms: int | None = None
+    """When she last took a call back, mesh time; None if she never did."""
+
+    @property
+    def withdrawn_ms(self) -> int | None:
+        """When she took the last call back, mesh time; None if it isn't taken back."""
+        return self.ended_ms if self.ended > self.called else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +169,14 @@ class Incident:
     """Whether the incident is live or an exercise. An incident belongs to one wearer, so all its alerts agree."""
     note_ids: frozenset[str] = frozenset()
     """Ids of the notes that the leg's desk wrote."""
+    panics: Mapping[str, Panic] = field(default_factory=lambda: MappingProxyType({}))
+    """Calls for help by the key of the caller."""
+
+    @property
+    def panic(self) -> Panic | None:
+        """The newest call for help that isn't taken back; the newest one if all are; None if nobody called."""
+        calls = [panic for panic in self.panics.values() if panic.called_ms is not None]
+        return max(calls, key=lambda panic: (panic.withdrawn_ms is None, panic.called), default=None)
 
     def ring_m(self, assignment_id: str) -> float | None:
         """Radius, metres, of the smallest ring of a destination that the wearer is in; None outside all rings."""
@@ -163,7 +249,24 @@ def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incid
         new = replace(new, offer_place=incident.alerts.get(step.alert_id, before.offer_place))
     if isinstance(step, NoteAdded):
         incident = replace(incident, note_ids=incident.note_ids | {step.note_id})
+    if isinstance(step, PanicStep):
+        incident = replace(incident, panics=_with(incident.panics, step.caller, _with_panic(incident, step)))
     return _with_assignment(incident, new)
+
+
+def _with_panic(incident: Incident, step: PanicStep) -> Panic:
+    before = incident.panics.get(step.caller, Panic())
+    match step:
+        case PanicCalled():
+            return (
+                replace(before, called=step.place, called_ms=step.called_ms) if step.place > before.called else before
+            )
+        case PanicWithdrawn():
+            return (
+                replace(before, ended=step.place, ended_ms=step.withdrawn_ms) if step.place > before.ended else before
+            )
+        case _:
+            assert_never(step)
 
 
 def _with_alert(incident: Incident, event: AlertFolded) -> Incident:

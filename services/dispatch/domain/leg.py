@@ -54,8 +54,6 @@ class LegPolicy:
     """The desk has people who can telephone another leg that shows no steps. Without such people the leg doesn't await those steps."""
     keeps_evidence: bool = False
     """The leg collects evidence for court. The warning leg doesn't, since it has nothing that the police's copy lacks."""
-    goes_to_wearer: bool = False
-    """Units go to the wearer; otherwise to the protected person or place."""
     commands_tags: bool = False
     """This agency owns the tags, so the leg makes a tag report often while a unit has to go to the wearer."""
     contacts_wearer: bool = False
@@ -88,7 +86,6 @@ _POLICIES: Mapping[Leg, LegPolicy] = MappingProxyType(
             has_units=True,
             is_staffed=True,
             keeps_evidence=True,
-            goes_to_wearer=True,
             commands_tags=True,
             contacts_wearer=True,
             preferred_skills=MappingProxyType({TAMPERED: "tag-repair"}),
@@ -119,3 +116,6 @@ _POLICIES: Mapping[Leg, LegPolicy] = MappingProxyType(
         ),
     }
 )
+
+EVIDENCE_LEGS = tuple(leg for leg in Leg if leg.policy.keeps_evidence)
+"""Legs that collect evidence."""

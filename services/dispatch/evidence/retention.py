@@ -6,32 +6,39 @@ many. So the first minutes of an incident are left to its offers. The task reads
 failed copy is logged as an error and retried, unless the incident's alerts have aged out.
 
 A reader who asks for an incident that isn't copied yet doesn't wait for the pass: `EvidenceReading` collects it at once.
+
+A query of the running leg reads only events that it hasn't read yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.evidence.collector import EvidenceCollector
+from services.common.evidence.files import CopyMoment, EvidenceFiles
+from services.common.evidence.model import Evidence
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import Backoff, retried
 from services.common.rpc.errors import NotFound, RetryableError, TandemError
+from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence import store as store_evidence
-from services.dispatch.evidence.collector import EvidenceCollector
-from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
-from services.dispatch.evidence.metrics import EvidenceMetrics
-from services.dispatch.evidence.model import Evidence
-from services.dispatch.evidence.store import FoldedAlert
+from services.dispatch.leg import tables
+from services.dispatch.leg.chain import STORED_NAMES
 from services.dispatch.leg.store import Store
+from services.dispatch.metrics import EvidenceMetrics
+from tandem.common.v1 import alert_pb2
 
 CHECK_INTERVAL_S = 10.0
 """Interval at which new events of the leg are read and due copies are made, seconds."""
@@ -90,9 +97,13 @@ class EvidenceRetention:
         gate: PriorityGate,
         metrics: EvidenceMetrics,
     ) -> None:
-        self._store, self._files, self._metrics = store, files, metrics
+        self._store = store
+        self._files = files
+        self._metrics = metrics
         self._clock: MeshClock = log_meta.clock
-        self._collector = EvidenceCollector(bus, log_meta, leg, sleep_ratio=SLEEP_RATIO, gate=gate)
+        self._collector = EvidenceCollector(
+            bus, log_meta, leg, may_locate_person=leg.policy.may_locate_person, sleep_ratio=SLEEP_RATIO, gate=gate
+        )
         self._open: set[str] = set()
         """Ids of incidents that aren't over."""
         self._due: dict[_CopyKey, _DueCopy] = {}
@@ -129,7 +140,7 @@ class EvidenceRetention:
 
     async def _schedule_next(self, after: int) -> int | None:
         """Schedules the copies that follow from a page of events, and returns the id of the page's last; None if no event follows."""
-        read = partial(store_evidence.folded_after, event_id=after)
+        read = partial(_folded_after, event_id=after)
         last, alerts = await self._store.reading_history(read)
         for alert in alerts:
             self._schedule_alert(alert)
@@ -138,10 +149,10 @@ class EvidenceRetention:
     async def _schedule_stored(self) -> int:
         """Schedules the copies that the files lack, and returns the id of the leg's newest event."""
         # On a snapshot: the search for amendments reads all events, and no offer may wait for it.
-        last_event, amended = await self._store.reading_history(store_evidence.amended)
+        last_event, amended = await self._store.reading_history(_amended_incidents)
         opened_sequence = 0
         while incidents := await self._store.reading_history(
-            partial(store_evidence.incidents_after, opened_sequence=opened_sequence)
+            partial(_incidents_after, opened_sequence=opened_sequence)
         ):
             for incident in incidents:
                 if not incident.ended:
@@ -256,3 +267,77 @@ class EvidenceRetention:
 
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, TandemError) else type(error).__name__
+
+
+_ALERT_FOLDED = STORED_NAMES[AlertFolded]
+_PAGE = 500
+_NEXT_EVENTS = (
+    sa.select(tables.events.c.id, tables.events.c.incident_id, tables.events.c.kind, tables.events.c.body)
+    .where(tables.events.c.id > sa.bindparam("after"))
+    .order_by(tables.events.c.id)
+    .limit(_PAGE)
+)
+
+
+class StoredIncident(NamedTuple):
+    """An incident in the leg's database."""
+
+    opened_sequence: int
+    incident_id: str
+    ended: bool
+
+
+class FoldedAlert(NamedTuple):
+    """An alert that the leg has applied to an incident."""
+
+    incident_id: str
+    alert_id: str
+    ends: bool
+    """Whether the alert ends the incident."""
+    amends: bool
+    """Whether the alert amends an account."""
+
+
+def _incidents_after(connection: sa.Connection, opened_sequence: int) -> list[StoredIncident]:
+    """Returns the next incidents in the order of opening, at most 500. Canaries are left out."""
+    query = (
+        sa.select(
+            tables.incidents.c.opened_sequence, tables.incidents.c.incident_id, tables.incidents.c.ended_ms.is_not(None)
+        )
+        .where(tables.incidents.c.opened_sequence > opened_sequence, sa.text("exercise <> 2"))
+        .order_by(tables.incidents.c.opened_sequence)
+        .limit(_PAGE)
+    )
+    return [StoredIncident._make(row) for row in connection.execute(query)]
+
+
+def _amended_incidents(connection: sa.Connection) -> tuple[int, list[FoldedAlert]]:
+    """Returns the id of the newest event, and all alerts that amend an account."""
+    last_id = connection.scalar(sa.select(sa.func.max(tables.events.c.id))) or 0
+    query = (
+        sa.select(tables.events.c.incident_id, tables.events.c.body)
+        .where(tables.events.c.id <= last_id, tables.events.c.kind == _ALERT_FOLDED)
+        .where(tables.events.c.body.contains(f'"kind":{alert_pb2.ACCOUNT_AMENDED},'))
+        .order_by(tables.events.c.id)
+    )
+    return last_id, [_folded(incident_id, json.loads(body)) for incident_id, body in connection.execute(query)]
+
+
+def _folded_after(connection: sa.Connection, event_id: int) -> tuple[int | None, list[FoldedAlert]]:
+    """Returns the id of the last event among the next 500, and the alerts among them. Canaries are left out.
+
+    The id is None if no event follows.
+    """
+    rows = connection.execute(_NEXT_EVENTS, {"after": event_id}).all()
+    bodies = [(row.incident_id, json.loads(row.body)) for row in rows if row.kind == _ALERT_FOLDED]
+    alerts = [_folded(incident_id, body) for incident_id, body in bodies if body.get("exercise") != Exercise.CANARY]
+    return rows[-1].id if rows else None, alerts
+
+
+def _folded(incident_id: str, body: Mapping[str, Any]) -> FoldedAlert:
+    return FoldedAlert(
+        incident_id=incident_id,
+        alert_id=body["alert_id"],
+        ends=body["ends"],
+        amends=body.get("kind") == alert_pb2.ACCOUNT_AMENDED,
+    )

@@ -77,14 +77,21 @@ class Links:
     """Creates and verifies the links of one leg."""
 
     def __init__(self, leg: str, key: bytes, base_url: str) -> None:
-        self._leg, self._key, self._base_url = leg, key, base_url.rstrip("/")
+        self._leg = leg
+        self._key = key
+        self._base_url = base_url.rstrip("/")
 
     def url(self, receiver: str, nonce: str, step: dispatch_pb2.Step) -> str:
         """Returns the link that accepts the offer of a step; empty if the step offers nothing."""
-        if step.assignment.state not in [int(state) for state in UNANSWERED]:
+        asked = translate.unit_of_step(step)
+        is_asked = any(
+            offer.choice.unit_id == asked and offer.state == dispatch_pb2.UNIT_ASKED
+            for offer in step.assignment.unit_offers
+        )
+        if not is_asked and step.assignment.state not in [int(state) for state in UNANSWERED]:
             return ""
         expires_s = wall_us() // 1_000_000 + LINK_TTL_S
-        unit = step.assignment.choice.unit_id or receiver
+        unit = asked or receiver
         token = Token(
             leg=self._leg, assignment_id=step.assignment.assignment_id, unit=unit, expires_s=expires_s, nonce=nonce
         )
@@ -132,7 +139,9 @@ class LinkEndpoint:
     """HTTP endpoint of the links."""
 
     def __init__(self, leg: LegService, store: ExchangeStore, links: Links) -> None:
-        self._leg, self._store, self._links = leg, store, links
+        self._leg = leg
+        self._store = store
+        self._links = links
 
     @asynccontextmanager
     async def served(
@@ -166,15 +175,21 @@ class LinkEndpoint:
         except RetryableError:
             return _page(_LATER)
 
-    async def _offer_number(self, token: Token) -> int:
-        """Number of the present offer. Raises NotFound; FailedPrecondition if the offer has gone to another unit."""
+    async def _acknowledge(self, token: Token) -> None:
+        """Accepts for the unit that the link was made for, or for the desk if the link went to a receiver. Raises NotFound and
+        FailedPrecondition."""
         row = await self._leg.store.assignment(token.assignment_id)
         if row is None:
             raise NotFound(f"no assignment {token.assignment_id}")
-        assignment = translate.stored_assignment(row)
-        if assignment.choice.unit_id not in ("", token.unit):
+        assignment, by = translate.stored_assignment(row), f"link/{token.unit}"
+        offers = {offer.choice.unit_id: offer.offer_number for offer in assignment.unit_offers}
+        if token.unit in offers:
+            await self._leg.acknowledge(token.assignment_id, by, offers[token.unit], unit_id=token.unit)
+            return
+        if assignment.choice.unit_id:
             raise FailedPrecondition("somebody else has been asked since")
-        return assignment.offer_number
+        # Without the number, an offer that goes to another unit meanwhile would be taken.
+        await self._leg.acknowledge(token.assignment_id, by, assignment.offer_number)
 
     async def _answer(self, token: Token) -> LinkAnswer:
         """Accepts the offer on the first use of a link. Each later use gets the same answer without any effect."""
@@ -182,9 +197,7 @@ class LinkEndpoint:
         if used:
             return used
         try:
-            number = await self._offer_number(token)
-            # Without the number, an offer that goes to another unit meanwhile would be taken.
-            await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}", number)
+            await self._acknowledge(token)
             answer = LinkAnswer(200, "You have taken it.")
         except NotFound:
             answer = LinkAnswer(404, "There is no such assignment. Call your desk.")

@@ -143,7 +143,9 @@ class DeliveryQueue:
     """Messages for the receivers in one table. All methods raise Unavailable if the database refuses."""
 
     def __init__(self, database: Database, table: sa.Table, *, name: str) -> None:
-        self._database, self._table, self.name = database, table, name
+        self._database = database
+        self._table = table
+        self.name = name
         self._columns = [table.c[field.name] for field in fields(Delivery)]
 
     async def waiting(self, receiver: str) -> Delivery | None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import grpc.aio
 
+from services.client.calls import call_once
 from services.common import ids
 from services.common.clock import MeshClock
 from services.common.moments import Moments
@@ -20,9 +21,9 @@ from services.common.rpc import client, server
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment
 from services.dispatch.domain.enums import Demand, Task
 from services.dispatch.domain.incident import Incident
-from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.targets import CALLERS
 from services.dispatch.leg.service import LegService
+from services.dispatch.metrics import FollowingMetrics
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
@@ -73,7 +74,9 @@ class Pursuit:
     """Keeps the tags of pursued wearers at the short report interval."""
 
     def __init__(self, leg: LegService, settings: DispatchSettings, metrics: FollowingMetrics) -> None:
-        self._leg, self._settings, self._metrics = leg, settings, metrics
+        self._leg = leg
+        self._settings = settings
+        self._metrics = metrics
         self._clock: MeshClock = settings.clock
         self._pursued: dict[str, _PursuedWearer] = {}
         """Pursuits by incident id."""
@@ -159,7 +162,7 @@ class Pursuit:
         """Sends a command. Returns True if no retry is needed in this period."""
         fields = {"incident_id": request.reference, "instruction": request.instruction.WhichOneof("kind")}
         try:
-            await stub.SendCommand(request, metadata=metadata, timeout=server.UNARY_DEADLINE_S)
+            await call_once(stub.SendCommand, request, metadata)
         except grpc.aio.AioRpcError as error:
             self._metrics.pursuit_failed.labels(error.code().name).inc()
             logger().warning("pursuit_failed", code=error.code().name, **fields)

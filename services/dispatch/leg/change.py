@@ -9,17 +9,14 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from services.dispatch.absence.store import AwaitedRow
 from services.dispatch.domain.assignment import OVER, Assignment
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.escalation import Situation
-from services.dispatch.domain.events import Event, Offered, PrivateStep, Reoffered, Step
+from services.dispatch.domain.events import Event, NoteAdded, Offered, PrivateStep, Reoffered, Step
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.rows import AssignmentRow, IncidentRow, NoteRow, StreamPosition
-from services.dispatch.notes import translate as translate_notes
-from services.dispatch.notes.domain.note import NoteAdded
-from services.dispatch.publications.steps import NumberedStep
+from services.dispatch.leg.tables import AssignmentRow, AwaitedRow, IncidentRow, NoteRow, StreamPosition
+from services.dispatch.leg.translate import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
@@ -168,6 +165,7 @@ class _AssignmentMessage(NamedTuple):
             assignment is self.assignment
             and incident.order_ids == self.incident.order_ids
             and incident.exercise == self.incident.exercise
+            and incident.panics is self.incident.panics
         )
 
 
@@ -178,7 +176,7 @@ class Change:
     head: chain.ChainHead
     known: dict[str, CommittedIncident]
     engaged: dict[str, dict[str, str]]
-    """Incident id by assignment id, for the open assignments of each unit id."""
+    """Incident id by assignment id, for the assignments that each unit id has or is asked for."""
     behind: bool = False
     """The store is ahead of this process: another process of this leg wrote, or the answer to a commit was lost."""
     missed: list[NumberedStep] = field(default_factory=list)
@@ -231,8 +229,8 @@ class Change:
             kept=isinstance(event, PrivateStep) or (isinstance(event, NoteAdded) and event.kept),
         )
         if isinstance(event, NoteAdded):
-            step.note.CopyFrom(translate_notes.message(incident.incident_id, incident.leg, event))
-            self.notes.append(translate_notes.row(step.note))
+            step.note.CopyFrom(translate.note_message(incident.incident_id, incident.leg, event))
+            self.notes.append(translate.note_row(step.note))
         self.steps.append(NumberedStep(self.head.id, step))
         self._messages[event.assignment_id] = _AssignmentMessage(incident, assignment, step.assignment)
 
@@ -260,7 +258,7 @@ class Change:
                     due_ms=assignment.next_check_ms,
                     payload=self._payload(incident, assignment),
                     report_to_published_ms=latency_ms.get(id_),
-                    unit_id=assignment.unit_id or None,
+                    unit_ids=" ".join(sorted(assignment.engaged_unit_ids)) or None,
                 )
                 self._engage(earlier, assignment, incident_id)
         # Most steps change no column of the incident's row, and it costs as much as the step's own row.
@@ -275,7 +273,7 @@ class Change:
             )
 
     def _engage(self, before: Assignment | None, after: Assignment, incident_id: str) -> None:
-        if before and before.unit_id:
-            self.engaged.get(before.unit_id, {}).pop(before.assignment_id, None)
-        if after.unit_id:
-            self.engaged.setdefault(after.unit_id, {})[after.assignment_id] = incident_id
+        for unit_id in before.engaged_unit_ids if before else ():
+            self.engaged.get(unit_id, {}).pop(after.assignment_id, None)
+        for unit_id in after.engaged_unit_ids:
+            self.engaged.setdefault(unit_id, {})[after.assignment_id] = incident_id

@@ -1,22 +1,30 @@
-"""Watches a leg's deadlines, the absence of other legs, and the writes of other processes of the leg. Needs no NATS."""
+"""Watches a leg's deadlines, the absence of other legs, and the writes of other processes of the leg. Needs no NATS.
+
+A leg that shows no step in an incident by its deadline is absent. The rows of awaited and absent legs are written and deleted in the
+transactions of the events.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.storage import statements
-from services.dispatch.absence import store as absence
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import awaited_legs, incidents, peers
+from services.dispatch.leg.translate import assigned_leg
 from services.dispatch.metrics import DispatchMetrics
 
 STORE_AWAY_AFTER_S = 10.0
@@ -53,7 +61,10 @@ class DeadlineWatch:
     """Wakes a leg at its deadlines."""
 
     def __init__(self, leg: Leg, store: Store, clock: MeshClock, *, metrics: DispatchMetrics) -> None:
-        self._leg, self._store, self._clock, self._metrics = leg, store, clock, metrics
+        self._leg = leg
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
         self._next_ms = math.inf
         self._sooner = asyncio.Event()
         self._due_ms = math.inf
@@ -110,7 +121,7 @@ class DeadlineWatch:
                 head=chain.ChainHead(id_, hash_) if id_ else chain.ChainHead(),
                 due_ms=_or_never(due_ms),
                 leg_due_ms=_or_never(leg_due_ms),
-                absent=absence.absent(connection) if is_absent else {},
+                absent=_count_absent(connection) if is_absent else {},
                 roster_version=roster_version or 0,
             )
 
@@ -134,3 +145,143 @@ class DeadlineWatch:
 
 def _or_never(due_ms: int | None) -> float:
     return math.inf if due_ms is None else due_ms
+
+
+ABSENCE_BATCH = 500
+"""Maximum number of due rows, and of absent ones, that a check reads."""
+ABSENT_KEPT_MS = 3_600_000
+"""Time after the end of an incident for which the return of an absent leg is still noted, milliseconds of mesh time. The incident's
+record keeps the absence for good."""
+_THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
+_ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
+_IS_DUE = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= sa.bindparam("now_ms", required=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page of awaited legs, and the assignments that other legs have shown in their incidents."""
+
+    rows: Prepared
+    peers: Prepared
+
+
+def _page(which: sa.ColumnElement[bool], *order: sa.UnaryExpression[int] | sa.Column[Any]) -> _Page:
+    chosen = (
+        sa.select(*awaited_legs.c, incidents.c.ended_ms)
+        .select_from(awaited_legs.outerjoin(incidents, incidents.c.incident_id == awaited_legs.c.incident_id))
+        .where(which)
+        .order_by(*order)
+        .limit(ABSENCE_BATCH)
+        .subquery()
+    )
+    return _Page(
+        rows=Prepared(
+            sa.select(chosen.c.incident_id, chosen.c.leg, chosen.c.due_ms, chosen.c.absent, chosen.c.ended_ms)
+        ),
+        peers=Prepared(
+            sa.select(peers.c.incident_id, peers.c.payload).where(
+                peers.c.incident_id.in_(sa.select(chosen.c.incident_id))
+            )
+        ),
+    )
+
+
+_DUE = _page(_IS_DUE, awaited_legs.c.due_ms)
+_AFTER_MS: sa.BindParameter[int] = sa.bindparam("after_ms", required=True)
+_AFTER_INCIDENT: sa.BindParameter[str] = sa.bindparam("after_incident", required=True)
+_FOLLOWS = (awaited_legs.c.due_ms < _AFTER_MS) | (
+    (awaited_legs.c.due_ms == _AFTER_MS)
+    & (
+        (awaited_legs.c.incident_id > _AFTER_INCIDENT)
+        | (
+            (awaited_legs.c.incident_id == _AFTER_INCIDENT)
+            & (awaited_legs.c.leg > sa.bindparam("after_leg", required=True))
+        )
+    )
+)
+_MISSING = _page(
+    awaited_legs.c.absent & _FOLLOWS, awaited_legs.c.due_ms.desc(), awaited_legs.c.incident_id, awaited_legs.c.leg
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AbsenceChange:
+    """A leg that became absent, or returned, in an incident."""
+
+    incident_id: str
+    leg: Leg
+    returned: bool
+    """True if the leg was absent and shows steps now; False if it showed no step by its deadline."""
+
+
+def _count_absent(connection: sa.Connection) -> dict[Leg, int]:
+    """Number of incidents in which each leg is absent."""
+    return {Leg(leg): count for leg, count in connection.execute(_ABSENT)}
+
+
+class _FoundRow(NamedTuple):
+    """A stored row of an awaited leg, with the end of its incident."""
+
+    incident_id: str
+    leg: Leg
+    due_ms: int
+    absent: bool
+    ended_ms: int | None
+    """End of the incident, mesh time; None while it is open."""
+
+    def has_lapsed(self, now_ms: int) -> bool:
+        """Whether the row is of no use any more: the leg is absent, and the incident has been over for ABSENT_KEPT_MS."""
+        return self.absent and self.ended_ms is not None and self.ended_ms <= now_ms - ABSENT_KEPT_MS
+
+
+class AbsenceCheck:
+    """Finds legs that became absent or came back. A check reads one page of the absent ones, so that all are read in turn."""
+
+    def __init__(self) -> None:
+        self._last: _FoundRow | None = None
+        """Last row of the page of absent legs that was read last; None if the next page is the first one."""
+
+    def check(self, connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
+        """Legs that became absent or came back. Each change is returned once. A leg that came in time is no longer awaited, and an
+        absent one no more once its incident has been over for ABSENT_KEPT_MS."""
+        due, missing = _read_page(connection, _DUE, {"now_ms": now_ms}), self._next_missing(connection, now_ms)
+        rows, shown = [*due.rows, *missing.rows], due.shown | missing.shown
+        present = [row for row in rows if (row.incident_id, row.leg) in shown]
+        lacking = [row for row in rows if (row.incident_id, row.leg) not in shown]
+        late = [row for row in lacking if not row.absent]
+        if gone := [*present, *(row for row in lacking if row.has_lapsed(now_ms))]:
+            connection.execute(sa.delete(awaited_legs).where(_THIS), _keys(gone))
+        if late:
+            connection.execute(sa.update(awaited_legs).where(_THIS).values(absent=True), _keys(late))
+        returned = [AbsenceChange(row.incident_id, row.leg, True) for row in present if row.absent]
+        return [*(AbsenceChange(row.incident_id, row.leg, False) for row in late), *returned]
+
+    def _next_missing(self, connection: sa.Connection, now_ms: int) -> _Found:
+        """The next page of absent legs, the newest first; the first page after the last one."""
+        last = self._last
+        after_ms, incident_id, leg = (last.due_ms, last.incident_id, last.leg) if last else (now_ms + 1, "", "")
+        values = {"after_ms": after_ms, "after_incident": incident_id, "after_leg": leg}
+        found = _read_page(connection, _MISSING, values)
+        self._last = found.rows[-1] if len(found.rows) == ABSENCE_BATCH else None
+        return found
+
+
+class _Found(NamedTuple):
+    """A page of awaited legs."""
+
+    rows: list[_FoundRow]
+    shown: set[tuple[str, Leg]]
+    """Incident and leg of each assignment that another leg has shown in the incidents of the page."""
+
+
+def _read_page(connection: sa.Connection, page: _Page, values: Mapping[str, object]) -> _Found:
+    rows = [
+        _FoundRow(incident_id, Leg(leg), due_ms, absent=bool(is_absent), ended_ms=ended_ms)
+        for incident_id, leg, due_ms, is_absent, ended_ms in page.rows.fetch(connection, values)
+    ]
+    shown = page.peers.fetch(connection, values) if rows else ()
+    return _Found(rows, {(incident_id, assigned_leg(payload)) for incident_id, payload in shown})
+
+
+def _keys(rows: Sequence[_FoundRow]) -> list[dict[str, str]]:
+    return [{"incident": row.incident_id, "which": row.leg} for row in rows]

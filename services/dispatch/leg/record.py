@@ -1,6 +1,9 @@
 """Record of a leg's incidents, in memory and in the store. It decides commands and commits their results in one transaction.
 
 A step is sent only after its commit: to the desks at once, and to INCIDENTS through the outbox.
+
+Records of publications and the other legs' steps are secondary writes: no offer waits for them. Writes that come at about the same time
+share one transaction, since a commit costs more than the rows in it.
 """
 
 from __future__ import annotations
@@ -8,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy import Connection
@@ -25,8 +28,8 @@ from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import EVENTS, Event
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import NO_ROSTER
-from services.dispatch.leg import chain, change_store
+from services.dispatch.leg import chain
+from services.dispatch.leg.availability import AvailabilityView
 from services.dispatch.leg.change import (
     Change,
     CommittedIncident,
@@ -35,81 +38,25 @@ from services.dispatch.leg.change import (
     Request,
     RequestQueue,
 )
-from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
-from services.dispatch.leg.rows import NoteRow, PeerRow, StreamPosition
-from services.dispatch.leg.store import Store
-from services.dispatch.leg.subscriptions import Subscriptions
+from services.dispatch.leg.feed import ChangedIncidents, ChangeReaders, ListingChanges, Subscriptions
+from services.dispatch.leg.publications import Published, StepOutbox, mark_published
+from services.dispatch.leg.store import CommittedState, Store, read_committed, write_change
+from services.dispatch.leg.tables import NoteRow, PeerRow, StreamPosition
+from services.dispatch.leg.translate import NumberedStep, numbered
 from services.dispatch.metrics import DispatchMetrics
-from services.dispatch.publications import store as publications
-from services.dispatch.publications.changes import ChangedIncidents, ChangeReaders
-from services.dispatch.publications.listing import ListingChanges
-from services.dispatch.publications.outbox import StepOutbox
-from services.dispatch.publications.secondary import SecondaryWrite, SecondaryWrites
-from services.dispatch.publications.steps import NumberedStep, numbered
-from services.dispatch.publications.store import Published
-from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
+SECONDARY_COALESCE_S = 0.02
+"""Time for which writes are collected after the first one, seconds. The other legs' steps follow the own one within this time."""
+SECONDARY_INTERVAL_S = 0.2
+"""Minimum time between two transactions of secondary writes, seconds."""
 STEP_STATES = (
     *(state.name.lower() for state in AssignmentState),
     *(names.log_name for names in EVENTS.values() if names.log_name),
 )
 """All log names of steps."""
 _NAMES = {names.stored_name: names for names in EVENTS.values()}
-
-
-class SecondaryRecords:
-    """Records of a leg that no offer waits for. They share transactions, see SecondaryWrites."""
-
-    def __init__(
-        self,
-        store: Store,
-        memory: IncidentMemory,
-        subscriptions: Subscriptions,
-        *,
-        listing: ListingChanges,
-        lock: asyncio.Lock,
-    ) -> None:
-        self._store, self._memory, self._subscriptions, self._lock = store, memory, subscriptions, lock
-        self._listing = listing
-        self._writes = SecondaryWrites(self._commit)
-
-    async def close(self) -> None:
-        """Ends the work, as SecondaryWrites.close."""
-        await self._writes.close()
-
-    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition, notes: Sequence[NoteRow] = ()) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
-        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position, notes=notes))
-
-    async def mark_published(self, published: Published, log_id: str) -> None:
-        """Records that steps were published, under the id of the log."""
-
-        def remember() -> None:
-            self._memory.measured(published.steps, published.latency_ms)
-            self._subscriptions.update_latencies(published.latency_ms)
-            assignments = (step.step.assignment for step in published.steps)
-            self._listing.note(each.incident_id for each in assignments if each.assignment_id in published.latency_ms)
-
-        await retried(
-            lambda: self._writes.add(partial(publications.mark, published=published, log_id=log_id), remember)
-        )
-
-    async def _commit(self, writes: Sequence[SecondaryWrite]) -> None:
-        """Commits secondary writes between two transactions of commands, whose rows hold the known latencies of offers."""
-
-        def work(connection: Connection) -> None:
-            for write in writes:
-                write.work(connection)
-
-        async def commit() -> None:
-            async with self._lock:
-                await self._store.transaction(work)
-                for write in writes:
-                    write.then()
-
-        await completed(commit())
 
 
 class LegRecord:
@@ -134,7 +81,9 @@ class LegRecord:
         """Admission of this process's other work beside its responses. Each command is response work."""
         self.head = head
         """Link of the last event that this process knows."""
-        self._watch, self._availability, self._metrics = watch, availability, metrics
+        self._watch = watch
+        self._availability = availability
+        self._metrics = metrics
         self._readers = ChangeReaders()
         self.memory = IncidentMemory()
         self.listing = ListingChanges()
@@ -222,7 +171,7 @@ class LegRecord:
         def work(connection: Connection) -> Change:
             change = self._decide(connection, requests)
             positions = {request.position.stream: request.position for request in requests if request.position}
-            change_store.write(connection, change, list(positions.values()))
+            write_change(connection, change, list(positions.values()))
             return change
 
         roster = self._availability.loaded
@@ -252,7 +201,7 @@ class LegRecord:
             ]
             ids = {command.incident_id for request_commands in commands for command in request_commands}
             change, committed = self._begin(connection, ids)
-            board, change.engaged = self._availability.within(connection, NO_ROSTER, committed)
+            board, change.engaged = self._availability.within(connection, committed)
             for request, request_commands in zip(going, commands, strict=True):
                 ahead = request.situation.board
                 present = replace(board, positions=ahead.positions, travel=ahead.travel)
@@ -273,7 +222,7 @@ class LegRecord:
         older state than this process has seen.
         """
         missing = [id_ for id_ in incident_ids if id_ not in self.memory.known]
-        committed = change_store.read(connection, missing, self._availability.asks_units())
+        committed = read_committed(connection, missing, self._availability.asks_units())
         if committed.head == self.head:
             known = {id_: self.memory.known[id_] for id_ in incident_ids if id_ in self.memory.known}
             known |= _folded(self.leg, missing, committed.events, latency_ms=committed.latency_ms)
@@ -343,3 +292,106 @@ def _log(leg: Leg, change: Change, metrics: DispatchMetrics) -> None:
             incident_id=assignment.incident_id,
             sequence=step.sequence,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SecondaryWrite:
+    """A write that may share its transaction with others."""
+
+    work: Callable[[Connection], None]
+    then: Callable[[], None]
+    """Called once the transaction is committed, before another one begins."""
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class SecondaryWrites:
+    """Collects secondary writes. `commit` commits writes in their order, in one transaction, and raises Unavailable."""
+
+    def __init__(self, commit: Callable[[Sequence[SecondaryWrite]], Awaitable[None]]) -> None:
+        self._commit = commit
+        self._pending: list[SecondaryWrite] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def add(self, work: Callable[[Connection], None], then: Callable[[], None] = lambda: None) -> None:
+        """Returns once `work` is committed. Raises the error of its transaction, which may be another write's."""
+        write = SecondaryWrite(work, then)
+        self._pending.append(write)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        await write.done
+
+    async def close(self) -> None:
+        """Ends the work. Writes that aren't committed are lost, and follow from the streams after a restart."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def _run(self) -> None:
+        await asyncio.sleep(SECONDARY_COALESCE_S)
+        while self._pending:
+            writes, self._pending = self._pending, []
+            try:
+                await self._commit(writes)
+            except Exception as error:  # each caller gets it
+                for write in writes:
+                    if not write.done.done():
+                        write.done.set_exception(error)
+            else:
+                for write in writes:
+                    if not write.done.done():
+                        write.done.set_result(None)
+            await asyncio.sleep(SECONDARY_INTERVAL_S)
+
+
+class SecondaryRecords:
+    """Records of a leg that no offer waits for. They share transactions, see SecondaryWrites."""
+
+    def __init__(
+        self,
+        store: Store,
+        memory: IncidentMemory,
+        subscriptions: Subscriptions,
+        *,
+        listing: ListingChanges,
+        lock: asyncio.Lock,
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._subscriptions = subscriptions
+        self._lock = lock
+        self._listing = listing
+        self._writes = SecondaryWrites(self._commit)
+
+    async def close(self) -> None:
+        """Ends the work, as SecondaryWrites.close."""
+        await self._writes.close()
+
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition, notes: Sequence[NoteRow] = ()) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, its notes, and the stream position."""
+        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position, notes=notes))
+
+    async def mark_published(self, published: Published, log_id: str) -> None:
+        """Records that steps were published, under the id of the log."""
+
+        def remember() -> None:
+            self._memory.measured(published.steps, published.latency_ms)
+            self._subscriptions.update_latencies(published.latency_ms)
+            assignments = (step.step.assignment for step in published.steps)
+            self._listing.note(each.incident_id for each in assignments if each.assignment_id in published.latency_ms)
+
+        await retried(lambda: self._writes.add(partial(mark_published, published=published, log_id=log_id), remember))
+
+    async def _commit(self, writes: Sequence[SecondaryWrite]) -> None:
+        """Commits secondary writes between two transactions of commands, whose rows hold the known latencies of offers."""
+
+        def work(connection: Connection) -> None:
+            for write in writes:
+                write.work(connection)
+
+        async def commit() -> None:
+            async with self._lock:
+                await self._store.transaction(work)
+                for write in writes:
+                    write.then()
+
+        await completed(commit())

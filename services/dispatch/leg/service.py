@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -15,33 +15,31 @@ from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
 from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
-from services.dispatch.absence import store as absence
-from services.dispatch.contact.domain.decisions import Confirm, RecordCall
-from services.dispatch.domain.alert import Alert
-from services.dispatch.domain.answers import Acknowledge, Answering
+from services.dispatch.domain.answers import Acknowledge, Answering, Sending, SendUnit
+from services.dispatch.domain.assignment import Assignment
+from services.dispatch.domain.contact import Confirm, RecordCall
 from services.dispatch.domain.decisions import CompareSteps, FoldAlert, ReportLeg, concerns
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate, may_change
+from services.dispatch.domain.incident import Alert, Incident
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import translate
+from services.dispatch.leg import roster, translate
+from services.dispatch.leg.availability import AvailabilityView, TravelTimes
 from services.dispatch.leg.change import CommittedIncident, IncidentCommand
-from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
+from services.dispatch.leg.deadlines import AbsenceCheck, DeadlineWatch, Pulse
+from services.dispatch.leg.feed import DeskItem, Wants, is_no_canary
 from services.dispatch.leg.record import STEP_STATES, LegRecord
-from services.dispatch.leg.rows import AssignmentRow, StepRow, StreamPosition
 from services.dispatch.leg.store import Store
-from services.dispatch.leg.subscriptions import DeskItem, Wants, is_no_canary
+from services.dispatch.leg.tables import AssignmentRow, StepRow, StreamPosition
+from services.dispatch.leg.translate import numbered
 from services.dispatch.metrics import DispatchMetrics
-from services.dispatch.publications.steps import numbered
-from services.dispatch.roster import store as roster
-from services.dispatch.roster.availability import AvailabilityView
-from services.dispatch.roster.travel import TravelTimes
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-DeskAnswer: TypeAlias = Answering | RecordCall
-"""Command by which a desk answers an assignment or records a call."""
+DeskAnswer: TypeAlias = Answering | Sending | RecordCall
+"""Command by which a desk answers an assignment, sends a unit or records a call."""
 T = TypeVar("T")
 
 
@@ -51,6 +49,15 @@ class _Destination(NamedTuple):
     incident_id: str
     subject_id: str
     is_canary: bool
+
+
+class DecisionFacts(NamedTuple):
+    """An assignment and the situation around it."""
+
+    incident: Incident
+    assignment: Assignment
+    situation: Situation
+    """With the roster, the units' engagements and the travel times of all units."""
 
 
 class LegService:
@@ -76,8 +83,17 @@ class LegService:
         self.unit_report = availability.report_of
         self.availability = availability
         self._clock, self._deadlines = clock, deadlines
-        self._absence = absence.AbsenceCheck()
+        self._absence = AbsenceCheck()
+        self._is_withheld: Callable[[dispatch_pb2.Assignment], bool] = lambda _: False
         metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
+
+    def withhold(self, is_withheld: Callable[[dispatch_pb2.Assignment], bool]) -> None:
+        """Sets which assignments the leg's gateways and receivers don't get: they would reach a person who has called in silence."""
+        self._is_withheld = is_withheld
+
+    def is_outward(self, assignment: dispatch_pb2.Assignment) -> bool:
+        """Whether the leg's desk and receivers get an assignment. Those for the watch are never for them."""
+        return is_no_canary(assignment) and not self._is_withheld(assignment)
 
     async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
         """Applies alerts up to a stream position in one transaction, durable on return. A repeated alert changes nothing."""
@@ -143,15 +159,45 @@ class LegService:
     async def _answer(self, command: DeskAnswer, destination: _Destination, canary: bool) -> dispatch_pb2.Assignment:
         if destination.is_canary is not canary:
             raise PermissionDenied("only the watch answers canaries, and it answers nothing else")
-        situation, incident_id = await self._situation({destination.subject_id}), destination.incident_id
+        unit_ids = (command.unit_id,) if isinstance(command, SendUnit) else ()
+        situation = await self._situation({destination.subject_id}, unit_ids=unit_ids)
+        incident_id = destination.incident_id
         committed = await self.record.handle([IncidentCommand(incident_id, command)], situation)
         return _message(committed[incident_id], command.assignment_id)
 
     async def acknowledge(
-        self, assignment_id: str, by: str, offer_number: int = 0, *, canary: bool = False
+        self, assignment_id: str, by: str, offer_number: int = 0, *, unit_id: str = "", canary: bool = False
     ) -> dispatch_pb2.Assignment:
-        """Applies the acknowledgement of the offer `offer_number`; 0 stands for the present offer. Raises the errors of `answer`."""
-        return await self.answer(Acknowledge(assignment_id, by, offer_number), canary)
+        """Applies the acknowledgement of the offer `offer_number`, by a unit or the desk; 0 stands for the present offer. Raises the
+        errors of `answer`."""
+        return await self.answer(Acknowledge(assignment_id, by, offer_number, unit_id=unit_id), canary)
+
+    async def scene(self, assignment_id: str) -> DecisionFacts:
+        """An assignment with all units that can go to its destination. Raises NotFound."""
+        await self.catch_up()
+        known = self.record.memory.assignment(assignment_id) or await self._stored(assignment_id)
+        if known is None or known[0].exercise is Exercise.CANARY:
+            raise NotFound(f"assignment_id: no assignment {assignment_id} in the {self.name} leg")
+        incident, assignment = known
+
+        def read(connection: Connection) -> Mapping[str, Mapping[str, str]]:
+            self.availability.load(connection)
+            return roster.read_engaged(connection)
+
+        engaged = await self.store.transaction(read)
+        situation = await self._situation({assignment.subject_id}, unit_ids=self.availability.unit_ids())
+        return DecisionFacts(incident, assignment, replace(situation, board=replace(situation.board, engaged=engaged)))
+
+    async def _stored(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
+        """An assignment that isn't in memory, folded from its events; None if it is unknown."""
+        row = await self.store.assignment(assignment_id)
+        if row is None:
+            return None
+        found = await self.store.reading_history(
+            lambda connection: self.record.gather(connection, {row.incident_id}, {})
+        )
+        incident = found[row.incident_id].incident
+        return incident, incident.assignments[assignment_id]
 
     async def confirm(self, incident_id: str, command: Confirm) -> None:
         """Records what became of a message to the wearer. A repeated or outdated confirmation changes nothing."""
@@ -222,10 +268,12 @@ class LegService:
         """The present situation, without a board."""
         return Situation(self._clock.now_ms(), self._deadlines)
 
-    async def _situation(self, subject_ids: Iterable[str], now: Situation | None = None) -> Situation:
-        """The present situation, with the travel times to destinations."""
+    async def _situation(
+        self, subject_ids: Iterable[str], now: Situation | None = None, *, unit_ids: Collection[str] = ()
+    ) -> Situation:
+        """The present situation, with the travel times to destinations: of the units in reach, and of `unit_ids`."""
         now = now or self.now()
-        return replace(now, board=await self.availability.ahead(subject_ids, now.now_ms))
+        return replace(now, board=await self.availability.ahead(subject_ids, now.now_ms, unit_ids=unit_ids))
 
     async def follow(
         self,
@@ -234,8 +282,8 @@ class LegService:
         new_only: bool = False,
         *,
         wants: Wants = is_no_canary,
-        desk: str = "",
-    ) -> AsyncIterator[DeskItem]:
+        desk: str,
+    ) -> AsyncGenerator[DeskItem, None]:
         """Steps after a sequence, or only new steps, as Subscriptions.follow. Earlier steps are read within the budget of `desk`, a
         SPIFFE id. Raises InvalidField if the sequence doesn't exist yet."""
         if after_sequence > self.record.head.id:
@@ -249,8 +297,10 @@ class LegService:
         def page_after(sequence: int) -> Awaitable[list[StepRow]]:
             return self.history.read_in_stream(desk, partial(self.store.steps_after, sequence))
 
-        async for item in self.record.subscriptions.follow(page_after, after_sequence, others, wants=wants):
-            yield item
+        steps = self.record.subscriptions.follow(page_after, after_sequence, others, who=desk, wants=wants)
+        async with aclosing(steps):
+            async for item in steps:
+                yield item
 
 
 def _needed(updates: Sequence[TargetUpdate], record: LegRecord, situation: Situation) -> list[IncidentCommand]:

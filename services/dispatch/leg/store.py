@@ -2,27 +2,32 @@
 hash-chained. Steps, assignments (with deadlines) and incidents are derived from events in the same transaction. `peer_assignments` has
 the last assignments of other legs. `positions` has the positions up to which ALERTS and INCIDENTS were consumed, so that a restored
 copy reads the messages that it lacks.
+
+A change of the leg's incidents is read and written in one transaction that holds the writers' lock, so the read returns the last commit
+of any process of the leg. On PostgreSQL each of the two takes one round trip, whatever the number of tables.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
-from services.common.storage import statements
+from services.common.storage import rows, statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
 from services.common.storage.statements import Prepared
-from services.dispatch.absence import store as absence
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainHead
-from services.dispatch.leg.rows import (
+from services.dispatch.leg.change import Change
+from services.dispatch.leg.tables import (
     AssignmentRow,
     IncidentRow,
     ListedIncident,
@@ -30,13 +35,14 @@ from services.dispatch.leg.rows import (
     PeerRow,
     StepRow,
     StreamPosition,
+    figures_changed_peers,
 )
-from services.dispatch.statistics.tables import changed_peers
+from services.dispatch.leg.translate import NumberedStep, assigned_leg
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (
     RowTarget(tables.peers, ("number", "payload"), newer="number"),
-    RowTarget(changed_peers, ("has_arrived",), newer="has_arrived"),
+    RowTarget(figures_changed_peers, ("has_arrived",), newer="has_arrived"),
     RowTarget(tables.notes, ()),
     POSITIONS,
 )
@@ -218,7 +224,7 @@ class Store:
         arrived = {row.assignment_id for row in rows if row.has_arrived}
         changed = [(id_, id_ in arrived) for id_ in newest]
         notes = list({note.note_id: note for note in notes}.values())
-        absence.note_first_steps(connection, [row for row in rows if row.number == 1])
+        _note_first_steps(connection, [row for row in rows if row.number == 1])
         write(connection, _PEERS, (peers, changed, notes, [position]))
 
     async def incidents(
@@ -326,3 +332,117 @@ def _joined(query: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
 
 def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
+
+
+_WRITTEN = (
+    RowTarget(tables.events),
+    RowTarget(tables.steps),
+    RowTarget(tables.assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_ids")),
+    RowTarget(tables.incidents, ("ended_ms", "order_ids")),
+    RowTarget(tables.awaited_legs, ()),
+    RowTarget(tables.notes, ()),
+    POSITIONS,
+)
+_READ_HEAD = """
+    SELECT 'head' AS what, id AS number, hash AS text1, NULL AS text2, NULL AS text3, CAST(NULL AS DOUBLE PRECISION) AS ms
+        FROM events WHERE id = (SELECT max(id) FROM events)
+    UNION ALL SELECT 'roster', version, NULL, NULL, NULL, NULL FROM roster
+"""
+_READ = """
+    {head}
+    UNION ALL SELECT 'event', id, incident_id, kind, body, NULL FROM events WHERE incident_id {among}
+    UNION ALL SELECT 'latency', NULL, assignment_id, NULL, NULL, report_to_published_ms FROM assignments
+        WHERE incident_id {among} AND report_to_published_ms IS NOT NULL
+    UNION ALL SELECT 'engaged', NULL, unit_ids, assignment_id, incident_id, NULL FROM assignments
+        WHERE {asked} AND unit_ids IS NOT NULL
+    ORDER BY number
+"""
+_READ_BY_DIALECT = {
+    "postgresql": _READ.format(head=_READ_HEAD, among="= ANY($1::VARCHAR[])", asked="$2::BOOLEAN"),
+    "sqlite": _READ.format(head=_READ_HEAD, among="IN (SELECT value FROM json_each(?1))", asked="?2"),
+}
+
+
+@dataclass(slots=True)
+class CommittedState:
+    """State that the transaction of a change reads from the store."""
+
+    head: chain.ChainHead = field(default_factory=chain.ChainHead)
+    roster_version: int = 0
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    """Events by incident, in their order."""
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Known latencies of offers (report_to_published_ms), by assignment id."""
+    engaged: dict[str, dict[str, str]] | None = None
+    """Incident id by assignment id, for the assignments that each unit id has or is asked for; None if they weren't requested."""
+
+
+def read_committed(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
+    """Reads the chain's head, the roster's version and the events of incidents; if `engaged`, also the units' open assignments."""
+    state = CommittedState(engaged={} if engaged else None)
+    for what, number, text1, text2, text3, ms in _committed_rows(connection, incident_ids, engaged):
+        match what:
+            case "head":
+                state.head = chain.ChainHead(number, text1)
+            case "roster":
+                state.roster_version = number
+            case "event":
+                state.events.setdefault(text1, []).append(chain.read(text2, text3))
+            case "latency":
+                state.latency_ms[text1] = ms
+            case "engaged" if state.engaged is not None:
+                for unit_id in text1.split():
+                    state.engaged.setdefault(unit_id, {})[text2] = text3
+    return state
+
+
+def _committed_rows(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> Sequence[tuple[Any, ...]]:
+    if not incident_ids and not engaged:  # a desk's answer, as its incident is in memory
+        return statements.fetch(connection, _READ_HEAD)
+    ids = list(incident_ids) if statements.is_postgresql(connection) else json.dumps(list(incident_ids))
+    return statements.fetch(connection, _READ_BY_DIALECT[connection.dialect.name], (ids, engaged))
+
+
+def write_change(connection: sa.Connection, change: Change, positions: Sequence[StreamPosition]) -> None:
+    """Writes the events of a change, the rows derived from them, unpublished steps, and the stream positions that they came from."""
+    if not change.links and not positions:
+        return
+    rows.write(
+        connection,
+        _WRITTEN,
+        (
+            change.links,
+            [_step_row(step) for step in change.steps],
+            list(change.assignments.values()),
+            [(*row[:4], json.dumps(row.order_ids), row.exercise) for row in change.incidents.values()],
+            change.awaited,
+            change.notes,
+            positions,
+        ),
+    )
+
+
+def _step_row(step: NumberedStep) -> tuple[object, ...]:
+    message, published = step.step, False
+    return (step.sequence, message.step_id, message.assignment.assignment_id, message.SerializeToString(), published)
+
+
+_CAME_SQLITE = "DELETE FROM awaited_legs WHERE incident_id = ? AND leg = ? AND absent = 0"
+
+
+_CAME_POSTGRESQL = """
+    DELETE FROM awaited_legs USING unnest($1::VARCHAR[], $2::VARCHAR[]) AS came (incident_id, leg)
+        WHERE awaited_legs.incident_id = came.incident_id AND awaited_legs.leg = came.leg AND NOT absent
+"""
+
+
+def _note_first_steps(connection: sa.Connection, rows: Sequence[PeerRow]) -> None:
+    """Deletes the rows of legs that came in time, so that no deadline comes for them. `rows` are the first steps of assignments.
+
+    The row of a leg that counts as absent stays, since `deadlines.AbsenceCheck` finds its return by it.
+    """
+    shown = [(row.incident_id, assigned_leg(row.payload)) for row in rows]
+    if shown and statements.is_postgresql(connection):
+        statements.execute(connection, _CAME_POSTGRESQL, list(zip(*shown, strict=True)))
+    else:
+        statements.execute_many(connection, _CAME_SQLITE, shown)

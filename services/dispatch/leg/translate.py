@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
+from services.common.ids import PlaceId
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
-from services.dispatch.contact import translate as contacts
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
-from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
-from services.dispatch.domain.events import Cause, Flagged, LogPosition
+from services.dispatch.domain.decisions import AddNote
+from services.dispatch.domain.enums import CloseCause, ContactPlan, Demand, Exercise, SubjectKind, WarningFlag
+from services.dispatch.domain.events import (
+    KEPT_KINDS,
+    Cause,
+    Flagged,
+    LogPosition,
+    NoteAdded,
+    NotedResult,
+    NoteKind,
+    Raced,
+)
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.incident import Incident
+from services.dispatch.domain.incident import Alert, AlertContact, AlertPanic, Incident
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import Choice
-from services.dispatch.following.domain import Raced
-from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, StepRow
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
-from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+from services.dispatch.domain.roster import Choice, UnitOffer
+from services.dispatch.leg.tables import (
+    AssignmentRow,
+    ListedIncident,
+    NoteRow,
+    PeerRow,
+    StepRow,
+)
+from tandem.common.v1 import alert_pb2, exercise_pb2, first_contact_pb2, geometry_pb2, notice_pb2, subject_pb2
+from tandem.dispatch.v1 import calls_pb2, contact_pb2, dispatch_pb2, following_pb2, notes_pb2
 
 LEG_NUMBERS = {leg: alert_pb2.Leg.Value(leg.name) for leg in Leg}
 """Numbers of the legs in messages."""
@@ -30,19 +47,23 @@ _PUBLISHED = frozenset(
         *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
         *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
         *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
-        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact", "notes", "distress_at"),
+        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact", "notes", "distress_at", "sent_at"),
+        "subject_kind",
     }
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
-facts about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost."""
+facts about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost.
+How an agency finds a unit, and who of its people reports, is its own affair: the other one needs to know whether somebody goes."""
+_OTHER_TIMES = frozenset({"arrival_due_at", "panic_at", "panic_withdrawn_at"})
 _TIMES = tuple(
     field.name.removesuffix("_at")
     for field in dispatch_pb2.Assignment.DESCRIPTOR.fields
-    if field.name.endswith("_at") and field.name != "arrival_due_at" and field.message_type is Timestamp.DESCRIPTOR
+    if field.name.endswith("_at") and field.name not in _OTHER_TIMES and field.message_type is Timestamp.DESCRIPTOR
 )
 """Times of an assignment: the message's `x_at` is the domain's `x_ms`."""
 REASON_MAX_CHARS = 200
 NOTE_MAX_CHARS = 500
+UNIT_NAME_MAX_CHARS = 60
 _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
@@ -75,8 +96,28 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
         check_subject_ids=_check_subject_ids(message, leg),
-        contact=contacts.alert_contact(message) if leg.policy.contacts_wearer else None,
+        contact=alert_contact(message) if leg.policy.contacts_wearer else None,
+        subject_kinds={subject_id: _subject_kind(message, subject_id) for subject_id in subjects},
+        panic=_panic(message),
     )
+
+
+def _subject_kind(message: alert_pb2.Alert, subject_id: str) -> SubjectKind:
+    """What a destination of an alert is. An outage's alert belongs to no wearer, and its destinations are the outage's id."""
+    if message.kind == alert_pb2.OUTAGE:
+        return SubjectKind.SILENT_WEARERS
+    if subject_id == message.wearer_id:
+        return SubjectKind.WEARER
+    return SubjectKind.PROTECTED_PLACE if PlaceId.parse(subject_id) is not None else SubjectKind.PROTECTED_PERSON
+
+
+def _panic(message: alert_pb2.Alert) -> AlertPanic | None:
+    """The call for help of an alert, or its end by the person herself. A device that is gone takes no call back."""
+    if message.kind != alert_pb2.PANIC or message.unconfirmed:
+        return None
+    # Hashed, since probation's record must not hold who called.
+    caller = ids.hash_id("caller", message.order_id, message.target_id)
+    return AlertPanic(caller, times.from_timestamp(message.at), withdrawn=message.demand == geometry_pb2.RECORD)
 
 
 def _check_subject_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
@@ -250,6 +291,11 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
         task=notice_pb2.Task.ValueType(assignment.task),
         notes=assignment.notes,
+        subject_kind=subject_pb2.SubjectKind.ValueType(assignment.subject_kind),
+        radio_unit=assignment.radio_unit,
+        radio_by=assignment.radio_by,
+        progressed_by=assignment.progressed_by,
+        unit_offers=map(unit_offer, assignment.unit_offers),
     )
     for name in _TIMES:
         ms: int | None = getattr(assignment, f"{name}_ms")
@@ -257,7 +303,8 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
             getattr(message, f"{name}_at").CopyFrom(times.to_timestamp(ms))
     if (arrival_ms := assignment.arrival_due_ms) is not None:
         message.arrival_due_at.CopyFrom(times.to_timestamp(arrival_ms))
-    contacts.add_contact(message, assignment)
+    _add_panic(message, incident)
+    _add_contact(message, assignment)
     if assignment.flag is not None:
         message.person_flag.CopyFrom(_flag(assignment.flag))
     if assignment.choice is not None:
@@ -271,6 +318,15 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         message.cause.report_id = assignment.cause.report_id
         message.cause.received_wall_us = assignment.cause.received_wall_us
     return message
+
+
+def _add_panic(message: dispatch_pb2.Assignment, incident: Incident) -> None:
+    panic = incident.panic
+    if panic is None or panic.called_ms is None:
+        return
+    message.panic_at.CopyFrom(times.to_timestamp(panic.called_ms))
+    if panic.withdrawn_ms is not None:
+        message.panic_withdrawn_at.CopyFrom(times.to_timestamp(panic.withdrawn_ms))
 
 
 def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
@@ -316,6 +372,28 @@ def _choice(choice: Choice) -> dispatch_pb2.Choice:
     )
 
 
+def unit_offer(offer: UnitOffer) -> dispatch_pb2.UnitOffer:
+    """The message of an offer to a unit."""
+    message = dispatch_pb2.UnitOffer(
+        choice=_choice(offer.choice),
+        offer_number=offer.offer_number,
+        state=dispatch_pb2.UnitOfferState.ValueType(offer.state),
+        asked_at=times.to_timestamp(offer.asked_ms),
+        open_until=times.to_timestamp(offer.open_until_ms),
+        asked_by=offer.asked_by,
+    )
+    if offer.received_ms is not None:
+        message.received_at.CopyFrom(times.to_timestamp(offer.received_ms))
+    return message
+
+
+def unit_of_step(step: dispatch_pb2.Step) -> str:
+    """The unit that a step asks, else the one that has the assignment or its present offer; empty if there is none."""
+    assignment = step.assignment
+    asked = (offer.choice.unit_id for offer in assignment.unit_offers if offer.offer_number == step.number)
+    return next(asked, assignment.choice.unit_id)
+
+
 def _race(raced: Raced, demanded: LogPosition) -> dispatch_pb2.Race:
     return dispatch_pb2.Race(
         losing=raced.losing,
@@ -335,6 +413,14 @@ def reason(text: str) -> str:
     if not text.strip():
         raise InvalidField("reason", "is missing: state why the desk refuses")
     return _text("reason", text, REASON_MAX_CHARS)
+
+
+def unit_name(text: str) -> str:
+    """The validated name of a unit that was sent by radio, without spaces around it. Raises InvalidField."""
+    name = text.strip()
+    if not name:
+        raise InvalidField("unit_name", "is missing: enter the unit that was ordered to go (example: 순찰 12호)")
+    return _text("unit_name", name, UNIT_NAME_MAX_CHARS)
 
 
 def progress(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState:
@@ -398,3 +484,131 @@ def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
     if listed.row.ended_ms is not None:
         message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))
     return message
+
+
+def alert_contact(message: alert_pb2.Alert) -> AlertContact | None:
+    """The statement of an alert about the first contact; None without one, or if this version doesn't know its plan.
+
+    Raises InvalidField if the contact lacks its id.
+    """
+    contact = message.contact
+    if not message.HasField("contact") or int(contact.plan) not in {int(known) for known in ContactPlan}:
+        return None
+    if contact.device_id:
+        fields.required_id("contact.device_id", contact.device_id)
+    return AlertContact(
+        contact_id=fields.required_id("contact.contact_id", contact.contact_id),
+        plan=ContactPlan(contact.plan),
+        device_id=contact.device_id,
+    )
+
+
+def _add_contact(message: dispatch_pb2.Assignment, assignment: Assignment) -> None:
+    """Adds the first contact of an assignment, if it has one."""
+    contact = assignment.contact
+    if contact is None:
+        return
+    message.task = notice_pb2.CONTACT
+    message.contact.contact_id = contact.contact_id
+    message.contact.state = contact_pb2.ContactState.ValueType(contact.state)
+    message.contact.plan = first_contact_pb2.ContactPlan.ValueType(contact.plan)
+    message.contact.since.CopyFrom(times.to_timestamp(contact.since_ms))
+    message.contact.call_reason = contact_pb2.CallReason.ValueType(contact.call_reason)
+    message.contact.recorded_by = contact.recorded_by
+    if assignment.due_ms is not None and contact.plan is ContactPlan.TAG:
+        message.contact.call_at.CopyFrom(times.to_timestamp(assignment.due_ms))
+
+
+def spoken(result: calls_pb2.CallResult.ValueType) -> bool:
+    """The validated result of a call: whether an officer spoke with the wearer. Raises InvalidField."""
+    if result not in (calls_pb2.SPOKEN, calls_pb2.NOT_ANSWERED):
+        raise InvalidField("result", "is missing or unknown (example: SPOKEN)")
+    return result == calls_pb2.SPOKEN
+
+
+INCIDENT_NOTE_MAX_CHARS = 500
+_KINDS_NEEDING_TEXT = (NoteKind.NOTE, NoteKind.CALLED_OTHER)
+
+
+def add_note_command(request: notes_pb2.AddNoteRequest, by: str) -> AddNote:
+    """The validated command of a request. Raises InvalidField."""
+    if request.kind not in {int(kind) for kind in NoteKind}:
+        raise InvalidField("kind", "is missing or unknown (example: NOTE)")
+    kind = NoteKind(request.kind)
+    if request.result not in {int(result) for result in NotedResult}:
+        raise InvalidField("result", "is unknown (example: NOTED_SPOKEN)")
+    result = NotedResult(request.result)
+    if (kind is NoteKind.NOTE) is not (result is NotedResult.UNSPECIFIED):
+        needed = "must be unspecified for NOTE" if result else "is missing: say what came of the call"
+        raise InvalidField("result", f"{needed} (example of a call: NOTED_SPOKEN)")
+    text = request.text.strip()
+    if not text and kind in _KINDS_NEEDING_TEXT:
+        raise InvalidField("text", f"is missing: {kind.name} needs one")
+    if len(text) > INCIDENT_NOTE_MAX_CHARS:
+        raise InvalidField("text", f"must be at most {INCIDENT_NOTE_MAX_CHARS} characters")
+    if not text.isprintable():
+        raise InvalidField("text", "must be one line of printable characters")
+    return AddNote(
+        by=by,
+        note_key=fields.required_id("note_key", request.note_key),
+        kind=kind,
+        result=result,
+        text=text,
+        kept=request.kept if request.HasField("kept") else kind in KEPT_KINDS,
+    )
+
+
+def note_message(incident_id: str, leg: Leg, event: NoteAdded) -> notes_pb2.IncidentNote:
+    """The message of a note."""
+    return notes_pb2.IncidentNote(
+        note_id=event.note_id,
+        incident_id=incident_id,
+        leg=alert_pb2.Leg.Value(leg.name),
+        at=times.to_timestamp(event.at_ms),
+        by=event.by,
+        kind=notes_pb2.NoteKind.ValueType(event.kind),
+        result=notes_pb2.NotedResult.ValueType(event.result),
+        text=event.text,
+        kept=event.kept,
+    )
+
+
+def note_row(note: notes_pb2.IncidentNote) -> NoteRow:
+    """The row of a note."""
+    return NoteRow(
+        note_id=note.note_id,
+        incident_id=note.incident_id,
+        at_ms=times.from_timestamp(note.at),
+        payload=note.SerializeToString(),
+    )
+
+
+def shared_note(step: dispatch_pb2.Step, leg: Leg) -> NoteRow | None:
+    """The row of the note in another leg's step; None without one, and for a leg whose desk reads no notes. Raises InvalidField."""
+    if not step.HasField("note") or not leg.policy.is_staffed:
+        return None
+    note = step.note
+    if note.kept or note.incident_id != step.assignment.incident_id or note.leg != step.assignment.leg:
+        raise InvalidField("note", "isn't a shared note of the step's incident and leg")
+    fields.required_id("note.note_id", note.note_id)
+    if len(note.text) > INCIDENT_NOTE_MAX_CHARS:
+        raise InvalidField("note.text", f"must be at most {INCIDENT_NOTE_MAX_CHARS} characters")
+    return note_row(note)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedStep:
+    """A step with its sequence in the leg's own order; 0 for a repeated offer. The message is shared and must not be changed."""
+
+    sequence: int
+    step: dispatch_pb2.Step
+
+
+def numbered(rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
+    """Stored steps with their sequences, as messages."""
+    return (NumberedStep(row.sequence, stored_step(row)) for row in rows)
+
+
+def assigned_leg(payload: bytes) -> Leg:
+    """The leg of a serialised assignment."""
+    return leg_of(dispatch_pb2.Assignment.FromString(payload).leg)

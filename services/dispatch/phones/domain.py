@@ -9,12 +9,19 @@ from functools import reduce
 
 from services.dispatch.domain.assignment import OVER, Assignment, AssignmentState
 from services.dispatch.domain.enums import Exercise, WarningFlag
-from services.dispatch.domain.events import AlertFolded, Closed, Event, Flagged, Progressed, StoodDown
+from services.dispatch.domain.events import (
+    PANIC,
+    AlertFolded,
+    Closed,
+    Event,
+    Flagged,
+    Progressed,
+    SentByRadio,
+    StoodDown,
+)
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 
-PANIC = 4
-"""Number of PANIC in tandem.common.v1.AlertKind."""
 _SET_OUT = (
     AssignmentState.DISPATCHED,
     AssignmentState.EN_ROUTE,
@@ -104,12 +111,13 @@ def summary(incident_id: str, events: Iterable[Event], *, person_id: str, order_
     if incident.exercise is not Exercise.NONE or any(map(_asks_for_help, listed)):
         return None
     progress = [event for event in listed if isinstance(event, Progressed) and event.assignment_id in hers]
+    by_radio = [event.at_ms for event in listed if isinstance(event, SentByRadio) and event.assignment_id in hers]
     ends = [event for event in listed if isinstance(event, Closed | StoodDown) and event.assignment_id in hers]
     return PoliceSummary(
         began_ms=began_ms,
         ended_ms=max(over_ms, *(event.at_ms for event in ends)),
-        sent_ms=_first_ms(progress, _SET_OUT),
-        arrived_ms=_first_ms(progress, _ARRIVED),
+        sent_ms=min([*by_radio, *_times_ms(progress, _SET_OUT)], default=None),
+        arrived_ms=min(_times_ms(progress, _ARRIVED), default=None),
     )
 
 
@@ -128,5 +136,6 @@ def _asks_for_help(event: Event) -> bool:
     return isinstance(event, Flagged) and event.flag is WarningFlag.DURESS
 
 
-def _first_ms(progress: Iterable[Progressed], states: tuple[AssignmentState, ...]) -> int | None:
-    return min((event.at_ms for event in progress if event.state in states), default=None)
+def _times_ms(progress: Iterable[Progressed], states: tuple[AssignmentState, ...]) -> list[int]:
+    """When a unit reached one of these states, mesh time."""
+    return [event.at_ms for event in progress if event.state in states]

@@ -77,8 +77,10 @@ class AssignmentSeen:
     offered_ms: int | None
     received_ms: int | None
     acknowledged_ms: int | None
+    sent_ms: int | None
+    """When somebody was sent: a unit accepted, or the desk or the agency's own system said so. A desk's acceptance sends nobody."""
     travel_ms: int | None
-    """Estimated travel time of the asked unit; None if it isn't known."""
+    """Estimated travel time of the unit; None if it isn't known."""
     office_id: str
     kind: int
     close_cause: CloseCause | None
@@ -96,7 +98,7 @@ class ResponseFigures:
     acknowledged_ms: int | None = None
     arrived_ms: int | None = None
     arrival_due_ms: int | None = None
-    """Acceptance plus the travel time that was estimated then."""
+    """When a unit was first sent, plus the travel time that was estimated then."""
     has_arrived: bool = False
     office_id: str = ""
     """Office of the last offer."""
@@ -106,19 +108,19 @@ class ResponseFigures:
 
     def after(self, seen: AssignmentSeen) -> ResponseFigures:
         """Returns the figures after a step. A repeated step changes nothing."""
-        acknowledged_ms = _first(self.acknowledged_ms, seen.acknowledged_ms)
+        was_sent = self.outcome is not DispatchOutcome.NOT_SENT
         arrival_due_ms = self.arrival_due_ms
-        if self.acknowledged_ms is None and acknowledged_ms is not None and seen.travel_ms is not None:
-            arrival_due_ms = acknowledged_ms + seen.travel_ms
+        if not was_sent and seen.sent_ms is not None and seen.travel_ms is not None:
+            arrival_due_ms = seen.sent_ms + seen.travel_ms
         arrives = seen.state in _ARRIVED
         has_arrived = self.has_arrived or arrives or seen.arrived_before
         arrived_ms = _first(self.arrived_ms, seen.at_ms if arrives else None)
-        is_sent = acknowledged_ms is not None and self.task is not Task.CONTACT
+        is_sent = was_sent or (seen.sent_ms is not None and self.task is not Task.CONTACT)
         return replace(
             self,
             offered_ms=_first(self.offered_ms, seen.offered_ms),
             received_ms=_first(self.received_ms, seen.received_ms),
-            acknowledged_ms=acknowledged_ms,
+            acknowledged_ms=_first(self.acknowledged_ms, seen.acknowledged_ms),
             arrived_ms=arrived_ms,
             arrival_due_ms=arrival_due_ms,
             has_arrived=has_arrived,

@@ -1,1 +1,0 @@
-"""Warnings to protected persons: their content, their delivery channels and their receipts."""

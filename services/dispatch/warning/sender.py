@@ -1,7 +1,7 @@
-"""Sends each due message over every gateway and to every device of the person.
+"""Sends each due message over every gateway and to every device of the person, and each repetition of an instruction.
 
-Each channel is retried on its own until it accepts the message or the message expires. Each attempt over a gateway unseals the
-person's contact, which is never stored unsealed.
+Each channel is retried on its own until it accepts the sending or the sending expires. The instruction lasts, and its next repetition
+tries each channel again. Each attempt over a gateway unseals the person's contact, which is never stored unsealed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import assert_never
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff, retried
-from services.dispatch.notices.opening import NoticeOpener
+from services.dispatch.metrics import WarningMetrics
+from services.dispatch.warning import translate
 from services.dispatch.warning.channels import Channel, RemovedGateway
-from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
-from services.dispatch.warning.metrics import WarningMetrics
-from services.dispatch.warning.opening import MessageOpener
+from services.dispatch.warning.domain import ChannelId, ChannelKind
+from services.dispatch.warning.opening import MessageOpener, NoticeOpener
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import (
     GIVEN_UP,
@@ -130,7 +130,10 @@ class WarningSender:
         devices: Channel,
         metrics: WarningMetrics,
     ) -> None:
-        self._store, self._clock, self._opener, self._metrics = store, clock, opener, metrics
+        self._store = store
+        self._clock = clock
+        self._opener = opener
+        self._metrics = metrics
         self._notices = notices
         self._woken = asyncio.Event()
         self._opening = AttemptLane(self._woken, makes_due=True)
@@ -165,7 +168,7 @@ class WarningSender:
                 for sending, message in await self._open_due(tasks, due):
                     outlet = self._outlet(sending.channel)
                     work = partial(self._try, outlet.channel, sending, message)
-                    outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
+                    outlet.lane.begin(tasks, (sending.message_id, sending.channel, sending.repetition), work)
                 self._accepted = None  # read before these messages were opened
                 await self._sleep(now_ms, due.next_ms)
                 await asyncio.sleep(COALESCE_S)
@@ -189,10 +192,10 @@ class WarningSender:
                     await retried(partial(self._store.due, self._clock.now_ms(), tried))
 
     async def _open_due(self, tasks: asyncio.TaskGroup, due: DueWork) -> Sequence[DueSending]:
-        """Opens due messages in one transaction, and returns the sendings that are due then.
+        """Opens due messages in one transaction, and repeats instructions in another. Returns the sendings that are due then.
 
         A message that states a distance is opened in a task: its distance may be late. So is a notice of the Ministry, which waits for
-        its row in the ledger, and an all-clear, for which no warning should wait.
+        its row in the ledger.
         """
         at_once = []
         for message in due.messages:
@@ -203,7 +206,8 @@ class WarningSender:
             else:
                 work = partial(self._opener.open, [message], due.contacts)
                 self._opening.begin(tasks, message.message_id, work)
-        return await self._opener.open(at_once, due.contacts) if at_once else due.sendings
+        sendings = await self._opener.open(at_once, due.contacts) if at_once else due.sendings
+        return await self._opener.repeat(due.repeats, due.contacts) if due.repeats else sendings
 
     def _outlet(self, channel: ChannelId) -> _Outlet:
         match channel.kind:
@@ -242,11 +246,13 @@ class WarningSender:
             logger().warning("warning_failed", reason=reason, **fields)
         else:
             await self._outcomes.store(TriedSending(sending, HANDED_OVER, now_ms))
-            self._metrics.handed_over_s.labels(way).observe((now_ms - message.due_ms) / 1000)
+            if not sending.repetition:
+                self._metrics.handed_over_s.labels(way).observe((now_ms - message.due_ms) / 1000)
             logger().info("warning_handed_over", **fields)
         self._metrics.tries.labels(way, "failed" if reason else "handed over").inc()
 
 
 def _opens_at_once(message: MessageRow) -> bool:
-    """Whether a message is worded from its row alone: it is no notice of the Ministry, states no distance, and ends no warnings."""
-    return not message.ground and Notice(message.notice) not in (Notice.CHANGED, Notice.OVER)
+    """Whether a message is worded from its row alone: it is no notice of the Ministry, and states no distance."""
+    has_figure = bool(message.instruction) and translate.instruction_from_json(message.instruction).figure is not None
+    return not message.ground and not has_figure

@@ -2,13 +2,17 @@
 
 The leg keeps the assignments and their chain. The warnings report to the leg that a person was reached, or that the police must be
 notified. Each update of the leg is stored on disk with its cause, and retried until the leg has recorded it.
+
+`LateWarnings` opens the warnings beside the leg's offers, since their database may be damaged, or its disk full, while the leg's own
+database works. Until they are open the leg isn't ready. It offers and escalates as ever, and flags each person whom it can't warn, so
+that the police know.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,40 +33,36 @@ from services.common.privacy import sealing
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage.db import awaited_database
+from services.common.web.posting import open_session
+from services.common.web.receivers import read as read_receivers
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
+from services.dispatch.domain.enums import Exercise, WarningFlag
+from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.incident import Incident
 from services.dispatch.exchange.links import open_key
-from services.dispatch.exchange.posting import open_session
-from services.dispatch.exchange.receivers import read as read_receivers
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.feed import ChangedIncidents
+from services.dispatch.leg.publications import LegDisclosures
 from services.dispatch.leg.service import LegService
-from services.dispatch.notices.ledger import NoticeLedger
-from services.dispatch.notices.opening import NoticeOpener
-from services.dispatch.phones.access import PhoneAccess
-from services.dispatch.phones.ended import EndedIncidents
-from services.dispatch.phones.open_notices import OpenNotices
-from services.dispatch.publications.changes import ChangedIncidents
-from services.dispatch.publications.disclosures import LegDisclosures
+from services.dispatch.leg.tables import StreamPosition
+from services.dispatch.metrics import WarningMetrics
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
-from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
-from services.dispatch.warning.contacts import ContactBook
-from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
-from services.dispatch.warning.metrics import WarningMetrics
-from services.dispatch.warning.opening import MessageOpener
+from services.dispatch.warning.channels import AnswerEndpoint, AnswerLinks, DeviceChannel, GatewayChannel, WarningBus
+from services.dispatch.warning.opening import MessageOpener, NoticeLedger, NoticeOpener
+from services.dispatch.warning.phones import EndedIncidents, OpenNotices, PhoneAccess
 from services.dispatch.warning.receipts import (
     EndedWait,
-    LegUpdate,
+    InformedOf,
     ReceiptStore,
     ReceiptWork,
     acknowledgement_of,
-    assignment_of,
     flag_of,
     was_acknowledged_by_gateway,
 )
 from services.dispatch.warning.sender import WarningSender
-from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import DueWork, MessageRow, PendingLegUpdate
-from services.dispatch.warning.translate import WarnableAlert
+from services.dispatch.warning.store import ContactBook, WarningStore
+from services.dispatch.warning.tables import DueWork, PendingLegUpdate
+from services.dispatch.warning.translate import ClosedAssignment, GivenAdvice, WarnableAlert
 from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -78,6 +78,8 @@ CONTACTS_WITHIN_S = 5.0
 """Maximum time after a start in which the contacts in the log are read before the alerts, seconds of wall time."""
 GIVE_UP_MS = 600_000
 """Time after which an update is dropped if the leg still lacks its assignment, milliseconds of mesh time."""
+_POLICE_STEPS = flow.incident_subject("police", ">")
+"""Subject of the steps of the police leg. The police are responsible for her, so they may end what threatens her, and nobody else."""
 _RECEIPT_SUBJECTS = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
 T = TypeVar("T")
 
@@ -91,6 +93,7 @@ class Warnings:
     streams: WarningStreams
     updates: LegUpdates
     phones: PhoneAccess
+    store: WarningStore
 
     async def run(self) -> None:
         """Sends messages, checks receipts and updates the leg, until cancelled. Needs no NATS."""
@@ -104,7 +107,9 @@ class LegUpdates:
     """Reports to the leg that a person was reached, or that the police must be notified."""
 
     def __init__(self, leg: LegService, receipts: ReceiptStore, clock: MeshClock) -> None:
-        self._leg, self._receipts, self._clock = leg, receipts, clock
+        self._leg = leg
+        self._receipts = receipts
+        self._clock = clock
         self._changed: dict[str, None] | None = None
         """Incidents that changed since the last check for late acknowledgements by gateways; None before the first check, of all."""
         self._next_check_s = 0.0
@@ -162,7 +167,7 @@ class LegUpdates:
         """Ends the wait for overdue receipts."""
         overdue = await self._receipts.overdue(now_ms)
         acknowledged = await self._acknowledged_by_gateways(overdue)
-        await self._receipts.expire([EndedWait(each, assignment_of(each) in acknowledged) for each in overdue], now_ms)
+        await self._receipts.expire([EndedWait(each, each.assignment_id in acknowledged) for each in overdue], now_ms)
 
     async def _note_reached(self, now_ms: int) -> None:
         """Notes the persons whom a gateway has reached after a flag, among those of the changed incidents."""
@@ -170,51 +175,52 @@ class LegUpdates:
         try:
             unreached = await self._receipts.unreached(now_ms, changed)
             acknowledged = await self._acknowledged_by_gateways(unreached)
-            reached = [EndedWait(message, True) for message in unreached if assignment_of(message) in acknowledged]
+            reached = [EndedWait(each, True) for each in unreached if each.assignment_id in acknowledged]
             await self._receipts.expire(reached, now_ms)
         except BaseException:
             self._changed = None  # the next check is of all
             raise
 
-    async def _send_all(self, pending: Sequence[LegUpdate]) -> list[LegUpdate]:
+    async def _send_all(self, pending: Sequence[PendingLegUpdate]) -> list[PendingLegUpdate]:
         """Sends pending updates to the leg, and returns those that the leg can't record yet. Raises Unavailable."""
         early = []
-        for update, message in pending:
+        for update in pending:
             try:
-                await self._send(update, message)
+                await self._send(update)
             except NotFound:
                 # The leg reads alerts with a reader of its own, and may apply this message's alert later.
                 if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
-                    early.append(LegUpdate(update, message))
+                    early.append(update)
                     continue
-                logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
+                logger().critical("warning_of_no_assignment", message_id=update.message_id, what=update.what)
             except FailedPrecondition as error:  # the assignment is over; the receipt stays stored with its message
-                logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
+                logger().info("receipt_came_late", message_id=update.message_id, reason=error.reason)
             self._recorded.append(update)
         return early
 
-    async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
-        """Returns the ids of those assignments of the messages that a gateway has acknowledged.
+    async def _acknowledged_by_gateways(self, messages: Sequence[InformedOf]) -> set[str]:
+        """Returns the ids of those assignments of the messages' alerts that a gateway has acknowledged.
 
         Such a gateway follows the leg's steps. Its acknowledgement means that the person was reached, even after the assignment.
         """
         if not messages:
             return set()
-        rows = await self._leg.store.assignments([assignment_of(message) for message in messages])
+        rows = await self._leg.store.assignments(list(dict.fromkeys(each.assignment_id for each in messages)))
         return {
             id_
             for id_, row in rows.items()
             if AssignmentState(row.state) in ACCEPTED | OVER and was_acknowledged_by_gateway(row)
         }
 
-    async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
+    async def _send(self, update: PendingLegUpdate) -> None:
         if update.flag is None:
-            await self._leg.answer(acknowledgement_of(message))
-            is_flagged = assignment_of(message) in self.flagged_before
-            if is_flagged and await self._receipts.is_newest(message, self._clock.now_ms()):
-                await self._leg.flag(message.incident_id, flag_of(message))
+            acknowledgement = acknowledgement_of(update)
+            await self._leg.answer(acknowledgement)
+            is_flagged = acknowledgement.assignment_id in self.flagged_before
+            if is_flagged and await self._receipts.is_newest(update.message_id, self._clock.now_ms()):
+                await self._leg.flag(update.alert.incident_id, flag_of(update))
         else:
-            await self._leg.flag(message.incident_id, flag_of(message, update.flag))
+            await self._leg.flag(update.alert.incident_id, flag_of(update, update.flag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +243,7 @@ class _Source(Generic[T]):
 
 
 class WarningStreams:
-    """Reads the streams that warnings depend on: cases, alerts, advice, and steps of commands."""
+    """Reads the streams that warnings depend on: cases, alerts, advice, steps of commands, and steps that close an assignment."""
 
     def __init__(
         self,
@@ -248,7 +254,11 @@ class WarningStreams:
         mesh: WarningBus,
         wake: Callable[[DueWork | None], None],
     ) -> None:
-        self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
+        self._store = store
+        self._receipts = receipts
+        self._clock = clock
+        self._mesh = mesh
+        self._wake = wake
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
         """Health of the reader of alerts. While it doesn't read, nobody is warned."""
 
@@ -260,6 +270,14 @@ class WarningStreams:
         )
         advice = _Source(
             flow.ADVICE.name, translate.advice, self._accept_advice, holds=flow.ADVICE.holds, keeps_dead_letters=True
+        )
+        # The leg reads the other legs' steps, too, and keeps their dead letters.
+        closings = _Source(
+            flow.INCIDENTS.name,
+            translate.closing,
+            self._accept_closings,
+            subjects=(_POLICE_STEPS,),
+            holds=_is_police_step,
         )
         parse, accept = translate.notice_step, self._accept_steps
         steps = _Source(flow.COMMANDS.name, parse, accept, subjects=_RECEIPT_SUBJECTS, keeps_dead_letters=True)
@@ -276,6 +294,7 @@ class WarningStreams:
                 tasks.create_task(self._read(bus, log_meta.log_id, alerts))
                 tasks.create_task(self._read(bus, log_meta.log_id, steps))
                 tasks.create_task(self._read(bus, log_meta.log_id, advice))
+                tasks.create_task(self._read(bus, log_meta.log_id, closings))
         finally:
             self._mesh.bus = None
 
@@ -326,8 +345,11 @@ class WarningStreams:
     async def _accept_alerts(self, alerts: Sequence[WarnableAlert], position: StreamPosition) -> None:
         self._wake(await self._store.accept(alerts, self._clock.now_ms(), position))
 
-    async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
+    async def _accept_advice(self, advice: Sequence[GivenAdvice], position: StreamPosition) -> None:
         self._wake(await self._store.accept_advice(advice, self._clock.now_ms(), position))
+
+    async def _accept_closings(self, closings: Sequence[ClosedAssignment], position: StreamPosition) -> None:
+        self._wake(await self._store.accept_closings(closings, self._clock.now_ms(), position))
 
     async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
         received = [step.command_id for step in steps if step.state == command_pb2.COMMAND_STATE_RECEIVED]
@@ -383,7 +405,8 @@ async def open_warnings(
             clock=clock,
             wake=sender.wake,
         )
-        yield Warnings(sender, devices, streams, updates=LegUpdates(leg, receipts, clock), phones=phones)
+        await retried(store.find_silent_callers)
+        yield Warnings(sender, devices, streams, updates=LegUpdates(leg, receipts, clock), phones=phones, store=store)
 
 
 async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -> list[T]:
@@ -394,7 +417,78 @@ async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -
     return dead_letters.parse_or_pass_over(bus, reader, messages, parse=source.parse)
 
 
+def _is_police_step(subject: str) -> bool:
+    return subject.startswith(_POLICE_STEPS.removesuffix(">"))
+
+
 async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await retried(work)
         await asyncio.sleep(wait_s)
+
+
+class LateWarnings:
+    """The warnings of a leg, which may be opened long after the leg."""
+
+    def __init__(self, leg: LegService, database: Path) -> None:
+        self._leg, self._database = leg, database
+        self._opened: asyncio.Future[Warnings] = asyncio.get_running_loop().create_future()
+
+    def unable(self) -> str:
+        """Reason why nobody is warned; empty if the warnings work."""
+        if not self._opened.done():
+            return f"nobody is warned: {self._database} isn't open"
+        return self._opened.result().streams.alerts.unable()
+
+    async def run(self, opening: AbstractAsyncContextManager[Warnings], connected: Callable[[Warnings], None]) -> None:
+        """Opens the warnings and runs them until cancelled. Calls `connected` once they are open."""
+        async with asyncio.TaskGroup() as tasks:
+            flagging = tasks.create_task(self._flag_unwarned())
+            async with opening as warnings:
+                flagging.cancel()
+                # A receipt of hers must take back the flags of this process, and of one that ended before the database was mended.
+                warnings.updates.flagged_before.update(flagged(await retried(self._leg.record.open_incidents)))
+                self._leg.withhold(lambda assignment: assignment.subject_id in warnings.store.silent_callers)
+                connected(warnings)
+                self._opened.set_result(warnings)
+                await warnings.run()
+
+    async def follow(self, bus: Bus, log_meta: LogMetadata) -> None:
+        """Reads the streams of the warnings until cancelled, once they are open."""
+        warnings = await asyncio.shield(self._opened)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(warnings.streams.follow(bus, log_meta))
+            tasks.create_task(warnings.devices.keep_restored(bus))
+
+    async def _flag_unwarned(self) -> None:
+        """Flags the persons whose warning nobody has acknowledged in time, until cancelled. The police's desk is notified of them."""
+        async with self._leg.record.changes() as changes:
+            while True:
+                for incident in (await changes.next()).incidents.values():
+                    for flag in unwarned(incident):
+                        await retried(partial(self._leg.flag, incident.incident_id, flag))
+
+
+def flagged(incidents: Iterable[Incident]) -> Iterator[str]:
+    """Assignments of incidents whose person has the flag that nobody could warn her."""
+    for incident in incidents:
+        for assignment in incident.assignments.values():
+            if assignment.flag and assignment.flag.flag is WarningFlag.NO_CONTACT:
+                yield assignment.assignment_id
+
+
+def unwarned(incident: Incident) -> Iterator[Flag]:
+    """A flag for each person of an incident whose warning was escalated and who has no flag yet. The watch follows its own canaries."""
+    if incident.exercise is Exercise.CANARY:
+        return
+    for assignment in incident.assignments.values():
+        demanding = incident.asked.get(assignment.assignment_id)
+        if demanding and assignment.state is AssignmentState.ESCALATED and assignment.flag is None:
+            alert = demanding.last
+            yield Flag(
+                subject_id=assignment.subject_id,
+                flag=WarningFlag.NO_CONTACT,
+                alert_id=alert.alert_id,
+                place=alert.place,
+                order_id=alert.order_id,
+            )

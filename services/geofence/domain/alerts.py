@@ -6,9 +6,47 @@ import enum
 from dataclasses import dataclass
 
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Exercise
+
+
+class ContactPlan(enum.Enum):
+    """Ways of a first contact."""
+
+    TAG = "TAG"
+    """The tag shows the message; if that doesn't help, an officer calls."""
+    CALL = "CALL"
+    """No tag of the wearer was heard lately: an officer calls at once."""
+    OUT_OF_BUDGET = "OUT_OF_BUDGET"
+    """The order's budget of contacts is used up."""
+    WITHHELD = "WITHHELD"
+    """The rule doesn't allow a contact here and now."""
+    TURNED_BACK = "TURNED_BACK"
+    """The wearer left the ring after the contact, and entered no ring that demands a response meanwhile."""
+
+
+class ContactWithheld(enum.Enum):
+    """Why a contact is withheld."""
+
+    JUST_CONTACTED = "JUST_CONTACTED"
+    """The wearer was contacted within the last 10 minutes, under whatever order."""
+    KNOWN_STAY = "KNOWN_STAY"
+    """The wearer has lately stayed within that ring for hours, so that each way home would be a contact."""
+    PAST = "PAST"
+    """The alert is of a time that is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstContact:
+    """What the decision says about the first contact, on the alert of a ring."""
+
+    contact_id: str
+    """Id of the contact, and of the command to the tag if there is one."""
+    plan: ContactPlan
+    withheld: ContactWithheld | None = None
+    """WITHHELD: why; else None."""
+    device_id: str = ""
+    """Device that gets the message; empty if none does."""
 
 
 class AnomalyKind(enum.Enum):
@@ -107,6 +145,8 @@ class Alert:
     """Legs that must look into the wearer's act at once, whatever the demand."""
     removal_id: str = ""
     """Id of the authorised removal that the alert is about; empty if it is about none."""
+    silent: bool = False
+    """PANIC: the protected person called in silence, so nothing may be seen or heard on her phone."""
     contact: FirstContact | None = None
     """RING_ENTERED that demands NOTIFY: the first contact with the wearer; RING_CLEARED: the wearer turned back after one."""
 

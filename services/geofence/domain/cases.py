@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from services.geofence.domain import accounts
-from services.geofence.domain.agenda.due import Due
+from services.geofence.domain import safe_region
 from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import equipment, sensing, silence
-from services.geofence.domain.detectors.detector import Amendment, Movement
+from services.geofence.domain.decisions import Amendment, CaseContext, Decisions, Movement
+from services.geofence.domain.detectors import accounts, equipment, sensing, silence
 from services.geofence.domain.detectors.pipeline import ON_AMEND, ON_END, ON_FIX, ON_TIME
 from services.geofence.domain.entries import Case
-from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import RingState
-from services.geofence.domain.state import CaseState, RingKey
+from services.geofence.domain.state import CaseState, Due, RingKey
 
 _new = tuple.__new__  # makes a CaseContext in half the time: all cases are checked together every 3 minutes
 

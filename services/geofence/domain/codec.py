@@ -8,54 +8,57 @@ from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain.agenda.due import Agenda, Due
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
-from services.geofence.domain.encoding import case_values
 from services.geofence.domain.entries import (
+    FOLD_VERSION,
     Case,
     Demand,
     Encounter,
     EquipmentKind,
     Exercise,
+    GoodCause,
     Removal,
     Ring,
+    Rules,
+    TagDuty,
     Target,
+    UnitPlace,
+    UnitPlaceKind,
 )
-from services.geofence.domain.equipment.event_times import EndedEvent, EventTime
-from services.geofence.domain.kinematics.intervals import Stretch
-from services.geofence.domain.kinematics.rings import Account, RingState
+from services.geofence.domain.geometry import PERSON, Disc, PlanePolygon, Shape
+from services.geofence.domain.kinematics.fixes import PackedFixes
+from services.geofence.domain.kinematics.rings import Account, RingState, Stretch
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import (
     WEARER,
+    Agenda,
     AnomalyKey,
     CaseState,
+    Due,
+    EndedEvent,
     EventKey,
+    EventTime,
     GroupedKey,
     OpenIncident,
     Outage,
     RingKey,
     SensingState,
     State,
+    UnitStay,
 )
-from services.geofence.domain.tracks.packed_fixes import PackedFixes
-from services.geofence.domain.tracks.stays import UnitStay
-from services.geofence.domain.version import VERSION
 
-_MAGIC = b"TANDEM STATE 3\n"
+_MAGIC = b"TANDEM STATE 1\n"
 """First bytes of an encoded state: the format. A state of another format is unreadable."""
 _LENGTH_BYTES = 8
 _CHECK = -1
 """Value in `due` instead of a case version: at that moment the case is only checked; it neither begins nor ends."""
-
-
 T = TypeVar("T")
 
 
 class UnreadableState(Exception):
-    """The bytes aren't a state of this fold version. Replay from the start of the log instead."""
+    """The bytes aren't a state of this fold version. Fold the log from its start instead."""
 
 
 def encode(state: State) -> bytes:
@@ -64,13 +67,13 @@ def encode(state: State) -> bytes:
     packed = {device_id: track.all_packed() for device_id, track in state.tracks.items()}
     content = json.dumps(
         {
-            "fold_version": VERSION,
+            "fold_version": FOLD_VERSION,
             "partition": state.partition,
             "log_id": state.log_id,
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
-            "log_version": [state.log_version, state.log_version_ms],
+            "log_version_ms": state.log_version_ms,
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             # In the order of the first reports, in which `retention` drops what is old; keys would be sorted.
@@ -132,12 +135,14 @@ def decode(data: bytes) -> State:
     """Decodes a state of `encode`. Raises UnreadableState if the bytes are damaged or of another fold version."""
     try:
         if not data.startswith(_MAGIC):
-            raise UnreadableState("the state has another format")
+            raise UnreadableState("the state has another format: fold the log from its start")
         first = len(_MAGIC) + _LENGTH_BYTES
         end = first + int.from_bytes(data[len(_MAGIC) : first], "little")
         content = json.loads(data[first:end])
-        if content["fold_version"] != VERSION:
-            raise UnreadableState(f"the state has fold version {content['fold_version']}, this process needs {VERSION}")
+        if content["fold_version"] != FOLD_VERSION:
+            raise UnreadableState(
+                f"the state has fold version {content['fold_version']}, this is {FOLD_VERSION}: fold the log from its start"
+            )
         state = State(
             partition=content["partition"],
             log_id=content["log_id"],
@@ -145,8 +150,7 @@ def decode(data: bytes) -> State:
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
-            log_version=content["log_version"][0],
-            log_version_ms=content["log_version"][1],
+            log_version_ms=content["log_version_ms"],
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks=_to_tracks(content["tracks"], memoryview(data)[end:]),
@@ -240,17 +244,17 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.order_id,
             case.wearer_id,
             case.tag_device_ids,
-            [[t.target_id, t.is_person, t.device_ids, case_values.of_shape(t.shape), t.is_named] for t in case.targets],
+            [[t.target_id, t.is_person, t.device_ids, _of_shape(t.shape), t.is_named] for t in case.targets],
             [[ring.radius_mm, ring.action] for ring in case.rings],
             case.valid_from_ms,
             case.valid_until_ms,
-            [case_values.of_encounter(encounter) for encounter in case.encounters],
+            [_of_encounter(encounter) for encounter in case.encounters],
             case.exercise,
             case.notice_ground.value if case.notice_ground else "",
             case.police_must_check,
             astuple(case.tag_duty) if case.tag_duty else None,
             [astuple(removal) for removal in case.removals],
-            [case_values.of_unit(unit) for unit in case.units],
+            [_of_unit(unit) for unit in case.units],
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -325,7 +329,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                     target_id=target_id,
                     is_person=is_person,
                     device_ids=tuple(device_ids),
-                    shape=case_values.to_shape(shape),
+                    shape=_to_shape(shape),
                     is_named=is_named,
                 )
                 for target_id, is_person, device_ids, shape, is_named in targets
@@ -338,7 +342,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                     encounter_id=encounter_id,
                     from_ms=from_ms,
                     until_ms=until_ms,
-                    places=tuple(map(case_values.to_shape, places)),
+                    places=tuple(map(_to_shape, places)),
                     daily_from_s=daily_from_s,
                     daily_until_s=daily_until_s,
                 )
@@ -347,9 +351,9 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             exercise=Exercise(exercise),
             notice_ground=NoticeGround(notice_ground) if notice_ground else None,
             police_must_check=police_must_check,
-            tag_duty=case_values.to_tag_duty(*tag_duty) if tag_duty else None,
+            tag_duty=_to_tag_duty(*tag_duty) if tag_duty else None,
             removals=tuple(_from_values(Removal, removal) for removal in removals),
-            units=tuple(map(case_values.to_unit, units)),
+            units=tuple(map(_to_unit, units)),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -375,3 +379,60 @@ def _to_event_key(event: str, device_id: str) -> EventKey:
 
 def _to_grouped_key(detection: str, about: str) -> GroupedKey:
     return GroupedKey(Detection(detection), about)
+
+
+def _to_tag_duty(fit_by_ms: int, refused_ms: int | None, good_causes: Sequence[Sequence[Any]]) -> TagDuty:
+    """The duty to wear a tag with these values."""
+    causes = (
+        GoodCause(cause_id=cause_id, from_ms=from_ms, until_ms=until_ms) for cause_id, from_ms, until_ms in good_causes
+    )
+    return TagDuty(fit_by_ms, refused_ms, tuple(causes))
+
+
+def _of_encounter(encounter: Encounter) -> list[Any]:
+    """The values of an authorised encounter."""
+    return [
+        encounter.encounter_id,
+        encounter.from_ms,
+        encounter.until_ms,
+        list(map(_of_shape, encounter.places)),
+        encounter.daily_from_s,
+        encounter.daily_until_s,
+    ]
+
+
+def _of_unit(unit: UnitPlace) -> list[Any]:
+    """The values of a home unit or beacon."""
+    shown = [unit.unit_id, unit.kind, unit.holder, unit.place.centre, unit.place.radius_mm]
+    return [*shown, unit.installed_from_ms, unit.installed_until_ms, unit.interval_ms]
+
+
+def _to_unit(values: list[Any]) -> UnitPlace:
+    """The home unit or beacon with these values."""
+    unit_id, kind, holder, centre, radius_mm, from_ms, until_ms, interval_ms = values
+    return UnitPlace(
+        unit_id=unit_id,
+        kind=UnitPlaceKind(kind),
+        holder=holder,
+        place=Disc(tuple(centre), radius_mm),
+        installed_from_ms=from_ms,
+        installed_until_ms=until_ms,
+        interval_ms=interval_ms,
+    )
+
+
+def _of_shape(shape: Shape) -> list[Any]:
+    """The values of the shape of a target or place."""
+    if isinstance(shape, Disc):
+        return [shape.centre, shape.radius_mm]
+    return [shape.origin, shape.east, shape.north, shape.sides, shape.radius_mm]
+
+
+def _to_shape(values: list[Any]) -> Shape:
+    """The shape with these values."""
+    if len(values) == 2:
+        disc = Disc(tuple(values[0]), values[1])
+        return PERSON if disc == PERSON else disc
+    origin, east, north, sides, radius_mm = values
+    pairs = tuple(((x0, y0), (x1, y1)) for (x0, y0), (x1, y1) in sides)
+    return PlanePolygon(origin=tuple(origin), east=tuple(east), north=tuple(north), sides=pairs, radius_mm=radius_mm)

@@ -1,42 +1,37 @@
-"""The decisions of one entry: numbers alerts, opens and ends episodes and incidents."""
+"""Decisions of one entry: numbers alerts, opens and ends episodes and incidents, and names the hooks by which a detector is asked."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from services.common.ids import hash_id
-from services.geofence.domain import demands
+from services.geofence.domain import demands, notices, safe_region
 from services.geofence.domain.alerts import (
     Alert,
     AnomalyKind,
     CausingReport,
     DeadLetter,
+    FirstContact,
     MinistryNotice,
     Output,
     Request,
 )
-from services.geofence.domain.contacts.kinds import FirstContact
-from services.geofence.domain.demands import AlertKind, Detection, Leg
-from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
-from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain.demands import AlertKind, AlertType, Detection, Leg
+from services.geofence.domain.entries import FOLD_VERSION, Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics.rings import Account
-from services.geofence.domain.notices import notice
-from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.state import CasePart, CaseState, OpenIncident, Outage, State
 
-UNCONFIRMED_VERSION = 18
-"""From this version of the log on, alerts say whether no report shows that what they end is over."""
+NOTICE_ENDED = AlertType(AlertKind.NOTICE_ENDED, Demand.RECORD)
 
 
 @dataclass(frozen=True, slots=True)
 class AlertDraft:
     """The part of an alert that a detector decides. `Decisions.alert` adds the rest from the case and the entry."""
 
-    kind: AlertKind
-    demand: Demand
+    alert_type: AlertType
     at_ms: int
     """The moment in the world for which the decision holds."""
     _: KW_ONLY
@@ -59,6 +54,8 @@ class AlertDraft:
     outage_id: str = ""
     removal_id: str = ""
     """Id of the authorised removal of a tag that the alert is about."""
+    silent: bool = False
+    """PANIC: whether the protected person called in silence."""
     is_known_stay: bool = False
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     ended_notice: MinistryNotice | None = None
@@ -116,10 +113,11 @@ class Decisions:
         The first alert that demands more than RECORD opens the episode, and with it the wearer's incident.
         """
         state, case = self.state, case_state.case
-        opens = draft.demand > Demand.RECORD and not case_state.episode_id and self._open_episode(case_state)
+        kind, demand = draft.alert_type
+        opens = demand > Demand.RECORD and not case_state.episode_id and self._open_episode(case_state)
         target, cause, amended = draft.target, draft.cause, draft.amended
         ring_mm = draft.ring.radius_mm if draft.ring else 0
-        about = (draft.kind.value, draft.demand.value, target.key if target else "", ring_mm)
+        about = (kind.value, demand.value, target.key if target else "", ring_mm)
         alert_id, to = self.new_id("alert", case.case_id, *about), _destinations(case, draft)
         demanded = _notice_demand(state, case_state, draft, to=to)
         self.out.append(
@@ -127,8 +125,8 @@ class Decisions:
                 alert_id=alert_id,
                 sequence=self.sequence,
                 ordinal=len(self.out),
-                kind=draft.kind,
-                demand=draft.demand,
+                kind=kind,
+                demand=demand,
                 order_id=case.order_id,
                 case_id=case.case_id,
                 episode_id=amended.episode_id if amended else case_state.episode_id,
@@ -146,13 +144,13 @@ class Decisions:
                 cause_of_wearer=cause is not None and cause.device_id in case.tag_device_ids,
                 distance_mm=draft.distance_mm,
                 probability=draft.p,
-                fold_version=VERSION,
+                fold_version=FOLD_VERSION,
                 rules_id=state.rules.rules_id,
                 inside=draft.inside,
                 min_distance_mm=draft.min_mm,
                 min_distance_assumed=draft.min_is_assumed,
                 amends=amended.alert_id if amended else "",
-                unconfirmed=draft.unconfirmed and state.log_version >= UNCONFIRMED_VERSION,
+                unconfirmed=draft.unconfirmed,
                 encounter_id=draft.encounter.encounter_id if draft.encounter else "",
                 exercise=case.exercise,
                 anomaly=draft.anomaly,
@@ -160,6 +158,7 @@ class Decisions:
                 notice=demanded.notice,
                 checks=demanded.checks,
                 removal_id=draft.removal_id,
+                silent=draft.silent,
                 contact=draft.contact,
             )
         )
@@ -197,9 +196,10 @@ class Decisions:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""
         return self.new_id("outage"), self.new_id("incident", "outage")
 
-    def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, *, at_ms: int, silent: int) -> None:
+    def outage_alert(self, outage: Outage, detection: Detection, *, at_ms: int, silent: int) -> None:
         """Adds the notice of an outage or its all-clear. It belongs to no case or wearer, and its incident ends at once."""
         state = self.state
+        kind, demand = detection.alert_type
         self.out.append(
             Alert(
                 alert_id=self.new_id("alert", outage.outage_id, kind.value, demand.value),
@@ -224,7 +224,7 @@ class Decisions:
                 cause_of_wearer=False,
                 distance_mm=None,
                 probability=None,
-                fold_version=VERSION,
+                fold_version=FOLD_VERSION,
                 rules_id=state.rules.rules_id,
                 outage_id=outage.outage_id,
                 outage_silent=silent,
@@ -261,8 +261,7 @@ class Decisions:
             # This is a defect, but stopping here would be worse: each evaluator would stop at this entry at each start and decide
             # on nobody. The legs learn that nothing is open, and the reason is kept.
             self.dead_letter("an incident ended without an alert")
-            kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
-            self.alert(case_state, AlertDraft(kind, demand, self.state.now_ms))
+            self.alert(case_state, AlertDraft(Detection.POSITION_REGAINED.alert_type, self.state.now_ms))
             last = _last_alert(self.out, incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
@@ -278,10 +277,10 @@ def _open_incident_id(state: State, case: Case) -> str:
 
 def _ended_notice(case_state: CaseState, now_ms: int) -> AlertDraft | None:
     """The alert that the open notices of a case have ended, as far as nothing keeps them open; None if none has ended."""
-    over = notice.ended(case_state)
+    over = notices.ended(case_state)
     until_ms = case_state.case.valid_until_ms
     at_ms = min(now_ms, until_ms) if case_state.ended and until_ms is not None else now_ms
-    return AlertDraft(AlertKind.NOTICE_ENDED, Demand.RECORD, at_ms, ended_notice=over) if over else None
+    return AlertDraft(NOTICE_ENDED, at_ms, ended_notice=over) if over else None
 
 
 def _destinations(case: Case, draft: AlertDraft) -> tuple[tuple[Leg, str], ...]:
@@ -290,7 +289,8 @@ def _destinations(case: Case, draft: AlertDraft) -> tuple[tuple[Leg, str], ...]:
         return tuple((Leg.WARNING, person_id) for person_id in draft.ended_notice.person_ids)
     if draft.record_only:
         return ()
-    to = demands.destinations(case, draft.kind, draft.demand, target=draft.target)
+    kind, demand = draft.alert_type
+    to = demands.destinations(case, kind, demand, target=draft.target)
     if draft.is_known_stay:
         return tuple(destination for destination in to if destination[0] is not Leg.WARNING)
     return to
@@ -298,13 +298,14 @@ def _destinations(case: Case, draft: AlertDraft) -> tuple[tuple[Leg, str], ...]:
 
 def _notice_demand(
     state: State, case_state: CaseState, draft: AlertDraft, *, to: Sequence[tuple[Leg, str]]
-) -> notice.NoticeDemand:
+) -> notices.NoticeDemand:
     """The Ministry's notice of a drafted alert with these destinations, and the checks that it demands."""
-    if draft.ended_notice is not None or draft.demand is Demand.RECORD:
-        return notice.NoticeDemand(draft.ended_notice)
+    kind, demand = draft.alert_type
+    if draft.ended_notice is not None or demand is Demand.RECORD:
+        return notices.NoticeDemand(draft.ended_notice)
     warned_ids = [subject_id for leg, subject_id in to if leg is Leg.WARNING]
-    about = notice.NoticeCause(kind=draft.kind, demand=draft.demand, target=draft.target, ring=draft.ring)
-    return notice.demanded(state, case_state, about, warned_ids=warned_ids)
+    about = notices.NoticeCause(kind=kind, demand=demand, target=draft.target, ring=draft.ring)
+    return notices.demanded(state, case_state, about, warned_ids=warned_ids)
 
 
 def _is_late(state: State, due_ms: int) -> bool:
@@ -347,3 +348,55 @@ class CaseContext(NamedTuple):
     def alert(self, draft: AlertDraft) -> str:
         """Adds an alert of the case and returns its id."""
         return self.decisions.alert(self.case_state, draft)
+
+
+class Movement(NamedTuple):
+    """A stretch of time in which a fix changes the known movement of a device."""
+
+    device_id: str
+    from_ms: int
+    until_ms: int | None
+    """None if the fix is the newest of its device."""
+
+
+class Amendment(NamedTuple):
+    """A new snapshot of a case, which replaces the old one after all detectors have seen both."""
+
+    case: Case
+    in_force: bool
+    """Whether the new snapshot's order is already in force."""
+
+    def watches(self, target_key: str) -> bool:
+        """Whether the order is in force, and both the wearer and a target of it can be located."""
+        targets = self.case.targets if self.in_force else ()
+        return any(target.key == target_key and self.case.can_locate(target) for target in targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """The hooks of a detector; a hook that the detector doesn't need is None.
+
+    `pipeline.DETECTORS` lists all detectors in the order in which each hook is called.
+    """
+
+    on_fix: Callable[[CaseContext, Movement], None] | None = None
+    """A fix changes the known movement of a device of the case. The hook isn't called for a fix within a safe region: `range_mm` says
+    which fixes the detector needs. When a case begins, the hook is called for the known position of each tag."""
+    on_batch: Callable[[CaseContext, CausingReport | None], None] | None = None
+    """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
+    was the newest of its device; None if there was none."""
+    on_time: Callable[[CaseContext, int], Iterable[int]] | None = None
+    """Time passed up to a moment. The hook returns the moments of the next checks: none if only a report can change anything."""
+    on_amend: Callable[[CaseContext, Amendment], None] | None = None
+    """A new snapshot is about to replace the case's current one. The hook closes everything that the new snapshot no longer asks
+    for."""
+    on_end: Callable[[CaseContext], None] | None = None
+    """The order is no longer valid. The hook closes everything as of the end of the validity."""
+    awaits_report: Callable[[CaseState], bool] | None = None
+    """Whether `on_time` is called after each report of the case, because a report may change a decision that rests on time alone."""
+    range_mm: Callable[[State, CaseState], float] | None = None
+    """Distance from a place within which the detector needs each fix of a tag, mm; infinite where it needs all fixes of the case."""
+    why: Mapping[Detection, str] = field(default_factory=dict)
+    """Sentences for people who ask why an alert was emitted, for detections whose names don't say it."""
+    parts: tuple[CasePart[Any], ...] = ()
+    """The detector's memory of a case."""

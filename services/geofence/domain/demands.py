@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
@@ -45,23 +46,30 @@ class Leg(enum.Enum):
     WARNING = "WARNING"
 
 
-EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
+class AlertType(NamedTuple):
+    """A kind of alert with what it demands."""
+
+    kind: AlertKind
+    demand: Demand
+
+
+EQUIPMENT: dict[EquipmentKind, AlertType] = {
     # The tag may be off its wearer, whose position is then unknown. The Decree (23-13) has the police notified at once.
-    EquipmentKind.STRAP_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
-    EquipmentKind.STRAP_CLOSED: (AlertKind.TAMPERED, Demand.RECORD),
-    EquipmentKind.CASE_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
-    EquipmentKind.CASE_CLOSED: (AlertKind.TAMPERED, Demand.RECORD),
-    EquipmentKind.PANIC_BUTTON: (AlertKind.PANIC, Demand.RESPOND),
-    EquipmentKind.PANIC_CANCELLED: (AlertKind.PANIC, Demand.RECORD),
-    EquipmentKind.BATTERY_LOW: (AlertKind.LOW_BATTERY, Demand.RECORD),
+    EquipmentKind.STRAP_OPEN: AlertType(AlertKind.TAMPERED, Demand.RESPOND),
+    EquipmentKind.STRAP_CLOSED: AlertType(AlertKind.TAMPERED, Demand.RECORD),
+    EquipmentKind.CASE_OPEN: AlertType(AlertKind.TAMPERED, Demand.RESPOND),
+    EquipmentKind.CASE_CLOSED: AlertType(AlertKind.TAMPERED, Demand.RECORD),
+    EquipmentKind.PANIC_BUTTON: AlertType(AlertKind.PANIC, Demand.RESPOND),
+    EquipmentKind.PANIC_CANCELLED: AlertType(AlertKind.PANIC, Demand.RECORD),
+    EquipmentKind.BATTERY_LOW: AlertType(AlertKind.LOW_BATTERY, Demand.RECORD),
     # Tunnels look like jamming, and devices are switched off for harmless reasons too. The desks inquire; nobody is sent at once.
-    EquipmentKind.JAMMING_SUSPECTED: (AlertKind.JAMMED, Demand.NOTIFY),
-    EquipmentKind.JAMMING_OVER: (AlertKind.JAMMED, Demand.RECORD),
-    EquipmentKind.SHUTDOWN: (AlertKind.DEVICE_OFF, Demand.NOTIFY),
-    EquipmentKind.STARTED: (AlertKind.DEVICE_OFF, Demand.RECORD),
+    EquipmentKind.JAMMING_SUSPECTED: AlertType(AlertKind.JAMMED, Demand.NOTIFY),
+    EquipmentKind.JAMMING_OVER: AlertType(AlertKind.JAMMED, Demand.RECORD),
+    EquipmentKind.SHUTDOWN: AlertType(AlertKind.DEVICE_OFF, Demand.NOTIFY),
+    EquipmentKind.STARTED: AlertType(AlertKind.DEVICE_OFF, Demand.RECORD),
     # The Decree foresees a protected person without a device, and the police must then be notified.
-    EquipmentKind.DEVICE_REFUSED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    EquipmentKind.DEVICE_ACCEPTED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    EquipmentKind.DEVICE_REFUSED: AlertType(AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    EquipmentKind.DEVICE_ACCEPTED: AlertType(AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
 }
 WITHOUT_ALERT = frozenset(
     (
@@ -146,62 +154,67 @@ class Detection(enum.Enum):
     STRAP_OPENED_BY_PERMISSION = "STRAP_OPENED_BY_PERMISSION"
     STRAP_CLOSED_BY_PERMISSION = "STRAP_CLOSED_BY_PERMISSION"
 
+    @property
+    def alert_type(self) -> AlertType:
+        """Kind and demand of the alert that the condition gives."""
+        return DETECTIONS[self]
 
-DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
+
+DETECTIONS: dict[Detection, AlertType] = {
     # Tunnels and lifts silence each tag daily. Only a lasting silence is worth a call by the wearer's officer.
-    Detection.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
-    Detection.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
-    Detection.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
+    Detection.NOT_HEARD: AlertType(AlertKind.SILENT, Demand.RECORD),
+    Detection.NOT_HEARD_FOR_LONG: AlertType(AlertKind.SILENT, Demand.NOTIFY),
+    Detection.HEARD_AGAIN: AlertType(AlertKind.HEARD_AGAIN, Demand.RECORD),
     # A wearer who sits in a cellar could have taken a car each day and didn't, so this is kept for the reviewers of the case. The
     # Decree has the police notified of a risk of breach at once; nobody is sent on it alone, without a sign.
-    Detection.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Detection.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.IN_REACH: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.LIKELY_IN_REACH: AlertType(AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
     # Most tags that fall silent near a target report again within seconds or minutes. The desks check first, and a unit is sent when
     # the wearer can be there.
-    Detection.UNSEEN_NEAR: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Detection.ARRIVED_UNSEEN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
-    Detection.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
-    Detection.POSITION_REGAINED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Detection.PRESENT_AT_UNIT: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.UNSEEN_NEAR: AlertType(AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.ARRIVED_UNSEEN: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
+    Detection.IN_REACH_AFTER_A_SIGN: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
+    Detection.POSITION_REGAINED: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.PRESENT_AT_UNIT: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     # Positions indoors are often wrong, too. Nothing rests on the presence, since it isn't believed.
-    Detection.PRESENCE_CONTRADICTED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
-    Detection.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    Detection.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    Detection.PRESENCE_CONTRADICTED: AlertType(AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.PERSON_LOST: AlertType(AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Detection.PERSON_FOUND: AlertType(AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # A unit sent only at 100 m arrives five minutes too late.
-    Detection.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
+    Detection.CLOSING_IN: AlertType(AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
     # One call for all silent wearers: a desk with ten thousand notices of silence reads none.
-    Detection.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
-    Detection.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
-    Detection.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
+    Detection.OUTAGE: AlertType(AlertKind.OUTAGE, Demand.NOTIFY),
+    Detection.OUTAGE_OVER: AlertType(AlertKind.OUTAGE, Demand.RECORD),
+    Detection.DISTANCE_CHANGED: AlertType(AlertKind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses cause jumps in every receiver, and so does spoofing. The reviewers of the case have to know.
-    Detection.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.JUMPED: AlertType(AlertKind.IMPLAUSIBLE, Demand.RECORD),
     # The jump may be true: the desks check before the next position confirms it.
-    Detection.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.JUMPED_NEAR: AlertType(AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Nobody is sent on a mere possibility. The desks check, even if they know of a wider ring: 1 km isn't 100 m.
-    Detection.POSSIBLY_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Detection.POSSIBLY_INSIDE_RECORDED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.POSSIBLY_INSIDE: AlertType(AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.POSSIBLY_INSIDE_RECORDED: AlertType(AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     # The device is heard, so no alert of silence covers this, and nobody knows where the wearer is.
-    Detection.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.UNDATED: AlertType(AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Some receivers pin their position at a standstill. A copy of an earlier track is no accident.
-    Detection.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
-    Detection.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.FROZEN: AlertType(AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.COPIED: AlertType(AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Units under way go on. Both desks have to know why nothing clears: the tag must be queried and inspected.
-    Detection.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
-    Detection.LEFT_BY_JUMP_REPEATED: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
-    Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Detection.LEFT_BY_JUMP: AlertType(AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
+    Detection.LEFT_BY_JUMP_REPEATED: AlertType(AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Detection.WAY_FOUND: AlertType(AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
     # A breach of hours ago sends nobody, but people have to know of it: the case is reviewed, and she is asked how she is.
-    Detection.WAS_INSIDE: (AlertKind.LATE_EVIDENCE, Demand.NOTIFY),
+    Detection.WAS_INSIDE: AlertType(AlertKind.LATE_EVIDENCE, Demand.NOTIFY),
     # Tag Act 31-6(4) item 1: the police are notified at once, and look into it (31-6(5)).
-    Detection.NOT_FITTED: (AlertKind.NOT_FITTED, Demand.NOTIFY),
-    Detection.FITTING_SETTLED: (AlertKind.NOT_FITTED, Demand.RECORD),
+    Detection.NOT_FITTED: AlertType(AlertKind.NOT_FITTED, Demand.NOTIFY),
+    Detection.FITTING_SETTLED: AlertType(AlertKind.NOT_FITTED, Demand.RECORD),
     # No article foresees it: somebody who must wear a tag doesn't, by the records alone, and nobody would know.
-    Detection.TAG_LAPSED: (AlertKind.TAG_LAPSED, Demand.NOTIFY),
-    Detection.LAPSE_SETTLED: (AlertKind.TAG_LAPSED, Demand.RECORD),
+    Detection.TAG_LAPSED: AlertType(AlertKind.TAG_LAPSED, Demand.NOTIFY),
+    Detection.LAPSE_SETTLED: AlertType(AlertKind.TAG_LAPSED, Demand.RECORD),
     # Decree 23-14(1) item 2: the police are notified of each removal, but only under an order of item 3-2. Probation allowed it.
-    Detection.REMOVAL_BEGUN: (AlertKind.TAG_REMOVAL, Demand.RECORD),
-    Detection.REMOVAL_BEGUN_UNDER_AN_ORDER: (AlertKind.TAG_REMOVAL, Demand.NOTIFY),
-    Detection.STRAP_OPENED_BY_PERMISSION: (AlertKind.TAG_REMOVED, Demand.RECORD),
-    Detection.STRAP_CLOSED_BY_PERMISSION: (AlertKind.TAG_REFITTED, Demand.RECORD),
+    Detection.REMOVAL_BEGUN: AlertType(AlertKind.TAG_REMOVAL, Demand.RECORD),
+    Detection.REMOVAL_BEGUN_UNDER_AN_ORDER: AlertType(AlertKind.TAG_REMOVAL, Demand.NOTIFY),
+    Detection.STRAP_OPENED_BY_PERMISSION: AlertType(AlertKind.TAG_REMOVED, Demand.RECORD),
+    Detection.STRAP_CLOSED_BY_PERMISSION: AlertType(AlertKind.TAG_REFITTED, Demand.RECORD),
 }
 EVASION_SIGNS = frozenset((EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED))
 """Events of a tag after which its silence is no accident. A SHUTDOWN is one, too, unless the battery was low."""
@@ -244,7 +257,7 @@ ANNOUNCEMENTS = (EquipmentKind.BATTERY_LOW, EquipmentKind.OUT_OF_COVERAGE)
 follows from that."""
 ACTIVE_UNTIL_ENDED = frozenset(ENDS.values())
 """Events that stay active until they are ended: an order that comes later is notified of them."""
-HOLDS_INCIDENT = frozenset(event for event in ACTIVE_UNTIL_ENDED if EQUIPMENT[event][1] is Demand.RESPOND)
+HOLDS_INCIDENT = frozenset(event for event in ACTIVE_UNTIL_ENDED if EQUIPMENT[event].demand is Demand.RESPOND)
 """Events that hold the incident open while they are active. A mere notice doesn't: a device may be off or refused for months. In an
 incident that stays open, a desk with an accepted assignment gets a new demand only after a threat ended and came back."""
 
@@ -284,17 +297,17 @@ class Act(enum.Enum):
 
 NEAR_PLACE_MM = 1_000_000
 """Distance from a protected place within which the Decree (23-14(1)) has the police notified, mm."""
-ACTS: dict[tuple[AlertKind, Demand], Act] = {
-    (AlertKind.RING_ENTERED, Demand.RESPOND): Act.BREACH,
+ACTS: dict[AlertType, Act] = {
+    AlertType(AlertKind.RING_ENTERED, Demand.RESPOND): Act.BREACH,
     # Of a place it is NEAR_PLACE (`act_of`).
-    (AlertKind.RING_ENTERED, Demand.NOTIFY): Act.BREACH,
-    (AlertKind.CONTACT_PREDICTED, Demand.RESPOND): Act.BREACH,
+    AlertType(AlertKind.RING_ENTERED, Demand.NOTIFY): Act.BREACH,
+    AlertType(AlertKind.CONTACT_PREDICTED, Demand.RESPOND): Act.BREACH,
     # A mere possibility (NOTIFY) is no marked risk: the desks inquire first.
-    (AlertKind.UNKNOWN_NEAR, Demand.RESPOND): Act.BREACH,
+    AlertType(AlertKind.UNKNOWN_NEAR, Demand.RESPOND): Act.BREACH,
     # Suspected jamming and a device that is off have mostly harmless causes: the desks inquire first.
-    (AlertKind.TAMPERED, Demand.RESPOND): Act.TAMPERING,
-    (AlertKind.NOT_FITTED, Demand.NOTIFY): Act.NOT_FITTED,
-    (AlertKind.TAG_REMOVAL, Demand.NOTIFY): Act.REMOVAL,
+    AlertType(AlertKind.TAMPERED, Demand.RESPOND): Act.TAMPERING,
+    AlertType(AlertKind.NOT_FITTED, Demand.NOTIFY): Act.NOT_FITTED,
+    AlertType(AlertKind.TAG_REMOVAL, Demand.NOTIFY): Act.REMOVAL,
 }
 """The act that an alert states. Any other alert states none, so it makes no notice of the Ministry and no check."""
 OF_DUTY = frozenset((Act.NOT_FITTED, Act.REMOVAL))
@@ -316,7 +329,7 @@ CHECKED_BY: dict[NoticeGround, Leg | None] = {
 
 def act_of(kind: AlertKind, demand: Demand, *, target: Target | None, ring: Ring | None) -> Act | None:
     """The act that an alert states; None if the Ministry notifies nobody of it."""
-    act = ACTS.get((kind, demand))
+    act = ACTS.get(AlertType(kind, demand))
     if kind is AlertKind.RING_ENTERED and demand is Demand.NOTIFY and target is not None and not target.is_person:
         return Act.NEAR_PLACE if ring is not None and ring.radius_mm <= NEAR_PLACE_MM else None
     return act
@@ -331,11 +344,6 @@ def checks(case: Case, act: Act, notifies_persons: bool) -> tuple[Leg, ...]:
 
 MUTED_DEMAND = Demand.WARN
 """The most that entering a ring demands during an authorised encounter: nobody is sent, but the warning is never muted."""
-
-
-def of_ring(action: Demand, entered: bool) -> Demand:
-    """The demand of entering a ring is the ring's action; an all-clear is for the record."""
-    return action if entered else Demand.RECORD
 
 
 def _subject(case: Case, target: Target) -> str:
@@ -370,5 +378,8 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target 
     if kind in _OF_DEVICES:
         return police if target else probation + police
     if kind is AlertKind.SPOOFING_SUSPECTED or (kind is AlertKind.UNKNOWN_NEAR and demand is not Demand.RESPOND):
+        return probation + police
+    if kind is AlertKind.PANIC:
+        # She knows that she called. A message would show somebody else what she did.
         return probation + police
     return (*probation, *police, *((Leg.WARNING, person_id) for person_id in warned))

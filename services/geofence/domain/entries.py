@@ -1,4 +1,4 @@
-"""Types of log entry, in the terms of the decision."""
+"""Types of log entry, in the terms of the decision: cases, reports, rules of the decision, and the fold version that a log demands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain.kinematics.geometry import Disc, Shape
-from services.geofence.domain.rules import Rules
+from services.common.rpc.errors import OutdatedFold
+from services.geofence.domain.geometry import Disc, Shape
 
 
 class Demand(enum.IntEnum):
@@ -78,6 +78,19 @@ class FoldVersion:
     version: int
 
 
+FOLD_VERSION = 1
+"""Version of the fold. Each change that could alter a decision increments it; the log tells older processes to stop."""
+
+
+def require_supported(demanded: int) -> None:
+    """Raises OutdatedFold if a log demands a newer fold version than this one."""
+    if demanded > FOLD_VERSION:
+        raise OutdatedFold(
+            f"the log demands fold version {demanded}, this is {FOLD_VERSION}: use a release with that version, or begin a new log "
+            "(the runbook: evaluator-down)"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Positions that arrived together, as columns of equal length."""
@@ -131,6 +144,8 @@ class EquipmentReport:
     event: EquipmentKind
     event_time_ms: int
     received_wall_us: int
+    silent: bool = False
+    """Whether the protected person called in silence (PANIC_BUTTON)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,16 +287,18 @@ class Case:
     units: tuple[UnitPlace, ...] = ()
     """Home units and beacons of the wearer, then those of the persons."""
     is_live: bool = field(init=False, compare=False, repr=False)
-    """Whether the case is no exercise. This and the next field follow from the others, and save time in each check of a case."""
-    contacts_elsewhere: bool = field(init=False, compare=False, repr=False)
-    """Whether the wearer may be contacted away from the places that the order names: a ring notifies, and not all targets are named."""
+    """Whether the case is no exercise. It follows from `exercise`, and saves time in each check of a case."""
+    response_ring: Ring | None = field(init=False, compare=False, repr=False)
+    """The widest ring that demands a response; None if none does. It follows from `rings`, and saves time at each position."""
 
     def __post_init__(self) -> None:
-        notifies = Demand.NOTIFY in [ring.action for ring in self.rings]
         object.__setattr__(self, "is_live", self.exercise is Exercise.NONE)
-        object.__setattr__(
-            self, "contacts_elsewhere", notifies and False in [target.is_named for target in self.targets]
-        )
+        object.__setattr__(self, "response_ring", next((ring for ring in self.rings if ring.responds), None))
+
+    @property
+    def response_radius_mm(self) -> int:
+        """Radius of the widest ring that demands a response, mm; of the narrowest ring if none does."""
+        return (self.response_ring or self.rings[-1]).radius_mm
 
     @property
     def unit_keys(self) -> tuple[str, ...]:
@@ -311,6 +328,61 @@ class Case:
     def is_in_force(self, at_ms: int) -> bool:
         """Whether the order is valid at a moment."""
         return self.valid_from_ms <= at_ms and not self.is_over(at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Settings of the decision, which an entry of the log can replace. Each decision names the set that it rests on."""
+
+    rules_id: str = "default"
+    clear_margin_mm: int = 0
+    """Margin beyond a ring's radius at which the ring may be cleared, mm. 0 means a tenth of the radius, at least 20 m."""
+    clear_after_ms: int = 60_000
+    """How long the wearer must stay beyond the margin without a break before a ring is cleared."""
+    late_after_ms: int = 60_000
+    """A decision made this long after its moment is marked late."""
+    silent_notify_after_ms: int = 1_800_000
+    """Silence of all the wearer's tags after which probation is notified."""
+    reach_mps: int = 14
+    """Speed bound of a wearer since the last position, m/s: 50 km/h, the limit in Korean towns."""
+    max_reach_ms: int = 480_000
+    """How long after the last position the speed bound counts: the time that help needs. A region that grew further would soon be
+    the whole town and say nothing about where to go. Probation learns of later possibilities by the silence itself."""
+    protected_lost_after_ms: int = 1_800_000
+    """Silence of all a protected person's devices after which the police are notified. Phones sleep."""
+    help_after_ms: int = 480_000
+    """Time until help arrives: police need 5 min 7 s after a call on average, and 100 m are 70 s on foot."""
+    foot_mps: int = 2
+    """Least speed of an unseen wearer, m/s: somebody in a hurry on foot. An unseen wearer is assumed to go on at the last known
+    pace, and at this speed at least."""
+    report_grace_ms: int = 10_000
+    """How long a report of an unseen wearer may still come before somebody is sent. With a report each 60 s the third one is due at the
+    end of the 3 minutes: in the study of real tracks, 536 of 857 such wearers were seen again within 5 s."""
+    rest_ms: int = 400_000
+    """Time at one place after which a wearer counts as stationary. In the study of real tracks this was longer than stops on the
+    way."""
+    rest_respond_after_ms: int = 540_000
+    """Nobody is sent earlier than this after the last position of a wearer who was stationary, or whose tag had announced its silence.
+    Most such gaps are rooms without reception, and end before. The desks are notified after 3 minutes."""
+    away_respond_after_ms: int = 360_000
+    """Nobody is sent earlier than this after the last position of a wearer who was going away from the target, who would have to turn
+    round first."""
+
+    urgent_within_mm: int = 600_000
+    """The Ministry's rule of urgency: a location may go with a notice while the wearer is at most this far from the person, mm. Police
+    practice shows her a map within 600 m."""
+    urgent_closing_mps: int = 5
+    """A location may also go with a notice while the wearer comes nearer at least this fast, m/s: faster than on foot."""
+    urgent_place_within_mm: int = 300_000
+    """A location may also go with a notice while the wearer is at most this far from a protected place of the order, mm."""
+
+    respond_p_pct: int = 20
+    """Least probability of being inside, in percent, at which a ring that demands a response is entered, on its line or just beyond
+    it. Other rings send nobody: any position enters them."""
+
+    def clear_beyond_mm(self, radius_mm: int) -> int:
+        """Distance beyond which a ring of a radius may be cleared, mm: the ring and its margin."""
+        return radius_mm + (self.clear_margin_mm or max(20_000, radius_mm // 10))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,10 @@
 
 "Now" is the greatest stamp so far. The fold reads no clock, does no I/O and draws no random number. So the same log gives the same
 alerts, byte for byte, on every evaluator and in every replay.
+
+The fold destroys the positions that no decision needs any more. Most fixes leave a track as newer ones arrive (`hot_loop.forget_old`).
+Once an hour the fold also drops the positions that no report pushes out: those of devices that no case names, of ended cases, and of
+devices that fell silent. It drops presences that aren't repeated, too. The next checkpoint holds none of them.
 """
 
 from __future__ import annotations
@@ -9,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from services.common.rpc.errors import OutdatedFold
-from services.geofence.domain import cases, hot_loop
-from services.geofence.domain.agenda.due import Due
+from services.geofence.domain import cases, entries, hot_loop, safe_region
 from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, equipment, outages, sensing
+from services.geofence.domain.detectors import anomalies, equipment, outages, presences, sensing
+from services.geofence.domain.detectors.anomalies import DEPARTED
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -24,18 +27,11 @@ from services.geofence.domain.entries import (
     Heard,
     Positions,
     Presences,
+    Rules,
     Tick,
 )
-from services.geofence.domain.kinematics import safe_region
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, EventKey, State
-from services.geofence.domain.tracks import retention
-from services.geofence.domain.unseen import presences
-from services.geofence.domain.version import VERSION
-
-ENDS_LAST_VERSION = 14
-"""From this version of the log on, cases that begin at a moment come before those that end then. So an order that takes over from
-another demands its response before the other one is cleared, and no unit is asked a second time."""
+from services.geofence.domain.kinematics.track import WINDOW_MS
+from services.geofence.domain.state import CaseState, Due, EventKey, State
 
 
 def step(state: State, entry: Entry) -> list[Output]:
@@ -78,35 +74,23 @@ def _apply(decisions: Decisions, body: Body) -> None:
         case Rules():
             _apply_rules(decisions, body)
         case FoldVersion():
-            if body.version > VERSION:
-                raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
-            _apply_version(decisions, body.version)
+            entries.require_supported(body.version)
+            _apply_version(decisions.state)
         case Tick():
             pass
         case _:
             assert_never(body)
 
 
-def _apply_version(decisions: Decisions, version: int) -> None:
-    """Notes that the log demands a fold version, and lets all requests for data begin from nothing.
+def _apply_version(state: State) -> None:
+    """Notes when the log demanded a fold version, and lets all requests for data begin from nothing.
 
-    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on. Cases
-    with a duty to wear a tag or with removals are checked, because an older version didn't know of them.
+    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on.
     """
-    state = decisions.state
-    state.log_version, state.log_version_ms = max(version, state.log_version), state.now_ms
+    state.log_version_ms = state.now_ms
     state.sensing.clear()
     state.sensing_due.clear()
     safe_region.drop_all(state)
-    # Sorted by case id: a checkpoint doesn't keep the order of arrival.
-    _check_all(
-        decisions,
-        [
-            each
-            for _, each in sorted(state.cases.items())
-            if each.awaited_from_ms and (each.case.tag_duty or each.case.removals)
-        ],
-    )
 
 
 def _pass_time(decisions: Decisions, now_ms: int) -> None:
@@ -120,11 +104,14 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
             _apply_all_due(decisions, due_ms)
         if state.sensing_due and state.sensing_due[0][0] <= due_ms:
             sensing.pass_time(decisions, due_ms)
-    retention.pass_time(state, before_ms, arrived_ms)
+    _destroy_old(state, before_ms, arrived_ms)
 
 
 def _apply_all_due(decisions: Decisions, due_ms: int) -> None:
-    """Begins, checks and ends all cases that are due at a moment."""
+    """Begins, checks and ends all cases that are due at a moment, the ends last.
+
+    So an order that takes over from another demands its response before the other one is cleared, and no unit is asked a second time.
+    """
     state = decisions.state
     at_once, ending = [], []
     while state.due.next_ms == due_ms:
@@ -132,7 +119,7 @@ def _apply_all_due(decisions: Decisions, due_ms: int) -> None:
         case_state = state.cases.get(due.case_id)
         if case_state is None:
             continue
-        if state.log_version >= ENDS_LAST_VERSION and case_state.case.is_over(due_ms):
+        if case_state.case.is_over(due_ms):
             ending.append((case_state, due))
         elif _apply_due(decisions, case_state, due):
             at_once.append(case_state)
@@ -200,14 +187,20 @@ def _record_contact(decisions: Decisions, device_ids: list[str]) -> None:
 
 def _apply_presences(decisions: Decisions, batch: Presences) -> None:
     """Applies presences at home units and beacons. Each is a contact with its device."""
-    if decisions.state.log_version < presences.FIRST_VERSION:
-        decisions.dead_letter("presences before the log demanded a fold that knows them")
-        return
-    concerned = presences.fold(decisions, batch)
+    concerned = presences.keep_believed(decisions, batch)
     device_ids = list(dict.fromkeys(report.device_id for report in batch.reports))
     decisions.state.heard_at_ms.update(dict.fromkeys(device_ids, decisions.state.now_ms))
-    presences.check(decisions, concerned)  # first, as it knows which report causes the alerts
+    _check_presences(decisions, concerned)  # first, as it knows which report causes the alerts
     _record_contact(decisions, device_ids)
+
+
+def _check_presences(decisions: Decisions, concerned: dict[str, CausingReport]) -> None:
+    """Checks the cases that rest on presences of an entry, each with the report that concerns it."""
+    case_states = [(decisions.state.cases[case_id], cause) for case_id, cause in sorted(concerned.items())]
+    for case_state, cause in case_states:
+        if case_state.awaited_from_ms:  # the order is in force
+            cases.check(decisions, case_state, decisions.state.now_ms, cause=cause)
+    decisions.end_all_if_quiet(case_state for case_state, _ in case_states)
 
 
 def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
@@ -222,7 +215,12 @@ def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
     concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
     in_force = [case_state for case_state in concerned if case_state.case.valid_from_ms <= state.now_ms]
     change = equipment.record_event(
-        state, report.device_id, report.event, device_ms=report.event_time_ms, has_case=bool(in_force)
+        state,
+        report.device_id,
+        report.event,
+        device_ms=report.event_time_ms,
+        has_case=bool(in_force),
+        silent=report.silent,
     )
     ended_ms = None if change.ended_ms is None else min(change.ended_ms, state.now_ms)
     cause = CausingReport(report.device_id, report.report_id, report.received_wall_us)
@@ -231,7 +229,47 @@ def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
             case_state.raised.pop(EventKey(change.ended_event, report.device_id), None)
         if not change.is_known:
             context, key = CaseContext(decisions, case_state, cause), EventKey(report.event, report.device_id)
-            equipment.emit(context, key, at_ms, ended_ms=ended_ms)
+            equipment.emit(context, key, at_ms, ended_ms=ended_ms, silent=report.silent)
         cases.check(decisions, case_state, state.now_ms, cause=cause)
     decisions.end_all_if_quiet(in_force)
-    presences.end_at_unit(decisions, report.device_id, cause)
+    _check_presences(decisions, presences.end_at_unit(state, report.device_id, cause))
+
+
+SWEEP_INTERVAL_MS = 3_600_000
+"""Interval between two sweeps over all devices, 1 h."""
+
+
+def _destroy_old(state: State, before_ms: int, now_ms: int) -> None:
+    """Destroys old positions if a full hour of mesh time lies between two moments.
+
+    What is old follows from the last full hour, so it doesn't matter how long after that hour the log has its next entry: an amendment
+    in that entry may name a device whose last position still counts.
+    """
+    if now_ms // SWEEP_INTERVAL_MS == before_ms // SWEEP_INTERVAL_MS:
+        return
+    horizon_ms = now_ms - now_ms % SWEEP_INTERVAL_MS - WINDOW_MS
+    # In a country the fold stops for this sweep, so the devices are found in one expression.
+    old_ids = [
+        device_id
+        for device_id, track in state.tracks.items()
+        if track.recent and track.recent[-1][0] < horizon_ms  # of all others the next reports push out the older fixes
+    ]
+    for device_id in old_ids:
+        case_ids = state.cases_of.get(device_id)
+        if case_ids:
+            hot_loop.forget_old(state, device_id, case_ids)
+        else:
+            del state.tracks[device_id]
+    _drop_presences(state, horizon_ms)
+    for case_state in state.cases.values():
+        if case_state.ended:
+            case_state.of_case.pop(DEPARTED.name, None)
+
+
+def _drop_presences(state: State, horizon_ms: int) -> None:
+    for device_id, stay in list(state.stays.items()):
+        if stay.seen_ms < horizon_ms:
+            del state.stays[device_id]
+    for unit_id, until_ms in list(state.distrusted_units.items()):
+        if until_ms <= state.now_ms:
+            del state.distrusted_units[unit_id]

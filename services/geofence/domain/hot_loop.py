@@ -5,33 +5,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import dist, inf
 
-from services.geofence.domain import accounts, cases
+from services.geofence.domain import cases, safe_region
 from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, late_evidence, sensing
+from services.geofence.domain.decisions import CaseContext, Decisions, Movement
+from services.geofence.domain.detectors import accounts, anomalies, late_evidence, sensing, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
-from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
-from services.geofence.domain.entries import Positions
-from services.geofence.domain.kinematics import plausibility, safe_region
-from services.geofence.domain.kinematics.geometry import ecef_points_mm
-from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
+from services.geofence.domain.entries import Positions, PositionSource
+from services.geofence.domain.geometry import ecef_points_mm
+from services.geofence.domain.kinematics import plausibility
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump, repeats
-from services.geofence.domain.spoofing import ways_out
+from services.geofence.domain.safe_region import ACCURACY_TIMES
 from services.geofence.domain.state import State
-from services.geofence.domain.tracks import sources
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.tracks.sources import MIN_ACCURACY_MM
 
+MIN_ACCURACY_MM: Mapping[int, int] = {
+    PositionSource.UNSPECIFIED: 0,
+    PositionSource.GNSS: 0,
+    PositionSource.WIFI: 30_000,
+    PositionSource.CELL: 500_000,
+}
+"""Least accuracy of a position by its source, mm: access points are heard 30 m away, and positions from cells were 500 m off when
+police went to them. A worse stated accuracy stays. So a position from cells clears no ring within some 500 m."""
 FIXES_PER_PACK = FIXES_PER_CHECK // 2
 """Number of fixes of a device after which the fold packs the older ones."""
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""
-ONCE_VERSION = 15
-"""From this version of the log on, a measurement counts once, however many reports repeat it: a copy agrees with every error."""
 
 
 def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C901  # nearly all reports pass through this body alone
@@ -46,7 +49,6 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
-    counts_once = state.log_version >= ONCE_VERSION
     new = tuple.__new__
     for device_id, report_id, fix_time_ms, point, accuracy_mm, source in zip(  # the next line weighs it
         batch.device_ids,
@@ -54,7 +56,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         batch.fix_times_ms,
         ecef_points_mm(batch.lat_e7, batch.lon_e7),
         batch.accuracy_mm,
-        sources.of_batch(state, batch),
+        sources_of(batch),
         strict=True,
     ):
         if source:
@@ -82,8 +84,8 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             steps_mm = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5])
             far = steps_mm >= JUMP_MPS * (time_ms - before[0])
         else:
-            if counts_once and repeats(track, fix):
-                continue
+            if repeats(track, fix):
+                continue  # a measurement counts once, however many reports repeat it: a copy agrees with every error
             added = track.add(fix)
             if added is None:
                 contradicting += track.contradicts(fix)
@@ -145,6 +147,11 @@ def fold_too_late(decisions: Decisions, positions: list[TooLate]) -> None:
     for case_state in concerned:
         cases.check(decisions, case_state, decisions.state.now_ms)
     decisions.end_all_if_quiet(concerned)
+
+
+def sources_of(batch: Positions) -> Sequence[int]:
+    """The source of each position of a batch; UNSPECIFIED for all if no sender says."""
+    return batch.sources or (PositionSource.UNSPECIFIED,) * len(batch.device_ids)
 
 
 class BatchMoves:
@@ -212,7 +219,7 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
         accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
     count = track.count_before(horizon_ms, plausibility.JUDGED_FIXES)
-    count = ways_out.keep(state, device_id, case_ids, count=count) if count else 0
+    count = withheld_clearing.keep(state, device_id, case_ids, count=count) if count else 0
     if not count:
         return
     track.drop(count)

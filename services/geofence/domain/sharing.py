@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
-from services.geofence.domain.kinematics.geometry import Shape
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
+from services.geofence.domain.detectors import wearing
+from services.geofence.domain.geometry import Shape
+from services.geofence.domain.kinematics.fixes import Fix
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, is_recent
 from services.geofence.domain.state import CaseState, OpenIncident, State
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.wearing import removals
 
 MAX_SHARE_MS = 86_400_000
 """Maximum duration of a share: a day."""
@@ -177,8 +177,8 @@ def locate(state: State, share: PositionShare) -> KnownPosition:
     if share.subject.kind is RecordKind.ORDER:
         return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))
     fix = state.last_fix(devices(state, share))
-    is_off = share.subject.kind is RecordKind.WEARER and removals.is_off(state.cases[share.case_id])
-    return KnownPosition(fix, is_off or fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
+    is_off = share.subject.kind is RecordKind.WEARER and wearing.is_off(state.cases[share.case_id])
+    return KnownPosition(fix, is_off or fix is None or not is_recent(fix.time_ms, state.now_ms))
 
 
 def next_change_ms(state: State, share: PositionShare, known: KnownPosition) -> int:

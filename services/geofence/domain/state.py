@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from services.geofence.domain import demands
-from services.geofence.domain.agenda.due import Agenda
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
-from services.geofence.domain.equipment.event_times import EndedEvent, EventTime
+from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Rules, Target
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.tracks.stays import UnitStay
 
 MAX_EQUIPMENT_REPORTS = 1_000
 """Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch
@@ -27,6 +24,56 @@ ANOMALY_INTERVAL_MS = 3_600_000
 """Minimum interval between two alerts about the same anomaly of a device: 1 h."""
 WEARER = "wearer"
 """Key of the wearer, in maps that are otherwise keyed by target."""
+SENT_TOGETHER_MS = 10_000
+"""Reports of a device that arrive within this time may have been sent together, and in another order."""
+
+
+class EventTime(NamedTuple):
+    """The time of an equipment event."""
+
+    device_ms: int
+    """By the device's clock, which may be ahead."""
+    arrived_ms: int
+    """When its report entered the log, mesh time."""
+    silent: bool = False
+    """Whether the protected person called in silence. It is no part of the time, and is kept with it for cases that begin later."""
+
+    @property
+    def at_ms(self) -> int:
+        """When the event was at the latest: nothing is reported before it happens."""
+        return min(self.device_ms, self.arrived_ms)
+
+
+class EndedEvent(NamedTuple):
+    """The newest end of an equipment event of a device."""
+
+    time: EventTime
+    emitted: bool
+    """Whether an alert was emitted for an event with this end."""
+
+
+def is_over(begun: EventTime, ended: EventTime) -> bool:
+    """Whether an event was over by the moment of an end.
+
+    Either of two reports that were sent together may arrive first, so the device's own clock decides, even if it is ahead. Of other
+    reports none is of a later time than its arrival: the clock may have been set right between them, and a new event isn't over
+    because an earlier end claimed to be later.
+    """
+    if abs(begun.arrived_ms - ended.arrived_ms) <= SENT_TOGETHER_MS:
+        return begun.device_ms <= ended.device_ms
+    return begun.at_ms <= ended.at_ms
+
+
+class UnitStay(NamedTuple):
+    """A device's newest presence at a unit."""
+
+    unit_id: str
+    since_ms: int
+    """Since when the device has been there without a break, ms since 1970 UTC."""
+    seen_ms: int
+    """When the device was last there."""
+    left: bool
+    """Whether the device left then."""
 
 
 class RingKey(NamedTuple):
@@ -152,6 +199,10 @@ class CaseState:
         holds_incident = holds_incident or Demand.RESPOND in self.near.values()
         return not holds_incident and not any(ring.open for ring in self.rings.values())
 
+    def is_response_open(self, target: Target) -> bool:
+        """Whether a ring of a target that demands a response is entered."""
+        return any(self.ring(target, ring).open for ring in self.case.rings if ring.responds)
+
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or of a person, by key."""
         if key == WEARER:
@@ -220,6 +271,84 @@ class SensingState:
     """When it was asked for, if the tag obeyed until then; None if it didn't, or nothing was asked before."""
 
 
+class Due(NamedTuple):
+    """A moment at which time alone may decide something. The checks of a case come before its boundary at the same moment."""
+
+    at_ms: int
+    case_id: str
+    """Empty if the moment belongs to no case: a tick at that time is enough."""
+    is_boundary: bool
+    """Whether the case begins or ends at that moment; otherwise it is only checked."""
+
+
+class Agenda:
+    """Moments in order. The moments of one case are dropped without a look at those of other cases.
+
+    Agencies renew all orders of a country at once, and each renewal drops the moments of its case. Were all moments searched each
+    time, the work would grow with the square of the number of cases, and responses would wait for it.
+    """
+
+    __slots__ = ("_count", "_dropped", "_heap", "_of_case")
+
+    def __init__(self, moments: Iterable[Due] = ()) -> None:
+        self._heap: list[Due] = []
+        """Dropped moments stay in the heap until they come to its top, or until they are more than a half of it."""
+        self._of_case: dict[str, list[Due]] = {}
+        self._count = 0
+        self._dropped: Counter[Due] = Counter()
+        """How many times each dropped moment is in the heap. Equal moments may be in it more than once."""
+        for due in moments:
+            self.add(due)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Due]:
+        """All moments in order."""
+        return iter(sorted(due for moments in self._of_case.values() for due in moments))
+
+    @property
+    def next_ms(self) -> int | None:
+        """The earliest moment, mesh time; None if there is none."""
+        return self._heap[0].at_ms if self._heap else None
+
+    def add(self, due: Due) -> None:
+        """Adds a moment."""
+        heapq.heappush(self._heap, due)
+        self._of_case.setdefault(due.case_id, []).append(due)
+        self._count += 1
+
+    def pop(self) -> Due:
+        """Removes the first moment and returns it. Raises IndexError if there is none."""
+        due = heapq.heappop(self._heap)
+        moments = self._of_case[due.case_id]
+        moments.remove(due)
+        if not moments:
+            del self._of_case[due.case_id]
+        self._count -= 1
+        if self._dropped:
+            self._clear_top()
+        return due
+
+    def drop_case(self, case_id: str) -> None:
+        """Removes all moments of a case."""
+        moments = self._of_case.pop(case_id, [])
+        self._count -= len(moments)
+        self._dropped.update(moments)
+        if 2 * self._count < len(self._heap):
+            self._heap = [due for kept in self._of_case.values() for due in kept]
+            heapq.heapify(self._heap)
+            self._dropped.clear()
+        self._clear_top()
+
+    def _clear_top(self) -> None:
+        while self._heap and self._dropped[self._heap[0]]:
+            due = heapq.heappop(self._heap)
+            self._dropped[due] -= 1
+            if not self._dropped[due]:
+                del self._dropped[due]
+
+
 @dataclass(slots=True)
 class State:
     """Everything that decides about the next entry of the log."""
@@ -233,8 +362,6 @@ class State:
     """Greatest stamp so far, mesh time."""
     clock_rate: int = 1
     clock_anchor_ms: int = 0
-    log_version: int = 0
-    """Greatest fold version that the log has demanded so far."""
     log_version_ms: int | None = None
     """When the log last demanded a fold version, mesh time; None if it never did."""
     rules: Rules = field(default_factory=Rules)
@@ -306,16 +433,6 @@ class State:
             return track if track and track.recent else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track for track in tracks if track.recent), key=lambda track: track.recent[-1], default=None)
-
-    def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
-        """Distance, mm, from a wearer's fix to a target, and the person's last fix (None for a place).
-
-        Returns None if the person has no fix.
-        """
-        if not target.is_person:
-            return target.shape.distance_mm(wearer.point), None
-        there = self.last_fix(target.device_ids)
-        return (math.dist(wearer.point, there.point), there) if there else None
 
     def was_just_emitted(self, anomaly: AnomalyKey, at_ms: int) -> bool:
         """Whether an alert about this anomaly was emitted within the hour. If not, notes that it is emitted now."""

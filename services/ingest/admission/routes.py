@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from services.common import fields
 from services.common.clock import MeshClock
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
-from services.common.messaging.bus import Bus
+from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import MAX_PARTITIONS
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.ingest.domain import Reason, Sender, UnitPresence
-from services.ingest.held import read_held
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import access_pb2, log_pb2
 
 _STREAM = f"KV_{flow.DEVICES_BUCKET}"
 _PREFIX = f"$KV.{flow.DEVICES_BUCKET}."
@@ -29,6 +28,13 @@ MAX_MISSES = 10_000
 Partitions: TypeAlias = tuple[int, ...]
 _NONE: Mapping[str, Partitions] = {}
 _NO_TOKENS: Mapping[bytes, int | None] = {}
+
+DEVICE_KINDS = {
+    access_pb2.ROLE_MOJ_DESK: (log_pb2.TAG,),
+    access_pb2.ROLE_NPA_DESK: (log_pb2.PROTECTIVE_DEVICE,),
+    access_pb2.ROLE_OPERATOR: (log_pb2.TAG, log_pb2.PROTECTIVE_DEVICE),
+}
+"""Kinds of devices that each role may command, and whose charges it sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,10 @@ class Routes:
     def __init__(
         self, bus: Bus, clock: MeshClock, partitions: int = MAX_PARTITIONS, *, health: ReaderHealth | None = None
     ) -> None:
-        self._bus, self._clock, self._log_partitions, self._health = bus, clock, partitions, health
+        self._bus = bus
+        self._clock = clock
+        self._log_partitions = partitions
+        self._health = health
         self._devices: dict[str, Registration] = {}
         self._vendor_devices: dict[str, dict[str, Partitions]] = {}
         self._token_device: dict[bytes, str] = {}
@@ -272,3 +281,13 @@ def _registration(route: log_pb2.DeviceRoute, partitions: Partitions) -> Registr
         identifier_sha256=route.identifier_sha256,
         token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
     )
+
+
+async def read_held(bus: Bus, stream: str, bounds: Bounds) -> AsyncIterator[list[pull.Delivered]]:
+    """Reads the messages within these bounds of a stream, in lists as they arrive. The last list may contain later messages."""
+    if bounds.first > bounds.last:
+        return
+    async for messages in pull.read(bus, stream, bounds.first):
+        yield messages
+        if messages[-1].sequence >= bounds.last:
+            return

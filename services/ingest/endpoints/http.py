@@ -1,4 +1,4 @@
-"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token.
+"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client, and for field. Each phone has a token.
 
 The protocol is in docs/reference/devices.md.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -16,15 +17,17 @@ from prometheus_client import Counter
 
 from services.common.clock import MeshClock
 from services.common.observability import trace_ids, tracing
+from services.common.panic_lane import PanicLane
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.common.web.server import body_of, served
-from services.ingest.admission.quarantine import Quarantine
+from services.common.rpc.identity import FIELD
+from services.common.web.server import body_of, proven, served
+from services.common.web.tls import PortCaller
+from services.ingest.admission.checks import Quarantine
 from services.ingest.admission.routes import Routes
-from services.ingest.batch import Reports
-from services.ingest.commands.delivery import CommandDelivery
+from services.ingest.batch import Batch, Reports
+from services.ingest.commands.service import CommandDelivery
 from services.ingest.domain import Endpoint, Reason, Refusal, Sender
-from services.ingest.endpoints import osmand, phones, traccar
-from services.ingest.endpoints.phones import PhoneRequest
+from services.ingest.endpoints.phones import PhoneRequest, osmand_parameters, parse_osmand, parse_traccar, said_by
 from services.ingest.intake import Intake
 from services.ingest.metrics import IngestMetrics
 from services.ingest.settings import IngestSettings
@@ -50,8 +53,13 @@ class PhoneEndpoint:
         clock: MeshClock,
         metrics: IngestMetrics,
     ) -> None:
-        self._intake, self._routes, self._commands = intake, routes, commands
-        self._quarantine, self._clock, self._metrics = quarantine, clock, metrics
+        self._intake = intake
+        self._routes = routes
+        self._commands = commands
+        self._quarantine = quarantine
+        self._clock = clock
+        self._metrics = metrics
+        self._panics = PanicLane[Batch]()
         self._traces = tracing.is_on()
 
     async def report(self, request: web.Request) -> web.Response:
@@ -64,7 +72,7 @@ class PhoneEndpoint:
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
-            query = osmand.parameters(request.rel_url.raw_query_string)
+            query = osmand_parameters(request.rel_url.raw_query_string)
         except InvalidField as error:
             return _refused(400, error, Reason.INVALID)
         device_id = self._routes.device_of_token(_token(request, query))
@@ -78,6 +86,7 @@ class PhoneEndpoint:
             answer.headers["WWW-Authenticate"] = "Bearer"
             answer.force_close()  # an unauthenticated peer must not hold a connection
             return answer
+        proven(request, device_id)
         as_json = request.content_type == "application/json"
         try:
             sent = _read(await body_of(request), query, as_json, received_ms=self._clock.now_ms())
@@ -97,11 +106,11 @@ class PhoneEndpoint:
     async def _accept(self, sent: PhoneRequest, as_json: bool) -> web.Response:
         """Answers a phone's request about its own device."""
         units = self._routes.units_heard(sent.device_id, sent.surroundings.identifiers)
-        said = phones.said_by(sent, units, "location.coords" if as_json else "lat")
+        said = said_by(sent, units, "location.coords" if as_json else "lat")
         reports = Reports.of(said, [sent.device_id] * len(said))
         reports.charges = sent.charges
         try:
-            batch = await self._intake.accept(Sender("", "", sent.device_id), reports, endpoint=Endpoint.HTTP)
+            batch = await self._stored(sent, reports)
         except RetryableError as error:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
@@ -111,6 +120,13 @@ class PhoneEndpoint:
             answer.headers["Retry-After"] = str(TOO_OFTEN_RETRY_S)
         return answer
 
+    async def _stored(self, sent: PhoneRequest, reports: Reports) -> Batch:
+        """Returns the batch of a request once it is durable. Raises RetryableError."""
+        accept = partial(self._intake.accept, Sender("", "", sent.device_id), reports, endpoint=Endpoint.HTTP)
+        if sent.has_panic:
+            return await self._panics.send(sent.device_id, sent.report_id, partial(accept, is_panic=True))
+        return await accept()
+
     def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:
         commands = self._commands.due_commands([device_id])
         self._commands.sent(commands)
@@ -118,17 +134,32 @@ class PhoneEndpoint:
 
 
 @asynccontextmanager
-async def serve(settings: IngestSettings, endpoint: PhoneEndpoint, closed: Counter) -> AsyncIterator[int]:
-    """Serves the HTTP endpoint and yields its port. `closed` counts the connections that are closed because of the peer's behaviour."""
+async def serve(settings: IngestSettings, endpoint: PhoneEndpoint, closed: Counter) -> AsyncIterator[tuple[int, int]]:
+    """Serves the HTTP endpoint, and yields its ports: that for phones and that for field.
+
+    `closed` counts the connections that are closed because of the peer's behaviour.
+    """
     routes = [
         web.route(method, path, endpoint.report)
         for method in ("GET", "POST")
         for path in ("/", "/osmand", "/{token}", "/{token}/")
     ]
-    async with served(
-        "http", routes, settings.host, port=settings.http_port, closed=closed, tls=settings.http_tls
-    ) as port:
-        yield port
+    files = settings.tls_files() if settings.tls else None
+    async with (
+        served(
+            "http", routes, settings.host, port=settings.http_port, closed=closed, tls=settings.http_tls
+        ) as for_phones,
+        served(
+            "field",
+            [web.post("/", endpoint.report)],
+            settings.host,
+            port=settings.field_port,
+            closed=closed,
+            tls=(files.cert, files.key) if files else None,
+            caller=PortCaller(FIELD, files.authority) if files else None,
+        ) as for_field,
+    ):
+        yield for_phones, for_field
 
 
 def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
@@ -154,14 +185,14 @@ def _token(request: web.Request, query: Mapping[str, str]) -> str:
 
 def _read(body: bytes, query: Mapping[str, str], as_json: bool, *, received_ms: int) -> PhoneRequest:
     if as_json:
-        return traccar.parse(body, received_ms)
+        return parse_traccar(body, received_ms)
     try:
-        form = osmand.parameters(body.decode())
+        form = osmand_parameters(body.decode())
     except UnicodeDecodeError:
         raise InvalidField("", "isn't text in UTF-8") from None
     for name in form.keys() & query.keys():
         raise InvalidField(name, "is there in the query and in the form: send it once")
-    return osmand.parse({**query, **form}, received_ms)
+    return parse_osmand({**query, **form}, received_ms)
 
 
 def _refused(status: int, error: InvalidField, reason: Reason) -> web.Response:

@@ -12,19 +12,34 @@ from typing import NamedTuple, assert_never
 
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
-from services.registry import joint_case
 from services.registry.cases import translate
-from services.registry.cases.domain import DecidedPair, MatchPair, PlanTerms, StoredCase, decide
-from services.registry.cases.store import CaseUpdate
 from services.registry.cases.surroundings import Surroundings
-from services.registry.device_tokens.domain import DeviceToken, valid_at
-from services.registry.domain import Device, ExerciseKind, RoutedDevice, Tag
-from services.registry.joint_case import JointCase
-from services.registry.outbox.store import OutboxMessage
-from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
+from services.registry.domain.cases import (
+    CaseUpdate,
+    DecidedPair,
+    JointCase,
+    MatchPair,
+    PlanTerms,
+    StoredCase,
+    StoredRoute,
+    decide_pair,
+    device_partitions,
+    tag_partitions,
+    withdrawn_case,
+)
+from services.registry.domain.device_tokens import DeviceToken, valid_tokens
+from services.registry.domain.records import (
+    Device,
+    ExerciseKind,
+    PersonUnit,
+    PresenceUnit,
+    RoutedDevice,
+    Tag,
+    WearerUnit,
+)
+from services.registry.domain.reviews import Event, MatchEvent, Review, ReviewComparison
 from services.registry.records.store import owner_of
-from services.registry.reviews.domain import Event, MatchEvent, Review, ReviewComparison
-from services.registry.routes.domain import StoredRoute, device_partitions, tag_partitions
+from services.registry.unit_of_work import OutboxMessage
 from tandem.common.v1 import log_pb2
 
 
@@ -77,7 +92,7 @@ class Effects:
         """Compare a pair again, then update its review and its joint case."""
         update = self.cases.get(pair.case_id)
         review, case = self.reviews.get(pair.case_id, pair.review), update.case if update else pair.case
-        self.settle(decide(replace(pair, review=review, case=case), self.terms))
+        self.settle(decide_pair(replace(pair, review=review, case=case), self.terms))
 
     def settle(self, decided: DecidedPair) -> None:
         """Update the review and the joint case of a compared pair."""
@@ -142,14 +157,16 @@ class Effects:
 
     def set_case(self, pair: MatchPair, holds: bool) -> None:
         """Create, renew or withdraw the joint case of a pair, and send its snapshot to the log."""
-        order, before, now_ms = pair.order, pair.case, self.terms.now_ms
+        order = pair.order
+        before = pair.case
+        now_ms = self.terms.now_ms
         if not holds and not pair.is_held:
             return
         # Versions follow the clock, so that a database that was lost and refilled uses greater versions than the log holds.
         version = max(before.version + 1 if before else 1, now_ms)
         case = self.found.case_of(order, pair.wearer)
         if not holds:
-            case = joint_case.withdraw(case, now_ms)
+            case = withdrawn_case(case, now_ms)
         self._update_case(pair, case, version=version, holds=holds)
         # Routes go before the case, so that reports reach the case's partition by the time the fold knows the case.
         self.send_routes_of(order.protected_person_ids)
@@ -236,7 +253,7 @@ class Effects:
     def _valid_tokens(self, device_id: str, revoked: bool) -> list[DeviceToken]:
         """Valid tokens of a device. Deletes expired tokens, and all tokens of a revoked device."""
         tokens = self.tokens.get(device_id, self.found.tokens.get(device_id, []))
-        valid = [] if revoked else valid_at(tokens, self.terms.now_ms)
+        valid = [] if revoked else valid_tokens(tokens, self.terms.now_ms)
         if valid != tokens:
             self.tokens[device_id] = valid
             if revoked:

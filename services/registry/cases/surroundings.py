@@ -7,14 +7,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.registry import joint_case
-from services.registry.cases.domain import MatchPair, StoredCase, duty_of
-from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, Order, ProtectedPerson, RoutedDevice, Tag, Wearer
-from services.registry.joint_case import JointCase
-from services.registry.keys.store import KeyOwner
-from services.registry.matching.similarity import Side
-from services.registry.presence_units.domain import PersonUnit, WearerUnit
+from services.registry.domain.cases import JointCase, MatchPair, StoredCase, StoredRoute, build_case, duty_of
+from services.registry.domain.device_tokens import DeviceToken
+from services.registry.domain.records import (
+    Contact,
+    Device,
+    Order,
+    PersonUnit,
+    ProtectedPerson,
+    RoutedDevice,
+    Tag,
+    Wearer,
+    WearerUnit,
+)
+from services.registry.domain.reviews import Side
+from services.registry.domain.wearing import TagRecord, TagRecordKind, periods_of
+from services.registry.keys import KeyOwner
 from services.registry.records.kinds import (
     DEVICES,
     ORDERS,
@@ -28,11 +36,7 @@ from services.registry.records.kinds import (
     RecordType,
     type_of,
 )
-from services.registry.records.prepared import PreparedRecord
-from services.registry.records.store import StoredRecord
-from services.registry.routes.domain import StoredRoute
-from services.registry.wearing import domain as wearing
-from services.registry.wearing.domain import TagRecord, TagRecordKind
+from services.registry.records.store import PreparedRecord, StoredRecord
 from services.registry.working_set.working_set import WorkingSet
 
 
@@ -69,13 +73,13 @@ class Surroundings:
     def case_of(self, order: Order, wearer: Wearer) -> JointCase:
         """Joint case of an order and a wearer with the records that belong to their people."""
         tags, recorded = self.tags.get(wearer.wearer_id, []), self.tag_records.get(wearer.wearer_id, ())
-        return joint_case.build_case(
+        return build_case(
             order,
             wearer,
             tags,
             devices=self.devices_of(order.protected_person_ids),
             tag_duty=duty_of(order, recorded, self.now_ms),
-            removals=wearing.periods_of(recorded, TagRecordKind.REMOVAL, self.now_ms),
+            removals=periods_of(recorded, TagRecordKind.REMOVAL, self.now_ms),
             units=self.units,
         )
 
@@ -167,8 +171,8 @@ def around(
         devices=_grouped(DEVICES, devices),
         units=tuple(units),
         ended=_ended([*wearers.values(), *persons], put),
-        routes=working.routes.of(routed),
-        tokens=working.tokens.of(routed),
+        routes=working.routes.last_sent(routed),
+        tokens=working.tokens.of_devices(routed),
         tag_records=working.tag_records.of_wearers({pair.wearer.wearer_id for pair in pairs}),
         now_ms=now_ms,
         kept_away=working.cases.kept_away(
@@ -188,8 +192,8 @@ def around_devices(
     persons, wearers = working.records.some(PERSONS, person_ids), working.records.some(WEARERS, wearer_ids)
     return Surroundings(
         ended=_ended([*persons.values(), *wearers.values()], None),
-        routes=working.routes.of(ids),
-        tokens=working.tokens.of(ids),
+        routes=working.routes.last_sent(ids),
+        tokens=working.tokens.of_devices(ids),
         kept_away=working.cases.kept_away(person_ids, without=()),
     )
 

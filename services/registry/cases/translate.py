@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, RoutedDevice, Tag
-from services.registry.joint_case import JointCase
-from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
-from services.registry.presence_units.translate import identifier_sha256, unit_to_proto
+from services.registry.domain.cases import JointCase
+from services.registry.domain.device_tokens import DeviceToken
+from services.registry.domain.records import Contact, Device, PersonUnit, PresenceUnit, RoutedDevice, Tag, WearerUnit
+from services.registry.domain.wearing import WearingDuty
 from services.registry.records import places
-from services.registry.records.encounters import encounter_to_proto
-from services.registry.records.translate import ACTIONS, LANGUAGES
-from services.registry.wearing.domain import WearingDuty
+from services.registry.records.translate import ACTIONS, LANGUAGES, encounter_to_proto, identifier_sha256, unit_to_proto
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2, tag_duty_pb2
 
 _DEMANDS = {action: demand for demand, action in ACTIONS.items()}

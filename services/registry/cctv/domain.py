@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
-from services.registry.domain import CLOCKS_DIFFER_MS
+from services.registry.domain.records import CLOCKS_DIFFER_MS
 
 ANSWER_WITHIN_MS = 3_600_000
 """Time for a local government's answer. No article sets it: a request is urgent by law, and an hour without an answer needs a call."""

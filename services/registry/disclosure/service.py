@@ -1,33 +1,50 @@
-"""Reads of personal data, each in one transaction with its row in the ledger, and the signing of the ledger's heads."""
+"""Reads of personal data, each in one transaction with its row in the ledger, and the signing of the ledger's heads.
+
+For a desk that works on an incident, the names behind an order are one reading."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import grpc.aio
 import sqlalchemy as sa
 
+from services.common import fields
 from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.common.messaging.cursors import StreamCursor
-from services.common.privacy.grounds import Grounds
-from services.common.rpc.errors import Unavailable
-from services.common.rpc.identity import Caller
-from services.registry.disclosure.domain import Deed
-from services.registry.domain import Place, ProtectedPerson
-from services.registry.ledger import store as ledger
-from services.registry.ledger.chain import Disclosure, LedgerHead
-from services.registry.ledger.signing import SignedHead, Signer
-from services.registry.outbox.store import OutboxMessage
-from services.registry.records import store as records
-from services.registry.records.kinds import PERSONS, R, RecordType
-from services.registry.repository import read_meta, write_meta
+from services.common.privacy.grounds import Grounds, Purpose, RecordKind
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField, NotFound, Unavailable
+from services.common.rpc.identity import Caller, Role
+from services.common.rpc.server import caller
+from services.common.running import completed
+from services.registry.disclosure.translate import parse_grounds
+from services.registry.domain.disclosure import Deed, article_of
+from services.registry.domain.ledger import Disclosure, LedgerHead
+from services.registry.domain.records import DEFAULT_RINGS, Order, Place, ProtectedPerson, Respondent
+from services.registry.keys import Vault
+from services.registry.ledger import (
+    LedgerRepository,
+    SignedHead,
+    Signer,
+    append_disclosures,
+    last_head,
+    last_signed_head,
+)
+from services.registry.records import translate
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, R, RecordType
+from services.registry.records.places import place_to_proto
+from services.registry.records.store import orders_protecting, read_record
 from services.registry.transactions import Transactions
+from services.registry.unit_of_work import OutboxMessage
 from tandem.common.v1 import ledger_pb2
+from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc, parties_pb2, parties_pb2_grpc, registry_pb2
 
 SIGN_INTERVAL_ROWS = 100
 SIGN_INTERVAL_MS = 60_000
@@ -37,8 +54,6 @@ SIGN_INTERVAL_S = 60.0
 POLL_S = 1.0
 """Minimum interval of two checks for a due head, seconds."""
 HEADS_BATCH = 100
-_NEWEST = "disclosures"
-"""Name of the value in the table `meta` that holds the cursor of the last accepted entry of DISCLOSURES."""
 
 T = TypeVar("T")
 OnRow: TypeAlias = Callable[[str], None]
@@ -67,7 +82,7 @@ class Disclosures:
 
     async def read(self, who: Caller, grounds: Grounds, kind: RecordType[R], *, record_id: str) -> tuple[R, str]:
         """A complete record and the id of the disclosure in the ledger. Raises NotFound."""
-        reading = partial(records.read, vault=self._transactions.vault, kind=kind, record_id=record_id)
+        reading = partial(read_record, vault=self._transactions.vault, kind=kind, record_id=record_id)
         return await self.disclose_record(reading, who, grounds, kind=kind, record_id=record_id)
 
     async def read_person(
@@ -77,8 +92,8 @@ class Disclosures:
         vault = self._transactions.vault
 
         def reading(connection: sa.Connection) -> tuple[ProtectedPerson, list[Place]]:
-            person = records.read(connection, vault, PERSONS, record_id=person_id)
-            orders = records.orders_protecting(connection, vault, person_id)
+            person = read_record(connection, vault, PERSONS, record_id=person_id)
+            orders = orders_protecting(connection, vault, person_id)
             # Place ids are unique within their order alone, so two orders may give one id to two places.
             places = dict.fromkeys(place for order in orders for place in order.places)
             return person, sorted(places, key=lambda place: place.place_id)
@@ -113,7 +128,7 @@ class Disclosures:
         def work(connection: sa.Connection) -> tuple[T, list[Disclosure]]:
             result, disclosed = reading(connection)
             rows = [self._read_row(record, who, grounds) for record in disclosed]
-            ledger.append(connection, rows)
+            append_disclosures(connection, rows)
             return result, rows
 
         result, rows = await self._transactions.database.visit(work)
@@ -137,25 +152,6 @@ class Disclosures:
             positions=None,
         )
 
-    async def newest(self, log_id: str) -> StreamCursor | None:
-        """Cursor of the last accepted entry of DISCLOSURES for this log; None if there is none."""
-        stored = await self._transactions.database.visit(partial(read_meta, name=_NEWEST))
-        known_log, _, cursor = (stored or b"").decode().partition(" ")
-        return StreamCursor.parse(cursor) if cursor and known_log == log_id else None
-
-    async def accept(
-        self, made_elsewhere: Sequence[Disclosure], log_id: str = "", newest: StreamCursor | None = None
-    ) -> None:
-        """Append disclosures of other services, and store the cursor of their newest entry. Known ids are ignored."""
-
-        def work(connection: sa.Connection) -> None:
-            ledger.append(connection, made_elsewhere)
-            if newest:
-                write_meta(connection, _NEWEST, f"{log_id} {newest}".encode())
-
-        await self._transactions.database.visit(work)
-        self.note_appended(made_elsewhere)
-
     def note_appended(self, disclosures: Sequence[Disclosure]) -> None:
         """Note rows that this process has appended, so that they are signed, and known to traces, soon."""
         self._appended.set()
@@ -170,11 +166,12 @@ class Disclosures:
         If no row was added since the last head, that head is returned again.
         """
         async with self._transactions.changing() as work:
-            last, signed = await work.ledger.last(), await work.ledger.last_signed()
+            stored = LedgerRepository(work.connection)
+            last, signed = await stored.last(), await stored.last_signed()
             if last is None or (signed and signed.head.sequence == last.sequence):
                 return signed
             now_ms = self._clock.now_ms()
-            signed = await work.ledger.sign(LedgerHead(last.sequence, last.hash, now_ms), self._signer)
+            signed = await stored.sign(LedgerHead(last.sequence, last.hash, now_ms), self._signer)
             message = self.to_proto(signed).SerializeToString(deterministic=True)
             subject = flow.ledger_head_subject(last.sequence)
             msg_id = f"head:{last.sequence}:{last.hash.hex()[:16]}"
@@ -184,12 +181,12 @@ class Disclosures:
     async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
         """Yield the signed heads after a row of the ledger, then each new one. Raises InvalidField if there is no such row."""
         async with self._transactions.reading() as work:
-            await work.ledger.require_position(after)
+            await LedgerRepository(work.connection).require_position(after)
         while True:
             change = self._transactions.signal.next_change()
             # A snapshot: any number of watchers read after each commit, and no put may wait for them.
             async with self._transactions.reading() as work:
-                heads = await work.ledger.signed_after(after, HEADS_BATCH)
+                heads = await LedgerRepository(work.connection).signed_after(after, HEADS_BATCH)
             for head in heads:
                 yield head
                 after = head.head.sequence
@@ -234,7 +231,7 @@ class Disclosures:
         mesh time.
         """
         last, signed = await self._transactions.database.visit(
-            lambda connection: (ledger.last(connection), ledger.last_signed(connection))
+            lambda connection: (last_head(connection), last_signed_head(connection))
         )
         if last is None:
             return SIGN_INTERVAL_S
@@ -249,3 +246,107 @@ class Disclosures:
             if unsigned >= SIGN_INTERVAL_ROWS or left_ms <= 0
             else min(left_ms / 1000 / self._clock.rate, SIGN_INTERVAL_S)
         )
+
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
+    """Parses requests of the DisclosureService and limits the responses to the fields that the caller's role may see."""
+
+    def __init__(self, disclosures: Disclosures, clock: MeshClock) -> None:
+        self._disclosures = disclosures
+        self._clock = clock
+
+    async def ReadWearer(
+        self, request: disclosure_pb2.ReadWearerRequest, context: _Context
+    ) -> disclosure_pb2.ReadWearerResponse:
+        wearer_id = fields.required_id("wearer_id", request.wearer_id)
+        grounds = parse_grounds(request.grounds, RecordKind.WEARER, now_ms=self._clock.now_ms())
+        who = server.caller()
+        wearer, disclosure_id = await completed(self._disclosures.read(who, grounds, WEARERS, record_id=wearer_id))
+        shown = translate.wearer_to_proto(wearer, WEARERS.shows[who.role])
+        return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
+
+    async def ReadProtectedPerson(
+        self, request: disclosure_pb2.ReadProtectedPersonRequest, context: _Context
+    ) -> disclosure_pb2.ReadProtectedPersonResponse:
+        person_id = fields.required_id("person_id", request.person_id)
+        grounds = parse_grounds(request.grounds, RecordKind.PROTECTED_PERSON, now_ms=self._clock.now_ms())
+        who = server.caller()
+        person, places, disclosure_id = await completed(self._disclosures.read_person(who, grounds, person_id))
+        visible = PERSONS.shows[who.role]
+        shown = translate.protected_person_to_proto(person, visible)
+        return disclosure_pb2.ReadProtectedPersonResponse(
+            protected_person=shown,
+            places=[place_to_proto(place) for place in places] if "places" in visible else [],
+            disclosure_id=disclosure_id,
+        )
+
+    async def SignLedger(
+        self, request: disclosure_pb2.SignLedgerRequest, context: _Context
+    ) -> disclosure_pb2.SignLedgerResponse:
+        signed = await completed(self._disclosures.sign())
+        return disclosure_pb2.SignLedgerResponse(head=self._disclosures.to_proto(signed) if signed else None)
+
+    async def WatchLedgerHeads(
+        self, request: disclosure_pb2.WatchLedgerHeadsRequest, context: _Context
+    ) -> AsyncIterator[disclosure_pb2.WatchLedgerHeadsResponse]:
+        fields.number("after_sequence", request.after_sequence, 0, greatest=1 << 62)
+        async for signed in self._disclosures.watch_heads(request.after_sequence):
+            yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
+
+
+class PartyServicer(parties_pb2_grpc.PartyServiceServicer):
+    """Parses requests of the PartyService and limits the responses to the fields that the caller's role may see."""
+
+    def __init__(self, disclosures: Disclosures, vault: Vault, clock: MeshClock) -> None:
+        self._disclosures = disclosures
+        self._vault = vault
+        self._clock = clock
+
+    async def ReadParties(
+        self, request: parties_pb2.ReadPartiesRequest, context: _Context
+    ) -> parties_pb2.ReadPartiesResponse:
+        order_id = fields.required_id("order_id", request.order_id)
+        grounds = parse_grounds(request.grounds, RecordKind.ORDER, now_ms=self._clock.now_ms())
+        if grounds.purpose is not Purpose.ENFORCEMENT:
+            raise InvalidField("grounds.purpose", "must be PURPOSE_ENFORCEMENT: a desk reads names during an incident")
+        if not grounds.reference:
+            raise InvalidField("grounds.reference", "is missing: name the incident (example: incident-1)")
+        who = caller()
+
+        def read(connection: sa.Connection) -> tuple[Order, list[ProtectedPerson]]:
+            order = read_record(connection, self._vault, ORDERS, record_id=order_id)
+            persons = []
+            for person_id in order.protected_person_ids:
+                with suppress(NotFound):  # an order may name a person whose record came later, or was destroyed
+                    persons.append(read_record(connection, self._vault, PERSONS, record_id=person_id))
+            return order, persons
+
+        # One row in the ledger, of the order's record.
+        reading = self._disclosures.disclose_record(read, who, grounds, kind=ORDERS, record_id=order_id)
+        (order, persons), disclosure_id = await completed(reading)
+        shows = ORDERS.shows[who.role]
+        is_police = who.role == Role.ROLE_NPA_DESK
+        return parties_pb2.ReadPartiesResponse(
+            article=article_of(order),
+            respondent=_respondent(order.respondent, shows),
+            protected_persons=[_person(person, PERSONS.shows[who.role]) for person in persons],
+            rings_m=sorted({ring.radius_m for ring in order.rings or DEFAULT_RINGS}) if is_police else [],
+            disclosure_id=disclosure_id,
+        )
+
+
+def _respondent(respondent: Respondent, shows: Collection[str]) -> parties_pb2.Party:
+    sex = respondent.sex.value if respondent.sex else "UNSPECIFIED"
+    return parties_pb2.Party(
+        name=respondent.name if "name" in shows else "",
+        birth_date=respondent.birth_date.isoformat() if "birth_date" in shows else "",
+        sex=registry_pb2.Sex.Value(f"SEX_{sex if 'sex' in shows else 'UNSPECIFIED'}"),
+        phone=respondent.phone if "phone" in shows else "",
+    )
+
+
+def _person(person: ProtectedPerson, shows: Collection[str]) -> parties_pb2.Party:
+    return parties_pb2.Party(person_id=person.person_id, name=person.name if "name" in shows else "")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from services.common import fields
 from services.common.messaging import flow, stored
 from services.common.privacy import notices
+from services.common.privacy.disclosures import UNIT, check_disclosure
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind, check_grounds, check_notice, is_of_notice
 from services.common.privacy.purposes import PURPOSES
-from services.common.rpc.errors import InvalidField, Unauthenticated
+from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role, caller_of
-from services.registry.disclosure.domain import Deed
-from services.registry.ledger.chain import Disclosure
+from services.registry.domain.disclosure import Deed
+from services.registry.domain.ledger import Disclosure
 from tandem.registry.v1 import disclosure_pb2
 
 DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
@@ -30,10 +30,6 @@ SHOWS_HER_MAP = "geofence"
 """NATS user of the evaluators, which disclose to protected persons too: each view of her map is a notice with a location."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
-
-UNIT = "spiffe://tandem/unit/"
-"""Start of the id of a unit on the road, to which its own leg shows the targets of its assignment. It has no role anywhere."""
-_UNIT_PATTERN = re.compile(rf"{UNIT}(?:probation|police)/[A-Za-z0-9._-]{{1,64}}")
 
 
 def parse_grounds(msg: disclosure_pb2.Grounds, kind: RecordKind, *, now_ms: int) -> Grounds:
@@ -74,24 +70,19 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
 def parse_disclosure(data: bytes) -> Disclosure:
     """Parse a disclosure that another service made. Raises InvalidField."""
     msg = stored.disclosure(data)
-    try:
-        kind = RecordKind(msg.record_kind)
-    except ValueError:
-        raise InvalidField("record_kind", "isn't a kind of record") from None
-    purpose = Purpose(msg.purpose) if msg.purpose in {purpose.value for purpose in Purpose} else None
-    grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=msg.at_ms)
+    check_disclosure(msg)
     return Disclosure(
-        disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
+        disclosure_id=msg.disclosure_id,
         at_ms=msg.at_ms,
         deed=(Deed.SHARE_ENDED if msg.HasField("positions") else Deed.SHARED).value,
-        who=_spiffe_id("who", msg.who),
-        legal_basis=grounds.legal_basis,
-        purpose=grounds.purpose.value,
-        reference=grounds.reference,
-        record_kind=kind.value,
-        record_id=fields.required_id("record_id", msg.record_id),
-        order_id=fields.required_id("order_id", msg.order_id),
-        recipient=msg.recipient if _UNIT_PATTERN.fullmatch(msg.recipient) else _spiffe_id("recipient", msg.recipient),
+        who=msg.who,
+        legal_basis=msg.legal_basis,
+        purpose=msg.purpose,
+        reference=msg.reference,
+        record_kind=msg.record_kind,
+        record_id=msg.record_id,
+        order_id=msg.order_id,
+        recipient=msg.recipient,
         expires_at_ms=msg.expires_at_ms,
         positions=msg.positions if msg.HasField("positions") else None,
     )
@@ -129,10 +120,3 @@ def parse_notice(data: bytes) -> Disclosure:
         expires_at_ms=0,
         positions=None,
     )
-
-
-def _spiffe_id(field: str, value: str) -> str:
-    try:
-        return caller_of(value).spiffe_id
-    except Unauthenticated as error:
-        raise InvalidField(field, error.reason) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 
-from services.registry.matching import hangul, names, surnames
+from services.registry.matching import hangul, names
 from services.registry.matching.compare import MAX_VALUES, Person, addresses, phones
 
 _VOWELS = frozenset("aeiouwyh")
@@ -61,10 +61,10 @@ def _readings(name: str) -> list[tuple[str, str]]:
     if not words:
         return []
     if names.is_hangul(name):
-        surname, given = surnames.split(words[0])
-        return [(surnames.southern(surname), hangul.romanise(given))]
+        surname, given = names.split(words[0])
+        return [(names.southern(surname), hangul.romanise(given))]
     readings = []
     for word, given_words in ((words[0], words[1:]), (words[-1], words[:-1])):
-        for surname in surnames.BY_SPELLING.get(word, (names.fold(word),)):
-            readings.append((surnames.southern(surname), "".join(given_words)))
+        for surname in names.BY_SPELLING.get(word, (names.fold(word),)):
+            readings.append((names.southern(surname), "".join(given_words)))
     return readings

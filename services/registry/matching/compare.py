@@ -1,6 +1,10 @@
 """Decide whether a respondent and a wearer are one person: compared fields, weights, thresholds and reasons. Pure.
 
-The weights are constants and were set without labelled pairs. Each weight comes from two probabilities, u and m (weights.py).
+The weights are those of the Fellegi-Sunter model, in bits: how much each agreement or disagreement of two records weighs. A field's
+comparator gives the level at which two values agree. Each level has two probabilities: m among pairs of records of one person, and u
+among pairs of records of two people. The weight of a level is log2(m / u). A value that either record lacks weighs 0.
+
+The weights are constants and were set without labelled pairs.
 
 u, the probability that two strangers agree, was counted:
 - dates of birth: over 55 years. A test repeats the count.
@@ -14,16 +18,92 @@ household, a new phone, a changed given name, a lunar birthday.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
+from typing import Generic, TypeVar
 
 from rapidfuzz.distance import OSA, Levenshtein
 
 from services.registry.matching import names
-from services.registry.matching.weights import AgreementLevel, Field, FieldComparison, Schema
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementLevel:
+    """Level at which two values of a field agree or differ."""
+
+    name: str
+    words: str
+    """Meaning of the level as a sentence, for the person who reviews the match."""
+    m: float
+    """Probability of the level among pairs of records of one person; above 0 and at most 1."""
+    u: float
+    """Probability of the level among pairs of records of two people."""
+
+    @property
+    def weight(self) -> float:
+        """Evidence for one person, bits. A negative weight is evidence against it."""
+        return math.log2(self.m / self.u)
+
+
+@dataclass(frozen=True, slots=True)
+class Field(Generic[R]):
+    """A field by which two records are compared."""
+
+    name: str
+    compare: Callable[[R, R], int | None]
+    """Index into `levels` for two records; None if a value is missing. Symmetric."""
+    levels: tuple[AgreementLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldComparison:
+    """Result of comparing one field of two records."""
+
+    field: str
+    level: str
+    weight: float
+    """Evidence for one person, bits."""
+    words: str
+
+
+MISSING = "MISSING"
+"""Level of a field that at least one of the two records doesn't state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema(Generic[R]):
+    """Fields of one kind of record. The model assumes that the fields are independent."""
+
+    fields: tuple[Field[R], ...]
+
+    def pattern(self, left: R, right: R) -> tuple[int | None, ...]:
+        """Level of each field, in order."""
+        return tuple(field.compare(left, right) for field in self.fields)
+
+    def evidence(self, left: R, right: R) -> tuple[FieldComparison, ...]:
+        """Comparison of each field, in order."""
+        return tuple(map(_evidence, self.fields, self.pattern(left, right)))
+
+    def weight_of(self, pattern: Sequence[int | None]) -> float:
+        """Sum of the weights of a pattern of levels, bits."""
+        return sum(
+            field.levels[level].weight for field, level in zip(self.fields, pattern, strict=True) if level is not None
+        )
+
+
+def _evidence(field: Field[R], level: int | None) -> FieldComparison:
+    if level is None:
+        return FieldComparison(field=field.name, level=MISSING, weight=0.0, words="not stated on both sides")
+    agreement = field.levels[level]
+    return FieldComparison(field=field.name, level=agreement.name, weight=agreement.weight, words=agreement.words)
+
 
 CERTAIN = 30.0
 """Minimum weight of a certain match, bits. 30 bits mean odds of 8,000 to 1 if one pair in 2 ** 17 is one person. That share assumes
@@ -38,7 +118,9 @@ _MAX_TEXT = 200
 LUNAR_LAG_DAYS = range(18, 55)
 """Days between a solar date of birth and the lunar date of the same day, if the lunar date was recorded as a solar date."""
 _UNIT = re.compile(r"(?<=\d)-?(?:동|호|층|번지|dong|ho)(?![^\W\d_])")
-_NAME_ALIKE, _NAME_CLOSE, _NAME_NEAR = 0.95, 0.88, 0.65
+_NAME_ALIKE = 0.95
+_NAME_CLOSE = 0.88
+_NAME_NEAR = 0.65
 _ADDRESS_SAME, _ADDRESS_NEAR = 0.9, 0.75
 
 

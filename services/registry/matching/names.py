@@ -1,7 +1,8 @@
-"""Similarity of two names in Hangul or in Latin letters. Pure.
+"""Similarity of two names in Hangul or in Latin letters, and the Latin spellings of the common Korean surnames. Pure.
 
 To compare a name in Hangul with a name in Latin letters, the letters are read as spellings of the parts of the syllables. The cost
-of the cheapest reading gives the similarity. Only the start of a name is compared, so that long names don't take long.
+of the cheapest reading gives the similarity. Only the start of a name is compared, so that long names don't take long. The spellings
+of surnames were compiled by hand from common usage.
 """
 
 from __future__ import annotations
@@ -9,13 +10,143 @@ from __future__ import annotations
 import functools
 import itertools
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rapidfuzz import process
 from rapidfuzz.distance import JaroWinkler, Levenshtein
 
-from services.registry.matching import hangul, surnames
+from services.registry.matching import hangul
+
+_USAGE = """
+김 kim gim ghim khim
+이 lee yi rhee i li ri rhie ree
+박 park pak bak bark
+최 choi choe choy chey
+정 jung jeong chung cheong chong joung
+강 kang gang khang
+조 cho jo joe cheo
+윤 yoon yun youn
+장 jang chang jahng
+임 lim im rim yim leem
+한 han hahn hann
+오 oh o
+서 seo suh so sur
+신 shin sin shinn
+권 kwon gwon kweon kwun
+황 hwang whang
+안 ahn an
+송 song
+전 jeon jun chun chon cheon jon
+홍 hong
+유 yoo yu you ryu yoon
+류 ryu ryoo yoo yu lyu you
+고 ko go koh goh
+문 moon mun
+양 yang ryang
+손 son sohn shon
+배 bae pae bai pai
+백 baek paik baik paek back
+허 heo hur huh hu
+남 nam nahm
+심 shim sim
+노 noh no roh ro rho
+로 ro roh no noh
+하 ha hah
+곽 kwak gwak kwack
+성 sung seong song
+차 cha tcha
+주 joo ju chu choo
+우 woo wu u
+구 koo gu ku goo
+나 na ra rha nah la
+라 ra na la rha
+민 min minn
+진 jin chin
+지 ji chi jee
+엄 um eom uhm
+채 chae chai che
+원 won weon
+천 chun cheon chon
+방 bang pang
+공 kong gong
+현 hyun hyeon hyon
+함 ham hahm
+변 byun byeon pyon pyun byon
+염 yeom yum youm
+여 yeo yuh yo
+추 choo chu
+도 do doh to
+소 so soh
+석 seok suk sok
+선 sun seon son
+설 seol sul sol
+마 ma mah
+길 gil kil gill
+연 yeon yun youn
+위 wi wee
+표 pyo phyo
+명 myung myeong myong
+기 ki gi kee
+반 ban bahn pan
+왕 wang
+금 keum geum kum gum
+옥 ok ock oak
+육 yook yuk
+인 in ihn
+맹 maeng maing
+제 je jae
+모 mo moh
+탁 tak tark
+국 kook kuk gook
+어 eo uh
+은 eun un
+편 pyun pyeon pyon
+용 yong
+예 ye yeh
+경 kyung kyeong
+봉 bong pong
+사 sa
+부 boo bu
+황보 hwangbo whangbo
+남궁 namgung namkung namgoong namkoong
+제갈 jegal chegal
+선우 sunwoo seonu sunwu
+독고 dokgo dokko
+사공 sagong sakong
+"""
+
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    surname: tuple(spellings) for surname, *spellings in (line.split() for line in _USAGE.strip().splitlines())
+}
+"""Spellings of a surname in small letters, most usual first."""
+
+_ALIKE = {"류": "유", "리": "이", "림": "임", "로": "노", "라": "나", "량": "양", "려": "여", "련": "연", "륙": "육"}
+
+
+def _surnames_by_spelling() -> dict[str, tuple[str, ...]]:
+    by_spelling: defaultdict[str, list[str]] = defaultdict(list)
+    for surname, spellings in SPELLINGS.items():
+        for spelling in spellings:
+            by_spelling[spelling].append(surname)
+    return {spelling: tuple(names) for spelling, names in by_spelling.items()}
+
+
+BY_SPELLING: dict[str, tuple[str, ...]] = _surnames_by_spelling()
+"""Surnames that a Latin spelling may stand for."""
+
+
+def southern(surname: str) -> str:
+    """Surname in its southern form, without an initial ㄹ: 류 becomes 유, 림 becomes 임. Other surnames stay unchanged."""
+    return _ALIKE.get(surname, surname)
+
+
+def split(hangul: str) -> tuple[str, str]:
+    """Split a full name in Hangul into surname and given name. Only known surnames have two syllables."""
+    length = 2 if len(hangul) > 2 and hangul[:2] in SPELLINGS else 1
+    return hangul[:length], hangul[length:]
+
 
 MAX_READ = 256
 """Maximum number of characters of a name that are read, before non-letters are dropped."""
@@ -88,7 +219,7 @@ def rank(name: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
 
 def surname(name: str) -> str:
     """Surname of a name in Hangul, in its southern form; empty for any other name."""
-    return surnames.southern(surnames.split(_parse(name[:MAX_READ]).hangul)[0])
+    return southern(split(_parse(name[:MAX_READ]).hangul)[0])
 
 
 def words(name: str) -> tuple[str, ...]:
@@ -126,7 +257,7 @@ def _hangul_similarity(left: str, right: str) -> float:
     if len(left) != len(right):
         return min(by_jamo, 0.99)
     by_syllable = sum(map(_syllable_similarity, left, right)) / len(left)
-    if surnames.southern(left[0]) == surnames.southern(right[0]) and left[0] != right[0]:
+    if southern(left[0]) == southern(right[0]) and left[0] != right[0]:
         by_syllable += (_LIAISON - _syllable_similarity(left[0], right[0])) / len(left)
     return min(max(by_jamo, by_syllable), 0.99)
 
@@ -153,7 +284,7 @@ def _jamo(syllables: str) -> str:
 
 
 def _southern(syllables: str) -> str:
-    return surnames.southern(syllables[:1]) + syllables[1:]
+    return southern(syllables[:1]) + syllables[1:]
 
 
 # ── Hangul and Latin ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,13 +315,13 @@ class _Reading:
 
 @functools.lru_cache(maxsize=4096)
 def _reading(syllables: str) -> _Reading:
-    surname, given = surnames.split(syllables)
+    surname, given = split(syllables)
     parts: list[hangul.Spellings] = []
     starts = [0]
     for syllable in surname + given:
         parts.extend(hangul.spellings(hangul.decompose(syllable)))
         starts.append(len(parts))
-    spellings = surnames.SPELLINGS.get(surname, ())
+    spellings = SPELLINGS.get(surname, ())
     usual = tuple((text, _USUAL_COST * rank) for rank, text in enumerate(spellings))
     return _Reading(parts=tuple(parts), starts=frozenset(starts), in_surname=starts[len(surname)], usual=usual)
 
@@ -301,4 +432,4 @@ def _surname_splits(latin: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]
     if len(latin) < 2:
         return []
     splits = ((latin[0], latin[1:]), (latin[-1], latin[:-1]))
-    return [(surnames.BY_SPELLING[word], "".join(rest)) for word, rest in splits if word in surnames.BY_SPELLING]
+    return [(BY_SPELLING[word], "".join(rest)) for word, rest in splits if word in BY_SPELLING]

@@ -17,14 +17,32 @@ from pydantic import TypeAdapter
 
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc.identity import Role
-from services.registry.disclosure import domain as disclosure
-from services.registry.domain import Device, ListedKind, Order, ProtectedPerson, Respondent, Tag, Wearer
-from services.registry.matching.similarity import Side
-from services.registry.presence_units.domain import PersonUnit, WearerUnit
-from services.registry.reconciliation import canonical
-from services.registry.reconciliation.canonical import Line
-from services.registry.reconciliation.domain import Agency, Listed
-from services.registry.records import tables
+from services.registry import tables
+from services.registry.domain.disclosure import destroy_at_ms, ground_fell, lapsed
+from services.registry.domain.reconciliation import (
+    Agency,
+    Line,
+    Listed,
+    device_lines,
+    order_lines,
+    person_unit_lines,
+    protected_person_lines,
+    tag_lines,
+    wearer_lines,
+    wearer_unit_lines,
+)
+from services.registry.domain.records import (
+    Device,
+    ListedKind,
+    Order,
+    PersonUnit,
+    ProtectedPerson,
+    Respondent,
+    Tag,
+    Wearer,
+    WearerUnit,
+)
+from services.registry.domain.reviews import Side
 
 Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order | WearerUnit | PersonUnit
 R = TypeVar("R", bound=Record)
@@ -96,7 +114,7 @@ class RecordType(Generic[R]):
     def destroy_at_ms(self, record: R, recorded_ms: int) -> int | None:
         """When a record that was stored at `recorded_ms` is destroyed, milliseconds of mesh time; None if it has no end yet."""
         ends_ms = self.ends_ms(record)
-        return None if ends_ms is None else disclosure.destroy_at_ms(ends_ms, recorded_ms, at_once=self.at_once(record))
+        return None if ends_ms is None else destroy_at_ms(ends_ms, recorded_ms, at_once=self.at_once(record))
 
     def content(self, record: R) -> bytes:
         """The record as JSON, without values that equal their default."""
@@ -123,7 +141,7 @@ ORDERS = RecordType(
     table=tables.orders,
     listed_kind=ListedKind.ORDER,
     agency=Agency.NPA,
-    lines=canonical.order_lines,
+    lines=order_lines,
     ledger_kind=RecordKind.ORDER,
     # The fields of the respondent. Of the other agency's person, an agency sees what it needs to recognise them.
     shows={
@@ -133,7 +151,7 @@ ORDERS = RecordType(
         Role.ROLE_MOJ_DESK: _RECOGNISED,
     },
     ends_ms=lambda order: order.ends_ms,
-    at_once=disclosure.ground_fell,
+    at_once=ground_fell,
     side=Side.ORDER,
     person=lambda order: order.respondent,
 )
@@ -142,7 +160,7 @@ WEARERS = RecordType(
     table=tables.wearers,
     listed_kind=ListedKind.WEARER,
     agency=Agency.MOJ,
-    lines=canonical.wearer_lines,
+    lines=wearer_lines,
     ledger_kind=RecordKind.WEARER,
     shows={
         Role.ROLE_MOJ_RECORDS: _WHOLE,
@@ -153,7 +171,7 @@ WEARERS = RecordType(
         Role.ROLE_REVIEWER: _WHOLE,
     },
     ends_ms=lambda wearer: wearer.end.at_ms if wearer.end else None,
-    at_once=disclosure.lapsed,
+    at_once=lapsed,
     side=Side.WEARER,
     person=lambda wearer: wearer,
 )
@@ -162,7 +180,7 @@ TAGS = RecordType(
     table=tables.tags,
     listed_kind=ListedKind.TAG,
     agency=Agency.MOJ,
-    lines=canonical.tag_lines,
+    lines=tag_lines,
     owned_by=WEARERS,
 )
 PERSONS = RecordType(
@@ -170,7 +188,7 @@ PERSONS = RecordType(
     table=tables.protected_persons,
     listed_kind=ListedKind.PROTECTED_PERSON,
     agency=Agency.NPA,
-    lines=canonical.protected_person_lines,
+    lines=protected_person_lines,
     ledger_kind=RecordKind.PROTECTED_PERSON,
     shows={
         # `places` are the protected places of the person's orders.
@@ -187,7 +205,7 @@ DEVICES = RecordType(
     table=tables.devices,
     listed_kind=ListedKind.DEVICE,
     agency=Agency.NPA,
-    lines=canonical.device_lines,
+    lines=device_lines,
     owned_by=PERSONS,
 )
 
@@ -196,7 +214,7 @@ WEARER_UNITS = RecordType(
     table=tables.wearer_units,
     listed_kind=ListedKind.WEARER_UNIT,
     agency=Agency.MOJ,
-    lines=canonical.wearer_unit_lines,
+    lines=wearer_unit_lines,
     ledger_kind=RecordKind.PRESENCE_UNIT,
     ends_ms=lambda unit: unit.installed_until_ms,
     owned_by=WEARERS,
@@ -206,13 +224,12 @@ PERSON_UNITS = RecordType(
     table=tables.person_units,
     listed_kind=ListedKind.PERSON_UNIT,
     agency=Agency.NPA,
-    lines=canonical.person_unit_lines,
+    lines=person_unit_lines,
     ledger_kind=RecordKind.PRESENCE_UNIT,
     ends_ms=lambda unit: unit.installed_until_ms,
     owned_by=PERSONS,
 )
 
-# Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
 RECORD_TYPES: tuple[RecordType[Any], ...] = (
     ORDERS,
     WEARERS,
@@ -225,8 +242,6 @@ RECORD_TYPES: tuple[RecordType[Any], ...] = (
 UNIT_TYPES: tuple[RecordType[Any], ...] = (WEARER_UNITS, PERSON_UNITS)
 DEVICE_TYPES: tuple[RecordType[Any], ...] = (TAGS, DEVICES)
 """Kinds of devices that a person wears or carries. Their records hold no personal data, but join a device with its person."""
-SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
-"""Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}
 _BY_TABLE: Mapping[str, RecordType[Any]] = {kind.table.name: kind for kind in RECORD_TYPES}
 LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {

@@ -1,17 +1,51 @@
-"""Translation of places between messages and domain, with validation of circles and polygons. Errors as in translate.py."""
+"""Translation of places between messages and domain, with validation of circles and polygons. Errors as in translate.py.
+
+A place must lie in the service area, so that a mistyped coordinate doesn't enforce an order in the sea.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from services.common import fields, geometry
 from services.common.geometry import Circle, LatLon, Polygon
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import Order, Place
-from services.registry.records.area import ServiceArea
+from services.registry.domain.records import Order, Place
 from tandem.common.v1 import geometry_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceArea:
+    """A box of latitudes and longitudes (WGS84), including the edges."""
+
+    name: str
+    least_lat_deg: float
+    greatest_lat_deg: float
+    least_lon_deg: float
+    greatest_lon_deg: float
+
+    def holds(self, lat_deg: float, lon_deg: float) -> bool:
+        """Whether a point lies in the area."""
+        return (
+            self.least_lat_deg <= lat_deg <= self.greatest_lat_deg
+            and self.least_lon_deg <= lon_deg <= self.greatest_lon_deg
+        )
+
+
+AREAS: Mapping[str, ServiceArea] = {
+    # From Marado to the northern border, from Baengnyeongdo to Dokdo.
+    "korea": ServiceArea(
+        name="Korea", least_lat_deg=33.0, greatest_lat_deg=38.7, least_lon_deg=124.5, greatest_lon_deg=132.0
+    ),
+    "world": ServiceArea(
+        name="the world", least_lat_deg=-90.0, greatest_lat_deg=90.0, least_lon_deg=-180.0, greatest_lon_deg=180.0
+    ),
+}
+"""Service areas by their value in the setting TANDEM_SERVICE_AREA."""
+
 
 RADIUS_MAX_M = 20_000.0
 HOLES_MAX = 20

@@ -1,24 +1,22 @@
-"""Records of the agencies: read with one statement for all requested ids, and encrypted if they hold personal data."""
+"""Stored records of the agencies: how a record is prepared and encrypted for its row, read from it, and checked against it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, assert_never
+from typing import Any, Generic, TypeVar, assert_never
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.rpc.errors import NotFound
-from services.registry.domain import Device, Order, RoutedDevice, Tag
-from services.registry.keys.store import KeyOwner
-from services.registry.keys.tables import data_keys
-from services.registry.keys.vault import DataKey, Vault
-from services.registry.presence_units.domain import PersonUnit, WearerUnit
-from services.registry.records import tables
-from services.registry.records.kinds import ORDERS, PERSONS, SEALED_TYPES, WEARERS, R, Record, RecordType
-from services.registry.repository import Repository
+from services.common.rpc.errors import InvalidField, NotFound
+from services.registry import tables
+from services.registry.domain import reviews
+from services.registry.domain.reconciliation import Listed
+from services.registry.domain.records import Device, Order, PersonUnit, RoutedDevice, Tag, Wearer, WearerUnit
+from services.registry.keys import DataKey, KeyOwner, Vault
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, R, RecordType, list_entry, type_of
+from services.registry.tables import data_keys
 
 
 @dataclass(slots=True)
@@ -67,55 +65,12 @@ def stored_record(kind: RecordType[R], row: Sequence[Any], vault: Vault) -> Stor
     def unseal() -> bytes | None:
         if destroyed_at_ms is not None:
             return None
-        data_key = DataKey(ring, wrapped) if ring else None  # None: stored before records had keys
-        return vault.unseal(f"{kind.table.name}/{record_id}", sealed, data_key)
+        return vault.unseal(f"{kind.table.name}/{record_id}", sealed, DataKey(ring, wrapped))
 
     has_ended = destroy_at_ms is not None or destroyed_at_ms is not None
     return StoredRecord(
         kind, record_id, source_version, digest=digest, has_ended=has_ended, unseal=unseal, owner_id="".join(owner)
     )
-
-
-class RecordRepository(Repository):
-    """The stored records as one transaction sees them. Commands read and change them through a working set."""
-
-    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
-        super().__init__(connection)
-        self._vault = vault
-
-    async def _stored(self, kind: RecordType[R], condition: sa.ColumnElement[bool]) -> list[StoredRecord[R]]:
-        rows = await self._rows(_select(kind).where(condition))
-        return [stored_record(kind, row, self._vault) for row in rows]
-
-    async def find(self, kind: RecordType[R], record_id: str) -> StoredRecord[R] | None:
-        """The stored record with this id; None if there is none."""
-        return next(iter(await self._stored(kind, kind.key == record_id)), None)
-
-    async def opened(self, kind: RecordType[R], ids: Collection[str]) -> dict[str, R]:
-        """The records with these ids, by id. Ids without a row and destroyed records are omitted."""
-        found = {stored.record_id: stored for stored in await self._stored(kind, kind.key.in_(ids))} if ids else {}
-        return {id_: record for id_ in sorted(found) if (record := found[id_].open()) is not None}
-
-    async def complete_keys(self, limit: int, now_ms: int) -> bool:
-        """Encrypt a batch of older records with a separate key each, at this moment of mesh time; false if every record has its key."""
-        for kind in SEALED_TYPES:
-            keyless = _select(kind).where(data_keys.c.owner.is_(None)).limit(limit)
-            stored = [stored_record(kind, row, self._vault) for row in await self._rows(keyless)]
-            for record in filter(None, (row.open() for row in stored)):
-                await self._seal(kind, record, now_ms)
-            if stored:
-                return True
-        return False
-
-    async def _seal(self, kind: RecordType[Any], record: Record, now_ms: int) -> None:
-        """Encrypt a stored record with a new key that only this record uses."""
-        owner = KeyOwner(kind.table.name, kind.id_of(record))
-        key, sealed = self._vault.seal_with_new_key(owner.text, kind.content(record))
-        row = {"owner": owner.text, "ring": key.ring, "wrapped": key.wrapped}
-        destroy_at_ms = kind.destroy_at_ms(record, now_ms)
-        await self._upsert(data_keys, [{**row, "destroy_at_ms": destroy_at_ms, "destroyed_at_ms": None}])
-        mine = kind.key == owner.record_id
-        await self._connection.execute(sa.update(kind.table).where(mine).values(sealed=sealed))
 
 
 @cache
@@ -127,13 +82,13 @@ def _select(kind: RecordType[Any]) -> sa.Select[Any]:
     owner = sa.literal(f"{kind.table.name}/").concat(kind.key)
     keys = (data_keys.c.ring, data_keys.c.wrapped, data_keys.c.destroy_at_ms, data_keys.c.destroyed_at_ms)
     owners = () if kind.owned_by is None else (kind.owner,)
-    return sa.select(*columns, *keys, *owners).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))
+    return sa.select(*columns, *keys, *owners).select_from(kind.table.join(data_keys, data_keys.c.owner == owner))
 
 
 # ── reading within a visit ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(connection: sa.Connection, vault: Vault, kind: RecordType[R], *, record_id: str) -> R:
+def read_record(connection: sa.Connection, vault: Vault, kind: RecordType[R], *, record_id: str) -> R:
     """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
     row = connection.execute(_by_id(kind), {"id": record_id}).first()
     record = stored_record(kind, row, vault).open() if row else None
@@ -170,3 +125,80 @@ def owner_of(device: RoutedDevice) -> KeyOwner:
             return KeyOwner(PERSONS.table.name, device.person_id)
         case _:
             assert_never(device)
+
+
+_E = TypeVar("_E", Wearer, Order)
+
+
+def require_opened(stored: StoredRecord[R] | None, error_text: str) -> tuple[StoredRecord[R], R]:
+    """A stored record and its content. Raises NotFound if there is no record (with `error_text`) or if it was destroyed."""
+    if stored is None:
+        raise NotFound(error_text)
+    record = stored.open()
+    if record is None:
+        raise NotFound("no such record")
+    return stored, record
+
+
+def require_kept(records: Mapping[str, StoredRecord[Any]], record_id: str, error_text: str) -> None:
+    """Require that a record is stored and wasn't destroyed: its row stays, but nothing would be enforced for it. Raises NotFound."""
+    stored = records.get(record_id)
+    if stored is None or stored.is_destroyed:
+        raise NotFound(error_text)
+
+
+def require_same_exercise(field: str, record: _E, before: _E | None) -> None:
+    """Require that a record isn't switched between live and exercise. Raises InvalidField if it is."""
+    if before is not None and before.exercise is not record.exercise:
+        raise InvalidField(field, "can't change: a record can't be switched between live and exercise")
+
+
+def owners_before_and_after(device: RoutedDevice, stored: StoredRecord[Any] | None) -> list[str]:
+    """Ids of a device's previous and current owner, in the order in which their joint cases must be renewed.
+
+    In this order, the cases of the previous owner drop the device before those of the current owner name it.
+    """
+    before = stored.open() if stored else None
+    return list(dict.fromkeys(owner_of(version).record_id for version in (before, device) if version))
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecord(Generic[R]):
+    """A record that is ready to be stored."""
+
+    record: R
+    kind: RecordType[R]
+    record_id: str
+    content: bytes
+    """The record as JSON."""
+    digest: bytes
+    """Keyed digest of the content."""
+    listed: Listed
+    """The list entry for reconciliation."""
+    match_keys: tuple[bytes, ...]
+    """Keyed hashes of the match keys, sorted. Empty if the record isn't matched."""
+
+
+def prepare(record: R, vault: Vault) -> PreparedRecord[R]:
+    """Prepare a record. It takes some 0.1 ms, so a batch is prepared in a thread, before its transaction begins."""
+    kind: RecordType[Any] = type_of(record)
+    content = kind.content(record)
+    match_keys = tuple[bytes, ...]()
+    if kind.person is not None:
+        keys = reviews.match_keys(kind.person(record))
+        match_keys = tuple(sorted({vault.index(f"match key {key}") for key in keys}))
+    return PreparedRecord(
+        record=record,
+        kind=kind,
+        record_id=kind.id_of(record),
+        content=content,
+        digest=vault.digest(content),
+        listed=list_entry(record),
+        match_keys=match_keys,
+    )
+
+
+def masked(vault: Vault, listed: Listed) -> bytes:
+    """Mask a digest with a one-time pad, or unmask a masked digest. A version has one content, so no pad is reused."""
+    pad = vault.index(f"record digest {listed.kind.value} {listed.record_id} {listed.source_version}")
+    return (int.from_bytes(listed.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))

@@ -6,46 +6,54 @@ that was sent, because it may be personal data.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common import fields, ids
+from services.common import fields, ids, times
+from services.common.geometry import Circle
 from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import (
+from services.registry.domain.lifecycle import OrderStage, PutOutcome, RecordWarning, ReplacedOrder, check_type
+from services.registry.domain.records import (
+    DEFAULT_UNIT_INTERVAL_S,
     MAX_EXTENSIONS,
     Action,
+    AllowedEncounter,
     Contact,
     ContactLanguage,
     Device,
+    EncounterReason,
     EndReason,
     ExerciseKind,
     Order,
     OrderEnd,
     OrderRing,
     OrderType,
+    PersonUnit,
+    PresenceUnit,
     ProtectedPerson,
     Relation,
     Respondent,
     Sex,
     Tag,
+    UnitKind,
     Wearer,
     WearerEnd,
     WearerEndReason,
+    WearerUnit,
 )
 from services.registry.records import places
-from services.registry.records.encounters import parse_encounters
-from services.registry.records.lifecycle import OrderStage, RecordWarning, ReplacedOrder, check_type
-from services.registry.records.versions import PutOutcome
-from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
-from tandem.registry.v1 import registry_pb2
+from services.registry.records.places import ServiceArea, all_different, parse_places, place_to_proto
+from tandem.common.v1 import contact_pb2, encounter_pb2, exercise_pb2, geometry_pb2, presence_pb2
+from tandem.registry.v1 import presence_unit_pb2, registry_pb2
 
 NAME_MAX_CHARS = 200
 PHONE_MAX_CHARS = 40
@@ -386,3 +394,185 @@ def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[regi
 def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:
     """Stage of an order's life cycle as an enum value."""
     return registry_pb2.OrderStage.Value(f"ORDER_STAGE_{stage.name if stage else 'UNSPECIFIED'}")
+
+
+ENCOUNTERS_MAX = 50
+ENCOUNTER_PLACES_MAX = 20
+ENCOUNTER_VERTICES_MAX = 10_000
+"""Maximum number of vertices in all encounters of an order. The test for crossing sides is slow and blocks other calls."""
+DAY_S = 86_400
+
+_ENCOUNTER_REASONS = {
+    encounter_pb2.COURT_DATE: EncounterReason.COURT_DATE,
+    encounter_pb2.POLICE_STATION: EncounterReason.POLICE_STATION,
+    encounter_pb2.COMMUTE: EncounterReason.COMMUTE,
+}
+_ENCOUNTER_NUMBERS = {reason: number for number, reason in _ENCOUNTER_REASONS.items()}
+
+
+def parse_encounters(
+    messages: Sequence[encounter_pb2.Encounter], valid_from_ms: int, valid_until_ms: int | None
+) -> tuple[AllowedEncounter, ...]:
+    """Parse the encounters of an order that is valid between these moments, or without an end. Raises InvalidField."""
+    fields.at_most("encounters", messages, ENCOUNTERS_MAX)
+    polygons = [place.polygon for message in messages for place in message.places]
+    corners = sum(len(polygon.vertices) + sum(len(hole.vertices) for hole in polygon.holes) for polygon in polygons)
+    if corners > ENCOUNTER_VERTICES_MAX:
+        raise InvalidField("encounters", f"must hold at most {ENCOUNTER_VERTICES_MAX} vertices in all")
+    encounters = tuple(_encounter(f"encounters[{n}]", message) for n, message in enumerate(messages))
+    encounter_ids = [encounter.encounter_id for encounter in encounters]
+    all_different("encounters[{}].encounter_id", encounter_ids)
+    for n, encounter in enumerate(encounters):
+        if encounter.from_ms < valid_from_ms:
+            raise InvalidField(f"encounters[{n}].from", "must not be earlier than the order's valid_from")
+        if valid_until_ms is not None and encounter.until_ms > valid_until_ms:
+            raise InvalidField(f"encounters[{n}].until", "must not be later than the order's valid_until")
+    return encounters
+
+
+def _encounter(field: str, msg: encounter_pb2.Encounter) -> AllowedEncounter:
+    encounter_id = fields.required_id(f"{field}.encounter_id", msg.encounter_id)
+    reason = _ENCOUNTER_REASONS.get(msg.reason)
+    if reason is None:
+        raise InvalidField(f"{field}.reason", "must be COURT_DATE, POLICE_STATION or COMMUTE")
+    from_ms = fields.moment(f"{field}.from", getattr(msg, "from"), msg.HasField("from"))
+    until_ms = fields.moment(f"{field}.until", msg.until, msg.HasField("until"))
+    if until_ms <= from_ms:
+        raise InvalidField(f"{field}.until", "must be later than from")
+    for name, second in (("daily_from_s", msg.daily_from_s), ("daily_until_s", msg.daily_until_s)):
+        if not 0 <= second <= DAY_S:
+            raise InvalidField(f"{field}.{name}", f"must be from 0 to {DAY_S}")
+    if msg.daily_until_s <= msg.daily_from_s and (msg.daily_from_s or msg.daily_until_s):
+        raise InvalidField(f"{field}.daily_until_s", "must be later than daily_from_s; both 0 mean all day")
+    places = parse_places(f"{field}.places", msg.places, ENCOUNTER_PLACES_MAX)
+    return AllowedEncounter(
+        encounter_id=encounter_id,
+        reason=reason,
+        from_ms=from_ms,
+        until_ms=until_ms,
+        places=places,
+        daily_from_s=msg.daily_from_s,
+        daily_until_s=msg.daily_until_s,
+    )
+
+
+def encounter_to_proto(encounter: AllowedEncounter) -> encounter_pb2.Encounter:
+    """An authorised encounter as a message for the log."""
+    message = encounter_pb2.Encounter(
+        encounter_id=encounter.encounter_id,
+        reason=_ENCOUNTER_NUMBERS[encounter.reason],
+        until=times.to_timestamp(encounter.until_ms),
+        places=map(place_to_proto, encounter.places),
+        daily_from_s=encounter.daily_from_s,
+        daily_until_s=encounter.daily_until_s,
+    )
+    # `from` is a keyword of Python, so the field has no attribute syntax.
+    getattr(message, "from").CopyFrom(times.to_timestamp(encounter.from_ms))
+    return message
+
+
+MIN_RANGE_M, MAX_RANGE_M = 1.0, 200.0
+MIN_INTERVAL_S, MAX_INTERVAL_S = 15, 600
+
+_UNIT_KINDS: Mapping[int, UnitKind] = {kind.value: kind for kind in UnitKind}
+_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_IBEACON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9]{1,5}:[0-9]{1,5}")
+
+
+def parse_unit(msg: registry_pb2.PresenceUnit) -> WearerUnit | PersonUnit:
+    """Parse a home unit or beacon. Raises InvalidField."""
+    unit_id = fields.required_id("unit_id", msg.unit_id)
+    if unit_id.startswith(ids.EXERCISE_IDS):
+        raise InvalidField("unit_id", f"must not begin with {ids.EXERCISE_IDS}: this prefix is reserved for exercises")
+    if bool(msg.wearer_id) == bool(msg.person_id):
+        raise InvalidField(
+            "wearer_id", "must be set for a wearer's unit, and person_id for a protected person's; not both"
+        )
+    if msg.source_version < 0:
+        raise InvalidField("source_version", "must be 0 or more")
+    kind = _UNIT_KINDS.get(msg.kind)
+    if kind is None:
+        raise InvalidField("kind", "must be HOME_UNIT, BLUETOOTH_BEACON or WIFI_ACCESS_POINT")
+    if kind is UnitKind.HOME_UNIT and msg.person_id:
+        raise InvalidField("kind", "must be BLUETOOTH_BEACON or WIFI_ACCESS_POINT: only a wearer has a home unit")
+    installed_from_ms = fields.moment("installed_from", msg.installed_from, msg.HasField("installed_from"))
+    installed_until_ms = None
+    if msg.HasField("installed_until"):
+        installed_until_ms = fields.moment("installed_until", msg.installed_until, True)
+        if installed_until_ms <= installed_from_ms:
+            raise InvalidField("installed_until", "must be later than installed_from")
+    interval_s = msg.report_interval_s or DEFAULT_UNIT_INTERVAL_S
+    fields.number("report_interval_s", interval_s, MIN_INTERVAL_S, greatest=MAX_INTERVAL_S)
+    common: dict[str, Any] = {
+        "unit_id": unit_id,
+        "source_version": msg.source_version,
+        "kind": kind,
+        "place": _unit_place(msg),
+        "installed_from_ms": installed_from_ms,
+        "installed_until_ms": installed_until_ms,
+        "interval_s": interval_s,
+        "vendor_id": fields.vendor_id("vendor_id", msg.vendor_id),
+        "identifier": _identifier(kind, msg.identifier),
+    }
+    if msg.wearer_id:
+        return WearerUnit(wearer_id=fields.required_id("wearer_id", msg.wearer_id), **common)
+    return PersonUnit(person_id=fields.required_id("person_id", msg.person_id), **common)
+
+
+def _unit_place(msg: registry_pb2.PresenceUnit) -> Circle:
+    if not msg.HasField("place"):
+        raise InvalidField("place", "is missing")
+    return Circle(
+        fields.number("place.lat_deg", msg.place.lat_deg, -90, greatest=90),
+        fields.number("place.lon_deg", msg.place.lon_deg, -180, greatest=180),
+        fields.number("place.radius_m", msg.place.radius_m, MIN_RANGE_M, greatest=MAX_RANGE_M),
+    )
+
+
+def _identifier(kind: UnitKind, text: str) -> str:
+    lower = text.lower()
+    if kind is UnitKind.HOME_UNIT:
+        if text:
+            raise InvalidField("identifier", "must be empty for a home unit, which reports by itself")
+        return ""
+    if _ADDRESS.fullmatch(lower) or (kind is UnitKind.BLUETOOTH_BEACON and _IBEACON.fullmatch(lower)):
+        return lower
+    raise InvalidField(
+        "identifier",
+        "must be an address (example: 02:00:5E:10:00:01), or uuid:major:minor of a Bluetooth beacon",
+    )
+
+
+def check_unit_area(unit: PresenceUnit, area: ServiceArea) -> None:
+    """Check that a unit lies in the service area. Raises InvalidField."""
+    if not area.holds(unit.place.lat_deg, unit.place.lon_deg):
+        raise InvalidField("place", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)")
+
+
+def parse_unit_end(msg: presence_unit_pb2.EndPresenceUnitRequest) -> tuple[str, int, int]:
+    """Parse the removal of a unit: id, removal in milliseconds since 1970 UTC, and version. Raises InvalidField."""
+    if msg.source_version < 0:
+        raise InvalidField("source_version", "must be 0 or more")
+    return (
+        fields.required_id("unit_id", msg.unit_id),
+        fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
+        msg.source_version,
+    )
+
+
+def unit_to_proto(unit: PresenceUnit) -> presence_pb2.PresenceUnitPlace:
+    """A unit as a part of a joint case's snapshot, without its identifier."""
+    place = unit.place
+    return presence_pb2.PresenceUnitPlace(
+        unit_id=unit.unit_id,
+        kind=presence_pb2.PresenceUnitKind.ValueType(unit.kind.value),
+        place=geometry_pb2.Circle(lat_deg=place.lat_deg, lon_deg=place.lon_deg, radius_m=place.radius_m),
+        installed_from_ms=unit.installed_from_ms,
+        installed_until_ms=unit.installed_until_ms or 0,
+        report_interval_s=unit.interval_s,
+    )
+
+
+def identifier_sha256(unit: PresenceUnit) -> bytes:
+    """SHA-256 of what is heard of a beacon; empty for a home unit."""
+    return hashlib.sha256(unit.identifier.encode()).digest() if unit.identifier else b""

@@ -13,19 +13,28 @@ from services.common.clock import MeshClock
 from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Caller
-from services.registry.cases.domain import MatchPair
-from services.registry.cases.tables import cases
-from services.registry.disclosure.domain import article_of
 from services.registry.disclosure.service import DisclosedRecord, Disclosures
-from services.registry.keys.tables import data_keys
-from services.registry.keys.vault import DataKey, Vault
+from services.registry.domain.cases import MatchPair
+from services.registry.domain.disclosure import article_of
+from services.registry.domain.reviews import (
+    Consequences,
+    Decision,
+    Event,
+    MatchEvidence,
+    PairHistoryEntry,
+    Related,
+    Review,
+    ReviewedField,
+    ReviewState,
+    agreements_from_json,
+    changed_agreements,
+    consequences_of,
+    reviewed_fields,
+)
+from services.registry.keys import DataKey, Vault
 from services.registry.records.kinds import DEVICES, ORDERS, TAGS, WEARERS
-from services.registry.reviews import agreements, side_by_side
-from services.registry.reviews.domain import Decision, Event, MatchEvidence, Review, ReviewState
-from services.registry.reviews.service import pair_of
-from services.registry.reviews.side_by_side import Consequences, PairHistoryEntry, Related, ReviewedField
-from services.registry.reviews.store import decision_owner
-from services.registry.reviews.tables import match_events, review_comparisons, review_decisions, reviews
+from services.registry.reviews.service import decision_owner, pair_of
+from services.registry.tables import cases, data_keys, match_events, review_comparisons, review_decisions, reviews
 from services.registry.working_set.working_set import WorkingSet
 
 HISTORY_MAX = 200
@@ -69,16 +78,14 @@ class ReviewReading:
                 raise InvalidField("legal_basis", f"must be {article}, the article of the order")
             read = ReviewWithRecords(
                 review=review,
-                fields=side_by_side.fields_of(
+                fields=reviewed_fields(
                     pair.order,
                     pair.wearer,
                     of_respondent=ORDERS.shows[who.role],
                     of_wearer=WEARERS.shows[who.role],
                 ),
                 history=_history(connection, self._vault, case_id),
-                consequences=side_by_side.consequences_of(
-                    review, pair.order, _related(connection, working, pair, now_ms=now_ms)
-                ),
+                consequences=consequences_of(review, pair.order, _related(connection, working, pair, now_ms=now_ms)),
             )
             disclosed = [
                 DisclosedRecord(ORDERS, pair.order.order_id),
@@ -90,7 +97,9 @@ class ReviewReading:
 
 
 def _related(connection: sa.Connection, working: WorkingSet, pair: MatchPair, *, now_ms: int) -> Related:
-    order_id, wearer_id, case_id = pair.order.order_id, pair.wearer.wearer_id, pair.case_id
+    order_id = pair.order.order_id
+    wearer_id = pair.wearer.wearer_id
+    case_id = pair.case_id
     persons = pair.order.protected_person_ids
     equipped = {device.person_id for device in working.records.owned(DEVICES, persons) if device.removed_at_ms is None}
     in_force = sa.or_(cases.c.valid_until_ms.is_(None), cases.c.valid_until_ms > now_ms)
@@ -152,11 +161,11 @@ def _comparisons(connection: sa.Connection, case_id: str) -> Iterator[PairHistor
     rows = _newest(connection, review_comparisons.c.id, case_id)
     before: MatchEvidence | None = None
     for row in rows:
-        after = MatchEvidence(b"", row.weight_bits, agreements.parse(row.agreements))
+        after = MatchEvidence(b"", row.weight_bits, agreements_from_json(row.agreements))
         yield PairHistoryEntry(
             at_ms=row.at_ms,
             order_version=row.order_version,
             wearer_version=row.wearer_version,
-            evidence=side_by_side.changed(before, after),
+            evidence=changed_agreements(before, after),
         )
         before = after

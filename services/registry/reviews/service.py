@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, Unavailable
-from services.registry.cases.domain import MatchPair, compare, decide
-from services.registry.cases.service import CaseService
-from services.registry.metrics import ReviewGauges
-from services.registry.records.kinds import ORDERS, WEARERS
-from services.registry.reviews import domain as review
-from services.registry.reviews.domain import (
+from services.common.storage.statements import Prepared
+from services.registry.cases.service import CaseRepository, CaseService
+from services.registry.domain.cases import MatchPair, compare_pair, decide_pair
+from services.registry.domain.reviews import (
+    ALARMS_MAX,
+    ANSWER_WITHIN_MS,
+    TOKENS_KEPT_MS,
     Decision,
     Event,
     MatchEvent,
@@ -24,11 +30,173 @@ from services.registry.reviews.domain import (
     ReviewQueue,
     ReviewState,
     SeenReview,
+    decided_review,
+    is_repeated_decision,
 )
-from services.registry.reviews.store import StoredEvent
-from services.registry.reviews.store import queue as read_queue
+from services.registry.keys import KeyOwner, Vault
+from services.registry.metrics import ReviewGauges
+from services.registry.records.kinds import ORDERS, WEARERS
+from services.registry.tables import match_events, review_decisions, reviews
 from services.registry.transactions import Transactions
+from services.registry.unit_of_work import KeyRepository, Repository, read_meta, write_meta
+from services.registry.working_set.rows import parse_review
 from services.registry.working_set.working_set import WorkingSet
+
+_NEWEST_DELETED = "newest_deleted_match_event"
+"""Name of the value in the table `meta` that holds the sequence of the newest match event that was deleted."""
+
+
+def decision_owner(case_id: str, at_ms: int) -> KeyOwner:
+    """Owner of the key that encrypts a decision's reason."""
+    return KeyOwner(review_decisions.name, f"{case_id}/{at_ms}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event of the stream of matches, with its sequence."""
+
+    sequence: int
+    match: MatchEvent
+
+
+def read_queue(connection: sa.Connection) -> ReviewQueue:
+    """The reviews that wait for a person. Read within a visit."""
+    [(waiting, since_ms, alarmed)] = _QUEUE.fetch(connection)
+    return ReviewQueue(open=waiting, oldest_since_ms=since_ms, alarmed=alarmed)
+
+
+_QUEUE = Prepared(
+    sa.select(sa.func.count(), sa.func.min(reviews.c.since_ms), sa.func.count(reviews.c.paged_at_ms)).where(
+        reviews.c.state == ReviewState.OPEN.value
+    )
+)
+
+
+class ReviewRepository(Repository):
+    """The reviews and match events as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
+        super().__init__(connection)
+        self._vault = vault
+        self._keys = KeyRepository(connection, vault)
+
+    # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _reviews(
+        self,
+        condition: sa.ColumnElement[bool],
+        limit: int | None = None,
+        *,
+        order_by: Sequence[sa.Column[Any]] = (reviews.c.case_id,),
+    ) -> list[Review]:
+        statement = sa.select(reviews).where(condition).order_by(*order_by).limit(limit)
+        return [parse_review(row) for row in await self._rows(statement)]
+
+    async def in_states(self, states: Iterable[ReviewState], after_case_id: str, limit: int) -> list[Review]:
+        """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
+        wanted = reviews.c.state.in_([state.value for state in states])
+        return await self._reviews(sa.and_(wanted, reviews.c.case_id > after_case_id), limit)
+
+    async def read(self, case_id: str) -> Review:
+        """The review of a case. Raises NotFound."""
+        found = await self._reviews(reviews.c.case_id == case_id)
+        if not found:
+            raise NotFound("case_id: no such review")
+        return found[0]
+
+    async def unanswered(self, since_ms: int, limit: int) -> list[Review]:
+        """Reviews that have been open since a moment (mesh time) or longer, and for which nobody was paged yet."""
+        due = sa.and_(
+            reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_(None), reviews.c.since_ms <= since_ms
+        )
+        return await self._reviews(due, limit)
+
+    async def alarms(self, limit: int) -> list[Review]:
+        """Open reviews for which both agencies were paged, the longest waiting first."""
+        paged = sa.and_(reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_not(None))
+        return await self._reviews(paged, limit, order_by=(reviews.c.since_ms, reviews.c.case_id))
+
+    async def queue(self) -> ReviewQueue:
+        """The reviews that wait for a person."""
+        return await self._connection.run_sync(read_queue)
+
+    async def mark_paged(self, review: Review, at_ms: int) -> bool:
+        """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""
+        due = sa.and_(
+            reviews.c.case_id == review.case_id,
+            reviews.c.state == ReviewState.OPEN.value,
+            reviews.c.since_ms == review.since_ms,
+            reviews.c.paged_at_ms.is_(None),
+        )
+        marked = await self._connection.execute(sa.update(reviews).where(due).values(paged_at_ms=at_ms))
+        return marked.rowcount > 0
+
+    async def add_decision(self, review: Review, decision: Decision, *, by: str, reason: str, at_ms: int) -> None:
+        """Store a person's decision. The reason is encrypted with a separate key."""
+        owner = decision_owner(review.case_id, at_ms)
+        key = await self._keys.create_key(owner)
+        values = {
+            "case_id": review.case_id,
+            "decision": decision.value,
+            "decided_by": by,
+            "evidence": review.evidence.digest,
+            "sealed_reason": self._vault.seal(owner.text, reason.encode(), key),
+            "at_ms": at_ms,
+        }
+        await self._connection.execute(sa.insert(review_decisions).values(values))
+
+    # ── match events ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_events(self, events: Iterable[MatchEvent]) -> None:
+        """Add events to the stream of matches, in their order."""
+        rows = [{**event._asdict(), "event": event.event.value} for event in events]
+        await self._write(sa.insert(match_events), rows)
+
+    async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
+        """Events with a greater sequence, in order."""
+        wanted = match_events.c.sequence > sequence
+        if only_matches:
+            wanted = sa.and_(wanted, match_events.c.event == Event.MATCHED.value)
+        statement = sa.select(match_events).where(wanted).order_by(match_events.c.sequence).limit(limit)
+        return [
+            StoredEvent(
+                row.sequence,
+                MatchEvent(
+                    event=Event(row.event),
+                    case_id=row.case_id,
+                    order_id=row.order_id,
+                    wearer_id=row.wearer_id,
+                    matched_at_ms=row.matched_at_ms,
+                    at_ms=row.at_ms,
+                ),
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def newest_event(self) -> int:
+        """Sequence of the newest event, even if it was deleted; 0 if there was none."""
+        [row] = await self._rows(sa.select(sa.func.max(match_events.c.sequence)))
+        return max(row[0] or 0, await self._connection.run_sync(newest_deleted_event))
+
+    async def last_event_before(self, at_ms: int) -> int:
+        """Sequence of the last event before a moment; 0 if there is none."""
+        last = sa.select(sa.func.max(match_events.c.sequence)).where(match_events.c.at_ms < at_ms)
+        (row,) = await self._rows(last)
+        return row[0] or 0
+
+
+def newest_deleted_event(connection: sa.Connection) -> int:
+    """Sequence of the newest match event that was deleted; 0 if none was."""
+    return int(read_meta(connection, _NEWEST_DELETED) or 0)
+
+
+def delete_events(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> None:
+    """Delete match events, and note the newest, so that it stays a valid position to resume from."""
+    newest = connection.execute(sa.select(sa.func.max(match_events.c.sequence)).where(mine)).scalar()
+    if newest is not None:
+        write_meta(connection, _NEWEST_DELETED, str(max(newest, newest_deleted_event(connection))).encode())
+        connection.execute(sa.delete(match_events).where(mine))
+
 
 CHECK_INTERVAL_S = 1.0
 """How often overdue reviews are checked, seconds of wall time."""
@@ -54,13 +222,14 @@ class ReviewService:
     async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
         """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
         async with self._transactions.reading() as work:
-            return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
+            return await ReviewRepository(work.connection, work.vault).in_states(states, after_case_id, REVIEWS_BATCH)
 
     async def queue(self) -> ReviewQueue:
         """The reviews that wait for a person, with those that are alarmed."""
         async with self._transactions.reading() as work:
-            counted = await work.reviews.queue()
-            alarms = await work.reviews.alarms(review.ALARMS_MAX) if counted.alarmed else []
+            reviews = ReviewRepository(work.connection, work.vault)
+            counted = await reviews.queue()
+            alarms = await reviews.alarms(ALARMS_MAX) if counted.alarmed else []
         return counted._replace(alarms=tuple(alarms))
 
     async def decide(self, case_id: str, decision: Decision, reason: str, *, seen: SeenReview, by: str) -> Review:
@@ -71,12 +240,12 @@ class ReviewService:
 
         def apply(working: WorkingSet) -> Review | None:
             pair, before = pair_of(working, case_id)
-            if review.is_repeated(before, decision, seen=seen, by=by):
+            if is_repeated_decision(before, decision, seen=seen, by=by):
                 return None
             effects = self._cases.begin(working, [pair])
-            level, _ = compare(pair, effects.terms)
+            level, _ = compare_pair(pair, effects.terms)
             now_ms = effects.terms.now_ms
-            after = review.decided(before, decision, level, seen=seen, by=by, now_ms=now_ms)
+            after = decided_review(before, decision, level, seen=seen, by=by, now_ms=now_ms)
             effects.reviews[case_id] = after
             effects.add_event(pair, _EVENTS[decision])
             effects.set_case(pair, after.enforced)
@@ -85,17 +254,20 @@ class ReviewService:
             return after
 
         async with self._transactions.changing() as work:
-            decided = await work.change(apply)
+            reviews = ReviewRepository(work.connection, work.vault)
+            decided = await self._transactions.change_within(work, apply)
             if decided is None:
-                return await work.reviews.read(case_id)
-            await work.reviews.add_decision(decided, decision, by=by, reason=reason, at_ms=decided.since_ms)
+                return await reviews.read(case_id)
+            await reviews.add_decision(decided, decision, by=by, reason=reason, at_ms=decided.since_ms)
         return decided
 
     async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events with a greater sequence, in order."""
         # A snapshot: any number of watchers read after each commit, and no put may wait for them.
         async with self._transactions.reading() as work:
-            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
+            return await ReviewRepository(work.connection, work.vault).events_after(
+                sequence, limit, only_matches=only_matches
+            )
 
     async def resume(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events after a resume token.
@@ -103,14 +275,15 @@ class ReviewService:
         Raises InvalidField if the token is beyond the newest event, FailedPrecondition if events after it are older than 7 days.
         """
         async with self._transactions.reading() as work:
-            newest = await work.reviews.newest_event()
+            reviews = ReviewRepository(work.connection, work.vault)
+            newest = await reviews.newest_event()
             if sequence > newest:
                 # After a restore from a backup the registry counts on from an earlier event. The watcher would miss the next ones.
                 raise InvalidField("after_sequence", f"is beyond the newest event, {newest}; start again with 0")
-            horizon = await work.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
+            horizon = await reviews.last_event_before(self._clock.now_ms() - TOKENS_KEPT_MS)
             if 0 < sequence < horizon:
                 raise FailedPrecondition("after_sequence: expired, tokens are kept for 7 days; start again with 0")
-            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
+            return await reviews.events_after(sequence, limit, only_matches=only_matches)
 
     # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,7 +305,9 @@ class ReviewService:
     async def close_lapsed(self) -> None:
         """Compare the pairs of reviews with an alarm again, because an order that has ended meanwhile needs no review."""
         async with self._transactions.open() as work:
-            case_ids = [alarmed.case_id for alarmed in await work.reviews.alarms(review.ALARMS_MAX)]
+            case_ids = [
+                alarmed.case_id for alarmed in await ReviewRepository(work.connection, work.vault).alarms(ALARMS_MAX)
+            ]
         for start in range(0, len(case_ids), PAGED_BATCH):
             await self._transactions.change(partial(self._close, case_ids=case_ids[start : start + PAGED_BATCH]))
 
@@ -141,7 +316,7 @@ class ReviewService:
         pairs = [pair for case_id in case_ids if (pair := _find_pair(working, case_id)) is not None]
         effects = self._cases.begin(working, pairs)
         for pair in pairs:
-            compared = decide(pair, effects.terms)
+            compared = decide_pair(pair, effects.terms)
             if compared.closes_review:
                 effects.settle(compared)
         self._cases.apply(working, effects)
@@ -150,14 +325,17 @@ class ReviewService:
         """Page both agencies once for each review that is still open after ANSWER_WITHIN_MS."""
         now_ms = self._clock.now_ms()
         async with self._transactions.open() as work:
-            late = await work.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_BATCH)
+            late = await ReviewRepository(work.connection, work.vault).unanswered(
+                now_ms - ANSWER_WITHIN_MS, PAGED_BATCH
+            )
         if not late:
             return
         await self._transactions.change(partial(self._close, case_ids=[late_review.case_id for late_review in late]))
         async with self._transactions.changing() as work:
-            paged = [late_review for late_review in late if await work.reviews.mark_paged(late_review, now_ms)]
-            cases = await work.cases.some([paged_review.case_id for paged_review in paged])
-            await work.reviews.add_events(
+            reviews = ReviewRepository(work.connection, work.vault)
+            paged = [late_review for late_review in late if await reviews.mark_paged(late_review, now_ms)]
+            cases = await CaseRepository(work.connection).some([paged_review.case_id for paged_review in paged])
+            await reviews.add_events(
                 MatchEvent(
                     event=Event.REVIEW_UNANSWERED,
                     case_id=paged_review.case_id,

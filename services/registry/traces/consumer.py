@@ -23,10 +23,9 @@ from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField, TandemError
 from services.registry.metrics import RegistryMetrics
-from services.registry.traces import store, translate
+from services.registry.traces import translate
 from services.registry.traces.domain.facts import Fact
-from services.registry.traces.service import STREAMS
-from services.registry.traces.store import TraceBatch
+from services.registry.traces.service import STREAMS, TraceBatch, TraceRepository, add_batch
 from services.registry.transactions import Transactions
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
@@ -60,8 +59,12 @@ class TraceReader:
         metrics: RegistryMetrics,
         readiness: Readiness | None = None,
     ) -> None:
-        self._transactions, self._bus, self._on_stored = transactions, bus, on_stored
-        self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
+        self._transactions = transactions
+        self._bus = bus
+        self._on_stored = on_stored
+        self._log_id = log_meta.log_id
+        self._clock = log_meta.clock
+        self._partitions = log_meta.partitions
         self._gate, self._metrics = gate, metrics
         self._outages = Outages("traces_restarted", "traces_read_again")
         readiness = readiness or Readiness()
@@ -118,7 +121,7 @@ class TraceReader:
         batch = TraceBatch(
             stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
         )
-        await self._transactions.database.visit(partial(store.add_batch, batch=batch))
+        await self._transactions.database.visit(partial(add_batch, batch=batch))
         for kind, count in Counter(fact.kind for _, fact in facts).items():
             self._metrics.trace_facts.labels(kind).inc(count)
         for incident_id in {incident_id for incident_id, _ in facts}:
@@ -127,7 +130,7 @@ class TraceReader:
     async def _progress(self, stream: str) -> tuple[Trail, int]:
         """Stored progress in a stream: the trail of the read entries, and the sequence of the last one."""
         async with self._transactions.reading() as work:
-            last, trail = await work.traces.progress(stream, self._log_id)
+            last, trail = await TraceRepository(work.connection).progress(stream, self._log_id)
         first = (await self._bus.bounds_of(stream)).first
         if first > last + 1 and last:
             logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
@@ -163,7 +166,7 @@ class TraceReader:
     async def _forget(self) -> None:
         while True:
             async with self._transactions.open() as work:
-                await work.traces.forget_before(wall_us() - KEPT_US)
+                await TraceRepository(work.connection).forget_before(wall_us() - KEPT_US)
             await asyncio.sleep(FORGET_INTERVAL_S)
 
 

@@ -1,20 +1,168 @@
-"""Read the traces of incidents from the database, completely or up to an earlier moment."""
+"""The traces of incidents in the database, read completely or up to an earlier moment."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import grpc.aio
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from services.common import fields
+from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
+from services.common.observability import trace_ids
+from services.common.rpc import server
 from services.common.rpc.errors import NotFound
+from services.common.rpc.identity import Role
+from services.common.storage import rows as storage
+from services.common.storage.rows import RowTarget
+from services.registry.domain.disclosure import Deed
+from services.registry.ledger import LedgerRepository
+from services.registry.tables import alerted_incidents, case_versions, ledger, trace_facts, trace_positions
+from services.registry.traces import translate
+from services.registry.traces.domain import facts
 from services.registry.traces.domain.expected import AwaitedTime, expected_times
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
-from services.registry.traces.domain.spans import TraceSpan, shown_to, spans_of
+from services.registry.traces.domain.spans import OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
 from services.registry.traces.domain.typical import LikeIncidents, compared, first_times, incident_kind
-from services.registry.traces.store import MAX_COMPARED, MAX_FACTS, MAX_USES
 from services.registry.transactions import Transactions
+from services.registry.unit_of_work import Repository
+from tandem.registry.v1 import expected_time_pb2, trace_pb2, trace_pb2_grpc
+
+_BATCH = (
+    RowTarget(trace_facts, changing=()),
+    RowTarget(trace_positions, changing=("log_id", "sequence", "trail")),
+    RowTarget(alerted_incidents, changing=()),
+)
+MAX_FACTS = 5_000
+"""Maximum number of facts per trace; later facts are omitted. Several days with a warning every 15 s exceed this number."""
+
+MAX_USES = 5_000
+"""Maximum number of uses of personal data per trace; later ones are omitted. The ledger has all of them."""
+
+MAX_COMPARED = 50
+"""Maximum number of like incidents that a trace is compared with."""
+_MAX_ALERTS = 2_000
+"""Number of newest alerts among which like incidents are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBatch:
+    """Facts from a batch of messages of one stream."""
+
+    stream: str
+    log_id: str
+    sequence: int
+    """Sequence of the last message in the batch."""
+    facts: Sequence[tuple[str, Fact]]
+    """Incident id and fact, in order."""
+    trail: str = ""
+    """Trail of the read entries, serialised."""
+
+
+def add_batch(connection: Connection, batch: TraceBatch) -> None:
+    """Store the facts of a batch, the incidents of its alerts, and the progress in its stream. Stored facts stay unchanged."""
+    rows = [(incident_id, fact.fact_id, fact.at_us, facts.to_json(fact)) for incident_id, fact in batch.facts]
+    position = (batch.stream, batch.log_id, batch.sequence, batch.trail)
+    alerted = dict.fromkeys(incident_id for incident_id, fact in batch.facts if isinstance(fact, AlertFact))
+    storage.write(connection, _BATCH, [rows, [position], [(incident_id,) for incident_id in alerted]])
+
+
+class StoredVersion(NamedTuple):
+    """A version of a case that was stored in the log."""
+
+    case_id: str
+    version: int
+    sequence: int
+    """Sequence in the log."""
+
+
+class TraceRepository(Repository):
+    """The trace tables as one transaction sees them."""
+
+    async def last_sequence(self, stream: str, log_id: str) -> int:
+        """Sequence of the last read message of a stream; 0 if no message of this log was read."""
+        return (await self.progress(stream, log_id))[0]
+
+    async def progress(self, stream: str, log_id: str) -> tuple[int, str]:
+        """Sequence of the last read message of a stream, and the trail; 0 and empty if nothing of this log was read."""
+        rows = await self._rows(sa.select(trace_positions).where(trace_positions.c.stream == stream))
+        return (rows[0].sequence, rows[0].trail) if rows and rows[0].log_id == log_id else (0, "")
+
+    async def facts(self, incident_id: str) -> list[Fact]:
+        """Stored facts of an incident, earliest first. A result of MAX_FACTS + 1 facts means that later facts are omitted."""
+        mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
+        rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
+        return [facts.of_json(row.fact) for row in rows]
+
+    async def newest_alerts(self) -> dict[str, list[AlertFact]]:
+        """The newest alerts of all incidents by incident id, the newest incident first."""
+        newest = sa.select(trace_facts.c.incident_id, trace_facts.c.fact).where(trace_facts.c.fact_id.like("alert/%"))
+        by_incident: dict[str, list[AlertFact]] = {}
+        for row in await self._rows(newest.order_by(trace_facts.c.at_us.desc()).limit(_MAX_ALERTS)):
+            fact = facts.of_json(row.fact)
+            if isinstance(fact, AlertFact):
+                by_incident.setdefault(row.incident_id, []).append(fact)
+        return by_incident
+
+    async def facts_of_all(self, incident_ids: Collection[str]) -> dict[str, list[Fact]]:
+        """Stored facts of several incidents by incident id, the earliest of each first, at most 4 * MAX_FACTS in all."""
+        theirs = sa.select(trace_facts.c.incident_id, trace_facts.c.fact)
+        theirs = theirs.where(trace_facts.c.incident_id.in_(list(incident_ids)))
+        by_incident: dict[str, list[Fact]] = {}
+        for row in await self._rows(theirs.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(4 * MAX_FACTS)):
+            by_incident.setdefault(row.incident_id, []).append(facts.of_json(row.fact))
+        return {id_: own for id_, own in by_incident.items() if any(isinstance(fact, AlertFact) for fact in own)}
+
+    async def versions_of(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[CaseVersion]]:
+        """Versions of cases by case id, in the order in which they were made."""
+        versions: dict[str, list[CaseVersion]] = {case_id: [] for case_id in case_ids}
+        mine = sa.select(case_versions).where(case_versions.c.case_id.in_(list(case_ids)))
+        for row in await self._rows(mine.order_by(case_versions.c.version)):
+            made_us, stored_us = clock.to_wall_us(row.version), clock.to_wall_us(row.stored_at_ms)
+            versions[row.case_id].append(
+                CaseVersion(
+                    case_id=row.case_id,
+                    version=row.version,
+                    made_us=made_us,
+                    sequence=row.sequence,
+                    stored_us=stored_us,
+                )
+            )
+        return versions
+
+    async def uses(self, incident_id: str, clock: MeshClock) -> list[DataUse]:
+        """Rows of the ledger that refer to an incident, earliest first, at most MAX_USES + 1."""
+        mine = sa.select(ledger).where(ledger.c.reference == incident_id)
+        rows = await self._rows(mine.order_by(ledger.c.sequence).limit(MAX_USES + 1))
+        return [
+            DataUse(
+                sequence=row.sequence,
+                at_us=clock.to_wall_us(row.at_ms),
+                deed=row.deed,
+                who=row.recipient or row.who,
+                giver=row.who if row.deed == Deed.NOTIFIED.value else "",
+                legal_basis=row.legal_basis,
+                purpose=row.purpose,
+                record_kind=row.record_kind,
+            )
+            for row in rows
+        ]
+
+    async def note_versions(self, stored: Iterable[StoredVersion], stored_at_ms: int) -> None:
+        """Store the sequences and the time at which versions of cases were stored in the log."""
+        # An upsert, because a version that the log lost is stored in the log a second time.
+        await self._upsert(case_versions, [{**version._asdict(), "stored_at_ms": stored_at_ms} for version in stored])
+
+    async def forget_before(self, at_us: int) -> None:
+        """Delete facts that are older than a moment, microseconds since 1970 UTC."""
+        await self._connection.execute(sa.delete(trace_facts).where(trace_facts.c.at_us < at_us))
+
 
 STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
 """Streams that the traces are read from."""
@@ -72,7 +220,9 @@ class Traces:
     """Reads the traces of incidents from the registry's database."""
 
     def __init__(self, transactions: Transactions, log_meta: LogMetadata) -> None:
-        self._transactions, self._clock, self._log_id = transactions, log_meta.clock, log_meta.log_id
+        self._transactions = transactions
+        self._clock = log_meta.clock
+        self._log_id = log_meta.log_id
 
     async def read(self, incident_id: str) -> IncidentFacts:
         """Facts of an incident with at least one alert. Raises NotFound."""
@@ -87,9 +237,10 @@ class Traces:
         """Median times of the newest like incidents, without this one, of the steps that a viewer may see. Raises NotFound."""
         wanted = incident_kind((await self.read(incident_id)).alerts)
         async with self._transactions.reading() as work:
-            newest = await work.traces.newest_alerts()
+            stored = TraceRepository(work.connection)
+            newest = await stored.newest_alerts()
             same = [id_ for id_, alerts in newest.items() if id_ != incident_id and incident_kind(alerts) == wanted]
-            facts = await work.traces.facts_of_all(same[:MAX_COMPARED])
+            facts = await stored.facts_of_all(same[:MAX_COMPARED])
         others = [
             IncidentFacts(incident_id=id_, facts=known, uses=(), case_versions={}) for id_, known in facts.items()
         ]
@@ -100,18 +251,56 @@ class Traces:
     async def facts_of(self, incident_id: str) -> IncidentFacts:
         """Stored facts of an incident; empty if the incident is unknown."""
         async with self._transactions.reading() as work:
-            facts = await work.traces.facts(incident_id)
+            stored = TraceRepository(work.connection)
+            facts = await stored.facts(incident_id)
             case_ids = {fact.case_id for fact in facts if isinstance(fact, AlertFact) and fact.case_id}
             return IncidentFacts(
                 incident_id=incident_id,
                 facts=facts,
-                uses=await work.traces.uses(incident_id, self._clock),
-                case_versions=await work.traces.versions_of(case_ids, self._clock),
+                uses=await stored.uses(incident_id, self._clock),
+                case_versions=await stored.versions_of(case_ids, self._clock),
             )
 
     async def progress(self) -> ReadProgress:
         """Current progress in the streams and the ledger."""
         async with self._transactions.reading() as work:
-            streams = {name: await work.traces.last_sequence(name, self._log_id) for name in STREAMS}
-            last = await work.ledger.last()
+            streams = {
+                name: await TraceRepository(work.connection).last_sequence(name, self._log_id) for name in STREAMS
+            }
+            last = await LedgerRepository(work.connection).last()
         return ReadProgress(streams, last.sequence if last else 0)
+
+
+_VIEWERS: Mapping[int, str] = {
+    Role.ROLE_MOJ_DESK: "probation",
+    Role.ROLE_NPA_DESK: "police",
+    Role.ROLE_REVIEWER: REVIEWER,
+    Role.ROLE_OPERATOR: OPERATOR,
+}
+
+
+class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
+    """Returns the spans of a trace that the caller's role may see."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    async def GetTrace(
+        self, request: trace_pb2.GetTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> trace_pb2.GetTraceResponse:
+        incident_id = fields.required_id("incident_id", request.incident_id)
+        incident = await self._traces.read(incident_id)
+        viewer = _VIEWERS[server.caller().role]
+        expected = [time for time in incident.expected_times() if viewer in time.shows]
+        return trace_pb2.GetTraceResponse(
+            trace_id=trace_ids.trace_id_of(incident_id),
+            spans=translate.spans_to_proto(shown_to(viewer, incident.spans())),
+            is_cut=incident.is_cut,
+            expected_times=translate.expected_to_proto(expected),
+        )
+
+    async def CompareTrace(
+        self, request: expected_time_pb2.CompareTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> expected_time_pb2.CompareTraceResponse:
+        incident_id = fields.required_id("incident_id", request.incident_id)
+        return translate.like_to_proto(await self._traces.compare(incident_id, _VIEWERS[server.caller().role]))

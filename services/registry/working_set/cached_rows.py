@@ -66,8 +66,12 @@ class CachedRows(Generic[K, V]):
         lookups: Mapping[str, tuple[Lookup, Callable[[V], Hashable]]],
     ) -> None:
         """`select` ends with `WHERE`. `lookups` are further columns by which rows are found, each with its value in a row."""
-        self._connection, self._select, self._key = connection, select, key
-        self._key_of, self._parse, self._lookups = key_of, parse, lookups
+        self._connection = connection
+        self._select = select
+        self._key = key
+        self._key_of = key_of
+        self._parse = parse
+        self._lookups = lookups
         self._rows: dict[K, V | None] = {}
         """Row by key; None if the database has none."""
         self._indexes: dict[str, _Index[K]] = {name: _Index() for name in lookups}

@@ -16,6 +16,7 @@ import pytest
 
 from tests.browser.driver import Browser, browser
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.support.field.her_page import PRESENT
 from tests.support.field.scene import until
 from tests.support.field.shots import shot
 from tests.support.field.unit import UNHURRIED
@@ -110,7 +111,7 @@ async def test_an_incident_ends_by_phones_alone_and_she_reads_what_happened(mesh
             await seen("click", page=leg, selector="#sign-in-now")
             await seen("wait", page=leg, selector="#duty:not([hidden])")
         await running.line("accept, drive, arrive and close on both pages")
-        await seen("wait", page="hers", selector="#notices li.newest")
+        await seen("wait", page="hers", selector=PRESENT)
         await shot(seen, "hers", "phones-demo-her-notice-ko")
         for leg in LEGS:
             await seen("wait", page=leg, selector="#tasks .task")

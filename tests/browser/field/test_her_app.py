@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tandem.common.v1 import contact_pb2
-from tests.browser.driver import HERE, Browser, browser
+from tests.browser.driver import browser
 from tests.support.common.mesh import RunningMesh, running_mesh
+from tests.support.field.her_page import HOME, LOCK, PRESENT, SENT, UNLOCK, HerPages
 from tests.support.field.phone import PushService
-from tests.support.field.scene import Scene, scene_on, until
+from tests.support.field.scene import scene_on, until
 
 pytestmark = [
     pytest.mark.browser,
@@ -28,12 +26,6 @@ pytestmark = [
     # A closed browser leaves warnings.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-ROOT = HERE.parents[1]
-HOME = {"latitude": 37.6360, "longitude": 127.2165, "accuracy": 12}
-SENT = "#state[data-sent]:not([data-sent='0'])"
-LOCK = """void (Object.defineProperty(document, "visibilityState", {value: "hidden", configurable: true}),
-    document.dispatchEvent(new Event("visibilitychange")))"""
-UNLOCK = 'void (delete document.visibilityState, document.dispatchEvent(new Event("visibilitychange")))'
 OLD_POSITION = """void (window.timesAsked = 0, window.positionFrom = Date.now() - 600_000,
     Geolocation.prototype.getCurrentPosition = received => (window.timesAsked += 1, received(
         {timestamp: window.positionFrom, coords: {latitude: 37.6360, longitude: 127.2165, accuracy: 12}})),
@@ -43,38 +35,6 @@ CHANGED_VISIBILITY = 'void document.dispatchEvent(new Event("visibilitychange"))
 LOCKED_TEN_MINUTES_AGO = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
     const settings = o.result.transaction("settings", "readwrite").objectStore("settings");
     settings.put(Date.now() - 600_000, "hidden_ms").onsuccess = () => { o.result.close(); done(true); }; }; })"""
-
-
-class Seen:
-    """The scene, and a browser with her phone (`hers`, in Korean) and another person's (`other`, in English)."""
-
-    def __init__(self, scene: Scene, seen: Browser) -> None:
-        self.scene, self.browser = scene, seen
-
-    async def open(self, page: str, language: str, **more: Any) -> None:
-        await self.browser("phone", page=page, url=self.scene.url, language=language, **more)
-        await self.browser("wait", page=page, selector="#enrol:not([hidden])")
-
-    async def connect(self, page: str, device_id: str) -> None:
-        await self.browser("fill", page=page, selector="#code", value=await self.scene.code(device_id))
-        await self.browser("click", page=page, selector="#enrol-form button")
-        await self.browser("wait", page=page, selector="#main:not([hidden])")
-
-    async def shot(self, page: str, name: str) -> None:
-        if folder := os.environ.get("TANDEM_SHOTS"):
-            await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
-
-    async def clean(self, page: str) -> None:
-        found = [fault for fault in await self.browser("axe", page=page) if fault["impact"] in ("serious", "critical")]
-        assert found == []
-        wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        assert not await self.browser("eval", page=page, expression=wide)
-
-    async def waiting(self, page: str) -> int:
-        expression = """new Promise(done => { const o = indexedDB.open("app"); o.onsuccess = () => {
-            const r = o.result.transaction("reports").objectStore("reports").count();
-            r.onsuccess = () => { o.result.close(); done(r.result); }; }; })"""
-        return int(await self.browser("eval", page=page, expression=expression))
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +50,13 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, push_service: PushService, pa
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def seen(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[Seen]:
+async def seen(mesh: RunningMesh, push_service: PushService) -> AsyncIterator[HerPages]:
     korean = scene_on(mesh, push_service, language=contact_pb2.LANGUAGE_KOREAN)
     async with korean as scene, browser() as opened:
-        yield Seen(scene, opened)
+        yield HerPages(scene, opened)
 
 
-async def test_she_connects_her_phone_and_it_reports(seen: Seen) -> None:
+async def test_she_connects_her_phone_and_it_reports(seen: HerPages) -> None:
     await seen.open("hers", "ko", at=HOME)
     await seen.clean("hers")
     await seen.browser("fill", page="hers", selector="#code", value="AAAA-AAAA-AAAA")
@@ -115,7 +75,7 @@ async def test_she_connects_her_phone_and_it_reports(seen: Seen) -> None:
     await seen.shot("hers", "her-app-ko")
 
 
-async def test_a_refused_location_is_said_of_her_phone_and_notices_still_come(seen: Seen) -> None:
+async def test_a_refused_location_is_said_of_her_phone_and_notices_still_come(seen: HerPages) -> None:
     await seen.open("other", "en")
     await seen.connect("other", seen.scene.others)
     await seen.browser("wait", page="other", selector="#health li")
@@ -124,7 +84,7 @@ async def test_a_refused_location_is_said_of_her_phone_and_notices_still_come(se
     await seen.clean("other")
 
 
-async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_silence(seen: Seen) -> None:
+async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_silence(seen: HerPages) -> None:
     console = seen.scene.mesh.now.console_url
     await seen.browser.sign_in("desk", console, "police", "ko")
 
@@ -141,7 +101,7 @@ async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_si
     await seen.browser("eval", page="hers", expression=LOCK)
     await desk_says(seen.scene.hers, "#phone-screen", "화면 잠김")
     await desk_says(seen.scene.hers, "main", "위반이나 고장이 아닙니다")
-    await seen.clean("desk")
+    await seen.accessible("desk")
     await seen.shot("desk", "console-phone-locked-ko")
     # She is told from when to when nothing was sent.
     await seen.browser("eval", page="hers", expression=LOCKED_TEN_MINUTES_AGO)
@@ -157,16 +117,13 @@ async def test_the_police_see_why_a_phone_is_silent_and_a_locked_screen_is_no_si
     await seen.shot("hers", "her-app-after-a-locked-screen-ko")
 
 
-async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_content(seen: Seen) -> None:
+async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_content(seen: HerPages) -> None:
     await seen.scene.stage.warn()
-    await seen.browser("wait", page="hers", selector="#notices li.newest")
-    [text] = await seen.browser("text", page="hers", selector="#notices li.newest p")
-    assert "2 km" in text
+    await seen.browser("wait", page="hers", selector=PRESENT)
+    assert "2 km" in await seen.text("hers", "#present")
     await seen.clean("hers")
     await seen.shot("hers", "her-app-notice-ko")
-    [notice_id] = await seen.browser(
-        "eval", page="hers", expression="[...document.querySelectorAll('#notices li')].map(e => e.dataset.notice)"
-    )
+    notice_id = await seen.eval("hers", "document.querySelector('#present').dataset.notice")
 
     async def displayed() -> bool:
         return bool(seen.scene.stored(notice_id)[1])
@@ -177,11 +134,11 @@ async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_con
         "navigator.serviceWorker.ready.then(r => r.getNotifications()).then(n => n.map(e => e.title + e.body).join())"
     )
     assert await until(lambda: seen.browser("eval", page="hers", expression=shown)) == "새 소식"
-    assert await seen.browser("text", page="other", selector="#notices li") == []
+    assert await seen.browser("text", page="other", selector="#present p, #notices li") == []
 
     # Each answer does the same thing at once.
-    await seen.browser("click", page="hers", selector=".answers button:nth-child(2)")
-    assert await seen.browser("text", page="hers", selector=".answers") == ["확인되었습니다."]
+    await seen.browser("click", page="hers", selector="#answers button:nth-child(2)")
+    assert await seen.browser("text", page="hers", selector="#answers") == ["확인되었습니다."]
 
     async def answered() -> bool:
         return bool(seen.scene.stored(notice_id)[2])
@@ -189,7 +146,7 @@ async def test_she_is_warned_on_the_open_page_and_woken_by_a_message_without_con
     await until(answered)
 
 
-async def test_a_repeated_position_is_reported_once_and_an_old_position_is_said_to_be_unknown(seen: Seen) -> None:
+async def test_a_repeated_position_is_reported_once_and_an_old_position_is_said_to_be_unknown(seen: HerPages) -> None:
     await seen.browser("eval", page="hers", expression=OLD_POSITION)
 
     async def said() -> bool:
@@ -213,7 +170,7 @@ async def test_a_repeated_position_is_reported_once_and_an_old_position_is_said_
     await seen.browser("wait", page="hers", selector=SENT)
 
 
-async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same(seen: Seen) -> None:
+async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same(seen: HerPages) -> None:
     await seen.browser("offline", page="hers", offline=True)
     for step in range(1, 4):
         await seen.browser("locate", page="hers", at=HOME | {"latitude": 37.6360 + step / 10_000})
@@ -236,37 +193,14 @@ async def test_without_a_network_nothing_is_lost_and_the_page_opens_all_the_same
     await seen.browser("wait", page="hers", selector=SENT)
 
 
-async def test_a_silent_panic_changes_nothing_on_the_screen_and_reaches_both_legs(seen: Seen) -> None:
-    body = "document.querySelector('main').innerText"
-    before = await seen.browser("eval", page="hers", expression=body)
-    for _ in range(5):
-        await seen.browser("click", page="hers", selector="#title")
-    assert await seen.browser("eval", page="hers", expression=body) == before
-
-    await until(seen.scene.offered_at_both)
-
-
-async def test_the_visible_panic_is_asked_for_twice_and_says_that_it_arrived(seen: Seen) -> None:
-    await seen.browser("click", page="other", selector="#panic")
-    await seen.browser("click", page="other", selector="#panic-no")
-    await seen.browser("click", page="other", selector="#panic")
-    await seen.browser("click", page="other", selector="#panic-yes")
-
-    async def said() -> bool:
-        return "has arrived" in (await seen.browser("text", page="other", selector="#panic-said"))[0]
-
-    await until(said)
-    await seen.shot("other", "her-app-panic-en")
-
-
-async def test_another_phone_for_the_device_ends_the_first(seen: Seen) -> None:
+async def test_another_phone_for_the_device_ends_the_first(seen: HerPages) -> None:
     await seen.open("second", "en", at=HOME)
     await seen.connect("second", seen.scene.others)
     await seen.browser("wait", page="other", selector="#ended:not([hidden])")
     await seen.clean("other")
 
 
-async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: Seen) -> None:
+async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: HerPages) -> None:
     cached = """caches.keys().then(async names => (await Promise.all(names.map(async name =>
         (await (await caches.open(name)).keys()).map(request => new URL(request.url).pathname)))).flat())"""
     paths = await seen.browser("eval", page="hers", expression=cached)
@@ -277,20 +211,8 @@ async def test_the_phone_keeps_no_name_no_notice_and_no_answer_of_the_api(seen: 
         assert "protected person" not in str(database.execute("SELECT * FROM push_addresses").fetchall()).lower()
 
 
-async def test_the_quick_exit_leaves_no_way_back_and_nothing_else_is_fetched(seen: Seen) -> None:
+async def test_nothing_but_the_app_is_fetched_and_no_page_fails(seen: HerPages) -> None:
     found = await seen.browser("seen")
-    assert set(found["origins"]) == {
-        seen.scene.url,
-        seen.scene.mesh.now.console_url,
-    }  # the second is the desk's page alone
+    console = seen.scene.mesh.now.console_url  # of the desk's page alone
+    assert set(found["origins"]) == {seen.scene.url, console} and found["refusals"] == []
     assert not [fault for fault in found["faults"] if "Error" in fault]
-    await seen.browser("offline", page="second", offline=True)
-    await seen.browser("click", page="second", selector="#exit")
-
-    async def left() -> bool:
-        # What takes the app's place can't be loaded here; the app's own page is gone at any rate.
-        address = await seen.browser("eval", page="second", expression="location.href + document.body.innerText")
-        return "Today" not in address
-
-    await until(left)
-    await asyncio.sleep(0)

@@ -137,7 +137,9 @@ async def test_a_busy_unit_stays_busy_when_its_page_is_reloaded(road: Road) -> N
     await until(is_available)
 
 
-async def test_an_offer_rings_and_says_so_when_another_unit_has_it_meanwhile(road: Road) -> None:
+async def test_an_offer_rings_and_says_so_when_the_desk_has_given_it_to_another_unit_that_has_not_accepted(
+    road: Road,
+) -> None:
     await road.start("car-2", "car-2", "en", at=STREET)
     await road.scene.stage.warn()
     await road.scene.stage.notify()
@@ -152,17 +154,17 @@ async def test_an_offer_rings_and_says_so_when_another_unit_has_it_meanwhile(roa
 
     first = str(await until(asked))
     await road.clean(first)
-    # The unit that was asked doesn't answer, and the desk gives its offers to others: the page says that it doesn't go.
+    # The unit that was asked doesn't answer, and the desk gives its offers to others: the page says that nobody has it yet.
     before = await road.browser("eval", page=first, expression="document.querySelector('.task').dataset.assignment")
     offer = await road.stored(before)
     await road.browser("offline", page=first, offline=True)
     await road.browser("click", page=first, selector=MAIN)
     await road.police.refuse_offers()
     await road.browser("offline", page=first, offline=False)
-    words = {"car-1": "다른 팀", "car-2": "another unit"}
+    words = {"car-1": "아직 맡은 팀이 없습니다", "car-2": "Nobody has it yet"}
 
     async def gone() -> bool:
-        return words[first] in (await road.text(first, "#said")).replace("Another", "another")
+        return words[first] in await road.text(first, "#said")
 
     await until(gone)
     assert (await road.stored(before)).choice.unit_id != offer.choice.unit_id

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.stack import processes
+from services.local import processes
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, is_alive, running_mesh, tandem
 from tests.support.geofence import geolife
 
@@ -37,8 +37,8 @@ def test_mesh_json_lists_all_processes_and_is_readable_by_its_owner_only(mesh: R
     names = {service.name for service in processes.SERVICES}
     assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {
         "nats",
-        processes.CONSOLE.name,
-        processes.FIELD.name,
+        processes.CONSOLE_PROCESS.name,
+        processes.FIELD_PROCESS.name,
     }
     assert all(is_alive(pid) for pid in mesh.now.pids.values())
     assert (mesh.now.clock.rate, mesh.now.partitions) == (RATE, 1)
@@ -75,7 +75,8 @@ def test_every_warning_of_the_demo_is_received_before_the_mesh_stops(tmp_path: P
             assert time.monotonic() < deadline, played.output
             time.sleep(0.2)
         assert _rows(database, "select flag from told") == [(0,)]
-        assert _rows(database, "select count(*) from messages where of_place and delivered_ms is not null") > [(0,)]
+        assert _rows(database, "select count(*) from covered_alerts where not acknowledged") == [(0,)]
+        assert _rows(database, "select count(*) from covered_alerts") > [(3,)], "of the rings round her and her home"
 
 
 def _rows(database: Path, query: str) -> list[Any]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR
-from services.cli.stack import mesh as meshes
+from services.client import mesh as meshes
+from services.client.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR
+from services.client.calls import call
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2

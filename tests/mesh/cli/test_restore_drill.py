@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.stack.mesh import MeshConnection
+from services.client.mesh import MeshConnection
 from services.common.messaging import flow, pull
 from tandem.common.v1 import ledger_pb2
 from tests.support.common.mesh import running_mesh, tandem

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.simulate.actors import DESKS
+from services.client.actors import DESKS
 from services.common import times
 from services.common.rpc import server
 from tandem.common.v1 import command_pb2
@@ -225,6 +225,25 @@ def test_bad_lines_are_reported_and_the_others_are_sent(mesh: RunningMesh, tmp_p
         "refused (2): device_id: is no registered device",
         "0 of 2 reports are in the log; refused: 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "first_time_s", "reason", "refused"),
+    [
+        ("tag-nobody", START_S, "device tag-nobody is no registered device", 1),
+        ("tag-5", 4_000_000_000, "device tag-5: the first 20 reports were all refused, most by fix_time: is more than", 20),
+    ],
+)  # fmt: skip
+def test_a_track_that_is_refused_from_its_start_ends_the_command(
+    mesh: RunningMesh, tmp_path: Path, device: str, first_time_s: int, reason: str, refused: int
+) -> None:
+    track = tmp_path / "t.csv"
+    # What ingest refuses is due at once, the rest within days.
+    moments_s = [first_time_s + n / 100 for n in range(refused)] + [first_time_s + 3_600 * n for n in range(1, 100)]
+    track.write_text("time,lat,lon\n" + "".join(f"{moment_s},37.5,127\n" for moment_s in moments_s))
+    sent = tandem("send", str(track), "--device", device, "--as-recorded", "--dir", str(mesh.folder))
+    assert sent.returncode == 1 and f"stopped: {reason}" in sent.stderr
+    assert f"; refused: {refused}; not sent: 99" in sent.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -17,22 +17,25 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.cli.calls import call
-from services.cli.commands.operate import certs
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import NPA_RECORDS
-from services.cli.stack import checkup
-from services.cli.stack import mesh as meshes
-from services.cli.stack.checkup import CheckVerdict
+from services.client import mesh as meshes
+from services.client.actors import NPA_RECORDS
+from services.client.calls import call
+from services.client.demo import new_plan
+from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull
 from services.common.rpc import server
-from services.common.rpc.certificates import AUTHORITY, files_of
+from services.common.rpc.certificates import AUTHORITY, client_context, files_of
+from services.common.rpc.identity import CONSOLES, FIELD
+from services.local import authority, checkup
+from services.local.checkup import CheckVerdict
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.common.ports import free_port
 from tests.support.console.console import visiting
 from tests.support.console.identity_provider import identity_provider, settings_at
+from tests.support.field.phone import phone, position
+from tests.support.field.scene import until
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,41 @@ async def test_the_ledger_names_the_person_signed_in_to_the_console(
                 assert messages[-1].sequence < last
 
 
+async def test_a_report_of_her_phone_goes_by_mutual_tls_to_a_port_that_serves_field_alone(mesh: RunningMesh) -> None:
+    now, authority = mesh.now, mesh.folder / "certs" / AUTHORITY
+    async with meshes.connect(now) as clients:
+        npa, plan = clients.identity(NPA_RECORDS), new_plan()
+        person = registry_pb2.ProtectedPerson(person_id=plan.id("person"), name="Her", source_version=1)
+        device = registry_pb2.Device(device_id=plan.id("phone"), person_id=person.person_id, source_version=1)
+        await call(
+            clients.registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa
+        )
+        await call(clients.registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
+    code = tandem("enrol", device.device_id, "--dir", str(mesh.folder)).stdout
+    found = re.search(r"[A-Z0-9]{4}-[A-Z0-9]{4}-[A-Z0-9]{4}", code)
+    assert found, code
+    trusted = ssl.create_default_context(cafile=authority)
+    async with phone(now.field_url, trusted) as hers:
+        assert (await hers.enrol(found[0])).status == 200
+
+        async def stored() -> bool:
+            answer = await hers.report(position(1, 37.6, 127.2))
+            return bool(answer.content["results"][0]["outcome"] == "stored")
+
+        await until(stored)
+    host, _, port = now.addresses["ingest"].rpartition(":")
+    url = f"https://{host}:{int(port) + 31}/"
+    console = client_context(files_of(mesh.folder / "certs", CONSOLES["police"]))
+    async with aiohttp.ClientSession() as session:
+        for context in (trusted, console):
+            with pytest.raises(aiohttp.ClientError):
+                async with session.post(url, data={"id": device.device_id}, ssl=context):
+                    pass
+        field = client_context(files_of(mesh.folder / "certs", FIELD))
+        async with session.post(url, data={"id": device.device_id}, ssl=field) as answer:
+            assert answer.status == 401, "it needs the token of a phone, too"
+
+
 async def test_a_token_is_refused_and_a_certificate_permits_its_own_methods_only(mesh: RunningMesh) -> None:
     now = mesh.now
     assert now.nats.url.startswith("tls://") and not now.nats.passwords and not now.dev_secret
@@ -128,7 +166,7 @@ def test_a_vendors_certificate_is_issued_on_demand(tmp_path: Path) -> None:
 
 def test_the_doctor_names_the_command_that_renews_a_certificate(tmp_path: Path) -> None:
     folder = tmp_path / "certs"
-    certs.issue(folder, ("spiffe://vendor/acme",), (), lifetime=timedelta(days=2, hours=1))
+    authority.issue(folder, ("spiffe://vendor/acme",), (), lifetime=timedelta(days=2, hours=1))
     [finding] = checkup.certificates(folder)
     command = re.search(
         r"vendor-acme: 2\.0 days left; run `tandem (certs --dir \S+ spiffe://vendor/acme)`", finding.text

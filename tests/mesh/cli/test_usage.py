@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from services.cli.stack.mesh import locked
+from services.client.mesh import MeshStart, locked
 from tests.support.common import ports
 from tests.support.common.mesh import tandem
 
@@ -38,7 +40,36 @@ def test_wrong_arguments(arguments: tuple[str, ...], expected: str) -> None:
 @pytest.mark.parametrize("command", [("demo",), ("incidents",), ("explain", "alert-1")], ids=lambda command: command[0])
 def test_commands_without_a_mesh_are_refused(command: tuple[str, ...], tmp_path: Path) -> None:
     outcome = tandem(*command, "--dir", str(tmp_path))
-    assert (outcome.returncode, outcome.stderr) == (2, f"no mesh runs on {tmp_path}: start one with `tandem up`\n")
+    start = f"start one with `tandem up --dir {tmp_path}`"
+    assert (outcome.returncode, outcome.stderr) == (2, f"no mesh runs on {tmp_path}: {start}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "effect"), [(("status",), ""), (("down",), ", so nothing was stopped")], ids=["status", "down"]
+)
+def test_a_command_in_another_folder_names_the_mesh_that_runs(
+    command: tuple[str, ...], effect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    here, there = tmp_path / "here", tmp_path / "the re"
+    with locked(there):
+        outcome = tandem(*command, "--dir", str(here))
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr == f"no mesh runs on {here}{effect}; one runs on {there}: add `--dir '{there}'`\n"
+    assert "the re" not in tandem(*command, "--dir", str(here)).stderr, "it has ended"
+
+
+def test_a_mesh_that_starts_says_so_with_what_it_waits_for(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        begun = tandem("incidents", "--dir", str(tmp_path))
+        MeshStart(time.time() - 12, ("registry", "field")).save(tmp_path)
+        waiting = tandem("status", "--dir", str(tmp_path))
+    assert (begun.returncode, waiting.returncode) == (1, 1)
+    starting = f"the mesh on {tmp_path} is starting"
+    assert begun.stderr == f"{starting}: repeat the command in some seconds\n"
+    expected = re.escape(starting) + r" for \d+ s, and waits for registry, field: repeat the command in some seconds\n"
+    assert re.fullmatch(expected, waiting.stderr), waiting.stderr
+    assert "no mesh runs" in tandem("status", "--dir", str(tmp_path)).stderr
 
 
 def test_a_folder_runs_one_mesh_at_a_time(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.calls import call
-from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
+from services.client import mesh as meshes
+from services.client.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd
+from services.client.calls import call
+from services.client.mesh import Clients
 from services.common import times
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2

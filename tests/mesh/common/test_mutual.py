@@ -13,9 +13,6 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.cli.commands.operate import certs
-from services.cli.stack import authority as authorities
-from services.cli.stack import nats_server
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
@@ -27,6 +24,8 @@ from services.common.rpc.certificates import Files, files_of, spiffe_id
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
+from services.local import authority, nats_server
+from services.local import authority as authorities
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.common.certificates import Authority, Identity
 from tests.support.common.nats import TestServer
@@ -214,6 +213,6 @@ async def test_nats_users_authenticate_by_certificate_and_renew_it(
 
 
 def test_every_user_of_the_server_gets_a_certificate(tmp_path: Path) -> None:
-    certs.issue(tmp_path, certs.SERVERS, certs.LOOPBACK, lifetime=timedelta(days=1))
+    authority.issue(tmp_path, authority.SERVERS, authority.LOOPBACK, lifetime=timedelta(days=1))
     issued = {spiffe_id(files_of(tmp_path, SERVICE + user).cert) for user in (*flow.USERS, "nats")}
-    assert issued == {SERVICE + user for user in flow.USERS} | {nats_server.IDENTITY}
+    assert issued == {SERVICE + user for user in flow.USERS} | {nats_server.SERVER_IDENTITY}

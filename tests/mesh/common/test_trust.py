@@ -252,7 +252,7 @@ FURTHER_SERVICES = {
     "registry": "Cctv DeviceToken Disclosure Enrolment Exercise Finding MatchReview Notice OrderExtension Party PresenceUnit"
     " RecordSearch TagRecord Trace",
     "ingest": "Battery Command",
-    "geofence": "DeviceState Position RegionMap WhatIf",
+    "geofence": "DeviceState Position RegionMap",
     "dispatch": "Afterwards Contact Evidence Following Handover Note OrderBurden PhoneNotice PhoneState Roster Statistics UnitDuty",
 }
 """Services by package, beside the one that has the package's name."""

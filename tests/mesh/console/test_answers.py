@@ -12,13 +12,13 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate import demo
-from services.cli.simulate.actors import DESKS
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import DESKS
+from services.client.mesh import Clients
 from services.console.domain import desk
+from services.console.pages import refusals
 from services.console.pages.texts import TEXTS, Texts
-from services.console.review import refusals
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.mesh import running_mesh
 from tests.support.console.console import Visitor, visiting
@@ -48,7 +48,7 @@ class Scene:
 
     async def listed(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:
         """Returns the assignment as the leg itself knows it."""
-        listed = await self.clients.dispatch[leg].ListIncidents(
+        listed = await self.clients.legs[leg].dispatch.ListIncidents(
             dispatch_pb2.ListIncidentsRequest(incident_id=self.incident_id),
             metadata=self.clients.identity(DESKS[leg]),
         )
@@ -85,7 +85,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
                 await act(stage)
                 if name == "respond":
                     break
-            listed = await clients.dispatch["police"].ListIncidents(
+            listed = await clients.legs["police"].dispatch.ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity("spiffe://tandem/reviewer/test")
             )
             yield Scene(mesh.now.console_url, clients, stage, listed.incidents[0].incident_id)
@@ -124,7 +124,7 @@ async def test_the_probation_desk_refuses_with_a_reason_and_accepts_the_next_off
         assert (
             await scene.send(visitor, "acknowledge", form_of(await visitor.read(scene.path), "acknowledge", wearer))
         )[0] == 303
-        assert (await scene.listed("probation", wearer)).acknowledged_by == "spiffe://moj/desk/lee"
+        assert (await scene.listed("probation", wearer)).acknowledged_by == "spiffe://moj/desk/console/lee"
 
 
 async def test_the_police_desk_goes_all_the_way_and_closes_it_by_forms_alone(scene: Scene) -> None:
@@ -133,6 +133,12 @@ async def test_the_police_desk_goes_all_the_way_and_closes_it_by_forms_alone(sce
         assert (
             await scene.send(visitor, "acknowledge", form_of(await visitor.read(scene.path), "acknowledge", person))
         )[0] == 303
+        page = await visitor.read(scene.path)
+        assert TEXTS["send_no_roster"][1] in page, "this leg's agency keeps no roster here"
+        sent = form_of(page, "radio", person) | {"unit_name": "patrol 12"}
+        assert (await scene.send(visitor, "radio", sent))[0] == 303
+        assert await scene.state("police", person) == "DISPATCHED"
+        assert "Sent by radio: patrol 12, by kim" in await visitor.read(scene.path)
         for state in desk.PROGRESSION[1:]:
             page = await visitor.read(scene.path)
             form = form_of(page, "progress", person)
@@ -150,7 +156,7 @@ async def test_the_police_desk_goes_all_the_way_and_closes_it_by_forms_alone(sce
         assert (await scene.send(visitor, "close", form, cause=""))[0] == 400
         status, _ = await scene.send(visitor, "close", form, note="went home")
         assert status == 303 and await scene.state("police", person) == "CLOSED"
-        assert (await scene.listed("police", person)).acknowledged_by == "spiffe://npa/desk/kim"
+        assert (await scene.listed("police", person)).acknowledged_by == "spiffe://npa/desk/console/kim"
 
 
 async def test_an_answer_from_an_old_page_is_refused_and_shows_the_current_state(scene: Scene) -> None:
@@ -161,17 +167,18 @@ async def test_an_answer_from_an_old_page_is_refused_and_shows_the_current_state
             0
         ] == 303
         page = await kim.read(scene.path)
-        assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
-        # Park's page still shows an offer; Kim's unit has been dispatched since.
+        sent = form_of(page, "radio", home) | {"unit_name": "patrol 12"}
+        assert (await scene.send(kim, "radio", sent))[0] == 303
+        # Park's page still shows an offer; Kim has sent a unit since.
         status, text = await scene.send(park, "reject", form_of(old, "reject", home), reason="no car")
-        assert status == 409 and TEXTS["answer_MOVED_ON"][1] in text and 'role="alert"' in text
+        assert status == 409 and TEXTS["answer_OFFERED_ON"][1] in text and 'role="alert"' in text
         assert form_of(text, "progress", home)["state"] == "EN_ROUTE", "the page shows the current state"
         status, text = await scene.send(park, "close", form_of(page, "close", home), cause="EQUIPMENT")
         assert status == 409 and await scene.state("police", home) == "DISPATCHED"
         status, text = await scene.send(park, "acknowledge", form_of(old, "acknowledge", home))
-        assert status == 409 and f"{TEXTS['answer_TAKEN_BY'][1]}: spiffe://npa/desk/kim" in text
+        assert status == 409 and re.search(r"kim sent patrol 12 by radio at \d\d:\d\d:\d\d already", text)
         # A form that is sent twice counts once.
-        assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
+        assert (await scene.send(kim, "radio", sent))[0] == 303
         assert await scene.state("police", home) == "DISPATCHED"
         # A step that no form offers.
         form = form_of(await kim.read(scene.path), "progress", home) | {"state": "APPREHENDED"}

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from services.console.guard import RouteGuard
 from services.console.mesh import MeshClient
+from services.console.pages.guard import RouteGuard
 from services.console.pages.texts import TEXTS
-from services.console.pages.views import Pages
+from services.console.routes import console_routes
 from services.console.settings import ConsoleSettings
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
@@ -33,8 +33,8 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conso
 
 def routes() -> list[tuple[str, str]]:
     settings = ConsoleSettings(dev_secret="x")
-    pages = Pages(settings, RouteGuard(settings, [bytes(32)]), cast(MeshClient, None), feeds={})
-    return [(route.method, route.path) for route in pages.routes()]
+    made = console_routes(settings, RouteGuard(settings, [bytes(32)]), cast(MeshClient, None), feeds={})
+    return [(route.method, route.path) for route in made]
 
 
 def path_of(route: str) -> str:
@@ -88,15 +88,16 @@ async def test_a_role_sees_its_pages(bench: ConsoleBench, role: str, refused: se
 
 async def test_each_role_calls_its_own_leg_under_its_own_name(bench: ConsoleBench) -> None:
     for role, leg, spiffe_id in (
-        ("police", "police", "spiffe://npa/desk/kim"),
-        ("probation", "probation", "spiffe://moj/desk/kim"),
-        ("reviewer", "police", "spiffe://tandem/reviewer/kim"),
+        ("police", "police", "spiffe://npa/desk/console/kim"),
+        ("probation", "probation", "spiffe://moj/desk/console/kim"),
+        ("reviewer", "police", "spiffe://tandem/reviewer/console/kim"),
     ):
         bench.asked.clear()
         async with bench.visitor(role, "kim") as visitor:
             text = await visitor.read(f"/incidents/{INCIDENT}")
             assert f"assignment-{leg}" in text or role == "reviewer"
-        assert {asked for asked in bench.asked if asked[2].endswith("/kim")} == {(leg, "ListIncidents", spiffe_id)}
+        own = {asked for asked in bench.asked if asked[2].endswith("/kim")}
+        assert own == {(leg, method, spiffe_id) for method in ("ListIncidents", "ListNotes")}
 
 
 async def test_an_incident_without_a_copy_or_an_end_and_a_console_without_a_mesh_are_stated(
@@ -386,13 +387,98 @@ async def test_an_offer_is_confirmed_once_while_a_browser_views_the_page(tmp_pat
         assert bench.asked.count(received) == 1
 
 
+# ── the bar of open incidents on every page of a desk ──
+
+BAR = {"police": "/stream/bar?user=police%20duty-1", "probation": "/stream/bar?user=probation%20duty-1"}
+
+
+async def test_every_page_of_a_desk_but_the_live_one_has_the_bar_and_no_other_role_has_it(bench: ConsoleBench) -> None:
+    await bench.legs["police"].emit_step(dispatch_pb2.OFFERED)
+    async with bench.visitor("police") as police, bench.visitor("reviewer") as reviewer:
+        async with asyncio.timeout(30):
+            while "열린 사건 1건" not in (text := await police.read("/handover")):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        # Without a script the page says how many there were, and when that was.
+        assert re.search(r'<a id="bar-open" href="/">열린 사건 1건</a>', text)
+        assert re.search(r'<span id="bar-as-of">\d\d:\d\d:\d\d 기준</span>', text)
+        assert 'id="bar-due" class="due"></strong>' in text, "a deadline that doesn't count down isn't shown"
+        for path in ("/search", "/statistics", "/devices", "/roster", "/people", f"/incidents/{INCIDENT}", "/no/page"):
+            _, text, _ = await police.get(path, Accept="text/html")
+            assert text.count('id="incident-bar"') == 1 and text.count("/static/bar.js") == 1, path
+        live = await police.read("/")
+        assert "incident-bar" not in live and "bar.js" not in live, (
+            "the live page has its own stream, and no second one"
+        )
+        for path in ("/", "/search", "/devices", f"/incidents/{INCIDENT}"):
+            assert "incident-bar" not in await reviewer.read(path), path
+        assert (await reviewer.get("/stream/bar?user=reviewer%20duty-1"))[0] == 403
+
+
+async def test_the_bar_says_what_changes_and_follows_no_target(tmp_path: Path) -> None:
+    async with console_bench(tmp_path) as bench, asyncio.timeout(60), bench.visitor("probation") as desk:
+        received = ("probation", "Receive", "spiffe://moj/desk/console")
+        async with desk.stream(path=BAR["probation"]) as messages:
+            _, bar = await anext(messages)
+            while bar["open"] == 0 or "incidents" in bar["away"]:
+                _, bar = await anext(messages)
+            assert bar["first"]["id"] == INCIDENT and bar["alarms"][0]["sound"] == "demand"
+            assert not bar.keys() & {"targets", "units", "incidents"}
+            while received not in bench.asked:  # the desk's machine shows the offer on this page
+                await anext(messages)
+            await bench.legs["probation"].emit_step(dispatch_pb2.ACKNOWLEDGED)
+            while bar["alarms"]:
+                _, bar = await anext(messages)
+            assert bar["open"] == 1
+        assert not [method for _, method, _ in bench.asked if method == "FollowTargets"]
+
+
+async def test_a_bar_is_never_another_users(bench: ConsoleBench) -> None:
+    # Somebody else has signed in with the same browser, and a page of the first user is still open.
+    async with bench.visitor("probation") as other:
+        status, text, _ = await other.get(BAR["police"])
+        assert status == 403 and "another user" in text
+        assert (await other.get("/stream/bar"))[0] == 403
+
+
+async def test_signing_out_ends_the_bar(bench: ConsoleBench) -> None:
+    async with bench.visitor("police") as visitor:
+        await visitor.read("/handover")
+        async with visitor.client.get(visitor.url + BAR["police"]) as answer:
+            assert answer.status == 200
+            await visitor.post("/sign-out")
+            async with asyncio.timeout(30):
+                text = (await answer.content.read()).decode()
+        assert "event: ended" in text
+
+
+# ── notes ──
+
+
+async def test_a_note_of_the_incidents_page_is_shared_as_the_desk_or_its_kind_says(bench: ConsoleBench) -> None:
+    path = f"/incidents/{INCIDENT}"
+    async with bench.visitor("police") as visitor:
+        text = await visitor.read(path)
+        key = re.search(r'name="key" value="([0-9a-f]+)"', text)
+        assert key and '<select name="share"><option value="">' in text
+        call = {"key": key[1], "kind": "CALLED_PROTECTED_PERSON", "result": "NOTED_SPOKEN", "text": "<b>집에 있음</b>"}
+        bench.notes.clear()
+        for share in ("", "yes", "no"):
+            status, _ = await visitor.post(f"{path}/notes", share=share, **call)
+            assert status == 303
+        assert [note.kept if note.HasField("kept") else None for note in bench.notes] == [None, False, True]
+        assert "&lt;b&gt;집에 있음&lt;/b&gt;" in await visitor.read(path)
+        status, text = await visitor.post(f"{path}/notes", share="perhaps", **call)
+        assert status == 400 and TEXTS["field_share"][0] in text and "&lt;b&gt;집에 있음" in text
+        bench.notes.clear()
+
+
 async def test_an_offer_is_acknowledged_under_the_users_own_name(bench: ConsoleBench) -> None:
     async with bench.visitor("police", "park") as visitor:
         await visitor.read(f"/incidents/{INCIDENT}")
         endpoint, seen = f"/incidents/{INCIDENT}/acknowledge", {"assignment": "assignment-police", "seen": "OFFERED"}
         status, text = await visitor.post(endpoint, accept="application/json", offer="1", **seen)
         assert (status, "ACKNOWLEDGED" in text) == (200, True)
-        assert ("police", "Acknowledge", "spiffe://npa/desk/park") in bench.asked
+        assert ("police", "Acknowledge", "spiffe://npa/desk/console/park") in bench.asked
         for bad in ({"assignment": ""}, {"assignment": "a b"}, {"offer": "x"}, {"offer": "0"}, {"seen": ""}):
             assert (await visitor.post(endpoint, **({"offer": "1"} | seen | bad)))[0] == 400, bad
         status, text = await visitor.post(endpoint, csrf="another's", accept="application/json", offer="1", **seen)

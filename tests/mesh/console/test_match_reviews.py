@@ -169,7 +169,7 @@ async def test_an_answer_is_decided_and_its_consequence_stated(opened: Opened) -
         status, page = await probation.post(f"/reviews/{case_id}/decide", **stale, reason="other file")
         assert status == 409
         assert TEXTS["review_DECIDED_MEANWHILE"][0] in page and 'data-state="CONFIRMED"' in page
-        assert "spiffe://npa/desk/kim" in page and "&lt;b onclick=" in page and "<b onclick" not in page
+        assert "spiffe://npa/desk/console/kim" in page and "&lt;b onclick=" in page and "<b onclick" not in page
         undo = form_of(page, "undo")
         assert (await probation.post(f"/reviews/{case_id}/decide", **undo, reason="not sure"))[0] == 303
         assert TEXTS["done_undo"][0] in await probation.read("/reviews?done=undo")

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from joserfc import jwt
 
-from services.console.guard import STRANGER_BURST
+from services.console.pages.guard import STRANGER_BURST
 from services.console.pages.texts import TEXTS
 from services.console.settings import ConsoleSettings
 from tests.support.common.certificates import Authority
@@ -69,7 +69,7 @@ async def test_a_user_with_a_role_signs_in_under_their_own_name_and_out(
             assert answer.cookies["tandem_session"]["samesite"] == "Strict"
         bench.asked.clear()
         await visitor.read(f"/incidents/{INCIDENT}")
-        assert ("police", "ListIncidents", "spiffe://npa/desk/kim") in bench.asked
+        assert ("police", "ListIncidents", "spiffe://npa/desk/console/kim") in bench.asked
         for token in ("", "0" * 64):
             assert (await visitor.post("/sign-out", csrf=token))[0] == 403
         assert (await visitor.post("/sign-out", origin="https://elsewhere.example"))[0] == 403

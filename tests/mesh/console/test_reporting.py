@@ -41,7 +41,7 @@ async def test_devices_with_a_problem_are_listed_the_worst_first_from_all_pages_
             "slow": "4",
         }
         assert "interval below 60 s isn&#39;t supported by this firmware" in text
-        assert DEVICES.callers == {"spiffe://tandem/operator/duty-1"}
+        assert DEVICES.callers == {"spiffe://tandem/operator/console/duty-1"}
 
 
 @pytest.mark.parametrize(

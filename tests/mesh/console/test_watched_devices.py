@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common import times
-from services.console.devices.domain import EquipmentCard, PhoneCard, joined
+from services.console.domain.devices import EquipmentCard, PhoneCard, watched_devices
 from services.console.pages.texts import TEXTS
 from tandem.common.v1 import command_pb2, log_pb2, presence_pb2
 from tandem.geofence.v1 import device_state_pb2
@@ -93,7 +93,7 @@ def test_a_phone_whose_app_is_not_on_the_screen_is_not_silent_and_one_without_lo
         PhoneCard("denied", location="DENIED", location_ms=T0, is_hidden=True, screen_ms=T0),
         PhoneCard("vague", location="VAGUE", location_ms=T0, is_hidden=False, screen_ms=T0),
     ]
-    found = {device.device_id: device for device in joined(silent, [], phones)}
+    found = {device.device_id: device for device in watched_devices(silent, [], phones)}
     assert {id_ for id_, device in found.items() if device.is_in_trouble} == {"open", "unknown", "denied", "vague"}
     assert found["locked"].is_hidden and not found["locked"].is_silent and found["unknown"].is_silent
     assert (found["denied"].location_trouble, found["open"].location_trouble) == ("DENIED", "")

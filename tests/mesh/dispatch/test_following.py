@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from services.cli.simulate.actors import DESKS
+from services.client.actors import DESKS
 from services.common.messaging import flow, pull
 from services.dispatch.following.pursuit import HOLDS_S
 from tandem.common.v1 import alert_pb2, geometry_pb2

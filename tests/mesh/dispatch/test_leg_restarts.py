@@ -12,9 +12,9 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import ESCALATED, OFFERED
 from tests.support.dispatch.dispatch import (

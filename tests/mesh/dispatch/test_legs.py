@@ -13,7 +13,7 @@ import pytest
 
 from services.common.messaging import flow, positions
 from services.common.messaging.bus import Bus
-from services.dispatch.leg import subscriptions, translate
+from services.dispatch.leg import feed, translate
 from services.dispatch.settings import DispatchSettings
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -42,6 +42,12 @@ async def legs(nats: TestServer, bus: Bus, tmp_path: Path) -> AsyncIterator[dict
         yield {leg: await stack.enter_async_context(running(settings(leg, nats, tmp_path))) for leg in flow.LEGS}
 
 
+def _is_answered_and_measured(incident: dispatch_pb2.Incident) -> bool:
+    """Whether all three legs have answered and the own offer's latency is known, which is slightly after its publication."""
+    states = [assignment.state for assignment in incident.assignments]
+    return states == 3 * [ACKNOWLEDGED] and incident.assignments[0].report_to_published_ms > 0
+
+
 async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus, legs: dict[str, RunningLeg]) -> None:
     ids = {}
     for leg, running_leg in legs.items():
@@ -61,15 +67,8 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
     for leg, running_leg in legs.items():
         steps = await stored_steps(bus, leg, "incident-1", count=2)
         assert [(step.number, step.assignment.state) for step in steps] == [(1, OFFERED), (2, ACKNOWLEDGED)]
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                (incident,) = (await running_leg.desk.list()).incidents
-                own = incident.assignments[0]
-                if [assignment.state for assignment in incident.assignments] == 3 * [
-                    ACKNOWLEDGED
-                ] and own.report_to_published_ms:
-                    break  # a leg stores slightly later that a step is published
-                await asyncio.sleep(0.05)
+        incident = await running_leg.desk.incident_when(_is_answered_and_measured)
+        own = incident.assignments[0]
         assert {assignment.assignment_id for assignment in incident.assignments} == set(ids.values())
         assert own.assignment_id == ids[leg] and own.report_to_published_ms > 0
         assert own.cause.report_id == "r-5"
@@ -102,18 +101,22 @@ async def test_a_device_notice_reaches_the_desks_that_it_concerns_and_is_stood_d
     story.case()
     story.says(5, "phone", "DEVICE_REFUSED")
     story.says(10, "tag", "SHUTDOWN")
-    await publish(bus, *(alert_to_proto(decided, 0) for decided in story.alerts))
     refused_id, off_id = (decided.incident_id for decided in story.alerts)
-    await publish(bus, alert(story.state.sequence + 1))  # the alert for which each leg waits
     states_by_leg = {}
-    for leg, running_leg in legs.items():
-        async with running_leg.desk.subscription() as steps:
+    async with AsyncExitStack() as stack:
+        # Who subscribes later doesn't see all steps of what is over already.
+        subscribed = {
+            leg: await stack.enter_async_context(running_leg.desk.subscription()) for leg, running_leg in legs.items()
+        }
+        await publish(bus, *(alert_to_proto(decided, 0) for decided in story.alerts))
+        await publish(bus, alert(story.state.sequence + 1))  # the alert for which each leg waits
+        for leg, steps in subscribed.items():
             seen: list[dispatch_pb2.Assignment] = []
             while not seen or seen[-1].state != OFFERED:
                 seen.append((await steps.next_of_any()).step.assignment)
-        states_by_leg[leg] = [
-            (assignment.incident_id, assignment.subject_id, assignment.state) for assignment in seen[:-1]
-        ]
+            states_by_leg[leg] = [
+                (assignment.incident_id, assignment.subject_id, assignment.state) for assignment in seen[:-1]
+            ]
     over = [(refused_id, "p", NOTIFIED), (refused_id, "p", STOOD_DOWN)]
     assert states_by_leg["police"] == [*over, (off_id, "p", NOTIFIED), (off_id, "p", STOOD_DOWN)]
     assert states_by_leg["probation"] == [(off_id, "w", NOTIFIED), (off_id, "w", STOOD_DOWN)]
@@ -140,7 +143,7 @@ async def test_an_unanswered_offer_is_escalated_until_it_is_acknowledged(bus: Bu
 async def test_an_unanswered_offer_is_repeated_to_each_desk(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "REPEAT_S", 0.1)
+    monkeypatch.setattr(feed, "REPEAT_S", 0.1)
     async with running(police) as leg:
         async with leg.desk.subscription() as first_desk, leg.desk.subscription() as second_desk:
             await publish(bus, alert(5))

@@ -21,8 +21,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, MOJ_RECORDS
+from services.client.actors import DESKS, MOJ_RECORDS
+from services.client.calls import call
 from services.common import times
 from services.common.rpc import server
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
@@ -207,8 +207,10 @@ def found_in(heard: Mapping[str, Sequence[bytes]]) -> set[str]:
 
 
 def numbers(message: Message) -> Iterator[tuple[str, float]]:
-    """Yields all numbers of a message with the names of their fields."""
+    """Yields all numbers of a message with the names of their fields, without how far a unit is from the wearer, to whom it goes."""
     for field, value in message.ListFields():
+        if field.full_name == "tandem.dispatch.v1.Candidate.distance_m":
+            continue
         for item in value if field.is_repeated and not field.message_type else (value,):
             if isinstance(item, int | float) and not isinstance(item, bool):
                 yield field.name, float(item)

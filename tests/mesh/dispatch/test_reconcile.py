@@ -17,10 +17,10 @@ from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import reconcile
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg import consumer
 from services.dispatch.leg.service import open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.common.nats import TestServer
@@ -32,7 +32,7 @@ from tests.support.dispatch.dispatch import METRICS, PATIENCE_S, alert, publish,
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
     """Settings of a police leg over a running mesh, with a short interval of comparison."""
-    monkeypatch.setattr(reconcile, "CHECK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(consumer, "COMPARE_INTERVAL_S", 0.2)
     return settings("police", nats, tmp_path, metrics_port=free_port())
 
 

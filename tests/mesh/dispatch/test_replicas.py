@@ -13,28 +13,26 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from services.cli.evidence import chains
-from services.cli.failure import CommandFailed
 from services.common.clock import MeshClock
+from services.common.failure import CommandFailed
 from services.common.geometry import Circle, LatLon
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict, FailedPrecondition
 from services.common.storage.db import open_database
+from services.court.evidence import leg_records
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.incident import Alert
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Office, Status, UnitReport
-from services.dispatch.leg import chain, subscriptions, translate
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg import chain, consumer, feed, roster, translate
+from services.dispatch.leg.consumer import adopt_steps
 from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
-from services.dispatch.publications import adoption
-from services.dispatch.publications.adoption import adopt_steps
-from services.dispatch.publications.steps import NumberedStep
-from services.dispatch.roster import store
+from services.dispatch.leg.tables import StreamPosition
+from services.dispatch.leg.translate import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
 from tests.support.common.postgres import PostgresServer
@@ -81,9 +79,9 @@ async def assignments(leg: LegService) -> list[dispatch_pb2.Assignment]:
 
 
 async def put(leg: LegService, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
-    await leg.change_roster(lambda connection: store.put_offices(connection, offices))
+    await leg.change_roster(lambda connection: roster.put_offices(connection, offices))
     units = [unit(unit_id, unit_id[0]) for unit_id in unit_ids]
-    await leg.change_roster(lambda connection: store.put_units(connection, units))
+    await leg.change_roster(lambda connection: roster.put_units(connection, units))
 
 
 async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: Path | str) -> None:
@@ -120,7 +118,7 @@ async def test_a_reader_gets_the_open_incidents_then_each_change_of_any_process(
             assert incidents["incident-2"].assignments[offer.assignment_id].acknowledged_ms
             # A unit's report changes no incident, and is news all the same.
             report = UnitReport(Status.AVAILABLE, second_leg._clock.now_ms(), LatLon(37.5, 127.0), 1)
-            await second_leg.change_roster(partial(store.report_unit, unit_id="a1", given=report))
+            await second_leg.change_roster(partial(roster.report_unit, unit_id="a1", given=report))
             assert (await changes.next()).units >= {"a1"}
             for _ in range(3):
                 await second_leg.record.handle([], second_leg.now())
@@ -132,7 +130,7 @@ async def test_a_reader_gets_the_open_incidents_then_each_change_of_any_process(
 
 async def test_each_process_continues_from_the_others_writes_and_notifies_its_desk(where: Path | str) -> None:
     async with opened(where) as first_leg, opened(where) as second_leg:
-        steps = second_leg.follow(0)
+        steps = second_leg.follow(0, desk="desk")
         await put(first_leg, "a1", "b1")
         await fold(first_leg, 1)
         (offer,) = await assignments(first_leg)
@@ -170,7 +168,7 @@ async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(
         watching = asyncio.create_task(watch_deadlines(second_leg))
         try:
             await fold(first_leg, 1)
-            steps = second_leg.follow((await first_leg.store.head()).id)
+            steps = second_leg.follow((await first_leg.store.head()).id, desk="desk")
             (offer,) = await assignments(first_leg)
             await first_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
             step = await asyncio.wait_for(anext(steps), PATIENCE_S)
@@ -183,7 +181,7 @@ async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(
 async def test_steps_of_a_process_that_died_are_published_by_another(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adoption, "ADOPT_AFTER_S", 0.05)
+    monkeypatch.setattr(consumer, "ADOPT_AFTER_S", 0.05)
     async with opened(where) as second_leg:
         async with opened(where) as dying:
             await fold(dying, 1)  # committed, but never published
@@ -236,7 +234,7 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(w
         await put(leg, "a1")
         second_leg = [unit("a2", "a"), unit("a1", "b")]
         with pytest.raises(Conflict):
-            await leg.change_roster(lambda connection: store.put_units(connection, second_leg))
+            await leg.change_roster(lambda connection: roster.put_units(connection, second_leg))
         await fold(leg, 1, 2)
         assert [assignment.choice.unit_id for assignment in await assignments(leg)] == ["a1", "a1"]
 
@@ -251,7 +249,7 @@ async def test_the_nearest_unit_goes_if_positions_are_known_and_the_next_nearest
         now_ms = MeshClock().now_ms()
         for unit_id, lon_deg in (("a1", 127.10), ("a2", 126.99)):
             report = UnitReport(Status.AVAILABLE, now_ms, LatLon(37.5665, lon_deg), now_ms)
-            await leg.change_roster(partial(store.report_unit, unit_id=unit_id, given=report))
+            await leg.change_roster(partial(roster.report_unit, unit_id=unit_id, given=report))
         await fold(leg, 1)
         leg.last_known_positions.put("p1", SEOUL, now_ms)
         await fold(leg, 2)
@@ -260,7 +258,7 @@ async def test_the_nearest_unit_goes_if_positions_are_known_and_the_next_nearest
         by_incident = {assignment.incident_id: assignment.choice for assignment in await assignments(leg)}
         leg.last_known_positions.put("p1", SEOUL, now_ms)
         off = UnitReport(Status.OFF, now_ms + 1)
-        await leg.change_roster(partial(store.report_unit, unit_id="a2", given=off), ["a2"])
+        await leg.change_roster(partial(roster.report_unit, unit_id="a2", given=off), ["a2"])
         (moved,) = (
             assignment
             for assignment in await assignments(leg)
@@ -278,7 +276,7 @@ async def test_the_nearest_unit_goes_if_positions_are_known_and_the_next_nearest
 async def test_a_desk_that_never_reads_costs_bounded_memory_and_deadlines_still_escalate(
     bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
+    monkeypatch.setattr(feed, "WAITING_MAX", 5)
     police = settings("police", nats, tmp_path, acknowledge_within_s=0.3)
     async with running(police) as leg, leg.desk.subscription() as never_read:
         await publish(bus, alert(1))
@@ -294,9 +292,9 @@ async def test_a_desk_that_never_reads_costs_bounded_memory_and_deadlines_still_
 
 
 def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
-    shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
-    with shared._desk(0, True, subscriptions.is_no_canary) as desk:
+    monkeypatch.setattr(feed, "WAITING_MAX", 5)
+    shared, offer = feed.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    with shared._desk(0, True, feed.is_no_canary, who="desk") as desk:
         desk.reads_store = False
         longest = 0
         for n in range(1, 100):
@@ -306,10 +304,10 @@ def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.Monke
 
 
 def test_a_desk_is_woken_only_for_assignments_that_it_wants() -> None:
-    shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    shared, offer = feed.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
     with (
-        shared._desk(0, True, subscriptions.is_no_canary) as desk,
-        shared._desk(0, True, subscriptions.is_canary) as watch,
+        shared._desk(0, True, feed.is_no_canary, who="desk") as desk,
+        shared._desk(0, True, feed.is_canary, who="watch") as watch,
     ):
         desk.reads_store = watch.reads_store = False
         shared.notify([NumberedStep(1, dispatch_pb2.Step(assignment=offer))])
@@ -321,9 +319,9 @@ async def test_the_chain_of_a_leg_on_postgresql_is_read_for_evidence(postgres: P
     async with opened(url) as leg:
         await fold(leg, 1, 2, 3)
         head = await leg.store.head()
-    read = await chains.read_postgres(url, "police", "incident-2")
+    read = await leg_records.read_chain_postgres(url, "police", "incident-2")
     assert read and (read.before.id, len(read.links), read.head) == (2, 2, head)
-    chains.follow("chain", read.to_member("incident-2", False))
-    assert await chains.read_postgres(url, "police", "incident-9") is None
+    leg_records.verified_events("chain", read.to_member("incident-2", False))
+    assert await leg_records.read_chain_postgres(url, "police", "incident-9") is None
     with pytest.raises(CommandFailed, match="the police leg's PostgreSQL"):
-        await chains.read_postgres(url.replace("police_", "nobody_"), "police", "incident-2")
+        await leg_records.read_chain_postgres(url.replace("police_", "nobody_"), "police", "incident-2")

@@ -15,7 +15,7 @@ import pytest
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.positions import DeferredPosition
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, OFFERED

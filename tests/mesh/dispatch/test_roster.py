@@ -136,8 +136,10 @@ async def test_an_incident_from_the_offer_to_the_cause_of_its_closing(bus: Bus, 
             and received.HasField("received_at")
             and received.state == OFFERED
         )
-        assert (received.due_at.ToMilliseconds() - offer.offered_at.ToMilliseconds()) == 30_000
-        acknowledged = await leg.desk.acknowledge(id_)
+        assert (received.due_at.ToMilliseconds() - offer.offered_at.ToMilliseconds()) == 10_000
+        [open_offer] = received.unit_offers
+        assert (open_offer.open_until.ToMilliseconds() - offer.offered_at.ToMilliseconds()) == 30_000
+        acknowledged = await leg.desk.acknowledge(id_, "a1")
         assert acknowledged.due_at.ToMilliseconds() - acknowledged.acknowledged_at.ToMilliseconds() == 60_000
         for state in (DISPATCHED, dispatch_pb2.EN_ROUTE, ON_SCENE, dispatch_pb2.APPREHENDED):
             assert (await leg.desk.call("Progress", assignment_id=id_, state=state)).assignment.state == state
@@ -204,7 +206,7 @@ async def test_an_answer_that_saw_another_state_is_refused_with_a_code_and_chang
         await put(leg.desk, [office()], [unit("a1"), unit("a2")])
         await publish(bus, alert(5))
         seen = (await steps.next(OFFERED)).step.assignment
-        await leg.desk.acknowledge(seen.assignment_id)
+        await leg.desk.acknowledge(seen.assignment_id, "a1")
         of = {"assignment_id": seen.assignment_id, "offer_number": seen.offer_number}
         old, now = of | {"seen_state": OFFERED}, of | {"seen_state": dispatch_pb2.ACKNOWLEDGED}
         for method, more in (
@@ -231,7 +233,7 @@ async def test_a_busy_unit_is_offered_if_none_is_free_and_a_removed_unit_is_repl
         first, second = [(await steps.next(OFFERED)).step.assignment for _ in range(2)]
         assert (first.choice.unit_id, first.choice.busy_in_incident_id) == ("pair", "")
         assert (second.choice.unit_id, second.choice.busy_in_incident_id) == ("pair", "incident-1")
-        await leg.desk.acknowledge(first.assignment_id)
+        await leg.desk.acknowledge(first.assignment_id, "pair")
         await leg.desk.call("PutUnits", units=[unit("pair", version=2, removed=True), unit("car")])
         moved = [(await steps.next(ESCALATED)).step.assignment for _ in range(2)]
     assert {assignment.incident_id for assignment in moved} == {"incident-1", "incident-2"}

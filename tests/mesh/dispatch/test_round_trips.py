@@ -20,11 +20,10 @@ from services.dispatch.domain.answers import Close
 from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import translate
-from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg import roster, translate
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.roster import store
+from services.dispatch.leg.tables import PeerRow, StreamPosition
 from tests.support.common.postgres import PostgresServer
 from tests.support.common.wire import wired
 from tests.support.dispatch.dispatch import METRICS, alert
@@ -42,9 +41,9 @@ async def leg_over(database: Database, units: bool = False) -> AsyncIterator[Leg
     deadlines = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
     async with open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=deadlines, metrics=METRICS) as leg:
         if units:
-            await leg.change_roster(partial(store.put_offices, given=TWO_OFFICES))
+            await leg.change_roster(partial(roster.put_offices, given=TWO_OFFICES))
             given = [unit(f"a{n}", "a") for n in range(2 * KNOWN)]
-            await leg.change_roster(partial(store.put_units, given=given))
+            await leg.change_roster(partial(roster.put_units, given=given))
         for sequence in range(1, KNOWN + 1):
             await fold(leg, sequence)
         yield leg
@@ -91,7 +90,7 @@ async def test_a_refused_change_of_the_roster_costs_no_alert_a_reading_and_chang
     postgres: PostgresServer,
 ) -> None:
     def refused(connection: sa.Connection) -> None:
-        store.put_units(connection, [unit("a-new", "a")])
+        roster.put_units(connection, [unit("a-new", "a")])
         leg.availability.load(connection)
         raise InvalidField("unit_id", "is no unit of this leg")
 
@@ -106,7 +105,7 @@ async def test_a_refused_change_of_the_roster_costs_no_alert_a_reading_and_chang
         before = wire.round_trips
         await fold(leg, KNOWN + 1)
         assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
-        await leg.change_roster(partial(store.put_units, given=[unit("a-later", "a")]))
+        await leg.change_roster(partial(roster.put_units, given=[unit("a-later", "a")]))
         assert leg.unit_report("a-later") is not None
 
 

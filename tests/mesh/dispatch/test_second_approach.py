@@ -60,15 +60,16 @@ def police_of(incident: dispatch_pb2.Incident) -> dispatch_pb2.Assignment:
     return police_assignment
 
 
+def _of_police(incident: dispatch_pb2.Incident) -> list[dispatch_pb2.Assignment]:
+    return [assignment for assignment in incident.assignments if assignment.leg == alert_pb2.POLICE]
+
+
 async def seen_by_probation(probation: RunningLeg, state: dispatch_pb2.AssignmentState.ValueType) -> None:
     """Waits until the probation desk sees the police's assignment in a state."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            (incident,) = (await probation.desk.list()).incidents
-            theirs = [assignment for assignment in incident.assignments if assignment.leg == alert_pb2.POLICE]
-            if [assignment.state for assignment in theirs] == [state]:
-                break
-            await asyncio.sleep(0.05)
+    incident = await probation.desk.incident_when(
+        lambda incident: [assignment.state for assignment in _of_police(incident)] == [state]
+    )
+    theirs = _of_police(incident)
     assert theirs[0].kind == alert_pb2.ALERT_KIND_UNSPECIFIED
     assert theirs[0].HasField("acknowledged_at") == (state == ACKNOWLEDGED)
 

@@ -21,17 +21,16 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge, Close
 from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, Situation
-from services.dispatch.domain.following import TargetUpdate
+from services.dispatch.domain.following import Approach, TargetUpdate
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.race import Approach
-from services.dispatch.leg import change, subscriptions, tables, translate
+from services.dispatch.leg import change, feed, tables, translate
 from services.dispatch.leg.change import IncidentCommand
-from services.dispatch.leg.rows import PeerRow, StepRow, StreamPosition
+from services.dispatch.leg.feed import ChangedPage
+from services.dispatch.leg.publications import Published
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.publications.listing import ChangedPage
-from services.dispatch.publications.steps import NumberedStep
-from services.dispatch.publications.store import Published
+from services.dispatch.leg.tables import PeerRow, StepRow, StreamPosition
+from services.dispatch.leg.translate import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.incidents import EARLIER_EVENTS
@@ -97,7 +96,7 @@ async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain
         parsed = translate.alert(alert(8).SerializeToString(), Leg.POLICE)
         assert parsed
         await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 8))
-        (step,) = await numbered_steps(leg.follow(0), 1)
+        (step,) = await numbered_steps(leg.follow(0, desk="desk"), 1)
         assert (step.step.assignment.state, step.step.number) == (dispatch_pb2.OFFERED, 5)
         acknowledged = await leg.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")
         assert acknowledged.acknowledged_by == "spiffe://npa/desk/b"
@@ -107,11 +106,11 @@ async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain
 async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "WAITING_MAX", 3)
-    monkeypatch.setattr(subscriptions, "OFFERS_AFTER_S", 300.0)
-    monkeypatch.setattr(subscriptions, "REPEAT_S", 300.0)
+    monkeypatch.setattr(feed, "WAITING_MAX", 3)
+    monkeypatch.setattr(feed, "OFFERS_AFTER_S", 300.0)
+    monkeypatch.setattr(feed, "REPEAT_S", 300.0)
     async with opened(database) as leg:
-        steps = leg.follow(0)
+        steps = leg.follow(0, desk="desk")
         await fold(leg, 1)
         seen = await numbered_steps(steps, 1)
         await fold(leg, 2, 3)  # these wait in memory
@@ -126,7 +125,7 @@ async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
 
 async def test_a_stopping_leg_ends_the_streams_of_its_desks(database: Database) -> None:
     async with opened(database) as leg:
-        steps = leg.follow(0)
+        steps = leg.follow(0, desk="desk")
         waiting = asyncio.ensure_future(numbered_steps(steps, 1))
         await asyncio.sleep(0)
         leg.record.subscriptions.close()
@@ -140,7 +139,7 @@ async def test_an_incident_that_is_no_longer_in_memory_is_folded_from_the_store(
     monkeypatch.setattr(change, "KNOWN_MAX", 0)
     async with opened(database) as leg:
         await fold(leg, 1, 2)
-        (step,) = await numbered_steps(leg.follow(0), 1)
+        (step,) = await numbered_steps(leg.follow(0, desk="desk"), 1)
         first = step.step.assignment
         await leg.record.secondary.mark_published(Published([step], {first.assignment_id: 2.5}), "log")
         assert set(leg.record.memory.known) == {"incident-1", "incident-2"}, "open incidents stay in memory"
@@ -161,7 +160,7 @@ async def test_a_reader_of_the_list_gets_the_changes_since_its_last_answer(datab
         await fold(leg, 1, 2, 3)
         start = listing.point
         assert listing.since(start, 100) == ChangedPage([], start, has_more=False)
-        (step,) = await numbered_steps(leg.follow(0), 1)
+        (step,) = await numbered_steps(leg.follow(0, desk="desk"), 1)
         await leg.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/a")
         await leg.record.secondary.mark_published(Published([step], {step.step.assignment.assignment_id: 2.5}), "log")
         await fold(leg, 4)
@@ -180,7 +179,7 @@ async def test_a_target_update_without_news_costs_no_transaction(
 ) -> None:
     async with opened(database) as leg:
         await fold(leg, 1)
-        (step,) = await numbered_steps(leg.follow(0), 1)
+        (step,) = await numbered_steps(leg.follow(0, desk="desk"), 1)
         offer = step.step.assignment
 
         def update(wearer_s: int | None) -> TargetUpdate:
@@ -232,12 +231,12 @@ async def test_a_cancelled_call_keeps_memory_and_store_consistent(database: Data
 async def test_a_restarted_leg_passes_overdue_deadlines(database: Database) -> None:
     async with opened(database, within_ms=1) as leg:
         await fold(leg, 1)
-        offer = (await numbered_steps(leg.follow(0), 1))[0]
+        offer = (await numbered_steps(leg.follow(0, desk="desk"), 1))[0]
     await asyncio.sleep(0.01)
     async with opened(database) as restarted:
         await restarted.pass_deadlines()
         await restarted.pass_deadlines()
-        (escalated,) = await numbered_steps(restarted.follow(offer.sequence), 1)
+        (escalated,) = await numbered_steps(restarted.follow(offer.sequence, desk="desk"), 1)
         assert escalated.step.number == 2
         assert (await restarted.watch.pulse()).due_ms > restarted._clock.now_ms()
 
@@ -273,8 +272,8 @@ async def test_a_starting_leg_waits_for_a_store_that_goes_away(
 async def test_an_offer_doesnt_wait_for_the_earlier_steps_that_a_desk_reads(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "OFFERS_AFTER_S", 0.01)
-    monkeypatch.setattr(subscriptions, "REPEAT_S", 300.0)
+    monkeypatch.setattr(feed, "OFFERS_AFTER_S", 0.01)
+    monkeypatch.setattr(feed, "REPEAT_S", 300.0)
     async with opened(database) as leg:
         await fold(leg, 1)
         asked, may_read = asyncio.Event(), asyncio.Event()
@@ -284,7 +283,7 @@ async def test_an_offer_doesnt_wait_for_the_earlier_steps_that_a_desk_reads(
             await may_read.wait()
             return await leg.store.steps_after(sequence)
 
-        steps = leg.record.subscriptions.follow(page_after, 0)
+        steps = leg.record.subscriptions.follow(page_after, 0, who="desk")
         offered = asyncio.ensure_future(numbered_steps(steps, 2))
         await asked.wait()
         await fold(leg, 2)
@@ -308,7 +307,7 @@ async def test_a_leg_that_stops_ends_a_stream_that_waits_for_earlier_steps(datab
             await asyncio.Event().wait()
             raise AssertionError
 
-        waiting = asyncio.ensure_future(numbered_steps(leg.record.subscriptions.follow(page_after, 0), 1))
+        waiting = asyncio.ensure_future(numbered_steps(leg.record.subscriptions.follow(page_after, 0, who="desk"), 1))
         await asked.wait()
         leg.record.subscriptions.close()
         with pytest.raises(Unavailable):

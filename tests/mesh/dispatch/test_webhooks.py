@@ -20,10 +20,11 @@ from services.common.messaging.bus import Bus
 from services.common.retrying import Backoff
 from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
-from services.dispatch.exchange import deliveries, receivers
+from services.common.web import receivers
+from services.dispatch.exchange import webhooks
 from services.dispatch.exchange.links import InvalidLink, Links, Token, open_key
-from services.dispatch.leg.rows import AssignmentRow
 from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import AssignmentRow
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
@@ -45,7 +46,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, accepted_ids: s
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the backoff to a tenth."""
-    monkeypatch.setattr(deliveries, "RETRY", Backoff(0.1, 300.0))
+    monkeypatch.setattr(webhooks, "RETRY", Backoff(0.1, 300.0))
 
 
 async def opened(bus: Bus, *sequences: int) -> None:
@@ -171,7 +172,7 @@ async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
         await until_queued(given.exchange_database)
         await opened(bus, 1)
         await receiver.wait_for(2)
-        monkeypatch.setattr(deliveries, "wall_us", lambda: wall_us() + 3_600_000_000)
+        monkeypatch.setattr(webhooks, "wall_us", lambda: wall_us() + 3_600_000_000)
         async with asyncio.timeout(PATIENCE_S):
             while not leg.registry.get_sample_value("tandem_webhook_tries_total", labels):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -305,7 +306,7 @@ async def test_a_link_accepts_an_offer_once_and_only_by_its_button(bus: Bus, nat
 
 
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "meanwhile"])
-async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_unit(
+async def test_a_unit_accepts_its_own_offer_and_not_one_that_has_ended(
     bus: Bus, nats: TestServer, tmp_path: Path, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, port = Receiver(), free_port()
@@ -342,12 +343,45 @@ async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_uni
             else:
                 await remove()
             status, text = await ask("POST", to_a)
-        assert status == 409 and ("was offered on since" if meanwhile else "somebody else has been asked since") in text
+        assert status == 409 and "the offer to this unit has ended, and nobody has the assignment yet" in text
         await until_offered(receiver, "car-b")
         to_b = receiver.steps()[-1]["acknowledge_url"]
         assert (await ask("POST", to_b))[0] == 200
         (listed,) = (await leg.desk.list()).incidents[0].assignments
         assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/car-b")
+
+
+async def test_units_that_are_asked_at_the_same_time_each_have_a_link_and_the_first_wins(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver, port = Receiver(), free_port()
+    given = settings(
+        "police",
+        nats,
+        tmp_path,
+        webhooks=configured(tmp_path, receiver_entry(receiver, name="sms", links=True)),
+        link_port=port,
+        link_url=f"http://127.0.0.1:{port}",
+    )
+    async with receiver.serving(), running(given) as leg:
+        await until_queued(given.exchange_database)
+        office = roster_pb2.Office(office_id="o1", version=1, supervisor_desk="s1", national_desk="n1")
+        await leg.desk.call("PutOffices", offices=[office])
+        await leg.desk.call("PutUnits", units=[unit("car-a", 1), unit("car-b", 1)])
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+        first = receiver.steps()[0]
+        seen = first["step"]["assignment"]
+        send = {"assignment_id": seen["assignment_id"], "unit_id": "car-b", "offer_number": seen["offer_number"]}
+        await leg.desk.call("SendUnit", **send)
+        await receiver.wait_for(2)
+        second = receiver.steps()[1]
+        status, text = await ask("POST", second["acknowledge_url"])
+        assert status == 200 and "You have taken it." in text
+        (listed,) = (await leg.desk.list()).incidents[0].assignments
+        assert (listed.choice.unit_id, listed.acknowledged_by) == ("car-b", "link/car-b")
+        status, text = await ask("POST", first["acknowledge_url"])
+        assert status == 409 and "another unit has the assignment" in text
 
 
 def unit(unit_id: str, version: int, *, removed: bool = False) -> roster_pb2.Unit:

@@ -14,12 +14,13 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.cli.simulate.actors import DESKS
+from services.client.actors import DESKS
 from services.common.messaging import flow
+from services.common.words.alerts import ALERT_WORDS
 from services.field.guard import CODE_BURST
-from services.field.push.messages import BODY
+from services.field.push import BODY
 from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
-from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
 from tests.support.field import phone_state, rights
 from tests.support.field.phone import PushService, phone, position
 from tests.support.field.scene import DURESS_CHOICE, Scene, scene_on, until
@@ -154,7 +155,7 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
         assert len((await hers.ask("GET", "/api/push")).content["key"]) == 87
         assert (await hers.ask("POST", "/api/push", scene.push.address)).status == 200
         before = (await hers.notices()).content
-        assert before["notices"] == [] and not before["away"]
+        assert before["present"] is None and before["earlier"] == [] and not before["away"]
         waiting = asyncio.create_task(hers.notices(before["digest"], wait=True))
         await scene.stage.warn()
         content = (await waiting).content
@@ -169,14 +170,18 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
             and headers["Authorization"].startswith("vapid ")
             and headers["Content-Encoding"] == "aes128gcm"
         )
-        [notice] = content["notices"]
-        assert "within 2 km" in notice["text"] and notice["language"] == "en" and not notice["is_over"]
+        notice = content["present"]
+        assert (notice["who"], notice["where"]) == ("the person of your order", "within 2 km of you")
+        assert notice["act"] == "Keep your phone with you." and notice["where"] in notice["text"]
+        assert notice["language"] == "en" and not notice["is_over"] and notice["asks_answer"]
+        assert notice["since_ms"] <= notice["sent_ms"] <= notice["repeated_ms"] <= content["now_ms"]
+        assert content["earlier"] == [] and content["digest"] != before["digest"]
 
         # Receipts: of this phone alone, the first counts, and each answer looks the same.
         receipt = {"notice": notice["id"], "kind": "displayed"}
         foreign = await other.ask("POST", "/api/receipts", receipt)
         assert foreign[:2] == (404, {"error": "not_found"})
-        assert (await other.notices()).content["notices"] == []
+        assert (await other.notices()).content["present"] is None
         answers = [await hers.ask("POST", "/api/receipts", receipt)]
         displayed_ms = scene.stored(notice["id"])[1]
         answers.append(await hers.ask("POST", "/api/receipts", receipt))
@@ -191,7 +196,7 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
         assert (await hers.ask("POST", "/api/receipts", [receipt])).status == 400
 
         async def duress_at_the_police() -> bool:
-            answer = await scene.clients.dispatch["police"].ListIncidents(
+            answer = await scene.clients.legs["police"].dispatch.ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(), metadata=scene.clients.identity(DESKS["police"])
             )
             return any("DURESS" in str(incident) for incident in answer.incidents)
@@ -199,25 +204,63 @@ async def test_she_is_warned_by_push_and_her_answer_is_in_the_polices_chain(scen
         await until(duress_at_the_police)
 
 
-async def test_a_panic_counts_at_once_and_an_ended_push_address_is_forgotten(scene: Scene) -> None:
+async def test_a_nearer_ring_takes_the_place_of_the_instruction_and_an_ended_push_address_is_forgotten(
+    scene: Scene,
+) -> None:
     async with scene.enrolled(scene.hers) as hers:
         assert (await hers.ask("POST", "/api/push", scene.push.address)).status == 200
         scene.push.status, sent = 410, len(scene.push.messages)
-
-        async def panicked() -> bool:
-            panic = {"id": "p1", "at_ms": position(0, 0, 0)["at_ms"], "alarm": "panic"}
-            answer = await hers.report(position(1, 37.636, 127.2165), panic)
-            assert [result["id"] for result in answer.content["results"]] == ["p1", "r1"]
-            return bool(answer.content["results"][0]["outcome"] == "stored")
-
-        await until(panicked)
-
-        await until(scene.offered_at_both)
+        before = (await hers.notices()).content
+        waiting = asyncio.create_task(hers.notices(before["digest"], wait=True))
+        await scene.stage.notify()
+        content = (await waiting).content
+        assert content["present"]["act"] == "Be indoors, where you can lock the door."
+        assert [notice["id"] for notice in content["earlier"]] == [before["present"]["id"]]
 
         async def forgotten() -> bool:
             return len(scene.push.messages) > sent and not scene.push_addresses(scene.hers)
 
         await until(forgotten)
+
+
+async def test_after_a_silent_panic_nothing_leaves_for_her_phone_and_an_open_app_shows_what_follows(
+    scene: Scene,
+) -> None:
+    async with scene.enrolled(scene.hers) as hers:
+        assert (await hers.ask("POST", "/api/push", scene.push.address)).status == 200
+        scene.push.status = 201
+
+        async def panicked() -> bool:
+            panic = {"id": "p1", "at_ms": position(0, 0, 0)["at_ms"], "alarm": "panic", "silent": True}
+            answer = await hers.report(position(1, 37.636, 127.2165), panic)
+            assert [result["id"] for result in answer.content["results"]] == ["p1", "r1"]
+            return bool(answer.content["results"][0]["outcome"] == "stored")
+
+        before = (await hers.notices()).content["present"]
+        await until(panicked)
+        await until(scene.offered_at_both)
+
+        async def is_silent() -> bool:
+            return bool(scene.warning_rows("select 1 from told where is_silent"))
+
+        await until(is_silent)
+        assert (await hers.notices()).content["present"]["id"] == before["id"], "no notice about the panic"
+        pushed, sendings = len(scene.push.messages), scene.warning_rows(SENT)
+        await scene.stage.respond()
+
+        async def shown() -> bool:
+            present = (await hers.notices()).content["present"]
+            return bool(present["where"] == "within 100 m of you")
+
+        await until(shown)
+        assert (await hers.notices()).content["present"]["asks_answer"]
+        assert len(scene.push.messages) == pushed and scene.warning_rows(SENT) == sendings
+        assert {outcome for (outcome,) in scene.warning_rows(LAST_OUTCOMES)} == {"in app"}
+
+
+SENT = "select count(*), count(distinct message_id) from sendings where outcome <> 'in app'"
+"""What ever left for a phone: by gateway, or as a command."""
+LAST_OUTCOMES = "select outcome from sendings join messages using (message_id) where past_ms is null"
 
 
 async def test_a_link_opens_a_units_page_once_and_each_refusal_is_stated(scene: Scene) -> None:
@@ -281,7 +324,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
             assert (await car.client.ask("POST", "/api/unit/push", scene.push.address)).status == 200
             await police.refuse_offers()
             task = await car.task("offered", "escalated")
-            assert task["to"] == "person"
+            assert task["to"] in ("person", "place")
 
             async def pushed() -> bool:
                 return len(scene.push.messages) > sent
@@ -299,21 +342,36 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
                     await car.client.ask("POST", "/api/unit/answer", {**task, "answer": "accepted"} | bad)
                 ).status == 400
             foreign = await next_car.answer(task, "accepted")
-            assert foreign[:2] == (409, {"error": "offered_on"})
+            assert foreign[:2] == (409, {"error": "nobody_has_it"}), "it wasn't asked, and nobody has accepted"
+            assert task["open_until_ms"] > task["asked_ms"] and not task["with_desk"]
             targets = f"/api/unit/targets?incident={task['incident']}"
             assert (await car.client.ask("GET", targets))[:2] == (409, {"error": "not_accepted"})
+            # The desk asks another one as well. Both see their offers, and the first acceptance wins.
+            seen_by_desk = next(each for each in await police.own() if each.assignment_id == task["assignment"])
+            await police.send(seen_by_desk, "car-3")
+            other_offer = await next_car.task("offered", assignment=task["assignment"])
+            assert other_offer["offer"] != task["offer"]
+            assert other_offer["open_until_ms"] > other_offer["asked_ms"] >= task["asked_ms"]
             for answer in ("received", "accepted", "accepted"):
                 assert (await car.answer(task, answer)).status == 200
+            assert (await next_car.answer(other_offer, "accepted"))[:2] == (409, {"error": "another_unit_has_it"})
+            ended = (await next_car.duty(task["assignment"])).content
+            # The roster offers it the incident's other assignments meanwhile.
+            assert task["assignment"] not in [each["assignment"] for each in ended["tasks"]]
+            assert ended["ends"] == [{"assignment": task["assignment"], "reason": "another_unit_has_it"}]
             assert (await car.answer(task, "on_scene"))[:2] == (409, {"error": "step_left_out"})
             assert (await car.answer(task, "en_route")).status == 200
-            seen = await car.first_targets(task["incident"], scene.stage.person_id)
-            assert seen[-1]["subject"] == scene.stage.person_id
+            # Who is sent to her sees her; who is sent to a place sees the wearer, who may come there.
+            followed = scene.stage.person_id if task["to"] == "person" else scene.stage.wearer_id
+            seen = await car.first_targets(task["incident"], followed)
+            assert seen[-1]["subject"] == followed
             # A phone that comes again, after it lost its network, has one stream.
             async with car.client.streamed("GET", targets) as earlier, car.client.streamed("GET", targets) as later:
                 assert (earlier.status, later.status) == (200, 200)
                 with suppress(aiohttp.ClientError):
-                    while await earlier.content.readany():
-                        pass
+                    async with asyncio.timeout(PATIENCE_S):
+                        while await earlier.content.readany():
+                            pass
 
             async def in_ledger() -> bool:
                 return any(row[0].endswith("/police/car-2") for row in scene.ledger_recipients())
@@ -325,7 +383,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
             async with station(scene, "probation") as probation:
 
                 async def at_the_other_desk() -> bool:
-                    answer = await scene.clients.dispatch["probation"].ListIncidents(
+                    answer = await scene.clients.legs["probation"].dispatch.ListIncidents(
                         dispatch_pb2.ListIncidentsRequest(), metadata=probation.desk
                     )
                     return any(each.HasField("distress_at") for i in answer.incidents for each in i.assignments)
@@ -344,9 +402,7 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
             assert (await car.answer(task, "apprehended")).status == 200
             assert (await car.answer(task, "closed", cause="nobody_found")).status == 200
             content = (await car.duty(task["assignment"])).content
-            assert content["tasks"] == [] and content["ends"] == [
-                {"assignment": task["assignment"], "reason": "closed"}
-            ]
+            assert content["tasks"] == [] and content["ends"] == [{"assignment": task["assignment"], "reason": "over"}]
             states = {each.assignment_id: each for each in await police.own()}
             closed = states[task["assignment"]]
             assert closed.state == dispatch_pb2.CLOSED and closed.close_cause == dispatch_pb2.NOBODY_FOUND
@@ -360,6 +416,12 @@ async def test_a_unit_accepts_drives_arrives_and_closes_and_the_other_desk_sees_
 async def test_field_may_call_its_own_methods_and_no_stream_of_the_log(scene: Scene) -> None:
     assert "field" not in flow.USERS
     await rights.are_those_of_its_apps_alone(scene)
+
+
+async def test_the_units_page_gets_the_words_of_the_common_table(scene: Scene) -> None:
+    async with phone(scene.url) as client, client._session.get(f"{scene.url}/static/unit-ko.json") as answer:
+        texts = await answer.json()
+    assert texts["kind_panic"] == ALERT_WORDS["PANIC"][0] and texts["name"] == "출동"
 
 
 async def test_every_answer_has_a_strict_policy_and_none_of_the_api_is_cached(scene: Scene) -> None:

@@ -50,36 +50,23 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluators]:
 
 
 @pytest.fixture
-def two_of_three(tmp_path: Path) -> Iterator[Evaluators]:
-    """The first folds partitions 0 and 2, the second 0 and 1."""
-    with running_evaluators(tmp_path, 3, replicas=3) as running:
-        yield running
-
-
-@pytest.fixture
 def single(tmp_path: Path) -> Iterator[Evaluators]:
     with running_evaluators(tmp_path, 1) as running:
         yield running
 
 
-async def test_either_evaluator_answers_the_same_bytes(three: Evaluators) -> None:
-    async with connected(three) as (bus, clients):
+async def test_both_evaluators_have_the_same_state_of_each_case(three: Evaluators) -> None:
+    async with connected(three) as (bus, _):
         last = {p: await approach(bus, str(p), p) for p in range(three.partitions)}
         for p, sequence in last.items():
-            answer, second_answer = [await client.case(f"case-{p}", sequence) for client in clients]
-            assert answer.SerializeToString(deterministic=True) == second_answer.SerializeToString(deterministic=True)
-            assert (answer.partition, answer.applied_sequence, answer.case_version) == (p, sequence, 1)
-            assert {ring.ring_m for ring in answer.open_rings} == {2000, 1000, 100}
-            assert answer.incident_id and answer.episode_id
-        assert (await clients[0].case("case-0", who=PROBATION)) == (await clients[1].case("case-0", who=REVIEWER))
-        unknown = [client.case("case-unknown") for client in clients]
-        not_yet = [client.case("case-0", last[0] + 1000) for client in clients]
-        refusals = await asyncio.gather(*unknown, *not_yet, return_exceptions=True)
-        errors = [
-            (refusal.code(), refusal.details()) for refusal in refusals if isinstance(refusal, grpc.aio.AioRpcError)
-        ]
-        waits = f"partition 0 hasn't applied sequence {last[0] + 1000} yet"
-        assert errors == [(grpc.StatusCode.NOT_FOUND, "no such case")] * 2 + [(grpc.StatusCode.UNAVAILABLE, waits)] * 2
+            await three.applied(sequence, p)
+            states = await three.states_after(bus, sequence, p)
+            first, second = [state.cases[f"case-{p}"] for state in states]
+            assert first == second
+            assert first.case.version == 1 and first.episode_id
+            assert {key.radius_mm for key, ring in first.rings.items() if ring.open} == {2_000_000, 1_000_000, 100_000}
+            assert {state.incidents[f"w{p}"].incident_id for state in states} != {""}
+            assert states[0].incidents == states[1].incidents
 
 
 async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: Evaluators) -> None:
@@ -94,8 +81,8 @@ async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: 
             received_wall_us=now_ms * 1000,
         )
         sequence = await enter(bus, 0, log_pb2.LogEntry(equipment=low))
+        await three.applied(sequence)
         for client in clients:
-            await client.case("case-battery", sequence)
 
             async def listed(who: str, client: Client = client, **asked: Any) -> list[device_state_pb2.DeviceState]:
                 answer = await client.device_states.ListDeviceStates(
@@ -123,28 +110,6 @@ async def test_desks_see_the_equipment_of_their_own_side_and_no_position(three: 
                 assert refused.value.code() is code
 
 
-async def test_a_pending_case_in_one_partition_waits_for_no_other_partition(three: Evaluators) -> None:
-    async with connected(three) as (bus, clients):
-        before = [await enter(bus, 2, case_entry("before")) for _ in range(5)][-1]
-        pending = [asyncio.ensure_future(client.case("case-late", before + 1)) for client in clients]
-        await asyncio.sleep(0.3)
-        sequence = await enter(bus, 2, case_entry("late"))
-        answers = await asyncio.gather(*pending)
-        assert [(answer.partition, answer.applied_sequence) for answer in answers] == [(2, sequence)] * 2
-
-
-async def test_a_case_of_a_foreign_partition_is_unavailable_not_missing(two_of_three: Evaluators) -> None:
-    async with connected(two_of_three) as (bus, (without, with_it)):
-        sequence = await approach(bus, "1", 1)
-        assert (await with_it.case("case-1", sequence)).partition == 1
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await without.case("case-1", 1)
-        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert refused.value.details() == (
-            "no such case in partitions 0, 2 of this evaluator; 1 are folded by others: ask another evaluator"
-        )
-
-
 async def test_a_resume_token_is_valid_across_kills_and_at_either_evaluator(single: Evaluators) -> None:
     async with connected(single) as (bus, clients):
         await approach(bus, "1")
@@ -158,8 +123,8 @@ async def test_a_resume_token_is_valid_across_kills_and_at_either_evaluator(sing
         single.services[0].start()
         await single.services[0].ready(single.addresses[0])
         count = await stored(bus)
-        first_answer, second_answer = [await client.case("case-2", second) for client in clients]
-        assert first_answer.SerializeToString(deterministic=True) == second_answer.SerializeToString(deterministic=True)
+        of_first, of_second = [state.cases["case-2"] for state in await single.states_after(bus, second)]
+        assert of_first == of_second and of_first.episode_id
         for client in clients:
             resumed = client.alerts(first[-1].stream_sequence, after_alert_id=first[-1].alert.alert_id)
             async with asyncio.timeout(WITHIN_S):

@@ -13,10 +13,11 @@ from services.common.messaging import cursors, flow, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.rpc.errors import OutdatedFold
+from services.common.start.service import why_not
 from services.geofence import consumer
 from services.geofence.domain import codec
+from services.geofence.domain.entries import FOLD_VERSION
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from services.geofence.store import CheckpointStore, Footing
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tests.support.common.nats import TestServer
@@ -287,11 +288,34 @@ async def test_equipment_events_and_heard_batches_pass_both_evaluators(bus: Bus,
 
 async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:
     task = start(await make_evaluator(bus, tmp_path))
-    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION + 1))
+    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=FOLD_VERSION + 1))
     await bus.publish("log.0.fold", entry.SerializeToString())
     with pytest.raises(ExceptionGroup) as stopped:
         await asyncio.wait_for(task, 10)
     assert stopped.value.subgroup(OutdatedFold)
+
+
+async def test_a_log_of_a_newer_fold_is_refused_before_anything_of_it_is_decided_and_is_left_as_it_is(
+    bus: Bus, tmp_path: Path
+) -> None:
+    await approach(bus)
+    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=FOLD_VERSION + 1))
+    last = (await bus.publish("log.0.fold", entry.SerializeToString())).seq
+    end = await cursors.at(bus, "LOG_0", last)
+    assert end
+    of_newer = f'"fold_version":{FOLD_VERSION + 1}'.encode()
+    checkpoint = codec.encode(State(0)).replace(f'"fold_version":{FOLD_VERSION}'.encode(), of_newer)
+    store = CheckpointStore(tmp_path / "0")
+    store.save(0, Footing(end, None, None), checkpoint)
+    with pytest.raises(ExceptionGroup) as stopped:
+        await asyncio.wait_for(start(await make_evaluator(bus, tmp_path)), 10)
+    assert why_not(stopped.value, None) == (
+        f"the log demands fold version {FOLD_VERSION + 1}, this is {FOLD_VERSION}: use a release with that version, or begin a new log "
+        "(the runbook: evaluator-down)"
+    )
+    assert (await bus.bounds_of("LOG_0")).last == last
+    assert await alerts_of(bus) == []
+    assert [found.path.read_bytes() for found in store.found(0)] == [checkpoint]
 
 
 async def test_an_evaluator_with_a_checkpoint_of_the_logs_end_serves_and_ticks(bus: Bus, tmp_path: Path) -> None:

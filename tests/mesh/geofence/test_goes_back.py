@@ -19,12 +19,12 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import Unavailable
+from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import Rules
 from services.geofence.domain.state import State
 from services.geofence.metrics import GeofenceMetrics
-from services.geofence.rules import translate as rules_translate
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore, Footing
 from tandem.common.v1 import log_pb2
@@ -175,7 +175,7 @@ async def replaced(bus: Bus, stream: str, sequence: int, lost: StreamCursor | No
 
 async def test_rules_that_the_log_lost_are_written_back(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
     evaluator = await make_evaluator(bus, tmp_path)
-    rules = rules_translate.rules_entry(replace(Rules(), foot_mps=3)).SerializeToString()
+    rules = translate.rules_entry(replace(Rules(), foot_mps=3)).SerializeToString()
     async with running(evaluator):
         await approach(bus)
         await until(lambda: all_decided(bus))

@@ -12,7 +12,7 @@ import pytest
 from services.common import times
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow, pull
-from services.registry.records.lifecycle import PROTECTION_FROM_MS
+from services.registry.domain.lifecycle import PROTECTION_FROM_MS
 from tandem.common.v1 import alert_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.partitioned_mesh import Clients, Mesh, connected, number, order, run

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from tandem.common.v1 import subject_pb2
 from tandem.geofence.v1 import positions_pb2
 from tests.support.geofence import log
 from tests.support.geofence.sharing import (
@@ -85,15 +86,15 @@ async def test_a_hundred_orders_on_one_wearer_are_a_hundred_shares(mesh: Sharing
             entry = log.case_entry(f"of{n}")
             entry.case.wearer_id, entry.case.tag_device_ids[:] = "wshared", ["tshared"]
             sequence = await client.publish(entry)
-        await client.reached("of99", sequence)
+        await client.reached(sequence)
         at_ms = now_ms()
         devices = [log.position(f"dof{n}", at_ms, 0) for n in range(100)]
         sequence = await client.publish(log.positions_entry(*devices, log.position("tshared", at_ms, 80)))
-        incident = (await client.reached("of0", sequence)).incident_id
+        incident = await client.incident_of("of0", sequence)
         persons = [person(f"of{n}") for n in range(100)]
         stream = client.watch(
             NPA_DESK,
-            positions_pb2.Subject(kind=positions_pb2.WEARER, subject_id="wshared"),
+            positions_pb2.Subject(kind=subject_pb2.WEARER, subject_id="wshared"),
             *persons,
             incident=incident,
         )

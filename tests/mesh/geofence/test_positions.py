@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from services.common.messaging import flow
-from services.geofence.sharing.outbox import ALLOWED_BATCH
+from services.geofence.disclosures import ALLOWED_BATCH
 from tandem.geofence.v1 import positions_pb2
 from tests.support.geofence import log, mortal_evaluator
 from tests.support.geofence.sharing import (
@@ -197,7 +197,7 @@ async def test_a_share_ends_with_the_order_with_a_withdrawn_device_and_at_its_ex
 async def test_either_evaluator_answers_the_same(mesh: SharingMesh) -> None:
     async with mesh.connected(0) as first, mesh.connected(1) as second:
         incident = await first.approach("same")
-        await second.caught_up_with(first, "same")
+        await second.caught_up_with(first)
         answers = []
         for client in (first, second):
             stream = client.watch(NPA_DESK, wearer("same"), person("same"), incident=incident)
@@ -288,7 +288,7 @@ async def test_a_share_that_a_kill_interrupted_ends_at_the_restart_and_the_other
 ) -> None:
     async with mesh.connected(0) as other, mesh.connected(1) as client:
         incident = await client.approach("cut")
-        await other.caught_up_with(client, "cut")
+        await other.caught_up_with(client)
         stream = client.watch(NPA_DESK, wearer("cut"), incident=incident)
         await client.read(stream)
         await client.publish(log.positions_entry(log.position("tcut", now_ms(), 81)))

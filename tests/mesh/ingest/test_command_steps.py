@@ -13,9 +13,9 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.ingest.admission.routes import Routes
-from services.ingest.commands import steps
-from services.ingest.commands.delivery import CommandDelivery
-from services.ingest.commands.states import ActiveCommand, CommandStates
+from services.ingest.commands import states
+from services.ingest.commands.service import CommandDelivery
+from services.ingest.commands.states import ActiveCommand, CommandStates, CommandSteps
 from services.ingest.domain import Sender
 from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import command_pb2, log_pb2
@@ -26,7 +26,7 @@ VENDOR = Sender("spiffe://vendor/v", "v", "")
 
 
 async def delivery_to(
-    bus: Bus, states: CommandStates, recorder: steps.CommandSteps, *, device_ids: Sequence[str]
+    bus: Bus, states: CommandStates, recorder: CommandSteps, *, device_ids: Sequence[str]
 ) -> CommandDelivery:
     """A delivery that knows these devices of the vendor."""
     route = log_pb2.DeviceRoute(partitions=[0], vendor_id=VENDOR.vendor_id, kind=log_pb2.TAG)
@@ -62,8 +62,8 @@ class Session:
 async def test_an_answer_says_that_a_command_was_sent_and_an_expiry_does_not(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "SENT_LINGER_S", 3_600.0)
-    recorder = steps.CommandSteps(bus, MeshClock())
+    monkeypatch.setattr(states, "SENT_LINGER_S", 3_600.0)
+    recorder = CommandSteps(bus, MeshClock())
     publishing = asyncio.ensure_future(recorder.publish())
     for command_id, last in (("answered", "RECEIVED"), ("refused", "REFUSED"), ("ended", "EXPIRED")):
         active = ActiveCommand(command_pb2.Command(command_id=command_id, device_id="tag"))
@@ -87,7 +87,7 @@ async def test_an_answer_says_that_a_command_was_sent_and_an_expiry_does_not(
 
 
 async def test_a_caller_that_leaves_before_its_receipt_is_stored_stops_no_other_receipt(bus: Bus) -> None:
-    states, recorder = CommandStates(), steps.CommandSteps(bus, MeshClock())
+    states, recorder = CommandStates(), CommandSteps(bus, MeshClock())
     delivery = await delivery_to(bus, states, recorder, device_ids=["tag"])
 
     def receipt(command_id: str) -> asyncio.Future[None]:
@@ -109,7 +109,7 @@ async def test_a_caller_that_leaves_before_its_receipt_is_stored_stops_no_other_
 
 async def test_a_command_that_found_no_room_is_sent_once_there_is_some(bus: Bus) -> None:
     tags, states, session = [f"tag-{n}" for n in range(3)], CommandStates(), Session()
-    delivery = await delivery_to(bus, states, steps.CommandSteps(bus, MeshClock()), device_ids=tags)
+    delivery = await delivery_to(bus, states, CommandSteps(bus, MeshClock()), device_ids=tags)
     delivery.heard(dict.fromkeys(tags, session))
     for tag in tags:
         put(states, f"for-{tag}", tag)
@@ -125,7 +125,7 @@ async def test_a_command_that_found_no_room_is_sent_once_there_is_some(bus: Bus)
 
 async def test_a_command_waits_for_the_next_session_if_the_one_without_room_closes(bus: Bus) -> None:
     tags, states, session = ["tag-0", "tag-1"], CommandStates(), Session()
-    delivery = await delivery_to(bus, states, steps.CommandSteps(bus, MeshClock()), device_ids=tags)
+    delivery = await delivery_to(bus, states, CommandSteps(bus, MeshClock()), device_ids=tags)
     delivery.heard(dict.fromkeys(tags, session))
     for tag in tags:
         put(states, f"for-{tag}", tag)

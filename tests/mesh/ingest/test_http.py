@@ -22,6 +22,7 @@ from services.common.rpc import server
 from tandem.common.v1 import command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.common.certificates import Authority
+from tests.support.common.crowds import ELSEWHERE, HERE, crowd
 from tests.support.common.nats import running_server
 from tests.support.common.processes import spawn
 from tests.support.ingest.ingest import (
@@ -79,19 +80,23 @@ def token(text: str, valid_until_ms: int = 0) -> log_pb2.DeviceToken:
 
 @asynccontextmanager
 async def answered(
-    mesh: IngestMesh, path: str = "/", method: str = "GET", **more: Any
+    mesh: IngestMesh, path: str = "/", method: str = "GET", *, connect_from: str = HERE, **more: Any
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WITHIN_S)) as session,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(local_addr=(connect_from, 0)), timeout=aiohttp.ClientTimeout(WITHIN_S)
+        ) as session,
         session.request(method, URL(mesh.http_url + path, encoded=True), **more) as answer,
     ):
         yield answer
 
 
-async def ask(mesh: IngestMesh, path: str = "/", headers: Any = None, **parameters: str) -> tuple[int, Any]:
+async def ask(
+    mesh: IngestMesh, path: str = "/", headers: Any = None, *, connect_from: str = HERE, **parameters: str
+) -> tuple[int, Any]:
     """Sends an OsmAnd request and returns the status and the answer."""
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
-    async with answered(mesh, f"{path}?{query}", headers=headers) as answer:
+    async with answered(mesh, f"{path}?{query}", connect_from=connect_from, headers=headers) as answer:
         return answer.status, await answer.json()
 
 
@@ -294,6 +299,35 @@ async def test_a_slow_peer_is_cut_off_and_a_neighbour_is_served_meanwhile(mesh: 
             await asyncio.sleep(0.2)
     assert isinstance(ended.exception(), ConnectionResetError) or ended.result() == b""
     writer.close()
+
+
+@pytest.mark.parametrize("address", [HERE, ELSEWHERE], ids=["behind the crowd's address", "elsewhere"])
+async def test_a_crowd_of_silent_sockets_keeps_no_report_and_no_panic_out(
+    mesh: IngestMesh, client: Client, address: str
+) -> None:
+    given = at(alarm="sos")
+    with crowd(int(mesh.http_url.rpartition(":")[2])):
+        for _ in range(10):
+            assert await ask(mesh, headers=BEARER, connect_from=address, **at()) == (200, ALL_ACCEPTED)
+        assert await ask(mesh, headers=BEARER, connect_from=address, **given) == (200, ALL_ACCEPTED | {"accepted": 2})
+        async with aiohttp.ClientSession() as field, field.post(mesh.field_url, data=given, headers=BEARER) as answer:
+            assert (answer.status, await answer.json()) == (200, ALL_ACCEPTED | {"accepted": 2})
+    panics = [
+        entry.equipment
+        for _, entry in await client.entries()
+        if entry.equipment.event_time_ms == int(given["timestamp"])
+    ]
+    assert [panic.event for panic in panics] == [log_pb2.PANIC_BUTTON], "the same panic counts once, at either port"
+
+
+async def test_the_port_for_field_serves_its_reports_and_nothing_else(mesh: IngestMesh, client: Client) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.post(mesh.field_url, data=at(), headers=BEARER) as answer:
+            assert (answer.status, await answer.json()) == (200, ALL_ACCEPTED)
+        async with session.post(mesh.field_url, data=at()) as answer:
+            assert answer.status == 401
+        async with session.get(f"{mesh.field_url}/{TOKEN}") as answer:
+            assert answer.status == 404
 
 
 async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_accepted_once_there_is_space(

@@ -11,7 +11,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
-from services.ingest.admission.quarantine import MAX_SENDER_KEYS, Quarantine
+from services.ingest.admission.checks import MAX_SENDER_KEYS, Quarantine
 from services.ingest.domain import Reason
 from services.ingest.metrics import IngestMetrics
 from tests.support.common.nats import STREAM_BYTES, TestServer

@@ -20,9 +20,7 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.ingest import translate
-from services.ingest.admission.checks import Checks
-from services.ingest.admission.quarantine import Quarantine
-from services.ingest.admission.rate_limit import RateLimits
+from services.ingest.admission.checks import Checks, Quarantine, RateLimits
 from services.ingest.admission.routes import Routes
 from services.ingest.batch import Reports
 from services.ingest.domain import Reason, Sender

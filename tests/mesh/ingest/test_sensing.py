@@ -14,7 +14,7 @@ import pytest
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
-from services.ingest.sensing.asks import HELD, REFUSED_BEFORE
+from services.ingest.commands.asks import HELD, REFUSED_BEFORE
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.common.nats import running_server

@@ -9,11 +9,16 @@ from typing import Any, cast
 
 import grpc.aio
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
+from services.common.observability.metrics import ProcessMetrics
+from services.common.priority import PriorityGate
+from services.common.rpc import server as rpc
+from services.common.rpc import unread
+from services.common.rpc.gatekeeper import Gatekeeper
+from services.common.rpc.history import HistoryBudget
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Reason, Refusal, Sender
-from services.ingest.endpoints import grpc_api
 from services.ingest.endpoints.grpc_api import IngestApi
 from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
@@ -28,7 +33,8 @@ MAX_HELD = 18 * BATCH
 """Maximum number of reports of a stream that wait for answers, including answers that are being sent."""
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 """Small client buffers. By default a client buffers megabytes of answers that nobody has read."""
-SENDER = Sender("spiffe://vendor/deaf", "deaf", "")
+SECRET = "a-secret"
+SENDER = rpc.bearer("spiffe://vendor/deaf", SECRET)
 
 
 class Log:
@@ -55,9 +61,10 @@ class NoCommands:
 
 
 @asynccontextmanager
-async def served(log: Log, metrics: IngestMetrics) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
-    """Serves the ingest service by real gRPC and yields a client."""
-    server = grpc.aio.server()
+async def served(log: Log, ended_streams: Counter | None = None) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
+    """Serves the ingest service by real gRPC and yields a client. `ended_streams` counts those that are ended."""
+    metrics = IngestMetrics(CollectorRegistry())
+    server = grpc.aio.server(interceptors=[Gatekeeper(SECRET, HistoryBudget(PriorityGate()), ended_streams)])
     servicer = IngestApi(cast(Any, log), cast(Any, NoCommands()), cast(Any, None), metrics=metrics)
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -87,16 +94,11 @@ async def settle(log: Log, max_admitted: int) -> None:
         await asyncio.sleep(1.0)
 
 
-@pytest.fixture(autouse=True)
-def known_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_api, "_sender", lambda: SENDER)
-
-
 @pytest.mark.timeout(200)
 async def test_unread_answers_are_held_up_to_a_bound() -> None:
     log = Log()
-    async with served(log, IngestMetrics(CollectorRegistry())) as stub:
-        calls: list[Any] = [stub.Report() for _ in range(STREAMS)]
+    async with served(log) as stub:
+        calls: list[Any] = [stub.Report(metadata=SENDER) for _ in range(STREAMS)]
         writing = [asyncio.create_task(write_all(call)) for call in calls]
         async with asyncio.timeout(WITHIN_S):
             await settle(log, STREAMS * MAX_HELD)
@@ -117,13 +119,13 @@ async def test_unread_answers_are_held_up_to_a_bound() -> None:
 async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_share_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grpc_api, "MAX_UNREAD_S", 1.0)
-    log, metrics = Log(), IngestMetrics(CollectorRegistry())
-    async with served(log, metrics) as stub:
-        deaf: Any = stub.Report()
+    monkeypatch.setattr(unread, "MAX_UNREAD_S", 1.0)
+    log, ended_streams = Log(), ProcessMetrics(CollectorRegistry()).streams_unread
+    async with served(log, ended_streams) as stub:
+        deaf: Any = stub.Report(metadata=SENDER)
         writing = asyncio.create_task(write_all(deaf))
         async with asyncio.timeout(WITHIN_S):
-            while not metrics.unread._value.get():  # noqa: ASYNC110 - only the metric shows it
+            while not ended_streams.labels("Report")._value.get():  # noqa: ASYNC110 - only the metric shows it
                 await asyncio.sleep(0.1)
             await asyncio.gather(writing, return_exceptions=True)
             with pytest.raises(grpc.aio.AioRpcError) as ended:
@@ -131,7 +133,7 @@ async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_share_releas
                     pass
         assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         # Its share is released: another stream of the same caller is served.
-        call: Any = stub.Report()
+        call: Any = stub.Report(metadata=SENDER)
         await call.write(batch(1))
         async with asyncio.timeout(WITHIN_S):
             answer: Any = await call.read()

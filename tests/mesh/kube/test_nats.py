@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.commands.operate import certs
-from services.cli.commands.operate.streams import make
-from services.cli.stack import nats_server
+from services.cli.commands.streams import make
 from services.common.messaging import bus as buses
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import files_of
 from services.common.rpc.errors import Unavailable
 from services.common.settings import CommonSettings
+from services.local import authority, nats_server
 from tests.support.common.ports import free_port
 from tools.kube.render import K8S, render
 
@@ -32,7 +31,7 @@ class Cluster:
 
     def __init__(self, folder: Path, config: dict[str, str]) -> None:
         self.certificates = folder / "certs"
-        certs.issue(self.certificates, certs.SERVERS, certs.LOOPBACK, lifetime=timedelta(days=1))
+        authority.issue(self.certificates, authority.SERVERS, authority.LOOPBACK, lifetime=timedelta(days=1))
         clients, routes = ([free_port() for _ in range(SERVERS)] for _ in range(2))
         self.url = ",".join(f"tls://127.0.0.1:{port}" for port in clients)
         self.commands = []
@@ -56,7 +55,7 @@ class Cluster:
             assert not re.search(r'"/(tls|data|run)/', text)
             (own / "nats.conf").write_text(text)
             (own / "users.conf").write_text(config["users.conf"])
-            self.commands.append((nats_server.binary(), "-c", str(own / "nats.conf"), "-l", str(own / "log")))
+            self.commands.append((nats_server.server_binary(), "-c", str(own / "nats.conf"), "-l", str(own / "log")))
 
     def settings(self, user: str) -> CommonSettings:
         tls = files_of(self.certificates, SERVICE + user)

@@ -25,9 +25,9 @@ from bench.mesh import load, population
 from bench.mesh.load import Plan, Shape
 from bench.mesh.offers import following
 from bench.mesh.running import populate
-from services.cli.simulate.actors import VENDOR
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
+from services.client import mesh as meshes
+from services.client.actors import VENDOR
+from services.client.mesh import Clients
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import OutdatedFold
@@ -59,7 +59,7 @@ COMPARE = """
 import json, uvloop
 from pathlib import Path
 import client
-from services.cli.stack import mesh
+from services.local import mesh
 print(json.dumps(uvloop.run(client.alerts(mesh.load(Path(sys.argv[1]))))))
 """
 REPORT = re.compile(rb"round\d+-\d+")

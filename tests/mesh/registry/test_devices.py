@@ -8,10 +8,11 @@ import pytest
 
 from services.common.clock import MeshClock
 from services.common.rpc.errors import Conflict
-from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import WearerEnd, WearerEndReason
+from services.registry.cases.service import RouteRepository
+from services.registry.domain.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import WearerEnd, WearerEndReason
 from services.registry.records import translate
-from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -83,7 +84,7 @@ async def test_destruction_of_a_person_revokes_the_routes_of_their_devices(where
         assert await revoked(registry) == (False, True)
         # The device's record went with the person. Its last route is renewed each day, and doesn't come to life by that.
         async with registry.transactions.open() as work:
-            await work.routes.mark_unsent()
+            await RouteRepository(work.connection).mark_unsent()
         while await registry.renewal.renew_some():
             pass
         assert await revoked(registry) == (False, True)

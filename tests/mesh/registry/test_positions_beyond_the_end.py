@@ -13,11 +13,10 @@ from services.common.clock import MeshClock
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
 from services.common.storage import db
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.records import translate
-from services.registry.reviews.store import delete_events
-from services.registry.reviews.tables import match_events
-from services.registry.tables import MIGRATIONS
+from services.registry.reviews.service import delete_events
+from services.registry.tables import MIGRATIONS, match_events
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore

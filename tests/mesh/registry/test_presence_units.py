@@ -8,14 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound, PermissionDenied
-from services.registry.disclosure.domain import KEPT_AFTER_END_MS
-from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.presence_units.translate import parse_unit
-from services.registry.reconciliation.domain import Agency
+from services.registry.cases.service import RouteRepository
+from services.registry.domain.disclosure import KEPT_AFTER_END_MS
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.reconciliation import Agency
+from services.registry.domain.records import WearerEnd, WearerEndReason
 from services.registry.records import translate
 from services.registry.records.kinds import WEARER_UNITS, list_entry
-from services.registry.records.tables import wearer_units
-from services.registry.records.versions import PutOutcome
+from services.registry.records.translate import parse_unit
+from services.registry.tables import wearer_units
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -134,7 +135,7 @@ async def test_a_unit_is_stored_encrypted_and_is_in_the_list_of_its_agency(where
         await registry.units.put(Agency.NPA, unit)
         await registry.units.put(Agency.MOJ, parse_unit(records.unit()))
         async with registry.transactions.open() as view:
-            (row,) = (await view.records._connection.execute(sa.select(wearer_units))).all()
+            (row,) = (await view.connection.execute(sa.select(wearer_units))).all()
         assert b"37.5" not in row.sealed
         compared = await registry.reconciliation.compare(
             Agency.NPA,
@@ -152,7 +153,7 @@ async def test_routes_of_units_are_renewed_each_day(where: Path | str) -> None:
         await put_all(registry)
         await registry.units.put(Agency.MOJ, parse_unit(records.unit()))
         async with registry.transactions.changing() as work:
-            await work.routes.mark_unsent()
+            await RouteRepository(work.connection).mark_unsent()
         while await registry.renewal.renew_some():
             pass
         assert not (await route(registry, "unit-1")).revoked

@@ -21,15 +21,14 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
+from services.registry import relay, unit_of_work
 from services.registry.cases.service import DAY_MS
-from services.registry.keys.vault import Vault
-from services.registry.outbox import store
-from services.registry.outbox.store import OutboxRepository, OutboxRow
-from services.registry.outbox.tables import outbox
+from services.registry.keys import Vault
 from services.registry.records import translate
 from services.registry.records.kinds import ORDERS
-from services.registry.relay import service
-from services.registry.tables import MIGRATIONS, metadata
+from services.registry.relay import BATCH
+from services.registry.tables import MIGRATIONS, metadata, outbox
+from services.registry.unit_of_work import OutboxRepository, OutboxRow
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore, read_record
 from tests.support.registry.registry import RegistryMesh, running_registry
@@ -204,7 +203,7 @@ async def test_a_new_log_gets_all_messages_with_its_own_partitions(where: Path |
 async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the_outbox(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "PAYLOAD_MAX_BYTES", 300)
+    monkeypatch.setattr(unit_of_work, "PAYLOAD_MAX_BYTES", 300)
     clock = MeshClock()
     async with opened(where, clock) as registry:
         await put_all(registry)
@@ -221,7 +220,7 @@ async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the
 async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
     refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
 
     async def unsent(self: OutboxRepository, limit: int) -> list[OutboxRow]:
@@ -249,8 +248,8 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
 async def test_a_relay_waits_while_sqlite_refuses_its_read(
     tmp_path: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_DELAY_S", 0.01)
-    monkeypatch.setattr(service, "SOLE_POLL_S", 0.01)
+    monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(relay, "SOLE_POLL_S", 0.01)
     async with db.open_database(tmp_path / "registry.sqlite3", MIGRATIONS) as database:
         registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
         await registry.prepare("log 1")
@@ -297,7 +296,7 @@ async def test_a_relay_that_has_lost_its_lock_begins_no_further_flight(where: Pa
         await registry.prepare("log 1")
         await put_all(registry)
         relay = registry.relay(bus)
-        relay._batch = service.BATCH
+        relay._batch = BATCH
         with pytest.raises(Unavailable):
             await relay._publish_some(still_alone)
         async with registry.transactions.open() as view:

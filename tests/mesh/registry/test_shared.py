@@ -16,7 +16,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.common.storage.db import PostgresDatabase
-from services.registry.relay.service import UNABLE_AFTER_S
+from services.registry.relay import UNABLE_AFTER_S
 from services.registry.tables import MIGRATIONS
 from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer, execute, running_postgres

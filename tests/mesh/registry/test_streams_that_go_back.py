@@ -186,6 +186,7 @@ async def test_a_disclosure_with_the_sequence_of_a_lost_one_is_in_the_ledger(
                 await asyncio.sleep(0.05)
 
     async with registry.connected() as client:
+        await client.put(*records.unlinked())
         await publish(client, "d-1", "d-2", "d-3")
         await ledger_has("d-1", "d-2", "d-3")
         is_down = when != "under the running registry"

@@ -10,9 +10,9 @@ from enum import StrEnum
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.calls import call, may_succeed_later
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
+from services.client.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
+from services.client.calls import call, may_succeed_later
+from services.common.failure import CommandFailed
 from services.common.rpc import server
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.simulate.actors import VENDOR
+from services.client.actors import VENDOR
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2

@@ -8,9 +8,9 @@ import math
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.calls import call, may_succeed_later
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import DESKS
+from services.client.actors import DESKS
+from services.client.calls import call, may_succeed_later
+from services.common.failure import CommandFailed
 from services.common.rpc import server
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from services.cli.calls import call
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import BASIS, REVIEWER
+from services.client.actors import DESK_BASIS, REVIEWER
+from services.client.calls import call
+from services.common.failure import CommandFailed
 from services.common.rpc import server
 from tandem.registry.v1 import disclosure_pb2
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
@@ -20,7 +20,7 @@ from tests.simulation.mesh.processes import SECRET, address_of
 
 PAUSE_S = (20.0, 120.0)
 """Least and greatest time between two reads, seconds."""
-GROUNDS = disclosure_pb2.Grounds(legal_basis=BASIS, purpose=disclosure_pb2.PURPOSE_AUDIT)
+GROUNDS = disclosure_pb2.Grounds(legal_basis=DESK_BASIS, purpose=disclosure_pb2.PURPOSE_AUDIT)
 
 
 class Reviewer:

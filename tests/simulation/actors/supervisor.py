@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import grpc.aio
 
-from services.cli.calls import call
-from services.cli.failure import CommandFailed
-from services.cli.simulate.actors import DESKS
+from services.client.actors import DESKS
+from services.client.calls import call
+from services.common.failure import CommandFailed
 from services.common.rpc import server
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise, product
 
 from services.common.messaging import flow
-from services.geofence.domain import accounts
-from services.geofence.domain.kinematics.intervals import Stretch
+from services.geofence.domain.detectors import accounts
+from services.geofence.domain.kinematics.rings import Stretch
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.simulation.actors.town import Device
 from tests.simulation.jetstream.stream import Stored

@@ -30,6 +30,8 @@ class Unshown:
     """When COMMANDS stored its command, seconds."""
     sequence: int
     """Sequence of the command in COMMANDS."""
+    topic: str
+    """What the warning is about: of those of one topic, a device gets only the newest."""
     is_lost: bool = False
     """Whether the server has lost the command."""
 
@@ -41,6 +43,9 @@ class WarningJudge(Judge):
     A command that the server loses is published once more as well, even if its device has shown the warning. She has seen it, so the
     device needn't show it a second time (seed 3063). If the device shows a later warning of the same incident first, its receipt
     acknowledges the assignment, and the leg has no reason to repeat the lost one (seed 2598).
+
+    Of the warnings of one topic a device gets only the newest, so an earlier one needn't show once a later one is stored (seed 26).
+    An alert that adds nothing to her present instruction makes no message: that one's receipt acknowledges its assignment.
     """
 
     name = "warned"
@@ -89,13 +94,20 @@ class WarningJudge(Judge):
             command = command_pb2.Command.FromString(message.data)
             shows = (command.instruction.show_notice.warning_id, command.device_id)
             self._commanded[shows] = command.reference
-            self._unshown[shows] = Unshown(self.world.elapsed_s, message.sequence)
+            topic = command.instruction.show_notice.topic
+            self._unshown = {
+                (warning_id, device_id): earlier
+                for (warning_id, device_id), earlier in self._unshown.items()
+                if (device_id, earlier.topic) != (command.device_id, topic)
+            }
+            self._unshown[shows] = Unshown(self.world.elapsed_s, message.sequence, topic)
             person_id = command.device_id.replace("phone-", "person-")
             self._flagged.add((command.reference, person_id))
             self._waiting.pop((command.reference, person_id), None)
         elif stream == flow.INCIDENTS.name:
             assignment = dispatch_pb2.Step.FromString(message.data).assignment
-            if assignment.HasField("person_flag"):
+            is_informed = assignment.leg == alert_pb2.WARNING and assignment.state == dispatch_pb2.ACKNOWLEDGED
+            if assignment.HasField("person_flag") or is_informed:
                 self._flagged.add((assignment.incident_id, assignment.subject_id))
                 self._waiting.pop((assignment.incident_id, assignment.subject_id), None)
 

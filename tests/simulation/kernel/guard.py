@@ -38,12 +38,13 @@ _CLOCKS = (
     "sleep",
 )
 _TODAY = ("now", "utcnow", "today")
+_STARTS_OF_THREADS = ("start_new_thread", "start_joinable_thread")  # the second since Python 3.13
 _MACHINE: dict[Any, str] = {
     **{getattr(time, name): f"time.{name}" for name in _CLOCKS},
     os.urandom: "os.urandom",
     os.getrandom: "os.getrandom",
     os.fork: "os.fork",
-    _thread.start_new_thread: "a thread",
+    **{getattr(_thread, name): "a thread" for name in _STARTS_OF_THREADS if hasattr(_thread, name)},
 }
 """Functions of the machine, found when this module is imported: before a world replaces them."""
 

@@ -125,12 +125,12 @@ def _disk() -> None:
     def is_written(_store: CheckpointStore, _pending: PendingCheckpoint) -> bool:
         return time.monotonic() >= float(current().facts["checkpoint_written_s"])
 
-    def upgrade(connection: Connection, migrations: Path, revision: str) -> None:
+    def upgrade(connection: Connection, migrations: Path) -> None:
         # Alembic keeps the current migration in globals, so a migration must not interleave with another process's.
         process = current()
         process.is_migrating = True
         try:
-            schemas.upgrade(connection, migrations, revision)
+            schemas.upgrade(connection, migrations)
         finally:
             process.is_migrating = False
 

@@ -14,17 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 import services.dispatch
-import services.geofence.sharing
+import services.geofence
 import services.registry
 from services.common.storage import db
 
-_HEAD = "head"
 _FOLDERS = (
     Path(services.registry.__file__).parent / "migrations",
     Path(services.dispatch.__file__).parent / "leg" / "migrations",
     Path(services.dispatch.__file__).parent / "exchange" / "migrations",
     Path(services.dispatch.__file__).parent / "warning" / "migrations",
-    Path(services.geofence.sharing.__file__).parent / "migrations",
+    Path(services.geofence.__file__).parent / "migrations",
 )
 _schemas: dict[Path, tuple[str, ...]] = {}
 """Statements that make each migrated database, by its folder of migrations."""
@@ -39,7 +38,7 @@ def prepare() -> None:
     for folder in _FOLDERS:
         engine = sa.create_engine("sqlite://")
         with engine.begin() as connection:
-            _migrate(connection, folder, _HEAD)
+            _migrate(connection, folder)
         with engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
@@ -47,11 +46,11 @@ def prepare() -> None:
         engine.dispose()
 
 
-def upgrade(connection: Connection, migrations: Path, revision: str) -> None:
+def upgrade(connection: Connection, migrations: Path) -> None:
     """In the place of db._upgrade: an empty database gets a copy of the migrated one, and a migrated one stays as it is."""
     statements = _schemas.get(migrations)
-    if statements is None or revision != _HEAD:
-        _migrate(connection, migrations, revision)
+    if statements is None:
+        _migrate(connection, migrations)
     elif not connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
         for statement in statements:
             connection.exec_driver_sql(statement)

@@ -110,7 +110,7 @@ class Mesh:
         return registry.main(RegistrySettings(**self._given("registry")))
 
     async def _ingest(self) -> None:
-        given = {**self._given("ingest"), "http_port": 0, "backfill_reports_per_s": BACKFILL_PER_S}
+        given = {**self._given("ingest"), "http_port": 0, "field_port": 0, "backfill_reports_per_s": BACKFILL_PER_S}
         await ingest.main(IngestSettings(**given))
 
     async def _geofence(self, replica: int) -> None:

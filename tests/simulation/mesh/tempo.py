@@ -12,20 +12,15 @@ from services.common import moments
 from services.common.messaging import lost_publications, session
 from services.common.observability import heartbeat
 from services.common.rpc import server
-from services.dispatch.contact import confirmations
+from services.dispatch import contact
+from services.dispatch.leg import consumer as leg_consumer
 from services.dispatch.leg import deadlines
-from services.dispatch.phones import open_notices
-from services.dispatch.publications import adoption
-from services.dispatch.statistics import collector
-from services.dispatch.warning import sender
-from services.dispatch.warning import service as warnings
-from services.geofence import checkpoints, consumer
-from services.geofence.outputs import published
-from services.geofence.sharing import stream
+from services.dispatch.statistics import figures
+from services.dispatch.warning import phones, sender, service
+from services.geofence import checkpoints, consumer, positions
 from services.ingest.commands import service as commands
+from services.registry import reconciliation, relay
 from services.registry.disclosure import service as disclosures
-from services.registry.reconciliation import service as reconciliation
-from services.registry.relay import service as relay
 from services.registry.reviews import service as reviews
 from services.registry.traces import consumer as traces
 
@@ -42,16 +37,16 @@ LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
     (server, "HEALTH_INTERVAL_S", 10.0),
     (deadlines, "_LONGEST_SLEEP_S", 5.0),
     (sender, "MAX_SLEEP_S", 5.0),
-    (warnings, "MAX_SLEEP_S", 5.0),
+    (service, "MAX_SLEEP_S", 5.0),
     (consumer, "TICK_CHECK_S", 1.0),
     (checkpoints, "CHECK_INTERVAL_S", 0.25),
-    (published, "CHECK_INTERVAL_S", 2.0),
-    (collector, "CHECK_INTERVAL_S", 60.0),
-    (adoption, "ADOPT_AFTER_S", 5.0),
-    (open_notices, "POLL_S", 10.0),
-    (confirmations, "CHECK_INTERVAL_S", 5.0),
+    (checkpoints, "RECONNECT_CHECK_INTERVAL_S", 2.0),
+    (figures, "COLLECT_INTERVAL_S", 60.0),
+    (leg_consumer, "ADOPT_AFTER_S", 5.0),
+    (phones, "POLL_S", 10.0),
+    (contact, "CHECK_INTERVAL_S", 5.0),
     (traces, "COALESCE_S", 5.0),
-    (stream, "LONGEST_SLEEP_S", 5.0),
+    (positions, "LONGEST_SLEEP_S", 5.0),
     (commands, "CHECK_INTERVAL_S", 2.0),
     (disclosures, "POLL_S", 5.0),
     (reconciliation, "CHECK_INTERVAL_S", 60.0),

@@ -9,15 +9,15 @@ from typing import Any
 
 from services.common.clock import wall_us
 from services.geofence import consumer
+from services.geofence.checkpoints import PublishedOutputs
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.entries import Case, Entry, EquipmentReport
-from services.geofence.outputs.published import PublishedOutputs
-from services.geofence.outputs.publisher import OutputPublisher
 from services.geofence.own_entries import OwnEntries
+from services.geofence.publisher import OutputPublisher
 from services.geofence.store import CheckpointStore
 from tests.simulation.mutants.replacing import nothing, replace
 

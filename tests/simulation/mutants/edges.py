@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from services.common.messaging.bus import PubAck
 from services.common.rpc.errors import RetryableError
-from services.ingest.commands.delivery import CommandDelivery
-from services.ingest.log.writer import LogWriter, _Line
+from services.ingest.commands.service import CommandDelivery
+from services.ingest.log import LogWriter, _Line
+from services.registry import ledger
 from services.registry.disclosure.service import Disclosures
-from services.registry.outbox.store import OutboxRepository
-from services.registry.relay.service import Relay
+from services.registry.relay import Relay
+from services.registry.unit_of_work import OutboxRepository
 from tests.simulation.mutants.replacing import replace
 
 ROW_DELAY_S = 5.0
@@ -107,7 +109,7 @@ def reads_are_answered_before_their_row() -> None:
     async def disclose(self: Disclosures, reading: Any, who: Any, grounds: Any) -> Any:
         async def write() -> None:
             await asyncio.sleep(ROW_DELAY_S)
-            await self.accept(rows)
+            await self._transactions.database.visit(partial(ledger.append_disclosures, disclosures=rows))
 
         result, disclosed = await self._transactions.database.visit(reading)
         rows = [self._read_row(record, who, grounds) for record in disclosed]

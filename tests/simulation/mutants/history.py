@@ -14,18 +14,17 @@ from services.common.messaging.bus import Bus
 from services.common.rpc.errors import RetryableError
 from services.dispatch.domain import assignment, decisions, escalation, flags
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import consumer as leg_consumer
-from services.dispatch.leg import translate as leg_translate
+from services.dispatch.leg import consumer, translate
+from services.dispatch.leg.publications import StepOutbox
 from services.dispatch.leg.record import LegRecord
-from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.warning.channels import DeviceChannel
 from services.dispatch.warning.opening import MessageOpener
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.outputs.publisher import OutputPublisher
-from services.ingest.log.writer import LogWriter
-from services.registry.disclosure.service import Disclosures
-from services.registry.outbox.store import OutboxRepository
+from services.geofence.publisher import OutputPublisher
+from services.ingest.log import LogWriter
+from services.registry.disclosure.published import PublishedDisclosures
+from services.registry.unit_of_work import OutboxRepository
 from tests.simulation.mutants.replacing import nothing, replace
 
 DELAY_S = 9.0
@@ -137,12 +136,12 @@ def deadlines_never_pass() -> None:
 
 def the_police_leg_passes_over_alerts() -> None:
     """A leg moves its cursor without an effect."""
-    plain: Callable[[Leg, Any], bool] = vars(leg_consumer)["concerns"]
+    plain: Callable[[Leg, Any], bool] = vars(consumer)["concerns"]
 
     def concerns(leg: Leg, alert: Any) -> bool:
         return plain(leg, alert) and leg is not Leg.POLICE
 
-    replace(leg_consumer, "concerns", concerns)
+    replace(consumer, "concerns", concerns)
 
 
 def a_leg_makes_an_assignment_for_each_try() -> None:
@@ -168,7 +167,7 @@ def steps_are_published_once() -> None:
     async def publish(self: StepOutbox, bus: Bus, step: Any) -> Any:
         subject = flow.incident_subject(str(self._leg), step.assignment.incident_id)
         try:
-            return await bus.publish(subject, leg_translate.outward(step), msg_id=step.step_id)
+            return await bus.publish(subject, translate.outward(step), msg_id=step.step_id)
         except RetryableError:
             return None
 
@@ -202,7 +201,11 @@ def lost_commands_are_not_republished() -> None:
 
 def the_ledger_drops_disclosures() -> None:
     """Disclosures are acknowledged and not written."""
-    replace(Disclosures, "accept", nothing)
+
+    async def accept(*_: object) -> list[Any]:
+        return []
+
+    replace(PublishedDisclosures, "accept", accept)
 
 
 def the_registry_publishes_no_cases() -> None:

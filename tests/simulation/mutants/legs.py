@@ -11,16 +11,18 @@ from weakref import WeakSet
 
 import services.dispatch.__main__ as dispatch
 from services.dispatch.domain import answers, decisions, escalation
+from services.dispatch.domain import assignment as assignments
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import Assignment, AssignmentState
+from services.dispatch.domain.events import UnitOfferEnded
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import consumer
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
-from services.dispatch.leg.rows import ListedIncident
+from services.dispatch.leg.feed import Subscriptions
+from services.dispatch.leg.publications import StepOutbox
 from services.dispatch.leg.service import LegService
 from services.dispatch.leg.store import Store
-from services.dispatch.leg.subscriptions import Subscriptions
-from services.dispatch.publications.outbox import StepOutbox
+from services.dispatch.leg.tables import ListedIncident
 from services.dispatch.warning.channels import DeviceChannel
 from services.dispatch.warning.opening import MessageOpener
 from tests.simulation.mutants.replacing import replace
@@ -122,6 +124,21 @@ def an_escalation_ends_an_assignment() -> None:
             yield from plain(incident, command, situation)
 
     replace(escalation, "decide", decide)
+
+
+def an_offer_to_a_unit_never_ends() -> None:
+    """A unit that gave no answer stays asked for ever."""
+    plain = escalation.decide
+
+    def decide(incident: Any, command: Any, situation: Any) -> Iterator[Any]:
+        yield from (event for event in plain(incident, command, situation) if not isinstance(event, UnitOfferEnded))
+
+    replace(escalation, "decide", decide)
+
+
+def an_acceptance_leaves_the_other_units_asked() -> None:
+    """Two units believe that the assignment is theirs."""
+    replace(assignments, "_ended", lambda offers, _but=0: offers)
 
 
 def desks_get_no_steps() -> None:

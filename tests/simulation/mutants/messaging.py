@@ -11,7 +11,7 @@ from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import StreamComparison
 from services.common.messaging.session import PullSession
 from services.common.rpc.errors import RetryableError
-from services.geofence.outputs.published import PublishedOutputs
+from services.geofence.checkpoints import PublishedOutputs
 from tests.simulation.mutants.replacing import nothing, replace
 
 

@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cli.evidence import chains as evidence_chains
-from services.cli.evidence import format, seal
-from services.cli.evidence.tar import BLOCK, CorruptArchive
-from services.dispatch.evidence import model
-from services.dispatch.evidence.files import EvidenceFiles
+from services.common.evidence import model
+from services.common.evidence.files import EvidenceFiles
+from services.court.evidence import archive, leg_records
+from services.court.evidence.archive import BLOCK, CorruptArchive
 from tandem.common.v1 import log_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
 from tests.support.console.console import Visitor, visiting
@@ -38,8 +37,11 @@ class Made:
 
 @contextmanager
 def made_of_the_demo(folder: Path) -> Iterator[Made]:
-    """Plays the demo on a mesh in the folder, and makes the bundles of both agencies."""
-    with running_mesh(folder / "m", "--clock-rate", "60") as mesh:
+    """Plays the demo on a mesh in the folder, and makes the bundles of both agencies.
+
+    The rate leaves each report 0.5 s on its way, before the clock decides in its place: a busy machine needs that.
+    """
+    with running_mesh(folder / "m", "--clock-rate", "20") as mesh:
         played = tandem("demo", "--dir", str(mesh.folder))
         assert played.returncode == 0, played.stderr
         listed = json.loads(tandem("incidents", "--dir", str(mesh.folder), "--json").stdout)["incidents"]
@@ -51,7 +53,7 @@ def made_of_the_demo(folder: Path) -> Iterator[Made]:
             )
             assert outcome.returncode == 0, outcome.stderr
         database = mesh.folder / "data" / "dispatch-police" / "dispatch-police.sqlite3"
-        chain = evidence_chains.read(database, "police", incident_id)
+        chain = leg_records.read_chain(database, "police", incident_id)
         assert chain
         key = mesh.folder / "data" / "evidence.pub"
         yield Made(mesh, incident_id, chain.alert_ids(incident_id), police, probation, key)
@@ -93,8 +95,8 @@ def is_named(found: dict[str, bytes], offset: int, broken: CorruptArchive) -> bo
                 return False
             if within >= size:
                 return broken.offset == size
-            chunk = within // seal.CHUNK * seal.CHUNK
-            return broken.offset in (None, within) if name == format.SIGNATURE else broken.offset == chunk
+            chunk = within // archive.CHUNK * archive.CHUNK
+            return broken.offset in (None, within) if name == archive.SIGNATURE else broken.offset == chunk
         at, last = at + BLOCK + size + -size % BLOCK, name
     return broken.member in ("the end of the file", f"the header behind {last}")
 

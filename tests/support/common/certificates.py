@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from services.cli.stack import authority
+from services.local import authority
 
 HOUR = timedelta(hours=1)
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.cli.stack import mesh
-from services.cli.stack.mesh import MeshConnection
+from services.client import mesh
+from services.client.mesh import MeshConnection
 from tests.support.common import preloaded
 
 PATIENCE_S = 180.0

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.cli.stack import nats_server
 from services.common.messaging import permissions
+from services.local import nats_server
 from tests.support.common.ports import free_port
 
 STREAM_BYTES = 64 << 20
@@ -30,7 +30,7 @@ class TestServer:
 
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
         self._port = free_port()
-        self._command, server = nats_server.configure(
+        self._command, server = nats_server.configure_server(
             folder,
             self._port,
             free_port(),

@@ -21,7 +21,14 @@ from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, evidence_pb2, evidence_pb2_grpc
+from tandem.dispatch.v1 import (
+    dispatch_pb2,
+    dispatch_pb2_grpc,
+    evidence_pb2,
+    evidence_pb2_grpc,
+    notes_pb2,
+    notes_pb2_grpc,
+)
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
@@ -126,6 +133,33 @@ class FakeEvidence(evidence_pb2_grpc.EvidenceServiceServicer):
         await context.abort(grpc.StatusCode.NOT_FOUND, "this leg knows no such incident; check incident_id")
 
 
+class FakeNotes(notes_pb2_grpc.NoteServiceServicer):
+    """Fake leg that keeps the notes of its desk, each with the writer's word on whether it is shared."""
+
+    def __init__(self, leg: str, asked: list[Asked], added: list[notes_pb2.AddNoteRequest]) -> None:
+        self._leg, self._asked, self._added = leg, asked, added
+
+    async def ListNotes(
+        self, request: notes_pb2.ListNotesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> notes_pb2.ListNotesResponse:
+        """Returns the notes."""
+        self._asked.append((self._leg, "ListNotes", rpc.caller().spiffe_id))
+        return notes_pb2.ListNotesResponse(notes=[_note(added) for added in self._added])
+
+    async def AddNote(
+        self, request: notes_pb2.AddNoteRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> notes_pb2.AddNoteResponse:
+        """Adds a note."""
+        self._added.append(request)
+        return notes_pb2.AddNoteResponse(note=_note(request))
+
+
+def _note(added: notes_pb2.AddNoteRequest) -> notes_pb2.IncidentNote:
+    return notes_pb2.IncidentNote(
+        note_id=added.note_key, incident_id=added.incident_id, kind=added.kind, result=added.result, text=added.text
+    )
+
+
 @dataclass
 class ConsoleBench:
     """A running console and its legs."""
@@ -135,6 +169,8 @@ class ConsoleBench:
     asked: list[Asked] = field(default_factory=list)
     copies: dict[str, evidence_pb2.ReadEvidenceResponse] = field(default_factory=dict)
     """Copies of the evidence that the legs have, by incident. Empty at the beginning."""
+    notes: list[notes_pb2.AddNoteRequest] = field(default_factory=list)
+    """Notes that desks added."""
     tls: ssl.SSLContext | bool = True
     """TLS context of its browsers."""
 
@@ -200,10 +236,12 @@ class Visitor:
         return status, text
 
     @asynccontextmanager
-    async def stream(self, last_event_id: str = "") -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
-        """Yields the messages of the live page with their ids."""
+    async def stream(
+        self, last_event_id: str = "", *, path: str = "/stream"
+    ) -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
+        """Yields the messages of the live page, or of another stream, with their ids."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        async with self.client.get(self.url + "/stream", headers=headers) as answer:
+        async with self.client.get(self.url + path, headers=headers) as answer:
             assert answer.status == 200
 
             async def messages() -> AsyncIterator[tuple[str, dict[str, Any]]]:
@@ -227,6 +265,7 @@ async def console_bench(
     With an authority, all use its certificates, and the console is that of the police.
     """
     port, asked, copies = free_port(), list[Asked](), dict[str, evidence_pb2.ReadEvidenceResponse]()
+    notes: list[notes_pb2.AddNoteRequest] = []
     async with AsyncExitStack() as stack:
         legs, env = {}, {}
         for leg in ("probation", "police"):
@@ -237,7 +276,10 @@ async def console_bench(
                     port=0, **_files(authority, folder, f"spiffe://tandem/service/dispatch-{leg}")
                 )
 
-            def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg) -> None:
+            fake_notes = FakeNotes(leg, asked, notes)
+
+            def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg, fake_notes: FakeNotes = fake_notes) -> None:
+                notes_pb2_grpc.add_NoteServiceServicer_to_server(fake_notes, server)
                 dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(fake_leg, server)
                 evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(FakeEvidence(copies), server)  # type: ignore[abstract]
 
@@ -256,7 +298,7 @@ async def console_bench(
         process = Service("services.console", env, folder / "console.log")
         process.start()
         stack.callback(process.kill)
-        bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked, copies)
+        bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked, copies, notes)
         if authority:
             bench.url, bench.tls = (
                 f"https://127.0.0.1:{port}",

@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc.aio
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches
-from services.cli.stack.mesh import Clients, connect
+from services.client.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches
+from services.client.calls import call
+from services.client.mesh import Clients, connect
 from services.common import times
 from services.common.rpc import server
 from tandem.common.v1 import geometry_pb2, log_pb2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,10 @@ class Desk:
         finally:
             call.cancel()
 
-    async def acknowledge(self, assignment_id: str) -> dispatch_pb2.Assignment:
-        """Acknowledges an assignment."""
+    async def acknowledge(self, assignment_id: str, unit_id: str = "") -> dispatch_pb2.Assignment:
+        """Acknowledges an assignment for the desk, or passes on the acceptance of a unit."""
         answer = await self._stub.Acknowledge(
-            dispatch_pb2.AcknowledgeRequest(assignment_id=assignment_id),
+            dispatch_pb2.AcknowledgeRequest(assignment_id=assignment_id, unit_id=unit_id),
             metadata=self._metadata,
             timeout=server.UNARY_DEADLINE_S,
         )
@@ -87,6 +87,15 @@ class Desk:
         return await self._stub.ListIncidents(
             dispatch_pb2.ListIncidentsRequest(**request), metadata=self._metadata, timeout=server.UNARY_DEADLINE_S
         )
+
+    async def incident_when(self, condition: Callable[[dispatch_pb2.Incident], bool]) -> dispatch_pb2.Incident:
+        """Waits until the only incident of the leg fulfils a condition, and returns it."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                (incident,) = (await self.list()).incidents
+                if condition(incident):
+                    return incident
+                await asyncio.sleep(0.05)
 
 
 class Subscription:

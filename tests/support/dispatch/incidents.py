@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from services.dispatch.domain.alert import Alert
-from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
+from collections.abc import Iterable
+
+from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject, SendByRadio, SendUnit
 from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
-from services.dispatch.domain.enums import CloseCause, Demand
+from services.dispatch.domain.enums import CloseCause, Demand, SubjectKind
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import Cause, Event
-from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.incident import Alert, AlertPanic, Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.leg.chain import ChainedEvent
@@ -45,7 +46,28 @@ class Story:
         return self.do(Receive(self.id_of(subject_id), BY, number))
 
     def acknowledge(self, subject_id: str, by: str = BY) -> tuple[Event, ...]:
+        """The unit of the present offer accepts, or the desk if a desk is asked."""
+        present = self.of(subject_id) if self.id_of(subject_id) in self.incident.assignments else None
+        unit_id = present.responding_unit_id if present else ""
+        return self.do(Acknowledge(self.id_of(subject_id), by, unit_id=unit_id))
+
+    def accept(self, subject_id: str, unit_id: str) -> tuple[Event, ...]:
+        """A unit accepts the offer to it."""
+        return self.do(Acknowledge(self.id_of(subject_id), f"unit/{unit_id}", unit_id=unit_id))
+
+    def accept_at_desk(self, subject_id: str, by: str = BY) -> tuple[Event, ...]:
+        """The desk takes the assignment itself."""
         return self.do(Acknowledge(self.id_of(subject_id), by))
+
+    def send(self, subject_id: str, unit_id: str, by: str = BY, seen: int | None = None) -> tuple[Event, ...]:
+        """An officer asks a unit. `seen` is the newest offer that the officer saw."""
+        number = self.of(subject_id).newest_offer_number if seen is None else seen
+        return self.do(SendUnit(self.id_of(subject_id), by, unit_id, number))
+
+    def radio(self, subject_id: str, name: str, by: str = BY, seen: int | None = None) -> tuple[Event, ...]:
+        """An officer enters a unit that was sent by radio."""
+        number = self.of(subject_id).newest_offer_number if seen is None else seen
+        return self.do(SendByRadio(self.id_of(subject_id), by, name, number))
 
     def reject(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
         number = self.of(subject_id).offer_number if offer_number is None else offer_number
@@ -82,9 +104,23 @@ def alert(
     order: str = "order-1",
     threat: str = "ring-100",
     kind: int = alert_pb2.RING_ENTERED,
+    panic: AlertPanic | None = None,
 ) -> Alert:
     cause = Cause("tag-1", f"report-{sequence}", sequence)
-    return Alert(f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, order, threat, subjects, ends, cause)
+    fields = (f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, order, threat, subjects, ends, cause)
+    return Alert(*fields, subject_kinds=kinds_of(subjects, "w1"), panic=panic)
+
+
+def kinds_of(subjects: Iterable[str], wearer_id: str) -> dict[str, SubjectKind]:
+    """What the destinations of an alert about a wearer are."""
+    return {
+        subject: SubjectKind.WEARER
+        if subject == wearer_id
+        else SubjectKind.PROTECTED_PLACE
+        if "/" in subject
+        else SubjectKind.PROTECTED_PERSON
+        for subject in subjects
+    }
 
 
 EARLIER_EVENTS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from services.dispatch.handover.store import duty_records
+from services.dispatch.handover.api import duty_records
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.leg.store import Store

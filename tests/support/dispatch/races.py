@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.common.geometry import LatLon
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.enums import Demand, Estimate
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.following import Follow, TargetUpdate, may_change
-from services.dispatch.domain.race import Approach
+from services.dispatch.domain.following import Approach, Follow, TargetUpdate, may_change
+from services.dispatch.domain.incident import Alert
 from services.dispatch.domain.roster import Travel
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch.incidents import DEADLINES, Story
+from tests.support.dispatch.incidents import DEADLINES, Story, kinds_of
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 
 HOME = LatLon(37.5, 127.0)
@@ -30,7 +29,8 @@ def ring(
     kind = alert_pb2.RING_ENTERED if entered else alert_pb2.RING_CLEARED
     threat = f"{target}-{ring_m}"
     fields = (f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, "order-1", threat, (subject,))
-    return Alert(*fields, ends, None, wearer_id="w1", ring_m=ring_m)
+    kinds = kinds_of((subject,), "w1")
+    return Alert(*fields, ends, None, wearer_id="w1", ring_m=ring_m, subject_kinds=kinds)
 
 
 def with_travel(**travel_s: int) -> Story:

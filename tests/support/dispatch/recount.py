@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from services.common.storage.rows import RowTarget, write
 from services.dispatch.leg import tables
+from services.dispatch.leg.tables import figures_changed_peers
 from services.dispatch.statistics.domain import rounded_ms
-from services.dispatch.statistics.queries import DAY_MS, BurdenRow
-from services.dispatch.statistics.tables import changed_peers
+from services.dispatch.statistics.figures import DAY_MS, BurdenRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, statistics_pb2
 
@@ -80,7 +80,7 @@ class AssignmentHistory:
     @property
     def outcome(self) -> int:
         """Number of the outcome; 0 if nobody was sent."""
-        if self.first_ms("acknowledged_at") is None or self.last.task == notice_pb2.CONTACT:
+        if self.first_ms("sent_at") is None or self.last.task == notice_pb2.CONTACT:
             return 0
         if self.last.close_cause in OUTCOMES:
             return OUTCOMES[self.last.close_cause]
@@ -104,11 +104,11 @@ class AssignmentHistory:
 
     @property
     def arrived_in_time(self) -> bool | None:
-        """None if the unit didn't arrive, or no travel time was known when it was accepted."""
-        accepted = next((step.assignment for step in self.steps if step.assignment.HasField("acknowledged_at")), None)
-        if accepted is None or self.arrived_ms is None or not accepted.choice.HasField("travel_s"):
+        """None if the unit didn't arrive, or no travel time was known when it was sent."""
+        sent = next((step.assignment for step in self.steps if step.assignment.HasField("sent_at")), None)
+        if sent is None or self.arrived_ms is None or not sent.choice.HasField("travel_s"):
             return None
-        return self.arrived_ms <= accepted.acknowledged_at.ToMilliseconds() + accepted.choice.travel_s * 1000
+        return self.arrived_ms <= sent.sent_at.ToMilliseconds() + sent.choice.travel_s * 1000
 
 
 class RandomIncidents:
@@ -189,6 +189,8 @@ class RandomIncidents:
             assignment.received_at.FromMilliseconds(at_ms)
         if is_offered and self._random.random() < 0.7:
             assignment.acknowledged_at.FromMilliseconds(at_ms)
+        if assignment.HasField("acknowledged_at") and self._random.random() < 0.7:
+            assignment.sent_at.FromMilliseconds(at_ms)
         assignment.close_cause = self._random.choice(CAUSES) if assignment.state == dispatch_pb2.CLOSED else 0  # type: ignore[assignment]
 
     def _add(self, id_: str, assignment: dispatch_pb2.Assignment, at_ms: int) -> None:
@@ -212,7 +214,7 @@ class RandomIncidents:
         targets = (
             RowTarget(tables.steps),
             RowTarget(tables.peers, ("number", "payload"), newer="number"),
-            RowTarget(changed_peers, ("has_arrived",), newer="has_arrived"),
+            RowTarget(figures_changed_peers, ("has_arrived",), newer="has_arrived"),
         )
         changed = [(row[0], self._histories[str(row[0])].last.state in ARRIVED) for row in others]
         write(connection, targets, (own, others, changed))

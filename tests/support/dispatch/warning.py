@@ -24,6 +24,7 @@ from services.common.messaging.bus import Bus
 from services.common.privacy import sealing
 from services.common.storage.db import Database
 from services.dispatch.settings import DispatchSettings
+from services.dispatch.warning.domain import MessageKind
 from services.dispatch.warning.tables import WAITING, MessageRow, messages
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -54,14 +55,21 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     return made
 
 
-async def put_case(bus: Bus, made: DispatchSettings, *device_ids: str, handle: str = HANDLE, version: int = 1) -> None:
+async def put_case(
+    bus: Bus, made: DispatchSettings, *device_ids: str, handle: str = HANDLE, version: int = 1, person_id: str = "p1"
+) -> None:
     """Publishes a case as the registry does: with a sealed contact, unless `handle` is empty."""
     contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
     public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
-    sealed = sealing.seal(contact, "p1", public) if handle else b""
-    person = log_pb2.ProtectedTarget(person_id="p1", device_ids=device_ids, sealed_contact=sealed)
+    sealed = sealing.seal(contact, person_id, public) if handle else b""
+    person = log_pb2.ProtectedTarget(person_id=person_id, device_ids=device_ids, sealed_contact=sealed)
     case = log_pb2.CaseSnapshot(
-        case_id="case-1", version=version, order_id="order-1", wearer_id="w1", persons=[person], valid_until_ms=1 << 45
+        case_id="case-1" if person_id == "p1" else f"case-of-{person_id}",
+        version=version,
+        order_id="order-1",
+        wearer_id="w1",
+        persons=[person],
+        valid_until_ms=1 << 45,
     )
     entry = log_pb2.LogEntry(case=case).SerializeToString()
     await bus.publish_until_stored(flow.log_subject(0, "case"), entry)
@@ -249,21 +257,16 @@ def waiting_message(message_id: str, **more: Any) -> MessageRow:
     values: dict[str, Any] = {
         "message_id": message_id,
         "incident_id": f"incident of {message_id}",
-        "person_id": "person",
+        "person_id": f"person of {message_id}",
         "order_id": "order",
         "partition": 0,
         "alert_id": "alert",
         "sequence": 1,
         "ordinal": 0,
-        "before_alert_id": "",
-        "notice": "APPROACHING",
-        "demand": 2,
-        "ring_m": 0,
-        "of_place": False,
+        "kind": MessageKind.OVER.value,
         "drill": False,
         "made_ms": 0,
         "due_ms": 0,
-        "receipt_due_ms": None,
         "state": WAITING,
     }
     return MessageRow(**values | more)

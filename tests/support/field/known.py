@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from services.field.phones.known import KnownPhones
+from services.field.credentials import KnownPhones
 from tandem.registry.v1 import enrolment_pb2, enrolment_pb2_grpc
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from yarl import URL
 
 from services.common.clock import wall_us
-from services.field.phones.proof import HEADER, statement
+from services.field.credentials import PROOF_HEADER, RequestProof, statement
 from tests.support.common.ports import free_port
 
 Point, Raw = serialization.PublicFormat.UncompressedPoint, serialization.Encoding.X962
@@ -52,15 +54,15 @@ class PhoneClient:
 
     def proof(self, method: str, path: str, body: bytes) -> str:
         """Proof of a request."""
-        at_ms = wall_us() // 1000 + self.ahead_ms
-        signature = self.key.sign(statement(method, path, at_ms, body=body), ec.ECDSA(hashes.SHA256()))
+        unsigned = RequestProof(wall_us() // 1000 + self.ahead_ms, secrets.token_urlsafe(16), "")
+        signature = self.key.sign(statement(method, path, unsigned, body=body), ec.ECDSA(hashes.SHA256()))
         r, s = decode_dss_signature(signature)
-        return f"{at_ms}.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+        return f"{unsigned.at_ms}.{unsigned.nonce}.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
     async def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Answered:
         """Makes a request with the phone's proof."""
         body = b"" if content is None else json.dumps(content).encode()
-        given = {HEADER: self.proof(method, path, body), "Origin": self.url, **headers}
+        given = {PROOF_HEADER: self.proof(method, path, body), "Origin": self.url, **headers}
         if method == "POST":
             given.setdefault("Content-Type", "application/json")
         async with self._session.request(method, self.url + path, data=body or None, headers=given) as answer:
@@ -70,7 +72,7 @@ class PhoneClient:
     @asynccontextmanager
     async def streamed(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """A request with the phone's proof, whose answer is read as it comes."""
-        headers = {HEADER: self.proof(method, path, b""), "Origin": self.url}
+        headers = {PROOF_HEADER: self.proof(method, path, b""), "Origin": self.url}
         async with self._session.request(method, self.url + path, headers=headers) as answer:
             yield answer
 
@@ -97,10 +99,10 @@ class PhoneClient:
 
 
 @asynccontextmanager
-async def phone(url: str) -> AsyncIterator[PhoneClient]:
-    """A phone that isn't enrolled yet."""
+async def phone(url: str, trusted: ssl.SSLContext | None = None) -> AsyncIterator[PhoneClient]:
+    """A phone that isn't enrolled yet. `trusted` is the context in which it accepts field's certificate."""
     jar = aiohttp.CookieJar(unsafe=True)  # field is an address here
-    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+    async with aiohttp.ClientSession(cookie_jar=jar, connector=aiohttp.TCPConnector(ssl=trusted or True)) as session:
         yield PhoneClient(url, session)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc.aio
 import pytest
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS
-from services.cli.stack import mesh as meshes
+from services.client import mesh
+from services.client.actors import DESKS
+from services.client.calls import call
 from services.console.pages.texts import TEXTS
 from tandem.dispatch.v1 import phone_state_pb2
 from tandem.dispatch.v1.phone_state_pb2_grpc import PhoneStateServiceStub
@@ -62,7 +62,7 @@ async def reaches_the_polices_desk_alone(scene: Scene) -> None:
         for bad_charge in (-1, 101, "x", None, True):
             refused = await hers.report(position(2, 37.6, 127.2, battery=bad_charge))
             assert refused.status == 400 and refused.content["field"] == "reports[0].battery"
-    async with meshes.channel(scene.mesh.now, "dispatch-police") as channel:
+    async with mesh.channel(scene.mesh.now, "dispatch-police") as channel:
         listing = PhoneStateServiceStub(channel).ListPhoneStates
         everything = phone_state_pb2.ListPhoneStatesRequest()
         listed = await call(listing, everything, scene.clients.identity(DESKS["police"]))

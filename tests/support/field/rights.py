@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 
-from services.cli.stack import mesh as meshes
+from services.client import mesh
 from services.common.rpc.gatekeeper import allowed_roles
 from services.common.rpc.identity import FIELD
 from tandem.common.v1 import access_pb2
@@ -27,7 +27,7 @@ async def are_those_of_its_apps_alone(scene: Scene) -> None:
     tried: dict[str, set[grpc.StatusCode]] = {}
     now = scene.mesh.now
     async with AsyncExitStack() as stack:
-        channels = {name: await stack.enter_async_context(meshes.channel(now, name)) for name in now.addresses}
+        channels = {name: await stack.enter_async_context(mesh.channel(now, name)) for name in now.addresses}
         for method in methods():
             service = method.containing_service.full_name
             part = service.split(".")[1]

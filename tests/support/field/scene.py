@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
-from services.cli.calls import call
-from services.cli.simulate import demo
-from services.cli.simulate.actors import DESKS, NPA_RECORDS
-from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients
-from tandem.common.v1 import alert_pb2, contact_pb2
+from services.client import demo
+from services.client import mesh as meshes
+from services.client.actors import DESKS, NPA_RECORDS
+from services.client.calls import call
+from services.client.mesh import Clients
+from services.common.messaging import flow, pull
+from tandem.common.v1 import alert_pb2, contact_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import enrolment_pb2, registry_pb2
 from tandem.registry.v1.enrolment_pb2_grpc import EnrolmentServiceStub
@@ -66,12 +67,29 @@ class Scene:
         """Whether both agencies' desks have an offer."""
         found = []
         for leg, number in (("probation", alert_pb2.PROBATION), ("police", alert_pb2.POLICE)):
-            answer = await self.clients.dispatch[leg].ListIncidents(
+            answer = await self.clients.legs[leg].dispatch.ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(), metadata=self.clients.identity(DESKS[leg])
             )
             own = [each for incident in answer.incidents for each in incident.assignments if each.leg == number]
             found.append(any(assignment.HasField("offered_at") for assignment in own))
         return all(found)
+
+    async def panics(self, device_id: str) -> list[tuple[int, bool]]:
+        """Panics of a device in the log, as often as it has them: time by the phone's clock, milliseconds, and whether silent."""
+        stream = flow.log_stream(0)
+        found: list[tuple[int, bool]] = []
+        async with self.mesh.now.nats.bus_as("explain") as bus:
+            last = (await bus.bounds_of(stream)).last
+            async for messages in pull.read(bus, stream, 1):
+                events = [log_pb2.LogEntry.FromString(message.data).equipment for message in messages]
+                found += [
+                    (event.event_time_ms, event.silent)
+                    for event in events
+                    if event.device_id == device_id and event.event == log_pb2.PANIC_BUTTON
+                ]
+                if messages[-1].sequence >= last:
+                    break
+        return sorted(found)
 
     def stored(self, notice_id: str) -> tuple[Any, ...]:
         """Times of the receipts of a notice in the warning leg's database: delivered, displayed, answered."""
@@ -79,6 +97,12 @@ class Scene:
         with closing(sqlite3.connect(path, timeout=10)) as database:
             query = "SELECT delivered_ms, displayed_ms, acknowledged_ms FROM messages WHERE message_id = ?"
             return tuple(database.execute(query, (notice_id,)).fetchone())
+
+    def warning_rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the warning leg's database."""
+        path = self.mesh.folder / "data" / "dispatch-warning" / "warning.sqlite3"
+        with closing(sqlite3.connect(path, timeout=10)) as database:
+            return database.execute(query).fetchall()
 
     def push_addresses(self, device_id: str) -> list[str]:
         """The address at which field wakes a device or a unit's page; nothing without one."""

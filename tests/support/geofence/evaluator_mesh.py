@@ -11,20 +11,17 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc.aio
-
+from bench.mesh import progress
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
-from services.common.rpc import server
 from services.geofence import translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Request
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, log_pb2
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
@@ -67,21 +64,11 @@ class EvaluatorMesh:
         records = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return [record for record in records if record["event"] == event]
 
-    async def applied(self, sequence: int, case_id: str, replicas: Sequence[int] = (0, 1)) -> list[int]:
+    async def applied(self, sequence: int, replicas: Sequence[int] = (0, 1)) -> list[int]:
         """Waits until these evaluators have applied an entry; returns the applied sequence of each."""
-        request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=sequence)
-        applied: list[int] = []
-        async with asyncio.timeout(PATIENCE_S):
-            for done, replica in enumerate(replicas):
-                async with server.channel(self.addresses[replica]) as channel:
-                    stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
-                    identity = server.bearer("spiffe://npa/desk/seoul", SECRET)
-                    while len(applied) == done:
-                        try:
-                            applied.append((await stub.GetCase(request, metadata=identity)).applied_sequence)
-                        except grpc.aio.AioRpcError:
-                            await asyncio.sleep(0.05)
-        return applied
+        return [
+            await progress.until_applied(self.metrics[replica], sequence, within_s=PATIENCE_S) for replica in replicas
+        ]
 
 
 @contextmanager

@@ -12,11 +12,16 @@ from typing import Any
 import grpc.aio
 from google.rpc import error_details_pb2
 
+from bench.mesh import progress
 from services.common.messaging import bus as buses
+from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
+from services.geofence import settings
+from services.geofence.domain.state import State
+from services.geofence.store import CheckpointStore
 from tandem.common.v1 import log_pb2
-from tandem.geofence.v1 import device_state_pb2_grpc, geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
+from tandem.geofence.v1 import device_state_pb2_grpc, geofence_pb2, geofence_pb2_grpc
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service
@@ -30,32 +35,35 @@ OPERATOR = "spiffe://tandem/operator/lee"
 WITHIN_S = 60
 
 
-class Evaluators:
-    """The first `count` of `replicas` evaluators of a log with `partitions` partitions. None ticks, so that the log stays unchanged,
-    unless further settings `env` say so."""
+REPLICAS = 2
 
-    def __init__(
-        self,
-        nats: TestServer,
-        folder: Path,
-        partitions: int,
-        count: int,
-        replicas: int,
-        env: Mapping[str, str] | None = None,
-    ) -> None:
+
+class Evaluators:
+    """The two evaluators of a log with `partitions` partitions. None ticks, so that the log stays unchanged, unless further settings
+    `env` say so."""
+
+    def __init__(self, nats: TestServer, folder: Path, partitions: int, env: Mapping[str, str] | None = None) -> None:
         self.nats, self.partitions = nats, partitions
-        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(REPLICAS)]
+        self.metrics_urls = [f"http://127.0.0.1:{free_port()}" for _ in range(REPLICAS)]
+        self.stores = [
+            CheckpointStore(folder / f"geofence-{replica}", settings.state_keys_of_secret(SECRET))
+            for replica in range(REPLICAS)
+        ]
+        """Checkpoints of each evaluator."""
         self.services = []
         for replica, address in enumerate(self.addresses):
             own = {
                 "TANDEM_PORT": address.rpartition(":")[2],
+                "TANDEM_METRICS_PORT": self.metrics_urls[replica].rpartition(":")[2],
                 "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
                 "TANDEM_DEV_SECRET": SECRET,
                 "TANDEM_DATA_DIR": str(folder),
                 "TANDEM_REPLICA": str(replica),
-                "TANDEM_REPLICAS": str(replicas),
+                "TANDEM_REPLICAS": str(REPLICAS),
                 "TANDEM_TICK_AFTER_S": "3600",
+                "TANDEM_CHECKPOINT_EVERY": "2",
             }
             self.services.append(
                 Service("services.geofence", own | dict(env or {}), folder / f"geofence-{replica}.log")
@@ -66,13 +74,35 @@ class Evaluators:
         for service, address in zip(self.services, self.addresses, strict=True):
             await service.ready(address)
 
+    async def applied(self, sequence: int, partition: int = 0) -> None:
+        """Returns once all evaluators have applied an entry of a partition."""
+        for url in self.metrics_urls:
+            await progress.until_applied(url, sequence, within_s=WITHIN_S, partition=partition)
+
+    async def states_after(self, bus: Bus, sequence: int, partition: int = 0) -> list[State]:
+        """A state of each evaluator after an entry of a partition, by its checkpoints. Writes ticks until there is one."""
+        log_id = (await streams.read_log_meta(bus)).log_id
+        tick = log_pb2.LogEntry(tick=log_pb2.Tick())
+        states: list[State] = []
+        async with asyncio.timeout(WITHIN_S):
+            for store in self.stores:
+                while not (
+                    later := [each for each in store.found(partition) if each.footing.entry.sequence >= sequence]
+                ):
+                    await enter(bus, partition, tick)
+                    await asyncio.sleep(0.05)
+                state = await asyncio.to_thread(store.read, later[0], log_id)
+                assert state is not None
+                states.append(state)
+        return states
+
 
 @contextmanager
-def running_evaluators(folder: Path, partitions: int, replicas: int = 2) -> Iterator[Evaluators]:
-    """Starts two evaluators of `replicas`, and a separate nats-server; kills all of them at the end."""
+def running_evaluators(folder: Path, partitions: int) -> Iterator[Evaluators]:
+    """Starts two evaluators and a separate nats-server; kills all of them at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(create_streams(nats.url, partitions))
-        running = Evaluators(nats, folder, partitions, 2, replicas)
+        running = Evaluators(nats, folder, partitions)
         try:
             for service in running.services:
                 service.start()
@@ -88,15 +118,6 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.geofence: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
         self.device_states: Any = device_state_pb2_grpc.DeviceStateServiceStub(channel)
-        self.what_if: Any = what_if_pb2_grpc.WhatIfServiceStub(channel)
-
-    async def case(self, case_id: str, min_sequence: int = 0, who: str = POLICE) -> geofence_pb2.GetCaseResponse:
-        """Calls GetCase; waits for an evaluator that is restarting."""
-        request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=min_sequence)
-        answer: geofence_pb2.GetCaseResponse = await self.geofence.GetCase(
-            request, metadata=server.bearer(who, SECRET), timeout=WITHIN_S, wait_for_ready=True
-        )
-        return answer
 
     def alerts(self, after: int, who: str = POLICE, after_alert_id: str = "alert-0") -> Any:
         """Calls WatchAlerts."""

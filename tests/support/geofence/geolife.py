@@ -87,7 +87,7 @@ def shared_story(name: str, folder: Path) -> list[dict[str, Any]]:
         pytest.skip(f"no stories in {story.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
     reports = folder / "reports.ndjson"
     reports.write_bytes(gzip.decompress((story / "reports.ndjson.gz").read_bytes()))
-    return list(backtest.run(story / "scenario.json", reports))
+    return list(backtest.run_files(story / "scenario.json", reports))
 
 
 def require_geolife() -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.simulate.backtest import Backtest
-from services.cli.simulate.files import ReportLine
-from services.cli.simulate.files import Scenario as Records
+from services.client.scenario import ReportLine
+from services.client.scenario import Scenario as Records
 from services.common import times
 from services.geofence.domain import codec
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2

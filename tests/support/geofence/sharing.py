@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
+from bench.mesh import progress
 from services.common.messaging import bus as buses
+from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
-from tandem.common.v1 import log_pb2
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, positions_pb2, positions_pb2_grpc
+from tandem.common.v1 import alert_pb2, log_pb2, subject_pb2
+from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 from tests.support.geofence import log
+from tests.support.registry import records
+from tests.support.registry import registry as registries
 from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
 
 MOJ_DESK = "spiffe://moj/desk/seoul"
@@ -130,20 +133,21 @@ class Stream:
 
 def wearer(case: str) -> positions_pb2.Subject:
     """The wearer of a case of `log.case_entry`."""
-    return positions_pb2.Subject(kind=positions_pb2.WEARER, subject_id=f"w{case}")
+    return positions_pb2.Subject(kind=subject_pb2.WEARER, subject_id=f"w{case}")
 
 
 def person(case: str) -> positions_pb2.Subject:
     """The protected person of a case of `log.case_entry`."""
-    return positions_pb2.Subject(kind=positions_pb2.PROTECTED_PERSON, subject_id=f"p{case}")
+    return positions_pb2.Subject(kind=subject_pb2.PROTECTED_PERSON, subject_id=f"p{case}")
 
 
 class Evaluator:
     """An evaluator process."""
 
-    def __init__(self, service: Service, address: str, folder: Path) -> None:
+    def __init__(self, service: Service, address: str, metrics_url: str, folder: Path) -> None:
         self.service = service
         self.address = address
+        self.metrics_url = metrics_url
         self.outbox = folder / "disclosures.sqlite3"
 
 
@@ -157,15 +161,15 @@ class SharingMesh:
     @asynccontextmanager
     async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
         """A client of one evaluator, once the evaluator serves and can share, and the registry serves."""
-        await self.registry.service.ready(self.registry.address)
         evaluator = self.evaluators[number]
         await evaluator.service.ready(evaluator.address)
         await evaluator.service.logged("disclosures_opened")  # it serves before, as decisions need no ledger
         async with (
             grpc.aio.insecure_channel(evaluator.address, options=options) as channel,
+            self.registry.connected() as registry,
             buses.connect(self.registry.nats.url, "test") as bus,
         ):
-            yield Client(self, channel, bus)
+            yield Client(self, evaluator, channel, registry, bus)
 
     def rows(self, reference: str) -> list[tuple[Any, ...]]:
         """Rows of the ledger about an incident, in order."""
@@ -186,49 +190,64 @@ class SharingMesh:
 class Client:
     """Reads positions from one evaluator, and writes the log."""
 
-    def __init__(self, mesh: SharingMesh, channel: grpc.aio.Channel, bus: Bus) -> None:
+    def __init__(
+        self,
+        mesh: SharingMesh,
+        evaluator: Evaluator,
+        channel: grpc.aio.Channel,
+        registry: registries.Client,
+        bus: Bus,
+    ) -> None:
         self.mesh = mesh
         self.bus = bus
+        self._evaluator = evaluator
+        self._registry = registry
         self._stub = positions_pb2_grpc.PositionServiceStub(channel)
-        self._cases: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
 
     async def publish(self, entry: log_pb2.LogEntry) -> int:
-        """Publishes an entry to the log; returns its sequence."""
+        """Publishes an entry to the log; returns its sequence. The records of a case are stored first, as the ledger wants them."""
+        if entry.HasField("case"):
+            await self._record(entry.case)
         stored = await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
         assert stored
         return stored.seq
+
+    async def _record(self, case: log_pb2.CaseSnapshot) -> None:
+        """Stores the records of a case in the registry, which makes no joint case of them."""
+        wearer, person, order = records.unlinked()
+        wearer.wearer_id, person.person_id, order.order_id = case.wearer_id, case.persons[0].person_id, case.order_id
+        order.protected_person_ids[:] = [person.person_id]
+        await self._registry.put(wearer, person, order)
 
     async def approach(self, case: str) -> str:
         """Publishes a wearer 80 m from the protected person 2 minutes ago; returns the id of the incident once it is open."""
         at_ms = now_ms() - 120_000
         await self.publish(log.case_entry(case, from_ms=at_ms - 60_000))
         positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80))
-        sequence = await self.publish(log.positions_entry(*positions))
-        incident_id = (await self.reached(case, sequence)).incident_id
-        assert incident_id, "no alert"
-        return str(incident_id)
+        return await self.incident_of(case, await self.publish(log.positions_entry(*positions)))
 
-    async def reached(self, case: str, sequence: int = 0) -> geofence_pb2.GetCaseResponse:
-        """This evaluator's answer for a case, once it has applied an entry of the log (by default: the case).
+    async def incident_of(self, case: str, sequence: int) -> str:
+        """Id of the incident of a case, once this evaluator has applied an entry of the log that opens one."""
+        await self.reached(sequence)
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                last = (await self.bus.bounds_of(flow.ALERTS.name)).last
+                async for message in pull.between(self.bus, flow.ALERTS.name, 1, last=last):
+                    alert = alert_pb2.Alert.FromString(message.data)
+                    if alert.case_id == f"case-{case}" and alert.incident_id:
+                        return alert.incident_id
+                await asyncio.sleep(0.05)
+
+    async def reached(self, sequence: int) -> None:
+        """Returns once this evaluator has applied an entry of the log.
 
         Alerts don't show the progress of an evaluator, because either evaluator may publish them first.
         """
-        request = geofence_pb2.GetCaseRequest(case_id=f"case-{case}", min_sequence=sequence)
-        async with asyncio.timeout(WITHIN_S):
-            while True:
-                try:
-                    answer: geofence_pb2.GetCaseResponse = await self._cases.GetCase(
-                        request, metadata=server.bearer(NPA_DESK, SECRET)
-                    )
-                    return answer
-                except grpc.aio.AioRpcError as error:
-                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
-                        raise
-                    await asyncio.sleep(0.05)
+        await progress.until_applied(self._evaluator.metrics_url, sequence, within_s=WITHIN_S)
 
-    async def caught_up_with(self, other: Client, case: str) -> None:
+    async def caught_up_with(self, other: Client) -> None:
         """Returns once this client's evaluator has applied all entries that the other client's evaluator has applied now."""
-        await self.reached(case, (await other.reached(case)).applied_sequence)
+        await self.reached(await progress.applied(other._evaluator.metrics_url))
 
     async def leave(self, case: str) -> None:
         """Publishes positions of the wearer 6 km away, from 110 to 10 seconds ago."""
@@ -350,9 +369,11 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
     with running_registry(folder, 1) as registry, ExitStack() as stack:
         evaluators = []
         for replica in range(2):
-            port, data_dir = free_port(), folder / f"data-{replica}"
+            port, metrics_port = free_port(), free_port()
+            data_dir = folder / f"data-{replica}"
             settings = {
                 "TANDEM_PORT": str(port),
+                "TANDEM_METRICS_PORT": str(metrics_port),
                 "TANDEM_NATS_URL": registry.nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": registry.nats.monitor_url,
                 "TANDEM_DATA_DIR": str(data_dir),
@@ -362,5 +383,6 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
                 **env,
             }
             service = stack.enter_context(spawn(module, settings, folder / f"geofence-{replica}.log"))
-            evaluators.append(Evaluator(service, f"127.0.0.1:{port}", data_dir / f"geofence-{replica}"))
+            metrics_url = f"http://127.0.0.1:{metrics_port}"
+            evaluators.append(Evaluator(service, f"127.0.0.1:{port}", metrics_url, data_dir / f"geofence-{replica}"))
         yield SharingMesh(registry, evaluators)

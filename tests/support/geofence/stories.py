@@ -10,10 +10,8 @@ from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Entry, FoldVersion, PositionSource, Tick
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import FOLD_VERSION, Body, Entry, FoldVersion, PositionSource, Rules, Tick
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from services.ingest.domain import EquipmentEvent, Position, Positions, UnitPresence
 from services.ingest.translate import equipment_entry, positions_entry, presences_entry
 from tandem.common.v1 import geometry_pb2, log_pb2, presence_pb2
@@ -40,6 +38,7 @@ class Story:
 
     def __post_init__(self) -> None:
         self.enter(0, Rules(clear_after_ms=self.clear_after_s * 1000))
+        self.enter(0, FoldVersion(FOLD_VERSION))
 
     def enter(self, at_s: float, body: Body) -> None:
         """Folds an entry that arrives at a second of the story, after all due ticks."""
@@ -92,12 +91,19 @@ class Story:
         self.enter(at_s, translate.entry_body(positions_entry(Positions.of([position]), 0).SerializeToString()))
 
     def says(
-        self, at_s: float, device_id: str, event: str, report_id: str | None = None, event_s: float | None = None
+        self,
+        at_s: float,
+        device_id: str,
+        event: str,
+        report_id: str | None = None,
+        event_s: float | None = None,
+        *,
+        silent: bool = False,
     ) -> None:
-        """Folds an equipment event that a device reports."""
+        """Folds an equipment event that a device reports. `silent` says that a panic is called in silence."""
         event_ms = T0_MS + round((at_s if event_s is None else event_s) * 1000)
         kind = log_pb2.EquipmentKind.Value(event)
-        report = EquipmentEvent(device_id, report_id or f"e{at_s}", kind, event_ms)
+        report = EquipmentEvent(device_id, report_id or f"e{at_s}", kind, event_ms, silent)
         self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
 
     def heard(self, at_s: float, *device_ids: str) -> None:
@@ -144,15 +150,6 @@ class Story:
     def entered(self) -> list[int]:
         """Radii of the entered rings, metres, in order."""
         return [a.ring_mm // 1000 for a in self.alerts if a.kind is AlertKind.RING_ENTERED]
-
-
-@dataclass
-class AskingStory(Story):
-    """A story in which the fold asks for data, and perhaps tags that obey."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.enter(0, FoldVersion(VERSION))
 
     @property
     def requests(self) -> list[SensingRequest]:

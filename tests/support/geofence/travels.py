@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from services.geofence.domain import codec
-from services.geofence.domain.entries import Body, FoldVersion, Positions
-from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain import codec, safe_region
+from services.geofence.domain.entries import FOLD_VERSION, Body, FoldVersion, Positions
 from services.geofence.domain.kinematics.track import SafeRegion
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import Story, circle, polygon
 
@@ -86,7 +84,7 @@ def deliver(story: Story, reports: Reports) -> Story:
     story.case()
     for i, (at_s, device, north_m, east_m, fix_s, accuracy_m) in enumerate(reports):
         if i == 10:
-            story.enter(at_s, FoldVersion(VERSION))  # from here on the fold asks for data
+            story.enter(at_s, FoldVersion(FOLD_VERSION))  # from here on the fold asks for data
         if i == 20:
             square = polygon("yard", (3000, 500), (3000, 900), (3400, 900), (3400, 500))
             case = {

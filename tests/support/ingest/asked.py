@@ -31,7 +31,7 @@ def sensing(
         decided_at_ms=now,
         until_ms=now + round(for_s * 1000),
         sequence=7,
-        fold_version=12,
+        fold_version=1,
     )
     if interval_s is None:
         message.locate_now.SetInParent()

@@ -43,13 +43,16 @@ class IngestMesh:
 
     def __init__(self, nats: TestServer) -> None:
         self.nats = nats
-        port, http_port, metrics_port = free_port(), free_port(), free_port()
+        port, http_port, field_port = free_port(), free_port(), free_port()
+        metrics_port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.http_url = f"http://127.0.0.1:{http_port}"
+        self.field_url = f"http://127.0.0.1:{field_port}"
         self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         self.env = {
             "TANDEM_PORT": str(port),
             "TANDEM_HTTP_PORT": str(http_port),
+            "TANDEM_FIELD_PORT": str(field_port),
             "TANDEM_METRICS_PORT": str(metrics_port),
             "TANDEM_NATS_URL": nats.url_as("ingest"),
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,

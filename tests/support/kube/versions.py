@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import FOLD_VERSION
 from tools import generate_protos
 
 ROOT = Path(__file__).parents[3]
-NEXT_VERSION = VERSION + 1
+NEXT_VERSION = FOLD_VERSION + 1
 MARK = "the next version"
 """Text that the seeded later version writes into the log in a field that the earlier one doesn't know."""
 BOOT = """
@@ -98,7 +98,11 @@ class Versions:
 
     def _seed(self, protos: Path) -> None:
         """Makes the later version: it writes a new field into the log, has one more migration, and folds as this one does."""
-        seed(self.later / "services/geofence/domain/version.py", r"^VERSION = \d+$", f"VERSION = {NEXT_VERSION}")
+        seed(
+            self.later / "services/geofence/domain/entries.py",
+            r"^FOLD_VERSION = \d+$",
+            f"FOLD_VERSION = {NEXT_VERSION}",
+        )
         migrations = self.later / "services/registry/migrations/versions"
         head = _revision(max(migrations.glob("0*.py")))
         (migrations / "next.py").write_text(MIGRATION.format(head=head))
@@ -113,8 +117,8 @@ class Versions:
             generate_protos.generate(self.later)
         seed(
             self.later / "services/geofence/own_entries.py",
-            r"FoldVersion\(version=VERSION\)",
-            f'FoldVersion(version=VERSION, made_by="{MARK}")',
+            r"FoldVersion\(version=FOLD_VERSION\)",
+            f'FoldVersion(version=FOLD_VERSION, made_by="{MARK}")',
         )
 
 
@@ -143,7 +147,9 @@ def _check_out(commit: str, tree: Path) -> None:
 
 def fold_version(tree: Path) -> int:
     """Version of the fold of a source tree."""
-    found = re.search(r"^VERSION = (\d+)$", (tree / "services/geofence/domain/version.py").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^FOLD_VERSION = (\d+)$", (tree / "services/geofence/domain/entries.py").read_text(), re.MULTILINE
+    )
     assert found is not None, tree
     return int(found[1])
 

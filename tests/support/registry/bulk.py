@@ -12,23 +12,24 @@ import sqlalchemy as sa
 
 from services.common.clock import MeshClock
 from services.common.geometry import Circle
-from services.registry.bulk.service import PutResult, Result
-from services.registry.domain import (
+from services.registry.agencies.bulk import PutResult, Result
+from services.registry.domain.reconciliation import Agency
+from services.registry.domain.records import (
     Contact,
     Device,
     ExerciseKind,
     Order,
     OrderType,
+    PersonUnit,
     ProtectedPerson,
     Respondent,
     Tag,
+    UnitKind,
     Wearer,
+    WearerUnit,
 )
-from services.registry.keys.tables import data_keys
-from services.registry.presence_units.domain import PersonUnit, UnitKind, WearerUnit
-from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import Record, type_in
-from services.registry.tables import meta, metadata
+from services.registry.tables import data_keys, meta, metadata
 from tests.support.registry.core import RegistryCore, read_record
 
 _PEOPLE = (

@@ -9,38 +9,34 @@ from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import NotFound
 from services.common.storage.db import Database
-from services.registry import startup
-from services.registry.bulk.service import BulkService
-from services.registry.cases.renewal import Renewal
-from services.registry.cases.service import CaseService
+from services.registry.__main__ import prepare_database
+from services.registry.agencies.bulk import BulkService
+from services.registry.agencies.exercises import Exercises
+from services.registry.agencies.ministry import MinistryService
+from services.registry.agencies.police import PoliceService
+from services.registry.agencies.presence_units import PresenceUnits
+from services.registry.cases.service import CaseService, Renewal
 from services.registry.cctv.service import CctvRequests
-from services.registry.device_tokens.service import DeviceTokens
+from services.registry.device_tokens import DeviceTokens
 from services.registry.disclosure.service import Disclosures
-from services.registry.exercises.service import Exercises
-from services.registry.keys.vault import Vault
-from services.registry.ledger.signing import Signer
+from services.registry.keys import Vault
+from services.registry.ledger import Signer
 from services.registry.metrics import RegistryMetrics
-from services.registry.presence_units.service import PresenceUnits
-from services.registry.reconciliation.service import ReconciliationService
+from services.registry.reconciliation import ReconciliationService
+from services.registry.records import store
 from services.registry.records.kinds import R, RecordType
-from services.registry.records.ministry import MinistryService
-from services.registry.records.police import PoliceService
-from services.registry.relay.service import Relay
-from services.registry.retention.service import KeyRetention
+from services.registry.relay import Relay
+from services.registry.retention import KeyRetention
 from services.registry.reviews.service import ReviewService
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import UnitOfWork
-from services.registry.wearing.service import WearingService
+from services.registry.wearing import WearingService
 
 
 async def read_record(view: UnitOfWork, kind: RecordType[R], record_id: str) -> R:
     """A stored record. Raises NotFound if it isn't stored or was destroyed."""
-    found = await view.records.opened(kind, [record_id])
-    if record_id not in found:
-        raise NotFound("no such record")
-    return found[record_id]
+    return await view.connection.run_sync(store.read_record, view.vault, kind, record_id=record_id)
 
 
 class RegistryCore:
@@ -81,4 +77,4 @@ class RegistryCore:
 
     async def prepare(self, log_created_at: str = "log 1") -> None:
         """Unlock the database and complete its records."""
-        await startup.prepare(self.transactions, self.cases, self._vault, log_created_at=log_created_at)
+        await prepare_database(self.transactions, self._vault, log_created_at=log_created_at)

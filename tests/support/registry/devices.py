@@ -9,9 +9,9 @@ from typing import Any
 
 from services.common.clock import MeshClock, wall_us
 from services.common.storage import db
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.records import translate
-from services.registry.retention.service import KeyRetention
+from services.registry.retention import KeyRetention
 from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
@@ -40,6 +40,6 @@ async def route(registry: RegistryCore, device_id: str) -> log_pb2.DeviceRoute:
     """The last route of a device in the outbox."""
     async with registry.transactions.open() as view:
         sent = [row for row in await view.outbox.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
-    routes = await registry.transactions.change(lambda working: working.routes.of([device_id]))
+    routes = await registry.transactions.change(lambda working: working.routes.last_sent([device_id]))
     assert routes[device_id] == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
     return log_pb2.DeviceRoute.FromString(sent[-1].payload)

@@ -85,6 +85,11 @@ def order(
     )
 
 
+def unlinked() -> tuple[registry_pb2.Wearer, registry_pb2.ProtectedPerson, registry_pb2.Order]:
+    """A wearer, a protected person and an order against somebody else, so that no joint case comes of them."""
+    return wearer(), person(), order(national_id="810101-1234560")
+
+
 def unit(
     unit_id: str = "unit-1", wearer_id: str = "w-1", person_id: str = "", version: int = 1
 ) -> registry_pb2.PresenceUnit:

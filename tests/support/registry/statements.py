@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.storage import statements as driver
-from services.registry.working_set import cached_rows, devices, match_keys
+from services.registry.working_set import cached_rows, working_set
 
 _TARGET = re.compile(
     r"\A\s*(INSERT) INTO (\w+)|\A\s*(UPDATE) (\w+)|\A\s*(DELETE) FROM (\w+)|\A\s*(SELECT)\b.*?\bFROM (\w+)", re.DOTALL
@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Statements]:
     sa.event.listen(sa.Engine, "before_cursor_execute", count_event)
     try:
         with monkeypatch.context() as patch:
-            for module in (cached_rows, devices, match_keys):
+            for module in (cached_rows, working_set):
                 patch.setattr(module, "read_rows", look_up)
             for name in ("fetch", "execute", "execute_many"):
                 patch.setattr(driver, name, statements.counting(getattr(driver, name)))

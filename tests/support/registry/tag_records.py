@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from services.cli.simulate.files import TagRecordRequest
+from services.client.scenario import TagRecordRequest
 from services.common import times
 from tandem.registry.v1 import tag_record_pb2
 

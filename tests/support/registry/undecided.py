@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.cli.stack.mesh import Clients
+from services.client.mesh import Clients
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.mesh import PATIENCE_S
 from tests.support.registry import records

@@ -6,16 +6,15 @@ import contextlib
 import zlib
 from collections.abc import Sequence
 
-from services.cli.commands.inspect import dead_letters
-from services.cli.commands.prove import export
-from services.cli.explain import refold
-from services.cli.failure import CommandFailed
-from services.cli.stack.mesh import MeshConnection
-from services.cli.stack.nats_server import NatsServer
+from services.cli.commands import evidence as export
+from services.cli.commands import refused
+from services.client.mesh import MeshConnection, NatsServer
 from services.common.clock import MeshClock
+from services.common.evidence import collector
+from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull, streams
 from services.common.rpc.errors import NotFound
-from services.dispatch.evidence import collector
+from services.court.explain import refold
 from tandem.common.v1 import alert_pb2
 from tests.support.geofence import log
 from tests.support.ingest.ingest import now_ms
@@ -89,7 +88,7 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
     async with connection.mesh.nats.bus_as(user) as bus:
         log_meta = await streams.read_log_meta(bus)
         try:
-            evidence = await collector.collect(bus, log_meta, [id_], leg=leg)
+            evidence = await collector.collect(bus, log_meta, [id_], leg=leg, may_locate_person=leg == "police")
         except NotFound:
             return 0
     return sum(record.subject == flow.alert_subject(0, id_) for record in evidence.records)
@@ -150,7 +149,7 @@ async def _misplaced_dead_letters(connection: Connection, name: str) -> Sequence
 
 async def _listed_dead_letters(connection: Connection, name: str) -> int:
     """Number of times that `tandem dead-letters` lists the reason of a dead letter."""
-    _, listed = await dead_letters._read(_mesh(connection), "", 1_000_000)
+    _, listed = await refused._read(_mesh(connection), "", 1_000_000)
     return sum(letter.reason == f"reason {name}" for letter in listed)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 
 from services.common.messaging import cursors, flow
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
+from tandem.geofence.v1 import device_state_pb2, device_state_pb2_grpc, geofence_pb2, geofence_pb2_grpc
 from tests.support.geofence import log
 from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
 from tests.support.stream_readers.mesh import CHECKPOINT_EVERY, Connection
@@ -31,9 +31,10 @@ async def _case(connection: Connection, name: str) -> Sequence[Message]:
 
 
 async def _case_is_known(connection: Connection, name: str) -> int:
-    stub: Any = geofence_pb2_grpc.GeofenceServiceStub(connection.channels["geofence"])
+    stub: Any = device_state_pb2_grpc.DeviceStateServiceStub(connection.channels["geofence"])
+    request = device_state_pb2.ListDeviceStatesRequest(device_id=f"d{name}")
     try:
-        await stub.GetCase(geofence_pb2.GetCaseRequest(case_id=f"case-{name}"), **connection.call(DESK))
+        await stub.ListDeviceStates(request, **connection.call(DESK))
     except grpc.aio.AioRpcError:
         return 0
     return 1

@@ -180,8 +180,8 @@ async def _changed(connection: Connection, name: str) -> Sequence[Message]:
     return alert_messages(name, sequence=2, kind=alert_pb2.DISTANCE_CHANGED, figures=b"{}")
 
 
-async def _notified_without_figure(connection: Connection, name: str) -> int:
-    statement = "select count(*) from messages where alert_id = ? and text <> ''"
+async def _used_without_figure(connection: Connection, name: str) -> int:
+    statement = "select count(*) from taken where alert_id = ?"
     return connection.mesh.count("warning", statement, alert_id(name, 2))
 
 
@@ -193,7 +193,7 @@ WARNING_READERS = (
         prepare=_alert,
         prepared=_warned,
         valid=_changed,
-        effects=_notified_without_figure,
+        effects=_used_without_figure,
         garbage=("measure.0.junk-{name}",),
         only_garbage=True,
     ),

@@ -9,6 +9,9 @@ from services.common.clock import wall_us
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, ledger_pb2
 from tandem.dispatch.v1 import dispatch_pb2
+from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.support.registry import records
+from tests.support.registry.registry import MOJ, NPA
 from tests.support.stream_readers.alerts import alert_messages
 from tests.support.stream_readers.mesh import Connection
 from tests.support.stream_readers.reader import Message, Reader
@@ -40,12 +43,24 @@ def disclosure(disclosure_id: str) -> bytes:
         who=DESK,
         legal_basis="TAG_16_2",
         purpose="ENFORCEMENT",
-        reference="incident-1",
+        reference="o-1",
         record_kind="WEARER",
         record_id="w-1",
         order_id="o-1",
         recipient=DESK,
     ).SerializeToString()
+
+
+async def _recorded(connection: Connection, name: str) -> Sequence[Message]:
+    """Stores the records of the disclosure, without which it is held back."""
+    stub = registry_pb2_grpc.RegistryServiceStub(connection.channels["registry"])
+    wearer, person, order = records.unlinked()
+    await stub.PutWearer(registry_pb2.PutWearerRequest(wearer=wearer), **connection.call(MOJ))
+    await stub.PutProtectedPerson(
+        registry_pb2.PutProtectedPersonRequest(protected_person=person), **connection.call(NPA)
+    )
+    await stub.PutOrder(registry_pb2.PutOrderRequest(order=order), **connection.call(NPA))
+    return ()
 
 
 async def _disclosed(connection: Connection, name: str) -> Sequence[Message]:
@@ -86,6 +101,7 @@ READERS = (
         name="registry-disclosures",
         service="registry",
         rows=(("disclosure.{by}.{disclosure_id}", "registry"),),
+        prepare=_recorded,
         valid=_disclosed,
         effects=_chained,
         misplaced=_disclosed_elsewhere,

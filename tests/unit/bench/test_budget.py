@@ -12,7 +12,7 @@ from bench import incident
 from bench.figures import Figure
 from bench.mesh import budget, trees
 from bench.mesh.budget import Interval
-from services.cli.failure import CommandFailed
+from services.common.failure import CommandFailed
 
 
 def test_an_incident_costs_the_time_above_the_idle_mesh() -> None:

@@ -12,7 +12,7 @@ from bench import chain
 from bench.chain import Load, Measured, Name
 from bench.mesh import putting_off
 from bench.mesh.machine import Usage
-from services.cli.simulate.load_generator import LoadOutcome
+from services.client.load_generator import LoadOutcome
 
 LEGS = ("probation", "police", "warning", "both")
 

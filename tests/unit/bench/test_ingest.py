@@ -15,7 +15,7 @@ from bench.ingestion.saturated import Saturated
 from bench.ingestion.slow_store import OverloadResult
 from bench.mesh.load import Shape
 from bench.mesh.machine import Usage
-from services.cli.simulate.load_generator import LoadOutcome
+from services.client.load_generator import LoadOutcome
 from services.common import times
 from services.ingest import translate
 from tandem.ingest.v1 import ingest_pb2

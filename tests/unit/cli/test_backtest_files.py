@@ -10,6 +10,7 @@ import pytest
 
 from services.cli.simulate import backtest, files
 from services.cli.simulate.files import FileError
+from services.client.scenario import ReportLine
 
 SCENARIO = {
     "wearers": [{"wearer_id": "w", "national_id": "900101-1000000", "name": "W", "birth_date": "1990-01-01"}],
@@ -18,7 +19,7 @@ SCENARIO = {
 AT = {"received_at": "2026-03-02T10:00:00Z"}
 
 
-def load(folder: Path, *lines: dict[str, Any]) -> list[files.ReportLine]:
+def load(folder: Path, *lines: dict[str, Any]) -> list[ReportLine]:
     scenario, reports = folder / "scenario.json", folder / "reports.ndjson"
     scenario.write_text(json.dumps(SCENARIO))
     reports.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -87,7 +88,7 @@ def test_a_track_of_the_tag_gives_the_same_alerts_as_its_reports(tmp_path: Path)
     gpx.write_text(f'<gpx version="1.1" creator="t"><trk><trkseg>{points}</trkseg></trk></gpx>')
 
     def alerts(path: Path, device_id: str = "") -> list[tuple[str, str, str]]:
-        found = backtest.run(scenario, path, device_id=device_id)
+        found = backtest.run_files(scenario, path, device_id=device_id)
         return [(alert["kind"], alert["demand"], alert["decided_at"]) for alert in found]
 
     expected = alerts(reports)

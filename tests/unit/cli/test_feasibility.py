@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from services.cli.commands.decide.feasibility import feasibility
-from services.cli.failure import MISUSED, CommandFailed
-from services.cli.feasibility import expectation, presence, stays, study, tables
-from services.cli.feasibility.expectation import AlertCause
-from services.cli.feasibility.history import DAY_MS, Coverage, History, HistoryEntry, coverage_of
-from services.cli.feasibility.presence import Visit
-from services.cli.feasibility.study import ExceptionAdded, ExceptionLeftOut, SmallerRing
+from services.cli.commands import feasibility as tables
+from services.cli.commands.feasibility import feasibility
+from services.common.failure import MISUSED, CommandFailed
+from services.court.feasibility import history as history_of_days
+from services.court.feasibility import study
+from services.court.feasibility.history import DAY_MS, Coverage, History, HistoryEntry, Visit, coverage_of
+from services.court.feasibility.study import AlertCause, ExceptionAdded, ExceptionLeftOut, SmallerRing
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Positions, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
+from services.geofence.domain.geometry import PERSON, Disc, ecef_mm
 
 LAT, LON = 37.5665, 126.978
 NORTH_M, EAST_M = 110_990.0, 88_390.0
@@ -119,7 +119,7 @@ def test_demands_to_respond_within_10_minutes_are_one_dispatch_with_the_cause_of
         alert(entered, Demand.NOTIFY, T0 + 20 * MIN_MS, ring_mm=1_000_000),
         alert(entered, Demand.RESPOND, T0 + 28 * MIN_MS, ring_mm=100_000),
     ]
-    counted = expectation.count(alerts, WEEK, [])
+    counted = study.count(alerts, WEEK, [])
     assert counted.dispatches == {
         AlertCause("RESPOND", 100.0, "CONTACT_PREDICTED"): 1,
         AlertCause("RESPOND", 100.0, "RING_ENTERED"): 1,
@@ -134,7 +134,7 @@ def test_a_break_of_the_history_counts_neither_as_time_nor_by_its_alerts() -> No
     covered = coverage_of(fixes)
     assert (covered.days, covered.breaks) == (2, ((T0 + DAY_MS, T0 + 4 * DAY_MS),))
     silent = [alert(AlertKind.SILENT, Demand.NOTIFY, T0 + days * DAY_MS) for days in (1, 2, 4)]
-    counted = expectation.count(silent, covered, [])
+    counted = study.count(silent, covered, [])
     assert counted.notices.total() == 2
     assert counted.a_week(2) == 7
 
@@ -157,7 +157,7 @@ def test_a_visit_is_missed_unless_a_demand_to_respond_comes_in_time(
     if cleared_ms is not None:
         alerts.append(alert(AlertKind.RING_CLEARED, Demand.RECORD, begin_ms + cleared_ms, ring_mm=100_000))
     visit = Visit(begin_ms, begin_ms + 5 * MIN_MS, "home")
-    assert (expectation.count(alerts, WEEK, [visit]).missed == ()) is answered
+    assert (study.count(alerts, WEEK, [visit]).missed == ()) is answered
 
 
 def test_the_notice_before_a_visit_is_a_median_and_none_counts_as_zero() -> None:
@@ -167,8 +167,8 @@ def test_the_notice_before_a_visit_is_a_median_and_none_counts_as_zero() -> None
         alert(AlertKind.RING_ENTERED, Demand.RESPOND, visits[0].from_ms - 1 * MIN_MS),
         alert(AlertKind.RING_ENTERED, Demand.NOTIFY, visits[1].from_ms - 6 * MIN_MS),
     ]
-    assert expectation.count(alerts, WEEK, visits).notice_s == 240
-    assert expectation.count(alerts, WEEK, []).notice_s is None
+    assert study.count(alerts, WEEK, visits).notice_s == 240
+    assert study.count(alerts, WEEK, []).notice_s is None
 
 
 # ── presence ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +176,7 @@ def test_the_notice_before_a_visit_is_a_median_and_none_counts_as_zero() -> None
 
 def test_a_visit_between_two_reports_is_measured_in_continuous_time() -> None:
     past = history([(T0, -1000, 60), (T0 + 100_000, 1000, 60)])
-    (visit,) = presence.visits(case(), past.tracks(), 100_000)
+    (visit,) = history_of_days.visits_of(case(), past.tracks(), 100_000)
     # Within 100 m for 2 x 80 m of 2,000 m in 100 s.
     assert visit.from_ms == pytest.approx(T0 + 46_000, abs=20)
     assert visit.until_ms == pytest.approx(T0 + 54_000, abs=20)
@@ -184,7 +184,7 @@ def test_a_visit_between_two_reports_is_measured_in_continuous_time() -> None:
 
 def test_reports_more_than_3_minutes_apart_prove_no_visit() -> None:
     past = history([(T0, -1000, 0), (T0 + 180_001, 1000, 0)])
-    assert presence.visits(case(), past.tracks(), 100_000) == []
+    assert history_of_days.visits_of(case(), past.tracks(), 100_000) == []
 
 
 def test_stays_along_the_edge_are_one_visit() -> None:
@@ -192,26 +192,30 @@ def test_stays_along_the_edge_are_one_visit() -> None:
         return [(T0 + (from_min + i) * MIN_MS, distance, 0) for i, distance in enumerate((500, 50, 50, 500))]
 
     past = history([*stay(0), *stay(10), *stay(40)])
-    assert len(presence.visits(case(), past.tracks(), 100_000)) == 2
+    assert len(history_of_days.visits_of(case(), past.tracks(), 100_000)) == 2
 
 
 def test_an_authorised_stay_is_no_visit() -> None:
     past = history([(T0 + i * MIN_MS, 50, 0) for i in range(60)])
     allowed = Encounter("work", T0, T0 + DAY_MS, places=(HOME.shape,), daily_from_s=0, daily_until_s=1800)
     here = replace(allowed, places=(Disc(ecef_mm(*e7(50, 0)), 20_000),))
-    assert len(presence.visits(case(encounters=[allowed]), past.tracks(), 100_000)) == 1
-    (visit,) = presence.visits(case(encounters=[here]), past.tracks(), 100_000)
+    assert len(history_of_days.visits_of(case(encounters=[allowed]), past.tracks(), 100_000)) == 1
+    (visit,) = history_of_days.visits_of(case(encounters=[here]), past.tracks(), 100_000)
     assert (visit.from_ms, visit.until_ms) == (T0 + 30 * MIN_MS, T0 + 59 * MIN_MS)
 
 
 def test_unseen_within_reach_is_the_time_in_which_both_ends_allow_presence() -> None:
     # 1,500 m before and after the gap. With 10 m of accuracy the 100 m ring is 1,390 m away: 99.3 s at 14 m/s.
     past = history([(T0, 1500, 0), (T0 + 600_000, 1500, 0)])
-    unseen_ms = presence.unseen_within_reach_ms(case(), past.tracks(), 100_000, reach_mps=14, fixes=past.tag_fixes())
+    unseen_ms = history_of_days.unseen_within_reach_ms(
+        case(), past.tracks(), 100_000, reach_mps=14, fixes=past.tag_fixes()
+    )
     # Unseen from 180 s on, until 99.3 s before the next report.
     assert unseen_ms == pytest.approx(600_000 - 180_000 - 1_390_000 / 14, abs=150)
     far = history([(T0, 6000, 0), (T0 + 600_000, 6000, 0)])
-    assert presence.unseen_within_reach_ms(case(), far.tracks(), 100_000, reach_mps=14, fixes=far.tag_fixes()) == 0
+    assert (
+        history_of_days.unseen_within_reach_ms(case(), far.tracks(), 100_000, reach_mps=14, fixes=far.tag_fixes()) == 0
+    )
 
 
 # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,11 +231,11 @@ def at_home_by_night(days: int, home_m: float) -> list[tuple[int, float, float]]
 
 
 def test_stays_are_places_of_several_days_with_their_usual_hours() -> None:
-    home, work = stays.stays(history(at_home_by_night(4, 900)).tag_fixes())
+    home, work = history_of_days.stays_of(history(at_home_by_night(4, 900)).tag_fixes())
     assert math.dist(home.middle, ecef_mm(*e7(900, 0))) < 20_000
     assert (home.days, home.daily_from_s, home.daily_until_s) == (4, 0, 0)  # 18 to 9 h passes midnight
     assert (work.days, work.daily_from_s // 3600, work.daily_until_s // 3600) == (4, 9, 17)
-    assert stays.stays(history(at_home_by_night(2, 900)).tag_fixes()) == []
+    assert history_of_days.stays_of(history(at_home_by_night(2, 900)).tag_fixes()) == []
 
 
 def test_a_candidate_exception_that_hides_visits_is_never_the_best_change() -> None:
@@ -257,9 +261,9 @@ def test_the_best_change_removes_most_at_no_more_misses() -> None:
     assert known.best is not None
     assert known.best.change == SmallerRing(RINGS[1], 750_000)
     assert known.best.expectation.notices.total() < known.expectation.notices.total()
-    assert json.loads(json.dumps(tables.to_json(known)))["best"] == 1
+    assert json.loads(json.dumps(tables.study_to_json(known)))["best"] == 1
     repeated = study.study(case(), history(fixes), progress=lambda *_: None)
-    assert tables.to_json(repeated) == tables.to_json(known)
+    assert tables.study_to_json(repeated) == tables.study_to_json(known)
 
 
 def test_a_proposed_exception_shows_what_it_spares() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import csv_columns, csv_records
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli import csv_records
+from services.common.failure import MISUSED, CommandFailed
 from tandem.registry.v1 import registry_pb2
 
 WEARERS = "wearer_id,national_id,name,birth_date,source_version,sex,phone,address,tag_device_ids\n"
@@ -157,12 +157,12 @@ def test_only_an_interim_order_may_have_no_end_and_only_an_order_of_item_3_2_the
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("name", [*csv_columns.TABLES, "wearers-cp949.csv"])
+@pytest.mark.parametrize("name", [*csv_records.TABLES, "wearers-cp949.csv"])
 def test_the_examples_are_read_without_a_fault(name: str) -> None:
     table = csv_records.read(EXAMPLES / name)
     assert table.lines and all(line.records and not line.fault for line in table.lines)
     assert table.encoding == ("CP949" if "cp949" in name else "UTF-8")
-    columns = {column.name for column in csv_columns.TABLES[name.replace("-cp949", "")]}
+    columns = {column.name for column in csv_records.TABLES[name.replace("-cp949", "")]}
     assert set((EXAMPLES / name).read_bytes().splitlines()[0].decode("ascii").split(",")) <= columns
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_utf_8_file_isnt_read_as_cp949(tmp_path: Path) -> None:
 
 
 def test_a_table_of_its_columns_examples_is_good(tmp_path: Path) -> None:
-    for name, columns in csv_columns.TABLES.items():
+    for name, columns in csv_records.TABLES.items():
         path = tmp_path / name
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)

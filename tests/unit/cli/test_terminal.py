@@ -12,10 +12,11 @@ import pytest
 from rich.console import RenderableType
 
 from services.cli import __main__ as command_line
-from services.cli import failure, waterfall
-from services.cli.failure import CommandFailed
-from services.cli.simulate import outcome
+from services.cli.commands import incidents
 from services.cli.terminal import SafeConsole
+from services.client import outcome
+from services.common import failure
+from services.common.failure import CommandFailed
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
@@ -39,14 +40,14 @@ def test_a_trace_escapes_text_from_the_registry() -> None:
     root.attributes.update({"incident_id": EVIL, "who": EVIL, "stored": EVIL})
     trace = trace_pb2.GetTraceResponse(trace_id="t", spans=[root])
     for width in (400, 80):  # as a table, and as lines
-        selection = waterfall.Selection(details=True)
-        check(printed(*waterfall.views(waterfall.TraceView(trace), SafeConsole(width=width), selection)))
+        selection = incidents.Selection(details=True)
+        check(printed(*incidents.trace_views(incidents.TraceView(trace), SafeConsole(width=width), selection)))
 
 
 def test_incidents_escape_text_from_the_legs() -> None:
     answer = outcome.AssignmentOutcome("police", EVIL, EVIL, True, 1.0, 1)
     incident = outcome.IncidentOutcome(EVIL, {EVIL}, 1, 2, [answer])
-    check(printed(*outcome.tables([incident])))
+    check(printed(*incidents.outcome_tables([incident])))
 
 
 def test_a_person_who_may_not_have_been_warned_is_shown_with_the_reason() -> None:
@@ -64,7 +65,7 @@ def test_a_person_who_may_not_have_been_warned_is_shown_with_the_reason() -> Non
     incident.opened_at.FromMilliseconds(1_000)
     (found,) = outcome._joined({"police": [incident]})
     assert found.to_json()["legs"][0]["person_flag"] == "NO_RECEIPT"
-    assert "NOTIFIED, NO_RECEIPT" in printed(*outcome.tables([found]))
+    assert "NOTIFIED, NO_RECEIPT" in printed(*incidents.outcome_tables([found]))
 
 
 @pytest.mark.parametrize("error", ["refused", "plain"])

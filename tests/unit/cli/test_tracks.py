@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.commands.exercise.send import Pace
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli.commands.send import Pace
 from services.cli.simulate import tracks
 from services.cli.simulate.tracks import ReportedTrack
 from services.common import times
+from services.common.failure import MISUSED, CommandFailed
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from services.cli.commands.inspect import trace as trace_command
+from services.cli.commands import incidents
+from services.cli.commands.incidents import Selection, TraceView, trace_views
 from services.cli.terminal import SafeConsole
-from services.cli.waterfall import Selection, TraceView, views
 from services.common.clock import MeshClock
 from services.common.observability.expected_times import expected_times
 from services.common.observability.lateness import ARRIVES, ExpectedTime, StepOutcome, late_spans
@@ -71,7 +71,7 @@ def printed(selection: Selection | None = None, width: int = 80, late: bool = Tr
     like.times.add(name="probation accepted", median_us=6 * S, incidents=3)
     screen = io.StringIO()
     console = SafeConsole(file=screen, width=width, highlight=False)
-    console.print(*views(TraceView(trace, expected, like), console, selection), sep="\n")
+    console.print(*trace_views(TraceView(trace, expected, like), console, selection), sep="\n")
     return screen.getvalue().splitlines()
 
 
@@ -155,12 +155,12 @@ def test_the_json_of_a_trace_has_the_arrivals_and_the_medians_of_like_incidents(
     like = expected_time_pb2.CompareTraceResponse(kind="RING_ENTERED", demand="RESPOND", incidents=3)
     like.times.add(name="police accepted", median_us=6 * S, incidents=3)
     expected = expected_times(trace_, [arriving()], MeshClock(), now_us=200 * S)
-    shown = json.loads(json.dumps(trace_command.to_json(TraceView(trace_, expected, like, silent=["probation"]))))
+    shown = json.loads(json.dumps(incidents.trace_to_json(TraceView(trace_, expected, like, silent=["probation"]))))
     assert [span_["name"] for span_ in shown["spans"]] == ["police accepted", "police on scene"]
     (arrived,) = shown["arrivals"]
     assert (arrived["leg"], arrived["outcome"]) == ("police", "LATE")
     assert (int(arrived["since_us"]), int(arrived["due_us"]), int(arrived["met_us"])) == (2 * S, 100 * S, 130 * S)
     assert shown["like_incidents"]["times"] == [{"name": "police accepted", "median_us": str(6 * S), "incidents": 3}]
     assert shown["legs_without_answer"] == ["probation"]
-    unmet = trace_command.to_json(TraceView(trace_, [arrival(spans[0])]))["arrivals"][0]
+    unmet = incidents.trace_to_json(TraceView(trace_, [arrival(spans[0])]))["arrivals"][0]
     assert unmet["outcome"] == "OPEN" and "met_us" not in unmet

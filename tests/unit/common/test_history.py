@@ -84,9 +84,9 @@ async def test_an_identity_reads_a_bounded_number_of_pages_at_once() -> None:
     _, reads = budget()
     pages = Pages()
     readings = [
-        asyncio.create_task(reads.read("greedy", pages.of("greedy"))) for _ in range(history.MAX_PAGES_OF_IDENTITY)
+        asyncio.create_task(reads.read("greedy", pages.of("greedy"))) for _ in range(history.MAX_CALLS_OF_IDENTITY)
     ]
-    await until(lambda: reads.pages == history.MAX_PAGES_OF_IDENTITY)
+    await until(lambda: reads.pages == history.MAX_CALLS_OF_IDENTITY)
     with pytest.raises(BudgetSpent) as refused:
         await reads.read("greedy", pages.of("greedy"))
     assert refused.value.retry_after_s >= 1
@@ -98,14 +98,29 @@ async def test_an_identity_reads_a_bounded_number_of_pages_at_once() -> None:
     await asyncio.gather(*readings)
 
 
+async def test_streams_of_an_identity_neither_refuse_nor_delay_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "PAGE_CONCURRENCY", 1)
+    _, reads = budget(quiet_share=1e9)  # without pauses, so that the test is fast
+    pages = Pages()
+    streams = [
+        asyncio.create_task(reads.read_in_stream("desk", pages.of("stream"))) for _ in range(2 * history.MAX_CALLS)
+    ]
+    await until(lambda: len(pages.began) == 1)
+    calls = [asyncio.create_task(reads.read("desk", pages.of("call"))) for _ in range(history.MAX_CALLS_OF_IDENTITY)]
+    await until(lambda: reads.pages == len(streams) + len(calls))
+    pages.may_end.set()
+    await asyncio.gather(*streams, *calls)
+    assert pages.began == ["stream", *["call"] * len(calls), *["stream"] * (len(streams) - 1)]
+    assert reads.pages == 0
+
+
 async def test_all_identities_together_read_a_bounded_number_of_pages_at_once() -> None:
     _, reads = budget()
     pages = Pages()
     readings = [
-        asyncio.create_task(reads.read_in_stream(f"reader-{n}", pages.of(f"reader-{n}")))
-        for n in range(history.MAX_PAGES)
+        asyncio.create_task(reads.read(f"reader-{n}", pages.of(f"reader-{n}"))) for n in range(history.MAX_CALLS)
     ]
-    await until(lambda: reads.pages == history.MAX_PAGES)
+    await until(lambda: reads.pages == history.MAX_CALLS)
     with pytest.raises(BudgetSpent):
         await reads.read("late", pages.of("late"))
     assert len(pages.began) <= history.PAGE_CONCURRENCY

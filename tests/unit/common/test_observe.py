@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.cli.stack.authority import Authority
 from services.common.observability.health import observed, watch_certificates
 from services.common.observability.heartbeat import LOOP_HUNG_AFTER_S, Heart
 from services.common.observability.metrics import unexposed
@@ -23,6 +22,7 @@ from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
+from services.local.authority import Authority
 
 
 async def get(port: int, path: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller, Role
 from services.common.running import completed
-from services.registry.exercises.api import ExerciseServicer
+from services.registry.agencies.exercises import ExerciseServicer
 from tandem.common.v1 import exercise_pb2
 from tandem.registry.v1 import exercise_pb2 as exercise_service_pb2
 

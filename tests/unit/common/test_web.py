@@ -1,21 +1,30 @@
-"""The HTTP server on real sockets: slow peers are cut off without an effect on others, and logs never quote requests."""
+"""The HTTP server on real sockets: slow peers and crowds of strangers are cut off without an effect on others, and logs never quote
+requests."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from services.common.observability.metrics import unexposed
 from services.common.web import server as serving
+from services.common.web import tls as port_tls
+from services.common.web.tls import PortCaller
 from tests.support.common.certificates import Authority
 
 WITHIN_S = 20.0
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
+"""Two addresses of peers."""
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
 SECRET = "token-of-this-test"
 METRICS = unexposed()
@@ -39,7 +48,19 @@ async def large(request: web.Request) -> web.Response:
     return web.Response(body=bytes(64 << 20))
 
 
-ROUTES = [web.post("/", echo), web.get("/tired", slow_answer), web.get("/large", large), web.get("/{token}", broken)]
+async def known(request: web.Request) -> web.Response:
+    """A request whose proof of a sender is its path, before its body is there."""
+    serving.proven(request, request.match_info["sender"])
+    return await echo(request)
+
+
+ROUTES = [
+    web.post("/", echo),
+    web.get("/tired", slow_answer),
+    web.get("/large", large),
+    web.post("/of/{sender}", known),
+    web.get("/{token}", broken),
+]
 
 
 class Peer:
@@ -71,14 +92,22 @@ class Peer:
 
 
 @asynccontextmanager
-async def endpoint(most: int = 100) -> AsyncIterator[int]:
-    async with serving.served("test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, most=most) as port:
+async def endpoint(most: int = 100, max_stranger_cost: int = 4_096) -> AsyncIterator[int]:
+    async with serving.served(
+        "test",
+        ROUTES,
+        "127.0.0.1",
+        port=0,
+        closed=METRICS.http_closed,
+        most=most,
+        max_stranger_cost=max_stranger_cost,
+    ) as port:
         yield port
 
 
 @asynccontextmanager
-async def peer(port: int, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+async def peer(port: int, context: ssl.SSLContext | None = None, *, at: str = HERE) -> AsyncIterator[Peer]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=(at, 0))
     try:
         yield Peer(reader, writer)
     finally:
@@ -214,42 +243,154 @@ async def test_a_peer_that_waits_or_is_idle_between_requests_is_not_cut_off() ->
         assert await phone.ask(REQUEST) == (200, b"hi")
 
 
-async def test_a_connection_above_the_maximum_evicts_the_longest_idle_one() -> None:
-    async with endpoint(most=2) as port, peer(port) as first, peer(port) as second:
-        assert [await client.ask(REQUEST) for client in (first, second, first)] == [(200, b"hi")] * 3
-        async with peer(port) as third:
-            assert await third.ask(REQUEST) == (200, b"hi")
-            assert await second.is_cut_off()
-            assert [await client.ask(REQUEST) for client in (first, third)] == [(200, b"hi")] * 2
+# ── crowds ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def of(sender: str, body: bytes = b"hi") -> bytes:
+    """A request that proves a sender."""
+    return b"POST /of/%s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (sender.encode(), len(body), body)
 
 
 @asynccontextmanager
-async def busy(port: int) -> AsyncIterator[Peer]:
+async def crowd(port: int, number: int, at: str = HERE, *, first: bytes = b"P") -> AsyncIterator[list[Peer]]:
+    """Strangers who have sent one byte, in the order of their connections."""
+    async with AsyncExitStack() as stack:
+        strangers = []
+        for _ in range(number):
+            strangers.append(await stack.enter_async_context(peer(port, at=at)))
+            strangers[-1].writer.write(first)
+        yield strangers
+
+
+@asynccontextmanager
+async def busy(port: int, start: bytes = REQUEST) -> AsyncIterator[Peer]:
     """A connection on which the server has read half a request."""
     async with peer(port) as client:
-        client.writer.write(REQUEST[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
+        client.writer.write(start[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
         async with asyncio.timeout(WITHIN_S):
             assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         yield client
 
 
-async def test_a_new_connection_is_closed_if_none_is_idle() -> None:
-    async with endpoint(most=1) as port, busy(port) as first:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address may have three silent connections beside one that is served."""
+    monkeypatch.setattr(serving, "MAX_SOURCE_COST", serving.SERVED_COST + 3)
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_crowd_at_one_address_displaces_its_own_earliest_and_nobody_elsewhere() -> None:
+    most = serving.MAX_SOURCE_COST
+    async with (
+        endpoint() as port,
+        peer(port, at=ELSEWHERE) as neighbour,
+        crowd(port, most) as strangers,
+        crowd(port, 2),
+    ):
+        assert await strangers[0].is_cut_off() and await strangers[1].is_cut_off()
+        assert await neighbour.ask(REQUEST) == (200, b"hi")
+        assert await strangers[-1].ask(REQUEST[1:]) == (200, b"hi")
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_phone_behind_the_address_of_a_crowd_is_served_and_then_counts_by_itself() -> None:
+    most = serving.MAX_SOURCE_COST
+    async with endpoint() as port, crowd(port, most), peer(port) as phone, crowd(port, most - 1):
+        assert await phone.ask(of("phone")) == (200, b"hi")
+        async with crowd(port, most + 1) as later:
+            assert await later[0].is_cut_off()
+            assert await phone.ask(of("phone")) == (200, b"hi")
+
+
+async def test_a_crowd_from_many_addresses_displaces_its_earliest() -> None:
+    most, each = 2 * serving.SERVED_COST, serving.SERVED_COST
+    async with (
+        endpoint(max_stranger_cost=most) as port,
+        peer(port, at="127.0.0.4") as phone,
+        crowd(port, each),
+        crowd(port, each, ELSEWHERE),
+    ):
+        assert await phone.is_cut_off(), f"the earliest of {most + 1}"
+        async with peer(port, at="127.0.0.4") as later:
+            assert await later.ask(REQUEST) == (200, b"hi")
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_stranger_whose_request_is_whole_is_answered_and_with_half_a_body_is_displaced() -> None:
+    async with endpoint() as port, busy(port) as half, crowd(port, 4):
+        assert await half.is_cut_off()
+    async with endpoint() as port, peer(port) as whole:
+        whole.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with crowd(port, 3) as strangers, crowd(port, 1):
+            assert await strangers[0].is_cut_off()
+        assert not whole.reader.at_eof()
+
+
+async def test_one_sender_loses_its_own_connection_that_has_been_idle_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MAX_SENDER_CONNECTIONS", 2)
+    async with endpoint() as port, peer(port) as other, peer(port) as first, peer(port) as second:
+        assert await other.ask(of("other")) == (200, b"hi")
+        assert [await each.ask(of("phone")) for each in (first, second, first)] == [(200, b"hi")] * 3
+        async with peer(port) as third:
+            assert await third.ask(of("phone")) == (200, b"hi")
+            assert await second.is_cut_off()
+            for name, each in {"phone": first, "other": other}.items():
+                assert await each.ask(of(name)) == (200, b"hi")
+
+
+async def test_beyond_the_maximum_the_senders_connection_that_has_been_idle_longest_is_closed() -> None:
+    async with endpoint(most=2) as port, peer(port) as first, peer(port) as second:
+        for name, each in {"a": first, "b": second}.items():
+            assert await each.ask(of(name)) == (200, b"hi")
+        assert await first.ask(of("a")) == (200, b"hi")
+        async with peer(port) as third:
+            assert await third.ask(of("c")) == (200, b"hi")
+            assert await second.is_cut_off()
+            assert await first.ask(of("a")) == (200, b"hi")
+
+
+async def test_a_sender_beyond_the_maximum_is_answered_even_if_no_connection_is_idle() -> None:
+    async with endpoint(most=1) as port, busy(port, of("a")) as first:
         async with peer(port) as second:
+            assert await second.ask(of("b")) == (200, b"hi")
             assert await second.is_cut_off()
         assert await first.ask(b"hi") == (200, b"hi")
 
 
 @pytest.mark.usefixtures("hurry")
 async def test_a_peer_that_left_before_its_answer_occupies_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with endpoint(most=1) as port:
+    monkeypatch.setattr(serving, "MAX_SOURCE_COST", serving.SERVED_COST)
+    async with endpoint() as port:
         async with peer(port) as gone:
             gone.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
             await asyncio.sleep(serving.REQUEST_WITHIN_S)
         await asyncio.sleep(serving.REQUEST_WITHIN_S * 5)
-        monkeypatch.setattr(serving, "REQUEST_WITHIN_S", WITHIN_S)
-        async with busy(port), peer(port) as second:
-            assert await second.is_cut_off()
+        async with peer(port) as second:
+            assert await second.ask(REQUEST) == (200, b"hi")
+
+
+async def test_a_stranger_who_leaves_while_his_refused_request_is_read_writes_no_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with endpoint() as port:
+        async with peer(port) as stranger:
+            stranger.writer.write(b"DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+            assert (await stranger.answer())[0] == 405
+        async with peer(port) as phone:
+            assert await phone.ask(REQUEST) == (200, b"hi")
+    out, err = capfd.readouterr()
+    assert "http_failed" not in out + err
+
+
+def test_a_process_that_may_open_few_files_has_smaller_bounds() -> None:
+    """Beyond its files a process accepts nobody, and can't reach its log either."""
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 3_000))\n"
+        "from services.common.web import server\n"
+        "print(server._allowed_share('test', 4_000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0.5 3000" and "connections_limited" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -293,10 +434,104 @@ async def test_no_log_line_quotes_a_request(
     assert ("http_failed" in out + err) == logged
 
 
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_each_loop(test: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path, Any], None]:
+    """Runs a test on the event loop of services and on that of Python."""
+
+    @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+    def run(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(test(tmp_path))
+
+    return run
+
+
+def trusting(authority: Authority) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=authority.cert.decode())
+
+
+@on_each_loop
+async def test_a_greeting_in_pieces_is_secured_and_what_is_none_is_cut_off(folder: Path) -> None:
+    authority = Authority("phones")
+    tls = authority.server().write(folder, "phones")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting(authority).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    async with serving.served("test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, tls=tls) as port:
+        async with peer(port) as phone:
+            for byte in outgoing.read():
+                phone.writer.write(bytes((byte,)))
+                await phone.writer.drain()
+            async with asyncio.timeout(WITHIN_S):
+                while True:
+                    incoming.write(await phone.reader.read(1 << 16))
+                    with suppress(ssl.SSLWantReadError):
+                        client.do_handshake()
+                        break
+            client.write(REQUEST)
+            phone.writer.write(outgoing.read())
+            answer = b""
+            async with asyncio.timeout(WITHIN_S):
+                while not answer.endswith(b"hi"):
+                    incoming.write(await phone.reader.read(1 << 16))
+                    with suppress(ssl.SSLWantReadError):
+                        answer += client.read()
+            assert answer.startswith(b"HTTP/1.1 200")
+        for wrong in (REQUEST, b"\x16\x03\x01\x00\x02hi", b"\x16\x03\x01\xff\xff" + bytes(port_tls.MAX_GREETING_BYTES)):
+            async with peer(port) as stranger:
+                stranger.writer.write(wrong)
+                assert await stranger.is_cut_off()
+
+
+@on_each_loop
+async def test_a_crowd_without_a_handshake_displaces_its_own_earliest(folder: Path) -> None:
+    authority = Authority("phones")
+    tls = authority.server().write(folder, "phones")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "MAX_SOURCE_COST", serving.SERVED_COST + 3)
+        async with (
+            serving.served("test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, tls=tls) as port,
+            crowd(port, 4, first=b"\x16") as strangers,
+            peer(port, trusting(authority)) as phone,
+            crowd(port, 3, first=b"\x16"),
+        ):
+            assert await phone.ask(of("phone")) == (200, b"hi")
+            assert await strangers[0].is_cut_off()
+
+
+@on_each_loop
+async def test_a_port_for_one_caller_serves_the_holder_of_its_certificate_alone(folder: Path) -> None:
+    authority, other = Authority("mesh"), Authority("other")
+    files = authority.server().write(folder, "ingest")
+    (folder / "ca.crt").write_bytes(authority.cert)
+    caller = PortCaller("spiffe://tandem/service/field", folder / "ca.crt")
+
+    async def answered_to(issuer: Authority | None, spiffe_id: str) -> bool:
+        context = trusting(authority)
+        if issuer:
+            context.load_cert_chain(*issuer.client(spiffe_id).write(folder, "caller"))
+        try:
+            async with peer(port, context) as client:
+                return await client.ask(REQUEST) == (200, b"hi")
+        except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+            return False
+
+    async with serving.served(
+        "test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, tls=files, caller=caller
+    ) as port:
+        assert await answered_to(authority, caller.spiffe_id)
+        assert not await answered_to(authority, "spiffe://tandem/service/registry")
+        assert not await answered_to(other, caller.spiffe_id)
+        assert not await answered_to(None, "")
+
+
 async def test_a_replaced_certificate_is_used_without_a_restart_and_a_broken_one_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "CERTIFICATE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(port_tls, "CERTIFICATE_INTERVAL_S", 0.05)
     first, second = Authority("first"), Authority("second")
     tls = first.server().write(tmp_path, "phones")
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.common import times
-from services.console import translate as console_translate
-from services.console.domain import board, explaining, searching, waterfall
-from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.searching import IncidentQuery
-from services.console.domain.shown_incidents import FLOOD, ShownIncidents
+from services.console import translate
+from services.console.domain import board, waterfall
+from services.console.domain.board import AssignmentCard, IncidentCard, IncidentQuery
+from services.console.domain.live_page import FLOOD, ShownIncidents
 from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
-from services.console.review import translate
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import STEP_NAME_OF_STATE, spans_of
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
@@ -102,13 +100,13 @@ def test_the_flags_of_all_assignments_are_shown_and_each_has_its_text() -> None:
     message.spoofing_suspected_at.FromMilliseconds(1)
     message.person_flag.flag = dispatch_pb2.NO_RECEIPT
     shown = board.shown(
-        incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({board.ShownFlag("x")})))
+        incident("i", translate.assignment(message), replace(OFFER, flags=frozenset({board.ShownFlag("x")})))
     )
     assert shown["flags"] == ["absent-police", "losing", "no-receipt", "spoofing", "x"]
     assert shown["level"] == board.FAILING
     known = {*dispatch_pb2.WarningFlag.keys()} - {"WARNING_FLAG_UNSPECIFIED"}
-    assert {flag.lower().replace("_", "-") for flag in known} <= console_translate.FLAGS.keys()
-    assert {f"flag_{name}" for name in console_translate.FLAGS} <= TEXTS.keys()
+    assert {flag.lower().replace("_", "-") for flag in known} <= translate.FLAGS.keys()
+    assert {f"flag_{name}" for name in translate.FLAGS} <= TEXTS.keys()
 
 
 def test_an_alarm_lasts_until_every_demand_to_respond_is_acknowledged() -> None:
@@ -172,24 +170,24 @@ def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
         IncidentQuery(outcome="over"),
         IncidentQuery(office="seoul"),
     ):
-        assert searching.matching([other, wanted], question) == [wanted], question
-    assert searching.matching([wanted, other], IncidentQuery()) == [other, wanted]
+        assert board.matching([other, wanted], question) == [wanted], question
+    assert board.matching([wanted, other], IncidentQuery()) == [other, wanted]
 
 
 # ── explanation ──
 
 
 def test_an_explanation_ignores_reports_after_the_decision() -> None:
-    points = tuple(explaining.TrackPoint(1_000 * n, 1_000 * n, 37.0, 127.0, 5.0, n) for n in (1, 2, 3, 10, 12))
-    (side,) = explaining.sides([explaining.DeviceTrack("tag", "W-1", True, points)], sequence=10, decided_ms=10_500)
+    points = tuple(waterfall.TrackPoint(1_000 * n, 1_000 * n, 37.0, 127.0, 5.0, n) for n in (1, 2, 3, 10, 12))
+    (side,) = waterfall.sides([waterfall.DeviceTrack("tag", "W-1", True, points)], sequence=10, decided_ms=10_500)
     assert [point.sequence for point in side.last] == [2, 3, 10]
     assert side.silence_ms == 7_000
-    (mute,) = explaining.sides([explaining.DeviceTrack("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
+    (mute,) = waterfall.sides([waterfall.DeviceTrack("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
     # Silent for the first 9 of the 10 minutes, and for all 10: what came before them shows that the device was there.
-    late = tuple(explaining.TrackPoint(at_ms, at_ms, 37.0, 127.0, 5.0, n) for n, at_ms in enumerate((0, 1_140_000), 1))
+    late = tuple(waterfall.TrackPoint(at_ms, at_ms, 37.0, 127.0, 5.0, n) for n, at_ms in enumerate((0, 1_140_000), 1))
     for points, silence_ms in ((late, 540_000), (late[:1], 600_000), (late[1:], 60_000)):
-        track = explaining.DeviceTrack("tag", "W-1", True, points)
-        assert [side.silence_ms for side in explaining.sides([track], sequence=2, decided_ms=1_200_000)] == [silence_ms]
+        track = waterfall.DeviceTrack("tag", "W-1", True, points)
+        assert [side.silence_ms for side in waterfall.sides([track], sequence=2, decided_ms=1_200_000)] == [silence_ms]
     assert (mute.last, mute.silence_ms) == ((), None)
 
 

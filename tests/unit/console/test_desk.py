@@ -59,12 +59,16 @@ def test_the_forms_have_the_causes_lengths_and_codes_of_the_leg() -> None:
 
 
 def test_a_form_is_read_into_one_answer() -> None:
-    assert desk.read("acknowledge", FORM) == desk.DeskAnswer("acknowledge", "a-1", 3, "EN_ROUTE")
-    assert desk.read("progress", FORM | {"state": "ON_SCENE"}).state == "ON_SCENE"
-    assert desk.read("reject", FORM | {"reason": " 차량 없음 ", "note": "x"}).reason == "차량 없음"
-    closed = desk.read("close", FORM | {"cause": "OTHER", "note": "went home"})
+    assert desk.read_answer("acknowledge", FORM) == desk.DeskAnswer("acknowledge", "a-1", 3, "EN_ROUTE")
+    assert desk.read_answer("progress", FORM | {"state": "ON_SCENE"}).state == "ON_SCENE"
+    assert desk.read_answer("reject", FORM | {"reason": " 차량 없음 ", "note": "x"}).reason == "차량 없음"
+    closed = desk.read_answer("close", FORM | {"cause": "OTHER", "note": "went home"})
     assert (closed.cause, closed.note) == ("OTHER", "went home")
-    assert desk.read("close", FORM | {"cause": "EQUIPMENT"}).note == ""
+    assert desk.read_answer("close", FORM | {"cause": "EQUIPMENT"}).note == ""
+    assert desk.read_answer("send", {"assignment": "a-1", "offer": "0", "unit": "car-7"}).unit == "car-7"
+    assert desk.read_answer("radio", FORM | {"unit_name": " 순찰 12호 "}) == desk.DeskAnswer(
+        "radio", "a-1", 3, unit="순찰 12호"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,13 @@ def test_a_form_is_read_into_one_answer() -> None:
         ("acknowledge", {"offer": "-1"}, "offer", "unreadable"),
         ("acknowledge", {"offer": "٣"}, "offer", "unreadable"),
         ("acknowledge", {"offer": str(1 << 32)}, "offer", "unreadable"),
+        ("send", {"unit": ""}, "unit", "missing"),
+        ("send", {"unit": "car 7"}, "unit", "unreadable"),
+        ("send", {"unit": "car-7", "offer": "-1"}, "offer", "unreadable"),
+        ("radio", {"unit_name": " "}, "unit_name", "missing"),
+        ("radio", {"unit_name": "x" * 61}, "unit_name", "too_long"),
+        ("radio", {"unit_name": "a\u0000b"}, "unit_name", "unreadable"),
+        ("progress", {"state": "DISPATCHED"}, "state", "unreadable"),
         ("acknowledge", {"seen": ""}, "seen", "missing"),
         ("acknowledge", {"seen": "NOTIFIED"}, "seen", "unreadable"),
         ("progress", {}, "state", "missing"),
@@ -93,6 +104,6 @@ def test_a_form_is_read_into_one_answer() -> None:
 )
 def test_a_wrong_form_is_refused_by_field(act: str, given: dict[str, str], field: str, why: str) -> None:
     with pytest.raises(BadField) as refused:
-        desk.read(act, FORM | given)
+        desk.read_answer(act, FORM | given)
     assert (refused.value.field, refused.value.why) == (field, why)
     assert f"field_{field}" in TEXTS and f"why_{why}" in TEXTS

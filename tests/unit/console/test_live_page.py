@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.console.domain import live_page, numbered_items
+from services.console.domain import live_page
 from services.console.domain.board import AssignmentCard, IncidentCard, IncidentTimes
 from services.console.domain.live_page import TRACK_MS, LivePage
 
@@ -101,13 +101,13 @@ def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
     page = LivePage()
     page.put_target("i-1", {"id": "kept", "at": None, "fix": None})
     seen = recent = page.number
-    for n in range(numbered_items.MAX_GONE + 1):
+    for n in range(live_page.MAX_GONE + 1):
         page.put_target("i-2", {"id": f"t-{n}", "at": None, "fix": n})
         recent = page.number
         page.drop_targets("i-2")
     assert page.since(seen)["reset"]
     assert ids(page.since(seen)["targets"]) == ["kept"]
-    assert page.since(recent)["gone"] == [f"t-{numbered_items.MAX_GONE}"]
+    assert page.since(recent)["gone"] == [f"t-{live_page.MAX_GONE}"]
 
 
 def test_a_track_has_the_last_ten_minutes_once_and_goes_with_its_incident() -> None:

@@ -7,10 +7,10 @@ import pytest
 from services.common.privacy.grounds import LEGAL_BASES, RecordKind
 from services.console.domain import match_reviews
 from services.console.domain.match_reviews import Bar, Part, WaitingReviews
-from services.console.match_reviews.views import DECISIONS
+from services.console.pages.match_reviews import DECISIONS
 from services.console.pages.texts import TEXTS
+from services.registry.domain.reviews import ANSWER_WITHIN_MS
 from services.registry.matching.compare import PERSON
-from services.registry.reviews.domain import ANSWER_WITHIN_MS
 from tandem.registry.v1 import registry_pb2, review_pb2
 
 SINCE_MS = 1_700_000_000_000

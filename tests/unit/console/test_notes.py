@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.console.domain.desk import BadField
-from services.console.domain.notes import NOTE_KINDS, NOTED_RESULTS, read_note
+from services.console.domain.desk import KEPT_KINDS, NOTE_KINDS, NOTED_RESULTS, BadField, read_note
 from services.console.pages.texts import TEXTS
+from services.dispatch.domain import events
+from services.dispatch.domain.events import NoteKind
 from tandem.dispatch.v1 import notes_pb2
 
 FORM = {"key": "key-1", "kind": "NOTE", "text": " <b>safe</b> "}
@@ -20,8 +21,14 @@ def test_the_codes_are_those_of_the_protos() -> None:
 
 def test_a_note_keeps_its_text_as_it_was_typed() -> None:
     note = read_note(FORM)
-    assert (note.text, note.result, note.kept) == ("<b>safe</b>", "", False)
-    assert read_note({**FORM, "kept": "yes"}).kept
+    assert (note.text, note.result) == ("<b>safe</b>", "")
+
+
+def test_the_desk_says_whether_a_note_is_shared_and_else_its_kind_does() -> None:
+    kept = {share: read_note({**FORM, "share": share}).kept for share in ("yes", "no", "")}
+    assert kept == {"yes": False, "no": True, "": None}
+    assert read_note(FORM).kept is None
+    assert {NoteKind[kind] for kind in KEPT_KINDS} == events.KEPT_KINDS, "the form proposes what the leg does"
 
 
 def test_a_call_has_a_result_and_needs_no_text() -> None:
@@ -41,6 +48,7 @@ def test_a_call_has_a_result_and_needs_no_text() -> None:
         ({"text": "a\x07b"}, "text", "unreadable"),
         ({"kind": "CALLED_UNIT"}, "result", "missing"),
         ({"kind": "CALLED_UNIT", "result": "MAYBE"}, "result", "unreadable"),
+        ({"share": "perhaps"}, "share", "unreadable"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, str], field: str, why: str) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from services.console.domain import reporting
-from services.console.domain.reporting import AskCard, AskedDevice, DeviceCard, MeasuredTag, Problem
-from services.console.operators import translate
+from services.console.domain import devices as reporting
+from services.console.domain.devices import AskCard, AskedDevice, DeviceCard, MeasuredTag, Problem
+from services.console.pages import devices as translate
 from services.console.pages.assets import FOLDER
 from services.console.pages.texts import TEXTS
 from tandem.common.v1 import command_pb2
@@ -64,9 +64,9 @@ def test_the_worst_device_is_the_one_that_is_asked_for_the_shortest_interval_and
 def test_a_device_that_several_processes_list_is_the_one_with_the_newest_fix() -> None:
     stale, right = AskedDevice("d", obeys="NOT_YET", last_fix_ms=5), AskedDevice("d", obeys="NO", last_fix_ms=9)
     for devices in ([stale, right], [right, stale]):
-        (card,) = reporting.joined(devices, [])
+        (card,) = reporting.reporting_devices(devices, [])
         assert card.asked == right
-    (tag_only,) = reporting.joined([], [replace(TAG, last_fix_ms=7)])
+    (tag_only,) = reporting.reporting_devices([], [replace(TAG, last_fix_ms=7)])
     assert (tag_only.asked, tag_only.last_fix_ms, tag_only.kept_s, tag_only.ask) == (AskedDevice("d"), 7, 30, None)
 
 
@@ -77,7 +77,7 @@ def test_the_ask_in_effect_is_the_smallest_that_was_not_refused() -> None:
 
 
 def test_lists_are_translated_with_all_that_is_shown() -> None:
-    asked = translate.asked(
+    asked = translate._asked_device(
         listed(
             "d",
             4,
@@ -93,9 +93,9 @@ def test_lists_are_translated_with_all_that_is_shown() -> None:
     assert [(ask.interval_s, ask.asker) for ask in asked.asks] == [(30, "decision"), (60, "pursuit"), (90, "desk")]
     assert (asked.delivery, asked.refused_because, asked.obeys, asked.observed_s) == ("REFUSED", "no", "NO", 186)
     assert (asked.slow, asked.locates_sent, asked.locates_answered) == (True, 4, 3)
-    measured = translate.measured(tag("d", 186, 5.0, None))
+    measured = translate._measured_tag(tag("d", 186, 5.0, None))
     assert (measured.kept_s, measured.slow, measured.observed_m, measured.contradicted) == (186, True, None, False)
-    assert translate.measured(tag("d", 30, 5.0, 11.0)).contradicted
+    assert translate._measured_tag(tag("d", 30, 5.0, 11.0)).contradicted
 
 
 def test_every_state_and_every_word_of_the_pages_has_a_text_in_both_languages() -> None:

@@ -11,7 +11,7 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
 from services.common.privacy.key_files import KEY_BYTES
 from services.console.domain.people import ConsoleUser, Role
-from services.console.guard import RouteGuard
+from services.console.pages.guard import RouteGuard
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
 from services.console.sign_in.sessions import (

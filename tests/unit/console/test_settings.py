@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from services.console.guard import RouteGuard
+from services.console.pages.guard import RouteGuard
+from services.console.pages.sign_in import SigningIn
 from services.console.settings import ConsoleSettings
-from services.console.sign_in.views import SigningIn
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from services.console.statistics import model
-from services.console.statistics.model import (
+from services.console.domain import statistics
+from services.console.domain.statistics import (
     BadPeriod,
     DayPeriod,
     IntervalRow,
@@ -64,16 +64,16 @@ def test_dispatches_for_nothing_are_counted_among_those_that_are_over() -> None:
 
 
 def test_the_highest_column_fills_the_plot_and_an_empty_interval_has_none() -> None:
-    low, high = model.columns(FOUND.intervals)
-    assert high.height == model.PLOT_HEIGHT - 10 and low.height == high.height / 2
+    low, high = statistics.columns(FOUND.intervals)
+    assert high.height == statistics.PLOT_HEIGHT - 10 and low.height == high.height / 2
     assert [column.row.offered for column in (low, high)] == [4, 6]
-    assert model.columns([]) == [] and model.bar_length(None, []) == 0.0
-    assert (model.bar_length(24.0, [ROW]), model.bar_length(12.0, [ROW])) == (100.0, 50.0)
+    assert statistics.columns([]) == [] and statistics.bar_length(None, []) == 0.0
+    assert (statistics.bar_length(24.0, [ROW]), statistics.bar_length(12.0, [ROW])) == (100.0, 50.0)
 
 
 def test_the_file_has_each_figure_once_and_no_formula() -> None:
-    rows = list(model.csv_rows(FOUND))
-    assert {len(row) for row in rows} == {len(model.CSV_COLUMNS)} and len(set(rows)) == len(rows)
+    rows = list(statistics.csv_rows(FOUND))
+    assert {len(row) for row in rows} == {len(statistics.CSV_COLUMNS)} and len(set(rows)) == len(rows)
     assert ("median", "police", "'=office", "ACCEPTANCE", "", "", "12", "s") in rows
     assert ("share in time", "police", "'=office", "ACCEPTANCE", "", "", "0.8", "") in rows
     assert ("ENDED_EQUIPMENT", "police", "", "", "", "TAMPERED", "2", "") in rows

@@ -10,10 +10,10 @@ from services.common.alert_phases import AlertPhase
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind
 from services.console.domain.waterfall import STEP_NAMES
 from services.console.pages.texts import TEXTS
-from services.console.sign_in.accounts import AccountEnd
+from services.console.sign_in.provider import AccountEnd
+from services.ingest.commands.asks import HELD, OUTDATED, REFUSED_BEFORE
 from services.ingest.commands.service import SUPERSEDED
-from services.ingest.sensing.asks import HELD, OUTDATED, REFUSED_BEFORE
-from services.registry.disclosure.domain import Deed
+from services.registry.domain.disclosure import Deed
 from services.registry.traces.domain.spans import STEP_NAME_OF_STATE
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.console.korean import LATIN_ALLOWED

@@ -18,17 +18,18 @@ from pydantic import ValidationError
 from services.common.privacy.key_files import open_keys
 from services.common.rpc.errors import InvalidField
 from services.common.web.rate_limit import RequestLimit, source_of
-from services.field.domain import reports
-from services.field.domain.push_services import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
-from services.field.phones import proof
-from services.field.phones.sessions import PhoneCookies, PhoneSession
-from services.field.push.messages import PublicResolver, PushClient, PushKey, PushOutcome, outcome_of, parse_address
-from services.field.push.store import PushAddress
+from services.field import credentials, domain
+from services.field.credentials import PhoneCookies, PhoneSession, RequestProof, UsedProofs
+from services.field.domain import DEFAULT_PUSH_SERVICES, check_endpoint, is_public
+from services.field.push import PublicResolver, PushAddress, PushClient, PushKey, PushOutcome, outcome_of, parse_address
 from services.field.settings import FieldSettings
+from services.field.views import STATIC, page_file
 from services.ingest.endpoints import phones
 from tests.support.common.ports import free_port
 from tests.support.field.phone import Point, PushService, Raw, base64url
 
+NONCE = "AAECAwQFBgcICQoLDA0ODw"
+BEGAN_MS = 1_795_603_655_000
 SESSION = PhoneSession("phone-1", "person-1", "token", "key")
 FRONTEND = Path(__file__).parents[3] / "services" / "field" / "frontend"
 GOOD = {"id": "r1", "at_ms": 1_795_603_655_000, "lat": 37.5, "lon": 127.0, "accuracy": 12}
@@ -144,17 +145,25 @@ def test_all_addresses_of_one_subscriber_count_as_one() -> None:
 
 
 def test_panics_go_first_and_a_report_is_the_same_request_each_time() -> None:
-    parsed = reports.parse({"reports": [GOOD, {"id": "p", "at_ms": 5, "alarm": "panic"}]})
+    parsed = domain.parse_reports({"reports": [GOOD, {"id": "p", "at_ms": 5, "alarm": "panic"}]})
     assert [report.report_id for report in parsed] == ["p", "r1"] and parsed[0].is_panic
     assert parsed[0].form("d") == {"id": "d", "timestamp": "5", "alarm": "sos"}
     assert parsed[1].form("d") == parsed[1].form("d")
     assert parsed[1].form("d")["lat"] == "37.5" and "alarm" not in parsed[1].form("d")
 
 
+@pytest.mark.parametrize(("value", "is_silent"), [(True, True), (False, False), (None, True), ("x", True)])
+def test_a_silent_panic_says_so_to_ingest_and_no_value_refuses_it(value: object, is_silent: bool) -> None:
+    [panic] = domain.parse_reports({"reports": [{"id": "p", "at_ms": 5, "alarm": "panic", "silent": value}]})
+    assert panic.form("d").get("silent") == ("true" if is_silent else None)
+    [battery] = domain.parse_reports({"reports": [{"id": "p", "at_ms": 5, "alarm": "battery_low", "silent": True}]})
+    assert "silent" not in battery.form("d")
+
+
 def test_each_alarm_that_the_app_sends_is_one_that_ingest_knows() -> None:
     [union] = re.findall(r"alarm\?: (.*);", (FRONTEND / "src" / "kept.ts").read_text())
     names = re.findall(r'"(\w+)"', union)
-    parsed = reports.parse({"reports": [{"id": name, "at_ms": 5, "alarm": name} for name in names]})
+    parsed = domain.parse_reports({"reports": [{"id": name, "at_ms": 5, "alarm": name} for name in names]})
     sent = {report.form("d")["alarm"] for report in parsed}
     assert sent == {"sos", "lowBattery", "powerRestored"} and sent <= phones.ALARMS.keys()
 
@@ -178,7 +187,7 @@ def test_each_alarm_that_the_app_sends_is_one_that_ingest_knows() -> None:
 )
 def test_what_is_wrong_with_a_request_is_named(content: Any, field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        reports.parse(content)
+        domain.parse_reports(content)
     assert refused.value.field == field
 
 
@@ -186,10 +195,10 @@ def test_the_interval_is_the_smallest_that_is_asked_within_the_apps_bounds() -> 
     def every(interval_s: int) -> dict[str, Any]:
         return {"instruction": {"report_every": {"interval_s": interval_s, "for_s": 60}}}
 
-    assert reports.interval_s([]) is None
-    assert reports.interval_s([every(60), every(10), {"instruction": {"vibrate": {}}}]) == 10
-    assert reports.interval_s([every(1)]) == 5 and reports.interval_s([every(3_600)]) == 300
-    assert reports.wants_position_now([{"instruction": {"locate_now": {}}}]) and not reports.wants_position_now(
+    assert domain.interval_s([]) is None
+    assert domain.interval_s([every(60), every(10), {"instruction": {"vibrate": {}}}]) == 10
+    assert domain.interval_s([every(1)]) == 5 and domain.interval_s([every(3_600)]) == 300
+    assert domain.wants_position_now([{"instruction": {"locate_now": {}}}]) and not domain.wants_position_now(
         [every(9)]
     )
 
@@ -197,19 +206,68 @@ def test_the_interval_is_the_smallest_that_is_asked_within_the_apps_bounds() -> 
 def test_a_proof_is_of_one_key_one_request_and_one_time() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     public = PushService().address["p256dh"]
-    signed = proof.statement("POST", "/api/reports", 5, body=b"{}")
+    unsigned = RequestProof(5, NONCE, "")
+    signed = credentials.statement("POST", "/api/reports", unsigned, body=b"{}")
     r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(hashes.SHA256())))
-    header = f"5.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+    header = f"5.{NONCE}.{base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
     own = base64url(key.public_key().public_bytes(Raw, Point))
-    assert proof.is_valid(header, own, signed) and proof.time_of(header) == 5
-    assert not proof.is_valid(header, public, signed)
-    assert not proof.is_valid(header, own, proof.statement("POST", "/api/reports", 5, body=b"{ }"))
-    for bad in ("", "5", "5.", "5.AAAA", "5.!!", f"{header}A"):
-        assert not proof.is_valid(bad, own, signed)
-    assert proof.time_of("x.y") is None and proof.time_of("²") is None
+    given = credentials.parse_proof(header)
+    assert given is not None and given.at_ms == 5 and given.is_valid(own, signed)
+    assert not given.is_valid(public, signed)
+    for other in (
+        credentials.statement("POST", "/api/reports", unsigned, body=b"{ }"),
+        credentials.statement("POST", "/api/reports", unsigned._replace(nonce=NONCE[::-1]), body=b"{}"),
+        credentials.statement("POST", "/api/reports", unsigned._replace(at_ms=6), body=b"{}"),
+    ):
+        assert not given.is_valid(own, other)
+    for bad in ("AAAA", "====", f"{given.signature}A"):
+        assert not given._replace(signature=bad).is_valid(own, signed)
+    for bad in (
+        "",
+        "5",
+        "5.",
+        f"5.{NONCE}.",
+        f"5.{NONCE[1:]}.AAAA",
+        f"5.{NONCE}.!!",
+        f"²{header}",
+        header[1:],
+        "x.y.z",
+    ):
+        assert credentials.parse_proof(bad) is None, bad
     for point in ("", "AAAA", base64url(b"\4" + bytes(64))):
         with pytest.raises(InvalidField):
-            proof.public_key(point)
+            credentials.public_key(point)
+
+
+def test_a_proof_is_accepted_once_while_its_time_is_valid() -> None:
+    used, now_ms = UsedProofs(BEGAN_MS), BEGAN_MS + 60_000
+    first = RequestProof(now_ms, NONCE, "")
+    assert used.can_judge(first, now_ms) and not used.holds(first, "a")
+    used.add(first, "a", now_ms)
+    assert used.holds(first, "a") and used.holds(first._replace(signature="another"), "a")
+    assert not used.holds(first, "b") and not used.holds(first._replace(nonce=NONCE[::-1]), "a")
+    at_ms = now_ms
+    while used.can_judge(first, at_ms):
+        assert used.holds(first, "a"), "as long as its time is valid"
+        at_ms += 1_000
+        used.add(RequestProof(at_ms, NONCE, ""), "c", at_ms)
+    assert at_ms > now_ms + credentials.MAX_SKEW_MS
+
+
+def test_proofs_whose_time_is_over_take_no_memory() -> None:
+    used = UsedProofs(BEGAN_MS)
+    for number in range(1_000):
+        at_ms = BEGAN_MS + number * 1_000
+        used.add(RequestProof(at_ms, NONCE, ""), "a", at_ms)
+    held = sum(used.holds(RequestProof(BEGAN_MS + number * 1_000, NONCE, ""), "a") for number in range(1_000))
+    assert credentials.MAX_SKEW_MS <= held * 1_000 <= credentials.MAX_SKEW_MS + 2 * credentials.USED_INTERVAL_MS
+
+
+def test_a_process_judges_no_proof_from_before_its_start() -> None:
+    used = UsedProofs(BEGAN_MS)
+    assert not used.can_judge(RequestProof(BEGAN_MS - 1, NONCE, ""), BEGAN_MS + 10)
+    assert used.can_judge(RequestProof(BEGAN_MS, NONCE, ""), BEGAN_MS + 10)
+    assert not used.can_judge(RequestProof(BEGAN_MS + credentials.MAX_SKEW_MS + 11, NONCE, ""), BEGAN_MS + 10)
 
 
 def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
@@ -231,8 +289,8 @@ def test_a_cookie_opens_by_its_keys_alone(tmp_path: Path) -> None:
         ({"push_contact": "nobody"}, "TANDEM_PUSH_CONTACT"),
         ({"push_contact": "mailto:duty@police"}, "TANDEM_PUSH_CONTACT"),
         ({"push_contact": "https://police.example/contact"}, "TANDEM_PUSH_CONTACT"),
-        ({"ingest_phones": "http://10.0.0.1:7432"}, "isn't loopback"),
-        ({"ingest_phones": "https://ingest:7432"}, "TANDEM_INGEST_PHONES_CERT"),
+        ({"ingest_phones": "http://10.0.0.1:7433"}, "isn't loopback"),
+        ({"ingest_phones": "https://ingest:7433"}, "TANDEM_INGEST_PHONES is an https:// address"),
         ({"ingest_phones": "ingest"}, "TANDEM_INGEST_PHONES"),
         ({"registry": "dns:///registry:7401"}, "TANDEM_REGISTRY"),
         ({"osrm_url": "http://10.0.0.1:5000"}, "TANDEM_OSRM_URL"),
@@ -251,7 +309,7 @@ def test_each_contact_that_the_settings_accept_can_sign_a_message(tmp_path: Path
 
 
 def test_both_languages_have_the_same_texts_and_the_app_uses_no_others() -> None:
-    texts = {name: json.loads((FRONTEND / "public" / f"{name}.json").read_text()) for name in ("ko", "en")}
+    texts = {name: json.loads(page_file(STATIC / f"{name}.json")) for name in ("ko", "en")}
     assert texts["ko"].keys() == texts["en"].keys()
     assert all(text.strip() for by_name in texts.values() for text in by_name.values())
     sources = "".join(source.read_text() for source in (FRONTEND / "src").glob("*.ts"))

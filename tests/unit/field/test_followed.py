@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from services.field import followed
-from services.field.followed import NOTICES, OFFERS, REOPEN_S, RETRY_S, START_S, WORKED_S, FollowedNews
+from services.field import news
+from services.field.news import NOTICES, OFFERS, REOPEN_S, RETRY_S, START_S, WORKED_S, FollowedNews
 
 
 class Time:
@@ -24,7 +24,7 @@ class Time:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     made = Time()
-    monkeypatch.setattr(followed, "time", made)
+    monkeypatch.setattr(news, "time", made)
     return made
 
 

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from services.common import times
-from services.field.her_map import reading
+from services.field import her_map
 from services.field.mesh import AfterwardsStubs, FieldMesh, IngestEndpoint
 from services.field.settings import FieldSettings
 from tandem.dispatch.v1.afterwards_pb2_grpc import AfterwardsServiceStub
@@ -55,7 +55,7 @@ async def mesh_of(evaluators: Evaluators) -> AsyncIterator[FieldMesh]:
             yield FieldMesh(
                 EnrolmentServiceStub(channel),
                 PhoneNoticeServiceStub(channel),
-                IngestEndpoint(session, FieldSettings()),
+                IngestEndpoint(session, FieldSettings(), panic_session=session),
                 region_maps=region_map_pb2_grpc.RegionMapServiceStub(channel),
                 phone_states=PhoneStateServiceStub(channel),
                 afterwards=AfterwardsStubs(AfterwardsServiceStub(channel), AfterwardsServiceStub(channel)),
@@ -75,8 +75,8 @@ def answered(*views: region_map_pb2.RegionView, partitions: tuple[int, ...] = (0
 async def test_an_evaluator_that_is_behind_leaves_the_answer_to_the_next() -> None:
     evaluators = Evaluators(BEHIND, answered(WITHHELD))
     async with mesh_of(evaluators) as mesh:
-        made = await reading.read(mesh, "phone")
-    assert reading.content(made) == {"views": [{"outcome": "withheld"}], "is_whole": True}
+        made = await her_map.read_map(mesh, "phone")
+    assert her_map.map_content(made) == {"views": [{"outcome": "withheld"}], "is_whole": True}
     assert [request.device_id for request in evaluators.requests] == ["phone", "phone"]
 
 
@@ -84,19 +84,19 @@ async def test_each_partition_is_asked_once_and_a_missing_one_is_said() -> None:
     halves = (answered(WITHHELD, partitions=(0, 1), count=4), answered(partitions=(2, 3), count=4))
     whole, half = Evaluators(*halves), Evaluators(halves[0], BEHIND)
     async with mesh_of(whole) as mesh:
-        assert (await reading.read(mesh, "phone")).is_whole
+        assert (await her_map.read_map(mesh, "phone")).is_whole
     assert [list(request.covered_partitions) for request in whole.requests] == [[], [0, 1]]
     async with mesh_of(half) as mesh:
-        made = await reading.read(mesh, "phone")
-    assert not made.is_whole and len(half.requests) == reading.MAX_CALLS
+        made = await her_map.read_map(mesh, "phone")
+    assert not made.is_whole and len(half.requests) == her_map.MAX_CALLS
 
 
-@pytest.mark.parametrize(("code", "calls"), [(BEHIND, reading.MAX_CALLS), (grpc.StatusCode.RESOURCE_EXHAUSTED, 1)])
+@pytest.mark.parametrize(("code", "calls"), [(BEHIND, her_map.MAX_CALLS), (grpc.StatusCode.RESOURCE_EXHAUSTED, 1)])
 async def test_a_refusal_of_all_is_an_error(code: grpc.StatusCode, calls: int) -> None:
     evaluators = Evaluators(code)
     async with mesh_of(evaluators) as mesh:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await reading.read(mesh, "phone")
+            await her_map.read_map(mesh, "phone")
     assert refused.value.code() is code and len(evaluators.requests) == calls
 
 
@@ -117,7 +117,7 @@ async def test_the_app_gets_ages_rather_than_times_and_no_id() -> None:
     here.from_her.direction, here.from_her.least_m = region_map_pb2.DIRECTION_UNSPECIFIED, 0
     future = region_map_pb2.RegionView(outcome=region_map_pb2.RegionOutcome.ValueType(77))
     async with mesh_of(Evaluators(answered(view, here, future))) as mesh:
-        drawn = reading.content(await reading.read(mesh, "phone"))["views"]
+        drawn = her_map.map_content(await her_map.read_map(mesh, "phone"))["views"]
     assert drawn[0] == {
         "outcome": "shown",
         "circles": [{"lat": 37.5, "lon": 127.0, "radius_m": 150}],

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from services.common.rpc.errors import Unauthenticated, Unavailable
-from services.field.phones import known as module
-from services.field.phones.sessions import PhoneSession
+from services.field import credentials
+from services.field.credentials import PhoneSession
 from tests.support.field.known import known_phones
 
 HERS = PhoneSession("phone-1", "person-1", "token-1", "key")
@@ -37,7 +37,7 @@ async def test_a_token_of_another_phone_is_refused() -> None:
 
 
 async def test_the_phone_that_was_asked_for_longest_ago_is_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KNOWN", 2)
+    monkeypatch.setattr(credentials, "MAX_KNOWN", 2)
     async with known_phones() as (known, registry):
         first, second, third = (PhoneSession("phone-1", "person-1", f"token-{n}", "key") for n in range(3))
         for session in (first, second):

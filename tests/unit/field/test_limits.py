@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from services.common.observability.metrics import unexposed
 from services.common.privacy.key_files import open_keys
-from services.field import guard as guards
-from services.field.phones.sessions import PhoneCookies, PhoneSession
-from services.field.units import guard as unit_guards
-from services.field.units.sessions import UnitCookies, UnitSession
+from services.common.web.server import served
+from services.field import guard
+from services.field.credentials import PhoneCookies, PhoneSession, UnitCookies, UnitSession
 from tests.support.field.alone import running_field
-from tests.support.field.phone import PhoneClient, phone
+from tests.support.field.phone import PhoneClient, phone, position
 
 BURST = 5
 SLOW = 1e-6
@@ -25,9 +26,9 @@ SLOW = 1e-6
 
 @pytest.fixture(autouse=True)
 def _few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((guards, "ADDRESS"), (guards, "PHONE"), (unit_guards, "PAGE")):
-        monkeypatch.setattr(module, f"{name}_PER_S", SLOW)
-        monkeypatch.setattr(module, f"{name}_BURST", BURST)
+    for name in ("ADDRESS", "PHONE", "UNIT_PAGE"):
+        monkeypatch.setattr(guard, f"{name}_PER_S", SLOW)
+        monkeypatch.setattr(guard, f"{name}_BURST", BURST)
 
 
 @asynccontextmanager
@@ -64,10 +65,31 @@ async def test_the_phone_that_was_replaced_cannot_use_up_the_limit_of_hers(tmp_p
             assert (await new.ask("GET", path)).status == 503
 
 
+async def test_a_panic_is_sent_although_the_phone_asks_too_often_and_what_is_with_it_waits(tmp_path: Path) -> None:
+    stored: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        stored.append(str((await request.post()).get("alarm", "position")))
+        return web.json_response({"accepted": 1})
+
+    async with (
+        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed) as port,
+        running_field(tmp_path, port) as url,
+        known_phone(url, tmp_path) as hers,
+    ):
+        found = [(await hers.report(position(1, 37.6, 127.2))).status for _ in range(BURST + 1)]
+        assert found == [200] * BURST + [429] and stored == ["position"] * BURST
+        panic = {"id": "p", "at_ms": 5, "alarm": "panic"}
+        answered = await hers.report(position(2, 37.6, 127.2), panic)
+        outcomes = {result["id"]: result["outcome"] for result in answered.content["results"]}
+        assert answered.status == 200 and outcomes == {"p": "stored", "r2": "later"}
+        assert stored[BURST:] == ["sos"] and (await hers.report(position(3, 37.6, 127.2))).status == 429
+
+
 async def test_the_apps_open_although_every_thread_of_the_process_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "ADDRESS_BURST", 100)
+    monkeypatch.setattr(guard, "ADDRESS_BURST", 100)
     over = threading.Event()
     async with running_field(tmp_path) as url, phone(url) as hers:
         waiting = [asyncio.create_task(asyncio.to_thread(over.wait)) for _ in range(40)]

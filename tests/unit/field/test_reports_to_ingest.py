@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 
 from services.common.observability.metrics import unexposed
 from services.common.privacy.key_files import open_keys
+from services.common.rpc.identity import FIELD
 from services.common.web.server import served
+from services.common.web.tls import PortCaller
 from services.field import mesh
-from services.field.domain.reports import PhoneReport, ReportOutcome
+from services.field.credentials import PhoneCookies, PhoneSession
+from services.field.domain import PhoneReport, ReportOutcome
 from services.field.mesh import IngestEndpoint
-from services.field.phones.sessions import PhoneCookies, PhoneSession
 from services.field.settings import FieldSettings
 from services.field.views import REPORT_CONCURRENCY
 from tests.support.common.certificates import Authority
@@ -26,12 +28,11 @@ from tests.support.field.alone import running_field
 from tests.support.field.phone import phone, position
 
 PANIC = PhoneReport("r1", 1_795_603_655_000, alarm="sos")
+POSITION = PhoneReport("r2", 1_795_603_655_000, position={"lat": 37.6, "lon": 127.2, "accuracy": 12.0})
 
 
 @asynccontextmanager
-async def endpoint(
-    status: int, content: object, *, tls: tuple[Path, Path] | None = None, retry_after: str = ""
-) -> AsyncIterator[IngestEndpoint]:
+async def endpoint(status: int, content: object, *, retry_after: str = "") -> AsyncIterator[IngestEndpoint]:
     """An endpoint that gives one answer. `content` is JSON, or a text of another server."""
 
     headers = {"Retry-After": retry_after} if retry_after else {}
@@ -42,11 +43,10 @@ async def endpoint(
         return web.json_response(content, status=status, headers=headers)
 
     async with (
-        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed, tls=tls) as port,
+        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed) as port,
         aiohttp.ClientSession() as session,
     ):
-        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-        yield IngestEndpoint(session, FieldSettings(ingest_phones=url, ingest_phones_cert=tls[0] if tls else None))
+        yield IngestEndpoint(session, FieldSettings(ingest_phones=f"http://127.0.0.1:{port}"), panic_session=session)
 
 
 REFUSED = {"accepted": 0, "refused": [{"index": 0, "field": "lat", "reason": "is wrong"}]}
@@ -91,16 +91,71 @@ async def test_a_certificate_file_that_cannot_be_read_holds_up_no_panic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mesh, "CERTIFICATE_INTERVAL_S", -1.0)
-    tls = Authority("phones").server().write(tmp_path, "phones")
-    async with endpoint(200, {"accepted": 1}, tls=tls) as ingest:
+    authority = Authority("mesh")
+    (tmp_path / "ca.crt").write_bytes(authority.cert)
+    own = authority.service(FIELD).write(tmp_path, "field")
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"accepted": 1})
+
+    async with (
+        served(
+            "ingest",
+            [web.post("/", answer)],
+            "127.0.0.1",
+            port=0,
+            closed=unexposed().http_closed,
+            tls=authority.service("spiffe://tandem/service/ingest").write(tmp_path, "ingest"),
+            caller=PortCaller(FIELD, tmp_path / "ca.crt"),
+        ) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        settings = FieldSettings(
+            ingest_phones=f"https://127.0.0.1:{port}",
+            tls_cert=own[0],
+            tls_key=own[1],
+            tls_ca=tmp_path / "ca.crt",
+            http_tls_cert=own[0],
+            http_tls_key=own[1],
+        )
+        ingest = IngestEndpoint(session, settings, panic_session=session)
         assert (await ingest.report("token", "phone-1", PANIC)).outcome is ReportOutcome.STORED
-        tls[0].write_text("half a file")
+        own[0].write_text("half a file")
         with capture_logs() as logs:
             assert (await ingest.report("token", "phone-1", PANIC)).outcome is ReportOutcome.STORED
         assert [line["event"] for line in logs] == ["certificate_unreadable"]
-        # The endpoint's certificate is pinned: another one is refused, and the phone keeps its report.
-        Authority("other").server().write(tmp_path, "phones")
+        # A server with a certificate of another authority isn't ingest, and the phone keeps its report.
+        other = Authority("other")
+        (tmp_path / "ca.crt").write_bytes(other.cert)
+        other.service(FIELD).write(tmp_path, "field")
         assert (await ingest.report("token", "phone-1", PANIC)).outcome is ReportOutcome.LATER
+
+
+async def test_a_repeated_panic_is_one_request_and_no_other_report_holds_it_up() -> None:
+    asked: list[str] = []
+    has_position, has_panic, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        form = await request.post()
+        asked.append(str(form.get("alarm", "position")))
+        (has_panic if "alarm" in form else has_position).set()
+        await over.wait()
+        return web.json_response({"accepted": 1})
+
+    async with (
+        served("ingest", [web.post("/", answer)], "127.0.0.1", port=0, closed=unexposed().http_closed) as port,
+        mesh._reporting(1) as session,
+        mesh._reporting(1) as panic_session,
+    ):
+        settings = FieldSettings(ingest_phones=f"http://127.0.0.1:{port}")
+        ingest = IngestEndpoint(session, settings, panic_session=panic_session)
+        others = [asyncio.ensure_future(ingest.report("token", "phone-1", POSITION)) for _ in range(2)]
+        await has_position.wait()  # the only connection for other reports is in use from now on
+        sent = [asyncio.ensure_future(ingest.report("token", "phone-1", PANIC)) for _ in range(3)]
+        await has_panic.wait()
+        over.set()
+        assert {answered.outcome for answered in await asyncio.gather(*others, *sent)} == {ReportOutcome.STORED}
+    assert sorted(asked) == ["position", "position", "sos"]
 
 
 async def test_a_phone_hears_what_was_stored_although_ingest_hangs_on_the_rest(

@@ -13,12 +13,12 @@ from aiohttp import web
 
 from services.common.geometry import LatLon, great_circle_m
 from services.common.rpc.errors import InvalidField
-from services.field.her_map import roads
-from services.field.her_map.roads import DIRECTIONS, DISTANCE_M, Router, WayPoint, WayWish, parse, way_of
+from services.field import her_map
+from services.field.her_map import DIRECTIONS, DISTANCE_M, Router, WayPoint, WayWish, parse_way_wish, way_of
 from tests.support.common.ports import free_port
 
 HOME = {"lat": 37.636, "lon": 127.2165, "direction": "south"}
-WISH = parse(HOME)
+WISH = parse_way_wish(HOME)
 
 
 def route(*points: tuple[Any, ...], code: str = "Ok") -> dict[str, Any]:
@@ -49,13 +49,13 @@ def test_the_way_ends_a_kilometre_away_in_the_direction(direction: str) -> None:
 )
 def test_a_wrong_wish_is_refused_with_its_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        parse(HOME | change)
+        parse_way_wish(HOME | change)
     assert refused.value.field == field
 
 
 def test_an_answer_that_is_no_way_is_refused() -> None:
     assert way_of(route((127.2, 37.6), (127.3, 37.5))) == [WayPoint(37.6, 127.2), WayPoint(37.5, 127.3)]
-    assert len(way_of(route(*[(127.2, 37.6)] * 1_000))) == roads.MAX_POINTS
+    assert len(way_of(route(*[(127.2, 37.6)] * 1_000))) == her_map.MAX_POINTS
     refused: tuple[Any, ...] = (
         None,
         [],

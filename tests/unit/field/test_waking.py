@@ -13,12 +13,11 @@ from prometheus_client import CollectorRegistry
 from services.common.clock import MeshClock
 from services.common.retrying import Backoff
 from services.common.storage.db import open_database
+from services.field import news
 from services.field.__main__ import MIGRATIONS
 from services.field.metrics import FieldMetrics
-from services.field.push import waking
-from services.field.push.messages import PushClient, PushKey, parse_address
-from services.field.push.store import PushAddresses
-from services.field.push.waking import PageWaker
+from services.field.news import PageWaker
+from services.field.push import PushAddresses, PushClient, PushKey, parse_address
 from tests.support.field.phone import PushService
 
 MINUTE_MS = 60_000
@@ -27,7 +26,7 @@ MINUTE_MS = 60_000
 async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waking, "PUSH_RETRY", Backoff(0.01, 0.01))
+    monkeypatch.setattr(news, "PUSH_RETRY", Backoff(0.01, 0.01))
     slow, quick, clock = PushService(), PushService(), MeshClock()
     slow.answers.clear()
     origins = (slow.origin, quick.origin)
@@ -88,12 +87,12 @@ async def test_news_makes_a_phone_that_left_many_requests_open_read_a_few_times(
             asyncio.create_task(waker.content("phone", read, {"wait": "1", "known": "known"})) for _ in range(requests)
         ]
         other = asyncio.create_task(waker.content("other", read, {"wait": "1", "known": "known"}))
-        while sum(task.done() for task in left_open) < requests - waking.MAX_WAITING:  # noqa: ASYNC110
+        while sum(task.done() for task in left_open) < requests - news.MAX_WAITING:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         before = reads
         waker.wake("phone")
         await asyncio.gather(*left_open)
-        assert reads - before == waking.MAX_WAITING
+        assert reads - before == news.MAX_WAITING
         assert not other.done()
         waker.wake("other")
         await other

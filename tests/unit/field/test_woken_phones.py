@@ -16,12 +16,11 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock
 from services.common.retrying import Backoff
 from services.common.storage.db import Database, open_database
+from services.field import news
 from services.field.__main__ import MIGRATIONS
 from services.field.metrics import FieldMetrics
-from services.field.push import waking
-from services.field.push.messages import PushClient, PushKey
-from services.field.push.store import PushAddress, PushAddresses
-from services.field.push.waking import PageWaker
+from services.field.news import PageWaker
+from services.field.push import PushAddress, PushAddresses, PushClient, PushKey
 from tests.support.field.phone import PushService
 
 CLOCK = MeshClock()
@@ -96,6 +95,31 @@ async def test_the_same_news_wakes_a_phone_once(tmp_path: Path) -> None:
     assert len(woken.service.messages) == 1
 
 
+async def test_after_a_silent_call_a_phone_is_woken_for_nothing_and_what_is_under_way_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "PUSH_RETRY", Backoff(0.01, 0.01))
+    with capture_logs() as logs:
+        async with waking_phone(tmp_path) as woken:
+            woken.service.status = 503
+            woken.announce("approach")
+            await until(lambda: bool(woken.service.messages))
+            woken.waker.hush("phone-1")
+            woken.announce("what follows")
+        # The tasks have ended, so nothing is tried any more.
+        count = len(woken.service.messages)
+        async with asyncio.TaskGroup() as tasks:
+            woken.waker.push_about(tasks, "phone-1", "more", expires_ms=CLOCK.now_ms() + 3_600_000)
+        assert len(woken.service.messages) == count
+        monkeypatch.setattr(news, "HUSH_MS", -1)
+        woken.waker.hush("phone-1")
+    assert "push_given_up" not in [line["event"] for line in logs]
+    async with waking_phone(tmp_path) as woken:
+        woken.waker.hush("phone-1")
+        woken.announce("later")
+        await until(lambda: bool(woken.service.messages))
+
+
 async def test_an_address_is_deleted_by_the_phone_that_named_it_alone(tmp_path: Path) -> None:
     service = PushService()
     async with stored(tmp_path) as database:
@@ -124,7 +148,7 @@ async def test_a_phone_is_connected_although_the_earlier_address_cannot_be_delet
 async def test_a_push_service_that_refuses_field_keeps_the_address_and_is_tried_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(waking, "PUSH_RETRY", Backoff(0.01, 0.01))
+    monkeypatch.setattr(news, "PUSH_RETRY", Backoff(0.01, 0.01))
     with capture_logs() as logs:
         async with waking_phone(tmp_path) as woken:
             woken.service.status = status

@@ -17,10 +17,9 @@ import pytest
 
 from services.common.messaging.cursors import StreamCursor
 from services.geofence import gc_control
-from services.geofence.checkpoints import Checkpoints
+from services.geofence.checkpoints import Checkpoints, PublishedOutputs
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
-from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import CheckpointFailed, CheckpointStore, Footing
 from tests.support.geofence.stories import Story
 

@@ -11,14 +11,12 @@ from typing import Any, cast
 import pytest
 
 from services.common.rpc.errors import InvalidField, NotFound
-from services.geofence.devices.listing import DeviceList
-from services.geofence.devices.quality import quality_of
-from services.geofence.devices.states import _owned_devices
+from services.geofence.devices import DeviceList, _owned_devices, quality_of
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.geometry import PERSON
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.tracks.fixes import Fix
 from tandem.common.v1 import access_pb2
 from tandem.geofence.v1 import geofence_pb2
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from services.geofence.domain.entries import FOLD_VERSION
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from services.geofence.own_entries import DAY_MS, OwnEntries
 from tandem.common.v1 import log_pb2
 
@@ -30,7 +30,7 @@ def kept(state: State) -> list[tuple[str, int, str]]:
 
 def test_the_version_is_written_a_day_after_the_log_last_demanded_a_version() -> None:
     assert kept(State(3, now_ms=DAY_MS + 7)) == []
-    assert kept(State(3, now_ms=DAY_MS + 6, log_version=VERSION, log_version_ms=7)) == []
-    due = State(3, now_ms=DAY_MS + 7, log_version=VERSION, log_version_ms=7)
+    assert kept(State(3, now_ms=DAY_MS + 6, log_version_ms=7)) == []
+    due = State(3, now_ms=DAY_MS + 7, log_version_ms=7)
     # Both evaluators write the same message id, so the log stores one of them.
-    assert kept(due) == kept(due) == [("log.3.fold", VERSION, f"fold-3-{VERSION}-7")]
+    assert kept(due) == kept(due) == [("log.3.fold", FOLD_VERSION, f"fold-3-{FOLD_VERSION}-7")]

@@ -16,12 +16,12 @@ from services.common.messaging.bus import PubAck
 from services.common.messaging.cursors import StreamCursor
 from services.common.messaging.delivered import Delivered
 from services.common.priority import Limits, PriorityGate
+from services.geofence.checkpoints import PublishedOutputs
 from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
 from services.geofence.metrics import GeofenceMetrics
-from services.geofence.outputs.published import PublishedOutputs
-from services.geofence.outputs.publisher import OutputPublisher
+from services.geofence.publisher import OutputPublisher
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import Footing, PendingCheckpoint
 from tests.support.decision_quality import alert

@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from services.common.messaging.cursors import StreamCursor
 from services.common.rpc.errors import FailedPrecondition
-from services.geofence import state_keys
+from services.geofence import settings
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
-from services.geofence.settings import GeofenceSettings
-from services.geofence.state_keys import StateKeys
+from services.geofence.settings import GeofenceSettings, StateKeys
 from services.geofence.store import CheckpointStore, Footing
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -55,13 +54,13 @@ def test_a_checkpoint_verifies_with_each_kept_key(tmp_path: Path) -> None:
 def test_a_key_file_holds_one_key_per_line(tmp_path: Path) -> None:
     path = tmp_path / "state.key"
     path.write_text(f"{OLD.hex()}\n{NEW.hex()}\n")
-    assert state_keys.read(path).digest(0, 1, OPEN) == StateKeys([OLD, NEW]).digest(0, 1, OPEN)
+    assert settings.read_state_keys(path).digest(0, 1, OPEN) == StateKeys([OLD, NEW]).digest(0, 1, OPEN)
     for bad in ("", "00", "not hex", OLD.hex() + "0"):
         path.write_text(bad)
         with pytest.raises(FailedPrecondition, match=r"state\.key must hold keys"):
-            state_keys.read(path)
+            settings.read_state_keys(path)
     with pytest.raises(FailedPrecondition):
-        state_keys.read(tmp_path / "absent")
+        settings.read_state_keys(tmp_path / "absent")
 
 
 def test_an_evaluator_off_loopback_needs_a_key(tmp_path: Path) -> None:

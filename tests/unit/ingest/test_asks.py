@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.ingest.sensing import asks
-from services.ingest.sensing.asks import FOLD, HELD, OUTDATED, REFUSED_BEFORE
-from services.ingest.sensing.intervals import Intervals, remaining
+from services.ingest.commands import asks
+from services.ingest.commands.asks import FOLD, HELD, OUTDATED, REFUSED_BEFORE
+from services.ingest.commands.states import Intervals, remaining
 from tandem.common.v1 import command_pb2
 
 START_MS = 1_780_000_000_000

@@ -13,9 +13,14 @@ from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
 from services.ingest.endpoints import grpc_api
-from services.ingest.endpoints.batches import BYTES_PER_REPORT, MAX_REQUEST_BYTES
-from services.ingest.endpoints.grpc_api import MAX_BATCH_CALLS, IngestApi
-from services.ingest.endpoints.stream import MAX_UNANSWERED_REPORTS, WINDOW
+from services.ingest.endpoints.grpc_api import (
+    BYTES_PER_REPORT,
+    MAX_BATCH_CALLS,
+    MAX_REQUEST_BYTES,
+    MAX_UNANSWERED_REPORTS,
+    WINDOW,
+    IngestApi,
+)
 from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2
 

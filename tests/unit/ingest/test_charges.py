@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from services.ingest.batteries.charges import ReportedBatteries
-from services.ingest.domain import ReportedCharge
-from services.ingest.endpoints import osmand, traccar
+from services.ingest.domain import ReportedBatteries, ReportedCharge
+from services.ingest.endpoints import phones
 
 HOUR_MS = 3_600_000
 
@@ -43,7 +42,7 @@ def test_too_small_a_fall_gives_no_estimate_and_an_unchanged_charge_is_not_share
 def test_phones_state_their_charge_and_rubbish_is_ignored() -> None:
     position = {"id": "app", "lat": "37.5", "lon": "127", "accuracy": "5"}
     for text, expected in (("42", 42.0), ("0", 0.0), ("101", None), ("-1", None), ("full", None), ("", None)):
-        assert osmand.parse(position | {"batt": text}, 1_000_000).charge_pct == expected, text
+        assert phones.parse_osmand(position | {"batt": text}, 1_000_000).charge_pct == expected, text
     for level, charged in ((0.42, 42.0), (-1, None), (True, None), ("x", None), (2, None)):
         location = {
             "timestamp": "2026-03-02T10:00:00Z",
@@ -51,4 +50,4 @@ def test_phones_state_their_charge_and_rubbish_is_ignored() -> None:
             "coords": {"latitude": 37.5, "longitude": 127, "accuracy": 5},
         }
         body = json.dumps({"device_id": "app", "location": location}).encode()
-        assert traccar.parse(body, 1_000_000).charge_pct == charged, level
+        assert phones.parse_traccar(body, 1_000_000).charge_pct == charged, level

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from services.common import fields
 from services.common.rpc.errors import InvalidField, StoreFull
-from services.ingest import translate
-from services.ingest.admission.limiter import InFlightLimiter
-from services.ingest.admission.rate_limit import MAX_PENALTY_S, RateLimit
+from services.ingest import log, translate
+from services.ingest.admission.checks import MAX_PENALTY_S, RateLimit
 from services.ingest.batch import Batch
 from services.ingest.domain import Positions
-from services.ingest.log import writer
-from services.ingest.log.writer import Origin
+from services.ingest.intake import InFlightLimiter
+from services.ingest.log import Origin
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -165,7 +164,7 @@ async def test_senders_share_a_message_by_reports() -> None:
         batches.append(list(items))
         return log_pb2.LogEntry()
 
-    line = writer._Line(store, encode, max_size=100, in_flight=1)
+    line = log._Line(store, encode, max_size=100, in_flight=1)
     batch = Batch()
     batch.check()
     for n in range(10):
@@ -197,7 +196,7 @@ async def test_an_item_wakes_one_idle_worker(monkeypatch: pytest.MonkeyPatch) ->
         under_way.append(message.msg_id)
         await asyncio.Event().wait()
 
-    line = writer._Line(store, entry_of, 1, in_flight=3, msg_id_of=lambda item: item)
+    line = log._Line(store, entry_of, 1, in_flight=3, msg_id_of=lambda item: item)
     batch = Batch()
     batch.check()
     work = asyncio.create_task(line.run())
@@ -224,7 +223,7 @@ async def test_an_item_that_is_queued_after_a_worker_was_cancelled_waits() -> No
     async def store(message: Any) -> None:
         pass
 
-    line = writer._Line(store, entry_of, 1, in_flight=1)
+    line = log._Line(store, entry_of, 1, in_flight=1)
     batch = Batch()
     batch.check()
     work = asyncio.create_task(line.run())

@@ -11,12 +11,11 @@ import pytest
 from services.common.rpc.errors import Unavailable
 from services.ingest import translate
 from services.ingest.admission.checks import RoutedPositions
-from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Position, Positions, Reason, Refusal, Sender
-from services.ingest.endpoints import batches
-from services.ingest.endpoints.batches import MAX_COALESCED, Batches, size_of
-from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from services.ingest.endpoints import grpc_api
+from services.ingest.endpoints.grpc_api import MAX_COALESCED, Batches, PendingAnswer, ReportStream, request_size_of
+from services.ingest.intake import InFlightLimiter
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -80,7 +79,7 @@ async def bring(admission: Batches, stream: ReportStream, message: ingest_pb2.Re
         equipment=len(message.equipment),
         together=False,
         receipts=(),
-        held=size_of(message),
+        held=request_size_of(message),
     )
     await stream.window(answer.held)
     stream.answer(answer)
@@ -135,7 +134,7 @@ async def test_every_stream_with_a_request_in_a_failed_batch_ends_with_its_error
 
 
 def test_an_unreadable_report_is_named_by_its_index_in_the_batch_and_the_others_keep_their_contexts() -> None:
-    reports = batches.read([request(1, 37, 91), request(2, 37)], [(2, CONTEXTS[0]), (1, CONTEXTS[1])])
+    reports = grpc_api.read_requests([request(1, 37, 91), request(2, 37)], [(2, CONTEXTS[0]), (1, CONTEXTS[1])])
     assert reports.positions.report_ids == ["1-0", "2-0"] and reports.position_indexes == [0, 2]
     assert [(refusal.index, refusal.field) for refusal in reports.unreadable] == [(1, "lat_deg")]
     assert reports.claimed == {1: "d1"} and reports.contexts == [(1, CONTEXTS[0]), (1, CONTEXTS[1])]
@@ -183,7 +182,7 @@ def test_positions_are_read_at_once_however_few_they_are(count: int, monkeypatch
         raise AssertionError("a sound position was read by itself")
 
     monkeypatch.setattr(translate, "parse_position", parse)
-    reports = batches.read([request(n, 37.5) for n in range(count)])
+    reports = grpc_api.read_requests([request(n, 37.5) for n in range(count)])
     assert reports.positions.report_ids == [f"{n}-0" for n in range(count)] and not reports.unreadable
 
 
@@ -191,7 +190,7 @@ def test_positions_are_read_at_once_however_few_they_are(count: int, monkeypatch
 def test_a_missing_device_id_is_named_as_missing(count: int) -> None:
     nameless = request(0, 37.5)
     nameless.positions[0].device_id = ""
-    reports = batches.read([nameless, *(request(n, 37.5) for n in range(1, count))])
+    reports = grpc_api.read_requests([nameless, *(request(n, 37.5) for n in range(1, count))])
     assert [(refusal.index, refusal.field, refusal.reason) for refusal in reports.unreadable] == [
         (0, "device_id", "is missing")
     ]

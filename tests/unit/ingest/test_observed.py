@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.ingest.domain import Position, Positions
-from services.ingest.sensing.observed import Obedience, ObservedReports
+from services.ingest.observed import Obedience, ObservedReports
 from tandem.common.v1 import command_pb2
 
 NOW_MS = 1_780_000_000_000

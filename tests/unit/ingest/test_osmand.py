@@ -6,7 +6,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
-from services.ingest.endpoints import osmand, phones
+from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 
@@ -16,7 +16,7 @@ SOS = "id=phone&timestamp=1377177267&alarm=sos"
 
 
 def reports(query: str, received_ms: int = RECEIVED_MS) -> list[Said]:
-    return phones.said_by(osmand.parse(osmand.parameters(query), received_ms), (), "lat")
+    return phones.said_by(phones.parse_osmand(phones.osmand_parameters(query), received_ms), (), "lat")
 
 
 def position(query: str, received_ms: int = RECEIVED_MS) -> Position:
@@ -188,6 +188,19 @@ def test_without_a_timestamp_the_same_content_is_a_new_report_each_time() -> Non
     first, later = position(query), position(query, RECEIVED_MS + 15_000)
     assert (first.fix_time_ms, later.fix_time_ms) == (RECEIVED_MS, RECEIVED_MS + 15_000)
     assert first.report_id != later.report_id
+
+
+@pytest.mark.parametrize(
+    ("query", "silent"),
+    [
+        (SOS, False),
+        *((f"{SOS}&silent={value}", True) for value in ("true", "1", "yes", "True")),
+        *((f"{SOS}&silent={value}", False) for value in ("false", "0", "", "False")),
+        (f"{SOS.replace('sos', 'lowBattery')}&silent=true", False),
+    ],
+)
+def test_a_panic_says_whether_it_was_called_in_silence_and_no_value_refuses_it(query: str, silent: bool) -> None:
+    assert [event.silent for event in reports(query) if isinstance(event, EquipmentEvent)] == [silent]
 
 
 def test_a_position_and_its_alarms_are_separate_reports() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import ContactReport, Position, UnitPresence
-from services.ingest.endpoints import osmand, phones, traccar
+from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest
 from tandem.common.v1 import presence_pb2
 
@@ -21,12 +21,12 @@ FIX = [*AT, ("lat", "60"), ("lon", "30")]
 
 
 def query(*pairs: tuple[str, str]) -> PhoneRequest:
-    return osmand.parse(osmand.parameters(urlencode(pairs)), RECEIVED_MS)
+    return phones.parse_osmand(phones.osmand_parameters(urlencode(pairs)), RECEIVED_MS)
 
 
 def app(**extras: object) -> PhoneRequest:
     location = {"timestamp": "2021-07-21T08:06:34Z", "coords": {"latitude": 60, "longitude": 30}, "extras": extras}
-    return traccar.parse(json.dumps({"device_id": "phone", "location": location}).encode(), RECEIVED_MS)
+    return phones.parse_traccar(json.dumps({"device_id": "phone", "location": location}).encode(), RECEIVED_MS)
 
 
 def test_all_access_points_and_beacons_of_a_request_are_heard_in_one_form() -> None:

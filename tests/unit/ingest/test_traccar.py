@@ -9,7 +9,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
-from services.ingest.endpoints import phones, traccar
+from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 
@@ -38,7 +38,7 @@ IPHONE = b"""{"location":{"extras":{},"coords":{"speed_accuracy":-1,"speed":-1,"
 
 
 def reports(body: bytes) -> list[Said]:
-    return phones.said_by(traccar.parse(body, RECEIVED_MS), (), "location.coords")
+    return phones.said_by(phones.parse_traccar(body, RECEIVED_MS), (), "location.coords")
 
 
 def changed(**changes: Any) -> bytes:
@@ -67,7 +67,7 @@ def refusal(body: bytes) -> tuple[str, str]:
 
 def test_requests_of_the_app_are_read() -> None:
     uuid = "0e9a2473-a9a7-4c00-997b-fb97d2154e75"
-    assert traccar.parse(ANDROID, RECEIVED_MS).device_id == "8737767034"
+    assert phones.parse_traccar(ANDROID, RECEIVED_MS).device_id == "8737767034"
     assert reports(ANDROID) == [Position("8737767034", uuid, AT_MS, -61_148_096, 1_066_837_015, 3_800)]
     uuid = "2FB04C65-99CF-42AB-8DD3-EBCB4B108BF8"
     assert reports(IPHONE) == [Position("658765", uuid, AT_MS, 377_858_340, -1_224_064_170, 5_000)]
@@ -132,7 +132,7 @@ def test_without_a_usable_uuid_the_id_is_a_hash_of_the_content(uuid: object) -> 
 @pytest.mark.parametrize("timestamp", [None, ""])
 def test_without_a_uuid_and_a_timestamp_each_press_of_the_button_counts(timestamp: str | None) -> None:
     body = changed(location__uuid=None, location__timestamp=timestamp, location__coords=None, location__alarm="sos")
-    (first,), (second,) = (traccar.parse(body, at_ms).said for at_ms in (RECEIVED_MS, RECEIVED_MS + 1))
+    (first,), (second,) = (phones.parse_traccar(body, at_ms).said for at_ms in (RECEIVED_MS, RECEIVED_MS + 1))
     assert isinstance(first, EquipmentEvent) and isinstance(second, EquipmentEvent)
     assert first.report_id != second.report_id
 
@@ -153,6 +153,21 @@ def test_a_panic_is_never_lost_for_another_error_in_its_request(changes: dict[st
     uuid = "0e9a2473-a9a7-4c00-997b-fb97d2154e75"
     panics = [report for report in reports(changed(**changes)) if isinstance(report, EquipmentEvent)]
     assert panics == [EquipmentEvent("8737767034", f"{uuid}-sos", log_pb2.PANIC_BUTTON, time_ms)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "silent"),
+    [
+        ({}, False),
+        ({"location__silent": True}, True),
+        ({"location__extras": {"silent": "true"}}, True),
+        ({"location__silent": False}, False),
+        ({"location__silent": {"a": 1}}, True),
+    ],
+)
+def test_a_panic_says_whether_it_was_called_in_silence(changes: dict[str, Any], silent: bool) -> None:
+    said = reports(changed(location__alarm="sos", **changes))
+    assert [event.silent for event in said if isinstance(event, EquipmentEvent)] == [silent]
 
 
 @pytest.mark.parametrize("alarm", ["overspeed", "", 7, {}])

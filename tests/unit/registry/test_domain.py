@@ -8,12 +8,12 @@ import pytest
 
 from services.common import ids
 from services.common.rpc.errors import Conflict
-from services.registry import domain, joint_case
 from services.registry.cases import translate as snapshots
-from services.registry.domain import Action
-from services.registry.records import translate, versions
-from services.registry.records.versions import PutOutcome
-from services.registry.routes import domain as routing
+from services.registry.domain import lifecycle
+from services.registry.domain.cases import build_case, device_partitions, tag_partitions, withdrawn_case
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import Action, OrderRing, is_match
+from services.registry.records import translate
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.registry import records
 
@@ -43,21 +43,21 @@ DEVICES = [
 def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
-    assert versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
+    assert lifecycle.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
 
 
 def test_the_same_version_with_other_content_is_a_conflict() -> None:
     with pytest.raises(Conflict, match="version 2"):
-        versions.decide_put(2, b"x", 2, digest=b"y")
+        lifecycle.decide_put(2, b"x", 2, digest=b"y")
 
 
 def test_the_same_national_number_is_a_match_with_any_name() -> None:
-    assert domain.is_match(ORDER.respondent, replace(WEARER, name="other"))
-    assert not domain.is_match(ORDER.respondent, replace(WEARER, national_id="8001011234568"))
+    assert is_match(ORDER.respondent, replace(WEARER, name="other"))
+    assert not is_match(ORDER.respondent, replace(WEARER, national_id="8001011234568"))
 
 
 def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer() -> None:
-    case = joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
+    case = build_case(ORDER, WEARER, TAGS, devices=DEVICES)
     assert case.case_id == ids.hash_id("case", "o-1", "w-1")
     assert case.tag_device_ids == ("t1", "t2")
     assert [(person.person_id, person.device_ids) for person in case.persons] == [("p-2", ()), ("p-1", ("a", "b"))]
@@ -69,12 +69,12 @@ def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer
 
 
 def test_rings_of_the_order_replace_the_default_rings() -> None:
-    ring = domain.OrderRing(600, Action.RESPOND)
-    assert joint_case.build_case(replace(ORDER, rings=(ring,)), WEARER, (), devices=()).rings == (ring,)
+    ring = OrderRing(600, Action.RESPOND)
+    assert build_case(replace(ORDER, rings=(ring,)), WEARER, (), devices=()).rings == (ring,)
 
 
 def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
-    snapshot = snapshots.case_to_proto(joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
+    snapshot = snapshots.case_to_proto(build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
     assert snapshot == log_pb2.CaseSnapshot(
         case_id=ids.hash_id("case", "o-1", "w-1"),
         version=7,
@@ -100,7 +100,7 @@ def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
 def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
-    case = joint_case.build_case(translate.parse_order(message), WEARER, (), devices=())
+    case = build_case(translate.parse_order(message), WEARER, (), devices=())
     assert list(snapshots.case_to_proto(case, 1).places) == list(message.places)
 
 
@@ -116,13 +116,13 @@ def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     ],
 )
 def test_a_withdrawn_case_ends_at_the_withdrawal_at_the_latest(at_ms: int, until_ms: int) -> None:
-    case = joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
-    assert joint_case.withdraw(case, at_ms) == replace(case, valid_until_ms=until_ms)
+    case = build_case(ORDER, WEARER, TAGS, devices=DEVICES)
+    assert withdrawn_case(case, at_ms) == replace(case, valid_until_ms=until_ms)
 
 
 def test_reports_go_to_the_sorted_partitions_that_need_them() -> None:
     wearer_ids = [f"w-{n}" for n in range(20)]
-    assert routing.tag_partitions("w-1", 3) == (ids.partition_of("w-1", 3),)
-    assert routing.device_partitions("p-1", (), 3) == (ids.partition_of("p-1", 3),)
-    assert routing.device_partitions("p-1", wearer_ids, 3) == (0, 1, 2)
-    assert routing.device_partitions("p-1", wearer_ids, 1) == (0,)
+    assert tag_partitions("w-1", 3) == (ids.partition_of("w-1", 3),)
+    assert device_partitions("p-1", (), 3) == (ids.partition_of("p-1", 3),)
+    assert device_partitions("p-1", wearer_ids, 3) == (0, 1, 2)
+    assert device_partitions("p-1", wearer_ids, 1) == (0,)

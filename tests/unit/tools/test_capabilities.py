@@ -1,10 +1,10 @@
-"""`tools.capabilities` counts modules, components, layers, dependencies and cyclic dependencies of a folder."""
+"""`tools.capabilities` counts modules, components, layers, dependencies of a folder, and the size of code."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tools.capabilities import Structure, measure
+from tools.capabilities import Size, Structure, measure, size
 
 
 def test_a_folder_is_counted_by_its_imports(tmp_path: Path) -> None:
@@ -22,5 +22,23 @@ def test_a_folder_is_counted_by_its_imports(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     assert measure(tmp_path, "services/a") == Structure(
-        folder="services/a", modules=6, widest=4, components=5, layers=3, dependencies=5, cyclic=2
+        folder="services/a", modules=6, widest=4, components=5, layers=3, dependencies=5, cyclic=2, upward=1
     )
+
+
+def test_a_dependency_runs_up_where_the_order_of_components_cannot_help(tmp_path: Path) -> None:
+    imports = {"a": "bc", "b": "c", "c": "d", "d": "ab"}  # d imports two of those that it is below
+    for name, targets in imports.items():
+        lines = [f"from services.x.{target} import y\n" for target in targets]
+        (tmp_path / "services/x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"services/x/{name}.py").write_text("".join(lines), "utf-8")
+    assert measure(tmp_path, "services/x").upward == 1  # in the order d, a, b, c: c imports d
+
+
+def test_the_size_leaves_out_empty_files_and_migrations(tmp_path: Path) -> None:
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations/first.py").write_text("x = 1\n", "utf-8")
+    (tmp_path / "__init__.py").write_text("", "utf-8")
+    module = '"""Says\nwhat."""\n\nfrom a import (\n    b,\n    c,\n)\n\n\nclass D:\n    x: int\n    """Its unit."""\n'
+    (tmp_path / "module.py").write_text(module, "utf-8")
+    assert size(tmp_path) == Size(modules=1, lines=12, statements=3, docstring_lines=3, import_lines=4)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import uvloop
 
-from services.cli.commands.run import demo
-from services.cli.stack.mesh import MeshConnection
-from services.cli.stack.nats_server import NatsServer
+from services.client import demo, outcome
+from services.client.mesh import MeshConnection, NatsServer, connect
 from services.common.clock import MeshClock
+from services.common.failure import FAILED
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.geofence import translate
@@ -90,6 +90,16 @@ async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
     return [message async for message in pull.between(bus, stream, 1, last=(await bus.bounds_of(stream)).last)]
 
 
+async def play_demo(running: MeshConnection) -> int:
+    """Runs the demo, and prints its outcome. Returns the exit code: 0 if both legs of every incident are acknowledged."""
+    async with connect(running) as clients, demo.stage(clients, demo.new_plan()) as stage:
+        async for _ in demo.play(stage):
+            pass
+        incidents = await demo.settled(stage)
+    print(json.dumps(outcome.to_json(stage.match_ms, incidents)))
+    return 0 if outcome.all_answered(incidents) else FAILED
+
+
 def not_reached() -> int:
     """Number of protected persons who got no warning, as the warning leg counts it."""
     with urllib.request.urlopen("http://dispatch-warning-observed:8080/metrics", timeout=10) as answer:
@@ -100,7 +110,7 @@ def not_reached() -> int:
 def main(command: str) -> int:
     """Runs a command. Returns the exit code."""
     if command == "demo":
-        return uvloop.run(demo.play(mesh(), as_json=True))
+        return uvloop.run(play_demo(mesh()))
     print(json.dumps({**uvloop.run(alerts(mesh())), "not_reached": not_reached()}))
     return 0
 

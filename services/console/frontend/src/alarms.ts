@@ -1,67 +1,60 @@
-// Alarms of the live page: a sound by severity, the flashing title and the announcement, each once for what is new.
+// Alarms of incidents, on the live page and on every other page of a desk: a sound by severity, the flashing title and the announcement,
+// each once for what is new.
 
-import { showReviewAlarm, showReviews } from "./badges";
-import type { Reviews } from "./badges";
-import { byId, painted } from "./page";
-import type { Incident } from "./rows";
-import { flash, play } from "./sound";
+import { byId, painted, timeOfDay } from "./page";
+import { flash, isSoundOn, play } from "./sound";
 import type { Sound } from "./sound";
-import type { Words } from "./words";
+import type { Panic, Words } from "./words";
 
-/** Flags of an incident that sound the gravest. */
-const GRAVE = new Set(["duress", "distress", "losing"]);
+/** What an alarm needs of an incident. */
+export interface Alarm {
+  id: string;
+  cause: string;
+  exercise: boolean;
+  /** Sound of the incident; empty for none. */
+  sound: Sound | "";
+  panic: Panic | null;
+}
+
+const GRAVITY: Sound[] = ["review", "demand", "grave", "panic"];
+/** Key under which a window keeps what it has announced, so that its next page doesn't announce it once more. */
+const ANNOUNCED = "tandem-announced";
+
+/** What was announced of an incident. */
+interface Announced {
+  sound: Sound;
+  /** Time of the panic call, in ms; 0 without one. Each further call is announced. */
+  calledMs: number;
+}
 
 export class Alarms {
-  /** Last sound of each incident. */
-  #sounded = new Map<string, Sound>();
-  #reviews: Reviews | null = null;
-  #alarmedReviews = 0;
+  #announced = new Map<string, Announced>(JSON.parse(sessionStorage.getItem(ANNOUNCED) ?? "[]") as [string, Announced][]);
 
-  constructor(
-    private readonly words: Words,
-    private readonly now: () => number,
-  ) {
-    byId("test-sound").addEventListener("click", () => play("demand"));
+  constructor(private readonly words: Words) {}
+
+  /** Announces a new demand once, and once more where it becomes graver. Exercises are announced without a sound. */
+  receive(alarm: Alarm): void {
+    if (!alarm.sound) return this.forget(alarm.id);
+    const now: Announced = { sound: alarm.sound, calledMs: alarm.sound === "panic" ? (alarm.panic?.called_ms ?? 0) : 0 };
+    const before = this.#announced.get(alarm.id);
+    if (before && !isNews(now, before)) return;
+    this.#announced.set(alarm.id, now);
+    this.#keep();
+    const said = now.calledMs ? this.words.say("new_panic", { at: timeOfDay(now.calledMs) }) : this.words.say("new_alarm");
+    this.announce(`${alarm.exercise ? `${this.words.say("exercise")}: ` : ""}${said}: ${this.words.say(alarm.cause)}`);
+    if (alarm.exercise) return;
+    flash(said);
+    this.sound(now.sound);
   }
 
-  /** Sounds a new demand once, and once more where it becomes grave. Exercises are announced without a sound. */
-  receive(incident: Incident): void {
-    const isGrave = incident.flags.some((flag) => GRAVE.has(flag)) && incident.ended === null;
-    const which = isGrave ? "grave" : incident.alarm ? "demand" : undefined;
-    const before = this.#sounded.get(incident.id);
-    if (!which) this.#sounded.delete(incident.id);
-    else if (before !== which && before !== "grave") {
-      this.#sounded.set(incident.id, which);
-      const kind = incident.exercise ? `${this.words.say("exercise")}: ` : "";
-      this.announce(`${kind}${this.words.say("new_alarm")}: ${this.words.say(incident.cause)}`);
-      if (incident.exercise) return;
-      flash(this.words.say("new_alarm"));
-      this.#sound(which);
-    }
-  }
-
-  /** Forgets an incident that is gone. */
+  /** Forgets an incident that is gone, or that has no alarm any more. */
   forget(incident: string): void {
-    this.#sounded.delete(incident);
+    if (this.#announced.delete(incident)) this.#keep();
   }
 
-  /** Shows the match reviews that wait. Each sounds once, when its 15 minutes are over, and stays until somebody decides it. */
-  receiveReviews(received: Reviews | null): void {
-    this.#reviews = received;
-    if (received) {
-      showReviewAlarm(received, this.words);
-      if (received.alarmed > this.#alarmedReviews) {
-        flash(this.words.say("reviews"));
-        this.#sound("review");
-      }
-      this.#alarmedReviews = received.alarmed;
-    }
-    this.tick();
-  }
-
-  /** Updates the age of the oldest review. */
-  tick(): void {
-    showReviews(this.#reviews, this.words, this.now());
+  /** Forgets all incidents but these. */
+  forgetAllBut(incidents: Set<string>): void {
+    for (const incident of [...this.#announced.keys()]) if (!incidents.has(incident)) this.forget(incident);
   }
 
   /** Has a screen reader read a text. */
@@ -69,8 +62,17 @@ export class Alarms {
     byId("announce").textContent = said;
   }
 
-  #sound(which: Sound): void {
+  sound(which: Sound): void {
     // Opening the sound device may take longer than a frame.
-    if (byId<HTMLInputElement>("sound").checked) void painted().then(() => play(which));
+    if (isSoundOn()) void painted().then(() => play(which));
   }
+
+  #keep(): void {
+    sessionStorage.setItem(ANNOUNCED, JSON.stringify([...this.#announced]));
+  }
+}
+
+function isNews(now: Announced, before: Announced): boolean {
+  const gravity = GRAVITY.indexOf(now.sound) - GRAVITY.indexOf(before.sound);
+  return gravity > 0 || (gravity === 0 && now.calledMs > before.calledMs);
 }

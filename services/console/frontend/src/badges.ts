@@ -12,8 +12,35 @@ export interface Reviews {
   alarmed: number;
 }
 
+/** The match reviews that wait. Each sounds once, when its 15 minutes are over, and stays until somebody decides it. */
+export class ReviewBadge {
+  #reviews: Reviews | null = null;
+  #alarmed = 0;
+
+  constructor(
+    private readonly words: Words,
+    private readonly now: () => number,
+    private readonly sound: () => void,
+  ) {}
+
+  receive(received: Reviews | null): void {
+    this.#reviews = received;
+    if (received) {
+      showReviewAlarm(received, this.words);
+      if (received.alarmed > this.#alarmed) this.sound();
+      this.#alarmed = received.alarmed;
+    }
+    this.tick();
+  }
+
+  /** Updates the age of the oldest review. */
+  tick(): void {
+    showReviews(this.#reviews, this.words, this.now());
+  }
+}
+
 /** Shows how many match reviews wait, and for how long the oldest has. `reviews` is null where that is unknown. */
-export function showReviews(reviews: Reviews | null, words: Words, now: number): void {
+function showReviews(reviews: Reviews | null, words: Words, now: number): void {
   const badge = document.getElementById("review-badge");
   if (!badge) return;
   const waiting = reviews?.open ?? 0;
@@ -26,7 +53,7 @@ export function showReviews(reviews: Reviews | null, words: Words, now: number):
 }
 
 /** Shows the bar of match reviews that have waited for too long. */
-export function showReviewAlarm(reviews: Reviews, words: Words): void {
+function showReviewAlarm(reviews: Reviews, words: Words): void {
   const bar = byId("review-alarm");
   bar.hidden = reviews.alarmed === 0;
   const shown = reviews.alarmed ? `${words.say("reviews_alarm")} (${reviews.alarmed})` : "";

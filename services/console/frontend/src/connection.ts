@@ -1,11 +1,13 @@
-// The live page's stream of server-sent events, and what the page says about it.
+// A page's stream of messages, and what the page says about it.
 
 import { byId } from "./page";
+import type { Stream } from "./stream";
 import type { Words } from "./words";
 
 /** Time without a message after which the connection counts as lost, in ms. */
 const SILENT_MS = 12_000;
-const RECONNECT_MS = 3_000;
+/** Sources of the incidents: without one of them the page may lack an incident or its deadline. */
+const OF_INCIDENTS = ["incidents", "steps"];
 
 /** What each message says about the stream itself. */
 export interface Beat {
@@ -21,11 +23,14 @@ export class Connection<Message extends Beat> {
   #shown = byId("connection");
   #heardMs = 0;
   #isOpen = false;
+  #hasEnded = false;
   #beat: Beat = { now: 0, rate: 1, away: {} };
 
   constructor(
     private readonly words: Words,
     private readonly receive: (message: Message) => void,
+    private readonly stream: Stream,
+    private readonly ended: () => void,
   ) {}
 
   /** Time by the mesh's clock, in ms since 1970 UTC; this computer's before the first message. */
@@ -36,37 +41,43 @@ export class Connection<Message extends Beat> {
     return this.#heardMs > 0;
   }
 
+  /** Whether the incidents that the page shows, and their deadlines, are those of this moment. */
+  get isCurrent(): boolean {
+    return this.hasHeard && !this.#isLost && !OF_INCIDENTS.some((source) => source in this.#beat.away);
+  }
+
+  get #isLost(): boolean {
+    return !this.#isOpen || this.#hasEnded || Date.now() - this.#heardMs > SILENT_MS;
+  }
+
   open(): void {
-    const source = new EventSource("/stream");
-    source.onopen = () => {
-      this.#isOpen = true;
-    };
-    source.onmessage = (event: MessageEvent<string>) => {
-      const message = JSON.parse(event.data) as Message;
-      this.#heardMs = Date.now();
-      this.#beat = message;
-      this.receive(message);
-      this.show();
-    };
-    source.addEventListener("ended", () => location.assign("/")); // the sign-in page says why
-    source.onerror = () => {
-      this.#isOpen = false;
-      this.show();
-      // The browser reconnects by itself and names its last message, unless the request was refused: the session may have ended.
-      if (source.readyState !== EventSource.CLOSED) return;
-      setTimeout(() => this.open(), RECONNECT_MS);
-      // Without a session the home page redirects to the sign-in page, which says why the session ended.
-      fetch("/", { headers: { Accept: "text/html" }, redirect: "manual" })
-        .then((home) => home.type === "opaqueredirect" && location.assign("/"))
-        .catch(() => undefined);
-    };
+    this.stream({
+      heard: (data, atMs) => {
+        const message = JSON.parse(data) as Message;
+        this.#heardMs = atMs;
+        this.#beat = message;
+        this.#isOpen = true;
+        this.#hasEnded = false;
+        this.receive(message);
+        this.show();
+      },
+      changed: (isOpen) => {
+        this.#isOpen = isOpen;
+        if (!isOpen) this.show();
+      },
+      ended: () => {
+        this.#hasEnded = true;
+        this.ended();
+        this.show();
+      },
+    });
   }
 
   /** Says whether the page is current, and which part isn't. */
   show(): void {
     const parts = Object.keys(this.#beat.away);
-    const lost = !this.#isOpen || Date.now() - this.#heardMs > SILENT_MS;
-    const key = lost ? (this.#heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
+    const state = this.#isLost ? (this.#heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
+    const key = this.#hasEnded ? "signed_out" : state;
     const said = this.words.say(key);
     const shown = key === "part_away" ? `${said}: ${parts.map((part) => this.words.say(`source_${part}`)).join(", ")}` : said;
     if (this.#shown.textContent !== shown) this.#shown.textContent = shown;

@@ -1,9 +1,9 @@
 // The live page. Changes come as server-sent events: incidents and alerts at once, positions at most twice a second.
 
 import { Alarms } from "./alarms";
-import { showDevices } from "./badges";
+import { ReviewBadge, showDevices } from "./badges";
 import type { Reviews } from "./badges";
-import { Card, canBeClosed, canBeRefused, nextState } from "./card";
+import { Card, canBeClosed, canBeRefused, canSend, isAsking, nextState } from "./card";
 import type { Act, NamedOrder } from "./card";
 import { Connection } from "./connection";
 import type { Beat } from "./connection";
@@ -15,7 +15,10 @@ import { NoteForm, drawNotes } from "./notes";
 import type { Note } from "./notes";
 import { byId, painted, readPage } from "./page";
 import { Rows } from "./rows";
-import type { Assignment, Incident } from "./rows";
+import type { Assignment, Incident, Sort } from "./rows";
+import { Sending } from "./sending";
+import { flash, keepSoundBox, play } from "./sound";
+import { streamOf } from "./stream";
 import { incidentOf, subjectOf } from "./targets";
 import type { Target } from "./targets";
 import { Ticker } from "./ticker";
@@ -46,43 +49,54 @@ const page = readPage();
 const leg = page.leg ?? "";
 const words = new Words(page.texts);
 const text = (key: string): string => words.say(key);
-const connection = new Connection<Message>(words, receive);
+const signIn = (): void => location.assign("/"); // the sign-in page says why the session ended
+const connection = new Connection<Message>(words, receive, streamOf("/stream"), signIn);
 const { now } = connection;
-const alarms = new Alarms(words, now);
+const alarms = new Alarms(words);
+const reviews = new ReviewBadge(words, now, () => {
+  flash(text("reviews"));
+  alarms.sound("review");
+});
+/** Incident that another page named in the address, until it is shown; empty for none. */
+let named = new URLSearchParams(location.search).get("incident") ?? "";
 
 // ── the queue and the chosen incident ──
 
-const rows = new Rows(byId("incidents"), words, leg, now, choose, acceptAll);
+const rows = new Rows(byId("incidents"), words, leg, now, choose, acceptAll, closeAll);
 /** Names that were disclosed, by incident. They are forgotten with the page. */
 const names = new Map<string, NamedOrder[]>();
 /** Whether the user has chosen the incident or worked with its card: then no other takes the card away. */
 let isUsersChoice = false;
 let notesSeen = -1;
 
-const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target.id)), subjectOf(target.id)) || text(target.sort));
+const map = new LiveMap(byId("map"), page, words, (target) => nameOf(rows.incidents.get(incidentOf(target.id)), subjectOf(target.id)) || (target.sort && text(target.sort)));
 const card = new Card(words, leg, now, (incident, subject) => nameOf(incident, subject) || subject, act, () => void showNames());
 const noteForm = new NoteForm(addNote);
+/** Absent for a role without a leg. */
+const sending = leg ? new Sending(words, sendUnit) : undefined;
 
-/** Name of a destination: of a person as it was disclosed, else what it is. */
+/** Name of a destination: of a person as it was disclosed, else what the leg says that it is. Empty where the leg doesn't say it. */
 function nameOf(incident: Incident | undefined, subject: string): string {
   const orders = incident ? (names.get(incident.id) ?? []) : [];
   const person = orders.flatMap((order) => order.persons).find((known) => known.id === subject);
   if (person?.name) return `${text("protected")} ${person.name}`;
-  const target = incident ? map.targets.get(`${incident.id}/${subject}`) : undefined;
-  if (target?.sort === "wearer" || leg === "probation") {
-    const respondent = orders[0]?.respondent.name;
-    return respondent ? `${text("wearer")} ${respondent}` : text("wearer");
-  }
-  // An id tells destinations of one kind apart. A single one needs none.
-  const isPlace = subject.includes("/");
-  const alike = incident ? destinationsOf(incident).filter((other) => other.includes("/") === isPlace).length : 0;
-  const kind = text(isPlace ? "place" : "protected");
-  return alike > 1 ? `${kind} ${subject.split("/").at(-1)}` : kind;
+  const sort = incident ? sortOf(incident, subject) : "";
+  if (!incident || !sort) return "";
+  const respondent = sort === "wearer" ? orders[0]?.respondent.name : "";
+  if (respondent) return `${text("wearer")} ${respondent}`;
+  // An id tells destinations of one sort apart. A single one needs none.
+  const alike = new Set(destinationsOf(incident).filter((to) => to.sort === sort).map((to) => to.subject));
+  return alike.size > 1 ? `${text(sort)} ${subject.split("/").at(-1)}` : text(sort);
 }
 
-/** Protected persons and places of an incident: the police's destinations. */
-function destinationsOf(incident: Incident): string[] {
-  return [...new Set((incident.legs["police"] ?? []).map((to) => to.subject))];
+/** What a destination or target of an incident is, as the legs say it. */
+function sortOf(incident: Incident, subject: string): Sort {
+  const to = destinationsOf(incident).find((known) => known.subject === subject);
+  return to?.sort || map.targets.get(`${incident.id}/${subject}`)?.sort || "";
+}
+
+function destinationsOf(incident: Incident): Assignment[] {
+  return Object.values(incident.legs).flat();
 }
 
 function chosen(): Incident | undefined {
@@ -96,6 +110,7 @@ function choose(incident: string): void {
 
 /** Shows an incident's card and fits the map to it. */
 function show(incident: string): void {
+  if (rows.chosen !== incident) sending?.close();
   rows.chosen = incident;
   rows.mark();
   card.refused("");
@@ -140,10 +155,11 @@ function drawCard(): void {
 
 function where(incident: Incident): string[] {
   if (!leg) return [text("where_reviewer")];
+  if (incident.ended !== null) return [text("where_over")];
   const targets = map.targets.of(incident.id);
   const wearer = targets.find((target) => target.sort === "wearer");
   const to = targets
-    .filter((target) => target.sort !== "wearer")
+    .filter((target) => target.sort === "protected" || target.sort === "place")
     .map((target): Destination => ({ ...target, name: nameOf(incident, subjectOf(target.id)), isPlace: target.sort === "place" }));
   const place = wearer?.at ? map.place([wearer.at[0], wearer.at[1]], wearer.at[2]) : "";
   const said = words.where(wearer, place, wearer ? (map.tracks.get(wearer.id) ?? []) : [], to, now());
@@ -184,10 +200,20 @@ function seen(to: Assignment): URLSearchParams {
 }
 
 function act(name: Act, incident: Incident, to: Assignment, state?: string): void {
-  void answer(name, incident, to, state);
+  if (name === "open") sending?.open(incident, to, nameOf(incident, to.subject) || to.subject);
+  else void answer(name, incident, to, state);
 }
 
-async function answer(name: Act, incident: Incident, to: Assignment, state?: string): Promise<boolean> {
+/** Sends a unit, or records one that was sent by radio. Returns why it was refused, or an empty text. */
+async function sendUnit(incident: string, name: "send" | "radio", body: URLSearchParams): Promise<string> {
+  isUsersChoice = true;
+  if (await send(`/incidents/${incident}/${name}`, body)) return "";
+  const refused = byId("card-refusal").textContent || text("answer_503");
+  card.refused(""); // it is shown beside the units
+  return refused;
+}
+
+async function answer(name: Exclude<Act, "open">, incident: Incident, to: Assignment, state?: string): Promise<boolean> {
   isUsersChoice = true;
   const body = seen(to); // the state that the user saw, also where a dialog is open for a while
   if (state) body.set("state", state);
@@ -202,6 +228,18 @@ async function answer(name: Act, incident: Incident, to: Assignment, state?: str
 async function acceptAll(incident: Incident): Promise<void> {
   if (rows.chosen !== incident.id) choose(incident.id);
   for (const to of rows.offers(incident)) if (!(await answer("acknowledge", incident, to))) return;
+}
+
+/** Closes all tasks of an ended incident that the own desk has to close, with one cause. */
+async function closeAll(incident: Incident): Promise<void> {
+  if (rows.chosen !== incident.id) choose(incident.id);
+  const unclosed = rows.unclosed(incident);
+  const given = await ask("ask-close", unclosed.map((to) => nameOf(incident, to.subject) || to.subject).join(", "));
+  for (const to of given ? unclosed : []) {
+    const body = seen(to);
+    for (const [field, value] of given ?? []) body.set(field, value);
+    if (!(await send(`/incidents/${incident.id}/close`, body))) return;
+  }
 }
 
 async function addNote(incident: string, note: URLSearchParams): Promise<string> {
@@ -234,6 +272,14 @@ function actOnFirst(name: Act, condition: (to: Assignment) => boolean): void {
   if (incident && to) act(name, incident, to, name === "progress" ? nextState(to) : undefined);
 }
 
+/** Sends the chosen unit, opens the list of units, or reports the next step: what the first destination that waits for it needs. */
+function step(): void {
+  if (sending?.isOpen) sending.submit();
+  else if (first((to) => canSend(to) && !isAsking(to))) actOnFirst("open", (to) => canSend(to) && !isAsking(to));
+  else if (first((to) => nextState(to) !== undefined)) actOnFirst("progress", (to) => nextState(to) !== undefined);
+  else actOnFirst("open", canSend);
+}
+
 const KEYS: Record<string, () => void> = {
   j: () => rows.move(1),
   k: () => rows.move(-1),
@@ -242,14 +288,15 @@ const KEYS: Record<string, () => void> = {
     const incident = chosen();
     if (incident) void acceptAll(incident);
   },
-  s: () => actOnFirst("progress", (to) => nextState(to) !== undefined),
+  s: step,
   r: () => actOnFirst("reject", canBeRefused),
   c: () => actOnFirst("close", canBeClosed),
   w: () => void showNames(),
   n: () => noteForm.focus(),
   f: () => map.fit(),
   Enter: () => {
-    if (rows.chosen) location.assign(`/incidents/${rows.chosen}`);
+    if (sending?.isOpen) sending.submit();
+    else if (rows.chosen) location.assign(`/incidents/${rows.chosen}`);
   },
   "?": () => byId<HTMLDialogElement>("help").showModal(),
 };
@@ -283,12 +330,11 @@ byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
 
 const ticker = new Ticker(words, `${page.role} ${page.name}`, (incident) => rows.incidents.has(incident) && choose(incident), subjectName);
 
-/** What an alert is about: an alert names a place by its own id, without the order. */
+/** What an alert is about, as it says itself, or as the legs say of its target: an alert names a place by its own id, without the order. */
 function subjectName(alert: Alert): string {
-  if (!alert.target) return text("wearer");
-  const known = (rows.incidents.get(alert.incident)?.legs["police"] ?? []).map((to) => to.subject);
-  if (known.some((subject) => subject.endsWith(`/${alert.target}`))) return text("place");
-  return text(known.includes(alert.target) ? "protected" : "order");
+  const incident = rows.incidents.get(alert.incident);
+  const to = incident && destinationsOf(incident).find(({ subject }) => subject === alert.target || subject.endsWith(`/${alert.target}`));
+  return text(alert.sort || (alert.target && to?.sort) || "order");
 }
 
 // ── messages ──
@@ -296,7 +342,10 @@ function subjectName(alert: Alert): string {
 function drawList(): void {
   const count = rows.draw();
   byId("none").hidden = count > 0;
-  byId("count").textContent = String([...rows.incidents.values()].filter((incident) => incident.ended === null).length);
+  const known = [...rows.incidents.values()];
+  const unclosed = known.filter((incident) => incident.unclosed).length;
+  byId("count").textContent = String(known.filter((incident) => incident.ended === null).length);
+  byId("unclosed").textContent = unclosed ? words.say("bar_unclosed", { n: unclosed }) : "";
   chooseFirst();
 }
 
@@ -312,6 +361,7 @@ function receive(message: Message): void {
     alarms.forget(id);
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
+  if (message.reset) alarms.forgetAllBut(new Set(message.incidents.map((incident) => incident.id)));
   for (const target of message.targets) {
     map.targets.put(target);
     map.moved(target.id);
@@ -322,28 +372,37 @@ function receive(message: Message): void {
   }
   for (const incident of message.incidents) {
     rows.incidents.set(incident.id, incident);
+    sending?.changed(incident.id);
     alarms.receive(incident);
   }
   if (message.incidents.length || message.alerts.length) map.waitFor(painted());
   if (message.alerts.length) ticker.add(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
+  if (rows.incidents.has(named)) {
+    choose(named);
+    named = "";
+    history.replaceState(null, "", "/");
+  }
   if (message.incidents.length) ticker.rename();
   const incident = chosen();
   const hasNotes = incident && notesSeen >= 0 && incident.notes !== notesSeen;
   const hasRings = incident && message.alerts.some((alert) => alert.incident === incident.id && !map.hasRing(alert.ring));
   if (hasNotes || hasRings) void readAround(incident.id);
-  alarms.receiveReviews(message.reviews);
+  reviews.receive(message.reviews);
   showDevices(message.devices, words);
   drawCard();
 }
 
+keepSoundBox();
+byId("test-sound").addEventListener("click", () => play("demand"));
 connection.open();
 setInterval(() => {
+  rows.isCurrent = card.isCurrent = connection.isCurrent;
   rows.tick();
   if (connection.hasHeard) {
     for (const id of map.targets.expire(now())) map.moved(id);
     drawCard();
-    alarms.tick();
+    reviews.tick();
   }
   connection.show();
 }, 1_000);

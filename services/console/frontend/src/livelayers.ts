@@ -22,7 +22,7 @@ export function placeImage(): ImageData {
 
 export function liveLayers(): LayerSpecification[] {
   const colors = palette();
-  const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, colors.protected] as never;
+  const color = ["match", ["get", "sort"], "wearer", colors.wearer, "unit", colors.unit, ["protected", "place"], colors.protected, colors.ink] as never;
   return [
     {
       id: "rings",

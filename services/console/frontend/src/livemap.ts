@@ -202,7 +202,7 @@ export class LiveMap {
       for (const way of stretches(track)) {
         if (way.length > 1) features.push(line("track", "", target.sort, way.map(([, lon, lat]) => [lon, lat])));
       }
-      if (target.sort === "wearer" || !target.at) continue;
+      if (!isProtected(target) || !target.at) continue;
       const [lon, lat, accuracy] = target.at;
       for (const ring of this.#rings) {
         const radius = ring + (target.sort === "place" ? accuracy : 0);
@@ -226,7 +226,7 @@ export class LiveMap {
     const ring = this.#ringToShow(located);
     for (const target of located) {
       const [lon, lat, accuracy] = target.at as [number, number, number];
-      for (const corner of disc([lon, lat], Math.max(accuracy, target.sort === "wearer" ? 0 : ring))) bounds.extend(corner);
+      for (const corner of disc([lon, lat], Math.max(accuracy, isProtected(target) ? ring : 0))) bounds.extend(corner);
     }
     for (const unit of this.units.values()) if (unit.incident === this.#incident && unit.going) bounds.extend(unit.at);
     map.fitBounds(bounds, { padding: 60, maxZoom: ring ? NEAREST_ZOOM : FIT_ZOOM, animate: false });
@@ -237,7 +237,7 @@ export class LiveMap {
   /** Radius of the smallest ring in which the wearer is, in m: it shows how near he is. 0 for none up to RING_SHOWN_M. */
   #ringToShow(located: Target[]): number {
     const wearer = located.find((target) => target.sort === "wearer")?.at;
-    const others = located.filter((target) => target.sort !== "wearer");
+    const others = located.filter(isProtected);
     if (!wearer || !others.length) return 0;
     const from = ({ sort, at }: Target): number =>
       at ? distanceM([wearer[0], wearer[1]], [at[0], at[1]]) - (sort === "place" ? at[2] : 0) : Infinity;
@@ -286,6 +286,11 @@ export class LiveMap {
     // For tests and support, as `ready`, `fitted` and `rings`: what the map shows can't be read off its canvas.
     map.getContainer().dataset["centre"] = map.getCenter().toArray().join(" ");
   }
+}
+
+/** Whether a target is a protected person or place, round which the order has rings. */
+function isProtected(target: Target): boolean {
+  return target.sort === "protected" || target.sort === "place";
 }
 
 function positionOf(item: { at: readonly number[] | null } | undefined): LonLat | undefined {

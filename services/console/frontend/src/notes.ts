@@ -43,20 +43,47 @@ export class NoteForm {
   constructor(send: (incident: string, note: URLSearchParams) => Promise<string>) {
     const form = this.#form;
     if (!form) return;
-    const kind = form.elements.namedItem("kind") as HTMLSelectElement;
-    kind.addEventListener("change", () => (byId("note-result").hidden = kind.value === "NOTE"));
+    this.#kind.addEventListener("change", () => this.#setKind());
+    this.#share.addEventListener("change", () => this.#showShared());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const note = new URLSearchParams([...new FormData(form)].map(([name, value]) => [name, String(value)]));
       note.set("key", this.#key);
+      note.set("share", this.#share.checked ? "yes" : "no");
       void send(this.#incident, note).then((refused) => {
         // A refused note stays in the form; the same key makes a repeated attempt the same note.
         if (refused) return;
         this.#key = newKey();
-        form.reset();
-        byId("note-result").hidden = true;
+        this.#reset();
       });
     });
+    this.#setKind();
+  }
+
+  get #kind(): HTMLSelectElement {
+    return this.#form?.elements.namedItem("kind") as HTMLSelectElement;
+  }
+
+  get #share(): HTMLInputElement {
+    return this.#form?.elements.namedItem("share") as HTMLInputElement;
+  }
+
+  #reset(): void {
+    this.#form?.reset();
+    this.#setKind();
+  }
+
+  /** Asks for a result of calls alone, and proposes with whom a note of the kind is shared. */
+  #setKind(): void {
+    const kind = this.#kind.selectedOptions[0];
+    byId("note-result").hidden = kind?.value === "NOTE";
+    this.#share.checked = kind?.dataset["shared"] === "yes";
+    this.#showShared();
+  }
+
+  #showShared(): void {
+    byId("note-shared").hidden = !this.#share.checked;
+    byId("note-kept").hidden = this.#share.checked;
   }
 
   /** Shows the form for an incident; empty hides it. Text that was typed for another incident is dropped. */
@@ -64,9 +91,8 @@ export class NoteForm {
     if (!this.#form || incident === this.#incident) return;
     this.#incident = incident;
     this.#form.hidden = !incident;
-    this.#form.reset();
+    this.#reset();
     this.#key = newKey();
-    byId("note-result").hidden = true;
   }
 
   focus(): void {

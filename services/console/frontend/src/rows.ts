@@ -1,11 +1,30 @@
 // The queue of incidents, the most urgent first: one row for each, or one for many notices of one cause. Only changed rows are redrawn.
 
+import type { Alarm } from "./alarms";
 import { make, timeOfDay } from "./page";
 import type { Words } from "./words";
+
+/** What a destination or a target is; empty where the leg doesn't say it. */
+export type Sort = "wearer" | "protected" | "place" | "silent_wearers" | "";
+/** Offer of an assignment to a unit of the own leg. */
+export interface UnitOffer {
+  unit: string;
+  class: string;
+  state: string;
+  number: number;
+  asked: number;
+  /** Until when the unit may accept, in ms. */
+  until: number;
+  /** Officer who asked it; empty where the leg asked it by itself. */
+  by: string;
+  /** When its page showed the offer, in ms; null where that isn't confirmed. */
+  received: number | null;
+}
 
 export interface Assignment {
   id: string;
   subject: string;
+  sort: Sort;
   state: string;
   demand: string;
   offer: number;
@@ -13,24 +32,34 @@ export interface Assignment {
   accepted: number | null;
   by: string;
   due: number | null;
-  /** Unit that is asked or goes; empty where the desk itself is asked, and for another leg. */
+  /** State as it is shown: a unit's acceptance is another one than the desk's. */
+  shown: string;
+  /** Unit of the roster that has accepted; empty for none. */
   unit: string;
+  /** Offers to units since the last offer that an alert caused, in the order of asking; empty for another leg. */
+  units: UnitOffer[];
+  /** Unit that the desk sent by radio. */
+  radio: { unit: string; by: string; at: number } | null;
+  /** Whether the agency's own system reported the state. */
+  system: boolean;
   closed: string;
   /** Whether it is the first contact with the wearer, for which nobody goes. */
   contact: boolean;
+  /** Whether it is over, and its desk has to close it with a cause. */
+  unclosed: boolean;
 }
 
-export interface Incident {
-  id: string;
+export interface Incident extends Alarm {
   opened: number;
   ended: number | null;
   level: number;
+  /** Deadline of the own agency, in ms. */
   due: number | null;
   demand: string;
-  cause: string;
   group: string;
   alarm: boolean;
-  exercise: boolean;
+  /** Whether the incident has ended, and the own desk has to close it. */
+  unclosed: boolean;
   orders: string[];
   flags: string[];
   /** Number of notes; a greater one means that there is a new note. */
@@ -42,9 +71,16 @@ export const LEGS = ["probation", "police", "warning"];
 /** States in which an offer waits for an answer. */
 export const OFFERS = new Set(["OFFERED", "ESCALATED"]);
 
+/** Class of the words about a panic call: a call that is taken back, or of an incident that has ended, is no alarm any more. */
+export function panicClass(incident: Incident): string {
+  return incident.ended === null && incident.panic?.withdrawn_ms === null ? "panic" : "panic over";
+}
+
 export class Rows {
   readonly incidents = new Map<string, Incident>();
   showEnded = false;
+  /** Whether the deadlines are those of this moment: without a connection none is shown. */
+  isCurrent = true;
   /** Id of the chosen incident; empty for none. */
   chosen = "";
   #rows = new Map<string, HTMLElement>();
@@ -64,11 +100,17 @@ export class Rows {
     private readonly now: () => number,
     private readonly choose: (incident: string) => void,
     private readonly accept: (incident: Incident) => void,
+    private readonly close: (incident: Incident) => void,
   ) {}
 
   /** Own leg's offers of an incident that wait for an answer. */
   offers(incident: Incident): Assignment[] {
     return (incident.legs[this.leg] ?? []).filter((to) => OFFERS.has(to.state));
+  }
+
+  /** Own leg's tasks of an ended incident that its desk has to close. */
+  unclosed(incident: Incident): Assignment[] {
+    return (incident.legs[this.leg] ?? []).filter((to) => to.unclosed);
   }
 
   /** The most urgent incident; live ones come before exercises. */
@@ -156,10 +198,10 @@ export class Rows {
   #clock(row: Element, now: number): void {
     const cell = row.querySelector<HTMLElement>("[data-due]");
     if (!cell) return;
-    const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-    const shown = `${left < 0 ? `${this.words.say("overdue")} ` : ""}${this.words.time(1000 * Math.abs(left))}`;
+    const due = Number(cell.dataset["due"]);
+    const shown = this.isCurrent ? this.words.countdown(due, now) : this.words.say("due_unknown");
     if (cell.textContent !== shown) cell.textContent = shown;
-    cell.classList.toggle("bad", left < 10);
+    cell.classList.toggle("bad", !this.isCurrent || due - now < 10_000);
   }
 
   /** Chooses the row a number of rows further on. */
@@ -173,7 +215,7 @@ export class Rows {
   }
 
   #sorted(): Incident[] {
-    const all = [...this.incidents.values()].filter((incident) => this.showEnded || incident.ended === null);
+    const all = [...this.incidents.values()].filter((incident) => this.showEnded || incident.ended === null || incident.unclosed);
     const due = (incident: Incident): number => incident.due ?? Infinity;
     const closer = (a: Incident, b: Incident): number => Math.sign(due(a) - due(b)) || 0;
     return all.sort((a, b) => a.level - b.level || Number(a.exercise) - Number(b.exercise) || closer(a, b) || b.opened - a.opened);
@@ -215,13 +257,20 @@ export class Rows {
       button.addEventListener("click", () => this.accept(incident));
       row.append(button);
     }
-    if (hadFocus !== undefined) row.querySelector<HTMLElement>(hadFocus === "take" ? ".take, .pick" : ".pick")?.focus();
+    if (incident.unclosed) {
+      const button = make("button", { type: "button", class: "take close" }, this.words.say("desk_close"));
+      button.addEventListener("click", () => this.close(incident));
+      row.append(button);
+    }
+    if (hadFocus !== undefined) row.querySelector<HTMLElement>(hadFocus.startsWith("take") ? ".take, .pick" : ".pick")?.focus();
     return row;
   }
 
   #line(incident: Incident): HTMLElement {
-    const line = make("span", { class: "line" }, this.#tag(incident.demand, `tag demand-${incident.demand}`));
-    line.append(make("strong", {}, this.words.say(incident.cause)));
+    const line = make("span", { class: "line" });
+    if (incident.panic) line.append(make("strong", { class: panicClass(incident) }, this.words.panic(incident.panic)));
+    if (incident.unclosed) line.append(make("span", { class: "tag unclosed" }, this.words.say("ended_unclosed")));
+    line.append(this.#tag(incident.demand, `tag demand-${incident.demand}`), make("strong", {}, this.words.say(incident.cause)));
     if (incident.exercise) line.append(make("span", { class: "exercise" }, this.words.say("exercise")));
     line.append(make("time", {}, timeOfDay(incident.opened)));
     if (incident.due !== null) line.append(make("span", { class: "due", "data-due": String(incident.due) }));
@@ -235,7 +284,7 @@ export class Rows {
 
   #legs(incident: Incident): HTMLElement {
     const cells = LEGS.map((leg) => {
-      const states = [...new Set((incident.legs[leg] ?? []).map((to) => to.state))];
+      const states = [...new Set((incident.legs[leg] ?? []).map((to) => to.shown))];
       const tags = states.map((state) => this.#tag(state, `state state-${state}`));
       return make("span", { "data-leg": leg }, make("small", {}, this.words.say(leg)), ...tags);
     });

@@ -1,9 +1,11 @@
 // Targets of open incidents by their ids, and by incident: with 20,000 of them, no message can afford to look at each.
 
+import type { Sort } from "./rows";
+
 export interface Target {
   /** The incident's id, a slash, and the subject's. */
   id: string;
-  sort: "wearer" | "place" | "protected";
+  sort: Sort;
   unknown: boolean;
   /** Time of the fix in ms; null for a place. */
   fix: number | null;

@@ -2,6 +2,7 @@
 
 import { NoticeCount } from "./badges";
 import { byId, make, timeOfDay } from "./page";
+import type { Sort } from "./rows";
 import type { Words } from "./words";
 
 export interface Alert {
@@ -15,6 +16,8 @@ export interface Alert {
   incident: string;
   wearer: string;
   target: string;
+  /** What it is about; empty where the alert alone doesn't say it. */
+  sort: Sort;
   ring: number;
   distance: number | null;
   exercise: boolean;

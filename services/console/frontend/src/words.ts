@@ -2,6 +2,7 @@
 
 import { bearingDeg, distanceM } from "./geo";
 import type { LonLat } from "./geo";
+import { timeOfDay } from "./page";
 import type { NamedPlace, NamedPoint } from "./places";
 
 export type Texts = Record<string, string>;
@@ -29,6 +30,17 @@ const MOVED_MS = 120_000;
 const MOVED_M = 30;
 const MINUTE_MS = 60_000;
 
+/** A protected person's call for help, and what is known of her since. */
+export interface Panic {
+  called_ms: number;
+  /** When she took the call back, in ms; null if she didn't. */
+  withdrawn_ms: number | null;
+  /** Her answer to the warning: `confirmed`, `earlier` if that was before the call, or a flag of her, such as `duress`; empty for none. */
+  answer: string;
+  /** When she confirmed the warning, in ms; null where that is unknown. */
+  answered_ms: number | null;
+}
+
 export class Words {
   constructor(private readonly texts: Texts) {}
 
@@ -52,6 +64,20 @@ export class Words {
   /** Returns how long a deadline is away, or for how long it is over. */
   left(dueMs: number, nowMs: number): string {
     return this.say(dueMs >= nowMs ? "left" : "late", { n: this.time(Math.abs(dueMs - nowMs)) });
+  }
+
+  /** Returns when she called for help, and whether she took it back or how she answered the warning. */
+  panic(call: Panic): string {
+    const called = this.say("panic_called", { at: timeOfDay(call.called_ms) });
+    if (call.withdrawn_ms !== null) return `${called} · ${this.say("panic_withdrawn", { at: timeOfDay(call.withdrawn_ms) })}`;
+    const answer = this.say(call.answer ? `panic_${call.answer}` : "panic_no_answer");
+    return `${called} · ${answer}${call.answered_ms === null ? "" : ` ${timeOfDay(call.answered_ms)}`}`;
+  }
+
+  /** Returns how long a deadline is away, as a clock shows it: 45 s, or overdue 12 s. */
+  countdown(dueMs: number, nowMs: number): string {
+    const leftS = Math.round((dueMs - nowMs) / 1000);
+    return `${leftS < 0 ? `${this.say("overdue")} ` : ""}${this.time(1000 * Math.abs(leftS))}`;
   }
 
   wind(degrees: number): string {

@@ -1,6 +1,7 @@
 // What happened in incidents that are over: two sentences each, about the police's part alone. Nothing of it is kept on the phone.
 
 import { Refused, call } from "./server";
+import { at } from "./times";
 
 const INTERVAL_MS = 60_000;
 const FOLLOWED_MS = 3 * 3_600_000; // the police may stay with her long after the danger is over
@@ -16,6 +17,7 @@ export class Afterwards {
   private summaries: Summary[] = [];
   private followedUntilMs = 0;
   private begun = false;
+  private drawn = "";
 
   constructor(
     private readonly section: HTMLElement,
@@ -38,7 +40,10 @@ export class Afterwards {
 
   draw(): void {
     this.section.hidden = this.summaries.length === 0;
-    const items = this.summaries.map((summary) => Object.assign(document.createElement("p"), { textContent: this.sentences(summary) }));
+    const sentences = this.summaries.map((summary) => this.sentences(summary));
+    if (sentences.join("\n") === this.drawn) return; // a screen reader would say the same text once more
+    this.drawn = sentences.join("\n");
+    const items = sentences.map((textContent) => Object.assign(document.createElement("p"), { textContent }));
     this.section.querySelector("#after-said")!.replaceChildren(...items);
   }
 
@@ -62,12 +67,4 @@ export class Afterwards {
       .replace("{arrived}", at(arrived_ms ?? 0))
       .replace("{ended}", at(ended_ms));
   }
-}
-
-// A time of day, with its date unless it is today's.
-function at(ms: number): string {
-  const time = new Date(ms);
-  const clock: Intl.DateTimeFormatOptions = { hour: "2-digit", minute: "2-digit" };
-  const date: Intl.DateTimeFormatOptions = time.toDateString() === new Date().toDateString() ? {} : { month: "short", day: "numeric" };
-  return time.toLocaleString(document.documentElement.lang, { ...date, ...clock });
 }

@@ -1,4 +1,5 @@
-// What the app keeps on the phone (IndexedDB): the phone's key, the reports that wait, and settings. No name, and no text of a notice.
+// What the app keeps on the phone (IndexedDB): the phone's key, the reports that wait, settings, and when the server last confirmed whether
+// there is an instruction. No name, and no text of a notice.
 
 // A phone may have both pages, of one origin: each has its own key and its own settings.
 const NAME = self.location.pathname.startsWith("/unit/") ? "unit" : "app";
@@ -9,6 +10,7 @@ export interface KeptReport {
   id: string;
   at_ms: number;
   alarm?: "panic" | "battery_low" | "battery_charging";
+  silent?: true; // a panic after which nothing may be seen or heard on this phone
   lat?: number;
   lon?: number;
   accuracy?: number;
@@ -53,6 +55,8 @@ export async function waitingReports(): Promise<KeptReport[]> {
   return reports.sort((a, b) => Number(b.alarm === "panic") - Number(a.alarm === "panic") || b.at_ms - a.at_ms);
 }
 
+export const isWaiting = async (id: string): Promise<boolean> => (await run("reports", "readonly", (store) => store.getKey(id))) !== undefined;
+
 export async function keepReport(report: KeptReport): Promise<void> {
   await run("reports", "readwrite", (store) => store.put(report));
   const waiting = await waitingReports();
@@ -74,14 +78,21 @@ export async function newKey(): Promise<string> {
   return base64url(await crypto.subtle.exportKey("raw", pair.publicKey));
 }
 
-export async function signed(text: string): Promise<string> {
+/** Returns the proof of a request. Its nonce is good once: each try of a request needs a proof of its own. */
+export async function proof(method: string, path: string, body = ""): Promise<string> {
+  const atMs = Date.now() + ((await setting<number>("clock_ahead_ms")) ?? 0);
+  const nonce = base64url(crypto.getRandomValues(new Uint8Array(16)).buffer);
+  return `${atMs}.${nonce}.${await signed(`${method}\n${path}\n${atMs}\n${nonce}\n${await sha256(body)}`)}`;
+}
+
+async function signed(text: string): Promise<string> {
   const pair = await setting<CryptoKeyPair>("key");
   if (!pair) return "";
   const hashed = { name: "ECDSA", hash: "SHA-256" };
   return base64url(await crypto.subtle.sign(hashed, pair.privateKey, new TextEncoder().encode(text)));
 }
 
-export async function sha256(text: string): Promise<string> {
+async function sha256(text: string): Promise<string> {
   const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
   return Array.from(new Uint8Array(hash), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -2,6 +2,9 @@
 
 import { call } from "./server";
 
+/** Tag of the line that tells of news. A further one takes the place of the earlier. */
+export const NEWS_TAG = "news";
+
 /** Subscribes this phone to an app's push messages if the user has allowed them. `button`, which asks, shows while that can be done. */
 export async function subscribe(path: string, button: HTMLElement): Promise<void> {
   const can = "PushManager" in window && "Notification" in window;

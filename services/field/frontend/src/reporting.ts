@@ -1,6 +1,7 @@
 // Reports: positions at an interval while the app is open, alarms at once, and whatever couldn't be sent, later.
 
-import { type KeptReport, forgetReport, keep, keepReport, setting, waitingReports } from "./kept";
+import type { Place } from "./geo";
+import { type KeptReport, forgetReport, isWaiting, keep, keepReport, setting, waitingReports } from "./kept";
 import { Refused, call } from "./server";
 
 const USUAL_INTERVAL_S = 15;
@@ -16,7 +17,7 @@ export type Location = "unknown" | "good" | "vague" | "denied" | "unavailable";
 export interface State {
   location: Location;
   sent_ms: number;
-  waiting: number;
+  waiting: number; // positions that couldn't be sent
   connected: boolean;
   ended: boolean;
   panic: "" | "sending" | "sent";
@@ -29,6 +30,12 @@ interface Answer {
   position_now: boolean;
 }
 
+/** A position that the phone measured. */
+export interface Measured extends Place {
+  at_ms: number; // by the phone's clock
+  accuracy: number;
+}
+
 interface Battery {
   level: number;
   charging: boolean;
@@ -36,7 +43,7 @@ interface Battery {
 
 export class Reporting {
   readonly state: State = { location: "unknown", sent_ms: 0, waiting: 0, connected: true, ended: false, panic: "", low_pct: null };
-  place: { lat: number; lon: number } | undefined; // her newest position
+  place: Measured | undefined; // her newest position
   private askedS: number | null = null;
   private sending: Promise<void> | undefined;
   private timer = 0;
@@ -52,51 +59,87 @@ export class Reporting {
   }
 
   start(): void {
+    void this.resume();
     void this.report();
   }
 
-  // A panic doesn't wait for a position: it counts by itself, and the position follows.
-  async panic(visible: boolean): Promise<void> {
-    if (visible) this.set({ panic: "sending" });
+  // A visible panic doesn't wait for a position: it counts by itself, and the position follows.
+  async panic(): Promise<void> {
+    this.set({ panic: "sending" });
     const report: KeptReport = { id: crypto.randomUUID(), at_ms: Date.now(), alarm: "panic" };
-    if (visible) this.shownPanic = report.id;
+    this.shownPanic = report.id;
     await keepReport(report);
-    await this.sendAlone(report);
-    await this.send();
+    void this.sendUntilStored(report);
     void this.report();
+  }
+
+  // A silent panic, and her position once it has arrived. Neither touches the state, so that nothing on the screen changes, then or later.
+  async silentPanic(): Promise<void> {
+    const report: KeptReport = { id: crypto.randomUUID(), at_ms: Date.now(), alarm: "panic", silent: true };
+    await keepReport(report);
+    await this.sendUntilStored(report);
+    const position = await fix(FIX_MAX_AGE_MS);
+    if ("coords" in position && !this.isReported(position)) await this.sendAlone(await this.keepPosition(position));
+  }
+
+  // Panics that an earlier page couldn't send go first, before a position is measured.
+  private async resume(): Promise<void> {
+    for (const report of await waitingReports()) {
+      if (report.alarm !== "panic") continue;
+      if (!report.silent) {
+        this.shownPanic = report.id;
+        this.set({ panic: "sending" });
+      }
+      void this.sendUntilStored(report);
+    }
   }
 
   // Beside whatever is under way, which may hang on a bad network.
-  private async sendAlone(report: KeptReport): Promise<void> {
+  private async sendUntilStored(report: KeptReport): Promise<void> {
+    while (!(await this.sendAlone(report)) && !this.state.ended && (await isWaiting(report.id))) {
+      await new Promise((resolve) => setTimeout(resolve, 1_000 * RETRY_S));
+    }
+  }
+
+  // Returns whether the server has stored the report, or never will.
+  private async sendAlone(report: KeptReport): Promise<boolean> {
     const answer = await call<Answer>("POST", "/api/reports", { reports: [report] }).catch(() => undefined);
-    if (answer?.results[0]?.outcome !== "stored") return;
+    const outcome = answer?.results[0]?.outcome ?? "later";
+    if (outcome === "later") return false;
     await forgetReport(report.id);
-    this.noteStored(report.id);
+    if (outcome === "stored") this.noteStored(report.id);
+    return true;
   }
 
   private noteStored(id: string): void {
     if (id === this.shownPanic) this.set({ panic: "sent" });
   }
 
+  // A position that is handed out once more is still one measurement. Repeats would count as positions that agree.
+  private isReported(position: GeolocationPosition): boolean {
+    return this.reported === measurementOf(position);
+  }
+
+  private async keepPosition(position: GeolocationPosition, charge?: number): Promise<KeptReport> {
+    const { latitude: lat, longitude: lon, accuracy } = position.coords;
+    const at_ms = Math.round(Math.min(position.timestamp, Date.now()));
+    const report: KeptReport = { id: crypto.randomUUID(), at_ms, lat, lon, accuracy, ...(charge === undefined ? {} : { battery: charge }) };
+    this.reported = measurementOf(position);
+    this.place = { lat, lon, accuracy, at_ms };
+    await keepReport(report);
+    return report;
+  }
+
   private async report(maxAgeMs = FIX_MAX_AGE_MS): Promise<void> {
     clearTimeout(this.timer);
     if (this.state.ended) return;
     const charge = await this.charge();
-    const position = await this.position(maxAgeMs);
-    if (position) {
-      const { latitude, longitude, accuracy } = position.coords;
-      this.place = { lat: latitude, lon: longitude };
-      const at_ms = Math.round(Math.min(position.timestamp, Date.now()));
-      // A position that is handed out once more is still one measurement. Repeats would count as positions that agree.
-      const measured = [position.timestamp, latitude, longitude].join();
-      if (measured !== this.reported) {
-        const report: KeptReport = { id: crypto.randomUUID(), at_ms, lat: latitude, lon: longitude, accuracy };
-        await keepReport(charge === undefined ? report : { ...report, battery: charge });
-        this.reported = measured;
-      }
-      const isOld = Date.now() - at_ms > OLD_FIX_MS;
-      this.set({ location: isOld ? "unavailable" : accuracy > 500 ? "vague" : "good" });
-    }
+    const position = await fix(maxAgeMs);
+    if ("coords" in position) {
+      if (!this.isReported(position)) await this.keepPosition(position, charge);
+      const isOld = Date.now() - position.timestamp > OLD_FIX_MS;
+      this.set({ location: isOld ? "unavailable" : position.coords.accuracy > 500 ? "vague" : "good" });
+    } else this.set({ location: position.failed });
     const interval_s = this.interval();
     await this.send();
     clearTimeout(this.timer);
@@ -121,22 +164,6 @@ export class Reporting {
     }
     this.set({ low_pct: low ? pct : null });
     return pct;
-  }
-
-  private position(maxAgeMs: number): Promise<GeolocationPosition | undefined> {
-    return new Promise((resolve) => {
-      if (!navigator.geolocation) {
-        this.set({ location: "unavailable" });
-        resolve(undefined);
-        return;
-      }
-      const failed = (error: GeolocationPositionError) => {
-        this.set({ location: error.code === error.PERMISSION_DENIED ? "denied" : "unavailable" });
-        resolve(undefined);
-      };
-      const options = { enableHighAccuracy: true, timeout: FIX_PATIENCE_MS, maximumAge: maxAgeMs };
-      navigator.geolocation.getCurrentPosition(resolve, failed, options);
-    });
   }
 
   send(): Promise<void> {
@@ -178,7 +205,7 @@ export class Reporting {
         break;
       }
     }
-    this.set({ waiting: (await waitingReports()).length });
+    this.set({ waiting: (await waitingReports()).filter((report) => !report.alarm).length });
   }
 
   private set(change: Partial<State>): void {
@@ -186,3 +213,17 @@ export class Reporting {
     this.changed();
   }
 }
+
+// The phone's position, or why there is none.
+function fix(maxAgeMs: number): Promise<GeolocationPosition | { failed: Location }> {
+  return new Promise((resolve) => {
+    if (!navigator.geolocation) {
+      resolve({ failed: "unavailable" });
+      return;
+    }
+    const failed = (error: GeolocationPositionError) => resolve({ failed: error.code === error.PERMISSION_DENIED ? "denied" : "unavailable" });
+    navigator.geolocation.getCurrentPosition(resolve, failed, { enableHighAccuracy: true, timeout: FIX_PATIENCE_MS, maximumAge: maxAgeMs });
+  });
+}
+
+const measurementOf = ({ timestamp, coords }: GeolocationPosition): string => [timestamp, coords.latitude, coords.longitude].join();

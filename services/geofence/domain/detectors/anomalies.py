@@ -6,19 +6,18 @@ each other gives no alert of its own: the all-clear is withheld (`withheld_clear
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from typing import Any, NamedTuple
 
-from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
+from services.geofence.domain.kinematics import plausibility, rings
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
-from services.geofence.domain.spoofing import repetition
+from services.geofence.domain.kinematics.track import Track, is_recent
+from services.geofence.domain.pairs import Apart, apart
 from services.geofence.domain.state import AnomalyKey, CasePart, CaseState, State
-from services.geofence.domain.tracks.fixes import Fix
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
@@ -69,17 +68,17 @@ def _is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -
     """Whether a fix allows that the wearer is within the ring that demands a response. The other side is assumed at the last known
     position."""
     case = case_state.case
-    ring = next((ring for ring in case.rings if ring.responds), None)
+    ring = case.response_ring
     if ring is None:
         return False
     for target in case.targets:
         if device_id in case.tag_device_ids:
-            apart = state.apart_mm(fix, target)
+            found = apart(state, fix, target)
         elif device_id in target.device_ids and (here := state.last_fix(case.tag_device_ids)):
-            apart = math.dist(here.point, fix.point), here
+            found = Apart(rings.apart_mm(here, fix, target.shape), here)
         else:
             continue
-        if apart and apart[0] <= ring.radius_mm + fix.accuracy_mm + (apart[1].accuracy_mm if apart[1] else 0):
+        if found and found.mm <= ring.radius_mm + fix.accuracy_mm + (found.there.accuracy_mm if found.there else 0):
             return True
     return False
 
@@ -144,7 +143,7 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)
-        if track and track.recent and state.now_ms - track.recent[-1].time_ms <= UNKNOWN_AFTER_MS:
+        if track and track.recent and is_recent(track.recent[-1].time_ms, state.now_ms):
             continue
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
@@ -167,15 +166,15 @@ def repeated_since_ms(
     Once the desks were notified, four positions that repeat nothing end a copy.
     """
     index = bisect_left(track.fixes, (from_ms,))
-    departure, before = track.fixes[index:], track.fixes[max(0, index - repetition.KNOWN_FIXES) : index]
+    departure, before = track.fixes[index:], track.fixes[max(0, index - plausibility.KNOWN_FIXES) : index]
     if not departure:
         return None
-    if repetition.is_pinned(departure, before):
+    if plausibility.is_pinned(departure, before):
         return departure[0].time_ms
     since_ms = before[0].time_ms if before else from_ms
     departed = DEPARTED.of(case_state).get(tag_id, [])
     earlier = [position[1:] for position in departed if position.time_ms < since_ms] + [fix[3:6] for fix in before]
-    copied = repetition.last_copied(departure, earlier)
+    copied = plausibility.last_copied(departure, earlier)
     if copied is None or (was_notified and copied < departure[-AGREEING_FIXES]):
         return None
     return departure[0].time_ms
@@ -213,9 +212,8 @@ def _emit(
     ]
     if not in_force or state.was_just_emitted(anomaly.key, at_ms):
         return
-    kind, demand = demands.DETECTIONS[anomaly.detection]
     for case_state in in_force:
         target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-        draft = AlertDraft(kind, demand, at_ms, target=target, cause=cause, anomaly=anomaly.key.anomaly)
-        decisions.alert(case_state, draft)
+        alert_type, kind = anomaly.detection.alert_type, anomaly.key.anomaly
+        decisions.alert(case_state, AlertDraft(alert_type, at_ms, target=target, cause=cause, anomaly=kind))
     decisions.end_all_if_quiet(in_force)

@@ -1,25 +1,45 @@
-"""Approach: enters the rings that a wearer is or was within. Reports may arrive in any order. A ring that was cleared before is
-entered on a late report only if nobody was notified of that presence."""
+"""Approach: enters the rings that a wearer is or was within, and notes where a presence within a ring is merely possible.
+
+Reports may arrive in any order. A ring that was cleared before is entered on a late report only if nobody was notified of that
+presence.
+
+A wearer may be within the ring that demands a response although it isn't likely. The reason is an unconfirmed position, a vague
+position, or a good position at the edge of its accuracy. Nobody is sent. The desks are notified if nobody was sent to the target
+before, even if the wearer is known to be within a wider ring. Every possible presence is recorded.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from services.geofence.domain import accounts, demands
-from services.geofence.domain.contacts import first_contact
-from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import distances, possible_presence
-from services.geofence.domain.detectors.detector import Detector, Movement
-from services.geofence.domain.entries import Case, Ring, Target
-from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
-from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
-from services.geofence.domain.kinematics.presence import RingEntry
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.decisions import AlertDraft, Amendment, CaseContext, Detector, Movement
+from services.geofence.domain.demands import AlertKind, AlertType, Detection
+from services.geofence.domain.detectors import accounts, closest_approach, distances, encounters, first_contact
+from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.geometry import BOUND_ALLOWANCE_MM
+from services.geofence.domain.kinematics import accuracy, plausibility, presence, rings
+from services.geofence.domain.kinematics.presence import PossiblePresence, RingEntry
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, Piece
-from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, Piece, is_recent
+from services.geofence.domain.pairs import moved_pairs
+from services.geofence.domain.state import AnomalyKey, CaseState, State, part_by_key
+
+
+class PossiblePresenceState(NamedTuple):
+    """State of a possible presence of the wearer within the ring that demands a response."""
+
+    last_ms: int
+    """When positions last allowed the wearer's presence, mesh time."""
+    emitted: bool
+    """Whether the desks were notified."""
+
+
+POSSIBLE = part_by_key("possible", PossiblePresenceState._make, outlives_episode=True)
+"""Targets for which the wearer is possibly within the ring that demands a response, by key."""
 
 
 @dataclass(slots=True)
@@ -35,8 +55,6 @@ class _Evaluation:
     until_ms: int
     newest: bool
     """Whether the reported fix is the newest of its device."""
-    over_ms: int
-    """Least time over which the velocity of a prediction is measured."""
     _least_mm: float | None = None
     _ways: list[list[Piece]] | None = None
 
@@ -44,13 +62,12 @@ class _Evaluation:
         """The first moment, from `from_ms` on, at which the assumed movement is within a ring; None if there is none. Call this for
         the widest ring first, because narrower rings reuse these movements."""
         if self._least_mm is None:
-            self._least_mm = _min_distance_mm(
-                self.sides, self.target, self.from_ms, until_ms=self.until_ms, over_ms=self.over_ms
-            )
-        if self._least_mm > ring.radius_mm:
+            shape = self.target.shape
+            self._least_mm = rings.least_apart_mm(self.sides, shape, from_ms=self.from_ms, until_ms=self.until_ms)
+        if self._least_mm - BOUND_ALLOWANCE_MM > ring.radius_mm:
             return None
         if self._ways is None:
-            ways = rings.assumed(self.sides, self.from_ms, self.until_ms, over_ms=self.over_ms)
+            ways = rings.assumed(self.sides, self.from_ms, self.until_ms)
             self._ways = ways if rings.may_reach(ways, self.target.shape, ring.radius_mm) else []
         entries = (_first_within(self.sides, way, self.target, ring=ring, from_ms=from_ms) for way in self._ways)
         return next((entry for entry in entries if entry), None)
@@ -62,25 +79,8 @@ def check_fix(context: CaseContext, movement: Movement) -> None:
     A ring that demands a response is entered only on believed positions of both sides. A merely possible presence within that ring is
     emitted as such.
     """
-    tracks = context.state.tracks
-    for target, tag_id, device_id in _pairs(context.case, movement.device_id):
-        wearer = tracks.get(tag_id)
-        device = None if device_id is None else tracks.get(device_id)
-        if wearer and wearer.recent and (device_id is None or (device and device.recent)):
-            _check_target(context, target, Sides(wearer, device), movement=movement)
-
-
-def _pairs(case: Case, device_id: str) -> Iterator[tuple[Target, str, str | None]]:
-    """Yields a target, a tag and a device of the target (None for a place) for each pair that contains the moved device."""
-    if device_id in case.tag_device_ids:
-        for target in case.targets:
-            for other_id in target.device_ids if target.is_person else (None,):
-                yield target, device_id, other_id
-        return
-    for target in case.targets:
-        if device_id in target.device_ids:
-            for tag_id in case.tag_device_ids:
-                yield target, tag_id, device_id
+    for target, sides in moved_pairs(context.state, context.case, movement.device_id):
+        _check_target(context, target, sides, movement=movement)
 
 
 def _check_target(context: CaseContext, target: Target, sides: Sides, *, movement: Movement) -> None:
@@ -91,7 +91,7 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         newest and any(plausibility.has_jumped(side) for side in sides if side)
     ):
         if newest:
-            possible_presence.end_if_expired(context, target)
+            _end_possible_if_expired(context, target)
         return
     known_ms = max([side.recent[-1][0] for side in sides if side])
     until_ms = known_ms if movement.until_ms is None else movement.until_ms
@@ -104,7 +104,6 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         lookback_ms=max(lookback_ms, case.valid_from_ms),
         until_ms=until_ms,
         newest=newest,
-        over_ms=presence.predict_over_ms(context.state),
     )
     if evaluation.from_ms <= evaluation.until_ms:
         for ring in case.rings:
@@ -134,7 +133,7 @@ def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluati
     """Enters a ring that demands a response, or emits that a presence within it is possible."""
     target, newest = evaluation.target, evaluation.newest
     seen = presence.evaluate(
-        context.state,
+        context.state.rules,
         evaluation.sides,
         target,
         ring=ring,
@@ -145,7 +144,7 @@ def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluati
     if seen.entered:
         _enter(context, target, ring, entry=seen.entered, late=context.cause is not None and not newest)
     elif newest and context.cause is not None:
-        possible_presence.update(context, target, ring, possible=seen.possible)
+        _update_possible(context, target, ring, possible=seen.possible)
 
 
 def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
@@ -160,10 +159,10 @@ def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
     for low_ms, high_ms in accounts.unnotified(ring_state, from_ms, evaluation.until_ms):
         if responds:
             entry = presence.evaluate(
-                context.state, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
+                context.state.rules, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
             ).entered
         else:
-            ways = rings.assumed(sides, low_ms, high_ms, over_ms=evaluation.over_ms)
+            ways = rings.assumed(sides, low_ms, high_ms)
             entries = (_first_within(sides, way, target, ring=ring, from_ms=low_ms) for way in ways)
             entry = next((entry for entry in entries if entry and entry.at_ms <= high_ms), None)
         if entry:
@@ -179,7 +178,7 @@ def _first_within(sides: Sides, way: list[Piece], target: Target, *, ring: Ring,
         return None
     at_ms, distance_mm = first
     accuracies_mm = tuple(side.accuracy_at(at_ms) for side in sides if side)
-    return RingEntry(at_ms, distance_mm, probability.inside(distance_mm, ring.radius_mm, accuracies_mm))
+    return RingEntry(at_ms, distance_mm, accuracy.p_inside(distance_mm, ring.radius_mm, accuracies_mm))
 
 
 def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry, late: bool) -> None:
@@ -189,17 +188,16 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
     ring_state.enter(at_ms, entry.distance_mm, at_ms if context.cause is None else state.now_ms)
     if late:
         ring_state.late_ms = state.now_ms
-    demand = demands.of_ring(ring.action, entered=True)
+    demand = ring.action
     allowed = encounters.active_at(state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
     if allowed:
         ring_state.muted, demand = True, demands.MUTED_DEMAND
     if ring.responds:
-        possible_presence.POSSIBLE.of(case_state).pop(target.key, None)
+        POSSIBLE.of(case_state).pop(target.key, None)
     is_past = late or (context.cause is not None and state.now_ms - at_ms >= UNKNOWN_AFTER_MS)
     context.alert(
         AlertDraft(
-            AlertKind.RING_ENTERED,
-            demand,
+            AlertType(AlertKind.RING_ENTERED, demand),
             at_ms,
             target=target,
             ring=ring,
@@ -233,23 +231,90 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
     )
 
 
-def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int, over_ms: int) -> float:
-    """A lower bound, mm, of the distance between both sides on all their assumed movements since a moment."""
-    wearer, device = sides
-    here = wearer.recent[-1].point
-    if device is None:
-        return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) - BOUND_ALLOWANCE_MM
-    least_mm = math.dist(here, device.recent[-1].point) - BOUND_ALLOWANCE_MM
-    for track in (wearer, device):
-        least_mm -= track.path_since_mm(from_ms)
-        if ahead := track.predicted(until_ms, over_ms):
-            least_mm -= math.dist(ahead.start, ahead.end)
-    return least_mm
-
-
 def range_mm(state: State, case_state: CaseState) -> float:
     """The radius of the widest ring, plus the distance that a wearer may be away from the newest position."""
     return case_state.case.rings[0].radius_mm + presence.max_travel_mm(state.rules)
 
 
+# ── possible presence ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _update_possible(context: CaseContext, target: Target, ring: Ring, *, possible: PossiblePresence | None) -> None:
+    """Updates the possible presence from the newest positions. Emits its beginning and its end."""
+    state, case_state, case = context.state, context.case_state, context.case
+    if not case.is_in_force(state.now_ms):
+        return
+    if possible is None or not is_recent(possible.at_ms, state.now_ms):
+        return _end_possible_if_expired(context, target)
+    before = POSSIBLE.of(case_state).get(target.key)
+    emitted = before is not None and before.emitted
+    sent = closest_approach.is_contact_predicted(case_state, target) or case_state.is_response_open(target)
+    is_suppressed = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
+    if not is_suppressed:
+        anomaly = AnomalyKey(AnomalyKind.VAGUE, (case.case_id, target.key))
+        emitted = not state.was_just_emitted(anomaly, possible.at_ms)
+    POSSIBLE.of(case_state)[target.key] = PossiblePresenceState(state.now_ms, emitted)
+    if before is None or (emitted and not before.emitted):
+        detection = Detection.POSSIBLY_INSIDE if emitted else Detection.POSSIBLY_INSIDE_RECORDED
+        context.alert(
+            AlertDraft(
+                detection.alert_type,
+                possible.at_ms,
+                target=target,
+                ring=ring,
+                cause=context.cause,
+                distance_mm=possible.distance_mm,
+                p=possible.p,
+                anomaly=possible.anomaly,
+                record_only=not emitted,
+            )
+        )
+
+
+def _end_possible_if_expired(context: CaseContext, target: Target) -> None:
+    """Ends a possible presence at a newest report, if no position has allowed the presence for 3 minutes."""
+    now_ms, before = context.state.now_ms, POSSIBLE.of(context.case_state).get(target.key)
+    if before and context.cause is not None and now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
+        _retract_possible(context, target, now_ms, unconfirmed=False)
+
+
+def retract_unwatched(context: CaseContext, amendment: Amendment) -> None:
+    """Retracts the possible presences of targets that a new snapshot no longer watches."""
+    for target in context.case.targets:
+        if not amendment.watches(target.key):
+            _retract_possible(context, target, context.state.now_ms, unconfirmed=True)
+
+
+def retract_all(context: CaseContext) -> None:
+    """Retracts all possible presences of a case that ends."""
+    for target in context.case.targets:
+        _retract_possible(context, target, context.case.end_ms, unconfirmed=True)
+
+
+def _retract_possible(context: CaseContext, target: Target, at_ms: int, *, unconfirmed: bool) -> None:
+    before = POSSIBLE.of(context.case_state).pop(target.key, None)
+    if before is None:
+        return
+    # While an episode is open, the end of a mere possibility is no all-clear.
+    record_only = not before.emitted or bool(context.case_state.episode_id)
+    context.alert(
+        AlertDraft(
+            Detection.POSITION_REGAINED.alert_type,
+            at_ms,
+            target=target,
+            cause=context.cause,
+            record_only=record_only,
+            unconfirmed=unconfirmed,
+        )
+    )
+
+
+def possible_range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while the wearer is possibly within a ring."""
+    return math.inf if POSSIBLE.of(case_state) else 0
+
+
 DETECTOR = Detector(on_fix=check_fix, range_mm=range_mm)
+POSSIBLE_PRESENCE = Detector(
+    on_amend=retract_unwatched, on_end=retract_all, range_mm=possible_range_mm, parts=(POSSIBLE,)
+)

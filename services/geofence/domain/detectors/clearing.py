@@ -5,50 +5,46 @@ cleared.
 
 A record that ends the wearer's last tag, or the person's last device, proves no departure. The ring stays open for as long as that side
 could be silent before a desk is notified; an exchange of the device is long over by then.
+
+No ring is cleared while nobody knows where the person is. So the ring's demand is emitted once more when the wearer comes back to the
+last known position of a silent person after having surely gone from there: a desk may have closed its assignment meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from services.geofence.domain import accounts, demands
-from services.geofence.domain.accounts import pairs
-from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.contacts import first_contact
-from services.geofence.domain.contacts.kinds import FirstContact
-from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import distances, withheld_clearing
-from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import accuracy, encounters, plausibility, presence, reachability, rings
+from services.geofence.domain.alerts import CausingReport, FirstContact
+from services.geofence.domain.decisions import AlertDraft, Amendment, CaseContext, Detector
+from services.geofence.domain.demands import AlertKind, AlertType
+from services.geofence.domain.detectors import (
+    accounts,
+    distances,
+    encounters,
+    first_contact,
+    wearing,
+    withheld_clearing,
+)
+from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.geometry import Disc
+from services.geofence.domain.kinematics import accuracy, plausibility, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
+from services.geofence.domain.pairs import all_pairs, claimed_mm, fresh_pairs
 from services.geofence.domain.state import CasePart, CaseState, RingKey, State
-from services.geofence.domain.wearing import removals
 
-_FRESH_BY_INTERVAL_VERSION = 15
-"""Before this version of the log, a position older than 3 minutes proved no departure at the end of an encounter, even of a device that
-reports each 4 minutes."""
-
-_RECENT_CONTRADICTIONS_VERSION = 15
-"""Before this version of the log, a visit to the last position of a device that is silent since then held the rings open for as long as
-the device stayed silent."""
-
-_HELD_VERSION = 17
-"""Before this version of the log, the end of the last device's record and the correction of a place cleared open rings at once."""
-
-_BELIEVED_VERSION = 19
-"""Before this version of the log, a single position that contradicted those before it cleared a ring at the end of an encounter."""
-
+RING_CLEARED = AlertType(AlertKind.RING_CLEARED, Demand.RECORD)
 UNMEASURED: CasePart[dict[str, int]] = CasePart("unmeasured", new=dict, encode=dict, decode=dict)
 """Targets with an open ring to which no device of the case measures the distance, by key, and since when, mesh time."""
+AWAY: CasePart[set[str]] = CasePart("away", new=set, encode=sorted, decode=set)
+"""Keys of the silent persons whose last known position the wearer has left."""
 
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
     case_state = context.case_state
-    if removals.is_off(case_state):
+    if wearing.is_off(case_state):
         return  # the tag isn't on its wearer: its positions prove nothing
     narrowest_first = case_state.case.rings[::-1]
     for target in case_state.case.targets:
@@ -70,47 +66,39 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
         return False  # a late backlog shows a presence inside, and may show more
     departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
     if departed_ms is not None:
-        newest_mm = _newest_mm(state, case_state, target)
-        withheld_clearing.emit_withheld(context, target, ring, since_ms=departed_ms, distance_mm=newest_mm)
+        distance_mm = claimed_mm(state, context.case, target)
+        withheld_clearing.emit_withheld(context, target, ring, since_ms=departed_ms, distance_mm=distance_mm)
         return False
     if withheld_clearing.is_too_soon(state, case_state, target, ring=ring):
         return False
     withheld_clearing.end_withholding(context, target, ring)
     withheld_clearing.keep_departure(state, case_state, target, ring=ring)
     contact = first_contact.of_departure(context, target, ring)
-    clear_ring(context, target, ring, upto_ms=state.now_ms, contact=contact)
+    _clear_ring(context, target, ring, upto_ms=state.now_ms, contact=contact)
     return True
-
-
-def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
-    """Least distance that the newest positions claim, mm."""
-    positions = [rings.newest(sides) for sides in pairs(state, case_state, target)]
-    return min(target.shape.distance_mm(here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     """Whether the wearer left a ring: at least one pair of devices has fresh positions, each such pair proves it, and no pair
     contradicts it."""
     fresh = False
-    for sides in pairs(state, case_state, target):
-        until_ms = rings.known_until(sides)
-        if until_ms is None:
-            continue
+    for _, sides in all_pairs(state, case_state.case, target):
+        until_ms = rings.known_until(sides) or 0
         # Vague positions must be farther away by their accuracy.
-        margin_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm)
+        margin_mm = state.rules.clear_beyond_mm(ring.radius_mm)
         stated_mm = sum([side.recent[-1].accuracy_mm for side in sides if side])
         if target.shape.is_surely_within(rings.newest(sides), margin_mm + stated_mm):
             return False  # nearly always, before any scatter is measured: it can only make the positions vaguer
         radius_mm = margin_mm + sum(accuracy.credible_mm(side) for side in sides if side)
         # Old positions can contradict that the ring was left, but never prove it.
-        is_fresh = rings.are_fresh(sides, state.now_ms)
+        is_fresh = sides.are_fresh(state.now_ms)
         from_ms = until_ms if is_fresh else _contradicts_from_ms(state, until_ms)
         if _may_be_within(state, sides, target, radius_mm=radius_mm, from_ms=from_ms):
             return False
         if is_fresh:
             fresh = True
-            since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
-            if not is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
+            since_ms = max(case_state.ring(target, ring).since_ms or 0, wearing.refitted_ms(case_state))
+            if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
     return fresh
 
@@ -120,8 +108,6 @@ def _contradicts_from_ms(state: State, until_ms: int) -> int:
 
     The silent device stays where it was. If a visit there long ago counted, no ring was ever cleared while another device reports.
     """
-    if state.log_version < _RECENT_CONTRADICTIONS_VERSION:
-        return until_ms
     return max(until_ms, state.now_ms - max(state.rules.clear_after_ms, UNKNOWN_AFTER_MS))
 
 
@@ -131,11 +117,11 @@ def _may_be_within(state: State, sides: Sides, target: Target, *, radius_mm: int
     here = rings.newest(sides)
     if target.shape.is_surely_within(here, radius_mm) or target.shape.within(here, here, radius_mm):
         return True
-    movements = rings.assumed(sides, from_ms, state.now_ms, over_ms=presence.predict_over_ms(state))
+    movements = rings.assumed(sides, from_ms, state.now_ms)
     return any(target.shape.within(piece.start, piece.end, radius_mm) for pieces in movements for piece in pieces)
 
 
-def is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_mm: int, since_ms: int) -> bool:
+def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_mm: int, since_ms: int) -> bool:
     """Whether fresh positions prove that the wearer was beyond a radius for long enough since the ring was entered."""
     until_ms = rings.known_until(sides) or 0
     from_ms = until_ms - state.rules.clear_after_ms
@@ -143,7 +129,7 @@ def is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_
         return False
     # Other rings send nobody, so a line is enough to clear them, as it is to enter them.
     mps = state.rules.reach_mps if ring.responds else None
-    if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
+    if not rings.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
     if not plausibility.are_newest_believed(sides, state.rules.reach_mps):
         return False
@@ -159,7 +145,7 @@ def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until
     return not any(target.shape.within(move.start, move.end, radius_mm) for move in moves)
 
 
-def clear_ring(
+def _clear_ring(
     context: CaseContext,
     target: Target,
     ring: Ring,
@@ -177,15 +163,12 @@ def clear_ring(
     distances.note_left(context, target, ring, inside=account.inside)
     account.alert_id = context.alert(
         AlertDraft(
-            AlertKind.RING_CLEARED,
-            demands.of_ring(ring.action, entered=False),
+            RING_CLEARED,
             account.inside[-1][1] if account.inside else min(upto_ms, state.now_ms),
             target=target,
             ring=ring,
             cause=context.cause,
-            distance_mm=float(ring.radius_mm)
-            if account.inside and (is_seen or state.log_version < _HELD_VERSION)
-            else None,
+            distance_mm=float(ring.radius_mm) if account.inside and is_seen else None,
             inside=tuple(account.inside),
             min_mm=account.min_mm,
             min_is_assumed=account.is_assumed,
@@ -206,20 +189,18 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
         accounts.preserve(state, case_state)
     asked = {(t.key, r.radius_mm, r.action) for t in case.targets for r in case.rings}
     shapes = {t.key: t.shape for t in case.targets}
-    holds = state.log_version >= _HELD_VERSION
     for target in before.targets:
         dropped = []
         for ring in before.rings:
             if (target.key, ring.radius_mm, ring.action) not in asked:
                 dropped.append(ring)
             elif shapes[target.key] != target.shape:
-                if holds and amendment.in_force and case_state.ring(target, ring).open:
+                if amendment.in_force and case_state.ring(target, ring).open:
                     accounts.make_final(state, case_state, target, ring=ring)
                 else:
                     dropped.append(ring)
         # An order that isn't in force yet watches no ring.
-        is_watched = amendment.in_force if holds else amendment.watches(target.key)
-        _close(context, target, dropped if is_watched else before.rings, at_ms=state.now_ms)
+        _close(context, target, dropped if amendment.in_force else before.rings, at_ms=state.now_ms)
         for ring in dropped:
             case_state.rings.pop(RingKey(target.key, ring.radius_mm), None)
 
@@ -235,13 +216,16 @@ def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_m
     """Clears open rings that the order no longer asks for, or that no device measures any more."""
     for ring in reversed(tuple(rings_)):
         if context.case_state.ring(target, ring).open:
-            clear_ring(context, target, ring, upto_ms=at_ms, is_seen=False)
+            _clear_ring(context, target, ring, upto_ms=at_ms, is_seen=False)
+
+
+# ── rings that nobody measures, and muted rings ──────────────────────────────────────────────────────────────────────
 
 
 def end_wait(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Clears the open rings to which no device has measured the distance for too long. Returns the moments of the next checks."""
     case_state = context.case_state
-    if not case_state.episode_id or context.state.log_version < _HELD_VERSION:
+    if not case_state.episode_id:
         return ()  # nearly always
     rules, case, memory = context.state.rules, case_state.case, UNMEASURED.of(case_state)
     waiting = [
@@ -287,19 +271,17 @@ def _end_muting(context: CaseContext, target: Target, ring: Ring, *, at_ms: int)
     if is_beyond:
         departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
         if departed_ms is None:
-            return clear_ring(context, target, ring, upto_ms=at_ms)
+            return _clear_ring(context, target, ring, upto_ms=at_ms)
     case_state.ring(target, ring).muted = False
-    demand = demands.of_ring(ring.action, entered=True)
     context.alert(
         AlertDraft(
-            AlertKind.RING_ENTERED,
-            demand,
+            AlertType(AlertKind.RING_ENTERED, ring.action),
             at_ms,
             target=target,
             ring=ring,
             cause=context.cause,
             distance_mm=None if is_beyond else apart_mm,
-            contact=first_contact.of_entry(context, target, ring, demand=demand, is_past=is_beyond),
+            contact=first_contact.of_entry(context, target, ring, demand=ring.action, is_past=is_beyond),
         )
     )
     if departed_ms is not None:
@@ -313,25 +295,16 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
     pair has fresh positions, by the interval that each device keeps, or a newest position isn't believed, the distance is None and
     nothing proves that the ring was left.
     """
-    distances_mm, beyond, over_ms = [], [], presence.predict_over_ms(state)
-    if removals.is_off(case_state):
+    distances_mm, beyond = [], []
+    if wearing.is_off(case_state):
         return None, False
-    for sides in pairs(state, case_state, target):
-        known_ms = rings.known_until(sides)
-        if known_ms is None or not (
-            rings.are_fresh(sides, state.now_ms)
-            if state.log_version >= _FRESH_BY_INTERVAL_VERSION
-            else rings.is_fresh(known_ms, state.now_ms)
-        ):
-            continue
-        if state.log_version >= _BELIEVED_VERSION and not plausibility.are_newest_believed(
-            sides, state.rules.reach_mps
-        ):
+    for _, sides in fresh_pairs(state, case_state.case, target):
+        if not plausibility.are_newest_believed(sides, state.rules.reach_mps):
             return None, False
-        apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides, over_ms=over_ms))
+        apart_mm = min(target.shape.distance_mm(apart) for apart in rings.assumed_now(sides))
         vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
         distances_mm.append(apart_mm)
-        beyond.append(apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm)
+        beyond.append(apart_mm > state.rules.clear_beyond_mm(ring.radius_mm) + vague_mm)
     return min(distances_mm, default=None), bool(beyond) and all(beyond)
 
 
@@ -340,9 +313,80 @@ def has_muted(case_state: CaseState) -> bool:
     return bool(case_state.episode_id) and any(ring.muted for ring in case_state.rings.values())
 
 
+# ── returns to a silent person ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_returns(context: CaseContext, _: CausingReport | None) -> None:
+    """Emits the demands of open rings round silent persons once more to whom the wearer comes back."""
+    case_state = context.case_state
+    if wearing.is_off(case_state):
+        return
+    for target in context.case.targets:
+        if not target.is_person:
+            continue
+        for ring in context.case.rings:
+            if ring.responds and case_state.ring(target, ring).open:
+                _check_return(context, target, ring)
+
+
+def _check_return(context: CaseContext, target: Target, ring: Ring) -> None:
+    state, away = context.state, AWAY.of(context.case_state)
+    known = all_pairs(state, context.case, target)
+    if any(sides.device and sides.device.is_fresh(state.now_ms) for _, sides in known):
+        away.discard(target.key)
+        return  # the positions of both sides decide
+    held = [*_last_known(context, target)]
+    if held and all(_has_gone(context, sides, place, ring=ring) for sides, place in held):
+        away.add(target.key)
+    elif target.key in away:
+        for sides, place in held:
+            if rings.newest_apart_mm(sides, place.shape) <= ring.radius_mm:
+                _emit_return(context, target, ring, sides=sides, place=place)
+                return
+
+
+def _last_known(context: CaseContext, target: Target) -> Iterator[tuple[Sides, Target]]:
+    """The tags whose position is known, each with the last known positions of the person as places."""
+    state = context.state
+    for _, sides in all_pairs(state, context.case, target):
+        if sides.device and sides.wearer.is_fresh(state.now_ms):
+            yield Sides(sides.wearer, None), replace(target, shape=Disc(sides.device.recent[-1].point, 0))
+
+
+def _has_gone(context: CaseContext, sides: Sides, place: Target, *, ring: Ring) -> bool:
+    """Whether the wearer has surely left a ring round a place since it was entered."""
+    state = context.state
+    radius_mm = state.rules.clear_beyond_mm(ring.radius_mm) + accuracy.credible_mm(sides.wearer)
+    since_ms = context.case_state.ring(place, ring).since_ms or 0
+    return _is_proven(state, sides, place, ring=ring, radius_mm=radius_mm, since_ms=since_ms)
+
+
+def _emit_return(context: CaseContext, target: Target, ring: Ring, *, sides: Sides, place: Target) -> None:
+    state, last = context.state, sides.wearer.recent[-1]
+    if not plausibility.is_newest_believed(sides.wearer, state.rules.reach_mps):
+        return
+    if encounters.active_at(state, context.case, last.time_ms) is not None:
+        return
+    AWAY.of(context.case_state).remove(target.key)
+    distance_mm = rings.newest_apart_mm(sides, place.shape)
+    context.alert(
+        AlertDraft(
+            AlertType(AlertKind.RING_ENTERED, ring.action),
+            last.time_ms,
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=distance_mm,
+            p=accuracy.p_inside(distance_mm, ring.radius_mm, (last.accuracy_mm,)),
+            contact=first_contact.of_entry(context, target, ring, demand=ring.action, is_past=False),
+        )
+    )
+
+
 DETECTOR = Detector(on_batch=clear_left_rings, on_amend=amend, on_end=end)
 END_OF_MUTING = Detector(on_time=end_muting, awaits_report=has_muted)
 """A detector of its own: its place among the checks by time is after those of silences."""
 END_OF_WAIT = Detector(on_time=end_wait, parts=(UNMEASURED,))
 """A detector of its own, after the silences: a person whose last device is gone counts as lost at the moment at which her rings are
 cleared, and the all-clear is the incident's last alert."""
+RETURNS = Detector(on_batch=check_returns, parts=(AWAY,))

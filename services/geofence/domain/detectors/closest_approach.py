@@ -7,18 +7,16 @@ response before help can arrive.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.geofence.domain import demands
-from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.decisions import AlertDraft, CaseContext, Detector, Movement
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import distances
-from services.geofence.domain.detectors.detector import Detector, Movement
-from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
-from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM, Vector, between
+from services.geofence.domain.detectors import distances, encounters
+from services.geofence.domain.entries import Ring, Rules, Target
+from services.geofence.domain.geometry import BOUND_ALLOWANCE_MM, Vector, between
+from services.geofence.domain.kinematics import accuracy, plausibility, rings
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
     PREDICT_UP_TO_MPS,
@@ -26,9 +24,8 @@ from services.geofence.domain.kinematics.track import (
     Track,
     minus,
 )
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.pairs import moved_pairs
 from services.geofence.domain.state import CasePart, CaseState
-from services.geofence.domain.tracks.fixes import Fix
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""
@@ -99,8 +96,9 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
     at_ms = mover.recent[-1].time_ms
     distances_mm = [
         distance_mm
-        for sides in _pairs(context, target, device_id)
-        if (distance_mm := _approach_distance_mm(mover, sides, target, ring=ring, rules=state.rules)) is not None
+        for moved, sides in moved_pairs(state, context.case, device_id)
+        if moved is target
+        and (distance_mm := _approach_distance_mm(mover, sides, target, ring=ring, rules=state.rules)) is not None
     ]
     approaches = APPROACHES.of(context.case_state)
     # Only the device that showed an approach can confirm it: between two reports of that device, other devices see it standing still.
@@ -112,37 +110,26 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
     if at_ms - since_ms < CONFIRM_AFTER_MS or encounters.active_at(state, context.case, at_ms):
         return
     approaches.emitted.add(target.key)
-    kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
     context.alert(
-        AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=context.cause, distance_mm=min(distances_mm))
+        AlertDraft(
+            Detection.CLOSING_IN.alert_type,
+            at_ms,
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=min(distances_mm),
+        )
     )
     distances.note_warning(context, target, min(distances_mm))
 
 
-def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sides]:
-    """The moving device with each device of the other side that has reported."""
-    tracks = context.state.tracks
-    if device_id in context.case.tag_device_ids:
-        if not target.is_person:
-            yield Sides(tracks[device_id], None)
-        for other_id in target.device_ids:
-            if other := tracks.get(other_id):
-                yield Sides(tracks[device_id], other)
-    else:
-        for tag_id in context.case.tag_device_ids:
-            if wearer := tracks.get(tag_id):
-                yield Sides(wearer, tracks[device_id])
-
-
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
     """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
-    is_wider_open = False
-    for ring in case_state.case.rings:  # the widest first
-        is_open = case_state.ring(target, ring).since_ms is not None
-        if ring.responds:
-            return ring if is_wider_open and not is_open else None
-        is_wider_open = is_wider_open or is_open
-    return None
+    ring = case_state.case.response_ring
+    if ring is None or case_state.ring(target, ring).open:
+        return None
+    wider = (other for other in case_state.case.rings if other.radius_mm > ring.radius_mm)
+    return ring if any(case_state.ring(target, other).open for other in wider) else None
 
 
 def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: Ring, rules: Rules) -> float | None:
@@ -187,7 +174,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     # The error of either end grows with the factor by which the line is extended.
     before_mm = max(before.accuracy_mm, accuracy.floor_mm(mover))
     off_mm = round(math.hypot(times * vague_mm, (times - 1) * before_mm))
-    p = probability.inside(target.shape.distance_mm(there), ring.radius_mm, (off_mm,))
+    p = accuracy.p_inside(target.shape.distance_mm(there), ring.radius_mm, (off_mm,))
     return target.shape.distance_mm(end) if p >= rules.respond_p_pct / 100 else None
 
 

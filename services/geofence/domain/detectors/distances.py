@@ -3,20 +3,16 @@ A wide ring in which the wearer is known to stay isn't warned of at each return.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from services.geofence.domain import accounts, demands
 from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.decisions import AlertDraft, CaseContext, Detector
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import withheld_clearing
-from services.geofence.domain.detectors.detector import Detector
+from services.geofence.domain.detectors import wearing, withheld_clearing
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import rings
-from services.geofence.domain.state import CaseState, State, part_by_key
-from services.geofence.domain.wearing import removals
+from services.geofence.domain.pairs import nearest
+from services.geofence.domain.state import part_by_key
 
 NEARER_SHARE = 0.5
 """Warn when the wearer has come to this share of the distance that the person was last told."""
@@ -38,8 +34,6 @@ AWAY_FOR_MS = 600_000
 """How long the wearer must stay away before that warning. Who leaves for good leaves the ring before, and she gets its all-clear."""
 MIN_INTERVAL_MS = 15_000
 """Minimum interval between two warnings, however many reports arrive at once."""
-
-
 STAY_MS = 21_600_000
 """Time within a ring without leaving it, ms, from which on it is a stay: 6 h. A night at home is longer, and a visit is shorter."""
 STAY_KNOWN_MS = 36 * 3_600_000
@@ -137,17 +131,17 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     if not entered:
         warned.pop(target.key, None)
         return
-    nearest = _apart(state, case_state, target)
-    if nearest is None:
+    found = nearest(state, context.case, target)
+    if found is None:
         return
-    apart_mm, at_ms = nearest
+    apart_mm, at_ms = found
     before, now_ms = warned.get(target.key), state.now_ms
     if before is None or before.rings != len(entered):
         # The alert of that ring has warned her.
         warned[target.key] = LastWarning(apart_mm, now_ms, len(entered))
         return
     ring, away_since_ms, near_at_ms = entered[-1], None, None
-    if not before.away and _is_away(before, apart_mm, ring.radius_mm) and not removals.is_off(case_state):
+    if not before.away and _is_away(before, apart_mm, ring.radius_mm) and not wearing.is_off(case_state):
         if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
             return  # not credible: no vehicle could have covered that way in the time
         away_since_ms = now_ms if before.away_since_ms is None else before.away_since_ms
@@ -162,8 +156,11 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     if not away:
         HABITS.of(case_state)[target.key] = Habit(apart_mm, now_ms)
     warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away=away or before.away)
-    kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
-    context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
+    context.alert(
+        AlertDraft(
+            Detection.DISTANCE_CHANGED.alert_type, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm
+        )
+    )
 
 
 def note_warning(context: CaseContext, target: Target, distance_mm: float) -> None:
@@ -200,24 +197,6 @@ def _is_confirmed(before: LastWarning, habit: Habit | None, at_ms: int, *, now_m
         return False
     is_old = habit is not None and now_ms - habit.at_ms >= HABIT_AGE_MS
     return not is_old or at_ms - before.near_at_ms >= MIN_INTERVAL_MS
-
-
-def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
-    """Least distance, mm, between the wearer's and the person's devices, and its time. Only fresh positions count; None if no pair has
-    them.
-
-    Each pair is compared by the newest positions, and at the newest moment at which both positions are known: two people in one vehicle
-    who report in turn are near each other, however far apart their newest positions are.
-    """
-    candidates = []
-    for sides in accounts.pairs(state, case_state, target):
-        here, there = sides.wearer.last(), sides.device.last() if sides.device else None
-        if here and there and rings.are_fresh(sides, state.now_ms):
-            candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
-            known_ms = min(here.time_ms, there.time_ms)
-            if (apart := rings.relative_at(sides, known_ms)) is not None:
-                candidates.append((math.hypot(*apart), known_ms))
-    return min(candidates, default=None)
 
 
 DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS, STAYS))

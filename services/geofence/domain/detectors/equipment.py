@@ -6,19 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.decisions import AlertDraft, Amendment, CaseContext, Detector
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors.detector import Amendment, Detector
+from services.geofence.domain.detectors import ended_records, wearing
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
-from services.geofence.domain.equipment.event_times import EndedEvent, EventTime, is_over
-from services.geofence.domain.state import EventKey, State
-from services.geofence.domain.wearing import ended_records, removals
-
-_ONE_OF_SEVERAL_VERSION = 18
-"""Before this version of the log, the end of one event was an end for the legs even if another event of its kind went on."""
-_RIGHT_CLOCK_VERSION = 19
-"""Before this version of the log, the device's clock alone decided which events an end had ended, even if the clock was an hour ahead
-and was set right before the next event."""
+from services.geofence.domain.state import EndedEvent, EventKey, EventTime, State, is_over
 
 
 class EventChange(NamedTuple):
@@ -32,11 +24,14 @@ class EventChange(NamedTuple):
     """Whether the desks know of the event, so that no alert is needed."""
 
 
-def record_event(state: State, device_id: str, event: EquipmentKind, *, device_ms: int, has_case: bool) -> EventChange:
-    """Records an equipment event as active or ended. `has_case` says whether a case in force can be notified."""
+def record_event(
+    state: State, device_id: str, event: EquipmentKind, *, device_ms: int, has_case: bool, silent: bool = False
+) -> EventChange:
+    """Records an equipment event as active or ended. `has_case` says whether a case in force can be notified, `silent` whether the
+    event is a panic call in silence."""
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
-    time = _time(state, device_ms)
+    time = EventTime(device_ms, state.now_ms, silent=silent)
     if begun := demands.ENDS.get(event) or demands.ANNOUNCEMENT_ENDS.get(event):
         # An end that is older than the active event's beginning belongs to an earlier event, and has only arrived late.
         ended = begun.value in active and is_over(active[begun.value], time)
@@ -63,21 +58,16 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, device_m
     return EventChange(ended_ms=before.time.at_ms, is_known=is_known)
 
 
-def _time(state: State, device_ms: int) -> EventTime:
-    """The time of an event whose report arrives now."""
-    return EventTime(device_ms, state.now_ms if state.log_version >= _RIGHT_CLOCK_VERSION else device_ms)
-
-
 def emit_active(context: CaseContext, at_ms: int) -> None:
     """Emits the events of all devices that are active when a case begins."""
     for device_id in context.case.device_ids:
         for name in sorted(context.state.active_events.get(device_id, ())):
             key = EventKey(EquipmentKind(name), device_id)
             if key.event in demands.ACTIVE_UNTIL_ENDED and key not in context.case_state.raised:
-                emit(context, key, at_ms)
+                emit(context, key, at_ms, silent=context.state.active_events[device_id][name].silent)
 
 
-def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | None = None) -> None:
+def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | None = None, silent: bool = False) -> None:
     """Emits the alert of an equipment event in one case; an event that this kind of device can't report becomes a dead letter.
 
     An event that was already over (`ended_ms`) is emitted together with its end: it never becomes active.
@@ -87,27 +77,26 @@ def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | Non
     if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
         context.decisions.dead_letter(f"{event.value} from a device that can't say so")
         return
-    if event in demands.WITHOUT_ALERT or removals.emit_strap(context, key, at_ms, ended_ms=ended_ms):
+    if event in demands.WITHOUT_ALERT or wearing.emit_strap(context, key, at_ms, ended_ms=ended_ms):
         return
-    kind, demand = demands.EQUIPMENT[event]
+    alert_type = demands.EQUIPMENT[event]
     if event in demands.ACTIVE_UNTIL_ENDED:
         if key in raised and event not in demands.HOLDS_INCIDENT:
             return  # the desks know; a receiver may report jamming with each position
         if ended_ms is None:
             raised[key] = at_ms
-    record_only = event in demands.ENDS and _goes_on(context, kind, target)
-    context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause, record_only=record_only))
+    record_only = event in demands.ENDS and _goes_on(context, alert_type.kind, target)
+    cause = context.cause
+    context.alert(AlertDraft(alert_type, at_ms, target=target, cause=cause, record_only=record_only, silent=silent))
     if ended_ms is not None and key not in raised:
-        context.alert(AlertDraft(kind, Demand.RECORD, ended_ms, target=target))
+        context.alert(AlertDraft(alert_type._replace(demand=Demand.RECORD), ended_ms, target=target))
 
 
 def _goes_on(context: CaseContext, kind: AlertKind, target: Target | None) -> bool:
     """Whether another active event of the same kind holds on, so that the end of one event is no end of the threat: she called on one
     device and takes the call of another one back, or a strap is closed while the case of the tag is open."""
-    if context.state.log_version < _ONE_OF_SEVERAL_VERSION:
-        return False
     return any(
-        demands.EQUIPMENT[key.event][0] is kind and _target_of(context, key.device_id) == target
+        demands.EQUIPMENT[key.event].kind is kind and _target_of(context, key.device_id) == target
         for key in context.case_state.raised
     )
 
@@ -153,7 +142,7 @@ def _end_held(context: CaseContext, at_ms: int) -> Iterator[int]:
 def _is_located(context: CaseContext, since_ms: int) -> bool:
     """Whether a tag that wasn't opened has shown since a moment where the wearer is, and still does. Silences are checked before."""
     state, case_state = context.state, context.case_state
-    if case_state.unseen or removals.is_off(case_state):
+    if case_state.unseen or wearing.is_off(case_state):
         return False
     held = ended_records.of(case_state).events
     opened = {key.device_id for key in case_state.raised if key.event in demands.HOLDS_INCIDENT and key not in held}
@@ -165,7 +154,7 @@ def _was_permitted(context: CaseContext, key: EventKey, ended_ms: int) -> bool:
     """Whether an authorised removal turns out to cover an open strap, from its opening to the end of the tag's record."""
     moments_ms = context.case_state.raised[key], ended_ms
     return key.event is EquipmentKind.STRAP_OPEN and all(
-        removals.covers(context.state, context.case, key.device_id, at_ms=moment_ms) for moment_ms in moments_ms
+        wearing.covers(context.case, key.device_id, moment_ms) for moment_ms in moments_ms
     )
 
 
@@ -176,9 +165,9 @@ def _end_events(context: CaseContext, keys: Iterable[EventKey], at_ms: int, *, i
         target = ended_records.held_target(context.case, case_state, key) or _target_of(context, key.device_id)
         del case_state.raised[key]
         ended_records.of(case_state).events.pop(key, None)
-        kind, _ = demands.EQUIPMENT[key.event]
+        over = demands.EQUIPMENT[key.event]._replace(demand=Demand.RECORD)
         cause = context.cause if is_confirmed else None
-        context.alert(AlertDraft(kind, Demand.RECORD, at_ms, target=target, cause=cause, unconfirmed=not is_confirmed))
+        context.alert(AlertDraft(over, at_ms, target=target, cause=cause, unconfirmed=not is_confirmed))
 
 
 def _target_of(context: CaseContext, device_id: str) -> Target | None:

@@ -11,16 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
-from services.geofence.domain import demands
-from services.geofence.domain.decisions import AlertDraft, CaseContext, Decisions
+from services.geofence.domain.decisions import AlertDraft, Amendment, CaseContext, Decisions, Detector
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import encounters, probability
-from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.intervals import Stretch
+from services.geofence.domain.detectors import encounters
+from services.geofence.domain.entries import Case, Demand, Ring, Rules, Target
+from services.geofence.domain.geometry import Vector
+from services.geofence.domain.kinematics import accuracy
+from services.geofence.domain.kinematics.rings import Stretch
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import ANOMALY_INTERVAL_MS, CasePart, CaseState
 
 NOTIFY_AFTER_MS = 60_000
@@ -113,7 +111,7 @@ def _note(case_state: CaseState, position: TooLate, *, rules: Rules, now_ms: int
         if target.is_person:
             continue
         apart_mm = target.shape.distance_mm(position.point)
-        p = probability.inside(apart_mm, ring.radius_mm, (position.accuracy_mm,))
+        p = accuracy.p_inside(apart_mm, ring.radius_mm, (position.accuracy_mm,))
         if p >= rules.respond_p_pct / 100:
             evidence = LATE_EVIDENCE.of(case_state)
             late = evidence.setdefault(EvidenceKey(target.key, position.device_id), LateEvidence())
@@ -123,11 +121,7 @@ def _note(case_state: CaseState, position: TooLate, *, rules: Rules, now_ms: int
 
 def _ring(case: Case) -> Ring | None:
     """The ring whose entry is a breach: the widest one that demands a response, else the widest one that demands NOTIFY."""
-    for action in (Demand.RESPOND, Demand.NOTIFY):
-        for ring in case.rings:
-            if ring.action is action:
-                return ring
-    return None
+    return case.response_ring or next((ring for ring in case.rings if ring.action is Demand.NOTIFY), None)
 
 
 def _add(late: LateEvidence, at_ms: int, apart_mm: float, *, p: float, now_ms: int) -> bool:
@@ -164,11 +158,9 @@ def _notify_due(context: CaseContext, evidence: Evidence, at_ms: int) -> Iterato
 
 def _notify(context: CaseContext, key: EvidenceKey, late: LateEvidence) -> None:
     target = next(target for target in context.case.targets if target.key == key.target_key)
-    kind, demand = demands.DETECTIONS[Detection.WAS_INSIDE]
     context.alert(
         AlertDraft(
-            kind,
-            demand,
+            Detection.WAS_INSIDE.alert_type,
             late.found[0][0],
             target=target,
             ring=_ring(context.case),

@@ -8,20 +8,16 @@ because it isn't due to the outage.
 
 from __future__ import annotations
 
-from services.geofence.domain import demands
-from services.geofence.domain.agenda.due import Due
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import CaseState, GroupedKey, Outage, State
+from services.geofence.domain.state import CaseState, Due, GroupedKey, Outage, State
 
 MIN_SILENT = 10
 """Minimum number of wearers who fall silent together in an outage, whatever their share. A desk can inquire about fewer one by one."""
 SILENT_ONE_IN = 10
 """In an outage, at least one in this many watched wearers has fallen silent. By day, one in a hundred normally falls silent within 3
 minutes (ADR 23)."""
-
-
 BACK_WITHIN_MS = 180_000
 """Time that the remaining wearers have to be heard after an outage: phones report more rarely than tags."""
 
@@ -65,8 +61,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     if 2 * len(outage.members) < _enough(state):
         state.outage, state.outage_over_ms = None, state.now_ms
         state.due.add(Due(state.now_ms + BACK_WITHIN_MS, "", is_boundary=False))
-        kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
-        decisions.outage_alert(outage, kind, demand, at_ms=at_ms, silent=outage.max_silent)
+        decisions.outage_alert(outage, Detection.OUTAGE_OVER, at_ms=at_ms, silent=outage.max_silent)
 
 
 def covering(state: State, heard_ms: int) -> str:
@@ -108,5 +103,4 @@ def _begin(decisions: Decisions, from_ms: int, at_ms: int, *, members: dict[str,
     state.outage = Outage(
         outage_id=outage_id, incident_id=incident_id, from_ms=from_ms, members=members, max_silent=silent
     )
-    kind, demand = demands.DETECTIONS[Detection.OUTAGE]
-    decisions.outage_alert(state.outage, kind, demand, at_ms=at_ms, silent=silent)
+    decisions.outage_alert(state.outage, Detection.OUTAGE, at_ms=at_ms, silent=silent)

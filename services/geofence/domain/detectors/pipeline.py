@@ -3,7 +3,7 @@
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
 first. As time passes, straps that are open at the end of an authorised removal come before silences, because they are a sign of
 evasion. Silences come before the events of devices whose record has ended, the ends of muting and the rings that no device measures
-any more, then amended accounts and late evidence; contacts without a cause come last.
+any more, then amended accounts and late evidence.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
@@ -13,39 +13,38 @@ after its rings.
 
 from __future__ import annotations
 
-from services.geofence.domain import accounts, demands
-from services.geofence.domain.contacts import first_contact
+from services.geofence.domain.decisions import Detector
 from services.geofence.domain.detectors import (
+    accounts,
     approach,
     clearing,
     closest_approach,
     distances,
+    ended_records,
     equipment,
+    first_contact,
     late_evidence,
-    possible_presence,
     sensing,
     silence,
+    wearing,
     withheld_clearing,
 )
-from services.geofence.domain.detectors.detector import Detector
-from services.geofence.domain.notices.notice import OPEN_NOTICES
-from services.geofence.domain.unseen import returns
-from services.geofence.domain.wearing import ended_records, fitting, removals
+from services.geofence.domain.notices import OPEN_NOTICES
 
 DETECTORS: tuple[Detector, ...] = (
     approach.DETECTOR,
     clearing.DETECTOR,
-    returns.DETECTOR,
+    clearing.RETURNS,
     withheld_clearing.DETECTOR,
     closest_approach.DETECTOR,
     distances.DETECTOR,
     equipment.DETECTOR,
-    removals.DETECTOR,
-    fitting.DETECTOR,
+    wearing.REMOVAL_DETECTOR,
+    wearing.FITTING_DETECTOR,
     silence.DETECTOR,
     ended_records.DETECTOR,
     equipment.END_OF_HELD_EVENTS,
-    possible_presence.DETECTOR,
+    approach.POSSIBLE_PRESENCE,
     clearing.END_OF_MUTING,
     clearing.END_OF_WAIT,
     accounts.DETECTOR,
@@ -60,6 +59,6 @@ ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amen
 ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
 AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detector.awaits_report)
 RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
-WHY = {demands.DETECTIONS[of]: why for detector in DETECTORS for of, why in detector.why.items()}
+WHY = {detection.alert_type: why for detector in DETECTORS for detection, why in detector.why.items()}
 """Why an alert of a kind and demand was emitted."""
 PARTS = (*(part for detector in DETECTORS for part in detector.parts), OPEN_NOTICES)

@@ -2,27 +2,40 @@
 
 Each decision is made as of a moment that follows from the state alone, so it doesn't matter whether a tick or a report triggers the
 check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where somebody is.
+
+Two kinds of position show it no more than silence does. A wearer whose newest positions are too vague counts as unseen since the last
+position that wasn't: a tag that a jammer leaves nothing but the radio cell is heard and seems seen. A wearer whose newest positions no
+vehicle can have reached counts as unseen since the last position that one can: otherwise a spoofed tag would hide a wearer near a
+target, since the desks would be notified and nobody sent.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from services.geofence.domain import demands
-from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain import demands, safe_region
+from services.geofence.domain.decisions import AlertDraft, Amendment, CaseContext, Detector
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import outages, withheld_clearing
-from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, Target
-from services.geofence.domain.kinematics import reachability, safe_region
-from services.geofence.domain.kinematics.reachability import Unseen
+from services.geofence.domain.detectors import (
+    ended_records,
+    outages,
+    presences,
+    reachability,
+    wearing,
+    withheld_clearing,
+)
+from services.geofence.domain.detectors.reachability import Unseen, UnseenStage
+from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, until
+from services.geofence.domain.pairs import Pair, all_pairs
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.unseen import ambiguous, belief, jumps, stages
-from services.geofence.domain.unseen.stages import UnseenStage
-from services.geofence.domain.wearing import ended_records, removals
+
+AMBIGUOUS_FROM_MM = 300_000
+"""Accuracy, mm, from which on a position doesn't show whether a wearer is near a target or at it: a radio cell."""
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -58,11 +71,11 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
         return None
     case, heard_at_ms = case_state.case, state.heard_at_ms
     track = state.last_track(case.tag_device_ids)
-    if track is None or case.case_id not in state.watched or ambiguous.is_vague(track):
+    if track is None or case.case_id not in state.watched or _is_newest_vague(track):
         return None
     tag_ids, after_ms = case.tag_device_ids, track.unknown_after_ms()
     silent_after_ms = after_ms if len(tag_ids) == 1 else _silent_after_ms(state, case)
-    is_evading = case_state.raised and stages.shows_sign(state, case_state)
+    is_evading = case_state.raised and reachability.shows_sign(state, case_state)
     unseen_after_ms = UNKNOWN_AFTER_MS if is_evading else after_ms
     lost_after_ms = state.rules.protected_lost_after_ms
     check_ms = min(
@@ -100,8 +113,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
     dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if amendment.in_force else set())
-    is_kept = case.tag_device_ids or ended_records.outlast(context.state, amendment)
-    _close(context, context.state.now_ms, dropped if is_kept else dropped | {WEARER})
+    _close(context, context.state.now_ms, dropped)
     if before.tag_device_ids and not case.tag_device_ids:
         context.state.watched.discard(case.case_id)
         if context.case_state.silent:
@@ -123,9 +135,7 @@ def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
     for target in context.case.targets:
         if not keys & {target.key, WEARER}:
             continue
-        stages.PUT_OFF.of(case_state).pop(target.key, None)
-        if case_state.near.pop(target.key, None):
-            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target, unconfirmed=True)
+        _retract_near(context, target, at_ms, unconfirmed=True)
         if target.key in keys and case_state.lost.pop(target.key, False):
             _emit(context, Detection.PERSON_FOUND, at_ms, target=target, unconfirmed=True)
     if WEARER not in keys:
@@ -137,6 +147,13 @@ def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
         _emit(context, Detection.HEARD_AGAIN, at_ms, unconfirmed=True)
         if context.case.tag_device_ids:  # else no outage counts the wearer any more
             outages.note_heard(context.decisions, case_state, at_ms)
+
+
+def _retract_near(context: CaseContext, target: Target, at_ms: int, *, unconfirmed: bool) -> None:
+    """Retracts the alert that an unseen wearer may have reached a target, if it was emitted."""
+    reachability.PUT_OFF.of(context.case_state).pop(target.key, None)
+    if context.case_state.near.pop(target.key, None):
+        _emit(context, Detection.POSITION_REGAINED, at_ms, target=target, unconfirmed=unconfirmed)
 
 
 def _end_untagged(context: CaseContext, at_ms: int) -> Iterator[int]:
@@ -162,7 +179,7 @@ def _emit(
     `heard_ms` is the time of the last contact before a silence. If an outage explains the silence, a NOTIFY is only recorded: the
     notice of the outage covers it.
     """
-    kind, demand = demands.DETECTIONS[detection]
+    alert_type = detection.alert_type
     # While an episode is open, the end of a mere possibility is no all-clear.
     is_mere = detection is Detection.PRESENT_AT_UNIT and bool(context.case_state.episode_id)
     record_only = detection is Detection.IN_REACH or is_mere
@@ -170,13 +187,12 @@ def _emit(
     key = GroupedKey(detection, target.key if target else WEARER)
     if key in context.case_state.grouped:
         return Demand.RECORD
-    if outage_id and demand is Demand.NOTIFY:
-        record_only, demand = True, Demand.RECORD
+    if outage_id and alert_type.demand is Demand.NOTIFY:
+        record_only, alert_type = True, alert_type._replace(demand=Demand.RECORD)
         outages.group(context.state, context.case_state, key)
     context.alert(
         AlertDraft(
-            kind,
-            demand,
+            alert_type,
             at_ms,
             target=target,
             cause=context.cause,
@@ -185,7 +201,7 @@ def _emit(
             unconfirmed=unconfirmed,
         )
     )
-    return demand
+    return alert_type.demand
 
 
 def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
@@ -207,7 +223,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms = since_ms + _silent_after_ms(state, context.case)
-    long_silent_ms = removals.after_ms(state, context.case, since_ms + state.rules.silent_notify_after_ms)
+    long_silent_ms = wearing.first_uncovered_ms(context.case.removals, since_ms + state.rules.silent_notify_after_ms)
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
@@ -275,7 +291,7 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case_state, case = context.state, context.case_state, context.case
     track = state.last_track(case.tag_device_ids)
-    removed = removals.unseen(case_state, track) if track else None
+    removed = _unseen_while_off(case_state, track) if track else None
     unseen = removed or (Unseen(track, _unseen_ms(state, case_state, track)) if track else None)
     if unseen and at_ms < unseen.from_ms:
         yield from _end_unseen(context, unseen.track, at_ms)
@@ -285,12 +301,22 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
         case_state.unseen = True
         safe_region.drop_case(state, case)
     # A unit hears the tag. While the tag is off by permission, that says nothing about the wearer.
-    asks_unit = state.stays and not removed and not stages.shows_sign(state, case_state)
-    at_unit = belief.unseen_at_unit(state, case) if asks_unit else None
+    asks_unit = state.stays and not removed and not reachability.shows_sign(state, case_state)
+    at_unit = presences.unseen_at_unit(state, case) if asks_unit else None
     for target in case.targets:
-        jumped = jumps.find(context, target, track) if track and not removed else None
+        jumped = _before_jump_out(context, target, track) if track and not removed else None
         since = _unseen_since(context, track, jumped) if track and jumped else unseen
         yield from _check_target(context, target, since, at_unit=at_unit, at_ms=at_ms)
+
+
+def _unseen_while_off(case_state: CaseState, track: Track) -> Unseen | None:
+    """The wearer as last known before a strap was opened by permission; None if no tag is off. `track` has the newest fix."""
+    off_ms = wearing.off_since_ms(case_state)
+    if off_ms is None:
+        return None
+    fixes = track.fixes
+    before = [fix for fix in fixes if fix.time_ms <= off_ms]
+    return Unseen(Track(before or fixes[:1]), off_ms)
 
 
 def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]:
@@ -300,11 +326,11 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
     case_state.unseen = False
     for target in context.case.targets:
         believed = withheld_clearing.believed_unseen(context, target, track.recent[-1])
-        ambiguity = ambiguous.find(context, target, track) if believed is None else None
+        ambiguity = _find_ambiguity(context, target, track) if believed is None else None
         if ambiguity is not None and ambiguity.last is None:
             case_state.unseen = True
             continue
-        believed = believed or (ambiguity.last if ambiguity else jumps.find(context, target, track))
+        believed = believed or (ambiguity.last if ambiguity else _before_jump_out(context, target, track))
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
             yield from _check_target(context, target, _unseen_since(context, track, believed), at_ms=at_ms)
@@ -313,9 +339,7 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
         if until_ms is not None and at_ms < until_ms:
             yield until_ms
             continue
-        stages.PUT_OFF.of(case_state).pop(target.key, None)
-        if case_state.near.pop(target.key, None):
-            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target, unconfirmed=until_ms is not None)
+        _retract_near(context, target, at_ms, unconfirmed=until_ms is not None)
 
 
 def _check_target(
@@ -330,15 +354,15 @@ def _check_target(
         at_unit = None
     demanded = case_state.near.get(target.key, 0)
     now: UnseenStage | None = None
-    for stage in stages.stages(context, target, unseen):
+    for stage in reachability.stages(context, target, unseen):
         if stage.demand <= demanded and at_unit is None:
             continue
         if at_ms < stage.from_ms:
             yield stage.from_ms
         elif now is None or now.demand < stage.demand:
             now = stage
-    put_off = stages.PUT_OFF.of(case_state)
-    if target.key in put_off and (now is None or now.demand < demands.DETECTIONS[put_off[target.key]][1]):
+    put_off = reachability.PUT_OFF.of(case_state)
+    if target.key in put_off and (now is None or now.demand < put_off[target.key].alert_type.demand):
         now = UnseenStage(at_ms if at_unit is None else 0, put_off[target.key])
     if at_unit and now:
         put_off[target.key] = now.detection
@@ -346,7 +370,7 @@ def _check_target(
             demanded = 0
             del case_state.near[target.key]
             _emit(context, Detection.PRESENT_AT_UNIT, at_ms, target=target)
-        from_unit = stages.from_unit(context, target, at_unit, now)
+        from_unit = reachability.from_unit(context, target, at_unit, now)
         yield from (stage.from_ms for stage in from_unit if at_ms < stage.from_ms)
         now = max(
             (stage for stage in from_unit if stage.from_ms <= at_ms), key=lambda stage: stage.demand, default=None
@@ -368,7 +392,7 @@ def _unseen_since(context: CaseContext, track: Track, last: Fix) -> Unseen:
 def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:
     """The moment from which on the wearer's position is unknown: after 3 minutes, or later if the tag keeps a longer interval and
     shows no sign of evasion."""
-    after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else track.unknown_after_ms()
+    after_ms = UNKNOWN_AFTER_MS if reachability.shows_sign(state, case_state) else track.unknown_after_ms()
     return track.recent[-1].time_ms + after_ms
 
 
@@ -387,6 +411,83 @@ def range_mm(_: State, case_state: CaseState) -> float:
     return math.inf if case_state.unseen else 0
 
 
+# ── positions that don't show where a wearer is ──────────────────────────────────────────────────────────────────────
+
+
+class _Ambiguity(NamedTuple):
+    """The newest position of a wearer doesn't say where the wearer is."""
+
+    last: Fix | None
+    """The last position that says it, if the wearer counts as unseen since then. None: what was demanded stays, and nothing more is."""
+
+
+def _find_ambiguity(context: CaseContext, target: Target, track: Track) -> _Ambiguity | None:
+    """The ambiguity about a wearer who was near a target. None if the newest position says where the wearer is.
+
+    Nor is there any once somebody was sent: such positions clear no ring that demands a response.
+    """
+    state, case_state = context.state, context.case_state
+    if case_state.is_response_open(target):
+        return None
+    if not _may_be_there(state, context.case, track.recent[-1], target=target):
+        return None
+    last = _before_vague(context, target, track)
+    if last and (
+        reachability.was_near(state, context.case, last, target=target) or reachability.shows_sign(state, case_state)
+    ):
+        return _Ambiguity(last)
+    return _Ambiguity(None) if case_state.near.get(target.key) else None
+
+
+def _is_newest_vague(track: Track) -> bool:
+    """Whether the newest position of a tag may be too vague to show where the wearer is."""
+    return track.recent[-1].accuracy_mm >= AMBIGUOUS_FROM_MM
+
+
+def _may_be_there(state: State, case: Case, fix: Fix, *, target: Target) -> bool:
+    """Whether a position is so vague that the wearer may be within the response ring, or anywhere near it."""
+    return fix.accuracy_mm >= AMBIGUOUS_FROM_MM and not reachability.is_beyond_response(state, case, fix, target=target)
+
+
+def _before_vague(context: CaseContext, target: Target, track: Track) -> Fix | None:
+    """The last position before the vague ones. None if it was dropped, or if the wearer was stationary without a sign of evasion:
+    indoors, tags fall back on radio cells each evening."""
+    state, case_state = context.state, context.case_state
+    last = next((fix for fix in track.backwards() if not _may_be_there(state, context.case, fix, target=target)), None)
+    if last is None or reachability.shows_sign(state, case_state):
+        return last
+    rest_ms = state.rules.rest_ms
+    is_known = not track.is_truncated or track.began_by(last.time_ms - rest_ms)
+    return last if is_known and reachability.rest_ms(until(track, last)) < rest_ms else None
+
+
+def _before_jump_out(context: CaseContext, target: Target, track: Track) -> Fix | None:
+    """The last believed position of a wearer who jumped out of a ring that demands NOTIFY. None if the newest position is believed, or
+    still within such a ring.
+
+    Nor is there any once a ring that demands a response is entered: a jump doesn't clear it.
+    """
+    state, case_state, case = context.state, context.case_state, context.case
+    if not case_state.episode_id:
+        return None
+    left = [ring for ring in case.rings if ring.action >= Demand.NOTIFY and case_state.ring(target, ring).open]
+    if not left or any(ring.responds for ring in left):
+        return None
+    pairs = [pair for pair in all_pairs(state, case, target) if pair.sides.wearer is track]
+    found = [fix for ring in left for pair in pairs if (fix := _before_jump(context, target, ring, pair=pair))]
+    return max(found, default=None)
+
+
+def _before_jump(context: CaseContext, target: Target, ring: Ring, *, pair: Pair) -> Fix | None:
+    """The last believed position on the tag's way out of a ring, by the positions of a pair of devices."""
+    state, case_state = context.state, context.case_state
+    if rings.newest_apart_mm(pair.sides, target.shape) <= withheld_clearing.near_mm(state, ring, pair.sides):
+        return None  # the last near moment would be now
+    near = withheld_clearing.last_near(state, case_state, target, ring=ring, pair=pair)
+    ways = next(withheld_clearing.since_near(case_state, target, ring=ring, pair=pair, near=near))
+    return max(way.last for way in ways) if ways and all(way.false for way in ways) else None
+
+
 DETECTOR = Detector(
-    on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm, parts=(stages.PUT_OFF,)
+    on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm, parts=(reachability.PUT_OFF,)
 )

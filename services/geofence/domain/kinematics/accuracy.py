@@ -1,9 +1,13 @@
-"""Accuracy of a device by the scatter of its own fixes: some receivers report a better accuracy than they have.
+"""Accuracy of positions: the scatter of a device's fixes, the mean of a stationary device, and the probability of being inside a ring.
 
-Independent errors turn the device back at each fix, and no vehicle moves like that. For consecutive steps d and d' of a device at
-rest, the mean of -d.d' is the sum of the variances along both axes of the ground. Any steady movement makes -d.d' smaller or negative.
-So the scatter of a moving device is underestimated, never overestimated. The mean of the middle half of the values is robust against
-single position jumps.
+Some receivers report a better accuracy than they have. Independent errors turn the device back at each fix, and no vehicle moves like
+that. For consecutive steps d and d' of a device at rest, the mean of -d.d' is the sum of the variances along both axes of the ground.
+Any steady movement makes -d.d' smaller or negative. So the scatter of a moving device is underestimated, never overestimated. The mean
+of the middle half of the values is robust against single position jumps.
+
+A phone that lies at home reports each minute, and its errors a minute apart are independent: the mean of its positions is more
+accurate than each of them. A tag that reports every few seconds has the same error in all of them, and moves about. So only the
+protected person's devices are averaged.
 """
 
 from __future__ import annotations
@@ -12,9 +16,19 @@ import math
 from itertools import pairwise
 from statistics import median
 
-from services.geofence.domain.kinematics.probability import R68_PER_SIGMA
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import STEADY_MS, UNKNOWN_AFTER_MS, Track
 
+SAME_TIMES = 1.5
+"""A fix agrees with the mean if their distance is at most this many times the fix's accuracy, plus the mean's accuracy. A walker is
+beyond that in a minute."""
+MIN_SHARE_OF_BEST = 0.5
+"""Least accuracy radius of a mean, as a share of the best of its fixes: walls affect all of them alike, and that error doesn't
+average out."""
+R68_PER_SIGMA = 1.5095921854516636
+"""Radius that holds 68 % of a 2-D normal distribution, in standard deviations: sqrt(-2 ln 0.32)."""
+SURELY_OUTSIDE = 6.0
+"""This many standard deviations beyond a ring, the probability of being inside is below 1e-9, which six places don't show."""
 SCATTER_FIXES = 32
 """The scatter is measured over this many of the newest fixes: its 5th and 95th percentiles are then 0.7 and 1.4 times the true one."""
 MIN_SCATTER_FIXES = 10
@@ -91,3 +105,70 @@ def steady_mm(track: Track) -> int:
             break
         weight += 1 / max(1, fix.accuracy_mm) ** 2
     return max(round(math.sqrt(1 / weight)), floor_mm(track))
+
+
+# ── the mean of a stationary device ──────────────────────────────────────────────────────────────────────────────────
+
+
+def averaged(track: Track) -> Track:
+    """Replaces each fix by the weighted mean of this fix and the agreeing fixes before it, with the accuracy of that mean.
+
+    The weights follow from the accuracies. A fix that disagrees, or that follows after more than 3 minutes, stays as it is and begins a
+    new mean.
+    """
+    means: list[Fix] = []
+    mean: Fix | None = None
+    weights, best_mm = 0.0, 0
+    for fix in track.fixes:
+        weight = 1 / max(1, fix.accuracy_mm) ** 2
+        if mean is None or not _agrees_with_mean(mean, fix):
+            mean, weights, best_mm = fix, weight, fix.accuracy_mm
+        else:
+            weights += weight
+            part = weight / weights
+            x_mm, y_mm, z_mm = (round(a + part * (b - a)) for a, b in zip(mean[3:6], fix[3:6], strict=True))
+            best_mm = min(best_mm, fix.accuracy_mm)
+            accuracy_mm = round(max(math.sqrt(1 / weights), MIN_SHARE_OF_BEST * best_mm))
+            mean = fix._replace(x_mm=x_mm, y_mm=y_mm, z_mm=z_mm, accuracy_mm=accuracy_mm)
+        means.append(mean)
+    return Track(means)
+
+
+def _agrees_with_mean(mean: Fix, fix: Fix) -> bool:
+    if not 0 < fix.time_ms - mean.time_ms <= UNKNOWN_AFTER_MS:
+        return False
+    return math.dist(fix[3:6], mean[3:6]) <= SAME_TIMES * fix.accuracy_mm + mean.accuracy_mm
+
+
+# ── the probability of being inside ──────────────────────────────────────────────────────────────────────────────────
+
+
+def p_inside(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:
+    """Probability that the true distance is at most `radius_mm`, 0 to 1, to six places.
+
+    Each position is a 2-D normal distribution about its fix, with its accuracy as the 68 % radius. The difference of two positions has
+    the sum of their variances, so the distance follows a Rice distribution. The distribution function is the series of Poisson-weighted
+    chi-square terms (Abramowitz and Stegun 26.4.25) while it converges fast, else the normal limit for sharp positions.
+    """
+    sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / R68_PER_SIGMA
+    if sigma == 0:
+        return 1.0 if distance_mm <= radius_mm else 0.0
+    x, y = radius_mm / sigma, distance_mm / sigma
+    if y - x >= SURELY_OUTSIDE:
+        return 0.0
+    if x > 12 or y > 12:
+        # Rice -> normal with mean y + 1/(2y); the error is below 1e-3 from 12 standard deviations on.
+        return round(0.5 * math.erfc((y + 0.5 / max(y, 1.0) - x) / math.sqrt(2)), 6)
+    half_x, half_y = x * x / 2, y * y / 2
+    # weight: Poisson(half_y) at k; tail: P(Poisson(half_x) <= k), so that 1 - tail is the chi-square term.
+    weight, term = math.exp(-half_y), math.exp(-half_x)
+    tail, total = term, 0.0
+    for k in range(1, 400):
+        before = total
+        total += weight * (1 - tail)
+        if total == before and k > half_y:
+            break  # the terms only get smaller from here on
+        weight *= half_y / k
+        term *= half_x / k
+        tail += term
+    return round(min(1.0, max(0.0, total)), 6)

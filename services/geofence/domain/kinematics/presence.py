@@ -7,38 +7,24 @@ from math import dist
 from typing import NamedTuple
 
 from services.geofence.domain.alerts import AnomalyKind
-from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import accuracy, plausibility, probability, rings, stationary
-from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
+from services.geofence.domain.entries import Ring, Rules, Target
+from services.geofence.domain.geometry import BOUND_ALLOWANCE_MM
+from services.geofence.domain.kinematics import accuracy, plausibility, rings
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import MIN_SPEED_MS, PREDICT_MS, UNKNOWN_AFTER_MS, Track
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import State
+from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
 
 POSSIBLE_P = 0.01
 """Least probability of a possible presence: nothing is emitted below it."""
 POSSIBLE_TIMES = 2
 """Beyond a ring by this many times the accuracies, the probability of being inside is below POSSIBLE_P."""
-SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
+SURELY_BEYOND = accuracy.SURELY_OUTSIDE / 1.5
 """Beyond a ring by this many times the accuracies, the probability of being inside is 0 to six places. An accuracy is 1.5 standard
 deviations."""
-
-
 DENSE_INTERVAL_MS = 45_000
 """A tag that keeps this interval or a shorter one reports densely: its next report comes before help has left."""
 DENSE_P_PCT = 35
 """Least probability of being inside, in percent, at which the newest report of such a tag enters a ring. In the study of real tracks a
 fifth of the rings entered for nothing are no longer entered, and breaches are missed as rarely as with a report a minute (ADR 54)."""
-
-
-MEASURED_VERSION = 15
-"""From this version of the log on, a prediction continues a velocity that was measured over MIN_SPEED_MS or more; before, that between
-the newest two fixes, however soon they followed each other."""
-
-
-def predict_over_ms(state: State) -> int:
-    """Least time over which the velocity of a prediction is measured, ms."""
-    return MIN_SPEED_MS if state.log_version >= MEASURED_VERSION else 0
 
 
 class PossiblePresence(NamedTuple):
@@ -74,7 +60,7 @@ NOTHING = Presence()
 
 
 def evaluate(
-    state: State,
+    rules: Rules,
     sides: Sides,
     target: Target,
     *,
@@ -87,11 +73,11 @@ def evaluate(
     known."""
     if from_ms > until_ms:
         return NOTHING  # the whole stretch is before the last clearing
-    mps = state.rules.reach_mps
+    mps = rules.reach_mps
     judged_until_ms = None if newest else until_ms
     raw = [side for side in sides if side]
     tracks = tuple([plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in raw])
-    on_the_way, over_ms = NOTHING, predict_over_ms(state)
+    on_the_way = NOTHING
     # Nearly always both sides are too far apart for any accuracy that their scatter could leave them: then it isn't measured.
     if not _is_far_unreachable(
         tracks,
@@ -99,25 +85,23 @@ def evaluate(
         ring.radius_mm,
         from_ms=from_ms,
         until_ms=until_ms,
-        over_ms=over_ms,
         least_mm=accuracy.MAX_FLOOR_MM,
     ):
         on_the_way = _on_the_way(
-            state.rules,
+            rules,
             tuple(map(_credible, tracks, raw)),
             target,
             ring=ring,
             from_ms=from_ms,
             until_ms=until_ms,
-            over_ms=over_ms,
             reporting=sides.wearer if newest else None,
         )
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
-    presence = _from_newest(state.rules, raw, tracks, target=target, ring=ring, best=on_the_way.possible)
+    presence = _from_newest(rules, raw, tracks, target=target, ring=ring, best=on_the_way.possible)
     if presence.entered or presence.possible:
         return presence
-    before_jump = _before_jumps(state.rules, sides, target, ring=ring)
+    before_jump = _before_jumps(rules, sides, target, ring=ring)
     return Presence(possible=before_jump) if before_jump else NOTHING
 
 
@@ -135,29 +119,28 @@ def _on_the_way(
     ring: Ring,
     from_ms: int,
     until_ms: int,
-    over_ms: int,
     reporting: Track | None,
 ) -> Presence:
     """The presence by the assumed movements between believed positions. `reporting` is the wearer's track if its next report can still
     decide; None for a late report."""
-    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
+    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
         return Presence()
-    sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
+    sides = Sides(believed[0], accuracy.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.recent[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     beyond_mm = POSSIBLE_TIMES * vague_mm
-    if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms, over_ms=over_ms):
+    if rings.least_apart_mm(sides, target.shape, from_ms=from_ms, until_ms=until_ms) > ring.radius_mm + beyond_mm:
         return Presence()
     p_pct = max(rules.respond_p_pct, DENSE_P_PCT if reporting is not None and _is_dense(reporting) else 0)
     best: PossiblePresence | None = None
     for at_ms, distance_mm in (
         moment
-        for pieces in rings.assumed(sides, from_ms, until_ms, over_ms=over_ms)
+        for pieces in rings.assumed(sides, from_ms, until_ms)
         for moment in rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms=from_ms, beyond_mm=beyond_mm)
     ):
         if any(track.is_on_jump(at_ms) for track in tracks):
             continue
-        p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
+        p = accuracy.p_inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
         if p >= p_pct / 100:
             return Presence(RingEntry(at_ms, distance_mm, p))
         if best is None or p > best.p:
@@ -185,7 +168,6 @@ def _is_far_unreachable(
     *,
     from_ms: int,
     until_ms: int,
-    over_ms: int,
     least_mm: int = 0,
 ) -> bool:
     """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. Nearly all presences are.
@@ -208,22 +190,9 @@ def _is_far_unreachable(
     if len(fixes) > 1 and until_ms > newest[0]:
         took_ms = max(1, newest[0] - fixes[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, until_ms - newest[0]) / took_ms
-    if ahead := wearer.predicted(until_ms, over_ms):
+    if ahead := wearer.predicted(until_ms):
         away_mm += dist(ahead.start, ahead.end)
     return dist(here[3:6], point) - away_mm - BOUND_ALLOWANCE_MM > radius_mm
-
-
-def _is_unreachable(
-    tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int, over_ms: int
-) -> bool:
-    """Whether both sides surely stayed farther apart than the radius, wherever they were and would go on to. This bound is cheap."""
-    here, there = tracks[0].recent[-1], tracks[1].recent[-1] if len(tracks) > 1 else None
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
-    for track in tracks:
-        apart_mm -= track.path_since_mm(from_ms)
-        if there and (ahead := track.predicted(until_ms, over_ms)):
-            apart_mm -= dist(ahead.start, ahead.end)
-    return apart_mm > radius_mm
 
 
 def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> PossiblePresence | None:
@@ -243,12 +212,12 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
         for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
-            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_mm(here.point)
+            apart_mm = rings.apart_mm(here, there, target.shape)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
                 return PossiblePresence(
                     at_ms=at_ms,
                     distance_mm=apart_mm,
-                    p=probability.inside(apart_mm, ring.radius_mm, accuracies),
+                    p=accuracy.p_inside(apart_mm, ring.radius_mm, accuracies),
                     anomaly=AnomalyKind.JUMP,
                 )
     return None
@@ -274,18 +243,18 @@ def _from_newest(
             if beyond_mm > SURELY_BEYOND * sum(map(accuracy_of, raw)):
                 return NOTHING
     accuracies = tuple(map(accuracy.credible_mm, raw))
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_mm(here.point)
+    apart_mm = rings.apart_mm(here, there, target.shape)
     held = any(
         believed_track.recent[-1][:3] != raw_track.recent[-1][:3]
         for believed_track, raw_track in zip(believed, raw, strict=True)
     )
-    p = probability.inside(apart_mm, ring.radius_mm, accuracies)
+    p = accuracy.p_inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(accuracy.steady_mm(track) for track in raw))
+        steady = accuracy.p_inside(apart_mm, ring.radius_mm, tuple(accuracy.steady_mm(track) for track in raw))
         if steady >= rules.respond_p_pct / 100:
             return Presence(RingEntry(here.time_ms, apart_mm, steady))
     # Positions too vague to enter the ring even from its middle may be anywhere in their discs.
-    vague = probability.inside(0, ring.radius_mm, accuracies) < rules.respond_p_pct / 100
+    vague = accuracy.p_inside(0, ring.radius_mm, accuracies) < rules.respond_p_pct / 100
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.geometry import Shape, Vector, between
-from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
-from services.geofence.domain.tracks.fixes import AFTER_ALL_MS
+from services.geofence.domain.geometry import Shape, Vector, between
+from services.geofence.domain.kinematics.fixes import AFTER_ALL_MS, Fix
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference, minus
 
 AGREEING_FIXES = 4
 """Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
@@ -33,6 +33,10 @@ class Sides(NamedTuple):
     wearer: Track
     device: Track | None
     """None for a place, which has no device."""
+
+    def are_fresh(self, now_ms: int) -> bool:
+        """Whether the newest fixes of both sides still show where they are, by the interval that each device keeps."""
+        return all(side.is_fresh(now_ms) for side in self if side is not None)
 
 
 @dataclass(slots=True)
@@ -123,9 +127,8 @@ def least(known_mm: float | None, entered_mm: float | None, radius_mm: int) -> L
     return Least(entered_mm, is_assumed=True)
 
 
-def assumed(sides: Sides, from_ms: int, to_ms: int, *, over_ms: int) -> list[list[Piece]]:
-    """The wearer's assumed movement relative to the target's shape. `over_ms`: least time over which the velocity of a prediction is
-    measured.
+def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
+    """The wearer's assumed movement relative to the target's shape.
 
     One of two moving sides has reported later. The other side is assumed to have stayed (first list), and to have gone on as before
     (further lists, if any). So a decision never waits for the other side's next report. Two sides that ride in the same train are the
@@ -140,7 +143,7 @@ def assumed(sides: Sides, from_ms: int, to_ms: int, *, over_ms: int) -> list[lis
     if wearer.recent and device.recent and rides_along(wearer, device, to_ms):
         return [_carried(sides, relative, from_ms, to_ms=to_ms)]
     movements = [relative]
-    wearer_ahead, device_ahead = wearer.predicted(to_ms, over_ms), device.predicted(to_ms, over_ms)
+    wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
     if wearer_ahead and wearer_ahead.to_ms > from_ms:
         movements.append(list(difference([wearer_ahead], device_pieces)))
     if device_ahead and device_ahead.to_ms > from_ms:
@@ -217,10 +220,10 @@ def _carried(sides: Sides, relative: list[Piece], from_ms: int, *, to_ms: int) -
     return [*known, Piece(from_ms=max(from_ms, until_ms), to_ms=to_ms, start=apart, end=apart)]
 
 
-def assumed_now(sides: Sides, *, over_ms: int) -> list[Vector]:
+def assumed_now(sides: Sides) -> list[Vector]:
     """Where the wearer may be now relative to the target's shape, by each of the `assumed` movements; both sides must have a fix."""
     times_ms = [side.recent[-1].time_ms for side in sides if side]
-    return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms), over_ms=over_ms) if pieces]
+    return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms)) if pieces]
 
 
 def relative_at(sides: Sides, at_ms: int) -> Vector | None:
@@ -237,6 +240,30 @@ def newest(sides: Sides) -> Vector:
     wearer, device = sides
     here, there = wearer.recent[-1], device.recent[-1] if device else None
     return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
+
+
+def apart_mm(here: Fix, there: Fix | None, shape: Shape) -> float:
+    """Distance between a fix of the wearer and a target of this shape, mm. `there` is a fix of the person; None for a place."""
+    return math.dist(here.point, there.point) if there else shape.distance_mm(here.point)
+
+
+def newest_apart_mm(sides: Sides, shape: Shape) -> float:
+    """Distance between both sides by their newest fixes, mm; both must have a fix."""
+    return apart_mm(sides.wearer.recent[-1], sides.device.recent[-1] if sides.device else None, shape)
+
+
+def least_apart_mm(sides: Sides, shape: Shape, *, from_ms: int, until_ms: int) -> float:
+    """A lower bound of the distance between both sides on all their assumed movements in a stretch of time, mm. The bound is cheap."""
+    wearer, device = sides
+    here = wearer.recent[-1].point
+    if device is None:
+        return shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms)
+    least_mm = math.dist(here, device.recent[-1].point)
+    for track in (wearer, device):
+        least_mm -= track.path_since_mm(from_ms)
+        if ahead := track.predicted(until_ms):
+            least_mm -= math.dist(ahead.start, ahead.end)
+    return least_mm
 
 
 def joined(sides: Sides, from_ms: int, to_ms: int) -> Iterator[Piece]:
@@ -341,11 +368,124 @@ def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int)
     return from_ms
 
 
-def is_fresh(time_ms: int, now_ms: int) -> bool:
-    """Whether a presence of that time still says something: it is at most 3 minutes old."""
-    return now_ms - time_ms <= UNKNOWN_AFTER_MS
+def is_known_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int, mps: int | None) -> bool:
+    """Whether the wearer was beyond a radius all the way from `from_ms` to `to_ms`, without an unknown stretch.
+
+    Fixes up to 3 minutes apart are joined by a line. If a device keeps a longer interval, it may have gone anywhere between two fixes,
+    at the speed bound `mps`, as far as it could come back in time. If `mps` is None, such fixes are joined by a line, too. A longer gap
+    is an unknown stretch.
+    """
+    times_ms = {from_ms, to_ms}
+    for side in sides:
+        if side is not None:
+            times_ms.update(fix.time_ms for fix in side.since(from_ms) if from_ms < fix.time_ms < to_ms)
+    return all(
+        _is_beyond(sides, shape, radius_mm, from_ms=low_ms, to_ms=high_ms, mps=mps)
+        for low_ms, high_ms in pairwise(sorted(times_ms))
+    )
 
 
-def are_fresh(sides: Sides, now_ms: int) -> bool:
-    """Whether the newest fixes of both sides still show where they are, by the interval that each device keeps."""
-    return all(side.is_fresh(now_ms) for side in sides if side is not None)
+def _is_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int, mps: int | None) -> bool:
+    """Whether the wearer was beyond a radius in a stretch of time in which no side has a fix, except at its ends."""
+    wearer = _anchors(sides.wearer, from_ms, to_ms, mps=mps)
+    device = _anchors(sides.device, from_ms, to_ms, mps=mps) if sides.device else _PLACE
+    bounds = []
+    for here, there in product(wearer, device):
+        start, end = minus(here.start, there.start), minus(here.end, there.end)
+        if here.at_ms is None and there.at_ms is None:
+            return not shape.within(start, end, radius_mm)
+        least_mm, speed = shape.least_distance_mm(start, end), mps or 0
+        bounds.append(
+            tuple(
+                least_mm - speed * sum(abs(time_ms - side.at_ms) for side in (here, there) if side.at_ms is not None)
+                for time_ms in (from_ms, to_ms)
+            )
+        )
+    return bool(bounds) and _lowest(bounds) > radius_mm
+
+
+class _Anchor(NamedTuple):
+    """A known movement, or a known position to which a movement at the speed bound leads, or from which it comes."""
+
+    start: Vector
+    end: Vector
+    at_ms: int | None
+    """Time of the known position, outside the stretch or at its end; None for a known movement."""
+
+
+_PLACE = [_Anchor((0, 0, 0), (0, 0, 0), None)]
+
+
+def _anchors(track: Track, from_ms: int, to_ms: int, *, mps: int | None) -> list[_Anchor]:
+    """What is known of a device in a stretch without a fix inside it: its movement on a line, or the fixes before and after. Empty if
+    the gap between these fixes is an unknown stretch."""
+    before, after = track.round(from_ms)
+    if before is None or after is None:
+        return []
+    gap_ms = after.time_ms - before.time_ms
+    if gap_ms > track.unknown_after_ms():
+        return []
+    if gap_ms <= UNKNOWN_AFTER_MS or mps is None:
+        piece = Piece(from_ms=before.time_ms, to_ms=after.time_ms, start=before.point, end=after.point).clipped(
+            from_ms, to_ms
+        )
+        return [_Anchor(piece.start, piece.end, None)]
+    return [_Anchor(fix.point, fix.point, fix.time_ms) for fix in (before, after)]
+
+
+def _lowest(bounds: Sequence[Sequence[float]]) -> float:
+    """The least value, over a stretch, of the greatest of several bounds. Each bound is linear, given by its values at both ends."""
+    shares = [0.0, 1.0]
+    for (a, b), (c, d) in combinations(bounds, 2):
+        slope = (b - a) - (d - c)
+        if slope and 0 < (share := (c - a) / slope) < 1:
+            shares.append(share)
+    return min(max(start + share * (end - start) for start, end in bounds) for share in shares)
+
+
+# ── stretches of time ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+Stretch = tuple[int, int]
+"""First and last moment of a stretch of time."""
+
+
+def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
+    """Adds a stretch, joined with the stretches that it touches."""
+    touched = [stretch for stretch in stretches if stretch[0] <= to_ms and from_ms <= stretch[1]]
+    for stretch in touched:
+        stretches.remove(stretch)
+    stretches.append(
+        (min([from_ms, *(stretch[0] for stretch in touched)]), max([to_ms, *(stretch[1] for stretch in touched)]))
+    )
+    stretches.sort()
+
+
+def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
+    """The parts of `spans` outside `others`, which may overlap each other."""
+    for from_ms, to_ms in others:
+        remaining: list[Stretch] = []
+        for start_ms, end_ms in spans:
+            if to_ms <= start_ms or end_ms <= from_ms:
+                remaining.append((start_ms, end_ms))
+                continue
+            if start_ms < from_ms:
+                remaining.append((start_ms, from_ms))
+            if to_ms < end_ms:
+                remaining.append((to_ms, end_ms))
+        spans = remaining
+    return spans
+
+
+def overlaps(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> Iterator[Stretch]:
+    """The parts of a stretch that lie in `spans`. A span that only touches the stretch at one end gives none, unless the stretch is
+    a single moment."""
+    for start_ms, end_ms in spans:
+        low_ms, high_ms = max(start_ms, from_ms), min(end_ms, to_ms)
+        if low_ms < high_ms or low_ms == high_ms == from_ms == to_ms:
+            yield low_ms, high_ms
+
+
+def meets(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> bool:
+    """Whether a stretch has a moment in common with `spans`."""
+    return any(start_ms <= to_ms and from_ms <= end_ms for start_ms, end_ms in spans)

@@ -6,12 +6,12 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import median_low
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.geometry import Vector, between
-from services.geofence.domain.tracks.fixes import AFTER_ALL_MS, Fix, Fixes, Neighbours
+from services.geofence.domain.geometry import Vector, between
+from services.geofence.domain.kinematics.fixes import AFTER_ALL_MS, Fix, Fixes, Neighbours
 
 UNKNOWN_AFTER_MS = 180_000
 """A position older than 3 minutes is unknown, unless the device keeps a longer interval (`Track.unknown_after_ms`). Fixes farther
@@ -29,8 +29,6 @@ MIN_SPEED_MS = 10_000
 """Minimum time over which a speed is measured: over less, it is the receiver's noise."""
 MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """Greatest distance of a prediction, mm (ms times m/s)."""
-
-
 JUMP_MPS = 100
 """Speed that nothing on the ground exceeds, m/s: the KTX does 85 m/s."""
 STEADY_MS = 600_000
@@ -53,8 +51,6 @@ SHORT_MS = UNKNOWN_AFTER_MS - OVERDUE_AFTER_MS
 """Longest kept interval after which a position is unknown after 3 minutes, as without one."""
 KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
 """Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
-
-
 _new = tuple.__new__  # makes a Piece in a quarter of the time
 
 
@@ -280,15 +276,15 @@ class Track(Fixes):
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
         return _pieces(self.since(from_ms), from_ms, to_ms, hold=True)
 
-    def predicted(self, to_ms: int, over_ms: int) -> Piece | None:
-        """The last movement, of `over_ms` at least, continued after the last fix for up to 30 s; None if there is none."""
+    def predicted(self, to_ms: int) -> Piece | None:
+        """The last movement, of MIN_SPEED_MS at least, continued after the last fix for up to 30 s; None if there is none."""
         last = self.recent[-1] if self.recent else None
         ahead_ms = min(to_ms - last[0], PREDICT_MS) if last else 0
         if last is None or ahead_ms <= 0 or len(self.recent) < 2:
             return None
         before, last_ms = self.recent[-2], last[0]
-        if last_ms - before[0] < over_ms:  # seldom: the fix before is nearly always old enough
-            before = next((fix for fix in islice(self.backwards(), 2, None) if last_ms - fix[0] >= over_ms), last)
+        if last_ms - before[0] < MIN_SPEED_MS:  # seldom: the fix before is nearly always old enough
+            before = next((fix for fix in islice(self.backwards(), 2, None) if last_ms - fix[0] >= MIN_SPEED_MS), last)
         if not 0 < (took_ms := last_ms - before[0]) <= UNKNOWN_AFTER_MS:
             return None
         start, point = before.point, last.point
@@ -311,6 +307,16 @@ def repeats(track: Track, fix: Fix) -> bool:
         if other.fix_ms == fix.fix_ms and other[3:6] == fix[3:6] and other.report_id != fix.report_id:
             return True
     return False
+
+
+def is_recent(time_ms: int, now_ms: int) -> bool:
+    """Whether a moment is at most 3 minutes ago, so that a position of that time still says where a device may be."""
+    return now_ms - time_ms <= UNKNOWN_AFTER_MS
+
+
+def fastest_step_mps(fixes: Sequence[Fix]) -> float:
+    """The greatest speed between two consecutive fixes, m/s; needs at least two fixes."""
+    return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 
 
 def is_jump(before: Fix, fix: Fix) -> bool:

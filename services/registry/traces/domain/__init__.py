@@ -1,1 +1,0 @@
-"""Facts about incidents, and the spans that are built from them. Pure."""

@@ -139,6 +139,9 @@ class _Assignment:
             self._meet(step, ExpectedStep.WARNING_RECEIVED)
         if step.state != state_before and step.state in MOVES:
             self._meet(step, ExpectedStep.UNIT_DISPATCHED)
+        if before and step.state == "ACKNOWLEDGED" == state_before and step.offer != before.offer:
+            # The desk had accepted, and now a unit has: that is what the desk was awaited for. The unit has a time of its own to go.
+            self._meet(step, ExpectedStep.UNIT_DISPATCHED)
         if step.state == "ESCALATED" and (before is None or not step.same_as(before)) and not is_receipt(step, before):
             self._escalate(step)
         if step.state != state_before and step.state in _OVER:

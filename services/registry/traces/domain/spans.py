@@ -180,7 +180,9 @@ class _SpanBuilder:
         first = alerts[0]
         entry = f"LOG_{first.partition}#{first.sequence}"
         shows = SEE_ALL.union(*(alert.legs for alert in alerts))
-        spans, parent_id, since_us = [], self._root_id, first.entry_us
+        spans = []
+        parent_id = self._root_id
+        since_us = first.entry_us
         if first.received_us is not None:
             sent = trace_ids.parsed(first.sender)
             links = (SpanLink(sent[0], sent[1], "sent in"),) if sent else ()

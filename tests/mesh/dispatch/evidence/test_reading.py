@@ -10,11 +10,11 @@ import pytest
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.evidence.files import CopyMoment, EvidenceFiles
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
-from services.dispatch.evidence import reading, retention
-from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
+from services.dispatch.evidence import api, retention
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, evidence_pb2_grpc, roster_pb2
@@ -139,7 +139,7 @@ async def test_a_copy_that_was_put_off_is_made_after_a_restart(
 async def test_a_collection_that_takes_long_goes_on_and_the_retry_gets_its_result(
     bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "COLLECTED_WITHIN_S", 0.0)
+    monkeypatch.setattr(api, "COLLECTED_WITHIN_S", 0.0)
     given = settings("police", nats, tmp_path)
     async with running(given) as leg, leg.desk.subscription() as desk:
         await publish_alert(bus)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.cli.evidence import bundle
-from services.cli.evidence.replay import replay
+from services.common.evidence.collector import EvidenceCollector, collect
+from services.common.evidence.incidents import LOOK_BACK_MS
+from services.common.evidence.model import MARK_SUBJECT, of_bytes
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.priority import PriorityGate
-from services.dispatch.evidence.collector import EvidenceCollector, collect
-from services.dispatch.evidence.incidents import LOOK_BACK_MS
-from services.dispatch.evidence.model import MARK_SUBJECT, of_bytes
+from services.court.evidence import bundle
+from services.court.evidence.bundle import replay
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
@@ -109,7 +109,7 @@ async def test_redacted_entries_replay_to_the_same_alerts(bus: Bus, tmp_path: Pa
     ]
     assert any(alert.ordinal > 0 for alert in alerts)
     log_meta = await streams.read_log_meta(bus)
-    found = await collect(bus, log_meta, [alerts[0].alert_id], leg="police")
+    found = await collect(bus, log_meta, [alerts[0].alert_id], leg="police", may_locate_person=True)
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
     assert set(replayed.results) == {alert.alert_id for alert in alerts} and replayed.differences == []
     other = "two" if wearer == "one" else "one"
@@ -134,11 +134,14 @@ async def test_incidents_collected_in_one_pass_equal_those_collected_separately(
     report = next(alert for alert in alerts if alert.incident_id).decided_at.ToMilliseconds()
     for leg in ("probation", "police"):
         for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
-            together = await EvidenceCollector(bus, log_meta, leg, back_ms=back_ms).of(
-                alert_ids | {"gone": ["no-such-alert"]}
-            )
+            together = await EvidenceCollector(
+                bus, log_meta, leg, may_locate_person=leg == "police", back_ms=back_ms
+            ).of(alert_ids | {"gone": ["no-such-alert"]})
             assert together == {
-                name: await collect(bus, log_meta, alert_ids[name], leg=leg, back_ms=back_ms) for name in WEARERS
+                name: await collect(
+                    bus, log_meta, alert_ids[name], leg=leg, may_locate_person=leg == "police", back_ms=back_ms
+                )
+                for name in WEARERS
             }
 
 
@@ -146,11 +149,13 @@ async def test_cases_from_before_the_window_are_folded_when_it_begins(bus: Bus, 
     await publish_approaches(bus)
     alerts = [alert for alert in await evaluated(bus, tmp_path) if alert.wearer_id == "wone" and alert.incident_id]
     log_meta = await streams.read_log_meta(bus)
-    whole = (await collect(bus, log_meta, [alerts[0].alert_id], leg="police", back_ms=None)).of("LOG_0")
+    whole = (await collect(bus, log_meta, [alerts[0].alert_id], leg="police", may_locate_person=True, back_ms=None)).of(
+        "LOG_0"
+    )
     opening = next(record for record in whole if record.sequence == alerts[0].sequence)
     first = next(record for record in whole if record.subject == "log.0.report")
     back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
-    found = await collect(bus, log_meta, [alerts[0].alert_id], leg="police", back_ms=back_ms)
+    found = await collect(bus, log_meta, [alerts[0].alert_id], leg="police", may_locate_person=True, back_ms=back_ms)
     assert [record.subject for record in found.of("LOG_0") if record.premise] == ["log.0.case"]
     assert found.window_stamp_ms > next(record for record in whole if record.subject == "log.0.case").stamp_ms
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
@@ -170,7 +175,9 @@ async def test_an_entry_about_others_that_caused_an_alert_is_kept_as_its_time_st
     by_time.CopyFrom(alerts[0])
     by_time.alert_id, by_time.sequence = "alert-by-time", sequence
     await bus.publish(flow.alert_subject(0, by_time.alert_id), by_time.SerializeToString(), expected_last=0)
-    found = await collect(bus, await streams.read_log_meta(bus), [alerts[0].alert_id], leg="police")
+    found = await collect(
+        bus, await streams.read_log_meta(bus), [alerts[0].alert_id], leg="police", may_locate_person=True
+    )
     mark = next(record for record in found.of("LOG_0") if record.sequence == sequence)
     assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
 
@@ -201,7 +208,7 @@ async def test_a_tag_that_changed_hands_gives_each_wearer_only_their_reports(bus
     for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
         mine = [alert for alert in alerts if alert.wearer_id == wearer_id]
         for leg in ("police", "probation"):
-            found = await collect(bus, log_meta, [mine[0].alert_id], leg=leg)
+            found = await collect(bus, log_meta, [mine[0].alert_id], leg=leg, may_locate_person=leg == "police")
             batches = [log_pb2.LogEntry.FromString(record.data).positions for record in found.of("LOG_0")]
             pairs = [pair for batch in batches for pair in zip(batch.device_id, batch.report_id, strict=True)]
             assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports

@@ -9,12 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
+from services.common.evidence.files import CopyMoment, EvidenceFiles
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
 from services.common.retrying import Backoff, every
 from services.dispatch.evidence import retention
-from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer, running_server

@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.cli.simulate import demo
-from services.cli.stack import mesh as meshes
+from services.client import demo
+from services.client import mesh as meshes
+from services.common.evidence import model
 from services.common.messaging import flow, pull
 from services.common.rpc import server
-from services.dispatch.evidence import model
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, evidence_pb2_grpc
 from tandem.registry.v1 import disclosure_pb2
@@ -72,7 +72,7 @@ class EvidenceClient:
 async def incident_of(mesh: RunningMesh) -> str:
     """Returns the id of the incident that had an offer."""
     async with meshes.connect(mesh.now) as clients:
-        answer = await clients.dispatch["police"].ListIncidents(
+        answer = await clients.legs["police"].dispatch.ListIncidents(
             dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER)
         )
     return next(

@@ -16,7 +16,7 @@ from services.common.retrying import Backoff
 from services.common.rpc import server as rpc
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
-from services.dispatch.exchange import deliveries, review_alarms
+from services.dispatch.exchange import webhooks
 from services.dispatch.settings import DispatchSettings
 from tandem.registry.v1 import match_review_pb2, match_review_pb2_grpc
 from tests.support.common.nats import TestServer
@@ -29,8 +29,8 @@ SINCE_MS, ALARMED_MS = 1_700_000_000_000, 1_700_000_900_000
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the intervals to a hundredth."""
-    monkeypatch.setattr(deliveries, "RETRY", Backoff(0.05, 300.0))
-    monkeypatch.setattr(review_alarms, "CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(webhooks, "RETRY", Backoff(0.05, 300.0))
+    monkeypatch.setattr(webhooks, "REVIEW_CHECK_INTERVAL_S", 0.05)
 
 
 def alarm(case_id: str, since_ms: int = SINCE_MS) -> match_review_pb2.AlarmedReview:

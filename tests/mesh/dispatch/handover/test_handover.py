@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.common.storage.db import Database, open_database
+from services.dispatch import burden
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.burden import store as burden
-from services.dispatch.handover import store
+from services.dispatch.handover import api
 from services.dispatch.handover.domain import HandoverWritten
 from services.dispatch.leg import tables
 from services.dispatch.settings import DispatchSettings
@@ -22,6 +22,7 @@ from tandem.dispatch.v1 import dispatch_pb2, handover_pb2, handover_pb2_grpc, or
 from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch.dispatch import DESKS, SECRET, RunningLeg, alert, publish, running
 from tests.support.dispatch.leg_chain import first_broken_record
+from tests.support.dispatch.roster_records import office, put, unit
 
 KIM, LEE, PARK = (f"spiffe://npa/desk/{name}" for name in ("kim", "lee", "park"))
 REVIEWER, PROBATION = "spiffe://tandem/reviewer/audit", DESKS["probation"]
@@ -147,6 +148,35 @@ async def test_the_burden_of_an_order_counts_what_its_incidents_sent(bus: Bus, p
         assert not (await call(leg, "ListOrderIncidents", KIM, order_id=order_id, opened_from=later)).incidents
 
 
+async def test_a_unit_counts_as_sent_once_it_accepts_or_is_entered_by_radio(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await put(leg.desk, [office()], [unit("a1"), unit("a2")])
+        await publish(bus, alert(5))
+        seen = (await steps.next(dispatch_pb2.OFFERED)).step.assignment
+        id_, (order_id,) = seen.assignment_id, seen.order_ids
+
+        async def sent() -> tuple[int, int, int, int]:
+            (incident,) = (await call(leg, "ListOrderIncidents", KIM, order_id=order_id)).incidents
+            (task,) = incident.tasks
+            return task.offers, task.dispatches, task.by_radio, task.arrivals
+
+        await leg.desk.call("Receive", assignment_id=id_, offer_number=seen.offer_number)
+        at_desk = await leg.desk.acknowledge(id_)
+        assert await sent() == (1, 0, 0, 0), "a desk's acceptance sends nobody, and a receipt is no offer"
+        asked = await leg.desk.call("SendUnit", assignment_id=id_, unit_id="a2", offer_number=at_desk.offer_number)
+        assert await sent() == (2, 0, 0, 0), "a unit that is asked isn't sent"
+        await leg.desk.acknowledge(id_, "a2")
+        assert await sent() == (2, 1, 0, 0)
+        number = asked.assignment.unit_offers[-1].offer_number
+        back = await leg.desk.call("Reject", assignment_id=id_, offer_number=number, reason="no car")
+        newest = max(offer.offer_number for offer in back.assignment.unit_offers)
+        newest = max(newest, back.assignment.offer_number)
+        await leg.desk.call("SendByRadio", assignment_id=id_, unit_name="12", offer_number=newest)
+        for state in (dispatch_pb2.EN_ROUTE, dispatch_pb2.ON_SCENE):
+            await leg.desk.call("Progress", assignment_id=id_, state=state)
+        assert (await sent())[1:] == (2, 1, 1)
+
+
 async def test_handovers_and_the_incidents_of_an_order_are_read_alike_on_postgresql(postgres: PostgresServer) -> None:
     url = postgres.new_schemas("police")["police"]
     rows = [
@@ -166,13 +196,13 @@ async def test_handovers_and_the_incidents_of_an_order_are_read_alike_on_postgre
 
     def work(connection: sa.Connection) -> None:
         connection.execute(sa.insert(tables.incidents), rows)
-        assert store.open_incident_ids(connection) == ("i-3", "i-2", "i-1")
+        assert api.open_incident_ids(connection) == ("i-3", "i-2", "i-1")
         found = burden.incidents_of(connection, "o-1", 0, limit=9)
         assert [incident.incident_id for incident in found] == ["i-2", "i-1"]
         assert [found.incident_id for found in burden.incidents_of(connection, "o-1", 1, limit=9)] == ["i-2"]
         for handover in written:
-            store.append(connection, handover)
-        assert [known.written for known in store.newest(connection, 2, "h-2")] == [written[1], written[0]]
+            api.append_record(connection, handover)
+        assert [known.written for known in api.newest_handovers(connection, 2, "h-2")] == [written[1], written[0]]
         assert first_broken_record(connection) is None
 
     async with open_database(url, MIGRATIONS) as database:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import grpc.aio
 import pytest
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, NPA_RECORDS, REVIEWER
+from services.client.actors import DESKS, NPA_RECORDS, REVIEWER
+from services.client.calls import call
 from services.common.privacy import notices
 from services.console.pages.texts import TEXTS
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
@@ -28,7 +28,8 @@ from tests.support.console.console import visiting
 from tests.support.dispatch.chase import HOME, Chase, between, chase, north_of
 from tests.support.field.phone import PhoneClient, phone
 
-NOTICE, ENDED = "법무부 통지", "법무부의 앞선 통지가 끝났습니다"
+NOTICE = "법무부 통지"
+ENDED = "법무부의 앞선 통지가 끝났지만, 다른 알림은 계속됩니다"  # the police's instruction ends a moment later
 State = dispatch_pb2.AssignmentState
 T = TypeVar("T")
 
@@ -207,7 +208,7 @@ async def test_tag_act_15_2_she_is_notified_and_probation_must_check_by_decree_1
         (open_check,) = checks(chased, "probation")
         assert open_check.state == State.ACKNOWLEDGED
         close = dispatch_pb2.CloseRequest(assignment_id=open_check.assignment_id, cause=dispatch_pb2.BREACH_CONFIRMED)
-        closed = await call(chased.clients.dispatch["probation"].Close, close, chased.identity("probation"))
+        closed = await call(chased.clients.legs["probation"].dispatch.Close, close, chased.identity("probation"))
         assert closed.assignment.state == State.CLOSED
         over = await grounds(chased)
         assert over.order_over and over.ground == notice_pb2.TAG_15_2

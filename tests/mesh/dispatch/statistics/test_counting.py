@@ -7,24 +7,23 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from services.cli.report import older_alerts
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.storage.db import open_database
+from services.court.evidence.leg_records import MeshRecords
+from services.court.report import compliance
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge, Progress
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.statistics import queries
-from services.dispatch.statistics.collector import FiguresCollector
+from services.dispatch.leg.tables import PeerRow, StreamPosition, figures, figures_progress
+from services.dispatch.settings import for_leg
 from services.dispatch.statistics.domain import DispatchOutcome, Measure
-from services.dispatch.statistics.queries import PeriodCounts, StatisticsPeriod
-from services.dispatch.statistics.tables import figures, progress
+from services.dispatch.statistics.figures import FiguresCollector, PeriodCounts, StatisticsPeriod, count_period
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
@@ -45,7 +44,7 @@ async def assignment_ids(store: Store) -> list[str]:
 
 
 async def counted(store: Store) -> PeriodCounts:
-    return await store.reading_history(lambda connection: queries.count(connection, Leg.POLICE, FOREVER))
+    return await store.reading_history(lambda connection: count_period(connection, Leg.POLICE, FOREVER))
 
 
 async def test_steps_are_counted_once_in_small_pages_and_on_after_a_restart(where: Path | str) -> None:
@@ -72,7 +71,8 @@ async def test_steps_are_counted_once_in_small_pages_and_on_after_a_restart(wher
         accepted = [row for row in after.took[Leg.POLICE, Measure.ACCEPTANCE] if row.ms is not None]
         assert sum(row.times for row in accepted) == 2
         assert sum(row.times for row in after.took[Leg.POLICE, Measure.ARRIVAL] if row.ms is not None) == 1
-        assert after.outcomes[Leg.POLICE] == [(int(DispatchOutcome.UNDER_WAY), alert_pb2.RING_ENTERED, 2)]
+        # The second was accepted by the desk alone, which is no dispatch.
+        assert after.outcomes[Leg.POLICE] == [(int(DispatchOutcome.UNDER_WAY), alert_pb2.RING_ENTERED, 1)]
         assert sum(row.people for row in after.persons) + sum(row.people for row in after.places) > 0
 
 
@@ -99,6 +99,7 @@ def probation_step(number: int, state: dispatch_pb2.AssignmentState.ValueType) -
     step.assignment.leg, step.assignment.subject_id, step.assignment.state = alert_pb2.PROBATION, "wearer-1", state
     step.assignment.offered_at.FromMilliseconds(1_000)
     step.assignment.acknowledged_at.FromMilliseconds(2_000)
+    step.assignment.sent_at.FromMilliseconds(2_000)
     return translate.peer(step, Leg.POLICE)
 
 
@@ -126,7 +127,7 @@ async def test_a_database_from_before_the_figures_counts_all_that_it_has(where: 
         async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
             await fold(leg, INCIDENTS)
             await FiguresCollector(store, leg.record.gate).catch_up()
-            for table in (figures, progress):  # as the migration leaves them
+            for table in (figures, figures_progress):  # as the migration leaves them
                 await store.transaction(lambda connection, table=table: connection.execute(sa.delete(table)))  # type: ignore[misc]
             assert (await counted(store)).took[Leg.POLICE, Measure.ACCEPTANCE] == []
             await FiguresCollector(store, leg.record.gate).catch_up()
@@ -158,12 +159,13 @@ async def test_the_report_on_an_order_reads_its_alerts_from_the_legs_record(
         kept.symlink_to(where)
     else:
         monkeypatch.setenv("TANDEM_POLICE_DATABASE_URL", where)
+    records = MeshRecords(tmp_path / "mesh", for_leg("police").leg_databases)
     async with open_database(where, MIGRATIONS) as database:
         store = Store(database)
         async with open_leg(Leg.POLICE, store, MeshClock(), deadlines=Deadlines(3_600_000), metrics=METRICS) as leg:
             await fold(leg, INCIDENTS)
         (order_id,) = {order_id for listed in await store.incidents("", 100, "") for order_id in listed.row.order_ids}
-        found = await older_alerts.read(tmp_path / "mesh", order_id, from_ms=0, before_ms=1 << 50)
-        other = await older_alerts.read(tmp_path / "mesh", order_id[:-1], from_ms=0, before_ms=1 << 50)
+        found = await compliance.read_older_alerts(records, order_id, from_ms=0, before_ms=1 << 50)
+        other = await compliance.read_older_alerts(records, order_id[:-1], from_ms=0, before_ms=1 << 50)
     assert [fact.alert.incident_id for fact in found] == [f"incident-{number}" for number in range(1, INCIDENTS + 1)]
     assert {fact.alert.order_id for fact in found} == {order_id} and other == []

@@ -15,9 +15,8 @@ from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.store import Store
-from services.dispatch.statistics import queries, translate
-from services.dispatch.statistics.collector import FiguresCollector
-from services.dispatch.statistics.queries import DAY_MS, StatisticsPeriod
+from services.dispatch.statistics import api, figures
+from services.dispatch.statistics.figures import DAY_MS, FiguresCollector, StatisticsPeriod
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import statistics_pb2
 from tests.support.dispatch.recount import (
@@ -53,8 +52,8 @@ async def test_statistics_are_a_plain_recount_of_the_steps(where: Path | str, se
 
 async def check(store: Store, story: RandomIncidents, period: StatisticsPeriod) -> None:
     """Compares the answer for a period, and its lists of people, with a recount."""
-    counts = await store.reading_history(partial(queries.count, own=Leg.POLICE, period=period))
-    answer = translate.statistics(counts, Leg.POLICE, period)
+    counts = await store.reading_history(partial(figures.count_period, own=Leg.POLICE, period=period))
+    answer = api.statistics_message(counts, Leg.POLICE, period)
     within = [history for history in story.histories if period.from_ms <= history.opened_ms < period.until_ms]
     assert answer.behind == 0
     assert answer.incidents == sum(period.from_ms <= ms < period.until_ms for ms in story.live_ms)
@@ -92,7 +91,7 @@ async def check(store: Store, story: RandomIncidents, period: StatisticsPeriod) 
         for row in answer.burdens
     ] == [spread(kind, rows) for kind, rows in kinds if rows]
     for of_wearers, rows in ((True, wearers), (False, persons)):
-        read = partial(queries.burdens, period=period, of_wearers=of_wearers, skip=2, limit=4)
+        read = partial(figures.burdens, period=period, of_wearers=of_wearers, skip=2, limit=4)
         assert await store.reading_history(read) == rows[2:6]
 
 
@@ -103,7 +102,7 @@ def check_intervals(
     offered = [
         history for history in within if history.leg == alert_pb2.POLICE and history.first_ms("offered_at") is not None
     ]
-    assert 0 < len(answer.intervals) <= queries.INTERVALS
+    assert 0 < len(answer.intervals) <= figures.INTERVALS
     begins = [getattr(interval, "from").ToMilliseconds() for interval in answer.intervals]
     assert begins[0] == period.from_ms and sum(interval.offered for interval in answer.intervals) == len(offered)
     for begin_ms, end_ms, interval in zip(begins, [*begins[1:], period.until_ms], answer.intervals, strict=True):
@@ -123,7 +122,7 @@ async def test_a_short_period_reads_no_rows_of_other_times_and_a_long_one_sorts_
         def planned(connection: sa.Connection, period: StatisticsPeriod) -> None:
             statements: list[tuple[str, object]] = []
             sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-            queries.count(connection, Leg.POLICE, period)
+            figures.count_period(connection, Leg.POLICE, period)
             for sql, parameters in statements[:]:
                 if "FROM figures INDEXED BY" in sql:
                     rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)  # type: ignore[arg-type]
@@ -135,7 +134,7 @@ async def test_a_short_period_reads_no_rows_of_other_times_and_a_long_one_sorts_
             await store.reading_history(partial(planned, period=period))
             reads = [plan for _, plan in plans if plan.startswith(("SEARCH figures USING", "SCAN figures USING"))]
             assert reads and all("USING COVERING INDEX" in plan for plan in reads), reads
-            if days < DAYS / queries.SHORT_PART:
+            if days < DAYS / figures.SHORT_PART:
                 assert all("figures_period (leg=? AND opened_ms>? AND opened_ms<?)" in plan for plan in reads), reads
             else:
                 sorted_ = {sql for sql, plan in plans if "TEMP B-TREE FOR GROUP BY" in plan}

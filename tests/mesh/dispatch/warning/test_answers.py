@@ -10,7 +10,7 @@ from services.common.clock import wall_us
 from services.common.messaging.bus import Bus
 from services.dispatch.exchange.links import Token, open_key
 from services.dispatch.warning import consumer
-from services.dispatch.warning.http import AnswerLinks
+from services.dispatch.warning.channels import AnswerLinks
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer

@@ -61,13 +61,16 @@ async def test_each_channel_shows_the_text_once_and_its_receipt_is_stored(way: A
         await until(made, "select 1 from contacts")
         await publish(bus, ring(1))
         warning_id, text = await far_end.shown()
-        assert text == "Notice: within 1 km. Keep your phone with you. If you can't speak, 112 takes text messages."
+        assert text == (
+            "Notice: the person of your order: within 1 km of you. Keep your phone with you. "
+            "If you can't speak, 112 takes text messages."
+        )
         await far_end.arrived(warning_id)
         acknowledged = (await desk.next(dispatch_pb2.ACKNOWLEDGED)).step.assignment
         assert acknowledged.acknowledged_by == f"receipt/{warning_id}"
         await publish(bus, ring(2, 100.0, geometry_pb2.RESPOND))
         second, text = await far_end.shown(2)
-        assert second != warning_id and text.startswith("Notice: within 100 m. Lock the door")
+        assert second != warning_id and "within 100 m of you. Stay behind a locked door" in text
         await far_end.arrived(second)
         await until(made, "select 1 from messages where delivered_ms is not null limit 1 offset 1")
         await publish(bus, ring(1), ring(2, 100.0, geometry_pb2.RESPOND))
@@ -129,12 +132,14 @@ async def test_a_hanging_gateway_delays_no_other_channel(
     hanging, other = Gateway("hanging"), Gateway("other")
     hanging.hangs.clear()
     made = settings(nats, tmp_path / "leg", hanging, other)
-    await put_case(bus, made, "app-1")
-    await publish(bus, *(ring(number, incident=f"incident-{number}") for number in range(1, 7)))
+    for number in range(1, 7):
+        await put_case(bus, made, f"app-{number}", person_id=f"person-{number}")
+    rings = (ring(number, incident=f"incident-{number}", protected=(f"person-{number}",)) for number in range(1, 7))
+    await publish(bus, *rings)
     async with hanging.serving(), other.serving(), running(made):
         await other.message(6)
         await until(
-            made, "select 1 from sendings where way = 'device/app-1' and outcome = 'handed over' limit 1 offset 5"
+            made, "select 1 from sendings where way like 'device/app-%' and outcome = 'handed over' limit 1 offset 5"
         )
         assert len(hanging.requests) == 2
         hanging.hangs.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.common.storage import db
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.warning import translate
 from services.dispatch.warning.service import MIGRATIONS
 from services.dispatch.warning.store import CONTACT_RETENTION_MS, WarningStore

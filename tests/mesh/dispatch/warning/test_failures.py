@@ -16,7 +16,7 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.privacy import sealing
 from services.dispatch.settings import DispatchSettings
-from services.dispatch.warning import domain as decisions
+from services.dispatch.warning import domain
 from tandem.common.v1 import command_pb2, contact_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support import torn
@@ -67,7 +67,9 @@ async def test_she_is_warned_although_the_registry_and_both_other_legs_are_down(
             await until(made, "select 1 from contacts")
             await publish(client.bus, ring(1, protected=("p-1",)))
             message = await gateway.message()
-    assert message["to"] == "010-1111-2222" and message["text"].startswith("[알림] 1 km 이내.")
+    assert message["to"] == "010-1111-2222" and message["text"].startswith(
+        "[알림] 접근금지 결정의 상대방: 귀하로부터 1 km 이내."
+    )
 
 
 @pytest.mark.parametrize("records_system", [False], indirect=True)
@@ -158,7 +160,7 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No receipt of an all-clear is awaited, so nobody would miss it. The warning before it says what is no longer so."""
-    monkeypatch.setattr(decisions, "READ_MS", 1)
+    monkeypatch.setattr(domain, "READ_MS", 1)
     made = settings(nats, tmp_path / "leg")
     await put_case(bus, made, "app-1")
     nats.kill()
@@ -171,7 +173,7 @@ async def test_of_commands_that_the_server_loses_the_newest_comes_back(
         await publish(bus, ring(2, demand=geometry_pb2.RECORD, ends=True))
         all_clear = await device.shown(2)
         await until(
-            made, "select 1 from messages natural join sendings where notice = 'OVER' and outcome = 'handed over'"
+            made, "select 1 from messages natural join sendings where kind = 'OVER' and outcome = 'handed over'"
         )
         nats.kill()
         torn.put_back(tmp_path / "nats", flow.COMMANDS.name, tmp_path / "empty")

@@ -17,14 +17,14 @@ from sqlalchemy.exc import OperationalError
 from services.common.privacy import sealing
 from services.common.rpc.errors import PermanentError, Unavailable
 from services.common.storage import db
-from services.registry.bulk.service import Result
-from services.registry.domain import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
-from services.registry.keys.vault import Vault
+from services.registry.agencies.bulk import Result
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
+from services.registry.keys import Vault
 from services.registry.records.kinds import Record
-from services.registry.records.prepared import prepare
-from services.registry.records.versions import PutOutcome
+from services.registry.records.store import prepare
 from services.registry.tables import MIGRATIONS
-from services.registry.working_set import writing
+from services.registry.working_set import working_set
 from services.registry.working_set.working_set import WorkingSet
 from tests.support.registry.bulk import FixedClock, comparable, content, put_singly, random_records
 from tests.support.registry.core import RegistryCore
@@ -140,11 +140,11 @@ async def test_a_database_that_refuses_stores_nothing_of_the_batch(
 
     async with opened(where) as registry:
         await put_batch(registry, related(0, 1))
-        before, write = await content(registry), writing.write
-        monkeypatch.setattr(writing, "write", full)
+        before, write = await content(registry), working_set.write_changes
+        monkeypatch.setattr(working_set, "write_changes", full)
         with pytest.raises(Unavailable, match="disk is full"):
             await put_batch(registry, related(1, 5))
-        monkeypatch.setattr(writing, "write", write)
+        monkeypatch.setattr(working_set, "write_changes", write)
         assert await content(registry) == before
         await put_batch(registry, related(1, 5))
         assert len((await content(registry))["cases"]) == 6

@@ -12,16 +12,16 @@ import pytest
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry.bulk import pace
-from services.registry.bulk.service import Result
-from services.registry.domain import Tag, Wearer
-from services.registry.keys.vault import Vault
-from services.registry.outbox.store import OutboxMessage
-from services.registry.records.prepared import prepare
+from services.registry.agencies import bulk
+from services.registry.agencies.bulk import Result
+from services.registry.domain.records import Tag, Wearer
+from services.registry.keys import Vault
+from services.registry.records.store import prepare
 from services.registry.tables import MIGRATIONS
+from services.registry.unit_of_work import OutboxMessage
 from tests.support.registry.core import RegistryCore
 
-BEFORE = pace.MAX_WAITING + 40
+BEFORE = bulk.MAX_WAITING + 40
 """Number of messages that wait for the log at first."""
 
 
@@ -63,14 +63,14 @@ async def waiting(registry: RegistryCore) -> int:
 
 async def stored(registry: RegistryCore) -> int:
     async with registry.transactions.reading() as work:
-        rows = await work._connection.exec_driver_sql("select count(*) from wearers")
+        rows = await work.connection.exec_driver_sql("select count(*) from wearers")
         return int(rows.scalar_one())
 
 
 async def test_a_batch_waits_for_the_log_and_a_single_record_does_not(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "STALLED_S", 3_600.0)
+    monkeypatch.setattr(bulk, "STALLED_S", 3_600.0)
     async with opened(where) as registry:
         batches = [asyncio.create_task(put(registry, first, 20)) for first in (0, 20)]
         for n in range(4):
@@ -78,7 +78,7 @@ async def test_a_batch_waits_for_the_log_and_a_single_record_does_not(
             assert len(await put(registry, 1_000 + n, 1)) == 2  # as `tandem put` sends a record
         assert await stored(registry) == 4 and not any(batch.done() for batch in batches)
         # The first batch passes as soon as few messages wait. Its own messages make the second one wait.
-        await publish(registry, await waiting(registry) - pace.MAX_WAITING)
+        await publish(registry, await waiting(registry) - bulk.MAX_WAITING)
         assert len(await batches[0]) == 40
         await publish(registry, 5)
         assert await stored(registry) == 24 and not batches[1].done()
@@ -89,11 +89,11 @@ async def test_a_batch_waits_for_the_log_and_a_single_record_does_not(
 async def test_records_are_stored_while_nothing_reaches_the_log(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "STALLED_S", 0.0)
+    monkeypatch.setattr(bulk, "STALLED_S", 0.0)
     async with opened(where) as registry:
         await put(registry, 0, 20)
         assert await stored(registry) == 20
         # Once the log is known to be away, the next batch isn't delayed at all.
-        monkeypatch.setattr(pace, "STALLED_S", 3_600.0)
+        monkeypatch.setattr(bulk, "STALLED_S", 3_600.0)
         await put(registry, 20, 20)
         assert await stored(registry) == 40

@@ -8,10 +8,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.cli import bulk
-from services.cli.bulk import AnyRecord, put_records
+from services.client import calls
+from services.client.calls import AnyRecord, put_records
 from services.common.rpc import server
-from services.registry.bulk.translate import MAX_BATCH
+from services.registry.agencies.bulk import MAX_BATCH
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2
 from tests.support.registry import listing, records
 from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh
@@ -118,7 +118,7 @@ async def test_a_record_too_large_for_a_message_is_refused_and_the_others_are_st
 async def test_answered_batches_survive_a_broken_stream_and_the_client_resends_the_others(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "BATCH", 10)
+    monkeypatch.setattr(calls, "BATCH", 10)
     wearers = [records.wearer(f"broken-{n}", f"890101-{n:07d}") for n in range(60)]
     killed = False
 

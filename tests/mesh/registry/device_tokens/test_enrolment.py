@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
-from services.registry.enrolment import domain
-from services.registry.enrolment.service import Enrolments
-from services.registry.keys.vault import Vault
-from services.registry.reconciliation.domain import Agency
+from services.registry.device_tokens import Enrolments
+from services.registry.domain import device_tokens
+from services.registry.domain.reconciliation import Agency
+from services.registry.keys import Vault
 from services.registry.records import translate
 from services.registry.tables import MIGRATIONS
 from tests.support.registry import records
@@ -35,7 +35,7 @@ class EnrolmentDesk:
         self.enrolments = Enrolments(registry.transactions, registry.device_tokens, clock)
 
     async def code(self, device_id: str = "app-1") -> str:
-        return domain.parse((await self.enrolments.issue(device_id, 900, by=DESK)).code)
+        return device_tokens.parse_code((await self.enrolments.issue(device_id, 900, by=DESK)).code)
 
     async def put_device(self) -> None:
         await self.registry.police.put_device(translate.parse_device(records.device()))
@@ -93,7 +93,7 @@ async def test_a_code_expires_and_a_newer_one_replaces_it(where: Path | str) -> 
         replaced, code = await desk.code(), await desk.code()
         assert await refusal(desk.enrolments.enrol(replaced)) == "CODE_USED"
         with pytest.raises(NotFound):
-            await desk.enrolments.enrol("A" * domain.CODE_LENGTH)
+            await desk.enrolments.enrol("A" * device_tokens.CODE_LENGTH)
     async with opened(where, HOUR_MS) as later:
         assert await refusal(later.enrolments.enrol(code)) == "CODE_EXPIRED"
         assert (await later.enrolments.enrol(await later.code())).phone.device_id == "app-1"

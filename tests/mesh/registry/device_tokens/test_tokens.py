@@ -14,13 +14,12 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
-from services.registry.device_tokens.tables import device_tokens
-from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.keys.vault import Vault
-from services.registry.reconciliation.domain import Agency
+from services.registry.domain.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain.reconciliation import Agency
+from services.registry.domain.records import WearerEnd, WearerEndReason
+from services.registry.keys import Vault
 from services.registry.records import translate
-from services.registry.tables import MIGRATIONS
+from services.registry.tables import MIGRATIONS, device_tokens
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore

@@ -15,10 +15,11 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.priority import RECORD, Limits, PriorityGate
-from services.registry.disclosure import consumer
-from services.registry.ledger.chain import Disclosure
+from services.registry.disclosure import published
+from services.registry.disclosure.published import PublishedDisclosure, Unusable
 from services.registry.metrics import RegistryMetrics
 from tandem.common.v1 import ledger_pb2
+from tests.support.registry import records
 from tests.support.registry.registry import WITHIN_S, RegistryMesh, running_registry
 
 SHARES = 40
@@ -34,9 +35,10 @@ class Accepting:
     async def newest(self, log_id: str) -> StreamCursor | None:
         return None
 
-    async def accept(self, made: Sequence[Disclosure], log_id: str, newest: StreamCursor) -> None:
-        self.batches.append([disclosure.disclosure_id for disclosure in made])
+    async def accept(self, made: Sequence[PublishedDisclosure], log_id: str, newest: StreamCursor) -> list[Unusable]:
+        self.batches.append([published.disclosure.disclosure_id for published in made])
         self.changed.set()
+        return []
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ async def publish(bus: Bus, number: int) -> str:
         who="spiffe://tandem/service/dispatch-police",
         legal_basis="STALKING_9_1_2",
         purpose="ENFORCEMENT",
-        reference="incident-1",
+        reference="o-1",
         record_kind="WEARER",
         record_id="w-1",
         order_id="o-1",
@@ -68,7 +70,7 @@ async def publish(bus: Bus, number: int) -> str:
 async def test_shares_that_came_during_response_work_are_accepted_together(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "COALESCE_S", 0.01)
+    monkeypatch.setattr(published, "COALESCE_S", 0.01)
     gate = PriorityGate(record=Limits(RECORD.quiet_s, math.inf, RECORD.slots))
     collector, accepting = CollectorRegistry(), Accepting()
     put_off = RegistryMetrics(collector).put_off(flow.DISCLOSURES.name, "ledger")
@@ -78,12 +80,12 @@ async def test_shares_that_came_during_response_work_are_accepted_together(
         return collector.get_sample_value(f"tandem_registry_put_off_{name}", labels) or 0.0
 
     consuming = asyncio.create_task(
-        consumer.consume_disclosures(bus, accepting, "log", gate=gate, put_off=put_off)  # type: ignore[arg-type]
+        published.consume_disclosures(bus, accepting, "log", gate=gate, put_off=put_off)  # type: ignore[arg-type]
     )
     try:
         async with asyncio.timeout(WITHIN_S):
             with gate.response():
-                published = [await publish(bus, number) for number in range(SHARES)]
+                ids = [await publish(bus, number) for number in range(SHARES)]
                 while not waiting("messages") or not waiting("age_seconds"):  # noqa: ASYNC110  # set by another task
                     await asyncio.sleep(0.01)
                 assert not accepting.batches
@@ -95,13 +97,14 @@ async def test_shares_that_came_during_response_work_are_accepted_together(
     finally:
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
-    assert [disclosure_id for batch in accepting.batches for disclosure_id in batch] == published
+    assert [disclosure_id for batch in accepting.batches for disclosure_id in batch] == ids
     assert len(accepting.batches) < SHARES / 2
     assert waiting("age_seconds") == 0.0
 
 
 async def test_a_kill_neither_loses_nor_doubles_a_share(registry: RegistryMesh) -> None:
     async with registry.connected() as client:
+        await client.put(*records.unlinked())
         for number in range(SHARES):
             await publish(client.bus, number)
             if number % 10 == 5:

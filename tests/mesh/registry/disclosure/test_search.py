@@ -13,12 +13,10 @@ from services.common.privacy.grounds import RecordKind
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import caller_of
 from services.common.storage.db import open_database
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.records import translate
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS
-from services.registry.search.api import parse_query
-from services.registry.search.domain import RecordQuery
-from services.registry.search.service import RecordSearch
+from services.registry.search import RecordQuery, RecordSearch, parse_query
 from services.registry.tables import MIGRATIONS
 from tandem.registry.v1 import record_search_pb2
 from tests.support.registry import records

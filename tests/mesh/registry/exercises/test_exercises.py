@@ -14,20 +14,19 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
-from services.registry.cases.tables import cases
-from services.registry.domain import ExerciseKind, ListedKind, Order, Wearer
-from services.registry.exercises.service import ExerciseRecords
-from services.registry.keys.vault import Vault
+from services.registry.agencies.exercises import ExerciseRecords
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import ExerciseKind, ListedKind, Order, Wearer
+from services.registry.domain.reviews import Review, ReviewState
+from services.registry.keys import Vault
+from services.registry.reconciliation import ReconciliationRepository
 from services.registry.records import translate
 from services.registry.records.kinds import WEARERS
-from services.registry.records.versions import PutOutcome
-from services.registry.reviews.domain import Review, ReviewState
-from services.registry.reviews.tables import match_events
-from services.registry.tables import MIGRATIONS
+from services.registry.tables import MIGRATIONS, cases, match_events
 from services.registry.working_set.working_set import WorkingSet
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.registry import records
-from tests.support.registry.core import RegistryCore
+from tests.support.registry.core import RegistryCore, read_record
 
 KINDS = (None, ExerciseKind.DRILL, ExerciseKind.CANARY)
 
@@ -130,7 +129,7 @@ async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) 
         assert {snapshot.valid_until_ms for snapshot in await snapshots(registry)} == {until_ms, until_ms + 1}
         async with registry.transactions.open() as stored:
             # Synthetic records aren't part of reconciliation, and a canary's match gives no event.
-            assert await stored.reconciliation.listed(list(ListedKind)) == []
+            assert await ReconciliationRepository(stored.connection, stored.vault).listed(list(ListedKind)) == []
         reviews = [
             review
             for n in range(6)
@@ -150,7 +149,7 @@ async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) 
         await registry.ministry.put_wearer(drill.wearer(1))
         await exercises.end(drill)
         async with registry.transactions.open() as stored:
-            ended = await stored.records.opened(WEARERS, [drill.wearer_id(number) for number in range(2)])
-        assert [wearer.end is not None for wearer in ended.values()] == [True, True]
+            ended = [await read_record(stored, WEARERS, drill.wearer_id(number)) for number in range(2)]
+        assert [wearer.end is not None for wearer in ended] == [True, True]
         with pytest.raises(NotFound):
             await exercises.end(ExerciseRecords(ExerciseKind.CANARY, "b"))

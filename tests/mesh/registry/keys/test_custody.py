@@ -13,20 +13,17 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry.disclosure.domain import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, OrderType
-from services.registry.keys.tables import data_keys
-from services.registry.keys.vault import Vault
-from services.registry.ledger.tables import ledger
-from services.registry.matching.similarity import Side
-from services.registry.reconciliation.tables import record_digests
-from services.registry.records import tables, translate
+from services.registry import tables
+from services.registry.domain.disclosure import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import EndReason, Order, OrderEnd, OrderType
+from services.registry.domain.reviews import Side
+from services.registry.keys import Vault
+from services.registry.records import translate
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS
-from services.registry.records.prepared import prepare
-from services.registry.records.versions import PutOutcome
-from services.registry.retention.service import KeyRetention
-from services.registry.reviews.tables import match_keys
-from services.registry.tables import MIGRATIONS
+from services.registry.records.store import prepare
+from services.registry.retention import KeyRetention
+from services.registry.tables import MIGRATIONS, data_keys, ledger, match_keys, record_digests
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore, read_record
@@ -189,7 +186,7 @@ async def test_an_order_of_item_3_2_is_destroyed_at_once_when_it_lapses_and_her_
         await destroy_all(key_retention)
         assert await destroyed(registry) == ["o-1"]
         async with registry.transactions.open() as view:
-            assert (await view.records.opened(PERSONS, ["p-1"]))["p-1"].ended_at_ms is None
+            assert (await read_record(view, PERSONS, "p-1")).ended_at_ms is None
 
 
 @pytest.mark.parametrize(

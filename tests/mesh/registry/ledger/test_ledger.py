@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,12 @@ from services.common.storage import db
 from services.common.storage.db import Database
 from services.registry.disclosure import service
 from services.registry.disclosure.service import SIGN_INTERVAL_ROWS, Disclosures
-from services.registry.keys.vault import Vault
-from services.registry.ledger import chain
-from services.registry.ledger.chain import BrokenChain, Disclosure, LedgerHead
-from services.registry.ledger.signing import SignedHead, Signer
-from services.registry.ledger.store import LedgerRepository, Proof, verify
-from services.registry.ledger.tables import ledger, ledger_heads
+from services.registry.domain.ledger import BrokenChain, Disclosure, LedgerHead, next_row
+from services.registry.keys import Vault
+from services.registry.ledger import LedgerRepository, Proof, SignedHead, Signer, append_disclosures, verify
 from services.registry.records import translate
 from services.registry.records.kinds import WEARERS
-from services.registry.tables import MIGRATIONS
+from services.registry.tables import MIGRATIONS, ledger, ledger_heads
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
 
@@ -193,7 +191,7 @@ async def rewrite(database: Database, without: int) -> None:
         for row in rows:
             if row.sequence == without:
                 continue
-            appended = chain.append(last, row.disclosure)
+            appended = next_row(last, row.disclosure)
             await connection.execute(
                 sa.insert(ledger).values(
                     sequence=appended.sequence,
@@ -261,7 +259,7 @@ async def test_a_disclosure_of_another_service_is_appended_once(database: Databa
         expires_at_ms=1_700_000_600_000,
         positions=None,
     )
-    await disclosures.accept([share, share])
-    await disclosures.accept([share])
+    for shares in ([share, share], [share]):
+        await database.visit(partial(append_disclosures, disclosures=shares))
     await disclosures.sign()
     assert await proof(database) == Proof(rows=1, heads=1, unsigned=0)

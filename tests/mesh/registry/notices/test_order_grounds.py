@@ -12,13 +12,13 @@ from services.common.clock import MeshClock
 from services.common.privacy.notices import NoticeGround, TagBasis
 from services.common.rpc.errors import InvalidField, NotFound
 from services.common.storage import db
-from services.registry.domain import EndReason, OrderEnd
-from services.registry.keys.vault import Vault
-from services.registry.notices.domain import OrderGround
-from services.registry.notices.service import NoticeGrounds
+from services.registry.domain.cases import OrderGround
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import EndReason, OrderEnd
+from services.registry.keys import Vault
+from services.registry.notices import NoticeGrounds
 from services.registry.records import translate
 from services.registry.records.kinds import TAGS
-from services.registry.records.versions import PutOutcome
 from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2, notice_pb2
 from tandem.registry.v1 import registry_pb2

@@ -8,21 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from google.protobuf.message import Message
 from structlog.testing import capture_logs
 
 from services.common.storage import db
-from services.registry.keys.vault import Vault
-from services.registry.reconciliation import store
-from services.registry.reconciliation import translate as lists
-from services.registry.reconciliation.domain import ALARM_AFTER_MS, Agency, Finding, Listed
-from services.registry.reconciliation.service import ReconciliationService
-from services.registry.reconciliation.tables import record_digests
+from services.registry import reconciliation as module
+from services.registry.domain.reconciliation import ALARM_AFTER_MS, Agency, Finding, Listed
+from services.registry.keys import Vault
+from services.registry.reconciliation import ReconciliationService, parse_listed
 from services.registry.records import translate
-from services.registry.records.prepared import prepare
-from services.registry.reviews.domain import ReviewState
-from services.registry.reviews.tables import match_keys, reviews
+from services.registry.records.store import prepare
 from services.registry.tables import MIGRATIONS
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.clock import Settable
@@ -48,7 +43,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
 def listed_by_agency(*messages: Message) -> list[Listed]:
     """The list of an agency, parsed from its gRPC request."""
     request = reconciliation_pb2.ReconcileRequest(records=map(listing.listed, messages))
-    return lists.parse_listed(request, Agency.NPA)
+    return parse_listed(request, Agency.NPA)
 
 
 async def put_all(registry: RegistryCore) -> list[Message]:
@@ -63,7 +58,7 @@ async def put_all(registry: RegistryCore) -> list[Message]:
 async def test_the_comparison_names_exactly_the_differing_records(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
+    monkeypatch.setattr(module, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
     async with opened(where) as (registry, reconciliation):
         theirs = await put_all(registry)
         proven = await reconciliation.compare(Agency.NPA, listed_by_agency(*theirs))
@@ -120,25 +115,3 @@ async def test_fifteen_minutes_without_proof_raise_one_alarm_until_the_next_proo
         with capture_logs() as lines:
             await reconciliation.alarm()
         assert [line["agency"] for line in lines] == ["npa"]
-
-
-async def test_older_records_get_digests_and_match_keys_and_are_matched(where: Path | str) -> None:
-    async with opened(where) as (registry, _):
-        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=7)))
-        await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
-        await registry.police.put_order(translate.parse_order(records.order(national_id="")))
-        async with registry.database.transaction() as connection:
-            before = (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all()
-            await connection.execute(sa.delete(record_digests))
-            await connection.execute(sa.delete(match_keys))
-            await connection.execute(sa.delete(reviews))
-        assert before
-    async with opened(where) as (registry, reconciliation):
-        (found,) = await registry.reviews.list_reviews(tuple(ReviewState), "")
-        assert (found.order_id, found.wearer_id) == ("o-1", "w-1")
-        async with registry.database.transaction() as connection:
-            assert (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all() == before
-        compared = await reconciliation.compare(
-            Agency.NPA, listed_by_agency(records.person(), records.order(national_id=""))
-        )
-        assert compared.differences == []

@@ -13,17 +13,16 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
-from services.registry.disclosure.domain import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, ListedKind, Order, OrderEnd, WearerEnd, WearerEndReason
-from services.registry.keys.tables import data_keys
-from services.registry.keys.vault import Vault
+from services.registry.domain.disclosure import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain.lifecycle import PutOutcome
+from services.registry.domain.records import EndReason, ListedKind, Order, OrderEnd, WearerEnd, WearerEndReason
+from services.registry.domain.reviews import Decision, ReviewState, SeenReview
+from services.registry.keys import Vault
+from services.registry.reconciliation import ReconciliationRepository
 from services.registry.records import translate
-from services.registry.records.prepared import prepare
-from services.registry.records.versions import PutOutcome
-from services.registry.retention.service import KeyRetention
-from services.registry.reviews.domain import Decision, ReviewState, SeenReview
-from services.registry.reviews.tables import match_events
-from services.registry.tables import MIGRATIONS, metadata
+from services.registry.records.store import prepare
+from services.registry.retention import KeyRetention
+from services.registry.tables import MIGRATIONS, data_keys, match_events, metadata
 from services.registry.working_set.working_set import WorkingSet
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
@@ -261,7 +260,7 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         await destroy_all(key_retention)
         assert await tables_that_hold(registry, "app-1") == of_routes
         async with registry.transactions.reading() as view:
-            assert await view.reconciliation.listed(list(ListedKind)) == []
+            assert await ReconciliationRepository(view.connection, view.vault).listed(list(ListedKind)) == []
 
 
 async def test_a_match_is_logged_only_after_the_commit(where: Path | str) -> None:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.registry.records.lifecycle import PROTECTION_FROM_MS
+from services.registry.domain.lifecycle import PROTECTION_FROM_MS
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.registry import NPA, Client, RegistryMesh

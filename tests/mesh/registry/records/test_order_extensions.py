@@ -12,17 +12,15 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock
 from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
-from services.registry.domain import EndReason, Order, OrderEnd
-from services.registry.keys.vault import Vault
-from services.registry.order_extensions.api import parse_extension
-from services.registry.order_extensions.domain import OrderExtension
-from services.registry.order_extensions.service import OrderExtensions
-from services.registry.records import lifecycle, translate
-from services.registry.records import store as stored_records
+from services.registry.agencies.police import parse_extension
+from services.registry.domain import lifecycle
+from services.registry.domain.lifecycle import OrderExtension, PutOutcome
+from services.registry.domain.records import EndReason, Order, OrderEnd
+from services.registry.keys import Vault
+from services.registry.records import translate
 from services.registry.records.kinds import ORDERS
-from services.registry.records.tables import order_stages
-from services.registry.records.versions import PutOutcome
-from services.registry.tables import MIGRATIONS
+from services.registry.records.store import read_record
+from services.registry.tables import MIGRATIONS, order_stages
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import order_extension_pb2, registry_pb2
 from tests.support.registry import records
@@ -39,16 +37,16 @@ class Extending:
 
     def __init__(self, core: RegistryCore, vault: Vault) -> None:
         self.core, self._vault = core, vault
-        self.extensions = OrderExtensions(core.transactions, core.police)
+        self.police = core.police
 
     async def extend(self, version: int, until_ms: int = LATER_MS, reason: str = "") -> PutOutcome:
         """Extends the order and returns the outcome."""
-        return (await self.extensions.extend(OrderExtension("o-1", version, until_ms, reason)))[0]
+        return (await self.police.extend_order(OrderExtension("o-1", version, until_ms, reason)))[0]
 
     async def stored(self) -> Order:
         """The order as it is stored."""
         async with self.core.database.transaction() as connection:
-            return await connection.run_sync(stored_records.read, self._vault, ORDERS, record_id="o-1")
+            return await connection.run_sync(read_record, self._vault, ORDERS, record_id="o-1")
 
     async def stages(self) -> list[str]:
         """Stages of the order, oldest first."""
@@ -108,7 +106,7 @@ async def test_what_cant_be_extended_is_refused_and_stays(where: Path | str) -> 
             with pytest.raises(InvalidField, match="valid_until"):
                 await registry.extend(2, until_ms)
         with pytest.raises(NotFound):
-            await registry.extensions.extend(OrderExtension("o-none", 2, LATER_MS))
+            await registry.police.extend_order(OrderExtension("o-none", 2, LATER_MS))
         assert await registry.stored() == before
         end = OrderEnd(EndReason.CANCELLED_BY_COURT, FROM_MS + DAY_MS)
         await registry.core.police.end_order("o-1", end, 2)

@@ -11,7 +11,7 @@ import pytest
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.records import translate
 from services.registry.tables import MIGRATIONS
 from tests.support.registry import records

@@ -9,15 +9,13 @@ from pathlib import Path
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.storage import db
-from services.registry.domain import EndReason, OrderEnd, case_id_of
-from services.registry.findings import store
-from services.registry.findings.domain import ReviewFinding
-from services.registry.findings.service import ReviewFindings
-from services.registry.keys.vault import Vault
+from services.registry.domain.records import EndReason, OrderEnd, case_id_of
+from services.registry.findings import ReviewFinding, ReviewFindings, find_finding
+from services.registry.keys import Vault
 from services.registry.records import translate
 from services.registry.tables import MIGRATIONS
 from services.registry.traces.domain.facts import AlertFact
-from services.registry.traces.store import TraceBatch, add_batch
+from services.registry.traces.service import TraceBatch, add_batch
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -68,5 +66,6 @@ async def test_the_findings_about_an_order_that_lapsed_are_destroyed_with_it(whe
         listed, _ = await findings.listed()
         assert [finding.finding_id for finding in listed] == ["f-2"]
         assert (
-            await database.visit(lambda connection: store.find(connection, registry.transactions.vault, "f-1")) is None
+            await database.visit(lambda connection: find_finding(connection, registry.transactions.vault, "f-1"))
+            is None
         )

@@ -12,10 +12,8 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry.domain import EndReason, OrderEnd
-from services.registry.keys.vault import Vault
-from services.registry.records import translate
-from services.registry.reviews.domain import (
+from services.registry.domain.records import EndReason, OrderEnd
+from services.registry.domain.reviews import (
     ANSWER_WITHIN_MS,
     TOKENS_KEPT_MS,
     Decision,
@@ -25,6 +23,8 @@ from services.registry.reviews.domain import (
     ReviewState,
     SeenReview,
 )
+from services.registry.keys import Vault
+from services.registry.records import translate
 from services.registry.reviews.service import ReviewService
 from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2

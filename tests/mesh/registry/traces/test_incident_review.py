@@ -20,14 +20,14 @@ from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from services.cli.calls import call
-from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER, VENDOR, VENDOR_ID, HeadEnd
-from services.cli.stack import mesh as meshes
-from services.cli.stack import processes
-from services.cli.stack.mesh import OPERATOR
+from services.client import mesh as meshes
+from services.client.actors import DESKS, MOJ_RECORDS, REVIEWER, VENDOR, VENDOR_ID, HeadEnd
+from services.client.calls import call
+from services.client.mesh import OPERATOR
 from services.common import times
 from services.common.messaging import flow, pull
 from services.common.observability import trace_ids
+from services.local import processes
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2, trace_pb2

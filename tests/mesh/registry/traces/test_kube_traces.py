@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from services.cli.commands.operate import certs
 from services.common.rpc.certificates import files_of
+from services.local import authority
 from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.export import readable
 from tests.support.common.otlp import collecting
@@ -36,7 +36,7 @@ def test_spans_are_exported_only_with_a_client_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proves_itself: bool
 ) -> None:
     registry, collector = identities.identity_of("registry"), identities.identity_of("otel-collector")
-    certs.issue(tmp_path, (registry, collector), certs.LOOPBACK, lifetime=timedelta(hours=1))
+    authority.issue(tmp_path, (registry, collector), authority.LOOPBACK, lifetime=timedelta(hours=1))
     theirs, ours = files_of(tmp_path, collector), files_of(tmp_path, registry)
     pairs = [(theirs.key.read_bytes(), theirs.cert.read_bytes())]
     credentials = grpc.ssl_server_credentials(pairs, theirs.authority.read_bytes(), require_client_auth=True)

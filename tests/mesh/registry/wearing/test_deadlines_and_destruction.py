@@ -19,15 +19,13 @@ from services.registry.cctv.domain import (
     CctvStep,
 )
 from services.registry.cctv.service import CctvWatch, NewRequest
-from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.keys.tables import data_keys
-from services.registry.keys.vault import Vault
+from services.registry.domain.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain.records import WearerEnd, WearerEndReason
+from services.registry.domain.wearing import TagRecordKind
+from services.registry.keys import Vault
 from services.registry.records import translate
-from services.registry.tables import MIGRATIONS
-from services.registry.wearing.domain import TagRecordKind
-from services.registry.wearing.service import NewRecord
-from services.registry.wearing.tables import tag_records
+from services.registry.tables import MIGRATIONS, data_keys, tag_records
+from services.registry.wearing import NewRecord
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.registry.domain import CLOCKS_DIFFER_MS
+from services.registry.domain.records import CLOCKS_DIFFER_MS
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 from tandem.registry.v1.tag_record_pb2 import (

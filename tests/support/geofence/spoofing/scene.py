@@ -16,7 +16,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
-from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
+from tests.support.geofence.stories import T0_MS, Story, circle
 
 AWAY_M = 60.0
 """His distance from the home while he stands there, metres."""
@@ -163,7 +163,7 @@ def fold(name: str, attack: Attack, *, restart_every: int = 0) -> Story:
         phone = Scene(60, random.Random(f"{name} phone"))
         is_deceived = any(report.device_id == "phone" for report in reports)
         reports += phone.stay(0, from_s=first_s, until_s=0 if is_deceived else END_S, sigma_m=1.0, device_id="phone")
-    story = AskingStory()
+    story = Story()
     tags = ["tag", *attack.devices]
     story.case(BEGIN_S + first_s, tag_device_ids=tags, valid_until_ms=UNTIL_MS, **TARGETS[attack.target])
     deliver(story, [report for report in reports if report.at_s < 0], restart_every=restart_every)

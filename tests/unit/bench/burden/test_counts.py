@@ -20,8 +20,14 @@ from bench.decision.noise import PHONE, TAG
 from bench.decision.placement import moved
 from services.geofence.domain.alerts import Alert, ContactRequest, Output
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand, EquipmentKind, EquipmentReport, FoldVersion, Positions
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import (
+    FOLD_VERSION,
+    Demand,
+    EquipmentKind,
+    EquipmentReport,
+    FoldVersion,
+    Positions,
+)
 from tests.support.decision_quality import ScriptedFold, alert, interval, position_now
 
 HOUR_MS = 3_600_000
@@ -96,11 +102,10 @@ def test_the_phone_reports_only_where_a_person_is_protected() -> None:
     assert devices == [{TAG, PHONE}, {TAG}]
 
 
-def test_the_log_has_the_events_of_the_tag_and_the_version_of_the_fold_if_it_is_asked() -> None:
-    for arm, has_version in (("asked", True), ("60 s", False)):
-        bodies = _performed({}, arm)[1].bodies
-        assert [body.event for body in bodies if isinstance(body, EquipmentReport)] == [EquipmentKind.BATTERY_LOW]
-        assert isinstance(bodies[0], FoldVersion) is has_version
+def test_the_log_has_the_version_of_the_fold_and_the_events_of_the_tag() -> None:
+    bodies = _performed({})[1].bodies
+    assert bodies[0] == FoldVersion(FOLD_VERSION)
+    assert [body.event for body in bodies if isinstance(body, EquipmentReport)] == [EquipmentKind.BATTERY_LOW]
 
 
 def test_a_moment_says_what_the_wearer_did() -> None:
@@ -117,13 +122,15 @@ def test_a_tag_that_obeys_reports_as_often_as_it_is_asked() -> None:
     assert (usual.commands, usual.locates) == (0, 0)
     assert (asked.commands, asked.locates) == (1, 1)
     assert 1.7 * usual.reports < asked.reports <= 2 * usual.reports + 2
-    never, _ = _performed({5: interval(START_S + 5, 30, START_S + 3_600)}, "asked, never obeys")
+    never, _ = _performed({5: interval(START_S + 5, 30, START_S + 3_600)}, "60 s")
     assert never.reports == usual.reports
 
 
 def test_a_message_to_the_wearer_is_a_contact_and_sends_nobody() -> None:
     at_ms = (START_S + 600) * 1000
-    message = ContactRequest("contact", 1, 0, TAG, decided_at_ms=at_ms, until_ms=at_ms + 60_000, fold_version=VERSION)
+    message = ContactRequest(
+        "contact", 1, 0, TAG, decided_at_ms=at_ms, until_ms=at_ms + 60_000, fold_version=FOLD_VERSION
+    )
     counts, _ = _performed({600: message})
     assert (counts.contacts, counts.moments, counts.notices) == (1, [], {})
 

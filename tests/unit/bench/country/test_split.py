@@ -10,8 +10,8 @@ import pytest
 from bench.country import split
 from bench.country.split import StoredEntry
 from services.common.ids import partition_of
+from services.geofence.domain.entries import FOLD_VERSION
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.log import case_entry, position, positions_entry
 
@@ -26,7 +26,7 @@ NORTH_M = (5_000, 2_500, 1_800, 900, 300, 60, 60, 60, 700, 1_500, 3_000, 5_000, 
 def story(shared_phone: bool) -> list[StoredEntry]:
     """Wearers who come near and leave, each from another minute on; some open the strap, and some fall silent."""
     rng = random.Random(1)
-    entries = [StoredEntry(START_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)))]
+    entries = [StoredEntry(START_MS, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=FOLD_VERSION)))]
     for number in CASES:
         entry = case_entry(number, from_ms=START_MS - 1)
         if shared_phone:

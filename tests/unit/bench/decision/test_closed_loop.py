@@ -15,9 +15,9 @@ from bench.decision.play import Played, perform
 from bench.decision.truth import Truth
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Output
-from services.geofence.domain.entries import Case, Entry, FoldVersion, Positions
+from services.geofence.domain.entries import FOLD_VERSION, Entry, FoldVersion, Positions
+from services.geofence.domain.pairs import apart
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tests.support.decision_quality import ScriptedFold, interval, play, position_now
 
 HOUR = play((0, 3000), (3600, 3000))
@@ -108,20 +108,19 @@ def test_on_the_next_contact_the_answer_to_a_report_brings_what_was_requested_be
     ]
 
 
-def test_a_tag_that_never_obeys_reports_as_one_that_is_not_asked() -> None:
+def test_a_tag_that_cannot_be_commanded_reports_as_one_of_which_nothing_is_requested() -> None:
     outputs = {600: interval(600, 30, 3000), 620: position_now(620)}
-    played = _played(CLEAR, "asked, never obeys", outputs)
+    played = _played(CLEAR, "60 s", outputs)
     assert played.received == _played(CLEAR, "60 s", {}).received
-    assert (played.commands, played.locates, played.located) == (1, 1, 0)
+    assert (played.commands, played.locates, played.located) == (0, 0, 0)
 
 
-def test_only_the_log_of_an_arm_that_is_asked_begins_with_the_version_of_the_fold() -> None:
+def test_the_logs_of_all_arms_are_alike_and_begin_with_the_version_of_the_fold() -> None:
     asked, constant = ScriptedFold({}), ScriptedFold({})
     perform(CLEAR, ARMS["asked"], asked.step)
     perform(CLEAR, ARMS["60 s"], constant.step)
-    assert asked.bodies[0] == FoldVersion(VERSION)
-    assert asked.bodies[1:] == constant.bodies
-    assert isinstance(constant.bodies[0], Case)
+    assert asked.bodies[0] == FoldVersion(FOLD_VERSION)
+    assert asked.bodies == constant.bodies
 
 
 def test_with_the_true_fold_a_rule_by_distance_makes_a_tag_report_often_near_her_and_seldom_far_away() -> None:
@@ -130,8 +129,8 @@ def test_with_the_true_fold_a_rule_by_distance_makes_a_tag_report_often_near_her
         last = state.last_fix((TAG,))
         if not isinstance(entry.body, Positions) or last is None:
             return outputs
-        apart = state.apart_mm(last, state.cases["case"].case.targets[0])
-        is_near = apart is not None and apart[0] < 1_500_000
+        found = apart(state, last, state.cases["case"].case.targets[0])
+        is_near = found is not None and found.mm < 1_500_000
         return [*outputs, interval(entry.stamp_ms // 1000, 30 if is_near else 170, entry.stamp_ms // 1000 + 3600)]
 
     visit = play((0, 12_000), (6_000, 12_000), (6_800, 0), (8_000, 0), (8_800, 12_000), (15_000, 12_000))

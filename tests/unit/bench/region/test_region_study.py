@@ -7,7 +7,7 @@ import hashlib
 import math
 
 from bench.decision.placement import Play, Spot, moved
-from bench.region.approaches import ARMS, see
+from bench.region.approaches import KEPT_ARMS, see
 from bench.region.attacker import VIEWS, Attacker, Habits, chosen
 from bench.region.lives import HOME_M, week
 from bench.region.watching import Sighting, encounters, watch
@@ -27,7 +27,7 @@ def test_the_weeks_are_fixed_and_live_at_least_2_km_apart() -> None:
 def test_a_straight_approach_is_held_by_its_regions_and_never_put_far() -> None:
     way = tuple(moved(START._replace(at_ms=START.at_ms + n * 5_000), 1_400 - 7 * n, 0) for n in range(190))
     other = (START, START._replace(at_ms=way[-1].at_ms))
-    for arm in ARMS:
+    for arm in KEPT_ARMS:
         seen = see(Play("straight", "beside-0", "w", way, other, is_place=False), arm)
         assert seen and len(seen.radii_m) > 10 and seen.said_far == 0
         assert sum(seen.held) >= 0.8 * len(seen.held)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import build
+from services.common import build
 
 VERSION = metadata.version("tandem")
 COMMIT = "826ed84f" * 5

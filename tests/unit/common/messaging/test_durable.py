@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common.storage import durable
-from services.console.sign_in.ended_sessions import Ended
+from services.console.sign_in.sessions import EndedSessions
 
 
 def test_a_written_file_is_private_and_leaves_no_draft(tmp_path: Path) -> None:
@@ -70,18 +70,18 @@ def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
 
 async def test_an_ended_session_stays_ended_after_a_restart_until_it_expires(tmp_path: Path) -> None:
     path, now_s = tmp_path / "ended.json", int(time.time())
-    first = Ended(path)
+    first = EndedSessions(path)
     first.load()
     await first.add("expired", now_s - 1)
     await first.add("a", now_s + 60)
     await first.add("b", now_s + 60)
-    reloaded = Ended(path)
+    reloaded = EndedSessions(path)
     reloaded.load()
     assert ["a" in reloaded, "b" in reloaded, "c" in reloaded, "expired" in reloaded] == [True, True, False, False]
 
 
 async def test_a_session_is_ended_even_if_the_file_cannot_be_written(tmp_path: Path) -> None:
-    ended = Ended(tmp_path / "no-such-folder" / "ended.json")
+    ended = EndedSessions(tmp_path / "no-such-folder" / "ended.json")
     await ended.add("a", int(time.time()) + 60)
     assert "a" in ended
 
@@ -91,4 +91,4 @@ def test_a_malformed_file_of_ended_sessions_raises_value_error(tmp_path: Path, t
     path = tmp_path / "ended.json"
     path.write_text(text)
     with pytest.raises(ValueError):
-        Ended(path).load()
+        EndedSessions(path).load()

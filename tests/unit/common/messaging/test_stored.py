@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from services.common.messaging import flow, stored
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import ExerciseKind
-from services.registry.exercises.service import ExerciseRecords
+from services.registry.agencies.exercises import ExerciseRecords
+from services.registry.domain.records import ExerciseKind
 from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2

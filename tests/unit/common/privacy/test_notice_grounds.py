@@ -18,7 +18,7 @@ from services.common.privacy.notices import (
     why_none,
 )
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import OrderType
+from services.registry.domain.records import OrderType
 
 NOTICES = {basis.code: basis for basis in LEGAL_BASES if basis.notice is not None}
 

@@ -22,8 +22,8 @@ from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
 from services.common.start import service, setting_names
 from services.common.start.service import CANNOT_RUN, run_service
+from services.common.web import receivers
 from services.common.web.server import served
-from services.dispatch.exchange import receivers
 from services.field.settings import FieldSettings
 from services.registry.settings import RegistrySettings
 from tools.reference.settings import SECTIONS

@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from services.common.clock import MeshClock
-from services.console.devices import notices
-from services.console.devices.domain import EquipmentCard, WatchedDevice
-from services.console.devices.notices import DeviceNotices
+from services.console.domain.devices import EquipmentCard, WatchedDevice
 from services.console.domain.live_page import LivePage
 from services.console.domain.people import ConsoleUser, Role
+from services.console.live import sources
+from services.console.live.sources import DeviceNotices
 
 
 class Readings:
@@ -42,7 +42,7 @@ def device(device_id: str, *events: str, is_silent: bool = False) -> WatchedDevi
 async def test_the_number_is_that_of_devices_and_unknown_while_a_service_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notices, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(sources, "DEVICES_INTERVAL_S", 0.0)
     # One device with three troubles, and one that is silent without a notice.
     troubled = [device("tag-1", "STRAP_OPEN", "BATTERY_LOW", is_silent=True), device("tag-2", is_silent=True)]
     counts: list[int | None] = []

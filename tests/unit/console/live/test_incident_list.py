@@ -11,10 +11,9 @@ import pytest
 
 from services.console.domain.live_page import LivePage
 from services.console.domain.people import Role
-from services.console.live import incidents
-from services.console.live.incidents import IncidentReader
-from services.console.live.viewers import Viewers
-from services.dispatch.publications.listing import ListingChanges
+from services.console.live import sources
+from services.console.live.sources import IncidentReader, Viewers
+from services.dispatch.leg.feed import ListingChanges
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -122,8 +121,8 @@ async def reading(leg: ListingLeg, page: LivePage, answered: Callable[[], None])
 async def test_each_open_incident_is_on_the_page_and_later_only_changed_ones_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(incidents, "MAX_INCIDENTS", 200)
-    monkeypatch.setattr(incidents, "CHECK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(sources, "MAX_INCIDENTS", 200)
+    monkeypatch.setattr(sources, "CHANGES_INTERVAL_S", 0.001)
     leg, page, reads = ListingLeg(650, open_one_in=5), LivePage(), list[None]()
     async with reading(leg, page, lambda: reads.append(None)):
         await until(lambda: len(reads) >= 2)
@@ -144,7 +143,7 @@ async def test_each_open_incident_is_on_the_page_and_later_only_changed_ones_are
 async def test_after_a_restart_of_the_leg_the_whole_list_is_read_and_nothing_else_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(incidents, "CHECK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(sources, "CHANGES_INTERVAL_S", 0.001)
     leg, page = ListingLeg(120, open_one_in=1), LivePage()
     async with reading(leg, page, lambda: None):
         await until(lambda: len(page.incident_ids) == 120)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.console.pages import assets
-from services.console.records import values
+from services.console.pages import assets, records
 
 NINE_IN_KOREA_MS = 1_783_296_000_000
 
@@ -26,5 +25,5 @@ def test_a_time_of_another_year_is_shown_with_its_year() -> None:
 @pytest.mark.parametrize("line", [",", ", ,", "home", "home Seoul", "home 37.5 127.0"])
 def test_a_line_that_is_no_place_names_the_field(line: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        values.places({"places": line})
+        records.form_places({"places": line})
     assert refused.value.field == "places"

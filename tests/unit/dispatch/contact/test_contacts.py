@@ -7,16 +7,13 @@ from dataclasses import replace
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
-from services.dispatch.contact import translate as contact_translate
-from services.dispatch.contact.domain import decisions as contacts
-from services.dispatch.contact.domain.decisions import CALL_AFTER_MS, CONFIRM_MS, Confirm, RecordCall
-from services.dispatch.contact.domain.state import WearerContact
-from services.dispatch.domain.alert import Alert, AlertContact
+from services.dispatch.domain import contact as contacts
 from services.dispatch.domain.answers import Acknowledge
-from services.dispatch.domain.assignment import Assignment, AssignmentState
+from services.dispatch.domain.assignment import Assignment, AssignmentState, WearerContact
+from services.dispatch.domain.contact import CALL_AFTER_MS, CONFIRM_MS, Confirm, RecordCall
 from services.dispatch.domain.enums import CallReason, ContactPlan, ContactState, Demand
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.incident import Alert, AlertContact, Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2, first_contact_pb2, notice_pb2
@@ -24,12 +21,12 @@ from tandem.dispatch.v1 import calls_pb2, contact_pb2, dispatch_pb2
 from tests.support.dispatch.incidents import Story, alert
 
 BY = "spiffe://moj/desk/a"
-ID = contacts.assignment_id("incident-1", Leg.PROBATION, "w")
+ID = contacts.contact_assignment_id("incident-1", Leg.PROBATION, "w")
 
 
 def notify(sequence: int, plan: ContactPlan, contact_id: str = "contact-1", leg: str = "w") -> Alert:
     """The alert of the ring that demands NOTIFY, with what it says about the contact."""
-    device_id = "tag" if plan in (ContactPlan.TAG, ContactPlan.TAG_ALONE) else ""
+    device_id = "tag" if plan is ContactPlan.TAG else ""
     contact = AlertContact(contact_id, plan, device_id)
     return replace(alert(sequence, Demand.NOTIFY, leg, threat="ring-1000"), wearer_id="w", contact=contact)
 
@@ -143,17 +140,6 @@ def test_a_tag_that_does_not_confirm_brings_the_call_by_the_deadline_even_if_ing
     assert state_of(story)[0] is ContactState.CONTACTED, "a late confirmation counts"
 
 
-def test_elsewhere_nobody_calls() -> None:
-    story = begun(ContactPlan.TAG_ALONE)
-    story.pass_time(CONFIRM_MS)
-    assert state_of(story)[0] is ContactState.NO_ANSWER
-    with pytest.raises(FailedPrecondition, match="nobody may call"):
-        call(story, spoken=True)
-    confirmed = begun(ContactPlan.TAG_ALONE)
-    confirmed.do(Confirm(ID, "contact-1", None))
-    assert not confirmed.pass_time(10 * CALL_AFTER_MS) and state_of(confirmed)[0] is ContactState.CONTACTED
-
-
 def test_a_budget_that_is_used_up_is_shown_and_nobody_calls() -> None:
     story = begun(ContactPlan.OUT_OF_BUDGET)
     assert state_of(story)[0] is ContactState.OUT_OF_BUDGET
@@ -235,9 +221,9 @@ def test_both_desks_see_the_contact_and_only_the_own_one_sees_who_called() -> No
 
 def test_an_alert_of_a_newer_fold_with_an_unknown_plan_says_nothing_about_a_contact() -> None:
     contact = first_contact_pb2.FirstContact(contact_id="c", plan=99)  # type: ignore[arg-type]
-    assert contact_translate.alert_contact(alert_pb2.Alert(contact=contact)) is None
+    assert translate.alert_contact(alert_pb2.Alert(contact=contact)) is None
     contact = first_contact_pb2.FirstContact(plan=first_contact_pb2.CONTACT_PLAN_TAG)
     with pytest.raises(InvalidField, match="contact_id"):
-        contact_translate.alert_contact(alert_pb2.Alert(contact=contact))
+        translate.alert_contact(alert_pb2.Alert(contact=contact))
     with pytest.raises(InvalidField, match="result"):
-        contact_translate.spoken(calls_pb2.CALL_RESULT_UNSPECIFIED)
+        translate.spoken(calls_pb2.CALL_RESULT_UNSPECIFIED)

@@ -9,9 +9,8 @@ from services.dispatch.domain.answers import Assure, EndDistress, RaiseDistress
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand, EscalationLevel, EscalationReason
 from services.dispatch.domain.escalation import LATE_SHARE
-from services.dispatch.domain.events import Escalated
+from services.dispatch.domain.events import Assured, DistressEnded, DistressRaised, Escalated, Reminded
 from services.dispatch.domain.roster import NO_ROSTER
-from services.dispatch.duty.domain import Assured, DistressEnded, DistressRaised, Reminded
 from services.dispatch.leg import translate
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert

@@ -10,7 +10,7 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFoun
 from services.dispatch.domain.answers import Acknowledge, Assure, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause
-from services.dispatch.duty import links, translate
+from services.dispatch.duty import api, links
 from services.dispatch.duty.links import UnitLink, UnitSignIn
 from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
 from tests.support.dispatch.roster import unit
@@ -86,10 +86,10 @@ def test_the_validity_of_a_link_is_bounded() -> None:
 def test_each_answer_of_a_unit_is_a_command_for_its_offer() -> None:
     def command(**answer: object) -> object:
         request = unit_duty_pb2.AnswerTaskRequest(assignment_id="assign-1", offer_number=3, **answer)  # type: ignore[arg-type]
-        return translate.command(request, "unit")
+        return api.parse_answer(request, "a1", by="unit")
 
     assert command(received=unit_duty_pb2.TaskReceived()) == Receive("assign-1", "unit", 3)
-    assert command(accepted=unit_duty_pb2.TaskAccepted()) == Acknowledge("assign-1", "unit", 3)
+    assert command(accepted=unit_duty_pb2.TaskAccepted()) == Acknowledge("assign-1", "unit", 3, unit_id="a1")
     assert command(assured=unit_duty_pb2.TaskAssured()) == Assure("assign-1", "unit", 3)
     assert command(rejected=unit_duty_pb2.TaskRejected(reason="no car")) == Reject(
         "assign-1", "unit", 3, reason="no car"
@@ -116,5 +116,5 @@ def test_each_answer_of_a_unit_is_a_command_for_its_offer() -> None:
 def test_an_answer_that_says_nothing_is_refused_with_its_field(change: dict[str, object], field: str) -> None:
     given = {"assignment_id": "assign-1", "offer_number": 3} | change
     with pytest.raises(InvalidField) as refused:
-        translate.command(unit_duty_pb2.AnswerTaskRequest(**given), "unit")  # type: ignore[arg-type]
+        api.parse_answer(unit_duty_pb2.AnswerTaskRequest(**given), "a1", by="unit")  # type: ignore[arg-type]
     assert refused.value.field == field

@@ -13,7 +13,7 @@ import fastjsonschema
 import pytest
 
 from services.common import times
-from services.dispatch.exchange import cap, eido
+from services.dispatch.exchange import messages
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -82,9 +82,9 @@ def parsed(message: bytes) -> ET.Element:
     """The parsed message, after checking it against the standard."""
     assert message.startswith(b"<?xml version='1.0' encoding='utf-8'?>")
     alert = ET.fromstring(message)  # noqa: S314  # our own
-    assert alert.tag == f"{{{cap.NAMESPACE}}}alert"
+    assert alert.tag == f"{{{messages.CAP_NAMESPACE}}}alert"
     keeps_to(alert, ALERT_ORDER, REQUIRED, {"info"})
-    for info in alert.findall(f"{{{cap.NAMESPACE}}}info"):
+    for info in alert.findall(f"{{{messages.CAP_NAMESPACE}}}info"):
         keeps_to(info, INFO_ORDER, INFO_REQUIRED, {"category", "responseType", "parameter"})
     assert re.fullmatch(DATE_TIME, text(alert, "sent"))
     for name in ("identifier", "sender"):
@@ -97,7 +97,7 @@ def parsed(message: bytes) -> ET.Element:
 
 
 def keeps_to(element: ET.Element, order: tuple[str, ...], required: set[str], repeated: set[str]) -> None:
-    names = [child.tag.removeprefix(f"{{{cap.NAMESPACE}}}") for child in element]
+    names = [child.tag.removeprefix(f"{{{messages.CAP_NAMESPACE}}}") for child in element]
     assert set(names) <= set(order) and required <= set(names)
     assert [order.index(name) for name in names] == sorted(order.index(name) for name in names)
     assert all(names.count(name) == 1 for name in set(names) - repeated)
@@ -106,31 +106,31 @@ def keeps_to(element: ET.Element, order: tuple[str, ...], required: set[str], re
 
 
 def text(element: ET.Element, name: str) -> str:
-    return element.findtext(f".//{{{cap.NAMESPACE}}}{name}") or ""
+    return element.findtext(f".//{{{messages.CAP_NAMESPACE}}}{name}") or ""
 
 
 def test_cap_alerts_then_updates_and_cancels_at_the_end_with_references_to_all_before() -> None:
-    messages = [parsed(cap.message("police", STORY[:count], "cad")) for count in range(1, len(STORY) + 1)]
-    assert [text(message, "msgType") for message in messages] == ["Alert", "Update", "Update", "Update", "Cancel"]
-    assert [text(message, "references").count(",") // 2 for message in messages] == [0, 1, 2, 3, 4]
-    for earlier, later in pairwise(messages):
+    sent = [parsed(messages.cap_message("police", STORY[:count], "cad")) for count in range(1, len(STORY) + 1)]
+    assert [text(message, "msgType") for message in sent] == ["Alert", "Update", "Update", "Update", "Cancel"]
+    assert [text(message, "references").count(",") // 2 for message in sent] == [0, 1, 2, 3, 4]
+    for earlier, later in pairwise(sent):
         mine = f"{text(earlier, 'sender')},{text(earlier, 'identifier')},{text(earlier, 'sent')}"
         assert text(later, "references").split()[-1] == mine
-    assert text(messages[0], "sent") == "2026-07-06T00:00:01-00:00"
-    assert [text(message, "urgency") for message in messages] == ["Immediate"] * 4 + ["Past"]
-    assert (text(messages[0], "scope"), text(messages[0], "addresses")) == ("Private", "cad")
+    assert text(sent[0], "sent") == "2026-07-06T00:00:01-00:00"
+    assert [text(message, "urgency") for message in sent] == ["Immediate"] * 4 + ["Past"]
+    assert (text(sent[0], "scope"), text(sent[0], "addresses")) == ("Private", "cad")
 
 
 def test_an_incident_of_two_assignments_is_over_when_both_are_over() -> None:
     both = [*STORY, step(1, dispatch_pb2.OFFERED, assignment="2", at_ms=1_783_296_100_000)]
-    assert text(parsed(cap.message("police", both, "cad")), "msgType") == "Update"
-    document = json.loads(eido.document("police", both))
+    assert text(parsed(messages.cap_message("police", both, "cad")), "msgType") == "Update"
+    document = json.loads(messages.eido_document("police", both))
     assert document["incidentComponent"]["status"] == "Open" and len(document["callComponent"]) == 2
 
 
 def test_characters_with_a_meaning_in_xml_are_escaped() -> None:
     odd = step(1, dispatch_pb2.ACKNOWLEDGED, by='link/<&"\x00\x0b')
-    alert = parsed(cap.message("police", [odd], 'two words & "more"', link="https://x.example/a?b=1&c=<2>"))
+    alert = parsed(messages.cap_message("police", [odd], 'two words & "more"', link="https://x.example/a?b=1&c=<2>"))
     assert text(alert, "web") == "https://x.example/a?b=1&c=<2>"
     assert 'link/<&"\ufffd\ufffd' in [element.text for element in alert.iter()]
     assert text(alert, "addresses") == '"two words & "more""'
@@ -138,16 +138,16 @@ def test_characters_with_a_meaning_in_xml_are_escaped() -> None:
 
 def test_a_long_incident_refers_only_to_its_newest_messages() -> None:
     many = [step(number, dispatch_pb2.ESCALATED) for number in range(1, 400)]
-    message = cap.message("police", many, "cad")
-    assert len(text(parsed(message), "references").split()) == cap.MAX_REFERENCES
-    document = eido.document("police", many)
-    assert len(json.loads(document)["notesComponent"]) == eido.MAX_NOTES
+    message = messages.cap_message("police", many, "cad")
+    assert len(text(parsed(message), "references").split()) == messages.MAX_REFERENCES
+    document = messages.eido_document("police", many)
+    assert len(json.loads(document)["notesComponent"]) == messages.MAX_NOTES
     assert len(message) < 64 << 10 and len(document) < 64 << 10
 
 
 @pytest.mark.parametrize("count", range(1, len(STORY) + 1))
 def test_an_eido_document_matches_its_schema(count: int) -> None:
-    document = json.loads(eido.document("police", STORY[:count], "https://x.example/a" if count == 1 else ""))
+    document = json.loads(messages.eido_document("police", STORY[:count], "https://x.example/a" if count == 1 else ""))
     valid_eido(document)
     over = count == len(STORY)
     assert document["incidentComponent"]["status"] == ("Closed" if over else "Open")
@@ -157,7 +157,7 @@ def test_an_eido_document_matches_its_schema(count: int) -> None:
 
 
 def test_the_eido_schema_refuses_unknown_missing_and_malformed_fields() -> None:
-    document = json.loads(eido.document("police", STORY))
+    document = json.loads(messages.eido_document("police", STORY))
     for broken in (
         {**document, "locationComponent": [{"lat": 37.5}]},
         {**document, "style": "other"},
@@ -169,5 +169,5 @@ def test_the_eido_schema_refuses_unknown_missing_and_malformed_fields() -> None:
 
 
 def test_cap_and_eido_contain_no_device_ids() -> None:
-    for written in (cap.message("police", STORY, "cad"), eido.document("police", STORY)):
+    for written in (messages.cap_message("police", STORY, "cad"), messages.eido_document("police", STORY)):
         assert b"phone-9" not in written and b"r-9" not in written

@@ -7,12 +7,11 @@ from dataclasses import replace
 from services.common import times
 from services.common.geometry import LatLon
 from services.dispatch.domain.assignment import AssignmentState
-from services.dispatch.domain.following import RETARGET_MS
-from services.dispatch.domain.race import Approach, Sighting, won_at_ms
+from services.dispatch.domain.following import RETARGET_MS, Approach, Sighting, won_at_ms
 from services.dispatch.domain.roster import POSITION_MAX_AGE_MS, UnitReport
-from services.dispatch.following.checks import RACE_INTERVAL_MS, Check, Scene, check
-from services.dispatch.following.target import FollowedTarget
-from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
+from services.dispatch.following.follower import RACE_INTERVAL_MS, Check, Scene, check_destination
+from services.dispatch.following.targets import FollowedTarget
+from services.dispatch.leg.availability import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
 from tests.support.dispatch.races import HOME, PER_M, ring, set_travel, update, with_travel
 
@@ -51,7 +50,7 @@ def scene(now_ms: int = NOW_MS) -> Scene:
 
 
 def checked(first: Scene) -> Check:
-    result, needed = check(first, None)
+    result, needed = check_destination(first, None)
     assert needed, "a destination that wasn't checked yet is due"
     return result
 
@@ -61,9 +60,9 @@ def test_a_destination_without_news_needs_no_update_until_its_positions_are_outd
     outdated_ms = NOW_MS + KNOWN_FOR_MS + 1
     assert before.next_ms == outdated_ms
     for now_ms in (NOW_MS + 1, NOW_MS + 60_000, outdated_ms - 1):
-        after, needed = check(scene(now_ms), before)
+        after, needed = check_destination(scene(now_ms), before)
         assert needed is None and after == before
-    after, needed = check(replace(scene(outdated_ms), point=None), before)
+    after, needed = check_destination(replace(scene(outdated_ms), point=None), before)
     assert needed and needed.approach.wearer_s is not None and needed.approach.by_ring
     assert after.next_ms is None, "nothing changes any more without news"
 
@@ -76,8 +75,8 @@ def test_news_of_the_wearer_the_target_or_the_offer_makes_an_update() -> None:
         replace(later, assignment=replace(later.assignment, state=AssignmentState.ACKNOWLEDGED)),
         replace(later, assignment=replace(later.assignment, offer_number=9)),
     ):
-        assert check(changed, before)[1] is not None
-    after, needed = check(replace(later, wearer=at(800, NOW_MS + 5)), before)
+        assert check_destination(changed, before)[1] is not None
+    after, needed = check_destination(replace(later, wearer=at(800, NOW_MS + 5)), before)
     assert needed and needed.approach == Approach(533) and needed.moved_m == 0
     assert after.at_ms == NOW_MS + 10
 
@@ -88,9 +87,9 @@ def test_a_unit_that_moves_is_checked_at_most_each_race_interval() -> None:
 
     before = checked(replace(scene(), unit=report(NOW_MS)))
     soon = replace(scene(NOW_MS + 1_000), unit=report(NOW_MS + 900))
-    waiting, needed = check(soon, before)
+    waiting, needed = check_destination(soon, before)
     assert needed is None and waiting.next_ms == NOW_MS + RACE_INTERVAL_MS
-    after, needed = check(replace(soon, now_ms=NOW_MS + RACE_INTERVAL_MS), waiting)
+    after, needed = check_destination(replace(soon, now_ms=NOW_MS + RACE_INTERVAL_MS), waiting)
     assert needed and after.next_ms == NOW_MS + KNOWN_FOR_MS + 1
     silent = replace(scene(), unit=report(NOW_MS - POSITION_MAX_AGE_MS + 50))
     assert checked(silent).next_ms == NOW_MS + 51, "then the unit's travel time is unknown"
@@ -99,13 +98,13 @@ def test_a_unit_that_moves_is_checked_at_most_each_race_interval() -> None:
 def test_a_move_far_away_is_notified_once_and_later_if_that_was_too_early() -> None:
     before = checked(scene())
     moved = replace(scene(NOW_MS + 10), point=north(-400), target=at(-400, NOW_MS + 5))
-    after, needed = check(moved, before)
+    after, needed = check_destination(moved, before)
     assert needed and needed.moved_m == 400 and after.anchor == north(-400)
     lately = replace(moved, assignment=replace(moved.assignment, retargeted_ms=NOW_MS + 5))
-    waiting, needed = check(lately, before)
+    waiting, needed = check_destination(lately, before)
     assert needed and needed.moved_m == 0, "the race is checked, the responder isn't notified"
     assert waiting.anchor == HOME and waiting.next_ms == NOW_MS + 5 + RETARGET_MS
-    after, needed = check(replace(lately, now_ms=NOW_MS + 5 + RETARGET_MS), waiting)
+    after, needed = check_destination(replace(lately, now_ms=NOW_MS + 5 + RETARGET_MS), waiting)
     assert needed and needed.moved_m == 400
 
 
@@ -114,9 +113,9 @@ def test_a_target_is_found_once() -> None:
     story.fold(ring(5, "p1", target="p1"))
     unknown = replace(scene(), incident=story.incident, assignment=story.of("p1"), point=None, target=None)
     before = checked(unknown)
-    found, needed = check(replace(unknown, point=HOME, now_ms=NOW_MS + 5), before)
+    found, needed = check_destination(replace(unknown, point=HOME, now_ms=NOW_MS + 5), before)
     assert needed and needed.found
-    assert check(replace(unknown, point=HOME, now_ms=NOW_MS + 6), found)[1] is None
+    assert check_destination(replace(unknown, point=HOME, now_ms=NOW_MS + 6), found)[1] is None
 
 
 def test_a_lost_race_is_checked_when_the_rest_of_the_way_is_short_enough() -> None:
@@ -142,6 +141,6 @@ def test_only_recent_sightings_count() -> None:
     old = scene(NOW_MS + KNOWN_FOR_MS + 10)
     assert old.wearer
     old.wearer.track.append(Sighting(NOW_MS + KNOWN_FOR_MS, north(600)))
-    result, needed = check(old, None)
+    result, needed = check_destination(old, None)
     assert needed and needed.approach == Approach(400), "one sighting gives no pace"
     assert result.next_ms == NOW_MS + 2 * KNOWN_FOR_MS + 1

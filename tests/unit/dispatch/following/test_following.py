@@ -6,16 +6,24 @@ import pytest
 
 from services.common.geometry import LatLon
 from services.common.rpc.errors import FailedPrecondition
-from services.dispatch.domain import race
+from services.dispatch.domain import following
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Advice, EscalationReason, Estimate
-from services.dispatch.domain.events import Escalated, Offered, Retargeted, SceneShared, TargetsShown
-from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
+from services.dispatch.domain.events import Escalated, Offered, Raced, Retargeted, SceneShared, TargetsShown
+from services.dispatch.domain.following import (
+    RETARGET_MS,
+    Approach,
+    Follow,
+    ShowTargets,
+    Sighting,
+    TargetUpdate,
+    approach,
+    approach_by_ring,
+    pace_mps,
+)
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import TravelEstimated
-from services.dispatch.following.domain import Raced
 from services.dispatch.leg import chain, translate
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.dispatch.incidents import Story
@@ -35,7 +43,7 @@ def accept(story: Story, *states: AssignmentState) -> None:
 def test_an_offer_moves_only_to_a_much_nearer_unit() -> None:
     story = with_travel(a1=100, a2=300, b1=400)
     story.fold(ring(5, "p1", target="p1"))
-    assert story.of("p1").unit_id == "a1"
+    assert story.of("p1").responding_unit_id == "a1"
     set_travel(story, {"a1": 300, "a2": 190, "b1": 200})
     assert update(story, moved=True) == (Retargeted(1_000, story.id_of("p1"), 400),), "110 s nearer isn't much"
     set_travel(story, {"a1": 300, "a2": 150, "b1": 200})
@@ -62,23 +70,27 @@ def test_a_responder_is_notified_and_replaced_only_by_a_unit_nearer_by_minutes(
     assert update(story, moved=True) == (), "at most one notification each RETARGET_MS"
     story.now_ms += RETARGET_MS
     assert len(update(story, moved=True)) == 1
-    assert story.of("p1").unit_id == "a1" and story.of("p1").acknowledged_ms
+    assert story.of("p1").responding_unit_id == "a1" and story.of("p1").acknowledged_ms
     set_travel(story, {"a1": 500, "a2": 190})
     (offered,) = update(story, moved=True)
-    assert isinstance(offered, Escalated) and story.of("p1").unit_id == "a2" and not story.of("p1").acknowledged_ms
+    assert (
+        isinstance(offered, Escalated)
+        and story.of("p1").responding_unit_id == "a2"
+        and not story.of("p1").acknowledged_ms
+    )
 
 
 def test_an_offer_without_a_known_target_moves_to_the_nearest_unit_once_the_target_is_known() -> None:
     story = with_travel()
     story.fold(ring(5, "p1", target="p1"))
-    assert story.of("p1").unit_id == "a1"
+    assert story.of("p1").responding_unit_id == "a1"
     target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
     set_travel(story, {"a1": 200, "a2": 190})
     (estimated,) = story.do(Follow(target))
     assert isinstance(estimated, TravelEstimated), "no unit is much nearer, and the target hasn't moved"
     set_travel(story, {"a1": 500, "a2": 100})
     (offered,) = story.do(Follow(target))
-    assert isinstance(offered, Escalated) and story.of("p1").unit_id == "a2"
+    assert isinstance(offered, Escalated) and story.of("p1").responding_unit_id == "a2"
 
 
 def test_a_unit_that_was_asked_before_the_target_was_known_gets_its_arrival_time_once_it_is() -> None:
@@ -116,7 +128,7 @@ def test_a_near_unit_that_refused_is_not_chosen_for_a_moved_target() -> None:
     story = with_travel(a1=100, a2=500)
     story.fold(ring(5, "p1", target="p1"))
     story.reject("p1")
-    assert story.of("p1").unit_id == "a2"
+    assert story.of("p1").responding_unit_id == "a2"
     set_travel(story, {"a1": 10, "a2": 500})
     assert update(story, moved=True) == (Retargeted(1_000, story.id_of("p1"), 400),)
 
@@ -178,13 +190,13 @@ def test_a_lost_race_shortens_the_deadline_notifies_the_supervisor_and_changes_t
     assert raced == Raced(
         1_000, story.id_of("p1"), True, Advice.STAY_INSIDE, 299, 300, False, "supervisor-a", 1_000 + 10_000
     )
-    assert story.of("p1").unit_id == "a1", "no other unit would arrive sooner"
+    assert story.of("p1").responding_unit_id == "a1", "no other unit would arrive sooner"
     assert update(story, Approach(100)) == (), "notified once"
     (escalated,) = story.pass_time(10_000)
     assert (
         isinstance(escalated, Escalated)
         and escalated.escalation_reason is EscalationReason.NOT_ACKNOWLEDGED
-        and story.of("p1").unit_id == "a2"
+        and story.of("p1").responding_unit_id == "a2"
     )
     story.receive("p1")
     assert story.of("p1").due_ms == story.now_ms + 10_000, "the deadline is short at each level"
@@ -205,7 +217,7 @@ def test_a_unit_that_would_arrive_before_the_wearer_replaces_the_present_one() -
     assert (
         isinstance(offered, Escalated)
         and offered.escalation_reason is EscalationReason.RACE_LOST
-        and story.of("p1").unit_id == "a2"
+        and story.of("p1").responding_unit_id == "a2"
     )
 
 
@@ -237,12 +249,12 @@ def test_probation_gives_no_advice() -> None:
 def test_an_unknown_unit_gets_the_average_time_and_a_unit_on_its_way_the_remaining_time() -> None:
     story = Story("police")
     story.fold(ring(5, "p1", target="p1"))
-    assert race.responder_s(story.of("p1"), None, 1_000) == 307 + 60
+    assert following.responder_s(story.of("p1"), None, 1_000) == 307 + 60
     story.acknowledge("p1")
     story.progress("p1", AssignmentState.DISPATCHED)
-    assert race.responder_s(story.of("p1"), None, 101_000) == 207
-    assert race.responder_s(story.of("p1"), None, 10**7) == 30
-    assert race.responder_s(story.of("p1"), 12, 10**7) == 12
+    assert following.responder_s(story.of("p1"), None, 101_000) == 207
+    assert following.responder_s(story.of("p1"), None, 10**7) == 30
+    assert following.responder_s(story.of("p1"), 12, 10**7) == 12
 
 
 def north(at_s: int, metres: float) -> Sighting:

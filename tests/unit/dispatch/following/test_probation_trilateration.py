@@ -22,24 +22,29 @@ from services.common.geometry import LatLon
 from services.dispatch.domain.assignment import Assignment, assignment_id
 from services.dispatch.domain.enums import Estimate, Task
 from services.dispatch.domain.events import Event, PrivateStep
-from services.dispatch.domain.following import Follow, TargetUpdate
-from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
+from services.dispatch.domain.following import (
+    Approach,
+    Follow,
+    Sighting,
+    TargetUpdate,
+    approach,
+    approach_by_ring,
+    pace_mps,
+)
 from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
 from services.geofence import translate as of_fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.contacts import first_contact
-from services.geofence.domain.contacts.first_contact import CONTACTS
 from services.geofence.domain.demands import AlertKind, Leg
 from tandem.common.v1 import alert_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import incidents
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
-from tests.support.geofence.stories import T0_MS, AskingStory, place_e7
+from tests.support.geofence.stories import T0_MS, Story, place_e7
 
 REPORT_INTERVAL_S = 15
 BEGIN_S = 13 * 3_600
-"""The walks begin at noon in Korea, seconds of the story. At night no contact is made away from named places."""
+"""The walks begin at noon in Korea, seconds of the story."""
 BEGIN_MS = T0_MS + BEGIN_S * 1_000
 WALKS = 14
 TRUSTS = (1.0, 0.001)
@@ -51,13 +56,6 @@ Xy = tuple[float, float]
 NO_GROUND, JUDGMENT = notice_pb2.NOTICE_GROUND_UNSPECIFIED, notice_pb2.TAG_15_2
 CHECKS = 11
 """Key of the steps of probation's checks among the steps by leg."""
-
-
-@pytest.fixture(autouse=True)
-def contacts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has each approach contacted that the rule might allow: the worst case for the protected person."""
-    monkeypatch.setattr(first_contact, "CAUSED_ONE_IN", 1)
-    monkeypatch.setattr(first_contact, "ALLOWED_ONE_IN", 1)
 
 
 @dataclass
@@ -97,23 +95,16 @@ def walk(seed: int) -> list[Xy]:
     return points
 
 
-def _begin_slots(story: AskingStory) -> None:
-    """Has the order begun long ago, so that contacts away from named places are possible."""
-    [case_state] = story.state.cases.values()
-    CONTACTS.of(case_state).next_uncaused_ms = BEGIN_MS + 14_400_000
-
-
 class World:
-    """A fold with both legs that follow its alerts. It decides on first contacts with the wearer, too.
+    """A fold with both legs that follow its alerts. The order names no place, so there is no first contact with the wearer.
 
     With a ground, the Ministry notifies her, and probation gets checks.
     """
 
     def __init__(self, track: Sequence[Xy], home: Xy, ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> None:
         self.track, self.home = track, home
-        self.fold = AskingStory(clear_after_s=CLEAR_AFTER_S)
+        self.fold = Story(clear_after_s=CLEAR_AFTER_S)
         self.fold.case(BEGIN_S - 1, "1", notice_ground=ground)
-        _begin_slots(self.fold)
         self.probation, self.police = incidents.Story("probation"), incidents.Story("police", NO_ROSTER)
         travel = {(id_, "p"): Travel(s, Estimate.ROAD) for id_, s in (("a1", 200), ("a2", 260), ("b1", 320))}
         self.police.board = board(TWO_OFFICES, [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")], travel=travel)
@@ -187,8 +178,6 @@ class World:
             if assignment.leg != alert_pb2.PROBATION:
                 continue
             radius_m = 0.0
-            if assignment.HasField("contact"):
-                continue
             if assignment.state == dispatch_pb2.NOTIFIED and assignment.kind == alert_pb2.RING_ENTERED:
                 radius_m = 1_000.0
             elif step.kept and assignment.one_scene_at == step.at:
@@ -210,9 +199,6 @@ class World:
             leg, state = step.assignment.leg, step.assignment.state
             if step.assignment.task == notice_pb2.CHECK and state in (2, 3):
                 got.paced.setdefault(CHECKS, []).append((self.track[n], self.pace(n)))
-            elif leg == 1 and step.assignment.HasField("contact"):
-                # A contact is for the ring of NOTIFY, of which the notice tells already.
-                got.within.append((self.track[n], 1_000.0))
             elif (leg == 1 and step.kept and step.assignment.HasField("race")) or (leg == 2 and state in (2, 3)):
                 got.paced.setdefault(leg, []).append((self.track[n], self.pace(n)))
         return got
@@ -277,18 +263,18 @@ def worlds(ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> Iterator[Wo
 
 def test_the_data_of_probation_locates_her_no_better_than_the_rings_alone(capsys: pytest.CaptureFixture[str]) -> None:
     errors: dict[str, list[float]] = {}
-    paced = contacted = 0
+    paced = 0
     for world in worlds():
         got = {"rings": world.rings(), "figures": world.with_figures()}
         got |= {f"everything, trusted {trust:g}": world.everything(trust) for trust in TRUSTS}
-        contacted += any(step.assignment.HasField("contact") for _, step in world.steps)
+        assert not any(step.assignment.HasField("contact") for _, step in world.steps)
         paced += sum(map(len, world.everything(1).paced.values()))
         for name, knowledge in got.items():
             errors.setdefault(name, []).append(math.dist(located(knowledge), world.home))
     medians_m = {name: median(values) for name, values in errors.items()}
     with capsys.disabled():
         print("\nmedian error of an attacker, metres:", {name: round(metres, 1) for name, metres in medians_m.items()})
-    assert len(errors["rings"]) >= WALKS // 2 and paced and contacted
+    assert len(errors["rings"]) >= WALKS // 2 and paced
     assert medians_m["figures"] < 1, "with distances the attacker locates her"
     best = min(metres for name, metres in medians_m.items() if name.startswith("everything"))
     assert best > 0.9 * medians_m["rings"], "10 % for chance: medians of few walks vary"
@@ -342,6 +328,6 @@ def test_probation_gets_the_same_bytes_for_two_homes_that_the_rings_do_not_disti
         world.run()
         own = [(n, step.SerializeToString(deterministic=True)) for n, step in world.steps if step.assignment.leg == 1]
         assert any(step.assignment.HasField("race") for _, step in world.steps)
-        assert any(step.assignment.HasField("contact") for _, step in world.steps)
+        assert not any(step.assignment.HasField("contact") for _, step in world.steps)
         steps_by_home.append(own)
     assert steps_by_home[0] == steps_by_home[1] and steps_by_home[0]

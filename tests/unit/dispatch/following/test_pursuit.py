@@ -10,8 +10,8 @@ import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import HOLDS_S, Pursuit, _PursuedWearer
+from services.dispatch.metrics import FollowingMetrics
 from tandem.ingest.v1 import ingest_pb2
 
 WEARER = _PursuedWearer("incident-1", "wearer-1")

@@ -18,13 +18,12 @@ from services.common.geometry import LatLon
 from services.common.observability import outages
 from services.common.retrying import Backoff
 from services.dispatch.domain.leg import Leg as LegName
-from services.dispatch.following import evaluator_stream
 from services.dispatch.following import targets as followed
-from services.dispatch.following.metrics import FollowingMetrics
-from services.dispatch.following.target import FollowedTarget, TargetKey
-from services.dispatch.following.targets import Targets
-from services.dispatch.roster.last_known_positions import LastKnownPositions
+from services.dispatch.following.targets import FollowedTarget, TargetKey, Targets
+from services.dispatch.leg.availability import LastKnownPositions
+from services.dispatch.metrics import FollowingMetrics
 from services.dispatch.settings import DispatchSettings
+from tandem.common.v1 import subject_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
 PATIENCE_S = 60.0
@@ -117,7 +116,7 @@ class Leg:
 
 
 def key(incident_id: str, subject_id: str = "w") -> TargetKey:
-    return TargetKey(incident_id, positions_pb2.WEARER, subject_id)
+    return TargetKey(incident_id, subject_pb2.WEARER, subject_id)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -199,7 +198,7 @@ async def test_a_refused_share_goes_to_the_other_evaluator_and_is_retried_until_
 async def test_evaluators_that_refuse_each_try_are_one_line_and_so_is_one_that_stays_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluator_stream, "RECONNECT", Backoff(0.01, 0.05))
+    monkeypatch.setattr(followed, "RECONNECT", Backoff(0.01, 0.05))
     monkeypatch.setattr(outages, "INTERVAL_S", 2 * PATIENCE_S)
     with capture_logs() as logs:
         async with following() as leg:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from services.dispatch.absence.store import ABSENT_KEPT_MS, BATCH, AbsenceChange, AbsenceCheck, awaited_legs
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables
+from services.dispatch.leg.deadlines import ABSENCE_BATCH, ABSENT_KEPT_MS, AbsenceChange, AbsenceCheck
+from services.dispatch.leg.tables import awaited_legs
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -46,7 +47,7 @@ def left(connection: sa.Connection) -> int:
 
 
 def test_a_leg_that_returns_to_the_oldest_of_many_incidents_is_found(connection: sa.Connection) -> None:
-    count = 2 * BATCH + 1
+    count = 2 * ABSENCE_BATCH + 1
     for number in range(count):
         await_leg(connection, f"incident-{number}", 1_000 + number // 2)  # some are due at the same moment
         show(connection, f"incident-{number}", alert_pb2.PROBATION)

@@ -7,19 +7,23 @@ from dataclasses import replace
 import pytest
 
 from services.common.geometry import LatLon, Polygon, great_circle_m
-from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
 from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.roster import (
     POSITION_MAX_AGE_MS,
+    SKILL_WORTH_S,
     Board,
     Choice,
     RosterOutcome,
     Status,
     Travel,
     Trip,
+    UnitQuery,
     UnitReport,
     decide_put,
     decide_report,
+    next_choice,
+    offices_for,
+    units_in_reach,
 )
 from tests.support.dispatch.roster import AT_DAY, SEOUL, TWO_OFFICES, board, office, unit
 

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from services.common.messaging import flow
 from services.common.rpc.errors import FailedPrecondition, NotFound
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Offered, StoodDown
-from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.incident import Alert, Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import WITHIN_MS, Story, alert

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.common import ids
+from services.common import ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.alert import Alert
-from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.enums import Demand, SubjectKind
 from services.dispatch.domain.events import Cause, StoodDown
+from services.dispatch.domain.incident import Alert, AlertPanic
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
-from services.dispatch.leg.rows import PeerRow
+from services.dispatch.leg.tables import PeerRow
 from services.dispatch.settings import for_leg
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -63,6 +63,8 @@ def an_alert() -> alert_pb2.Alert:
         demand=geometry_pb2.RESPOND,
         order_id="order-1",
         incident_id="incident-1",
+        target_id="p1",
+        at=times.to_timestamp(4_000),
         destinations=[
             alert_pb2.Destination(leg=alert_pb2.PROBATION, subject_id="w1"),
             alert_pb2.Destination(leg=alert_pb2.POLICE, subject_id="p1"),
@@ -87,6 +89,8 @@ def test_an_alert_keeps_only_what_the_leg_needs() -> None:
         ends=False,
         cause=Cause("d1", "r1", 5),
         legs=(Leg.PROBATION, Leg.WARNING),
+        subject_kinds={"p1": SubjectKind.PROTECTED_PERSON},
+        panic=AlertPanic(ids.hash_id("caller", "order-1", "p1"), 4_000),
     )
 
 
@@ -203,11 +207,14 @@ def test_an_incomplete_step_of_a_peer_is_refused(field: str) -> None:
 def test_a_field_of_an_assignment_stays_with_the_leg_unless_it_is_listed_as_published() -> None:
     names = set(dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name)
     private = {"rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"}
-    private |= {"reminded_at", "arrival_due_at"}
+    private |= {"reminded_at", "arrival_due_at", "unit_offers", "progressed_by", "panic_at", "panic_withdrawn_at"}
+    private |= {"radio_unit", "radio_by", "radio_at"}
     message = dispatch_pb2.Assignment(leg=alert_pb2.WARNING)
     for name in names - {"leg"}:
         field = message.DESCRIPTOR.fields_by_name[name]
-        if field.message_type:
+        if field.message_type and field.is_repeated:
+            getattr(message, name).add()
+        elif field.message_type:
             getattr(message, name).SetInParent()
         elif field.is_repeated:
             getattr(message, name).append("order-1" if name == "order_ids" else 1)

@@ -9,7 +9,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import AssignmentState
-from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason, UnitOfferState
 from services.dispatch.domain.events import (
     AlertFolded,
     Escalated,
@@ -17,16 +17,17 @@ from services.dispatch.domain.events import (
     NobodyAvailable,
     Offered,
     Rejected,
+    Reminded,
     Reoffered,
     StoodDown,
+    UnitOfferEnded,
 )
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import NO_ROSTER, Board, Status
-from services.dispatch.duty.domain import Reminded
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
+from tests.support.dispatch.incidents import BY, DEADLINES, WITHIN_MS, Story, alert
 from tests.support.dispatch.roster import AT_DAY, TWO_OFFICES, board, unit
 
 RECORD, WARN, NOTIFY, RESPOND = Demand
@@ -68,11 +69,11 @@ def test_an_unconfirmed_offer_skips_the_office_of_the_silent_machine() -> None:
     assert asked(story) == (EscalationLevel.NEXT_OFFICE, "b1", EscalationReason.NOT_RECEIVED)
 
 
-def test_the_30_s_to_acknowledge_run_from_the_offer_not_from_the_receipt() -> None:
+def test_the_10_s_to_answer_run_from_the_offer_not_from_the_receipt() -> None:
     story = offered()
     story.now_ms += 4_000
     story.receive("p1")
-    assert story.pass_time(WITHIN_MS - 4_001) == ()
+    assert story.pass_time(DEADLINES.answer_ms - 4_001) == ()
     story.pass_time(1)
     assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.NOT_ACKNOWLEDGED)
 
@@ -95,7 +96,8 @@ def test_each_escalation_level_is_an_event_with_a_deadline_and_the_last_is_repea
         story.receive("p1")
         due_ms = story.of("p1").due_ms
         assert due_ms is not None
-        (event,) = story.pass_time(due_ms - story.now_ms)
+        *ended, event = story.pass_time(due_ms - story.now_ms)
+        assert kinds(tuple(ended)) == [UnitOfferEnded] * len(ended)
         assert isinstance(event, Escalated) and event.choice and event.due_ms > story.now_ms
         levels.append((event.choice.level, event.due_ms - story.now_ms))
     receive_ms = DEADLINES.receive_ms
@@ -105,6 +107,7 @@ def test_each_escalation_level_is_an_event_with_a_deadline_and_the_last_is_repea
         (EscalationLevel.SUPERVISOR, receive_ms),
         *((EscalationLevel.NATIONAL_DESK, WITHIN_MS << n) for n in (0, 0, 1, 2, 3)),
     ]
+    assert {offer.state for offer in story.of("p1").unit_offers} == {UnitOfferState.MISSED}
 
 
 def test_without_a_roster_only_the_acknowledgement_has_a_deadline() -> None:
@@ -150,14 +153,16 @@ def test_a_repeated_rejection_does_not_reject_the_next_offer() -> None:
     assert asked(story)[1] == "a2"
 
 
-def test_a_unit_that_was_asked_before_cannot_accept_an_escalated_offer() -> None:
+def test_a_unit_cannot_accept_after_another_one_and_a_desk_can_take_no_offer_that_has_ended() -> None:
     story = offered()
     older = story.of("p1").offer_number
     story.pass_time(DEADLINES.receive_ms)
-    for _ in range(2):
-        with pytest.raises(FailedPrecondition, match="offered on since"):
-            story.do(Acknowledge(story.id_of("p1"), "link/a1", older))
-        story.acknowledge("p1")  # the present unit accepts, and the second round tries the older offer once more
+    story.acknowledge("p1")  # the present unit accepts
+    with pytest.raises(FailedPrecondition, match="another unit has") as refused:
+        story.do(Acknowledge(story.id_of("p1"), "link/a1", older, unit_id="a1"))
+    assert refused.value.code == "ANOTHER_UNIT_HAS_IT"
+    with pytest.raises(FailedPrecondition, match="offered on since"):
+        story.do(Acknowledge(story.id_of("p1"), BY, older))
     story.do(Acknowledge(story.id_of("p1"), "link/b1", story.of("p1").offer_number))
     assert story.of("p1").acknowledged_by != "link/b1", "the offer was accepted before"
 
@@ -208,11 +213,12 @@ def test_two_destinations_of_one_incident_go_to_two_units() -> None:
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_receipt_of_an_older_offer_does_not_confirm_the_present_one() -> None:
+def test_a_receipt_of_an_earlier_offer_does_not_confirm_the_present_one() -> None:
     story = offered()
-    older = story.of("p1").offer_number
+    earlier, due_ms = story.of("p1").offer_number, 2 * DEADLINES.receive_ms + story.now_ms
     story.pass_time(DEADLINES.receive_ms)
-    assert story.receive("p1", older) == () and story.of("p1").received_ms is None
+    assert story.receive("p1", earlier) and story.of("p1").received_ms is None, "its unit sees it, and may accept"
+    assert story.of("p1").due_ms == due_ms and story.receive("p1", earlier) == ()
     assert story.receive("p1") and story.receive("p1") == ()
     with pytest.raises(FailedPrecondition, match="offer_number 99 doesn't exist"):
         story.receive("p1", 99)
@@ -293,8 +299,10 @@ def test_the_incident_refolded_from_the_chain_is_the_same() -> None:
     story.acknowledge("p1")
     story.reject("p1")
     story.receive("p1")
-    story.acknowledge("p1")
-    for step in WAY:
+    story.send("p1", "a1")
+    story.pass_time(DEADLINES.answer_ms)
+    story.radio("p1", "12")
+    for step in WAY[1:]:
         story.progress("p1", step)
     story.close("p1")
     head, incident = chain.ChainHead(), Incident("incident-1", Leg.POLICE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.dispatch.publications import listing
-from services.dispatch.publications.listing import ChangedPage, ListingChanges
+from services.dispatch.leg import feed
+from services.dispatch.leg.feed import ChangedPage, ListingChanges
 
 
 def test_each_changed_incident_is_given_once_and_the_oldest_change_first() -> None:
@@ -33,7 +33,7 @@ def test_pages_give_all_changes_also_those_that_come_between_them() -> None:
 
 
 def test_a_point_of_another_start_a_later_one_and_a_forgotten_one_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_CHANGED", 2)
+    monkeypatch.setattr(feed, "MAX_CHANGED", 2)
     changes = ListingChanges()
     start = changes.point
     changes.note(["i-1", "i-2"])

@@ -21,15 +21,13 @@ from hypothesis.stateful import (
 )
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, step_id
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import LATE_SHARE
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
-from services.dispatch.domain.following import Follow, TargetUpdate
-from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.following import Approach, Follow, TargetUpdate
+from services.dispatch.domain.incident import Alert, Incident, evolve
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Status, UnitReport
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
@@ -243,6 +241,8 @@ class IncidentMachine(RuleBasedStateMachine):
         expected = "refused"
         if destination.status == ACCEPTED_BY_SOMEBODY and step <= destination.progress + 1:
             expected = "changes" if step > destination.progress else "nothing"
+        if expected == "changes" and self.roster and not self.story.of(subject).unit_id:
+            expected = "refused"  # a desk with a roster accepted, and sent nobody who could go
         if self.answer(subject, expected, lambda: self.story.progress(subject, PROGRESS[step])):
             destination.progress, destination.progressed_ms = step, self.story.now_ms
 

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, WarnedOf
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
-from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.incident import Alert, Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2

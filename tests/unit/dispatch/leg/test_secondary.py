@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection
 
 from services.common.rpc.errors import Unavailable
-from services.dispatch.publications import secondary
-from services.dispatch.publications.secondary import SecondaryWrite, SecondaryWrites
+from services.dispatch.leg import record
+from services.dispatch.leg.record import SecondaryWrite, SecondaryWrites
 
 
 class Commits:
@@ -35,8 +35,8 @@ def nothing(_: Connection) -> None:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secondary, "COALESCE_S", 0)
-    monkeypatch.setattr(secondary, "INTERVAL_S", 0)
+    monkeypatch.setattr(record, "SECONDARY_COALESCE_S", 0)
+    monkeypatch.setattr(record, "SECONDARY_INTERVAL_S", 0)
 
 
 async def test_writes_that_come_together_share_a_transaction_and_keep_their_order() -> None:

@@ -18,6 +18,8 @@ STORED = {
     *("StoodDown", "Flagged", "Retargeted", "Raced", "SceneShared", "SpoofingSuspected", "TargetsShown"),
     *("ContactBegun", "ContactStepped", "NoteAdded", "TravelEstimated"),
     *("Reminded", "Assured", "DistressRaised", "DistressEnded"),
+    *("UnitAsked", "NoUnitLeft", "UnitOfferEnded", "SentByRadio"),
+    *("PanicCalled", "PanicWithdrawn"),
 }
 
 

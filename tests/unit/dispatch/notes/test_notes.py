@@ -7,14 +7,11 @@ import pytest
 from services.common.messaging import stored
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.assignment import AssignmentState
+from services.dispatch.domain.decisions import MAX_INCIDENT_NOTES, AddNote
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.events import Event
+from services.dispatch.domain.events import Event, NoteAdded, NotedResult, NoteKind
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import chain
-from services.dispatch.leg import translate as translate_leg
-from services.dispatch.notes import translate
-from services.dispatch.notes.domain.decisions import MAX_INCIDENT_NOTES, AddNote
-from services.dispatch.notes.domain.note import NoteAdded, NotedResult, NoteKind
+from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, notes_pb2
 from tests.support.dispatch.incidents import Story, alert
@@ -98,35 +95,37 @@ def test_an_incident_takes_a_limited_number_of_notes() -> None:
 )
 def test_a_bad_note_names_its_field(fields: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        translate.command(request(**fields), BY)
+        translate.add_note_command(request(**fields), BY)
     assert refused.value.field == field
 
 
 def test_a_call_needs_no_text() -> None:
-    command = translate.command(request(kind=notes_pb2.CALLED_WEARER, result=notes_pb2.NOTED_NO_ANSWER, text=""), BY)
+    command = translate.add_note_command(
+        request(kind=notes_pb2.CALLED_WEARER, result=notes_pb2.NOTED_NO_ANSWER, text=""), BY
+    )
     assert (command.kind, command.result) == (NoteKind.CALLED_WEARER, NotedResult.NOTED_NO_ANSWER)
 
 
 def step_of(event: Event, **changes: object) -> bytes:
     assert isinstance(event, NoteAdded)
-    message = translate.message("incident-1", Leg.POLICE, event)
+    message = translate.note_message("incident-1", Leg.POLICE, event)
     for name, value in changes.items():
         setattr(message, name, value)
     story = offered()
-    step = translate_leg.step(story.incident, story.of("p"), 1_000, latency_ms=None)
+    step = translate.step(story.incident, story.of("p"), 1_000, latency_ms=None)
     step.note.CopyFrom(message)
-    return translate_leg.outward(step)
+    return translate.outward(step)
 
 
 def test_the_other_desk_gets_a_shared_note_and_the_warning_leg_none() -> None:
     (event,) = offered().do(note(text="<b>she</b> is safe"))
     payload, subject = step_of(event), "incident.police.incident-1"
-    row = translate.shared(stored.step(payload, subject), Leg.PROBATION)
+    row = translate.shared_note(stored.step(payload, subject), Leg.PROBATION)
     assert row is not None
     shown = notes_pb2.IncidentNote.FromString(row.payload)
     assert (shown.text, shown.by, shown.leg) == ("<b>she</b> is safe", BY, alert_pb2.POLICE)
-    assert translate.shared(stored.step(payload, subject), Leg.WARNING) is None
-    peer = dispatch_pb2.Assignment.FromString(translate_leg.peer(stored.step(payload, subject), Leg.PROBATION).payload)
+    assert translate.shared_note(stored.step(payload, subject), Leg.WARNING) is None
+    peer = dispatch_pb2.Assignment.FromString(translate.peer(stored.step(payload, subject), Leg.PROBATION).payload)
     assert peer.subject_id == "p"  # the note itself is no part of the assignment
 
 
@@ -136,4 +135,13 @@ def test_the_other_desk_gets_a_shared_note_and_the_warning_leg_none() -> None:
 def test_a_note_that_may_not_be_shared_is_refused(changes: dict[str, object]) -> None:
     (event,) = offered().do(note())
     with pytest.raises(InvalidField):
-        translate.shared(stored.step(step_of(event, **changes), "incident.police.incident-1"), Leg.PROBATION)
+        translate.shared_note(stored.step(step_of(event, **changes), "incident.police.incident-1"), Leg.PROBATION)
+
+
+@pytest.mark.parametrize("kind", NoteKind)
+def test_a_call_with_her_is_kept_unless_the_desk_says_otherwise_and_other_kinds_are_shared(kind: NoteKind) -> None:
+    result = {} if kind is NoteKind.NOTE else {"result": notes_pb2.NOTED_SPOKEN}
+    about = {"kind": notes_pb2.NoteKind.ValueType(kind), "text": "she is at home", **result}
+    assert translate.add_note_command(request(**about), BY).kept is (kind is NoteKind.CALLED_PROTECTED_PERSON)
+    for kept in (True, False):
+        assert translate.add_note_command(request(**about, kept=kept), BY).kept is kept

@@ -8,12 +8,12 @@ from itertools import permutations
 import pytest
 
 from services.common.messaging import stored
-from services.dispatch.domain.alert import Alert
 from services.dispatch.domain.answers import Acknowledge, Close
 from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
 from services.dispatch.domain.decisions import concerns
 from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Task
 from services.dispatch.domain.events import Escalated, Offered, StoodDown
+from services.dispatch.domain.incident import Alert
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2

@@ -8,9 +8,9 @@ import pytest
 
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand, Exercise, WarningFlag
-from services.dispatch.domain.events import Flagged
+from services.dispatch.domain.events import PANIC, Flagged
 from services.dispatch.phones import domain
-from services.dispatch.phones.domain import PANIC, PhoneLocation, PhoneScreen, PoliceSummary
+from services.dispatch.phones.domain import PhoneLocation, PhoneScreen, PoliceSummary
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import phone_state_pb2
 from tests.support.dispatch.incidents import Story, alert

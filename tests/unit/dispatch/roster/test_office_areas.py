@@ -6,7 +6,7 @@ import pytest
 
 from services.common.geometry import LatLon, Polygon
 from services.common.rpc.errors import InvalidField
-from services.dispatch.roster import translate
+from services.dispatch.leg import roster
 from tandem.common.v1 import geometry_pb2
 from tests.support.dispatch import roster_records
 
@@ -19,8 +19,8 @@ def square(half_deg: float) -> list[geometry_pb2.Point]:
 
 def test_an_area_keeps_its_holes_and_a_stored_office_too() -> None:
     polygon = geometry_pb2.Polygon(vertices=square(0.2), holes=[geometry_pb2.Hole(vertices=square(0.1))])
-    office = translate.office(roster_records.office(polygon=polygon))
-    for parsed in (office, translate.stored_office(translate.office_payload(office))):
+    office = roster.parse_office(roster_records.office(polygon=polygon))
+    for parsed in (office, roster.stored_office(roster.office_payload(office))):
         assert isinstance(parsed.area, Polygon)
         assert not parsed.area.contains(LatLon(37.5, 127.0)), "another office has the middle"
         assert parsed.area.contains(LatLon(37.65, 127.0))
@@ -43,5 +43,5 @@ def test_an_area_keeps_its_holes_and_a_stored_office_too() -> None:
 )
 def test_an_area_with_too_few_or_too_many_corners_is_refused(polygon: geometry_pb2.Polygon, field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        translate.office(roster_records.office(polygon=polygon))
+        roster.parse_office(roster_records.office(polygon=polygon))
     assert refused.value.field == field

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.enums import Estimate
+from services.dispatch.leg import availability
+from services.dispatch.leg.availability import TravelTimes, open_travel_times
 from services.dispatch.metrics import DispatchMetrics
-from services.dispatch.roster import travel
-from services.dispatch.roster.travel import TravelTimes, open_travel_times
 from tests.support.dispatch.roster import SEOUL
 
 NEAR, FAR, FARTHER = LatLon(37.57, 126.98), LatLon(37.60, 127.05), LatLon(37.70, 127.20)
@@ -79,13 +79,13 @@ async def test_an_origin_at_the_destination_takes_0_s_and_no_origins_give_no_tim
 
 
 async def test_more_origins_than_one_table_allows_have_a_time_each(times: TravelTimes) -> None:
-    origins = [LatLon(37.5 + n / 1_000, 127) for n in range(travel.SOURCES_MAX + 50)]
+    origins = [LatLon(37.5 + n / 1_000, 127) for n in range(availability.SOURCES_MAX + 50)]
     travels = await times.to(SEOUL, origins)
     assert len(travels) == len(origins) and all(travel.travel_s > 0 for travel in travels)
 
 
 async def test_the_road_map_is_asked_by_osrms_table_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(travel, "WITHIN_S", 20.0)
+    monkeypatch.setattr(availability, "WITHIN_S", 20.0)
     server = Osrm()
     async with serving(server.table) as url, open_travel_times(url + "/", failures()) as times:
         travels = await times.to(SEOUL, [NEAR, FAR])
@@ -97,7 +97,7 @@ async def test_the_road_map_is_asked_by_osrms_table_protocol(monkeypatch: pytest
 
 
 async def late(request: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(3 * travel.WITHIN_S)
+    await asyncio.sleep(3 * availability.WITHIN_S)
     return web.json_response({"code": "Ok", "durations": [[1]]})
 
 

@@ -28,12 +28,15 @@ SEEN = AssignmentSeen(
     offered_ms=1_000,
     received_ms=None,
     acknowledged_ms=None,
+    sent_ms=None,
     travel_ms=None,
     office_id="seoul",
     kind=1,
     close_cause=None,
 )
-ACCEPTED = replace(SEEN, state=AssignmentState.ACKNOWLEDGED, at_ms=21_000, acknowledged_ms=21_000, travel_ms=60_000)
+AT_DESK = replace(SEEN, state=AssignmentState.ACKNOWLEDGED, at_ms=21_000, acknowledged_ms=21_000)
+"""The desk has accepted the assignment, and no unit has it."""
+ACCEPTED = replace(AT_DESK, sent_ms=21_000, travel_ms=60_000)
 
 
 def figures(*seen: AssignmentSeen, task: Task = Task.RESPOND) -> ResponseFigures:
@@ -69,6 +72,13 @@ def test_repeated_and_later_offers_keep_the_first_times() -> None:
 def test_an_arrival_is_due_at_the_travel_time_after_the_acceptance(arrived_ms: int, in_time: bool) -> None:
     counted = figures(SEEN, ACCEPTED, replace(ACCEPTED, state=AssignmentState.ON_SCENE, at_ms=arrived_ms))
     assert counted.arrived_in_time is in_time
+
+
+def test_an_arrival_is_due_from_the_units_acceptance_and_not_from_the_desks() -> None:
+    accepted = replace(ACCEPTED, at_ms=41_000, acknowledged_ms=41_000, sent_ms=41_000)
+    arrived = replace(accepted, state=AssignmentState.ON_SCENE, at_ms=101_000)
+    counted = figures(SEEN, AT_DESK, accepted, arrived)
+    assert counted.arrived_in_time is True and counted.took_ms(Measure.ACCEPTANCE) == 20_000
 
 
 def test_an_arrival_without_an_estimate_is_neither_late_nor_in_time() -> None:
@@ -108,6 +118,7 @@ def test_the_outcome_of_a_dispatch(last: AssignmentSeen, arrives: bool, outcome:
 
 def test_an_offer_that_nobody_accepted_is_no_dispatch_and_neither_is_a_contact() -> None:
     assert figures(SEEN, replace(SEEN, state=AssignmentState.STOOD_DOWN)).outcome is DispatchOutcome.NOT_SENT
+    assert figures(SEEN, AT_DESK, replace(AT_DESK, state=AssignmentState.CLOSED)).outcome is DispatchOutcome.NOT_SENT
     assert figures(ACCEPTED, task=Task.CONTACT).outcome is DispatchOutcome.NOT_SENT
 
 

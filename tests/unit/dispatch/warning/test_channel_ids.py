@@ -18,7 +18,7 @@ from services.dispatch.warning.tables import Sending, leg_update_of, sending_of,
     ],
 )
 def test_a_sending_is_stored_under_the_text_of_its_channel(text: str, channel: ChannelId) -> None:
-    sending = Sending("m1", channel, command_id="c1", tries=2, next_ms=3, expires_ms=4, outcome="")
+    sending = Sending("m1", channel, repetition=1, command_id="c1", tries=2, next_ms=3, expires_ms=4, outcome="")
     values = sending_values(sending)
     assert ChannelId.parse(text) == channel and values["way"] == text
     assert sending_of([values[column.name] for column in sendings.c]) == sending
@@ -32,5 +32,5 @@ def test_a_text_that_names_no_kind_of_channel_is_refused() -> None:
 
 @pytest.mark.parametrize("flag", [None, *WarningFlag])
 def test_a_pending_update_is_a_receipt_or_a_flag(flag: WarningFlag | None) -> None:
-    update = leg_update_of((1, "m1", flag.name if flag else "receipt", 5))
+    update = leg_update_of((1, "m1", "i1", "p1", "o1", "a1", 7, 0, flag.name if flag else "receipt", 5))
     assert update.flag is flag and update.what == (flag.name if flag else "receipt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.common.storage.db import open_database
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.tables import StreamPosition
 from services.dispatch.warning.service import MIGRATIONS
 from services.dispatch.warning.store import CONTACT_RETENTION_MS, WarningStore
 from services.dispatch.warning.tables import ContactRow

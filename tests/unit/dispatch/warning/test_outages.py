@@ -6,86 +6,59 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from services.common.storage.db import Database, open_database
-from services.dispatch.domain.enums import Demand
-from services.dispatch.leg.rows import StreamPosition
-from services.dispatch.warning.consumer import TTL_MS
-from services.dispatch.warning.domain import READ_MS, Notice, Occurrence
-from services.dispatch.warning.service import MIGRATIONS
-from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import REPLACED, messages
-from services.dispatch.warning.translate import WarnableAlert
+from services.dispatch.warning.consumer import STALE_MS
+from services.dispatch.warning.domain import READ_MS
+from tests.support.dispatch.instructed import InstructedPerson, instructed_person
+from tests.support.dispatch.instructed import entered as entered_at
 
-NOW_MS = 1_000_000_000
-LONG_AGO_MS = NOW_MS - TTL_MS - 1
-
-
-class Leg:
-    """The alerts and messages of a warning leg for one person."""
-
-    def __init__(self, database: Database) -> None:
-        self._database, self._store = database, WarningStore(database)
-
-    async def reads(self, *alerts: WarnableAlert) -> None:
-        await self._store.accept(alerts, NOW_MS, StreamPosition("ALERTS", "log", 1))
-
-    async def messages(self) -> list[tuple[str, int]]:
-        """The messages that are or will be sent, with the time until they are due, milliseconds."""
-        query = sa.select(messages.c.notice, messages.c.due_ms).where(messages.c.state != REPLACED)
-        rows = await self._database.visit(lambda connection: connection.execute(query.order_by("due_ms")).all())
-        return [(notice, due_ms - NOW_MS) for notice, due_ms in rows]
+LONG_AGO_MS = STALE_MS + 1
 
 
 @pytest.fixture
-async def leg(tmp_path: Path) -> AsyncIterator[Leg]:
-    async with open_database(tmp_path / "warning.sqlite3", MIGRATIONS) as database:
-        yield Leg(database)
+async def her(tmp_path: Path) -> AsyncIterator[InstructedPerson]:
+    async with instructed_person(tmp_path) as her:
+        yield her
 
 
-def entered(sequence: int, at_ms: int, ring_m: float = 100.0) -> WarnableAlert:
-    return _alert(sequence, at_ms, Demand.RESPOND, ring_m=ring_m)
+async def test_nobody_is_warned_of_an_incident_that_began_and_ended_during_an_outage(her: InstructedPerson) -> None:
+    await her.reads(entered_at(1), her.ended(2), ago_ms=LONG_AGO_MS)
+    await her.passes(2 * READ_MS)
+    assert await her.messages() == []
 
 
-def ended(sequence: int, at_ms: int) -> WarnableAlert:
-    return _alert(sequence, at_ms, Demand.RECORD, ring_m=100.0, ends=True)
+async def test_a_person_who_was_warned_before_an_outage_hears_of_the_end(her: InstructedPerson) -> None:
+    await her.reads(entered_at(1))
+    await her.passes(0)
+    await her.reads(her.ended(2), ago_ms=LONG_AGO_MS)
+    await her.passes(READ_MS)
+    assert await her.kinds() == ["INSTRUCTION", "OVER"]
 
 
-def _alert(sequence: int, at_ms: int, demand: Demand, *, ring_m: float, ends: bool = False) -> WarnableAlert:
-    occurrence = Occurrence(
-        alert_id=f"a{sequence}",
-        incident_id="i1",
-        place=(sequence, 0),
-        notice=Notice.APPROACH,
-        demand=demand,
-        threat=f"ring {ring_m}",
-        ends=ends,
-        ring_m=ring_m,
-    )
-    return WarnableAlert(occurrence, ("p1",), "o1", partition=0, drill=False, decided_ms=at_ms)
+async def test_a_threat_that_may_still_be_active_is_warned_of_when_the_later_alerts_were_read(
+    her: InstructedPerson,
+) -> None:
+    await her.reads(entered_at(1), ago_ms=LONG_AGO_MS)
+    await her.passes(READ_MS - 1)
+    assert await her.messages() == []
+    await her.passes(1)
+    assert await her.kinds() == ["INSTRUCTION"]
 
 
-async def test_nobody_is_warned_of_an_incident_that_began_and_ended_during_an_outage(leg: Leg) -> None:
-    await leg.reads(entered(1, LONG_AGO_MS), ended(2, LONG_AGO_MS))
-    assert await leg.messages() == []
+async def test_a_warning_that_waits_is_dropped_with_its_threat(her: InstructedPerson) -> None:
+    await her.reads(entered_at(1), ago_ms=LONG_AGO_MS)
+    await her.reads(her.ended(2))
+    await her.passes(2 * READ_MS)
+    assert await her.messages() == []
 
 
-async def test_a_person_who_was_warned_before_an_outage_hears_of_the_end(leg: Leg) -> None:
-    await leg.reads(entered(1, NOW_MS))
-    await leg.reads(ended(2, LONG_AGO_MS))
-    assert await leg.messages() == [("APPROACH", 0), ("OVER", READ_MS)]
-
-
-async def test_a_threat_that_may_still_be_active_is_warned_of_after_an_outage(leg: Leg) -> None:
-    await leg.reads(entered(1, LONG_AGO_MS))
-    assert await leg.messages() == [("APPROACH", READ_MS)]
-    await leg.reads(ended(2, NOW_MS))
-    assert await leg.messages() == []
-
-
-async def test_a_warning_that_waits_to_be_read_is_dropped_with_its_threat(leg: Leg) -> None:
-    await leg.reads(entered(1, NOW_MS), entered(2, NOW_MS, ring_m=2000.0))
-    assert await leg.messages() == [("APPROACH", 0), ("APPROACH", READ_MS)]
-    await leg.reads(ended(3, NOW_MS))
-    assert await leg.messages() == [("APPROACH", 0), ("OVER", READ_MS)]
+async def test_the_present_instruction_outlasts_an_outage_of_the_leg(her: InstructedPerson) -> None:
+    await her.reads(entered_at(1))
+    await her.passes(0)
+    before = (await her.shown()).present
+    her.stands_still(20 * 3_600_000)
+    after = (await her.shown()).present
+    assert before and after == before
+    await her.passes(0)
+    [message] = await her.messages()
+    assert message.message_id == before.message_id and message.repetitions == 1, "once, however long the leg was down"

@@ -1,223 +1,37 @@
-"""Messages to a protected person: their times, and the words that no text in either language may contain."""
+"""Messages to a protected person: the words that no text in either language may contain, and the alerts that cause them."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import replace
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.enums import Advice, Demand
 from services.dispatch.warning import translate, wording
-from services.dispatch.warning.domain import PASSING, READ_MS, Notice, NotifiedState, Occurrence, WarningMessage, decide
-from services.dispatch.warning.translate import notified_from_json, notified_to_json
-from services.dispatch.warning.wording import DistanceTrend, Language
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from services.dispatch.warning.domain import (
+    CalledSilently,
+    Cleared,
+    DistanceChanged,
+    Figure,
+    InstructedAct,
+    Instruction,
+    Level,
+    MessageKind,
+    Rank,
+    Threatened,
+    ThreatKind,
+)
+from services.dispatch.warning.translate import PhoneSilent
+from services.dispatch.warning.wording import Distance, DistanceTrend, Language, Wording
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.dispatch.dispatch import alert, mark_canary
 
-WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
-RINGS = {2000.0: WARN, 1000.0: NOTIFY, 100.0: RESPOND}
-
-
-class Person:
-    """The warnings of one person in one incident."""
-
-    def __init__(self) -> None:
-        self.state, self.now_ms, self.sequence = NotifiedState(), 1_000_000, 0
-
-    def _see(
-        self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any
-    ) -> WarningMessage | None:
-        self.sequence += 1
-        place = (sequence or self.sequence, 0)
-        occurrence = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
-        self.state, message = decide(self.state, occurrence, self.now_ms)
-        assert notified_from_json(notified_to_json(self.state)) == self.state
-        return message
-
-    def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> WarningMessage | None:
-        more: dict[str, Any] = {"ring_m": ring_m, "of_place": target != "p1"}
-        return self._see(Notice.APPROACH, RINGS[ring_m], f"{target}-{ring_m}", sequence, **more)
-
-    def leaves(self, ring_m: float, sequence: int | None = None, ends: bool = False) -> WarningMessage | None:
-        return self._see(Notice.APPROACH, Demand.RECORD, f"p1-{ring_m}", sequence, ring_m=ring_m, ends=ends)
-
-    def sees(
-        self, notice: Notice, demand: Demand = RESPOND, sequence: int | None = None, **more: Any
-    ) -> WarningMessage | None:
-        return self._see(notice, demand, notice.value, sequence, **more)
-
-    def hears_distance(self, ring_m: float, sequence: int | None = None) -> WarningMessage | None:
-        return self._see(Notice.CHANGED, WARN, f"p1-{ring_m}", sequence, ring_m=ring_m)
-
-
-def test_a_nearer_ring_is_sent_at_once_and_another_ring_after_the_last_message_was_read() -> None:
-    her = Person()
-    for ring_m in (2000.0, 1000.0, 100.0):
-        message = her.enters(ring_m)
-        assert message == WarningMessage(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
-        her.now_ms += 1
-    at_home = her.enters(2000.0, target="home")
-    assert at_home and at_home.due_ms == her.now_ms - 1 + READ_MS and at_home.of_place
-    # A waiting message gives its time to the new one, so that repeats don't postpone each other.
-    changed = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
-    assert changed and changed.due_ms == at_home.due_ms
-    assert changed.demand is RESPOND, "a change within a ring is as grave as the ring"
-    her.now_ms = changed.due_ms + READ_MS
-    repeated = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
-    assert repeated and repeated.due_ms == her.now_ms
-
-
-def test_a_response_at_herself_does_not_wait_because_he_is_at_a_place_of_hers() -> None:
-    her = Person()
-    assert her.enters(100.0, target="home")
-    her.now_ms += 1
-    at_herself = her.enters(100.0)
-    assert at_herself and at_herself.due_ms == her.now_ms
-    at_school = her.enters(100.0, target="school")
-    assert at_school and at_school.due_ms == her.now_ms + READ_MS
-
-
-def test_a_wide_ring_around_her_waits_while_he_is_at_a_place_of_hers() -> None:
-    her = Person()
-    her.enters(100.0, target="home")
-    wide = her.enters(1000.0)
-    assert wide and wide.due_ms == her.now_ms + READ_MS
-
-
-def test_a_ring_that_was_left_is_sent_at_once_when_it_is_entered_once_more() -> None:
-    her = Person()
-    her.enters(2000.0)
-    her.enters(100.0)
-    assert her.leaves(100.0) is None  # the wide ring is still active
-    her.now_ms += 1
-    reentered = her.enters(100.0)
-    assert reentered and reentered.due_ms == her.now_ms
-
-
-def test_the_end_is_sent_once_after_the_last_message_was_read_and_only_after_a_warning() -> None:
-    her = Person()
-    assert her.leaves(100.0) is None and her.leaves(2000.0, ends=True) is None
-    her.enters(2000.0)
-    over = her.leaves(2000.0)
-    assert over and (over.notice, over.due_ms) == (Notice.OVER, her.now_ms + READ_MS)
-    assert her.leaves(2000.0, ends=True) is None
-
-
-def test_a_passing_notice_ends_with_the_incident_and_not_with_another_threat() -> None:
-    her = Person()
-    her.sees(Notice.COMING)
-    assert her.sees(Notice.TAMPERED, Demand.RECORD) is None
-    over = her.leaves(2000.0, ends=True)
-    assert over and over.notice is Notice.OVER
-
-
-def test_an_entry_that_arrives_after_its_clearing_sends_no_message() -> None:
-    her = Person()
-    assert her.leaves(100.0, sequence=7) is None
-    assert her.enters(100.0, sequence=5) is None
-    assert her.enters(100.0, sequence=9)
-    assert her.hears_distance(100.0, sequence=10)
-    assert her.leaves(100.0, sequence=8) is None and her.state.active
-
-
-def test_a_distance_that_arrives_after_the_clearing_of_its_ring_sends_no_message() -> None:
-    her = Person()
-    assert her.enters(2000.0, sequence=5)
-    assert her.leaves(2000.0, sequence=8)
-    assert her.hears_distance(2000.0, sequence=7) is None
-    assert her.hears_distance(2000.0, sequence=9), "within the ring once more, of which she wasn't warned"
-
-
-def test_a_distance_within_a_ring_that_she_was_not_warned_of_is_sent_and_ends_with_the_incident() -> None:
-    her = Person()
-    message = her.hears_distance(1000.0)
-    assert message and message.demand is WARN
-    assert her.leaves(1000.0) is None
-    over = her.leaves(2000.0, ends=True)
-    assert over and over.notice is Notice.OVER
-
-
-@pytest.mark.parametrize("notice", [Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE])
-@pytest.mark.parametrize("ends", [False, True], ids=["ring left", "incident ended"])
-def test_a_passing_notice_of_before_the_end_leaves_the_waiting_all_clear(notice: Notice, ends: bool) -> None:
-    her = Person()
-    her.enters(100.0, sequence=5)
-    over = her.leaves(100.0, sequence=8, ends=ends)
-    assert over and over.notice is Notice.OVER
-    assert her.sees(notice, sequence=5) is None and her.sees(notice, sequence=8) is None and not her.state.open
-    late = her.sees(notice, sequence=9)
-    assert late and her.state.open
-
-
-def test_advice_that_arrives_before_its_alert_is_sent() -> None:
-    her = Person()
-    her.enters(2000.0, sequence=5)
-    assert her.leaves(2000.0, sequence=8)
-    assert her.sees(Notice.STAY_INSIDE, sequence=9) and her.enters(100.0, sequence=9)
-    assert her.sees(Notice.LEAVE, sequence=9), "as long as the threat is active"
-
-
-def test_a_threat_of_before_the_end_of_the_incident_raises_no_warning_after_it() -> None:
-    her = Person()
-    her.enters(2000.0, sequence=5)
-    assert her.leaves(2000.0, sequence=8, ends=True)
-    assert her.enters(100.0, sequence=7) is None and not her.state.active
-
-
-@pytest.mark.parametrize("notice", [Notice.COMING, Notice.UNSEEN, Notice.TAMPERED, Notice.NEUTRAL, Notice.LEAVE])
-def test_a_new_threat_is_sent_at_once_even_right_after_a_ring(notice: Notice) -> None:
-    her = Person()
-    her.enters(100.0)
-    her.now_ms += 1
-    message = her.sees(notice)
-    assert message and message.due_ms == her.now_ms
-    if notice not in PASSING:
-        repeated = her.sees(notice)
-        assert repeated and repeated.due_ms == her.now_ms + READ_MS
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(sorted(RINGS)), st.sampled_from(["enter", "leave", "change"]), st.integers(0, 30_000)
-        ),
-        max_size=40,
-    )
-)
-def test_repeats_come_no_faster_than_reading_and_a_nearer_ring_never_waits(
-    story: list[tuple[float, str, int]],
-) -> None:
-    her = Person()
-    entered: set[float] = set()
-    sent_ms: list[int] = []
-    waiting: int | None = None
-    for ring_m, action, pause_ms in story:
-        her.now_ms += pause_ms
-        if waiting is not None and waiting <= her.now_ms:
-            sent_ms, waiting = [*sent_ms, waiting], None
-        nearer = action == "enter" and all(ring_m < other_m for other_m in entered)
-        if action == "change":
-            message = her.sees(Notice.CHANGED, WARN, ring_m=ring_m)
-        else:
-            message = her.enters(ring_m) if action == "enter" else her.leaves(ring_m)
-        entered = {*entered, ring_m} if action == "enter" else entered - {ring_m} if action == "leave" else entered
-        if message is None:
-            assert not nearer
-            continue
-        if nearer or (message.due_ms == her.now_ms and action == "enter"):
-            assert message.due_ms == her.now_ms
-        else:
-            assert all(message.due_ms - at_ms >= READ_MS for at_ms in sent_ms)
-            assert message.due_ms <= her.now_ms + READ_MS
-        waiting = message.due_ms
-    assert len(sent_ms) == len(set(sent_ms)) or her.state.last_ms is not None
-
+ORDER_MS = 1_783_296_000_000
+"""The morning of 6 July 2026 in Korea."""
+AT_MS = 1_796_113_860_000
+"""17:31 on 1 December 2026 in Korea."""
 
 # ── the texts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,18 +49,58 @@ NOBODY = re.compile(
 """Words that reveal persons, places, a pressed button, or the response of others."""
 
 
+def instruction(
+    act: InstructedAct = InstructedAct.LOCK_IN,
+    kind: ThreatKind = ThreatKind.RING,
+    ring_m: float = 100.0,
+    *,
+    of_place: bool = False,
+    is_unseen: bool = False,
+    figure: Figure | None = None,
+    drill: bool = False,
+) -> Instruction:
+    return Instruction(
+        rank=Rank(Level.AT_HERSELF, Demand.RESPOND, 0, -ring_m),
+        act=act,
+        kind=kind,
+        ring_m=ring_m,
+        of_place=of_place,
+        is_unseen=is_unseen,
+        order_id="order-1",
+        drill=drill,
+        incident_id="i1",
+        alert_id="a1",
+        place=(1, 0),
+        partition=0,
+        since_ms=0,
+        figure=figure,
+    )
+
+
+def all_wordings() -> list[Wording]:
+    found = []
+    for act, kind, language in itertools.product(InstructedAct, ThreatKind, Language):
+        for of_place, is_unseen, drill in itertools.product((False, True), repeat=3):
+            if of_place and act is InstructedAct.LOCK_IN:
+                continue  # the wearer is within reach of herself
+            said = instruction(act, kind, 1000.0, of_place=of_place, is_unseen=is_unseen, drill=drill)
+            for order_from_ms, trend in itertools.product((None, ORDER_MS), DistanceTrend):
+                found.append(wording.instruction(said, language, order_from_ms=order_from_ms))
+                for distance_m in (None, 3.0, 99.9, 100.0, 199.9, 599.0, 601.0, 1999.0):
+                    distance = Distance(distance_m, trend, AT_MS)
+                    found.append(wording.instruction(said, language, distance=distance, order_from_ms=order_from_ms))
+    for language in Language:
+        for over, drill in itertools.product(
+            (MessageKind.OVER, MessageKind.ONE_OVER, MessageKind.MINISTRY_OVER), (False, True)
+        ):
+            found.append(wording.over(over, language, drill=drill))
+        found.append(wording.phone_silent(language))
+        found += [wording.ministry(language, distance_m=each, order_from_ms=ORDER_MS) for each in (None, 5.0, 433.0)]
+    return list(dict.fromkeys(found))
+
+
 def all_texts() -> list[str]:
-    texts = []
-    for notice, demand, language in itertools.product(Notice, (WARN, NOTIFY, RESPOND), Language):
-        for of_place, drill, change in itertools.product((False, True), (False, True), DistanceTrend):
-            for distance_m in (None, 3.0, 99.9, 100.0, 199.9, 599.0, 601.0, 1999.0):
-                more: dict[str, Any] = {
-                    "of_place": of_place,
-                    "drill": drill,
-                    "change": change,
-                    "distance_m": distance_m,
-                }
-                texts.append(wording.text(notice, demand, language, ring_m=1000.0, **more))
+    texts = [text for words in all_wordings() for text in words]
     for language in Language:
         texts += [*wording.BUTTONS[language], wording.ANSWERED[language], wording.ASKED[language]]
     return list(dict.fromkeys(texts))
@@ -258,7 +112,7 @@ def test_no_text_says_that_all_is_well_or_names_persons_or_places() -> None:
     for text in texts:
         assert not NEVER.search(text), text
         assert not NOBODY.search(text), text
-        assert len(text) <= 200, "too long to read while running"
+        assert len(text) <= 240, "too long to read while running"
 
 
 @pytest.mark.parametrize(
@@ -268,27 +122,69 @@ def test_the_check_of_texts_finds_forbidden_words(words: str) -> None:
     assert NEVER.search(words)
 
 
+def test_what_to_do_in_a_drill_says_that_it_is_one_also_where_it_is_shown_alone() -> None:
+    for language, lead in ((Language.KOREAN, "[훈련] "), (Language.ENGLISH, "[Drill] ")):
+        drill, live = (wording.instruction(instruction(drill=each), language) for each in (True, False))
+        assert drill.act == lead + live.act and drill.text == lead + live.text
+
+
+def test_an_instruction_says_who_where_and_one_thing_to_do() -> None:
+    english = wording.instruction(instruction(), Language.ENGLISH)
+    assert english.text == (
+        "Notice: the person of your order: within 100 m of you. Stay behind a locked door. If outside, go into a building "
+        "with people. If you can't speak, 112 takes text messages."
+    )
+    korean = wording.instruction(instruction(of_place=True, act=InstructedAct.KEEP_AWAY), Language.KOREAN)
+    assert korean == Wording(
+        text="[알림] 접근금지 결정의 상대방: 귀하의 보호 장소에서 100 m 이내. "
+        "그곳에 가지 마십시오. 그 안에 있다면 문을 잠그고 계십시오. 말하기 어려우면 112에 문자로 알릴 수 있습니다.",
+        who="접근금지 결정의 상대방",
+        where="귀하의 보호 장소에서 100 m 이내",
+        act="그곳에 가지 마십시오. 그 안에 있다면 문을 잠그고 계십시오.",
+    )
+    assert all(
+        words.act.removeprefix("[훈련] ").removeprefix("[Drill] ") in words.text and words.where in words.text
+        for words in all_wordings()
+        if words.who and "Mini" not in words.text and "법무부" not in words.text
+    )
+
+
+def test_a_person_with_several_orders_learns_by_its_day_which_order_is_meant() -> None:
+    korean = wording.instruction(instruction(), Language.KOREAN, order_from_ms=ORDER_MS)
+    assert korean.who == "2026. 7. 6. 접근금지 결정의 상대방"
+    english = wording.instruction(instruction(), Language.ENGLISH, order_from_ms=ORDER_MS)
+    assert english.who == "the person of your order of 6 July 2026"
+
+
+def test_a_ring_of_before_the_position_was_lost_says_so() -> None:
+    unseen = instruction(is_unseen=True)
+    assert wording.instruction(unseen, Language.ENGLISH).where == "last within 100 m of you, position unknown now"
+    assert (
+        wording.instruction(unseen, Language.KOREAN).where == "마지막으로 귀하로부터 100 m 이내, 지금 위치는 알 수 없음"
+    )
+
+
 def test_the_text_for_a_silent_phone_exists_in_both_languages() -> None:
-    english = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.ENGLISH)
-    korean = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.KOREAN)
-    assert "your phone isn't reporting" in english and "위치가 오지 않습니다" in korean
+    assert "your phone isn't reporting" in wording.phone_silent(Language.ENGLISH).text
+    assert "위치가 오지 않습니다" in wording.phone_silent(Language.KOREAN).text
 
 
 @pytest.mark.parametrize(
     ("distance_m", "statement"),
     [
-        (None, "within 1 km"),
-        (601.0, "within 1 km"),
-        (599.0, "about 500 m"),
-        (100.0, "about 100 m"),
-        (99.9, "less than 100 m"),
+        (None, "within 1 km of you"),
+        (601.0, "within 1 km of you"),
+        (599.0, "about 500 m from you"),
+        (100.0, "about 100 m from you"),
+        (99.9, "less than 100 m from you"),
     ],
 )
-def test_distances_are_rounded_down_and_stated_only_near_by(distance_m: float | None, statement: str) -> None:
-    text = wording.text(
-        Notice.CHANGED, NOTIFY, Language.ENGLISH, ring_m=1000.0, distance_m=distance_m, change=DistanceTrend.NEARER
-    )
-    assert f"nearer, {statement}." in text
+def test_distances_are_rounded_down_and_stated_only_near_by_with_their_time(
+    distance_m: float | None, statement: str
+) -> None:
+    distance = Distance(distance_m, DistanceTrend.NEARER, AT_MS)
+    words = wording.instruction(instruction(ring_m=1000.0), Language.ENGLISH, distance=distance)
+    assert words.where == f"nearer, {statement} (17:31)"
 
 
 def test_each_language_has_three_different_buttons() -> None:
@@ -310,7 +206,7 @@ def test_a_canary_sends_no_warning_and_a_drill_says_so() -> None:
     message.exercise = exercise_pb2.DRILL
     warnable = read(message)
     assert warnable and warnable.drill
-    assert wording.text(Notice.APPROACH, WARN, Language.ENGLISH, ring_m=100.0, drill=True).startswith("[Drill] ")
+    assert wording.instruction(instruction(drill=True), Language.ENGLISH).text.startswith("[Drill] ")
 
 
 def test_a_person_is_warned_of_the_silent_phone_though_the_alert_goes_to_the_police() -> None:
@@ -325,7 +221,7 @@ def test_a_person_is_warned_of_the_silent_phone_though_the_alert_goes_to_the_pol
     )
     message.destinations.add(leg=alert_pb2.POLICE, subject_id="p1")
     warnable = read(message)
-    assert warnable and warnable.person_ids == ("p1",) and warnable.occurrence.notice is Notice.PHONE_SILENT
+    assert warnable and warnable.person_ids == ("p1",) and isinstance(warnable.occurrence, PhoneSilent)
     message.cause.device_id = "phone-1"  # her own phone reported it
     assert read(message) is None
     message.ClearField("cause")
@@ -333,21 +229,100 @@ def test_a_person_is_warned_of_the_silent_phone_though_the_alert_goes_to_the_pol
     assert read(message) is None
 
 
-def test_a_panic_and_an_unknown_kind_get_the_neutral_text() -> None:
+def test_a_panic_makes_no_message_and_a_silent_one_silences_her_phone() -> None:
     message = alert(1)
-    for kind in (alert_pb2.PANIC, 99):
-        message.kind = kind  # type: ignore[assignment]
-        warnable = read(message)
-        assert warnable and warnable.occurrence.notice is Notice.NEUTRAL
+    message.kind, message.target_id = alert_pb2.PANIC, "p1"
+    assert read(message) is None
+    message.silent = True
+    warnable = read(message)
+    assert warnable and warnable.person_ids == ("p1",) and isinstance(warnable.occurrence, CalledSilently)
+    message.demand = geometry_pb2.RECORD  # taken back
+    warnable = read(message)
+    assert warnable and isinstance(warnable.occurrence, Cleared)
+
+
+def test_an_unknown_kind_gets_the_neutral_text() -> None:
+    message = alert(1)
+    message.kind = 99  # type: ignore[assignment]
+    warnable = read(message)
+    assert warnable and isinstance(warnable.occurrence, Threatened) and warnable.occurrence.kind is ThreatKind.OTHER
+    neutral = wording.instruction(instruction(kind=ThreatKind.OTHER), Language.ENGLISH)
+    assert "there is a message for you" in neutral.text and not neutral.who and not neutral.where
 
 
 def test_a_clearing_has_the_threat_key_of_its_entry() -> None:
     message = alert(1)
     message.ring_m = 100.0
-    entered = read(message)
+
+    def key() -> str:
+        warnable = read(message)
+        assert warnable
+        match warnable.occurrence:
+            case Threatened() | Cleared():
+                return warnable.occurrence.key
+            case DistanceChanged():
+                return warnable.occurrence.ring.key
+            case _:
+                raise AssertionError(warnable)
+
+    entered = key()
+    message.kind = alert_pb2.DISTANCE_CHANGED
+    assert key() == entered
     message.kind, message.demand = alert_pb2.RING_CLEARED, geometry_pb2.RECORD
-    cleared = read(message)
-    assert entered and cleared and entered.occurrence.threat == cleared.occurrence.threat
+    assert key() == entered
     message.ring_m = 1000.0
-    other = read(message)
-    assert other and other.occurrence.threat != cleared.occurrence.threat
+    assert key() != entered
+
+
+def test_a_record_that_goes_to_nobody_ends_nothing() -> None:
+    """A strap is closed while the case of the tag is still open."""
+    message = alert(1, geometry_pb2.RECORD)
+    message.kind = alert_pb2.TAMPERED
+    assert read(message)
+    message.ClearField("destinations")
+    assert read(message) is None
+    message.incident_ends = True
+    warnable = read(message)
+    assert warnable and warnable.ends_incident
+
+
+def test_an_alert_about_a_place_names_it_as_the_police_do() -> None:
+    message = alert(1)
+    message.ring_m, message.target_id = 100.0, "home"
+    warnable = read(message)
+    assert warnable and isinstance(warnable.occurrence, Threatened)
+    assert warnable.occurrence.place_id == f"{message.order_id}/home"
+
+
+# ── advice and closings ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(0, Advice.NONE), (1, Advice.STAY_INSIDE), (2, Advice.LEAVE), (9, Advice.NONE)]
+)
+def test_advice_is_read_and_so_is_its_withdrawal(number: int, advice: Advice) -> None:
+    message = following_pb2.AdviceGiven(
+        advice_id="step-1", incident_id="i1", subject_id="order-1/home", sequence=5, number=3
+    )
+    message.advice = dispatch_pb2.Advice.ValueType(number)
+    message.at.FromMilliseconds(1_000)
+    given = translate.advice(message.SerializeToString())
+    assert (given.advice, given.place, given.number, given.subject_id) == (advice, (5, 0), 3, "order-1/home")
+
+
+def closing(**changed: object) -> translate.ClosedAssignment | None:
+    step = dispatch_pb2.Step(step_id="step-1", number=3)
+    step.at.FromMilliseconds(1_000)
+    values = {"assignment_id": "assignment-1", "incident_id": "i1", "leg": alert_pb2.POLICE, "subject_id": "p1"}
+    whole = values | {"state": dispatch_pb2.CLOSED, "close_cause": dispatch_pb2.BREACH_CONFIRMED} | changed
+    step.assignment.CopyFrom(dispatch_pb2.Assignment(**whole))  # type: ignore[arg-type]
+    return translate.closing(step.SerializeToString())
+
+
+def test_only_a_closed_response_to_her_or_a_place_of_hers_ends_a_threat() -> None:
+    closed = closing()
+    assert closed and (closed.subject_id, closed.closed_ms, closed.found_nobody) == ("p1", 1_000, False)
+    found_nobody = closing(close_cause=dispatch_pb2.NOBODY_FOUND)
+    assert found_nobody and found_nobody.found_nobody
+    assert closing(state=dispatch_pb2.STOOD_DOWN) is None
+    assert closing(task=notice_pb2.CHECK) is None

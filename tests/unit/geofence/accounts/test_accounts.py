@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence import translate
-from services.geofence.domain import accounts, codec
+from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind, Leg
+from services.geofence.domain.detectors import accounts
 from services.geofence.domain.entries import Demand
-from services.geofence.domain.kinematics.intervals import Stretch, add_stretch
+from services.geofence.domain.kinematics.rings import Stretch, add_stretch
 from services.ingest.domain import Position, Positions
 from services.ingest.translate import positions_entry
 from tandem.common.v1 import log_pb2

@@ -70,11 +70,11 @@ def play(sessions: Sequence[Session], how: str, seeds: range, folder: Path) -> N
     for session in sessions:
         scenario, reports = write_session(session, folder)
         lines = reports.read_text().splitlines()
-        in_order = list(backtest.run(scenario, reports))
+        in_order = list(backtest.run_files(scenario, reports))
         expected = final(in_order)
         for seed in seeds:
             reports.write_text("".join(late(lines, how, seed)))
-            alerts = list(backtest.run(scenario, reports))
+            alerts = list(backtest.run_files(scenario, reports))
             found = final(alerts)
             differ += [f"{session.name}, seed {seed}"] if found != expected else []
             for i, (run, accounts) in enumerate(((in_order, expected), (alerts, found))):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.geofence.domain.agenda.due import Agenda, Due
+from services.geofence.domain.state import Agenda, Due
 
 Operation: TypeAlias = Callable[[Agenda, list[Due]], None]
 

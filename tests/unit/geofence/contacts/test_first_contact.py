@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, ContactRequest
-from services.geofence.domain.contacts.first_contact import CONTACTS, JUST_MS, MAX_NAMED_A_DAY, SLOT_MS
-from services.geofence.domain.contacts.kinds import ContactPlan, ContactWithheld
+from services.geofence.domain.alerts import Alert, ContactPlan, ContactRequest, ContactWithheld
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand, FoldVersion
+from services.geofence.domain.detectors.first_contact import CONTACTS, JUST_MS, MAX_CONTACTS_A_DAY
+from services.geofence.domain.entries import Demand
 from tandem.common.v1 import exercise_pb2, geometry_pb2
-from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
+from tests.support.geofence.stories import T0_MS, Story, circle
 
 DAY_S = 86_400
 
@@ -25,9 +22,9 @@ def named(place_id: str = "home", north_m: float = 0.0, east_m: float = 0.0) -> 
     return place
 
 
-def story_of(*places: geometry_pb2.Place, persons: bool = False, **changes: object) -> AskingStory:
+def story_of(*places: geometry_pb2.Place, persons: bool = False, **changes: object) -> Story:
     """A story with an order that protects these places, and perhaps the person."""
-    story = AskingStory()
+    story = Story()
     content: dict[str, object] = {"places": places} | ({} if persons else {"persons": []}) | changes
     story.case(0, "1", **content)
     return story
@@ -94,14 +91,6 @@ def test_the_response_falls_due_at_the_same_instant_as_without_contact() -> None
     assert with_contact == without
 
 
-def test_an_older_log_is_decided_without_contacts() -> None:
-    story = Story()
-    story.enter(0, FoldVersion(13))
-    story.case(places=[named()], persons=[])
-    walk(story, 1_400, 700)
-    assert story.alerts and not contacts(story) and not messages(story)
-
-
 def test_an_order_with_a_contact_makes_no_other_one_within_ten_minutes() -> None:
     story = story_of(named(), named("school", 0, 300))
     walk(story, 1_400, 700)
@@ -113,11 +102,11 @@ def test_an_order_with_a_contact_makes_no_other_one_within_ten_minutes() -> None
 def test_the_budget_of_an_order_near_named_places_is_used_up() -> None:
     story = story_of(named(), valid_until_ms=T0_MS + 10 * DAY_S * 1_000)
     at_s = 0.0
-    for _ in range(MAX_NAMED_A_DAY + 1):
+    for _ in range(MAX_CONTACTS_A_DAY + 1):
         at_s = walk(story, 1_400, 850, begin_s=at_s)
         at_s = walk(story, 850, 1_400, begin_s=at_s)
         at_s += max(0, JUST_MS / 1000 - 800)
-    assert plans(story).count(ContactPlan.TAG) == MAX_NAMED_A_DAY == len(messages(story))
+    assert plans(story).count(ContactPlan.TAG) == MAX_CONTACTS_A_DAY == len(messages(story))
     assert ContactPlan.OUT_OF_BUDGET in plans(story)
     after = walk(story, 1_400, 850, begin_s=at_s + DAY_S)
     assert after and plans(story)[-1] is ContactPlan.TAG, "a day later the budget is new"
@@ -173,49 +162,17 @@ def test_an_order_that_ends_after_the_contact_does_not_say_that_the_wearer_turne
     assert plans(story) == [ContactPlan.TAG] and story.alerts[-1].incident_ends
 
 
-# ── elsewhere ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def meet(day: int, *, log_id: str = "", hour: float = 12, away_m: float = 0.0) -> AskingStory:
-    """She is somewhere in the street, and the wearer walks towards her on a day of the story. No place is named."""
-    story = AskingStory()
-    story.state.log_id = log_id
-    begin_s = day * DAY_S + (hour - 23) * 3_600  # the story begins at 23:13 in Korea
-    story.case(valid_until_ms=T0_MS + 400 * DAY_S * 1_000)
-    story.at(begin_s - 60, "phone", away_m)
-    for n in range(30):
-        story.at(begin_s + 30 * n, "tag", away_m + 1_500 - 42 * n)
-        story.at(begin_s + 30 * n + 1, "phone", away_m)
-    return story
-
-
-def test_elsewhere_a_contact_is_by_the_tag_alone_and_only_where_the_draw_allows_it() -> None:
-    seen = {
-        (alert.contact.plan, alert.contact.withheld)
-        for n in range(60)
-        for alert in contacts(meet(12, log_id=f"log {n}"))
-        if alert.contact
-    }
-    assert (ContactPlan.TAG_ALONE, None) in seen
-    assert (ContactPlan.WITHHELD, ContactWithheld.PLACE_AND_HOUR) in seen
-    assert (ContactPlan.WITHHELD, ContactWithheld.SLOT) in seen, "most slots have only a contact without a cause"
-    assert not {ContactPlan.TAG, ContactPlan.CALL} & {plan for plan, _ in seen}
-
-
-def test_elsewhere_nobody_is_contacted_at_night() -> None:
-    [alert] = contacts(meet(2, hour=25))
-    assert alert.contact and alert.contact.withheld is ContactWithheld.NIGHT
-
-
-def test_a_wearer_to_whom_she_comes_is_not_contacted() -> None:
-    story = AskingStory()
-    story.case()
-    begin_s = 13 * 3_600
-    for n in range(30):
-        story.at(begin_s + 30 * n, "tag", 0)
-        story.at(begin_s + 30 * n + 1, "phone", 1_500 - 42 * n)
-    [alert] = contacts(story)
-    assert alert.contact and alert.contact.withheld is ContactWithheld.NOT_MOVING
+def test_where_no_place_is_named_nobody_is_contacted() -> None:
+    """A message near a moving person, or a home whose address is kept from the wearer, would tell that she is there."""
+    story = story_of(circle("home", 0, 0, 30), persons=True, valid_until_ms=T0_MS + 40 * DAY_S * 1_000)
+    for day in range(1, 16):
+        begin_s = day * DAY_S - 11 * 3_600  # noon in Korea
+        for n in range(60):
+            north_m = 42.0 * abs(n - 30) + 300
+            story.at(begin_s + 30 * n, "tag", north_m)
+            story.at(begin_s + 30 * n + 1, "phone", 0)
+    assert [alert.demand for alert in story.of(AlertKind.RING_ENTERED)].count(Demand.NOTIFY) >= 15
+    assert not contacts(story) and not messages(story)
 
 
 def test_near_a_named_place_she_herself_causes_no_contact() -> None:
@@ -231,35 +188,9 @@ def test_near_a_named_place_she_herself_causes_no_contact() -> None:
     assert len(runs[0]) == 1 and runs[0] == runs[1]
 
 
-def test_a_slot_without_a_contact_gets_one_without_a_cause() -> None:
-    """She is 40 km away all the time, and the wearer walks to and fro in the daytime."""
-    story = AskingStory()
-    story.case(valid_until_ms=T0_MS + 400 * DAY_S * 1_000)
-    story.at(0, "phone", 40_000)
-    for day in range(1, 16):
-        for minute in range(0, 12 * 60, 2):
-            north_m = 100.0 * (minute % 60 if minute // 60 % 2 else 60 - minute % 60) + 3_000 * (minute // 60)
-            story.at(day * DAY_S - 14 * 3_600 + 60 * minute, "tag", north_m)
-    slots = [message.decided_at_ms // SLOT_MS for message in messages(story)]
-    assert 2 <= len(slots) <= 4, "15 days are three slots, or parts of four"
-    assert not contacts(story), "no alert, desk or incident knows of them"
-    [case_state] = story.state.cases.values()
-    assert [at_ms for at_ms, _ in CONTACTS.of(case_state).elsewhere] == [m.decided_at_ms for m in messages(story)]
-    assert codec.encode(codec.decode(codec.encode(story.state))) == codec.encode(story.state)
-
-
-def test_persons_of_an_order_whose_places_are_all_named_need_no_contacts_without_a_cause() -> None:
-    story = story_of(named(), valid_until_ms=T0_MS + 400 * DAY_S * 1_000)
-    for day in range(1, 16):
-        for minute in range(0, 12 * 60, 5):
-            story.at(day * DAY_S - 14 * 3_600 + 60 * minute, "tag", 9_000 + 300 * (minute // 5 % 10))
-    assert not messages(story)
-
-
-@pytest.mark.parametrize("where", ["named", "elsewhere"])
-def test_a_checkpoint_keeps_the_contacts(where: str) -> None:
-    story = story_of(named()) if where == "named" else meet(2)
-    if where == "named":
-        walk(story, 1_400, 700)
+def test_a_checkpoint_keeps_the_contacts() -> None:
+    story = story_of(named())
+    walk(story, 1_400, 700)
+    assert CONTACTS.of(story.state.cases["case-1"]) == [messages(story)[0].decided_at_ms]
     copied = codec.decode(codec.encode(story.state))
     assert codec.encode(copied) == codec.encode(story.state)

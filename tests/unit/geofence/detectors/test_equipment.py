@@ -14,8 +14,7 @@ from services.geofence import translate
 from services.geofence.domain import codec, demands, state
 from services.geofence.domain.alerts import Alert, AnomalyKind, DeadLetter
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand, EquipmentKind, FoldVersion
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import FOLD_VERSION, Demand, EquipmentKind
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -277,10 +276,11 @@ def test_restarts_anywhere_between_positions_events_and_contacts_change_nothing(
 
 def test_a_checkpoint_of_another_version_of_the_fold_is_not_read() -> None:
     encoded = codec.encode(Story().state)
-    older = encoded.replace(f'"fold_version":{VERSION}'.encode(), b'"fold_version":1')
-    assert older != encoded
-    with pytest.raises(codec.UnreadableState, match="fold version 1"):
-        codec.decode(older)
+    next_version = FOLD_VERSION + 1
+    later = encoded.replace(f'"fold_version":{FOLD_VERSION}'.encode(), f'"fold_version":{next_version}'.encode())
+    assert later != encoded
+    with pytest.raises(codec.UnreadableState, match=f"fold version {next_version}, this is {FOLD_VERSION}"):
+        codec.decode(later)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,6 @@ def test_the_end_of_one_of_several_events_is_no_end_of_the_threat(
 ) -> None:
     """The legs read RECORD as the end of a threat, so an alert that ends nothing goes to nobody."""
     story = Story()
-    story.enter(0, FoldVersion(VERSION))
     person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone", "watch"])
     story.case(tag_device_ids=["tag", "wrist-tag"], persons=[person])
     for i, (device_id, event) in enumerate(beginnings):
@@ -308,3 +307,27 @@ def test_the_end_of_one_of_several_events_is_no_end_of_the_threat(
         closing = next(closing for closing, begun in demands.ENDS.items() if begun.value == event)
         story.says(400 + 60 * i, device_id, closing.value)
     assert story.alerts[-1].destinations and story.alerts[-1].incident_ends
+
+
+def panicked(story: Story) -> list[tuple[bool, tuple[str, ...]]]:
+    """Whether each panic alert is silent, and the legs to which it goes."""
+    return [(alert.silent, tuple(leg.value for leg, _ in alert.destinations)) for alert in story.of(AlertKind.PANIC)]
+
+
+def test_a_panic_goes_to_the_desks_and_not_to_herself_and_says_whether_it_is_silent() -> None:
+    story = Story()
+    story.case(tag_device_ids=["tag"], persons=[log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"])])
+    for at_s, silent in ((10, False), (20, True), (30, False)):
+        story.says(at_s, "phone", "PANIC_BUTTON", silent=silent)
+    desks = ("PROBATION", "POLICE")
+    assert panicked(story) == [(False, desks), (True, desks), (False, desks)]
+
+
+def test_a_silent_panic_of_before_its_order_is_silent_under_the_order_too() -> None:
+    story = Story()
+    person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"])
+    story.case(tag_device_ids=["tag"], persons=[person])
+    story.says(10, "phone", "PANIC_BUTTON", silent=True)
+    restarted(story)
+    story.case(20, "2", wearer_id="w2", tag_device_ids=["tag-2"], persons=[person])
+    assert [silent for silent, _ in panicked(story)] == [True, True]

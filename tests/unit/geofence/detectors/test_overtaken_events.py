@@ -10,8 +10,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, DeadLetter
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, EquipmentKind
-from services.geofence.domain.state import EventKey, State
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.state import EventKey
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -24,8 +23,8 @@ HOLDS_INCIDENT = (
 )
 
 
-def story_of(version: int = VERSION) -> Story:
-    story = Story(State(0, log_version=version))
+def story_of() -> Story:
+    story = Story()
     story.case()
     story.at(0, "phone", 0)
     story.at(0, "tag", 20_000)
@@ -107,9 +106,8 @@ def test_the_order_of_arrival_does_not_change_the_active_events(order: tuple[int
 
 
 @pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
-@pytest.mark.parametrize("version", [18, VERSION])
-def test_events_are_ordered_by_a_clock_that_is_ahead_too(event: str, end: str, device: str, version: int) -> None:
-    story = story_of(version)
+def test_events_are_ordered_by_a_clock_that_is_ahead_too(event: str, end: str, device: str) -> None:
+    story = story_of()
     story.says(50, device, end, event_s=81)
     story.says(50.01, device, event, event_s=80)
     assert not story.state.incidents and not story.state.active_events[device]
@@ -144,14 +142,6 @@ def test_a_clock_that_stays_ahead_ends_and_begins_events_as_a_right_one() -> Non
     for at_s, event in ((50, "STRAP_OPEN"), (80, "STRAP_CLOSED"), (110, "STRAP_OPEN")):
         story.says(at_s, "tag", event, event_s=at_s + 600)
     assert emitted(story.alerts) == [(RESPOND, 50), (RECORD, 80), (RESPOND, 110)] and story.state.incidents
-
-
-def test_an_older_log_goes_by_the_clock_of_the_device_alone() -> None:
-    story = story_of(18)
-    story.says(40, "tag", "STRAP_OPEN", event_s=3640)
-    story.says(50, "tag", "STRAP_CLOSED", event_s=3650)
-    story.says(90, "tag", "STRAP_OPEN", "again", event_s=90)
-    assert emitted(story.of(AlertKind.TAMPERED))[-2:] == [(RESPOND, 90), (RECORD, 90)] and not story.state.incidents
 
 
 def test_a_repeated_end_does_not_notify_the_desks_twice() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, AnomalyKind
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors.possible_presence import POSSIBLE
+from services.geofence.domain.detectors.approach import POSSIBLE
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story

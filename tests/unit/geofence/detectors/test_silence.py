@@ -7,8 +7,7 @@ import pytest
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
@@ -70,12 +69,12 @@ def test_contact_of_any_sort_ends_a_silence(contact: str) -> None:
     assert emitted(story.of(*SILENCES)) == [("SILENT", RECORD, 180), ("HEARD_AGAIN", RECORD, 210)]
 
 
-def test_reports_in_time_emit_nothing() -> None:
+def test_reports_in_time_emit_no_alert() -> None:
     story = apart(90_000)
     for at_s in range(0, 7200, 170):
         story.at(at_s, "tag", 90_000)
         story.at(at_s, "phone", 0)
-    assert not story.outputs
+    assert not story.alerts
 
 
 def test_a_tag_that_was_never_heard_is_silent_from_the_beginning_of_its_order() -> None:
@@ -116,13 +115,16 @@ def test_the_end_of_an_order_retracts_alerts_of_silence_and_stops_the_wait() -> 
     assert not story.state.incidents and not story.state.due
 
 
-def test_a_removed_tag_is_not_awaited() -> None:
+def test_a_tag_whose_record_has_ended_is_not_awaited() -> None:
     story = apart(90_000)
     story.tick(2000)
     story.case(2100, version=2, tag_device_ids=[])
-    assert emitted(story.of(*SILENCES))[-1] == ("HEARD_AGAIN", RECORD, 2100)
     story.tick(9000)
-    assert len(story.of(*SILENCES)) == 3
+    assert emitted(story.of(*SILENCES)) == [
+        ("SILENT", RECORD, 180),
+        ("SILENT", NOTIFY, 1800),
+        ("HEARD_AGAIN", RECORD, 3900),
+    ], "over half an hour after the record's end, unless another tag shows it sooner"
 
 
 def test_rules_can_make_a_silence_due() -> None:

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from services.geofence.domain import codec, fold
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import silence
-from services.geofence.domain.entries import Body, Entry, EquipmentKind, FoldVersion, Tick
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Body, Entry, EquipmentKind, Rules, Tick
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
@@ -46,7 +44,6 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells
     rng, vague = random.Random(seed), random.Random(seed)
     reach_m = 1500 if cells else 6000
     at_s = 0.0
-    story.enter(at_s, FoldVersion(VERSION))
     story.case(at_s, valid_until_ms=T0_MS + 20_000_000)
     for i in range(REPORTS):
         if i in splits:
@@ -79,7 +76,6 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells
 def jumping(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
     """An hour or two near her, in which the tag jumps to a town 30 km away and back, with gaps and late reports."""
     rng, at_s, is_away = random.Random(seed), 0.0, False
-    story.enter(at_s, FoldVersion(VERSION))
     story.case(at_s, places=[circle("home", 0, 0, radius_m=20)], valid_until_ms=T0_MS + 20_000_000)
     for i in range(REPORTS):
         if i in splits:

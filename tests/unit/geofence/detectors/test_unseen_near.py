@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle

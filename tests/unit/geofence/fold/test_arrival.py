@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence import translate
-from services.geofence.domain import accounts, codec
+from services.geofence.domain import codec
 from services.geofence.domain.alerts import AnomalyKind, DeadLetter
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import approach
+from services.geofence.domain.detectors import accounts, approach
 from services.geofence.domain.entries import Demand
 from services.ingest.domain import Position, Positions
 from services.ingest.translate import positions_entry

@@ -6,8 +6,6 @@ import pytest
 
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import FoldVersion
-from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
@@ -99,10 +97,9 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
     assert cleared(story) == [(2000, 121)]
 
 
-def _silent_phone(version: int) -> Story:
+def _silent_phone() -> Story:
     """Her phone is locked after two minutes, her pager reports on. He comes to her door, leaves, and comes back after an hour."""
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case(persons=[log_pb2.ProtectedTarget(person_id="p", device_ids=["pager", "phone"])])
     for at_s in range(0, 7201, 15):
         story.at(at_s, "pager", 0)
@@ -114,10 +111,6 @@ def _silent_phone(version: int) -> Story:
 
 
 def test_a_device_of_hers_that_fell_silent_holds_no_ring_open_while_another_reports() -> None:
-    story = _silent_phone(VERSION)
+    story = _silent_phone()
     assert [radius for radius, _ in cleared(story)] == [100, 1000, 2000]
     assert story.entered() == [2000, 1000, 100] * 2
-
-
-def test_in_older_logs_a_silent_device_of_hers_held_the_rings_open() -> None:
-    assert cleared(_silent_phone(14)) == []

@@ -10,11 +10,11 @@ import pytest
 
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
-from services.geofence.domain.kinematics import reachability
-from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.geometry import PERSON
+from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import Story, circle
 
 PLACES: dict[str, Any] = {"places": [circle("home", 0, 0, radius_m=1)]}
@@ -96,7 +96,7 @@ def track(*fixes: tuple[float, float, float]) -> Track:
 
 
 def is_beyond(sides: Sides, radius_m: float, from_s: float, to_s: float, mps: int | None = MPS) -> bool:
-    return reachability.is_known_beyond(
+    return rings.is_known_beyond(
         sides, PERSON, round(radius_m * 1000), from_ms=round(from_s * 1000), to_ms=round(to_s * 1000), mps=mps
     )
 

@@ -12,19 +12,15 @@ from hypothesis import strategies as st
 
 from services.geofence.domain import codec, hot_loop
 from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter, SensingRequest
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import Decisions, Movement
 from services.geofence.domain.detectors import anomalies
-from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
-from services.geofence.domain.entries import Body, FoldVersion, Positions, PositionSource
+from services.geofence.domain.entries import Body, Positions, PositionSource, Rules
+from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump, repeats
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.tracks import sources
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.version import VERSION
-from tandem.common.v1 import log_pb2, presence_pb2, tag_duty_pb2
+from tandem.common.v1 import exercise_pb2, log_pb2, presence_pb2, tag_duty_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7, unit
 
 TOO_LATE = "older than 2 h"
@@ -51,9 +47,9 @@ def fold_plainly(decisions: Decisions, batch: Positions) -> None:
     set_aside: Counter[str] = Counter()
     too_late: list[TooLate] = []
     columns = (batch.device_ids, batch.report_ids, batch.fix_times_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
-    for row in zip(*columns, sources.of_batch(state, batch), strict=True):
+    for row in zip(*columns, hot_loop.sources_of(batch), strict=True):
         report = Report(*row)
-        report = report._replace(accuracy_mm=max(report.accuracy_mm, sources.MIN_ACCURACY_MM[report.source]))
+        report = report._replace(accuracy_mm=max(report.accuracy_mm, hot_loop.MIN_ACCURACY_MM[report.source]))
         time_ms = min(report.fix_time_ms, state.now_ms)
         if time_ms < state.now_ms - WINDOW_MS:
             set_aside[TOO_LATE] += 1
@@ -79,7 +75,7 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
     fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm, report.source)
-    if state.log_version >= hot_loop.ONCE_VERSION and repeats(track, fix):
+    if repeats(track, fix):
         return None
     neighbours = track.add(fix)
     if neighbours is None:
@@ -168,21 +164,20 @@ def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
     at_s = 0.0
     north_m = dict(zip(DEVICES, (9_000.0, 0.0, -9_000.0, 50.0, 700.0), strict=True))
     east_m = dict.fromkeys(DEVICES, 0.0)
-    if asks:
-        story.enter(0, FoldVersion(VERSION))
     beacon = unit("her-beacon", 0, kind=presence_pb2.PRESENCE_UNIT_KIND_BLUETOOTH_BEACON)
     person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"], presence_units=[beacon])
-    story.case(persons=[person], presence_units=[unit("home-unit", 9_000)])
+    kind = exercise_pb2.EXERCISE_UNSPECIFIED if asks else exercise_pb2.DRILL
+    story.case(persons=[person], presence_units=[unit("home-unit", 9_000)], exercise=kind)
     second: dict[str, object] = {
         "wearer_id": "w2",
         "tag_device_ids": ["tag2"],
         "places": [circle("home", -5_000, 0, radius_m=50)],
     }
     second["valid_until_ms"] = T0_MS + 3_600_000
-    story.case(0, "2", **second)
+    story.case(0, "2", exercise=kind, **second)
     for version, batch in enumerate(batches, 2):
         at_s += batch.after_s
-        _enter_before(story, at_s, batch.before, version=version)
+        _enter_before(story, at_s, batch.before, version=version, exercise=kind)
         reports: list[Report] = []
         for leg in batch.legs:
             device_id, duration_s = leg.device_id, leg.interval_s * (leg.reports - 1)
@@ -215,15 +210,23 @@ def _batch_of(reports: list[Report]) -> Positions:
     )
 
 
-def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None:
+def _enter_before(
+    story: Story, at_s: float, what: str, *, version: int, exercise: exercise_pb2.Exercise.ValueType
+) -> None:
     match what:
         case "other wearer":  # the tag changes hands
-            story.case(at_s, case="3", wearer_id="w3", version=version)
+            story.case(at_s, case="3", wearer_id="w3", version=version, exercise=exercise)
         case "other phone":
             person = log_pb2.ProtectedTarget(person_id="p", device_ids=["watch", "phone"])
-            story.case(at_s, version=version, persons=[person], places=[circle("work", 4_000, 0, radius_m=30)])
+            story.case(
+                at_s,
+                version=version,
+                exercise=exercise,
+                persons=[person],
+                places=[circle("work", 4_000, 0, radius_m=30)],
+            )
         case "order ends":
-            story.case(at_s, version=version, valid_until_ms=T0_MS + round(at_s * 1000) + 60_000)
+            story.case(at_s, version=version, exercise=exercise, valid_until_ms=T0_MS + round(at_s * 1000) + 60_000)
         case "rules":
             story.enter(at_s, Rules(rules_id="next", reach_mps=5 + version, clear_after_ms=30_000))
         case "heard":
@@ -234,7 +237,13 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
         case "removal":
             begun_ms = T0_MS + round(at_s * 1000) - 10_000
             allowed = tag_duty_pb2.TagRemoval(device_id="tag", from_ms=begun_ms, until_ms=begun_ms + 1_800_000)
-            story.case(at_s, version=version, tag_duty=tag_duty_pb2.TagDuty(fit_by_ms=T0_MS), removals=[allowed])
+            story.case(
+                at_s,
+                version=version,
+                exercise=exercise,
+                tag_duty=tag_duty_pb2.TagDuty(fit_by_ms=T0_MS),
+                removals=[allowed],
+            )
         case "strap":
             story.says(at_s, "tag", "STRAP_CLOSED" if version % 3 == 0 else "STRAP_OPEN")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.decisions import AlertDraft, Decisions
-from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.demands import AlertKind, AlertType
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.geometry import PERSON
 from services.geofence.domain.state import CaseState, State
 
 TARGET = Target("person", True, ("app",), PERSON)
@@ -21,7 +21,7 @@ def decided(*found: tuple[AlertKind, Demand, Ring | None], sequence: int = 7, st
     decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
     case = case_state()
     for kind, demand, ring in found:
-        decisions.alert(case, AlertDraft(kind, demand, 1_000, target=TARGET, ring=ring))
+        decisions.alert(case, AlertDraft(AlertType(kind, demand), 1_000, target=TARGET, ring=ring))
     return [alert for alert in decisions.out if isinstance(alert, Alert)]
 
 

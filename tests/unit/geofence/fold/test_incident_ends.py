@@ -5,9 +5,8 @@ from __future__ import annotations
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, DeadLetter
 from services.geofence.domain.decisions import AlertDraft, Decisions
-from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.demands import AlertKind, Detection
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -67,7 +66,9 @@ def test_an_incident_that_ends_by_a_defect_gives_a_dead_letter_and_stops_nothing
     story.case()
     state = story.state
     before = Decisions(state, 100, 0)
-    before.alert(state.cases["case-1"], AlertDraft(AlertKind.SILENT, Demand.NOTIFY, T0_MS))  # without end_if_quiet
+    before.alert(
+        state.cases["case-1"], AlertDraft(Detection.NOT_HEARD_FOR_LONG.alert_type, T0_MS)
+    )  # without end_if_quiet
     [opened] = [alert for alert in before.out if isinstance(alert, Alert)]
     after = Decisions(state, 101, 0)
     after.end_if_quiet(state.cases["case-1"])

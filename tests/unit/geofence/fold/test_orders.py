@@ -178,7 +178,10 @@ def test_the_last_device_of_a_person_takes_its_rings_with_it() -> None:
     story.at(0, "phone", 0)
     story.at(1, "tag", 50)
     story.case(30, version=2, persons=[log_pb2.ProtectedTarget(person_id="p")])
-    assert story.alerts[-1].incident_ends
+    story.tick(1829)
+    assert not any(alert.incident_ends for alert in story.alerts), "nobody left"
+    story.tick(1831)
+    assert story.alerts[-1].incident_ends and story.alerts[-1].at_ms == T0_MS + 1_830_000
 
 
 def test_a_postponed_order_closes_its_open_rings() -> None:

@@ -12,22 +12,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.cli.simulate.backtest import Backtest
-from services.cli.simulate.files import Scenario
+from services.client.scenario import Scenario
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Request
-from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import sensing
-from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Presences, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.entries import Body, Case, Demand, Entry, Positions, Ring, Target
+from services.geofence.domain.geometry import PERSON
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tests.support.geofence import geolife, scenarios
 from tests.support.geofence.fold_digests import digest
 
@@ -39,33 +36,6 @@ KEPT_IN_ORDER = {"tracks", "silences", "equipment_reports", "late_evidence", "no
 SESSIONS = 6
 RINGS = (Ring(1_000_000, Demand.WARN), Ring(500_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
 BATCHES = (1, 2, 5)
-DECIDED_OTHERWISE = {
-    "at-the-wall-of-the-courtroom",
-    "calls-again-once-her-clock-is-right",
-    "comes-back-to-her-silent-phone",
-    "cut-tag-ended-before-the-new-one",
-    "follows-her-out-of-the-court",
-    "her-old-phone-lies-in-a-cafe",
-    "leaps-away-after-four-reports",
-    "leaps-away-after-the-order",
-    "leaps-away-from-her-for-hours",
-    "leaps-away-with-a-wide-accuracy",
-    "leaps-before-anybody-was-sent",
-    "leaps-out-of-the-courtroom",
-    "new-phone-says-where-it-was",
-    "one-wrong-position-sent-twice",
-    "panic-and-her-phone-ends",
-    "parted-before-the-encounter-ends",
-    "phone-ended-before-the-new-one",
-    "place-corrected-during-a-breach",
-    "silent-tag-ended-before-the-new-one",
-    "silent-tag-ends-and-none-follows",
-    "tag-ended-before-the-new-one-at-her-door",
-    "two-positions-within-a-second",
-}
-"""Scenarios that an older log decides otherwise: by positions alone, without their time (ADR 96), without what it has dropped (ADR
-103), by the end of a record (ADR 110 and 111), by positions that say nothing or a return (ADR 112 and 113), by a leap (ADR 115), by
-the edge of a courtroom or a clock that was ahead, or with another account."""
 Log = list[Entry]
 
 
@@ -114,11 +84,6 @@ def real_log(session: geolife.Session, batch: int) -> Log:
     return entries
 
 
-def asking(log: Log) -> Log:
-    """A log that demands this fold version from its start on, so that the fold asks for data."""
-    return [Entry(0, log[0].stamp_ms, FoldVersion(VERSION)), *log]
-
-
 @pytest.fixture(scope="module")
 def logs_by_scenario() -> dict[str, Log]:
     return {path.stem: log_of(path) for path in scenarios.files()}
@@ -133,18 +98,7 @@ def logs(logs_by_scenario: dict[str, Log]) -> list[Log]:
 def real_logs() -> list[Log]:
     geolife.require_geolife()
     sessions = sorted(geolife.load_sessions(), key=lambda session: session.t1_s - session.t0_s)[:SESSIONS]
-    return [asking(real_log(session, batch)) for session in sessions for batch in BATCHES]
-
-
-def decided_alike_before(scenario: str, log: Log) -> bool:
-    """Whether a log says nothing that the fold decides on only from a version of the log on."""
-    bodies = [entry.body for entry in log]
-    return scenario not in DECIDED_OTHERWISE and not any(
-        isinstance(body, Presences)
-        or (isinstance(body, Case) and (body.tag_duty or body.removals or body.units))
-        or (isinstance(body, Positions) and any(body.sources))
-        for body in bodies
-    )
+    return [real_log(session, batch) for session in sessions for batch in BATCHES]
 
 
 def folded(log: Log) -> list[Output]:
@@ -220,49 +174,12 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
     check_other_python(real_logs, program, tmp_path)
 
 
-def as_before(log: Log) -> Log:
-    """A log that was decided before the fold asked for data, made notices of the Ministry and had wearers contacted."""
-    return [replace(log[0], body=FoldVersion(sensing.FIRST_VERSION - 1)), *log[1:]]
-
-
-def without_end(output: Output) -> Output:
-    """An output without the distance of a clearing, and without its mark of an unconfirmed end: an older log also states a distance
-    where a record or the end of the order cleared a ring, and has no such mark."""
-    if not isinstance(output, Alert):
-        return output
-    is_clearing = output.kind is AlertKind.RING_CLEARED
-    return replace(output, distance_mm=None if is_clearing else output.distance_mm, unconfirmed=False)
-
-
-def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(
-    logs_by_scenario: dict[str, Log],
-) -> None:
-    requests = notices = contacts = 0
-    assert logs_by_scenario.keys() >= DECIDED_OTHERWISE
-    for log in (log for name, log in logs_by_scenario.items() if decided_alike_before(name, log)):
-        outputs = folded(log)
-        alerts = [output for output in outputs if isinstance(output, Alert)]
-        others = [output for output in outputs if not isinstance(output, Request)]
-        bare = [
-            replace(output, notice=None, checks=(), contact=None) if isinstance(output, Alert) else output
-            for output in others
-            if not (isinstance(output, Alert) and output.kind is AlertKind.NOTICE_ENDED)
-        ]
-        assert [without_end(output) for output in bare] == [without_end(each) for each in folded(as_before(log))]
-        requests += len(outputs) - len(others)
-        notices += sum(alert.notice is not None for alert in alerts)
-        contacts += sum(alert.contact is not None for alert in alerts)
-    assert requests > 300 and notices > 10 and contacts > 10
-
-
-@pytest.mark.parametrize("scenario", sorted(DECIDED_OTHERWISE))
-def test_an_old_log_decides_as_before(scenario: str, logs_by_scenario: dict[str, Log]) -> None:
-    log = logs_by_scenario[scenario]
-    newer, older = (
-        [(output.kind, output.demand, output.decided_at_ms) for output in folded(each) if isinstance(output, Alert)]
-        for each in (log, as_before(log))
-    )
-    assert newer != older
+def test_the_logs_hold_requests_notices_and_contacts(logs: list[Log]) -> None:
+    outputs = [output for log in logs for output in folded(log)]
+    alerts = [output for output in outputs if isinstance(output, Alert)]
+    assert sum(isinstance(output, Request) for output in outputs) > 300
+    assert sum(alert.notice is not None for alert in alerts) > 10
+    assert sum(alert.contact is not None for alert in alerts) > 10
 
 
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:

@@ -6,20 +6,10 @@ import pytest
 
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Demand
 from tests.support.geofence.stories import Story, circle
 
-BY_COUNT_VERSION = 14
-"""The last version of the log in which four positions made a device new, however long they took."""
 FAR_M = 60_000
-
-
-def begun(version: int = VERSION) -> Story:
-    """A log that demands a fold version from its start on."""
-    story = Story()
-    story.enter(0, FoldVersion(version))
-    return story
 
 
 def is_cleared(story: Story) -> bool:
@@ -31,9 +21,9 @@ def is_cleared(story: Story) -> bool:
     return cleared
 
 
-def seldom_reporting_tag(version: int = VERSION) -> Story:
+def seldom_reporting_tag() -> Story:
     """He drives to her home with a tag that reports four times in 442 s, is there at the fourth, and then reports from far away."""
-    story = begun(version)
+    story = Story()
     story.case(persons=[], places=[circle("home", 0, 0, radius_m=50)])
     for at_s, north_m in ((0, 3_500), (150, 3_500), (300, 1_700), (442, 30)):
         story.at(at_s, "tag", north_m)
@@ -42,9 +32,9 @@ def seldom_reporting_tag(version: int = VERSION) -> Story:
     return story
 
 
-def order_at_her_door(version: int = VERSION, *, worn_since_s: int = 0, restart: bool = False) -> Story:
+def order_at_her_door(*, worn_since_s: int = 0, restart: bool = False) -> Story:
     """He stands at her door when the order is recorded. A minute later his tag reports from far away."""
-    story = begun(version)
+    story = Story()
     for at_s in range(worn_since_s, 3_601, 60):
         story.at(at_s, "tag", 60)
     if restart:
@@ -56,9 +46,9 @@ def order_at_her_door(version: int = VERSION, *, worn_since_s: int = 0, restart:
     return story
 
 
-def new_phone_near_him(count: int, every_s: int, version: int = VERSION) -> Story:
+def new_phone_near_him(count: int, every_s: int) -> Story:
     """She switches a new phone on. It first reports `count` times where it was last, in his street, and from then on where she is."""
-    story = begun(version)
+    story = Story()
     story.case()
     reports = {600 + number * every_s: 0 for number in range(count)}
     begins_s = max(reports) + every_s
@@ -103,10 +93,3 @@ def test_a_restart_before_the_order_changes_nothing() -> None:
 )
 def test_how_long_a_new_phone_may_report_its_previous_location(count: int, every_s: int, cleared: bool) -> None:
     assert is_cleared(new_phone_near_him(count, every_s)) is cleared
-
-
-def test_older_logs_count_positions_alone() -> None:
-    assert is_cleared(seldom_reporting_tag(BY_COUNT_VERSION))
-    assert is_cleared(order_at_her_door(BY_COUNT_VERSION))
-    assert not is_cleared(new_phone_near_him(5, 1, BY_COUNT_VERSION))
-    assert is_cleared(new_phone_near_him(4, 60, BY_COUNT_VERSION))

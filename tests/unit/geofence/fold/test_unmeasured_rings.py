@@ -9,14 +9,11 @@ import pytest
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.clearing import UNMEASURED
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2, tag_duty_pb2
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-CLEARING_VERSION = 16
 ENDED_S = 300
 WAIT_S = Rules().silent_notify_after_ms // 1000
 NO_TAG: dict[str, Any] = {"tag_device_ids": []}
@@ -24,10 +21,9 @@ NO_PHONE: dict[str, Any] = {"persons": [log_pb2.ProtectedTarget(person_id="p")]}
 ENDS = {"his tag": NO_TAG, "her phone": NO_PHONE, "both": NO_TAG | NO_PHONE}
 
 
-def breach(version: int = VERSION, **case: Any) -> Story:
+def breach(**case: Any) -> Story:
     """The wearer stands 40 m from the person from second 0 on, and all rings are entered."""
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case(**case)
     stay(story, 0, ENDED_S, 40)
     assert story.entered() == [2000, 1000, 100]
@@ -65,14 +61,6 @@ def test_a_ring_whose_last_device_ends_in_the_records_clears_after_the_wait(gone
     assert [alert.incident_ends for alert in story.alerts].count(True) == 1 and story.alerts[-1].incident_ends
     assert story.alerts[-1].kind is AlertKind.RING_CLEARED
     assert not story.state.incidents
-
-
-@pytest.mark.parametrize("gone", ENDS)
-def test_an_older_log_clears_at_once(gone: str) -> None:
-    story = breach(CLEARING_VERSION)
-    story.case(ENDED_S, version=2, **ENDS[gone])
-    assert cleared(story) == [(100, ENDED_S), (1000, ENDED_S), (2000, ENDED_S)] and not story.state.incidents
-    assert {alert.distance_mm for alert in story.of(AlertKind.RING_CLEARED)} == {100_000, 1_000_000, 2_000_000}
 
 
 def test_the_clearing_states_no_distance_and_what_was_proved_before_the_end() -> None:
@@ -202,13 +190,6 @@ def test_late_reports_do_not_measure_an_earlier_moment_by_the_corrected_shape() 
     stay(story, 1200, 1500, 9000)
     [alert] = [alert for alert in story.of(AlertKind.RING_CLEARED) if alert.ring_mm == 100_000]
     assert alert.min_distance_mm == pytest.approx(20_000, abs=100)
-
-
-def test_an_older_log_clears_a_corrected_place_at_once() -> None:
-    story = breach(CLEARING_VERSION, persons=[], places=[circle("home", 0, 0, radius_m=20)])
-    story.case(ENDED_S, version=2, persons=[], places=[circle("home", 0, 0, radius_m=60)])
-    assert len(cleared(story)) == 3 and len(story.entered()) == 6
-    assert len({alert.incident_id for alert in story.alerts}) == 2
 
 
 def test_a_muted_ring_demands_its_response_at_the_end_of_the_encounter() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.common.rpc.errors import BudgetSpent, Unavailable
-from services.geofence.her_map.api import RegionMapApi
+from services.geofence.her_map import RegionMapApi
 from tandem.common.v1 import ledger_pb2, notice_pb2
 from tandem.geofence.v1 import region_map_pb2
-from tests.support.geofence.stories import T0_MS, AskingStory
+from tests.support.geofence.stories import T0_MS, Story
 
 STEPS = 30
 
@@ -33,7 +33,7 @@ class Outbox:
 
 def served(outbox: Outbox) -> RegionMapApi:
     """The map of a person whom a wearer comes near, with an open notice."""
-    story = AskingStory()
+    story = Story()
     story.case(0, "1", notice_ground=notice_pb2.TAG_15_2)
     for n in range(STEPS + 1):
         story.at(1 + 15 * n, "phone", 0)

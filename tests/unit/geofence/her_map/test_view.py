@@ -6,22 +6,19 @@ import math
 
 import pytest
 
-from services.geofence.domain import codec
+from services.geofence.domain import codec, her_map
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.her_map import coarse, region
-from services.geofence.domain.her_map import view as views
-from services.geofence.domain.her_map.coarse import GRID_E7, RADIUS_STEP_M, ShownCircle
-from services.geofence.domain.her_map.view import MapView, ViewOutcome
-from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.geometry import ecef_mm
+from services.geofence.domain.her_map import GRID_E7, RADIUS_STEP_M, MapView, ShownCircle, ViewOutcome
+from services.geofence.domain.kinematics.fixes import Fix
 from tandem.common.v1 import exercise_pb2, log_pb2, notice_pb2
-from tests.support.geofence.stories import LAT_E7, LON_E7, T0_MS, AskingStory, Story, circle, place_e7, unit
+from tests.support.geofence.stories import LAT_E7, LON_E7, T0_MS, Story, circle, place_e7, unit
 
 JUDGMENT = notice_pb2.TAG_15_2
 
 
-def story_with(**changes: object) -> AskingStory:
-    story = AskingStory()
+def story_with(**changes: object) -> Story:
+    story = Story()
     story.case(0, "1", **({"notice_ground": JUDGMENT} | changes))
     return story
 
@@ -47,7 +44,7 @@ def stay(story: Story, north_m: float, *, from_s: float, until_s: float) -> floa
 
 
 def seen(story: Story, at_s: float, device_id: str = "phone") -> list[MapView]:
-    return views.views(story.state, device_id, T0_MS + round(at_s * 1000))
+    return her_map.views(story.state, device_id, T0_MS + round(at_s * 1000))
 
 
 def outcome(story: Story, at_s: float) -> ViewOutcome:
@@ -110,7 +107,7 @@ def test_a_jump_adds_the_place_before_it() -> None:
     story.at(at_s + 15, "phone", 0)
     story.at(at_s + 15, "tag", 560)
     case = story.state.cases["case-1"].case
-    found = region.possible_region(story.state, case, T0_MS + round((at_s + 16) * 1000))
+    found = her_map.possible_region(story.state, case, T0_MS + round((at_s + 16) * 1000))
     assert found and len(found.circles) == 2
     (view,) = seen(story, at_s + 16)
     assert view.outcome is ViewOutcome.SHOWN and holds(view, 300) and holds(view, 560)
@@ -227,26 +224,26 @@ def test_views_change_no_state_and_are_the_same_from_a_checkpoint() -> None:
             each.at(at_s, "phone", 0)
             each.at(at_s, "tag", metres)
             if each is story:
-                views.views(each.state, "phone", T0_MS + round(at_s * 1000))
+                her_map.views(each.state, "phone", T0_MS + round(at_s * 1000))
             at_s += 15
     assert codec.state_digest(story.state) == codec.state_digest(unseen.state)
     assert story.outputs == unseen.outputs
     restored = codec.decode(codec.encode(story.state))
     at_ms = T0_MS + round((at_s - 7) * 1000)
-    views_now = views.views(story.state, "phone", at_ms)
-    assert views_now and views_now == views.views(restored, "phone", at_ms)
-    ground = views.ground_of(story.state, views_now[0])
+    views_now = her_map.views(story.state, "phone", at_ms)
+    assert views_now and views_now == her_map.views(restored, "phone", at_ms)
+    ground = her_map.ground_of(story.state, views_now[0])
     assert (ground.ground.value, ground.location_basis, ground.wearer_id) == ("TAG_15_2", "TAG_16_2_5", "w")
 
 
 def test_the_direction_and_the_way_out_follow_eight_sectors() -> None:
     her = Fix(0, 0, "", *ecef_mm(LAT_E7, LON_E7), 5_000)
-    for number, sector in enumerate(coarse.SECTORS):
+    for number, sector in enumerate(her_map.SECTORS):
         turn = math.radians(45 * number + 10)
         lat_e7, lon_e7 = place_e7(400 * math.cos(turn), 400 * math.sin(turn))
-        place = coarse.from_her((ShownCircle(lat_e7, lon_e7, 100),), her)
+        place = her_map.from_her((ShownCircle(lat_e7, lon_e7, 100),), her)
         assert place.direction == sector
-        assert place.way_out == coarse.SECTORS[(number + 4) % 8]
+        assert place.way_out == her_map.SECTORS[(number + 4) % 8]
         assert (place.least_m, place.greatest_m) == (200, 600)
 
 

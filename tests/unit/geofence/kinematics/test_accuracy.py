@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.kinematics import accuracy
-from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.probability import R68_PER_SIGMA
+from services.geofence.domain.kinematics.accuracy import R68_PER_SIGMA
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import Story, place_e7
 
 

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.detectors import approach
-from services.geofence.domain.kinematics import plausibility, presence, probability
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm, ecef_points_mm
+from services.geofence.domain.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm, ecef_points_mm
+from services.geofence.domain.kinematics import accuracy, plausibility, presence, rings
 from services.geofence.domain.kinematics.track import Track
 from tests.support.geofence.stories import Story, place_e7, polygon
 from tests.support.geofence.travels import deliver, travels
 
 
 def whole_series(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:
-    """`probability.inside` with all 400 terms."""
+    """`accuracy.p_inside` with all 400 terms."""
     sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / 1.5095921854516636
     x, y = radius_mm / sigma, distance_mm / sigma
     if x > 12 or y > 12:
@@ -44,7 +43,7 @@ metres_mm = st.floats(0, 5_000_000, allow_nan=False)
 def test_the_shortened_series_equals_the_full_one(distance_mm: float, radius_mm: int, accuracies_mm: list[int]) -> None:
     known = tuple(accuracies_mm)
     for mm in (distance_mm, 0.0, float(radius_mm)):
-        assert probability.inside(mm, radius_mm, known) == whole_series(mm, radius_mm, known)
+        assert accuracy.p_inside(mm, radius_mm, known) == whole_series(mm, radius_mm, known)
 
 
 def shapes() -> list[Shape]:
@@ -75,7 +74,7 @@ def test_the_cheap_bounds_change_no_decision(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presence, "_is_far_unreachable", lambda *_, **__: False)
         patch.setattr(presence, "SURELY_BEYOND", math.inf)
-        patch.setattr(approach, "_min_distance_mm", lambda *_, **__: -math.inf)
+        patch.setattr(rings, "least_apart_mm", lambda *_, **__: -math.inf)
         for shape in (Disc, PlanePolygon):
             patch.setattr(shape, "is_surely_within", lambda *_: False)
         whole = deliver(Story(), reports)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.geofence.domain.kinematics import probability
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Vector, between, ecef_mm
+from services.geofence.domain.geometry import PERSON, Disc, PlanePolygon, Vector, between, ecef_mm
+from services.geofence.domain.kinematics import accuracy
 from tests.support.geofence.geolife import data_root
 
 CORNERS_M = ((0.0, 0.0), (400.0, 0.0), (400.0, 100.0), (100.0, 100.0), (100.0, 400.0), (0.0, 400.0))
@@ -136,12 +136,12 @@ def test_the_probability_equals_that_of_sampled_positions(
     sigma = math.sqrt(sum(a * a for a in accuracies_m)) / math.sqrt(-2 * math.log(0.32))
     draws = 60_000
     hits = sum(math.hypot(distance_m + rng.gauss(0, sigma), rng.gauss(0, sigma)) <= radius_m for _ in range(draws))
-    p = probability.inside(distance_m * 1000, radius_m * 1000, tuple(int(a * 1000) for a in accuracies_m))
+    p = accuracy.p_inside(distance_m * 1000, radius_m * 1000, tuple(int(a * 1000) for a in accuracies_m))
     assert p == pytest.approx(hits / draws, abs=0.008)
 
 
 def test_a_sharp_position_is_inside_or_not() -> None:
-    assert probability.inside(99_000, 100_000, (100,)) == 1.0
-    assert probability.inside(101_000, 100_000, (100,)) == 0.0
-    assert probability.inside(50_000, 100_000, (0,)) == 1.0
-    assert probability.inside(2_000_000, 2_000_000, (5_000, 5_000)) == pytest.approx(0.5, abs=0.002)
+    assert accuracy.p_inside(99_000, 100_000, (100,)) == 1.0
+    assert accuracy.p_inside(101_000, 100_000, (100,)) == 0.0
+    assert accuracy.p_inside(50_000, 100_000, (0,)) == 1.0
+    assert accuracy.p_inside(2_000_000, 2_000_000, (5_000, 5_000)) == pytest.approx(0.5, abs=0.002)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from pyproj import Geod
 
-from services.geofence.domain.kinematics.geometry import PlanePolygon, ecef_mm
+from services.geofence.domain.geometry import PlanePolygon, ecef_mm
 from tests.support.geofence.geolife import data_root
 
 GEOD = Geod(ellps="WGS84")

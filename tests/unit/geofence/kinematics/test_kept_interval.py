@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.geofence.domain.kinematics.reachability import rest_ms
+from services.geofence.domain.detectors.reachability import rest_ms
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 
 
 def track(times_s: Iterable[float], *, metres: Iterable[float] | None = None, accuracy_m: int = 5) -> Track:

@@ -128,7 +128,7 @@ def ring_alerts(scenario_path: Path, reports_path: Path) -> list[RingAlert]:
             inside=tuple((parse_rfc3339(from_), parse_rfc3339(to)) for from_, to in alert.get("inside", [])),
             min_distance_m=alert.get("min_distance_m"),
         )
-        for alert in backtest.run(scenario_path, reports_path)
+        for alert in backtest.run_files(scenario_path, reports_path)
         if alert["kind"].startswith("RING_")
     ]
 

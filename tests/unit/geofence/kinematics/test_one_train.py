@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 
 from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.kinematics import rings
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import Story, place_e7
 
 
@@ -50,7 +50,7 @@ def test_who_rides_along(wearer: Track, device: Track, at_s: float, expected: bo
 
 def test_they_keep_their_distance_from_the_last_known_moment_on() -> None:
     wearer = track(*((at_s, 83.0 * at_s) for at_s in range(0, 121, 15)))
-    [pieces] = rings.assumed(Sides(wearer, ride(83, 177)), 45_000, 120_000, over_ms=0)
+    [pieces] = rings.assumed(Sides(wearer, ride(83, 177)), 45_000, 120_000)
     assert pieces[0].from_ms == 45_000 and pieces[-1].to_ms == 120_000
     assert all(a.to_ms == b.from_ms for a, b in pairwise(pieces))
     for piece in pieces:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 

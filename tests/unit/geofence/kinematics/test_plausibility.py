@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.kinematics import plausibility
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import place_e7
 
 BOUND_MPS = 14

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import AnomalyKind, SensingRequest
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import FoldVersion
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import FOLD_VERSION, FoldVersion, Rules
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import Story, circle
 from tests.support.geofence.travels import Counting, Reports, Restored, Whole, deliver, regions_of, travels
@@ -52,7 +50,7 @@ def jump(story: Story, seed: int) -> Story:
 
     for i in range(100):
         if i == 5:
-            story.enter(at_s, FoldVersion(VERSION))  # from here on the fold asks for data
+            story.enter(at_s, FoldVersion(FOLD_VERSION))  # from here on the fold asks for data
         step_s = rng.choice((15, 15, 60, 600 if rng.random() < 0.1 else 15))
         at_s += step_s
         heading = rng.uniform(0, math.tau) if rng.random() < 0.1 else heading

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.kinematics import stationary
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.geometry import ecef_mm
+from services.geofence.domain.kinematics import accuracy
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import T0_MS, Story, place_e7
 
 HOME = ecef_mm(*place_e7(0))
@@ -32,7 +32,7 @@ def off_m(fix: Fix) -> float:
 
 
 def test_agreeing_positions_are_averaged_by_their_weights() -> None:
-    first, second = stationary.averaged(track_of((0, 0, 20), (60, 20, 10))).fixes
+    first, second = accuracy.averaged(track_of((0, 0, 20), (60, 20, 10))).fixes
     assert off_m(first) == 0 and first.accuracy_mm == 20_000
     assert off_m(second) == pytest.approx(16, abs=0.02), "four times the weight"
     assert second.accuracy_mm == pytest.approx(10_000 / math.sqrt(1.25), abs=1)
@@ -42,7 +42,7 @@ def test_agreeing_positions_are_averaged_by_their_weights() -> None:
 def test_the_mean_of_noise_is_nearer_but_never_twice_as_exact_as_the_best_fix() -> None:
     drawn = random.Random(1)
     spots = [(60.0 * i, drawn.gauss(0, 15), 23.0) for i in range(60)]
-    raw, found = track_of(*spots).fixes, stationary.averaged(track_of(*spots)).fixes
+    raw, found = track_of(*spots).fixes, accuracy.averaged(track_of(*spots)).fixes
     assert sum(map(off_m, found)) < 0.6 * sum(map(off_m, raw))
     assert min(fix.accuracy_mm for fix in found) == 11_500
 
@@ -52,7 +52,7 @@ def test_the_mean_of_noise_is_nearer_but_never_twice_as_exact_as_the_best_fix() 
 )
 def test_a_disagreeing_position_begins_a_new_mean(at_s: float, north_m: float) -> None:
     track = track_of((0, 0, 20), (60, 0, 20), (at_s, north_m, 20))
-    assert stationary.averaged(track).fixes[-1] == track.fixes[-1]
+    assert accuracy.averaged(track).fixes[-1] == track.fixes[-1]
 
 
 @pytest.mark.parametrize(("jitters", "entered"), [(8, [2000, 1000]), (0, [2000, 1000, 100])])

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from services.geofence.domain.spoofing import travel_feasibility
-from services.geofence.domain.spoofing.travel_feasibility import Way
-from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.kinematics import travel_feasibility
+from services.geofence.domain.kinematics.fixes import Fix
+from services.geofence.domain.kinematics.travel_feasibility import Way
 
 ACCURACY_MM = 5_000
 

@@ -11,17 +11,14 @@ from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence import translate
-from services.geofence.domain import codec, demands, sharing
+from services.geofence.domain import codec, demands, notices, sharing
 from services.geofence.domain.alerts import Alert, MinistryNotice
 from services.geofence.domain.demands import ACTS, CHECKED_BY, NOTIFIES_PERSONS, Act, AlertKind, Leg
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.notices import notice
-from services.geofence.domain.notices.notice import FIRST_VERSION, OPEN_NOTICES
-from services.geofence.domain.rules import Rules
+from services.geofence.domain.entries import Demand, Rules
+from services.geofence.domain.notices import OPEN_NOTICES
 from services.geofence.domain.sharing import PositionQuery, Subject
-from services.geofence.rules import translate as rules_translate
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
-from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
+from tests.support.geofence.stories import T0_MS, Story, circle
 
 JUDGMENT, STALKING = notice_pb2.TAG_15_2, notice_pb2.TAG_31_6_4
 
@@ -50,8 +47,8 @@ def noticed(story: Story) -> list[tuple[str, Demand, bool, tuple[Leg, ...]]]:
     return [(a.kind.value, a.demand, a.notice.gives_location, a.checks) for a in story.alerts if a.notice]
 
 
-def story_with(ground: notice_pb2.NoticeGround.ValueType, *, police: bool = False, **changes: object) -> AskingStory:
-    story = AskingStory()
+def story_with(ground: notice_pb2.NoticeGround.ValueType, *, police: bool = False, **changes: object) -> Story:
+    story = Story()
     story.case(0, "1", notice_ground=ground, police_must_check=police, **changes)
     return story
 
@@ -112,7 +109,7 @@ def test_an_item_3_2_order_without_item_2_has_the_police_check_and_notifies_nobo
 
 
 def test_core_case_without_a_ground_nothing_differs_from_a_case_of_before() -> None:
-    bare, before = AskingStory(), AskingStory()
+    bare, before = Story(), Story()
     bare.case()
     before.case(notice_ground=JUDGMENT)
     for story in (bare, before):
@@ -155,7 +152,7 @@ def test_the_one_table_of_demands_names_every_ground_and_act() -> None:
 def test_tag_act_16_2_5_a_location_goes_with_a_notice_by_the_rule_of_the_log(
     rules: Rules, mps: float, expected: list[bool]
 ) -> None:
-    story = AskingStory()
+    story = Story()
     story.enter(0, rules)
     story.case(notice_ground=JUDGMENT)
     come(story, 1_300, 60, from_s=1, mps=mps)
@@ -165,7 +162,7 @@ def test_tag_act_16_2_5_a_location_goes_with_a_notice_by_the_rule_of_the_log(
 
 def test_the_place_of_the_rule_of_urgency() -> None:
     for limit_mm, expected in ((300_000, False), (1_100_000, True)):
-        story = AskingStory()
+        story = Story()
         story.enter(0, Rules(urgent_place_within_mm=limit_mm))
         story.case(
             notice_ground=JUDGMENT, persons=[log_pb2.ProtectedTarget(person_id="p")], places=[circle("home", 0, 0, 30)]
@@ -185,7 +182,7 @@ def test_each_update_of_a_location_is_a_new_notice_and_demands_no_new_check() ->
 
 def test_the_limits_of_the_rule_go_through_the_log_and_back() -> None:
     rules = Rules("r", urgent_within_mm=700_000, urgent_closing_mps=7, urgent_place_within_mm=90_000)
-    assert rules_translate.rules_of(rules_translate.rules_entry(rules).rules) == rules
+    assert translate.rules_of(translate.rules_entry(rules).rules) == rules
 
 
 @pytest.mark.parametrize(
@@ -193,7 +190,7 @@ def test_the_limits_of_the_rule_go_through_the_log_and_back() -> None:
 )
 def test_a_limit_out_of_range_is_refused_with_its_field(field: str, value: int) -> None:
     with pytest.raises(InvalidField) as refused:
-        rules_translate.check_rules("rules.", log_pb2.Rules(rules_id="r", **{field: value}))
+        translate.check_rules("rules.", log_pb2.Rules(rules_id="r", **{field: value}))
     assert refused.value.field == f"rules.{field}"
 
 
@@ -216,7 +213,7 @@ def test_urgency_is_in_the_figures_and_never_in_the_alert_that_probation_reads()
     seen: list[list[bytes]] = []
     urgent: list[list[bool]] = []
     for limit_mm in (20_000, 2_000_000):
-        story = AskingStory()
+        story = Story()
         story.enter(0, Rules(urgent_within_mm=limit_mm, urgent_closing_mps=60))
         story.case(notice_ground=JUDGMENT)
         come(story, 1_300, 200, from_s=1, mps=3)
@@ -278,16 +275,8 @@ def test_the_end_of_notices_on_two_grounds_names_the_same_one_before_and_after_a
     case_state = story.state.cases["case-1"]
     OPEN_NOTICES.of(case_state).update({"q": "TAG_15_2", "p": "TAG_31_6_4"})
     restored = codec.decode(codec.encode(story.state)).cases["case-1"]
-    ended_of_both = [notice.ended(each) for each in (case_state, restored)]
+    ended_of_both = [notices.ended(each) for each in (case_state, restored)]
     assert ended_of_both == [MinistryNotice(NoticeGround.JUDGMENT, ("p", "q"), ended=True)] * 2
-
-
-def test_a_log_of_an_older_version_makes_no_notices() -> None:
-    story = Story()
-    story.enter(0, FoldVersion(FIRST_VERSION - 1))
-    story.case(notice_ground=JUDGMENT, police_must_check=True)
-    come(story, 1_300, 20, from_s=1, mps=6)
-    assert story.of(AlertKind.RING_ENTERED) and not any(a.notice or a.checks for a in story.alerts)
 
 
 def test_an_unknown_ground_of_a_newer_registry_is_no_ground_and_the_order_is_enforced() -> None:

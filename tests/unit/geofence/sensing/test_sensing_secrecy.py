@@ -16,16 +16,16 @@ from itertools import pairwise
 
 from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.state import State
-from tests.support.geofence.stories import AskingStory, second
+from tests.support.geofence.stories import Story, second
 
 DAY_S = 86_400
 HOURS = 20
 
 
-def obey(log_id: str, *, north_m: float, rides: bool = False, hours: float = HOURS) -> tuple[AskingStory, list[float]]:
+def obey(log_id: str, *, north_m: float, rides: bool = False, hours: float = HOURS) -> tuple[Story, list[float]]:
     """A wearer whose tag obeys at once. With `rides` the wearer rides to and fro, so that requests have causes. Returns the times of
     the tag's reports, too."""
-    story = AskingStory(State(0, log_id))
+    story = Story(State(0, log_id))
     story.case()
     at_s, seen_s, phone_s = 1.0, [], 0.0
     while at_s < hours * 3600:
@@ -42,7 +42,7 @@ def obey(log_id: str, *, north_m: float, rides: bool = False, hours: float = HOU
     return story, seen_s
 
 
-def phases(story: AskingStory, seen_s: list[float]) -> list[float]:
+def phases(story: Story, seen_s: list[float]) -> list[float]:
     """How long after the tag's last report each interval was asked for, seconds; without the first one."""
     asked = [second(request) for request in story.requests if request.interval_s is not None]
     return [at_s - max(time_s for time_s in seen_s if time_s <= at_s) for at_s in asked[1:]]
@@ -56,7 +56,7 @@ def is_even(phases_s: list[float]) -> bool:
     return off * math.sqrt(count) <= 1.95
 
 
-def uncaused(story: AskingStory) -> list[SensingRequest]:
+def uncaused(story: Story) -> list[SensingRequest]:
     """Requests of a wearer at rest far away that differ from what is needed."""
     return [request for request in story.requests if request.interval_s is not None and request.interval_s < 153]
 

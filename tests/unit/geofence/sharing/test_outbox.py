@@ -16,8 +16,8 @@ from services.common.messaging import lost_publications
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import SqliteDatabase
-from services.geofence.sharing import outbox as outboxes
-from services.geofence.sharing.outbox import ALLOWED_BATCH, END_SUFFIX, DisclosureOutbox
+from services.geofence import disclosures
+from services.geofence.disclosures import ALLOWED_BATCH, END_SUFFIX, DisclosureOutbox
 from tandem.common.v1 import ledger_pb2
 from tests.support.common.disk import own_disk
 
@@ -93,7 +93,7 @@ async def test_shares_that_begin_together_are_on_disk_after_few_transactions(
             return await visit(self, work)
 
         monkeypatch.setattr(SqliteDatabase, "visit", counted)
-        monkeypatch.setattr(outboxes, "PUBLISH_DELAY_S", 3_600)
+        monkeypatch.setattr(disclosures, "PUBLISH_DELAY_S", 3_600)
         names = [f"share-{n}" for n in range(500)]
         opened = await asyncio.gather(*(outbox.begin([disclosure(name)]) for name in names))
         assert visits <= 2, "those that come while a transaction runs share the next one"
@@ -148,11 +148,11 @@ async def test_a_suspended_share_goes_on_or_ends_once(tmp_path: Path, monkeypatc
         first, second, third = await outbox.begin([disclosure("first"), disclosure("second"), disclosure("third")])
         outbox.suspend("a", first)
         assert outbox.resume("a") is first and outbox.resume("a") is None
-        monkeypatch.setattr(outboxes, "RESUME_S", 0)
+        monkeypatch.setattr(disclosures, "RESUME_S", 0)
         outbox.suspend("b", second)
         await until(lambda: f"second{END_SUFFIX}" in bus.published)
         assert outbox.resume("b") is None
-        monkeypatch.setattr(outboxes, "RESUME_S", 3_600)
+        monkeypatch.setattr(disclosures, "RESUME_S", 3_600)
         third.count()
         outbox.suspend("c", third)
     # The process stops: what is suspended ends with its count. What is open is left to the next start.
@@ -207,7 +207,7 @@ async def test_a_full_stream_ends_no_outbox(tmp_path: Path, monkeypatch: pytest.
         await asyncio.Event().wait()
 
     monkeypatch.setattr(lost_publications, "keep_restored", keep_restored)
-    monkeypatch.setattr(outboxes, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(disclosures, "RETRY_DELAY_S", 0.01)
     async with running(tmp_path) as (outbox, bus):
         await asyncio.wait_for(restored.wait(), PATIENCE_S)
         await outbox.record([disclosure("afterwards")])

@@ -11,11 +11,11 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField, Permiss
 from services.common.rpc.identity import Role
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm, lat_lon_deg
+from services.geofence.domain.geometry import PERSON, Disc, ecef_mm, lat_lon_deg
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.sharing import End, PositionQuery, PositionShare, Subject
 from services.geofence.domain.state import CaseState, OpenIncident, State
-from services.geofence.domain.tracks.fixes import Fix
 
 NOW_MS = 1_780_000_000_000
 HIM, HER = Subject(RecordKind.WEARER, "w"), Subject(RecordKind.PROTECTED_PERSON, "p")

@@ -15,19 +15,18 @@ from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller, Role
+from services.geofence import positions
 from services.geofence.consumer import Evaluator
+from services.geofence.disclosures import ALLOWED_BATCH, DisclosureOutbox, OpenShare
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Body, Case, Demand, Heard, Positions, Ring, Target, Tick
-from services.geofence.domain.kinematics.geometry import PERSON, ecef_mm
+from services.geofence.domain.geometry import PERSON, ecef_mm
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.sharing import PositionShare, Subject
 from services.geofence.domain.state import CaseState, OpenIncident, State
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.sharing import api
-from services.geofence.sharing import stream as streams
-from services.geofence.sharing.outbox import ALLOWED_BATCH, DisclosureOutbox, OpenShare
-from services.geofence.sharing.stream import ShareStream
-from services.geofence.sharing.watched import LiveShare, WatchedShares
+from services.geofence.live_shares import LiveShare, WatchedShares
+from services.geofence.positions import ShareStream
 from tandem.geofence.v1 import positions_pb2
 
 PATIENCE_S = 60.0
@@ -180,7 +179,7 @@ async def test_a_thousand_shares_are_checked_in_steps_and_none_waits_behind_anot
     seen: list[int] = []
     while len(seen) < 1_000:
         events = await reader.read()
-        assert len(events) <= 2 * streams.EVENTS_PER_RESPONSE
+        assert len(events) <= 2 * positions.EVENTS_PER_RESPONSE
         seen += [event.number for event in events if event.HasField("position")]
     assert seen == list(range(1, 1_001))
 
@@ -264,21 +263,21 @@ async def test_a_device_that_the_order_names_later_is_watched() -> None:
 async def test_no_more_is_read_from_a_caller_that_reads_no_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "caller", lambda: Caller("spiffe://moj/desk/deaf", Role.ROLE_MOJ_DESK))
     reader = Reader()
-    servicer = api.PositionServicer((), cast(DisclosureOutbox, reader.outbox), MeshClock(), interval_s=0.0)
-    requests, read = 3 * streams.MAX_REFUSALS // api.ADDS_PER_STEP, list[int]()
+    servicer = positions.PositionServicer((), cast(DisclosureOutbox, reader.outbox), MeshClock(), interval_s=0.0)
+    requests, read = 3 * positions.MAX_REFUSALS // positions.ADDS_PER_STEP, list[int]()
 
     async def unusable() -> AsyncIterator[positions_pb2.FollowPositionsRequest]:
         for i in range(requests):
             read.append(i)
-            adds = [positions_pb2.ShareRequest(number=number) for number in range(1, api.ADDS_PER_STEP + 1)]
+            adds = [positions_pb2.ShareRequest(number=number) for number in range(1, positions.ADDS_PER_STEP + 1)]
             yield positions_pb2.FollowPositionsRequest(adds=adds)
 
     reading = asyncio.create_task(servicer._read(unusable(), reader.stream))
     for _ in range(10 * requests):  # more turns than the reader needs for all of them
         await asyncio.sleep(0)
-    assert len(read) == streams.MAX_REFUSALS // api.ADDS_PER_STEP + 1 and not reading.done()
+    assert len(read) == positions.MAX_REFUSALS // positions.ADDS_PER_STEP + 1 and not reading.done()
     refused = 0
-    while refused < requests * api.ADDS_PER_STEP:
+    while refused < requests * positions.ADDS_PER_STEP:
         refused += len(await reader.read())
     async with asyncio.timeout(PATIENCE_S):
         await reading

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.spoofing import repetition
-from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.geometry import Vector
+from services.geofence.domain.kinematics import plausibility
+from services.geofence.domain.kinematics.fixes import Fix
 
 WALKS = 20_000
 ERROR_MM = 3000
@@ -37,10 +37,10 @@ def walk(rng: random.Random, count: int, error_mm: float = ERROR_MM) -> list[Fix
 def test_a_way_is_found_forwards_backwards_and_in_part() -> None:
     way = walk(random.Random(1), 40)
     earlier = points_of(way)
-    assert repetition.last_copied(way[5:13], earlier) is way[12]
-    assert repetition.last_copied(fixes([(x / 1000, y / 1000) for x, y, _ in earlier[::-1][:8]]), earlier)
-    assert repetition.last_copied(way[::3][:6], earlier) is way[15]
-    assert repetition.last_copied(way[5:8], earlier) is None
+    assert plausibility.last_copied(way[5:13], earlier) is way[12]
+    assert plausibility.last_copied(fixes([(x / 1000, y / 1000) for x, y, _ in earlier[::-1][:8]]), earlier)
+    assert plausibility.last_copied(way[::3][:6], earlier) is way[15]
+    assert plausibility.last_copied(way[5:8], earlier) is None
 
 
 def test_positions_between_and_after_a_copy_do_not_hide_it() -> None:
@@ -48,38 +48,38 @@ def test_positions_between_and_after_a_copy_do_not_hide_it() -> None:
     way = walk(rng, 20)
     other = walk(rng, 20)
     mixed = [fix if number % 3 else other[number] for number, fix in enumerate(way[:12])]
-    assert repetition.last_copied(mixed, points_of(way)) is mixed[11]
+    assert plausibility.last_copied(mixed, points_of(way)) is mixed[11]
     later = [fix._replace(y_mm=fix.y_mm + 90_000) for fix in way[12:18]]
-    assert repetition.last_copied(way[:12] + later, points_of(way)) is way[11]
+    assert plausibility.last_copied(way[:12] + later, points_of(way)) is way[11]
 
 
 def test_a_device_that_stands_where_it_stood_copies_nothing() -> None:
     rng = random.Random(3)
     there = [(rng.gauss(0, 1), rng.gauss(0, 1)) for _ in range(80)]
-    assert repetition.last_copied(fixes(there[40:]), points_of(fixes(there[:40]))) is None
-    assert repetition.last_copied(fixes(there[:40]), points_of(fixes(there[:40]))) is None
+    assert plausibility.last_copied(fixes(there[40:]), points_of(fixes(there[:40]))) is None
+    assert plausibility.last_copied(fixes(there[:40]), points_of(fixes(there[:40]))) is None
 
 
 def test_honest_walks_on_one_street_copy_nothing() -> None:
     rng = random.Random(4)
     found = 0
     for _ in range(WALKS):
-        found += repetition.last_copied(walk(rng, 9), points_of(walk(rng, 40))) is not None
+        found += plausibility.last_copied(walk(rng, 9), points_of(walk(rng, 40))) is not None
     assert found == 0
 
 
 def test_a_point_from_the_first_position_on_is_pinned() -> None:
     rng = random.Random(5)
     before = walk(rng, 40)
-    assert repetition.is_pinned(fixes([(300, 0)] * 4), before)
-    assert repetition.is_pinned(fixes([(300, 0), (301, 0)] * 20), before)
-    assert not repetition.is_pinned(fixes([(300, 0)] * 3), before)
-    assert not repetition.is_pinned(walk(rng, 4), before)
-    assert not repetition.is_pinned(walk(rng, 4) + fixes([(300, 0)] * 10), before)
+    assert plausibility.is_pinned(fixes([(300, 0)] * 4), before)
+    assert plausibility.is_pinned(fixes([(300, 0), (301, 0)] * 20), before)
+    assert not plausibility.is_pinned(fixes([(300, 0)] * 3), before)
+    assert not plausibility.is_pinned(walk(rng, 4), before)
+    assert not plausibility.is_pinned(walk(rng, 4) + fixes([(300, 0)] * 10), before)
 
 
 def test_a_receiver_that_pins_its_positions_is_not_suspected_for_it() -> None:
     rng = random.Random(6)
     habit = walk(rng, 30) + fixes([(500, 0)] * 10)
-    assert not repetition.is_pinned(fixes([(300, 0)] * 10), habit)
-    assert not repetition.is_pinned(fixes([(300, 0)] * 10), walk(rng, repetition.MIN_KNOWN - 1))
+    assert not plausibility.is_pinned(fixes([(300, 0)] * 10), habit)
+    assert not plausibility.is_pinned(fixes([(300, 0)] * 10), walk(rng, plausibility.MIN_HABITS - 1))

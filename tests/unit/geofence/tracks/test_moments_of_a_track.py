@@ -7,8 +7,8 @@ import random
 import pytest
 
 from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
-from services.geofence.domain.tracks.fixes import Fix
 
 
 @pytest.mark.parametrize("seed", range(30))

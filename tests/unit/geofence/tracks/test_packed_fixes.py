@@ -7,15 +7,12 @@ from bisect import bisect_left
 
 import pytest
 
+from services.geofence.domain.kinematics.fixes import MIN_RECENT, Fix, PackedFixes, Row, pack_rows
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks import packed_fixes
-from services.geofence.domain.tracks.fixes import MIN_RECENT, Fix
-from services.geofence.domain.tracks.packed_fixes import PackedFixes
 
 WORD = 1 << 32
 EDGES = (0, 1, -1, WORD - 1, WORD, -WORD, -WORD - 1, (1 << 63) - 1, -(1 << 63))
 IDS = ("", "r-1", "보고-1", "a\nb", "\n")
-Row = packed_fixes.Row
 
 
 def rows_of(packed: PackedFixes) -> list[Row]:
@@ -41,9 +38,9 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
     rng = random.Random(seed)
     first, second = _rows(rng, IDS[: rng.randrange(1, 6)]), _rows(rng, IDS[:3])
     rows = first + second
-    packed = packed_fixes.of_rows(first) + packed_fixes.of_rows(second)
+    packed = pack_rows(first) + pack_rows(second)
     assert rows_of(packed) == rows and len(packed) == len(rows) and packed.is_whole()
-    assert packed.normalised() == packed_fixes.of_rows(rows)
+    assert packed.normalised() == pack_rows(rows)
     for start in range(len(rows)):
         for stop in range(start, len(rows) + 1):
             assert list(packed.rows(start, stop)) == rows[start:stop]
@@ -51,15 +48,15 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
     for left_out in range(1, len(rows)):
         without_oldest, without_newest = packed.without_oldest(left_out), packed.without_newest(left_out)
         assert rows_of(without_oldest) == rows[left_out:] and rows_of(without_newest) == rows[:-left_out]
-        assert without_oldest.normalised() == packed_fixes.of_rows(rows[left_out:])
-        assert without_newest.normalised() == packed_fixes.of_rows(rows[:-left_out])
+        assert without_oldest.normalised() == pack_rows(rows[left_out:])
+        assert without_newest.normalised() == pack_rows(rows[:-left_out])
 
 
 def test_parts_whose_sources_change_alike_keep_all_values() -> None:
     rows: list[Row] = [(number, number, f"r-{number}", 5, 7, 9, 11, number % 2) for number in range(32)]
-    packed = packed_fixes.of_rows(rows[:16]) + packed_fixes.of_rows(rows[16:])
+    packed = pack_rows(rows[:16]) + pack_rows(rows[16:])
     assert packed.is_whole() and rows_of(packed) == rows and packed.time_ms(31) == 31
-    assert packed.normalised() == packed_fixes.of_rows(rows)
+    assert packed.normalised() == pack_rows(rows)
 
 
 def test_a_track_whose_sources_change_at_each_fix_is_restored_twice() -> None:
@@ -75,7 +72,7 @@ def test_a_track_whose_sources_change_at_each_fix_is_restored_twice() -> None:
 
 def test_a_fix_takes_about_30_bytes() -> None:
     assert _bytes_of(_two_hours()) < 31 * 480
-    assert not packed_fixes.of_rows(_two_hours()).may_hold_point((5, 5, 5))
+    assert not pack_rows(_two_hours()).may_hold_point((5, 5, 5))
 
 
 def test_two_hours_of_a_wearer_stay_below_64_kib_with_sources_that_change() -> None:
@@ -89,7 +86,7 @@ def _two_hours() -> list[Fix]:
 
 
 def _bytes_of(fixes: list[Fix]) -> int:
-    packed = packed_fixes.of_rows(fixes)
+    packed = pack_rows(fixes)
     return len(packed.low_words) + len(packed.high_words) + len(packed.report_ids)
 
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from services.geofence.domain.entries import Demand, FoldVersion, PositionSource
-from services.geofence.domain.kinematics.track import MIN_SPEED_MS, Piece, Track
-from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Demand, PositionSource
+from services.geofence.domain.kinematics.fixes import Fix
+from services.geofence.domain.kinematics.track import Piece, Track
 from tests.support.geofence.stories import Story
 
-OF_TWO_VERSION = 14
-"""The last version of the log in which the newest two positions gave the velocity, however soon they followed each other."""
 
-
-def asked_at_home(version: int = VERSION, *, moves_mps: float = 0) -> Story:
+def asked_at_home(*, moves_mps: float = 0) -> Story:
     """He is 900 m from her at second 600, at rest or on his way to her. His tag gives a position by Wi-Fi, and a second later one by
     satellites, 45 m nearer. Her phone reports 20 s after that."""
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case()
     for at_s in range(0, 601, 60):
         story.at(at_s, "phone", 0)
@@ -44,10 +39,6 @@ def test_a_wearer_on_the_way_is_still_assumed_to_go_on() -> None:
     assert 100 in asked_at_home(moves_mps=35).entered()
 
 
-def test_older_logs_continue_the_newest_two_positions() -> None:
-    assert 100 in asked_at_home(OF_TWO_VERSION).entered()
-
-
 def track(*moments_s: float) -> Track:
     """A device that moves at 10 m/s."""
     return Track([Fix(round(s * 1000), round(s * 1000), f"{s}", round(s * 10_000), 0, 0, 5_000) for s in moments_s])
@@ -56,16 +47,16 @@ def track(*moments_s: float) -> Track:
 @pytest.mark.parametrize("moments_s", [(0, 60), (0, 59, 60), (40, 50, 55, 60), (50, 50, 60)])
 def test_the_velocity_is_that_since_ten_seconds_before_or_more(moments_s: tuple[float, ...]) -> None:
     expected = Piece(from_ms=60_000, to_ms=90_000, start=(600_000, 0, 0), end=(900_000, 0, 0))
-    assert track(*moments_s).predicted(90_000, MIN_SPEED_MS) == expected
+    assert track(*moments_s).predicted(90_000) == expected
 
 
 @pytest.mark.parametrize("moments_s", [(60,), (55, 60), (60, 60), (-121, 60)])
 def test_without_such_a_position_nothing_is_predicted(moments_s: tuple[float, ...]) -> None:
-    assert track(*moments_s).predicted(90_000, MIN_SPEED_MS) is None
+    assert track(*moments_s).predicted(90_000) is None
 
 
 def test_packed_fixes_give_the_same_prediction() -> None:
     packed, plain = track(*(s / 2 for s in range(200))), track(*(s / 2 for s in range(200)))
     packed.pack()
     assert packed.older is not None
-    assert packed.predicted(120_000, MIN_SPEED_MS) == plain.predicted(120_000, MIN_SPEED_MS) is not None
+    assert packed.predicted(120_000) == plain.predicted(120_000) is not None

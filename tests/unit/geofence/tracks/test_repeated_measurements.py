@@ -7,18 +7,13 @@ import pytest
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.entries import Demand
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-EACH_REPORT_VERSION = 14
-"""The last version of the log in which each copy of a measurement counted as a measurement."""
 
-
-def begun(version: int) -> Story:
-    """A case of a place, and a log that demands a fold version from its start on."""
+def begun() -> Story:
+    """A case of a place."""
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case(persons=[], places=[circle("home", 0, 0, radius_m=20)])
     return story
 
@@ -29,9 +24,9 @@ def measured(story: Story, fix_s: float, north_m: float, *, copies: int = 0, acc
         story.at(fix_s + number, "tag", north_m, fix_s=fix_s, report_id=f"{fix_s}-{number}", accuracy_m=accuracy_m)
 
 
-def repeated_error(version: int = VERSION) -> Story:
+def repeated_error() -> Story:
     """He is 5 km away. One position of his tag is wrong, at her door, and comes twice."""
-    story = begun(version)
+    story = begun()
     for at_s in range(0, 300, 60):
         measured(story, at_s, 5_000)
     measured(story, 300, 30, copies=1)
@@ -40,9 +35,9 @@ def repeated_error(version: int = VERSION) -> Story:
     return story
 
 
-def repeated_departure(version: int = VERSION) -> Story:
+def repeated_departure() -> Story:
     """He stands at her door. Two positions of his tag are wrong, 400 m away, and each comes twice."""
-    story = begun(version)
+    story = begun()
     for at_s in range(0, 300, 60):
         measured(story, at_s, 30)
     for at_s in (300, 360):
@@ -52,9 +47,9 @@ def repeated_departure(version: int = VERSION) -> Story:
     return story
 
 
-def vague_position(version: int = VERSION) -> Story:
+def vague_position() -> Story:
     """A radio cell puts him at her door, to 500 m. His tag sends this position thirty times."""
-    story = begun(version)
+    story = begun()
     measured(story, 0, 20, copies=29, accuracy_m=500)
     return story
 
@@ -85,19 +80,13 @@ def test_copies_of_a_vague_position_make_it_no_sharper() -> None:
     assert not responses(vague_position())
 
 
-def test_older_logs_count_each_report() -> None:
-    assert responses(repeated_error(EACH_REPORT_VERSION)) == [301]
-    assert 100 in cleared(repeated_departure(EACH_REPORT_VERSION))
-    assert responses(vague_position(EACH_REPORT_VERSION))
-
-
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("ahead_s", [0, 50])
 @pytest.mark.parametrize("reports", [1, 40])
 def test_a_copy_is_known_among_many_reports_and_by_a_clock_that_is_ahead(
     reports: int, ahead_s: int, *, restart: bool
 ) -> None:
-    story = begun(VERSION)
+    story = begun()
     for number in range(reports):
         story.at(15 * number, "tag", 5_000 + 20 * number, fix_s=15 * number + ahead_s, report_id=f"r{number}")
     if restart:
@@ -110,7 +99,7 @@ def test_a_copy_is_known_among_many_reports_and_by_a_clock_that_is_ahead(
 
 
 def test_a_copy_shows_that_the_device_is_heard_and_not_where_it_is() -> None:
-    story = begun(VERSION)
+    story = begun()
     measured(story, 0, 5_000)
     for at_s in range(60, 1_900, 60):
         story.at(at_s, "tag", 5_000, fix_s=0, report_id=f"copy-{at_s}")
@@ -119,7 +108,7 @@ def test_a_copy_shows_that_the_device_is_heard_and_not_where_it_is() -> None:
 
 
 def test_two_places_at_one_time_are_two_measurements() -> None:
-    story = begun(VERSION)
+    story = begun()
     measured(story, 0, 5_000)
     story.at(1, "tag", 5_001, fix_s=0, report_id="another")
     assert story.state.tracks["tag"].count == 2

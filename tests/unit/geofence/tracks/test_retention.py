@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from services.geofence.domain import codec
+from services.geofence.domain import codec, fold
 from services.geofence.domain.detectors.anomalies import DEPARTED, Departed
 from services.geofence.domain.kinematics import plausibility
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_MS, Track
 from services.geofence.domain.state import State
-from services.geofence.domain.tracks import retention
-from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import T0_MS, Story
 
 HOUR_S = 3_600
@@ -103,9 +102,9 @@ def test_positions_of_the_window_stay(before_s: int) -> None:
 
 def test_the_sweep_comes_once_an_hour() -> None:
     state = State(0)
-    hour_ms = retention.INTERVAL_MS
+    hour_ms = fold.SWEEP_INTERVAL_MS
     state.tracks["stray"] = Track([Fix(1, 1, "r", 0, 0, 0, 5)])
-    retention.pass_time(state, 10**9 * hour_ms, 10**9 * hour_ms + hour_ms - 1)
+    fold._destroy_old(state, 10**9 * hour_ms, 10**9 * hour_ms + hour_ms - 1)
     assert "stray" in state.tracks
-    retention.pass_time(state, 10**9 * hour_ms + hour_ms - 1, 10**9 * hour_ms + hour_ms)
+    fold._destroy_old(state, 10**9 * hour_ms + hour_ms - 1, 10**9 * hour_ms + hour_ms)
     assert "stray" not in state.tracks

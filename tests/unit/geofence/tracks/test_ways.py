@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
-from services.geofence.domain.tracks.fixes import Fix
 
 INTERVAL_MS = 15_000
 FIXES = 120

@@ -9,8 +9,6 @@ import pytest
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
-from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
@@ -18,9 +16,9 @@ RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
 TOWN_M = 30_000
 
 
-def walks_past(version: int = VERSION, **case: Any) -> Story:
+def walks_past(**case: Any) -> Story:
     """He walks past her home at 250 m until second 600; the ring of 1 km is entered, and nobody was sent."""
-    story = Story(State(0, log_version=version))
+    story = Story()
     story.case(**case)
     for at_s in range(0, 601, 30):
         if at_s % 60 == 0:
@@ -60,12 +58,6 @@ def test_a_jump_gives_what_silence_gives() -> None:
     story = walks_past()
     go_on(story, 630, 1800, TOWN_M)
     assert unseen(story) == silent() == [(NOTIFY, 780), (RESPOND, 790)]
-
-
-def test_an_older_log_notifies_the_desks_of_a_jump_alone() -> None:
-    story = walks_past(18)
-    go_on(story, 630, 1800, TOWN_M)
-    assert not unseen(story) and [alert.demand for alert in story.of(AlertKind.SPOOFING_SUSPECTED)] == [NOTIFY]
 
 
 def test_a_jump_by_one_position_and_silence_give_what_silence_gives() -> None:
@@ -110,7 +102,7 @@ def test_nobody_is_sent_during_an_encounter() -> None:
 
 @pytest.mark.parametrize("distance_m", [3000, 9000])
 def test_a_jump_of_somebody_who_was_never_near_sends_nobody(distance_m: int) -> None:
-    story = Story(State(0, log_version=VERSION))
+    story = Story()
     story.case()
     go_on(story, 0, 600, distance_m)
     go_on(story, 600, 1800, TOWN_M)

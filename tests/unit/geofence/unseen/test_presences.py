@@ -7,9 +7,8 @@ import pytest
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, DeadLetter
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.unseen import belief, presences
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.detectors import presences
+from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2, presence_pb2
 from tests.support.geofence.stories import T0_MS, Story, unit
 
@@ -18,11 +17,9 @@ BEACON = presence_pb2.PRESENCE_UNIT_KIND_BLUETOOTH_BEACON
 NEAR = AlertKind.UNKNOWN_NEAR
 
 
-def story(*units: presence_pb2.PresenceUnitPlace, version: int = VERSION, **case: object) -> Story:
+def story(*units: presence_pb2.PresenceUnitPlace, **case: object) -> Story:
     """A wearer at home, 900 m from her, whose tag is last seen at second 600; she is at home until second 9000."""
     made = Story()
-    if version:
-        made.enter(0, FoldVersion(version))
     made.case(0, "1", **{"presence_units": units or [unit("home", HOME_M)], **case})
     for at_s in range(0, 601, 15):
         made.at(at_s, "tag", HOME_M)
@@ -99,7 +96,6 @@ def test_a_presence_clears_no_ring() -> None:
 def test_a_presence_demands_nothing_that_the_positions_dont() -> None:
     """The tag was last seen 20 km away, from where nobody gets to her in time; then the home unit hears it and falls silent."""
     made = Story()
-    made.enter(0, FoldVersion(VERSION))
     made.case(presence_units=[unit("home", HOME_M)])
     for at_s in range(0, 601, 15):
         made.at(at_s, "tag", 20_000)
@@ -173,7 +169,7 @@ def test_a_beacon_alone_counts_for_20_minutes_after_the_last_position_and_a_home
     beacon = at_home(story(unit("beacon", HOME_M, kind=BEACON)), 660, 6000, "beacon")
     assert near(beacon)[0] == (600 + 1200 + 180, Demand.NOTIFY)
     assert near(at_home(story(), 660, 30_000, every_s=150)) == []
-    assert belief.MAX_ALONE_MS[1] == 12 * 3_600_000  # type: ignore[index]  # the number of HOME_UNIT
+    assert presences.MAX_ALONE_MS[1] == 12 * 3_600_000  # type: ignore[index]  # the number of HOME_UNIT
 
 
 def test_a_unit_that_nobody_registered_is_set_aside_and_says_nothing() -> None:
@@ -253,15 +249,8 @@ def test_a_tag_that_changes_hands_takes_no_presence_along() -> None:
 
 def test_presences_of_nobody_under_an_order_are_ignored() -> None:
     made = Story()
-    made.enter(0, FoldVersion(VERSION))
     made.present(10, "home")
     assert made.outputs == [] and made.state.stays == {} and made.state.heard_at_ms == {"tag": T0_MS + 10_000}
-
-
-def test_an_older_log_was_decided_without_presences() -> None:
-    made = at_home(story(version=presences.FIRST_VERSION - 1), 660, 700)
-    assert reasons(made) == ["presences before the log demanded a fold that knows them"]
-    assert near(pass_until(made, 1500)) == [(780, Demand.NOTIFY), (1140, Demand.RESPOND)]
 
 
 def test_old_presences_are_destroyed_within_hours() -> None:

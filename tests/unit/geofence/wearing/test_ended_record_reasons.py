@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors import ended_records
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.state import Outage
-from services.geofence.domain.wearing import ended_records
 from tandem.common.v1 import geometry_pb2, log_pb2, tag_duty_pb2
 from tests.support.ended_records import (
     ENDED_S,
     FAR_M,
     NO_PHONE,
     NO_TAG,
-    OLDER_VERSION,
     OTHER_PHONE,
     OTHER_TAG,
     STORIES,
@@ -274,10 +273,3 @@ def test_a_person_whose_lost_device_ends_is_not_said_to_be_found() -> None:
     assert lost.demand is Demand.NOTIFY
     story.case(2_000, version=2, **NO_PHONE)
     assert story.of(AlertKind.PROTECTED_DEVICE_LOST)[-1].unconfirmed
-
-
-def test_an_older_log_ends_it_with_his_first_position() -> None:
-    story = unseen(OLDER_VERSION)
-    story.case(ENDED_S, version=2, **NO_PHONE)
-    story.at(ENDED_S + 10, "tag", 40)
-    assert not is_open(story)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Demand
-from services.geofence.domain.rules import Rules
-from services.geofence.domain.wearing import ended_records
+from services.geofence.domain.detectors import ended_records
+from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import tag_duty_pb2
 from tests.support.ended_records import (
     ENDED_S,
     FAR_M,
     NO_TAG,
-    OLDER_VERSION,
     OTHER_TAG,
     STORIES,
     WAIT_S,
@@ -44,15 +42,6 @@ def test_the_end_of_a_record_ends_the_response_half_an_hour_later(name: str) -> 
     [(kind, at_s, unconfirmed)] = ends_of(story)
     assert kind in kinds and at_s == ENDED_S + WAIT_S and unconfirmed
     assert {alert.kind for alert in story.alerts[before:] if alert.unconfirmed} - {AlertKind.JAMMED} == kinds
-    assert not ended_records.is_any(story.state.cases["case-1"])
-
-
-@EACH
-def test_an_older_log_ends_the_response_at_once(name: str) -> None:
-    tell, gone, _ = STORIES[name]
-    story = tell(OLDER_VERSION)
-    story.case(ENDED_S, version=2, **gone)
-    assert not is_open(story) and not any(alert.unconfirmed for alert in story.alerts)
     assert not ended_records.is_any(story.state.cases["case-1"])
 
 

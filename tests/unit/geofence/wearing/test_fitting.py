@@ -9,14 +9,13 @@ import pytest
 from services.common.rpc.errors import InvalidField
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.version import VERSION
-from services.geofence.domain.wearing import fitting, removals
+from services.geofence.domain.detectors import wearing
+from services.geofence.domain.entries import Demand
 from tandem.common.v1 import tag_duty_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
 FIT_BY_S = 600
-EXCHANGE_S = fitting.EXCHANGE_MS // 1000
+EXCHANGE_S = wearing.EXCHANGE_MS // 1000
 
 
 def ms(at_s: float) -> int:
@@ -37,9 +36,8 @@ def duty(refused_s: float | None = None, *causes: tuple[float, float]) -> tag_du
 class Ordered:
     """A story of a respondent whose order is of item 3-2. Each put is a new snapshot of the case."""
 
-    def __init__(self, version: int = VERSION) -> None:
+    def __init__(self) -> None:
         self.story = Story()
-        self.story.enter(0, FoldVersion(version))
         self._version = 0
 
     def put(
@@ -143,15 +141,6 @@ def test_orders_of_other_types_demand_no_tag() -> None:
     ordered.put(0, tag_duty=None)
     ordered.story.tick(5000)
     assert ordered.emitted() == []
-
-
-def test_a_log_of_before_knows_no_duty_until_it_demands_the_version() -> None:
-    ordered = Ordered(removals.FIRST_VERSION - 1)
-    ordered.put(0)
-    ordered.story.tick(5000)
-    assert ordered.emitted() == []
-    ordered.story.enter(6000, FoldVersion(VERSION))
-    assert ordered.emitted() == [("NOT_FITTED", "NOTIFY", 6000)]
 
 
 def test_the_memory_survives_a_checkpoint_and_a_repeated_snapshot_changes_nothing() -> None:

@@ -6,8 +6,6 @@ import pytest
 
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import FoldVersion
-from services.geofence.domain.version import VERSION
 from tests.support.geofence.stories import T0_MS, Story
 
 DAY_S = 86_400
@@ -25,7 +23,6 @@ def at_her_door(story: Story, from_s: int, to_s: int) -> None:
 
 def test_an_order_without_an_end_is_enforced_however_late_and_survives_checkpoints() -> None:
     story = Story()
-    story.enter(0, FoldVersion(VERSION))
     story.case(0, valid_until_ms=0)
     for day in range(1, 400, 50):
         story.tick(day * DAY_S)
@@ -42,7 +39,6 @@ def test_an_order_without_an_end_is_enforced_however_late_and_survives_checkpoin
 def test_the_order_that_takes_over_demands_its_response_before_the_other_one_is_cleared(names: tuple[str, str]) -> None:
     interim, decision = names
     story = Story()
-    story.enter(0, FoldVersion(VERSION))
     story.case(0, interim, valid_until_ms=0)
     at_her_door(story, 0, 300)
     story.case(300, decision, valid_from_ms=ms(600))
@@ -56,14 +52,3 @@ def test_the_order_that_takes_over_demands_its_response_before_the_other_one_is_
     ]
     assert len({alert.incident_id for alert in story.alerts}) == 1
     assert not any(alert.incident_ends for alert in story.alerts)
-
-
-def test_a_log_of_before_keeps_its_order_of_a_moment() -> None:
-    story = Story()
-    story.enter(0, FoldVersion(13))
-    story.case(0, "1", valid_until_ms=ms(600))
-    at_her_door(story, 0, 300)
-    story.case(300, "2", valid_from_ms=ms(600))
-    at_her_door(story, 300, 900)
-    ring = [(a.order_id, a.kind.value) for a in story.alerts if a.ring_mm == 100_000]
-    assert ring[1:] == [("order-1", "RING_CLEARED"), ("order-2", "RING_ENTERED")]

@@ -9,10 +9,8 @@ import pytest
 from services.common.privacy.grounds import RecordKind
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind, Leg
-from services.geofence.domain.entries import Demand, FoldVersion
+from services.geofence.domain.entries import Demand
 from services.geofence.domain.sharing import PositionQuery, Subject, locate, share_of
-from services.geofence.domain.version import VERSION
-from services.geofence.domain.wearing import removals
 from tandem.common.v1 import tag_duty_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -31,9 +29,8 @@ def removal(from_s: float, until_s: float, name: str = "m-1", tag: str = "tag") 
 class Wearing:
     """A story of a wearer. Each put is a new snapshot of the case."""
 
-    def __init__(self, version: int = VERSION, *, item_3_2: bool = True) -> None:
+    def __init__(self, *, item_3_2: bool = True) -> None:
         self.story = Story()
-        self.story.enter(0, FoldVersion(version))
         self._version = 0
         self._duty = tag_duty_pb2.TagDuty(fit_by_ms=T0_MS) if item_3_2 else None
 
@@ -155,13 +152,6 @@ def test_an_order_that_comes_later_learns_of_the_strap_by_the_time_of_its_openin
         wearing.put(200, *removed, valid_from_ms=ms(500))
         wearing.story.tick(500)
         assert sorted(each[0] for each in wearing.emitted()) == sorted(kinds)
-
-
-def test_a_log_of_before_knows_no_removals() -> None:
-    wearing = Wearing(removals.FIRST_VERSION - 1)
-    wearing.put(0, removal(100, 1000))
-    wearing.story.says(150, "tag", "STRAP_OPEN")
-    assert wearing.emitted() == [("TAMPERED", "RESPOND", 150)]
 
 
 # ── what positions prove ─────────────────────────────────────────────────────────────────────────────────────────────

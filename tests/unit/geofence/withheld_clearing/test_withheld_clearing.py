@@ -12,7 +12,7 @@ from services.geofence.domain.detectors.withheld_clearing import WITHHELD
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from tests.support.geofence.encounters import encounter
-from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
+from tests.support.geofence.stories import T0_MS, Story, circle
 
 PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, radius_m=30)]}
 
@@ -29,7 +29,7 @@ def cleared(story: Story) -> list[int]:
 
 def begin_nearby(until_s: int = 300, **changes: Any) -> Story:
     """He has stood 50 m from her home, or from her, for minutes."""
-    story = AskingStory()
+    story = Story()
     story.case(**changes)
     stay(story, 0, until_s, 50)
     return story
@@ -183,7 +183,7 @@ def test_a_replaced_tag_ends_the_withholding() -> None:
 
 def test_a_jump_does_not_retract_a_predicted_contact() -> None:
     """Nobody was within the ring that demands a response. Somebody is on the way because he came straight towards her."""
-    story = AskingStory()
+    story = Story()
     story.case(**PLACES)
     for i in range(12):
         story.at(15 * i, "tag", 1800 - 60 * i)
@@ -197,7 +197,7 @@ def test_a_jump_does_not_retract_a_predicted_contact() -> None:
 
 
 def test_an_unseen_wearer_stays_unseen_where_no_vehicle_got_in_time() -> None:
-    story = AskingStory()
+    story = Story()
     story.case(**PLACES)
     stay(story, 0, 300, 900)
     story.tick(700)
@@ -212,7 +212,7 @@ def test_an_unseen_wearer_stays_unseen_where_no_vehicle_got_in_time() -> None:
 
 
 def test_a_jump_of_an_unseen_wearer_does_not_prevent_the_response() -> None:
-    story = AskingStory()
+    story = Story()
     story.case(**PLACES)
     stay(story, 0, 300, 900)
     left_s = 286

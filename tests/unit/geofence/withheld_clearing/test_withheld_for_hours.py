@@ -9,15 +9,11 @@ import pytest
 
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors.withheld_clearing import WITHHELD
-from services.geofence.domain.entries import Demand, FoldVersion
-from services.geofence.domain.spoofing.ways_out import LAST_NEAR, WAYS
-from services.geofence.domain.version import VERSION
+from services.geofence.domain.detectors.withheld_clearing import LAST_NEAR, WAYS, WITHHELD
+from services.geofence.domain.entries import Demand
 from tests.support.geofence.stories import Story, circle
 
 HOUR_S = 3_600
-BEFORE_VERSION = 15
-"""The last version of the log in which a side that dropped the last near moment took it from the other side, too."""
 PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, radius_m=30)]}
 
 
@@ -38,9 +34,8 @@ def together(tag_s: int, phone_s: int, *, until_s: int, far_m: float = 20_000, w
                 yield Report(at_s, device_id, far_m if is_false else here_m[device_id])
 
 
-def begun(version: int = VERSION, **changes: Any) -> Story:
+def begun(**changes: Any) -> Story:
     story = Story()
-    story.enter(0, FoldVersion(version))
     story.case(**changes)
     return story
 
@@ -175,17 +170,3 @@ def test_a_device_that_had_just_started_is_excused_after_hours_too() -> None:
         elif at_s > 660:
             story.at(at_s + 1, "phone", 0)
     assert cleared(story) == [100, 1000, 2000] and not story.of(AlertKind.SPOOFING_SUSPECTED)
-
-
-def test_an_older_log_folds_as_before() -> None:
-    story = deliver(begun(BEFORE_VERSION), together(60, 60, until_s=3 * HOUR_S))
-    assert cleared(story) == [100, 1000, 2000]
-
-
-@pytest.mark.parametrize("version", [BEFORE_VERSION, 0])
-def test_the_version_mends_a_withholding_that_is_under_way(version: int) -> None:
-    """The evaluators are upgraded while the last near moment is still in both tracks."""
-    reports = list(together(60, 60, until_s=4 * HOUR_S))
-    story = deliver(begun(version), [report for report in reports if report.at_s < HOUR_S])
-    story.enter(HOUR_S, FoldVersion(VERSION))
-    assert_withheld(deliver(story, [report for report in reports if report.at_s >= HOUR_S]))

@@ -6,14 +6,13 @@ import random
 
 import pytest
 
-from bench.silence import RINGS, Row, days_of
+from bench.geolife import RINGS, Row, days_of
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Case, Entry, FoldVersion, Positions, Target, Tick
-from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
+from services.geofence.domain.entries import FOLD_VERSION, Body, Case, Entry, FoldVersion, Positions, Target, Tick
+from services.geofence.domain.geometry import Disc, ecef_mm
 from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 from tests.support.geofence.geolife import require_geolife
 
 ACCURACY_MM = 10_000
@@ -35,7 +34,7 @@ def play(day: list[Row], home: Row) -> list[Alert]:
             found.extend(fold.step(state, Entry(state.sequence + 1, due_ms, Tick())))
         found.extend(fold.step(state, Entry(state.sequence + 1, at_ms, body)))
 
-    enter(begins_ms, FoldVersion(VERSION))
+    enter(begins_ms, FoldVersion(FOLD_VERSION))
     enter(begins_ms, case)
     for at_ms, device_id, lat_e7, lon_e7 in day:
         enter(at_ms, Positions([device_id], [f"{at_ms}"], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind
-from tests.support.geofence.stories import AskingStory, Story, circle
+from tests.support.geofence.stories import Story, circle
 
 JOURNEYS = 300
 Report = tuple[float, float, float, float]
@@ -19,7 +19,7 @@ Report = tuple[float, float, float, float]
 
 
 def begun() -> Story:
-    story = AskingStory()
+    story = Story()
     story.case(persons=[], places=[circle("home", 0, 0, radius_m=20)])
     return story
 

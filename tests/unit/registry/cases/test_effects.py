@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from services.registry.cases.domain import MatchPair, PlanTerms, StoredCase, decide
 from services.registry.cases.effects import CaseMessage, Effects
 from services.registry.cases.surroundings import Surroundings
-from services.registry.device_tokens.domain import DeviceToken
-from services.registry.outbox.store import OutboxMessage
+from services.registry.domain.cases import MatchPair, PlanTerms, StoredCase, StoredRoute, decide_pair
+from services.registry.domain.device_tokens import DeviceToken
+from services.registry.domain.reviews import Event
 from services.registry.records import translate
 from services.registry.records.store import owner_of
-from services.registry.reviews.domain import Event
-from services.registry.routes.domain import StoredRoute
+from services.registry.unit_of_work import OutboxMessage
 from tests.support.registry import records
 
 NOW_MS = 1_700_000_000_000
@@ -33,7 +32,7 @@ def sent(effects: Effects) -> list[str]:
 
 def test_the_routes_of_a_case_go_before_its_snapshot() -> None:
     effects = Effects(TERMS, FOUND, [PAIR])
-    effects.settle(decide(PAIR, TERMS))
+    effects.settle(decide_pair(PAIR, TERMS))
     assert sent(effects) == ["app-0", "app-1", "case 0"]
     assert [event.event for event in effects.events] == [Event.MATCHED]
     assert effects.cases[PAIR.case_id].is_new

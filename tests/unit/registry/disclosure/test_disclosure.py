@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.messaging import flow
@@ -9,8 +11,10 @@ from services.common.privacy import notices
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
+from services.registry.disclosure.published import named_ids
 from services.registry.disclosure.translate import published_disclosure
-from services.registry.ledger.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
+from services.registry.domain.disclosure import KnownIds, first_unknown
+from services.registry.domain.ledger import GENESIS, ChainVerifier, Disclosure, LedgerHead, hash_of, next_row
 from services.registry.records.kinds import PERSONS, WEARERS
 from tandem.common.v1 import ledger_pb2
 
@@ -77,8 +81,8 @@ def test_the_hash_of_a_row_depends_on_the_boundaries_of_its_fields() -> None:
         return Disclosure("d", 1, "READ", who, "", purpose, "", "WEARER", "w", "", "", 0, None)
 
     assert hash_of(1, row("ab", "c"), GENESIS) != hash_of(1, row("a", "bc"), GENESIS)
-    first = append(None, row("a", "b"))
-    second = append(LedgerHead(first.sequence, first.hash, 1), row("a", "b"))
+    first = next_row(None, row("a", "b"))
+    second = next_row(LedgerHead(first.sequence, first.hash, 1), row("a", "b"))
     assert (first.sequence, second.sequence, second.previous) == (1, 2, first.hash)
     verifier = ChainVerifier()
     verifier.verify_next(first)
@@ -138,3 +142,38 @@ def test_a_row_of_her_map_that_is_wrong_or_of_another_user_is_refused(
     with pytest.raises(InvalidField) as refused:
         published_disclosure(flow.disclosure_subject(publisher, "map-1"), row.SerializeToString())
     assert refused.value.field == field
+
+
+KNOWN = KnownIds(
+    records={
+        RecordKind.WEARER: {"w"},
+        RecordKind.PROTECTED_PERSON: {"p"},
+        RecordKind.ORDER: {"o", "exercise.canary.1"},
+    },
+    incidents={"incident-1"},
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, ""),
+        ({"reference": "case-7"}, ""),
+        ({"record_id": "another"}, "record_id"),
+        ({"order_id": "another"}, "order_id"),
+        ({"recipient": notices.recipient_id("another")}, "recipient"),
+        ({"reference": "incident-2"}, "reference"),
+        ({"reference": "incident-2", "order_id": "exercise.canary.1"}, ""),
+    ],
+)
+def test_a_disclosure_names_only_what_the_registry_knows(changes: dict[str, object], field: str) -> None:
+    row = row_of_map(**changes).SerializeToString()
+    disclosure = published_disclosure(flow.disclosure_subject("geofence", "map-1"), row)
+    error = first_unknown(named_ids(disclosure), KNOWN)
+    assert (error.field if error else "") == field
+
+
+def test_without_a_reader_of_alerts_no_incident_is_asked_for() -> None:
+    row = row_of_map(reference="incident-2").SerializeToString()
+    named = named_ids(published_disclosure(flow.disclosure_subject("geofence", "map-1"), row))
+    assert first_unknown(named, KNOWN) is not None and first_unknown(named, replace(KNOWN, incidents=None)) is None

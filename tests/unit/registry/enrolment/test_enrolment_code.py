@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
-from services.registry.enrolment import domain
-from services.registry.enrolment.domain import EnrolmentCode
+from services.registry.domain import device_tokens
+from services.registry.domain.device_tokens import EnrolmentCode
 
 
 def stored(used_ms: int | None = None, expires_ms: int = 1_000) -> EnrolmentCode:
@@ -14,10 +14,10 @@ def stored(used_ms: int | None = None, expires_ms: int = 1_000) -> EnrolmentCode
 
 
 def test_a_written_code_is_parsed_however_it_is_typed() -> None:
-    code = domain.written(range(12))
+    code = device_tokens.written_code(range(12))
     assert code == "2345-6789-ABCD"
     for typed in (code, code.lower(), code.replace("-", " "), " 23456789abcd "):
-        assert domain.parse(typed) == "23456789ABCD"
+        assert device_tokens.parse_code(typed) == "23456789ABCD"
 
 
 @pytest.mark.parametrize(
@@ -25,22 +25,22 @@ def test_a_written_code_is_parsed_however_it_is_typed() -> None:
 )
 def test_other_texts_are_no_code(text: str) -> None:
     with pytest.raises(InvalidField):
-        domain.parse(text)
+        device_tokens.parse_code(text)
 
 
 def test_a_code_is_good_until_its_end_and_once() -> None:
-    assert domain.check(stored(), 999).device_id == "phone-1"
+    assert device_tokens.check_code(stored(), 999).device_id == "phone-1"
     with pytest.raises(NotFound):
-        domain.check(None, 0)
+        device_tokens.check_code(None, 0)
     with pytest.raises(FailedPrecondition) as expired:
-        domain.check(stored(), 1_000)
+        device_tokens.check_code(stored(), 1_000)
     with pytest.raises(FailedPrecondition) as used:
-        domain.check(stored(used_ms=5), 2_000)
+        device_tokens.check_code(stored(used_ms=5), 2_000)
     assert (expired.value.code, used.value.code) == ("CODE_EXPIRED", "CODE_USED")
 
 
 def test_the_validity_has_bounds() -> None:
-    assert domain.valid_for_s(0) == 900 and domain.valid_for_s(60) == 60
+    assert device_tokens.code_valid_for_s(0) == 900 and device_tokens.code_valid_for_s(60) == 60
     for wrong in (59, 86_401):
         with pytest.raises(InvalidField):
-            domain.valid_for_s(wrong)
+            device_tokens.code_valid_for_s(wrong)

@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
 
 from services.common.rpc.errors import FailedPrecondition
-from services.registry.keys.vault import Vault
+from services.registry.keys import Vault
 from services.registry.settings import RegistrySettings
 
 KEY = bytes(range(32))

@@ -9,7 +9,7 @@ import pytest
 
 from bench import matching
 from bench.linkage import estimation, febrl
-from services.registry.matching.weights import AgreementLevel, Field, Schema
+from services.registry.matching.compare import AgreementLevel, Field, Schema
 from tests.support.geofence.geolife import data_root
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.registry.matching import hangul, names, surnames
+from services.registry.matching import hangul, names
 
 SYLLABLES = st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)
 HANGUL = st.text(SYLLABLES, min_size=1, max_size=5)
@@ -33,12 +33,12 @@ def test_different_names_in_hangul_are_never_equal(left: str, right: str) -> Non
     assert (names.similarity(left, right) == 1) == (left == right)
 
 
-@given(st.sampled_from(sorted(surnames.SPELLINGS)), st.text(SYLLABLES, min_size=1, max_size=2), st.data())
+@given(st.sampled_from(sorted(names.SPELLINGS)), st.text(SYLLABLES, min_size=1, max_size=2), st.data())
 def test_every_common_spelling_of_a_surname_is_read(surname: str, given_name: str, data: st.DataObject) -> None:
-    spelling = data.draw(st.sampled_from(surnames.SPELLINGS[surname]))
+    spelling = data.draw(st.sampled_from(names.SPELLINGS[surname]))
     latin = hangul.romanise(given_name)
     # Skip a given name that completes another surname of two syllables.
-    if surnames.split(surname + given_name)[0] == surname:
+    if names.split(surname + given_name)[0] == surname:
         assert names.similarity(surname + given_name, f"{spelling.upper()}, {latin}") > 0.8
 
 
@@ -184,17 +184,17 @@ def test_spellings_of_one_sound_fold_to_one_text() -> None:
 
 
 def test_only_known_surnames_of_two_syllables_are_split_off() -> None:
-    assert surnames.split("남궁민") == ("남궁", "민")
-    assert surnames.split("선우") == ("선", "우")
-    assert surnames.split("김민준") == ("김", "민준")
+    assert names.split("남궁민") == ("남궁", "민")
+    assert names.split("선우") == ("선", "우")
+    assert names.split("김민준") == ("김", "민준")
     assert names.surname("류현진") == names.surname("유현진") == "유"
     assert names.surname("Kim Min") == ""
 
 
 def test_the_table_of_surnames_is_consistent() -> None:
-    assert len(surnames.SPELLINGS) >= 60
-    for surname, spellings in surnames.SPELLINGS.items():
+    assert len(names.SPELLINGS) >= 60
+    for surname, spellings in names.SPELLINGS.items():
         assert all(map(hangul.is_syllable, surname))
         assert len(set(spellings)) == len(spellings) >= 1
         assert all(spelling.isascii() and spelling.islower() for spelling in spellings)
-    assert set(surnames.BY_SPELLING["chun"]) >= {"전", "천"}
+    assert set(names.BY_SPELLING["chun"]) >= {"전", "천"}

@@ -9,12 +9,11 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
-from services.registry import joint_case
 from services.registry.cases import translate as snapshots
-from services.registry.presence_units import translate
-from services.registry.presence_units.domain import PersonUnit, UnitKind, WearerUnit
-from services.registry.records import translate as records_translate
-from services.registry.records.area import AREAS
+from services.registry.domain.cases import build_case
+from services.registry.domain.records import PersonUnit, UnitKind, WearerUnit
+from services.registry.records import translate
+from services.registry.records.places import AREAS
 from tandem.common.v1 import log_pb2, presence_pb2
 from tandem.registry.v1 import presence_unit_pb2, registry_pb2
 from tests.support.registry import records
@@ -51,8 +50,8 @@ def test_the_snapshot_of_a_case_has_the_units_of_its_own_people() -> None:
         translate.parse_unit(records.unit("other", "w-2")),
         translate.parse_unit(records.unit("o2", person_id="p-2")),
     ]
-    order, wearer = records_translate.parse_order(records.order()), records_translate.parse_wearer(records.wearer())
-    case = joint_case.build_case(order, wearer, (), devices=(), units=[*others, hers, mine])
+    order, wearer = translate.parse_order(records.order()), translate.parse_wearer(records.wearer())
+    case = build_case(order, wearer, (), devices=(), units=[*others, hers, mine])
     snapshot = snapshots.case_to_proto(case, 1)
     assert [unit.unit_id for unit in snapshot.presence_units] == ["unit-1"]
     assert [unit.unit_id for person in snapshot.persons for unit in person.presence_units] == ["beacon"]
@@ -107,7 +106,7 @@ def test_a_unit_outside_the_service_area_is_refused() -> None:
     message = records.unit()
     message.place.lat_deg = 0
     with pytest.raises(InvalidField, match="lies outside Korea"):
-        translate.check_area(translate.parse_unit(message), AREAS["korea"])
+        translate.check_unit_area(translate.parse_unit(message), AREAS["korea"])
 
 
 def test_the_end_of_a_unit_needs_its_time() -> None:

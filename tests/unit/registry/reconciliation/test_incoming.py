@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField, TooMuchInProgress
-from services.registry.domain import ListedKind
-from services.registry.reconciliation.domain import Agency, Listed
-from services.registry.reconciliation.incoming import IncomingLists
+from services.registry.domain.reconciliation import Agency, Listed
+from services.registry.domain.records import ListedKind
+from services.registry.reconciliation import IncomingLists
 
 
 def part(*names: str) -> list[Listed]:

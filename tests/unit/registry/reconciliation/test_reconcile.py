@@ -11,7 +11,23 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import (
+from services.registry.domain import lifecycle
+from services.registry.domain.reconciliation import (
+    ACTION_NUMBERS,
+    END_NUMBERS,
+    EXERCISE_NUMBERS,
+    LANGUAGE_NUMBERS,
+    RELATION_NUMBERS,
+    SEX_NUMBERS,
+    TYPE_NUMBERS,
+    WEARER_END_NUMBERS,
+    Finding,
+    Listed,
+    compare_lists,
+    is_overdue,
+    root_hash,
+)
+from services.registry.domain.records import (
     Action,
     ContactLanguage,
     EndReason,
@@ -22,9 +38,7 @@ from services.registry.domain import (
     Sex,
     WearerEndReason,
 )
-from services.registry.reconciliation import canonical, domain
-from services.registry.reconciliation.domain import Finding, Listed
-from services.registry.records import kinds, lifecycle, translate
+from services.registry.records import kinds, translate
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import listing, records
@@ -149,23 +163,21 @@ def test_an_invalid_end_of_a_wearer_is_rejected_at_its_field(change: dict[str, A
 
 def test_enum_numbers_equal_those_of_the_protos() -> None:
     for sex in Sex:
-        assert canonical.SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
+        assert SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
     for relation in Relation:
-        assert canonical.RELATION_NUMBERS[relation] == registry_pb2.Relation.Value(f"RELATION_{relation.name}")
+        assert RELATION_NUMBERS[relation] == registry_pb2.Relation.Value(f"RELATION_{relation.name}")
     for language in ContactLanguage:
-        assert canonical.LANGUAGE_NUMBERS[language] == contact_pb2.Language.Value(f"LANGUAGE_{language.name}")
+        assert LANGUAGE_NUMBERS[language] == contact_pb2.Language.Value(f"LANGUAGE_{language.name}")
     for kind in OrderType:
-        assert canonical.TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")
+        assert TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")
     for reason in EndReason:
-        assert canonical.END_NUMBERS[reason] == registry_pb2.EndReason.Value(f"END_REASON_{reason.name}")
+        assert END_NUMBERS[reason] == registry_pb2.EndReason.Value(f"END_REASON_{reason.name}")
     for over in WearerEndReason:
-        assert canonical.WEARER_END_NUMBERS[over] == registry_pb2.WearerEndReason.Value(
-            f"WEARER_END_REASON_{over.name}"
-        )
+        assert WEARER_END_NUMBERS[over] == registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{over.name}")
     for exercise in ExerciseKind:
-        assert canonical.EXERCISE_NUMBERS[exercise] == exercise_pb2.Exercise.Value(exercise.name)
+        assert EXERCISE_NUMBERS[exercise] == exercise_pb2.Exercise.Value(exercise.name)
     for action in Action:
-        assert canonical.ACTION_NUMBERS[action] == geometry_pb2.Demand.Value(action.name)
+        assert ACTION_NUMBERS[action] == geometry_pb2.Demand.Value(action.name)
 
 
 def listed_records(count: int) -> list[Listed]:
@@ -187,28 +199,28 @@ def test_the_comparison_of_ten_thousand_records_names_exactly_the_differing_ones
     theirs = [record for n, record in enumerate(theirs) if n not in dropped] + extra
     chance.shuffle(theirs)
 
-    found = {(difference.finding, difference.record_id) for difference in domain.compare(theirs, stored)}
+    found = {(difference.finding, difference.record_id) for difference in compare_lists(theirs, stored)}
     assert found == (
         {(Finding.EXTRA, stored[n].record_id) for n in dropped}
         | {(Finding.DIFFERENT, stored[n].record_id) for n in (*older, *altered)}
         | {(Finding.MISSING, record.record_id) for record in extra}
     )
-    assert domain.root(theirs) != domain.root(stored)
+    assert root_hash(theirs) != root_hash(stored)
     chance.shuffle(stored)
-    assert domain.compare(stored, listed_records(10_000)) == []
-    assert domain.root(stored) == domain.root(listed_records(10_000))
+    assert compare_lists(stored, listed_records(10_000)) == []
+    assert root_hash(stored) == root_hash(listed_records(10_000))
 
 
 def test_the_root_equals_the_one_that_an_agency_computes() -> None:
     ours = [kinds.list_entry(translate.parse_wearer(records.wearer(f"w-{n}"))) for n in (3, 20, 1)]
     theirs = [listing.listed(records.wearer(f"w-{n}")) for n in (1, 3, 20)]
-    assert domain.root(ours) == listing.root(theirs)
-    assert domain.root([]) == listing.root([])
+    assert root_hash(ours) == listing.root(theirs)
+    assert root_hash([]) == listing.root([])
 
 
 def test_the_time_without_proof_counts_from_the_last_proof() -> None:
     fifteen = 15 * 60_000
-    assert not domain.overdue(0, None, fifteen)
-    assert domain.overdue(0, None, fifteen + 1)
-    assert not domain.overdue(0, 1000, fifteen + 1000)
-    assert domain.overdue(0, 1000, fifteen + 1001)
+    assert not is_overdue(0, None, fifteen)
+    assert is_overdue(0, None, fifteen + 1)
+    assert not is_overdue(0, 1000, fifteen + 1000)
+    assert is_overdue(0, 1000, fifteen + 1001)

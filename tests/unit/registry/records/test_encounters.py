@@ -9,14 +9,15 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import joint_case
 from services.registry.cases import translate as snapshots
-from services.registry.domain import EncounterReason
-from services.registry.reconciliation import canonical
-from services.registry.records import encounters as translate_encounters
-from services.registry.records import kinds, lifecycle, places, translate
-from services.registry.records.area import AREAS
-from services.registry.records.lifecycle import OrderStage
+from services.registry.domain import lifecycle
+from services.registry.domain.cases import build_case
+from services.registry.domain.lifecycle import OrderStage
+from services.registry.domain.reconciliation import ENCOUNTER_NUMBERS
+from services.registry.domain.records import EncounterReason
+from services.registry.records import kinds, places
+from services.registry.records.places import AREAS
+from services.registry.records.translate import ENCOUNTER_PLACES_MAX, ENCOUNTERS_MAX, parse_order, parse_wearer
 from tandem.common.v1 import encounter_pb2
 from tandem.common.v1.encounter_pb2 import Encounter as Message
 from tandem.registry.v1 import registry_pb2
@@ -35,7 +36,7 @@ def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> Non
     sent = records.encounter()
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 9 * 3600, 86_400
-    order = translate.parse_order(order_with(sent, records.encounter("e-2")))
+    order = parse_order(order_with(sent, records.encounter("e-2")))
     first, second = order.encounters
     assert (first.encounter_id, first.reason) == ("e-1", EncounterReason.COURT_DATE)
     assert (first.from_ms, first.until_ms) == (FROM_S * 1000, FROM_S * 1000 + 3_600_000)
@@ -43,7 +44,7 @@ def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> Non
     assert [place.place_id for place in first.places] == ["court"]
     assert (second.places, second.daily_until_s) == ((), 0)
 
-    case = joint_case.build_case(order, translate.parse_wearer(records.wearer()), [], devices=[])
+    case = build_case(order, parse_wearer(records.wearer()), [], devices=[])
     assert list(snapshots.case_to_proto(case, 1).encounters) == [sent, records.encounter("e-2")]
 
 
@@ -51,7 +52,7 @@ def test_an_encounter_may_fill_the_whole_validity() -> None:
     sent = order_with(records.encounter())
     getattr(sent.encounters[0], "from").CopyFrom(sent.valid_from)
     sent.encounters[0].until.CopyFrom(sent.valid_until)
-    (parsed,) = translate.parse_order(sent).encounters
+    (parsed,) = parse_order(sent).encounters
     assert parsed.from_ms == times.from_timestamp(sent.valid_from)
 
 
@@ -60,7 +61,7 @@ def _same_id(order: registry_pb2.Order) -> None:
 
 
 def _too_many(order: registry_pb2.Order) -> None:
-    order.encounters.extend(records.encounter(f"x-{n}") for n in range(translate_encounters.ENCOUNTERS_MAX))
+    order.encounters.extend(records.encounter(f"x-{n}") for n in range(ENCOUNTERS_MAX))
 
 
 def _before_the_order(order: registry_pb2.Order) -> None:
@@ -76,7 +77,7 @@ def _of_no_length(order: registry_pb2.Order) -> None:
 
 
 def _too_many_places(order: registry_pb2.Order) -> None:
-    max_places = translate_encounters.ENCOUNTER_PLACES_MAX
+    max_places = ENCOUNTER_PLACES_MAX
     order.encounters[0].places.extend(records.circle(f"c-{n}") for n in range(max_places + 1))
 
 
@@ -133,20 +134,20 @@ BAD: dict[str, tuple[Callable[[registry_pb2.Order], None], str]] = {
 def test_an_invalid_encounter_is_rejected_at_its_field(name: str) -> None:
     spoil, field = BAD[name]
     order = order_with(records.encounter())
-    translate.parse_order(order)
+    parse_order(order)
     spoil(order)
     with pytest.raises(InvalidField) as refusal:
-        translate.parse_order(order)
+        parse_order(order)
     assert refusal.value.field == field
 
 
 def test_the_places_of_an_encounter_must_lie_in_the_service_area() -> None:
     sent = records.encounter()
     sent.places.append(records.circle("court"))
-    places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
+    places.check_area(parse_order(order_with(sent)), AREAS["korea"])
     sent.places[0].circle.lat_deg = 39.98
     with pytest.raises(InvalidField) as refusal:
-        places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
+        places.check_area(parse_order(order_with(sent)), AREAS["korea"])
     assert refusal.value.field == "encounters[0].places[0].circle"
 
 
@@ -155,17 +156,17 @@ def test_the_digest_of_an_order_covers_its_encounters() -> None:
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 1, 2
     message = order_with(records.encounter("e-0"), sent)
-    found = kinds.list_entry(translate.parse_order(message)).digest
+    found = kinds.list_entry(parse_order(message)).digest
     assert found == listing.listed(message).digest
-    assert found != kinds.list_entry(translate.parse_order(order_with(records.encounter("e-0")))).digest
+    assert found != kinds.list_entry(parse_order(order_with(records.encounter("e-0")))).digest
 
 
 def test_encounter_reasons_have_the_numbers_of_the_proto() -> None:
     for reason in EncounterReason:
-        assert canonical.ENCOUNTER_NUMBERS[reason] == encounter_pb2.EncounterReason.Value(reason.name)
+        assert ENCOUNTER_NUMBERS[reason] == encounter_pb2.EncounterReason.Value(reason.name)
 
 
 def test_an_order_that_gets_an_encounter_is_amended() -> None:
-    before = translate.parse_order(records.order())
-    after = replace(translate.parse_order(order_with(records.encounter())), source_version=2)
+    before = parse_order(records.order())
+    after = replace(parse_order(order_with(records.encounter())), source_version=2)
     assert lifecycle.stage_of(before, after) is OrderStage.AMENDED

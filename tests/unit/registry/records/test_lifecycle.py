@@ -9,11 +9,12 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import joint_case
-from services.registry.domain import EndReason, Order, OrderEnd, OrderType
-from services.registry.records import lifecycle, places, translate
-from services.registry.records.area import AREAS
-from services.registry.records.lifecycle import OrderStage
+from services.registry.domain import lifecycle
+from services.registry.domain.cases import build_case
+from services.registry.domain.lifecycle import OrderStage
+from services.registry.domain.records import EndReason, Order, OrderEnd, OrderType
+from services.registry.records import places, translate
+from services.registry.records.places import AREAS
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
@@ -129,7 +130,7 @@ def test_a_court_order_can_cover_only_an_emergency_measure_of_the_police() -> No
 def test_an_early_end_is_exact_to_the_millisecond(at_ms: int, ends_ms: int) -> None:
     ended = replace(ORDER, end=OrderEnd(EndReason.ACQUITTAL, at_ms))
     assert ended.ends_ms == ends_ms
-    case = joint_case.build_case(ended, translate.parse_wearer(records.wearer()), (), devices=())
+    case = build_case(ended, translate.parse_wearer(records.wearer()), (), devices=())
     assert case.valid_until_ms == ends_ms
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.registry.cases import translate as routes
-from services.registry.device_tokens.domain import DeviceToken
+from services.registry.domain.device_tokens import DeviceToken
 from services.registry.records import translate
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records

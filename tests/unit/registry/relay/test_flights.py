@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.registry.outbox.store import OutboxRow
-from services.registry.relay import flights as module
-from services.registry.relay.flights import flights
+from services.registry import relay as module
+from services.registry.relay import flights
+from services.registry.unit_of_work import OutboxRow
 
 
 def case(row_id: int, case_id: str, version: int, size: int = 1) -> OutboxRow:

@@ -7,9 +7,17 @@ from dataclasses import replace
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition
-from services.registry.matching.similarity import MatchLevel
-from services.registry.reviews import domain
-from services.registry.reviews.domain import Decision, MatchEvidence, Review, ReviewState, SeenReview
+from services.registry.domain.reviews import (
+    Decision,
+    MatchEvidence,
+    MatchLevel,
+    Review,
+    ReviewState,
+    SeenReview,
+    decided_review,
+    next_review_state,
+    updated_review,
+)
 
 OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
     ReviewState.OPEN,
@@ -58,20 +66,20 @@ def review_in(state: ReviewState, enforced: bool) -> Review:
 def test_the_next_state_of_a_review(
     before: Review | None, level: MatchLevel, evidence: bytes, expected: tuple[ReviewState, bool] | None
 ) -> None:
-    assert domain.next_state(before, level, evidence) == expected
+    assert next_review_state(before, level, evidence) == expected
 
 
 def test_an_open_review_keeps_its_start_and_a_reopened_one_gets_a_new_start() -> None:
     evidence = MatchEvidence(OTHER, 11.0, ())
-    still_open = domain.updated(review_in(OPEN, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
+    still_open = updated_review(review_in(OPEN, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
     assert (still_open.since_ms, still_open.paged_at_ms, still_open.evidence) == (1000, 2000, evidence)
-    reopened = domain.updated(review_in(REJECTED, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
+    reopened = updated_review(review_in(REJECTED, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
     assert (reopened.since_ms, reopened.paged_at_ms, reopened.decided_by) == (5000, None, "")
 
 
 def test_a_person_confirms_rejects_and_undoes() -> None:
     question = review_in(OPEN, False)
-    confirmed = domain.decided(
+    confirmed = decided_review(
         question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen=SeenReview(SAME, None), by="desk", now_ms=7000
     )
     assert (confirmed.state, confirmed.enforced, confirmed.decided_by, confirmed.since_ms) == (
@@ -80,16 +88,16 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
         "desk",
         7000,
     )
-    rejected = domain.decided(
+    rejected = decided_review(
         confirmed, Decision.REJECT, MatchLevel.POSSIBLE, seen=SeenReview(SAME, 7000), by="other desk", now_ms=8000
     )
     assert (rejected.state, rejected.enforced, rejected.decided_by) == (REJECTED, False, "other desk")
-    undone = domain.decided(
+    undone = decided_review(
         rejected, Decision.UNDO, MatchLevel.POSSIBLE, seen=SeenReview(SAME, None), by="desk", now_ms=9000
     )
     assert (undone.state, undone.enforced, undone.decided_by, undone.paged_at_ms) == (OPEN, False, "", None)
     certain = replace(rejected, state=REJECTED)
-    assert domain.decided(
+    assert decided_review(
         certain, Decision.UNDO, MatchLevel.EXACT, seen=SeenReview(SAME, None), by="desk", now_ms=9000
     ).enforced
 
@@ -98,13 +106,13 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
 def test_each_state_has_a_time_of_its_own_also_if_the_clock_was_set_back(now_ms: int) -> None:
     question = review_in(OPEN, False)
     seen = SeenReview(SAME, None)
-    confirmed = domain.decided(question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
-    undone = domain.decided(confirmed, Decision.UNDO, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
+    confirmed = decided_review(question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
+    undone = decided_review(confirmed, Decision.UNDO, MatchLevel.POSSIBLE, seen=seen, by="desk", now_ms=now_ms)
     evidence = MatchEvidence(OTHER, 1.0, ())
-    closed = domain.updated(undone, CLOSED, False, evidence=evidence, legal_basis="", now_ms=now_ms)
+    closed = updated_review(undone, CLOSED, False, evidence=evidence, legal_basis="", now_ms=now_ms)
     assert [review.since_ms for review in (question, confirmed, undone, closed)] == [1000, 1001, 1002, 1003]
     with pytest.raises(FailedPrecondition, match="CONFIRMED since"):
-        domain.decided(
+        decided_review(
             confirmed,
             Decision.REJECT,
             MatchLevel.POSSIBLE,
@@ -116,7 +124,7 @@ def test_each_state_has_a_time_of_its_own_also_if_the_clock_was_set_back(now_ms:
 
 def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="changed"):
-        domain.decided(
+        decided_review(
             review_in(OPEN, False),
             Decision.CONFIRM,
             MatchLevel.POSSIBLE,
@@ -126,7 +134,7 @@ def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> 
         )
     for state in (OPEN, CERTAIN, CLOSED):
         with pytest.raises(FailedPrecondition, match="undo"):
-            domain.decided(
+            decided_review(
                 review_in(state, False),
                 Decision.UNDO,
                 MatchLevel.POSSIBLE,

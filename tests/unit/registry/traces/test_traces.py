@@ -14,12 +14,11 @@ from services.common.messaging import flow
 from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids, tracing
 from services.geofence.domain.alerts import Alert
-from services.geofence.outputs.alert_traces import AlertTraces
-from services.ingest.admission.limiter import InFlightLimiter
+from services.geofence.publisher import AlertTraces
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
-from services.ingest.endpoints.batches import Batches
-from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from services.ingest.endpoints.grpc_api import Batches, PendingAnswer, ReportStream
+from services.ingest.intake import InFlightLimiter
 from services.registry.traces import translate
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact

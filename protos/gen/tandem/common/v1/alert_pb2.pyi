@@ -42,7 +42,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     wearer is; Alert.unconfirmed otherwise.
     """
     PANIC: _AlertKind.ValueType  # 4
-    """The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise."""
+    """The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise. It warns nobody: she knows."""
     LOW_BATTERY: _AlertKind.ValueType  # 5
     """The battery of a device is nearly empty."""
     JAMMED: _AlertKind.ValueType  # 6
@@ -145,7 +145,7 @@ TAMPERED: AlertKind.ValueType  # 3
 wearer is; Alert.unconfirmed otherwise.
 """
 PANIC: AlertKind.ValueType  # 4
-"""The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise."""
+"""The protected person pressed the panic button. With RECORD she took it back; Alert.unconfirmed otherwise. It warns nobody: she knows."""
 LOW_BATTERY: AlertKind.ValueType  # 5
 """The battery of a device is nearly empty."""
 JAMMED: AlertKind.ValueType  # 6
@@ -343,6 +343,7 @@ class Alert(_message.Message):
     MINISTRY_NOTICE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     REMOVAL_ID_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     CONTACT_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of the log, partition, sequence, case, kind, demand, target and ring."""
@@ -402,6 +403,10 @@ class Alert(_message.Message):
     """
     removal_id: _builtins.str
     """TAG_REMOVAL, TAG_REMOVED, TAG_REFITTED: the Ministry's id of the authorised removal. Else empty."""
+    silent: _builtins.bool
+    """PANIC: she called in silence. Nothing may be seen or heard on her phone because of it: nobody telephones her, and nothing is sent to
+    her phone until the incident ends or the police close their assignment to her.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When the change happened in the world, to the millisecond."""
@@ -476,11 +481,12 @@ class Alert(_message.Message):
         ministry_notice: _notice_pb2.MinistryNotice | None = ...,
         checks: _abc.Iterable[Global___Destination] | None = ...,
         removal_id: _builtins.str = ...,
+        silent: _builtins.bool = ...,
         contact: _first_contact_pb2.FirstContact | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "contact", b"contact", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "contact", b"contact", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "unconfirmed", b"unconfirmed", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "contact", b"contact", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "silent", b"silent", "target_id", b"target_id", "unconfirmed", b"unconfirmed", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

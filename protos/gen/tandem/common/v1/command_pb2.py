@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from tandem.common.v1 import first_contact_pb2 as tandem_dot_common_dot_v1_dot_first__contact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/common/v1/command.proto\x12\x10tandem.common.v1\x1a$tandem/common/v1/first_contact.proto\"\xd7\x02\n\x0bInstruction\x12\x35\n\x0creport_every\x18\x01 \x01(\x0b\x32\x1d.tandem.common.v1.ReportEveryH\x00\x12,\n\x07vibrate\x18\x02 \x01(\x0b\x32\x19.tandem.common.v1.VibrateH\x00\x12\x31\n\nlocate_now\x18\x03 \x01(\x0b\x32\x1b.tandem.common.v1.LocateNowH\x00\x12\x33\n\x0bshow_notice\x18\n \x01(\x0b\x32\x1c.tandem.common.v1.ShowNoticeH\x00\x12\x37\n\rremind_wearer\x18\x14 \x01(\x0b\x32\x1e.tandem.common.v1.RemindWearerH\x00\x12:\n\x0freport_as_usual\x18\x04 \x01(\x0b\x32\x1f.tandem.common.v1.ReportAsUsualH\x00\x42\x06\n\x04kind\"0\n\x0bReportEvery\x12\x12\n\ninterval_s\x18\x01 \x01(\r\x12\r\n\x05\x66or_s\x18\x02 \x01(\r\"\x0f\n\rReportAsUsual\"\x1d\n\x07Vibrate\x12\x12\n\nduration_s\x18\x01 \x01(\r\"\x0b\n\tLocateNow\"T\n\nShowNotice\x12\x12\n\nwarning_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nanswer_url\x18\x04 \x01(\t\"\xd9\x01\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x15\n\rexpires_at_ms\x18\x05 \x01(\x03\x12\x11\n\tissued_by\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x0e\n\x06\x61sk_id\x18\x08 \x01(\t\x12\x10\n\x08replaces\x18\t \x01(\t\"\x82\x01\n\x0b\x43ommandStep\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t*\xb2\x01\n\x0c\x43ommandState\x12\x1d\n\x19\x43OMMAND_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OMMAND_STATE_WAITING\x10\x01\x12\x16\n\x12\x43OMMAND_STATE_SENT\x10\x02\x12\x1a\n\x16\x43OMMAND_STATE_RECEIVED\x10\x03\x12\x19\n\x15\x43OMMAND_STATE_REFUSED\x10\x04\x12\x19\n\x15\x43OMMAND_STATE_EXPIRED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/common/v1/command.proto\x12\x10tandem.common.v1\x1a$tandem/common/v1/first_contact.proto\"\xd7\x02\n\x0bInstruction\x12\x35\n\x0creport_every\x18\x01 \x01(\x0b\x32\x1d.tandem.common.v1.ReportEveryH\x00\x12,\n\x07vibrate\x18\x02 \x01(\x0b\x32\x19.tandem.common.v1.VibrateH\x00\x12\x31\n\nlocate_now\x18\x03 \x01(\x0b\x32\x1b.tandem.common.v1.LocateNowH\x00\x12\x33\n\x0bshow_notice\x18\n \x01(\x0b\x32\x1c.tandem.common.v1.ShowNoticeH\x00\x12\x37\n\rremind_wearer\x18\x14 \x01(\x0b\x32\x1e.tandem.common.v1.RemindWearerH\x00\x12:\n\x0freport_as_usual\x18\x04 \x01(\x0b\x32\x1f.tandem.common.v1.ReportAsUsualH\x00\x42\x06\n\x04kind\"0\n\x0bReportEvery\x12\x12\n\ninterval_s\x18\x01 \x01(\r\x12\r\n\x05\x66or_s\x18\x02 \x01(\r\"\x0f\n\rReportAsUsual\"\x1d\n\x07Vibrate\x12\x12\n\nduration_s\x18\x01 \x01(\r\"\x0b\n\tLocateNow\"c\n\nShowNotice\x12\x12\n\nwarning_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nanswer_url\x18\x04 \x01(\t\x12\r\n\x05topic\x18\x05 \x01(\t\"\xd9\x01\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x15\n\rexpires_at_ms\x18\x05 \x01(\x03\x12\x11\n\tissued_by\x18\x06 \x01(\t\x12\x11\n\treference\x18\x07 \x01(\t\x12\x0e\n\x06\x61sk_id\x18\x08 \x01(\t\x12\x10\n\x08replaces\x18\t \x01(\t\"\x82\x01\n\x0b\x43ommandStep\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t*\xb2\x01\n\x0c\x43ommandState\x12\x1d\n\x19\x43OMMAND_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OMMAND_STATE_WAITING\x10\x01\x12\x16\n\x12\x43OMMAND_STATE_SENT\x10\x02\x12\x1a\n\x16\x43OMMAND_STATE_RECEIVED\x10\x03\x12\x19\n\x15\x43OMMAND_STATE_REFUSED\x10\x04\x12\x19\n\x15\x43OMMAND_STATE_EXPIRED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.command_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMMANDSTATE']._serialized_start=987
-  _globals['_COMMANDSTATE']._serialized_end=1165
+  _globals['_COMMANDSTATE']._serialized_start=1002
+  _globals['_COMMANDSTATE']._serialized_end=1180
   _globals['_INSTRUCTION']._serialized_start=91
   _globals['_INSTRUCTION']._serialized_end=434
   _globals['_REPORTEVERY']._serialized_start=436
@@ -45,9 +45,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOCATENOW']._serialized_start=534
   _globals['_LOCATENOW']._serialized_end=545
   _globals['_SHOWNOTICE']._serialized_start=547
-  _globals['_SHOWNOTICE']._serialized_end=631
-  _globals['_COMMAND']._serialized_start=634
-  _globals['_COMMAND']._serialized_end=851
-  _globals['_COMMANDSTEP']._serialized_start=854
-  _globals['_COMMANDSTEP']._serialized_end=984
+  _globals['_SHOWNOTICE']._serialized_end=646
+  _globals['_COMMAND']._serialized_start=649
+  _globals['_COMMAND']._serialized_end=866
+  _globals['_COMMANDSTEP']._serialized_start=869
+  _globals['_COMMANDSTEP']._serialized_end=999
 # @@protoc_insertion_point(module_scope)

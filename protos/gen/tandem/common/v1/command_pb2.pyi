@@ -202,6 +202,7 @@ class ShowNotice(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     ANSWER_URL_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
     warning_id: _builtins.str
     """Id of the warning."""
     text: _builtins.str
@@ -212,6 +213,8 @@ class ShowNotice(_message.Message):
     """URL to which the app posts that the warning is displayed, and which of the three answers was chosen (docs/reference/partners.md). Empty
     if no answers are accepted.
     """
+    topic: _builtins.str
+    """What the warning is about. Of the warnings of one topic only the newest is sent and shown; a warning of another topic stays."""
     def __init__(
         self,
         *,
@@ -219,10 +222,11 @@ class ShowNotice(_message.Message):
         text: _builtins.str = ...,
         language: _builtins.str = ...,
         answer_url: _builtins.str = ...,
+        topic: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_url", b"answer_url", "language", b"language", "text", b"text", "warning_id", b"warning_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_url", b"answer_url", "language", b"language", "text", b"text", "topic", b"topic", "warning_id", b"warning_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tandem/common/v1/first_contact.proto\x12\x10tandem.common.v1\"A\n\x0cRemindWearer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x11\n\tvibrate_s\x18\x03 \x01(\r\"\x97\x01\n\x0c\x46irstContact\x12\x12\n\ncontact_id\x18\x01 \x01(\t\x12+\n\x04plan\x18\x02 \x01(\x0e\x32\x1d.tandem.common.v1.ContactPlan\x12\x33\n\x08withheld\x18\x03 \x01(\x0e\x32!.tandem.common.v1.ContactWithheld\x12\x11\n\tdevice_id\x18\x04 \x01(\t*\xcd\x01\n\x0b\x43ontactPlan\x12\x1c\n\x18\x43ONTACT_PLAN_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43ONTACT_PLAN_TAG\x10\x01\x12\x15\n\x11\x43ONTACT_PLAN_CALL\x10\x02\x12\x1a\n\x16\x43ONTACT_PLAN_TAG_ALONE\x10\x03\x12\x1e\n\x1a\x43ONTACT_PLAN_OUT_OF_BUDGET\x10\x04\x12\x19\n\x15\x43ONTACT_PLAN_WITHHELD\x10\x05\x12\x1c\n\x18\x43ONTACT_PLAN_TURNED_BACK\x10\x06*\xb1\x02\n\x0f\x43ontactWithheld\x12 \n\x1c\x43ONTACT_WITHHELD_UNSPECIFIED\x10\x00\x12#\n\x1f\x43ONTACT_WITHHELD_JUST_CONTACTED\x10\x01\x12\x1f\n\x1b\x43ONTACT_WITHHELD_KNOWN_STAY\x10\x02\x12\x19\n\x15\x43ONTACT_WITHHELD_PAST\x10\x03\x12\x1f\n\x1b\x43ONTACT_WITHHELD_NOT_MOVING\x10\x04\x12\x1a\n\x16\x43ONTACT_WITHHELD_NIGHT\x10\x05\x12#\n\x1f\x43ONTACT_WITHHELD_PLACE_AND_HOUR\x10\x06\x12\x1e\n\x1a\x43ONTACT_WITHHELD_INFERENCE\x10\x07\x12\x19\n\x15\x43ONTACT_WITHHELD_SLOT\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tandem/common/v1/first_contact.proto\x12\x10tandem.common.v1\"A\n\x0cRemindWearer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x11\n\tvibrate_s\x18\x03 \x01(\r\"\x97\x01\n\x0c\x46irstContact\x12\x12\n\ncontact_id\x18\x01 \x01(\t\x12+\n\x04plan\x18\x02 \x01(\x0e\x32\x1d.tandem.common.v1.ContactPlan\x12\x33\n\x08withheld\x18\x03 \x01(\x0e\x32!.tandem.common.v1.ContactWithheld\x12\x11\n\tdevice_id\x18\x04 \x01(\t*\xcf\x01\n\x0b\x43ontactPlan\x12\x1c\n\x18\x43ONTACT_PLAN_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43ONTACT_PLAN_TAG\x10\x01\x12\x15\n\x11\x43ONTACT_PLAN_CALL\x10\x02\x12\x1e\n\x1a\x43ONTACT_PLAN_OUT_OF_BUDGET\x10\x04\x12\x19\n\x15\x43ONTACT_PLAN_WITHHELD\x10\x05\x12\x1c\n\x18\x43ONTACT_PLAN_TURNED_BACK\x10\x06\"\x04\x08\x03\x10\x03*\x16\x43ONTACT_PLAN_TAG_ALONE*\x9a\x01\n\x0f\x43ontactWithheld\x12 \n\x1c\x43ONTACT_WITHHELD_UNSPECIFIED\x10\x00\x12#\n\x1f\x43ONTACT_WITHHELD_JUST_CONTACTED\x10\x01\x12\x1f\n\x1b\x43ONTACT_WITHHELD_KNOWN_STAY\x10\x02\x12\x19\n\x15\x43ONTACT_WITHHELD_PAST\x10\x03\"\x04\x08\x04\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.first_cont
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTACTPLAN']._serialized_start=280
-  _globals['_CONTACTPLAN']._serialized_end=485
-  _globals['_CONTACTWITHHELD']._serialized_start=488
-  _globals['_CONTACTWITHHELD']._serialized_end=793
+  _globals['_CONTACTPLAN']._serialized_end=487
+  _globals['_CONTACTWITHHELD']._serialized_start=490
+  _globals['_CONTACTWITHHELD']._serialized_end=644
   _globals['_REMINDWEARER']._serialized_start=58
   _globals['_REMINDWEARER']._serialized_end=123
   _globals['_FIRSTCONTACT']._serialized_start=126

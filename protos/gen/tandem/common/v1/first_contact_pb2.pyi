@@ -28,10 +28,6 @@ class _ContactPlanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContactPl
     """The tag shows the message; if that doesn't help, an officer calls."""
     CONTACT_PLAN_CALL: _ContactPlan.ValueType  # 2
     """No tag of the wearer was heard lately: an officer calls at once."""
-    CONTACT_PLAN_TAG_ALONE: _ContactPlan.ValueType  # 3
-    """The tag shows the message, and nobody calls: away from places that the order names to the wearer, a call would say that a
-    protected person is near.
-    """
     CONTACT_PLAN_OUT_OF_BUDGET: _ContactPlan.ValueType  # 4
     """The order's budget of contacts is used up, and nobody contacts the wearer."""
     CONTACT_PLAN_WITHHELD: _ContactPlan.ValueType  # 5
@@ -47,10 +43,6 @@ CONTACT_PLAN_TAG: ContactPlan.ValueType  # 1
 """The tag shows the message; if that doesn't help, an officer calls."""
 CONTACT_PLAN_CALL: ContactPlan.ValueType  # 2
 """No tag of the wearer was heard lately: an officer calls at once."""
-CONTACT_PLAN_TAG_ALONE: ContactPlan.ValueType  # 3
-"""The tag shows the message, and nobody calls: away from places that the order names to the wearer, a call would say that a
-protected person is near.
-"""
 CONTACT_PLAN_OUT_OF_BUDGET: ContactPlan.ValueType  # 4
 """The order's budget of contacts is used up, and nobody contacts the wearer."""
 CONTACT_PLAN_WITHHELD: ContactPlan.ValueType  # 5
@@ -67,48 +59,28 @@ class _ContactWithheldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conta
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONTACT_WITHHELD_UNSPECIFIED: _ContactWithheld.ValueType  # 0
     CONTACT_WITHHELD_JUST_CONTACTED: _ContactWithheld.ValueType  # 1
-    """The wearer was contacted within the last 10 minutes, or is near a place that the order names and was contacted for it."""
+    """The wearer was contacted within the last 10 minutes, under whatever order."""
     CONTACT_WITHHELD_KNOWN_STAY: _ContactWithheld.ValueType  # 2
     """The wearer has lately stayed within that ring of the place for hours, so that each way home would be a contact."""
     CONTACT_WITHHELD_PAST: _ContactWithheld.ValueType  # 3
     """The alert is of a time that is over: the wearer isn't there any more."""
-    CONTACT_WITHHELD_NOT_MOVING: _ContactWithheld.ValueType  # 4
-    """Away from named places, a wearer who doesn't move isn't contacted: somebody else came near."""
-    CONTACT_WITHHELD_NIGHT: _ContactWithheld.ValueType  # 5
-    """Away from named places, contacts are made from 8 to 22 h in Korea only, as those without a cause are."""
-    CONTACT_WITHHELD_PLACE_AND_HOUR: _ContactWithheld.ValueType  # 6
-    """The answer that was drawn for this place and hour is no. It stays the same."""
-    CONTACT_WITHHELD_INFERENCE: _ContactWithheld.ValueType  # 7
-    """From all contacts so far and this one the wearer could infer the protected person's position to 500 m or less."""
-    CONTACT_WITHHELD_SLOT: _ContactWithheld.ValueType  # 8
-    """These days only a contact without a cause is made, by a draw."""
 
 class ContactWithheld(_ContactWithheld, metaclass=_ContactWithheldEnumTypeWrapper):
     """Why a contact is withheld."""
 
 CONTACT_WITHHELD_UNSPECIFIED: ContactWithheld.ValueType  # 0
 CONTACT_WITHHELD_JUST_CONTACTED: ContactWithheld.ValueType  # 1
-"""The wearer was contacted within the last 10 minutes, or is near a place that the order names and was contacted for it."""
+"""The wearer was contacted within the last 10 minutes, under whatever order."""
 CONTACT_WITHHELD_KNOWN_STAY: ContactWithheld.ValueType  # 2
 """The wearer has lately stayed within that ring of the place for hours, so that each way home would be a contact."""
 CONTACT_WITHHELD_PAST: ContactWithheld.ValueType  # 3
 """The alert is of a time that is over: the wearer isn't there any more."""
-CONTACT_WITHHELD_NOT_MOVING: ContactWithheld.ValueType  # 4
-"""Away from named places, a wearer who doesn't move isn't contacted: somebody else came near."""
-CONTACT_WITHHELD_NIGHT: ContactWithheld.ValueType  # 5
-"""Away from named places, contacts are made from 8 to 22 h in Korea only, as those without a cause are."""
-CONTACT_WITHHELD_PLACE_AND_HOUR: ContactWithheld.ValueType  # 6
-"""The answer that was drawn for this place and hour is no. It stays the same."""
-CONTACT_WITHHELD_INFERENCE: ContactWithheld.ValueType  # 7
-"""From all contacts so far and this one the wearer could infer the protected person's position to 500 m or less."""
-CONTACT_WITHHELD_SLOT: ContactWithheld.ValueType  # 8
-"""These days only a contact without a cause is made, by a draw."""
 Global___ContactWithheld: _TypeAlias = ContactWithheld  # noqa: Y015
 
 @_typing.final
 class RemindWearer(_message.Message):
-    """Tells the wearer to turn round: the tag vibrates and shows or speaks the text. The text is the same whether the wearer is near
-    anybody or not, because the decision also has it shown without a cause (docs/adr/0069). Only the decision gives this instruction.
+    """Tells the wearer to turn round: the tag vibrates and shows or speaks the text. The text names no place and nobody (docs/adr/0069).
+    Only the decision gives this instruction.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -139,8 +111,8 @@ Global___RemindWearer: _TypeAlias = RemindWearer  # noqa: Y015
 
 @_typing.final
 class FirstContact(_message.Message):
-    """What the decision says about the first contact with the wearer, on the alert of the ring that demands NOTIFY. It follows from what
-    the wearer can know as well: the wearer's own track, earlier contacts, and places that the order names to the wearer.
+    """What the decision says about the first contact with the wearer, on the alert of a ring that demands NOTIFY round a place that the
+    order names to the wearer. It follows from what the wearer can know as well: the wearer's own track, earlier contacts, and that place.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -378,6 +378,7 @@ class EquipmentReport(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     EVENT_TIME_MS_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the reporting device."""
     report_id: _builtins.str
@@ -388,6 +389,8 @@ class EquipmentReport(_message.Message):
     """Time of the event by the device's clock, milliseconds since 1970 UTC."""
     received_wall_us: _builtins.int
     """When ingest received the report, wall clock, microseconds since 1970 UTC. For measurement only."""
+    silent: _builtins.bool
+    """PANIC_BUTTON: she called in silence, so nothing may be seen or heard on her phone because of it."""
     def __init__(
         self,
         *,
@@ -396,10 +399,11 @@ class EquipmentReport(_message.Message):
         event: Global___EquipmentKind.ValueType = ...,
         event_time_ms: _builtins.int = ...,
         received_wall_us: _builtins.int = ...,
+        silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "event", b"event", "event_time_ms", b"event_time_ms", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "event", b"event", "event_time_ms", b"event_time_ms", "received_wall_us", b"received_wall_us", "report_id", b"report_id", "silent", b"silent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,7 +555,7 @@ Global___ProtectedTarget: _TypeAlias = ProtectedTarget  # noqa: Y015
 
 @_typing.final
 class Rules(_message.Message):
-    """Settings of the decision. A field of 0 means the default in services/geofence/domain/rules.py."""
+    """Settings of the decision. A field of 0 means the default in services/geofence/domain/entries.py."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -13,6 +13,7 @@ from tandem.common.v1 import alert_pb2 as _alert_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 from tandem.common.v1 import notice_pb2 as _notice_pb2
+from tandem.common.v1 import subject_pb2 as _subject_pb2
 from tandem.dispatch.v1 import contact_pb2 as _contact_pb2
 from tandem.dispatch.v1 import notes_pb2 as _notes_pb2
 import builtins as _builtins
@@ -166,7 +167,7 @@ class _EscalationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Esca
     NOT_ACKNOWLEDGED: _EscalationReason.ValueType  # 2
     """No person accepted it."""
     NOT_DISPATCHED: _EscalationReason.ValueType  # 3
-    """It was accepted, but no unit was ordered to go."""
+    """The desk accepted it, but no unit has it."""
     REFUSED: _EscalationReason.ValueType  # 4
     """The asked unit refused."""
     NOBODY: _EscalationReason.ValueType  # 5
@@ -193,7 +194,7 @@ NOT_RECEIVED: EscalationReason.ValueType  # 1
 NOT_ACKNOWLEDGED: EscalationReason.ValueType  # 2
 """No person accepted it."""
 NOT_DISPATCHED: EscalationReason.ValueType  # 3
-"""It was accepted, but no unit was ordered to go."""
+"""The desk accepted it, but no unit has it."""
 REFUSED: EscalationReason.ValueType  # 4
 """The asked unit refused."""
 NOBODY: EscalationReason.ValueType  # 5
@@ -275,6 +276,52 @@ OTHER: CloseCause.ValueType  # 6
 NOBODY_FOUND: CloseCause.ValueType  # 7
 """The unit found nobody."""
 Global___CloseCause: _TypeAlias = CloseCause  # noqa: Y015
+
+class _UnitOfferState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnitOfferStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnitOfferState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNIT_OFFER_STATE_UNSPECIFIED: _UnitOfferState.ValueType  # 0
+    UNIT_ASKED: _UnitOfferState.ValueType  # 1
+    """The unit may still accept."""
+    UNIT_ACCEPTED: _UnitOfferState.ValueType  # 2
+    """The unit accepted."""
+    UNIT_REFUSED: _UnitOfferState.ValueType  # 3
+    """The unit refused, or gave the assignment back."""
+    UNIT_MISSED: _UnitOfferState.ValueType  # 4
+    """The unit gave no answer in time."""
+    UNIT_NOT_NEEDED: _UnitOfferState.ValueType  # 5
+    """Another unit has the assignment, the desk sent one by radio, or the assignment is over."""
+    UNIT_OFF_DUTY: _UnitOfferState.ValueType  # 6
+    """The unit went off duty or left the roster."""
+    UNIT_REPLACED: _UnitOfferState.ValueType  # 7
+    """The unit had accepted, and others were asked after that: it didn't leave or arrive in time, gave no word, or another unit is much
+    nearer.
+    """
+
+class UnitOfferState(_UnitOfferState, metaclass=_UnitOfferStateEnumTypeWrapper):
+    """What became of an offer to a unit."""
+
+UNIT_OFFER_STATE_UNSPECIFIED: UnitOfferState.ValueType  # 0
+UNIT_ASKED: UnitOfferState.ValueType  # 1
+"""The unit may still accept."""
+UNIT_ACCEPTED: UnitOfferState.ValueType  # 2
+"""The unit accepted."""
+UNIT_REFUSED: UnitOfferState.ValueType  # 3
+"""The unit refused, or gave the assignment back."""
+UNIT_MISSED: UnitOfferState.ValueType  # 4
+"""The unit gave no answer in time."""
+UNIT_NOT_NEEDED: UnitOfferState.ValueType  # 5
+"""Another unit has the assignment, the desk sent one by radio, or the assignment is over."""
+UNIT_OFF_DUTY: UnitOfferState.ValueType  # 6
+"""The unit went off duty or left the roster."""
+UNIT_REPLACED: UnitOfferState.ValueType  # 7
+"""The unit had accepted, and others were asked after that: it didn't leave or arrive in time, gave no word, or another unit is much
+nearer.
+"""
+Global___UnitOfferState: _TypeAlias = UnitOfferState  # noqa: Y015
 
 class _WarningFlag:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -389,11 +436,11 @@ class Choice(_message.Message):
     office_id: _builtins.str
     """Id of the office."""
     unit_id: _builtins.str
-    """Id of the unit. Empty for the supervisor and the national desk."""
+    """Id of the unit. Empty for the supervisor and the national desk, and for the leg's desk that took an offer to a unit."""
     unit_class: _builtins.str
     """Class of the unit. Other legs see only the class and the level."""
     desk: _builtins.str
-    """Id of the desk, if no unit was chosen."""
+    """Id of the supervisor's or national desk. Empty for a unit, and for the leg's desk that took an offer to a unit."""
     travel_s: _builtins.int
     """Travel time, seconds. Absent if unknown."""
     estimate: Global___Estimate.ValueType
@@ -427,6 +474,60 @@ class Choice(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__travel_s) -> _WhichOneofReturnType__travel_s | None: ...
 
 Global___Choice: _TypeAlias = Choice  # noqa: Y015
+
+@_typing.final
+class UnitOffer(_message.Message):
+    """An offer of an assignment to a unit. Several may be open at the same time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    OPEN_UNTIL_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    offer_number: _builtins.int
+    """Number of the step that made the offer."""
+    state: Global___UnitOfferState.ValueType
+    """What became of it."""
+    asked_by: _builtins.str
+    """SPIFFE id of the desk's officer who asked the unit. Empty if the leg asked it by itself."""
+    @_builtins.property
+    def choice(self) -> Global___Choice:
+        """The unit, with the facts behind the choice."""
+
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp:
+        """When the unit was asked, by the mesh's clock."""
+
+    @_builtins.property
+    def open_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the unit may accept, by the mesh's clock."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When the unit's page, or the desk's machine for it, confirmed that it shows the offer. Absent if neither did."""
+
+    def __init__(
+        self,
+        *,
+        choice: Global___Choice | None = ...,
+        offer_number: _builtins.int = ...,
+        state: Global___UnitOfferState.ValueType = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        open_until: _timestamp_pb2.Timestamp | None = ...,
+        asked_by: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "choice", b"choice", "open_until", b"open_until", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "asked_by", b"asked_by", "choice", b"choice", "offer_number", b"offer_number", "open_until", b"open_until", "received_at", b"received_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnitOffer: _TypeAlias = UnitOffer  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
@@ -470,6 +571,15 @@ class Assignment(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     REMINDED_AT_FIELD_NUMBER: _builtins.int
     DISTRESS_AT_FIELD_NUMBER: _builtins.int
+    UNIT_OFFERS_FIELD_NUMBER: _builtins.int
+    RADIO_UNIT_FIELD_NUMBER: _builtins.int
+    PROGRESSED_BY_FIELD_NUMBER: _builtins.int
+    PANIC_AT_FIELD_NUMBER: _builtins.int
+    RADIO_BY_FIELD_NUMBER: _builtins.int
+    RADIO_AT_FIELD_NUMBER: _builtins.int
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    SUBJECT_KIND_FIELD_NUMBER: _builtins.int
+    PANIC_WITHDRAWN_AT_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of the incident, leg and destination, and of the task if it isn't the response."""
     incident_id: _builtins.str
@@ -489,7 +599,9 @@ class Assignment(_message.Message):
     kind: _alert_pb2.AlertKind.ValueType
     """Kind of the alert that caused the last offer. Unspecified in another leg's assignment."""
     offer_number: _builtins.int
-    """Number of the step that made the present offer. Receive and Reject name it, so that an answer to an older offer does nothing."""
+    """Number of the step that made the present offer, or of the offer that was accepted. An answer names it, so that an answer to an older
+    offer does nothing.
+    """
     escalation_reason: Global___EscalationReason.ValueType
     """Why it last escalated."""
     rejected_reason: _builtins.str
@@ -508,6 +620,18 @@ class Assignment(_message.Message):
     """
     notes: _builtins.int
     """Number of notes that this leg's desk wrote with this assignment. A greater number means that ListNotes has news."""
+    radio_unit: _builtins.str
+    """Name of the unit that the desk sent by radio or telephone, as it was typed. Empty if it sent none so, and in another leg's
+    assignment.
+    """
+    progressed_by: _builtins.str
+    """SPIFFE id of the caller that reported the present state from DISPATCHED to APPREHENDED: a unit, an officer at the console, or the
+    agency's own system. Empty in another state, and in another leg's assignment.
+    """
+    radio_by: _builtins.str
+    """SPIFFE id of the officer who sent `radio_unit`. Empty without it."""
+    subject_kind: _subject_pb2.SubjectKind.ValueType
+    """What the destination is."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the orders that the incident concerns."""
@@ -526,7 +650,9 @@ class Assignment(_message.Message):
 
     @_builtins.property
     def choice(self) -> Global___Choice:
-        """The unit or desk that it is offered to. Absent if the leg has no roster: then the desk itself is asked."""
+        """The unit or desk that it is offered to, and after the acceptance the one that has it. Absent if the leg has no roster: then the desk
+        itself is asked.
+        """
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
@@ -588,6 +714,30 @@ class Assignment(_message.Message):
     def distress_at(self) -> _timestamp_pb2.Timestamp:
         """Since when an officer of the unit calls for help. Absent if nobody does."""
 
+    @_builtins.property
+    def unit_offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnitOffer]:
+        """Offers to units since the last offer that an alert caused, in the order of asking. Empty in another leg's assignment."""
+
+    @_builtins.property
+    def panic_at(self) -> _timestamp_pb2.Timestamp:
+        """When a protected person last called for help in this incident, by the mesh's clock: the newest call that isn't taken back, or, if
+        all are, the newest one. Absent if none called, and in another leg's assignment.
+        """
+
+    @_builtins.property
+    def radio_at(self) -> _timestamp_pb2.Timestamp:
+        """When that was recorded, by the mesh's clock. Absent without it."""
+
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp:
+        """When somebody was sent: a unit accepted, the desk sent one by radio, or the agency's own system reported DISPATCHED. By the mesh's
+        clock, the first time since the assignment began. Absent while nobody was: a desk's acceptance sends nobody.
+        """
+
+    @_builtins.property
+    def panic_withdrawn_at(self) -> _timestamp_pb2.Timestamp:
+        """When the person took that call back. Absent if it isn't taken back, and in another leg's assignment."""
+
     def __init__(
         self,
         *,
@@ -627,10 +777,19 @@ class Assignment(_message.Message):
         notes: _builtins.int = ...,
         reminded_at: _timestamp_pb2.Timestamp | None = ...,
         distress_at: _timestamp_pb2.Timestamp | None = ...,
+        unit_offers: _abc.Iterable[Global___UnitOffer] | None = ...,
+        radio_unit: _builtins.str = ...,
+        progressed_by: _builtins.str = ...,
+        panic_at: _timestamp_pb2.Timestamp | None = ...,
+        radio_by: _builtins.str = ...,
+        radio_at: _timestamp_pb2.Timestamp | None = ...,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+        subject_kind: _subject_pb2.SubjectKind.ValueType = ...,
+        panic_withdrawn_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "arrival_due_at", b"arrival_due_at", "cause", b"cause", "choice", b"choice", "contact", b"contact", "distress_at", b"distress_at", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "arrival_due_at", b"arrival_due_at", "cause", b"cause", "choice", b"choice", "contact", b"contact", "distress_at", b"distress_at", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "panic_at", b"panic_at", "panic_withdrawn_at", b"panic_withdrawn_at", "person_flag", b"person_flag", "race", b"race", "radio_at", b"radio_at", "received_at", b"received_at", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "sent_at", b"sent_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "distress_at", b"distress_at", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "notes", b"notes", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "arrival_due_at", b"arrival_due_at", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "contact", b"contact", "demand", b"demand", "distress_at", b"distress_at", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "notes", b"notes", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "panic_at", b"panic_at", "panic_withdrawn_at", b"panic_withdrawn_at", "person_flag", b"person_flag", "progressed_by", b"progressed_by", "race", b"race", "radio_at", b"radio_at", "radio_by", b"radio_by", "radio_unit", b"radio_unit", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "reminded_at", b"reminded_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "sent_at", b"sent_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "subject_kind", b"subject_kind", "task", b"task", "unit_offers", b"unit_offers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
@@ -812,19 +971,27 @@ class AcknowledgeRequest(_message.Message):
 
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    UNIT_ID_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Id of the assignment."""
     offer_number: _builtins.int
-    """The offer to accept: Assignment.offer_number. An offer that escalated is refused. 0 accepts the present offer."""
+    """The offer to accept: Assignment.offer_number, or that of an open offer to a unit. Another one is refused. 0 accepts the present
+    offer, or the open offer to `unit_id`.
+    """
+    unit_id: _builtins.str
+    """Id of the unit that accepts, if the caller passes on a unit's own answer. Empty if the desk itself takes the assignment: no unit has
+    it then, and the units that are asked may still accept.
+    """
     def __init__(
         self,
         *,
         assignment_id: _builtins.str = ...,
         offer_number: _builtins.int = ...,
+        unit_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1021,6 +1188,116 @@ class ProgressResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProgressResponse: _TypeAlias = ProgressResponse  # noqa: Y015
+
+@_typing.final
+class SendUnitRequest(_message.Message):
+    """Request of SendUnit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_ID_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """Id of the assignment."""
+    unit_id: _builtins.str
+    """Id of the unit: one of RosterService.ListCandidates."""
+    offer_number: _builtins.int
+    """The newest offer that the page showed: the greatest offer_number of Assignment and of its unit_offers; 0 if there was none. The call
+    is refused if another officer asked a unit since, or sent one by radio. That the leg asked one by itself refuses nothing.
+    """
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        unit_id: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "unit_id", b"unit_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendUnitRequest: _TypeAlias = SendUnitRequest  # noqa: Y015
+
+@_typing.final
+class SendUnitResponse(_message.Message):
+    """Answer of SendUnit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after the step."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendUnitResponse: _TypeAlias = SendUnitResponse  # noqa: Y015
+
+@_typing.final
+class SendByRadioRequest(_message.Message):
+    """Request of SendByRadio."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_NAME_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """Id of the assignment."""
+    unit_name: _builtins.str
+    """Name of the unit that was ordered to go, as people call it: 1 to 60 printable characters."""
+    offer_number: _builtins.int
+    """As SendUnitRequest.offer_number."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        unit_name: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "unit_name", b"unit_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendByRadioRequest: _TypeAlias = SendByRadioRequest  # noqa: Y015
+
+@_typing.final
+class SendByRadioResponse(_message.Message):
+    """Answer of SendByRadio."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after the step."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendByRadioResponse: _TypeAlias = SendByRadioResponse  # noqa: Y015
 
 @_typing.final
 class CloseRequest(_message.Message):

@@ -55,6 +55,16 @@ class DispatchServiceStub:
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.SerializeToString,
                 response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.FromString,
                 _registered_method=True)
+        self.SendUnit = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/SendUnit',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitResponse.FromString,
+                _registered_method=True)
+        self.SendByRadio = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/SendByRadio',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioResponse.FromString,
+                _registered_method=True)
         self.Progress = channel.unary_unary(
                 '/tandem.dispatch.v1.DispatchService/Progress',
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressRequest.SerializeToString,
@@ -85,7 +95,8 @@ class DispatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Acknowledge(self, request, context):
-        """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries.
+        """Accepts an assignment for the caller's desk, or for the unit that the request names. A repeated call changes nothing. Only the watch
+        may accept canaries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,8 +117,31 @@ class DispatchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendUnit(self, request, context):
+        """Asks a unit of the roster to take an assignment. A desk that was asked itself accepts the assignment by this. Asking stops no
+        deadline: the unit's acceptance does. If the unit hasn't answered after 10 s, the leg asks the next nearest unit as well; an offer to
+        a unit stays open for 30 s, and the first acceptance wins. FAILED_PRECONDITION with the reason OFFERED_ON if another officer asked a
+        unit since the page was shown (the message names the officer and the unit), UNIT_HAS_IT if a unit has it already, NOT_ON_DUTY if the
+        unit can't be asked any more, NO_ROSTER without a roster, IS_EXERCISE in an exercise, CANT_SEND if nobody has to go. NOT_FOUND if the
+        roster has no such unit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendByRadio(self, request, context):
+        """Records that the desk ordered a unit to go by radio or telephone, with the unit's name as typed. The assignment is DISPATCHED then,
+        whether or not there is a roster. Units that are asked at this moment are told that another unit has it. Another name by the same
+        officer corrects the entry. FAILED_PRECONDITION with the reasons OFFERED_ON, UNIT_HAS_IT and CANT_SEND, as SendUnit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Progress(self, request, context):
-        """Records how far the unit is, one state after the other. A repeated state changes nothing.
+        """Records how far the unit is, one state after the other. A repeated state changes nothing. DISPATCHED is refused with the reason
+        NOBODY_ASKED where the leg has a roster and neither a unit accepted the assignment nor SendByRadio named one. Without a roster the
+        agency's own system reports it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,6 +184,16 @@ def add_DispatchServiceServicer_to_server(servicer, server):
                     servicer.Reject,
                     request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.FromString,
                     response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.SerializeToString,
+            ),
+            'SendUnit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendUnit,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitResponse.SerializeToString,
+            ),
+            'SendByRadio': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendByRadio,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioResponse.SerializeToString,
             ),
             'Progress': grpc.unary_unary_rpc_method_handler(
                     servicer.Progress,
@@ -276,6 +320,60 @@ class DispatchService:
             '/tandem.dispatch.v1.DispatchService/Reject',
             tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.SerializeToString,
             tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendUnit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/SendUnit',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendUnitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendByRadio(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/SendByRadio',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.SendByRadioResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,15 +21,33 @@ class DispatchServiceStub:
     The watch gets canaries only; everybody else gets all but canaries.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.AcknowledgeRequest, _dispatch_pb2.AcknowledgeResponse]
-    """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries."""
+    """Accepts an assignment for the caller's desk, or for the unit that the request names. A repeated call changes nothing. Only the watch
+    may accept canaries.
+    """
     Receive: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ReceiveRequest, _dispatch_pb2.ReceiveResponse]
     """Confirms that the desk's machine has an offer and shows it to people. A repeated call, or a call for an offer that was
     escalated, changes nothing.
     """
     Reject: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.RejectRequest, _dispatch_pb2.RejectResponse]
     """Refuses an offer, or returns an accepted assignment up to EN_ROUTE. The assignment escalates at once."""
+    SendUnit: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.SendUnitRequest, _dispatch_pb2.SendUnitResponse]
+    """Asks a unit of the roster to take an assignment. A desk that was asked itself accepts the assignment by this. Asking stops no
+    deadline: the unit's acceptance does. If the unit hasn't answered after 10 s, the leg asks the next nearest unit as well; an offer to
+    a unit stays open for 30 s, and the first acceptance wins. FAILED_PRECONDITION with the reason OFFERED_ON if another officer asked a
+    unit since the page was shown (the message names the officer and the unit), UNIT_HAS_IT if a unit has it already, NOT_ON_DUTY if the
+    unit can't be asked any more, NO_ROSTER without a roster, IS_EXERCISE in an exercise, CANT_SEND if nobody has to go. NOT_FOUND if the
+    roster has no such unit.
+    """
+    SendByRadio: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.SendByRadioRequest, _dispatch_pb2.SendByRadioResponse]
+    """Records that the desk ordered a unit to go by radio or telephone, with the unit's name as typed. The assignment is DISPATCHED then,
+    whether or not there is a roster. Units that are asked at this moment are told that another unit has it. Another name by the same
+    officer corrects the entry. FAILED_PRECONDITION with the reasons OFFERED_ON, UNIT_HAS_IT and CANT_SEND, as SendUnit.
+    """
     Progress: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ProgressRequest, _dispatch_pb2.ProgressResponse]
-    """Records how far the unit is, one state after the other. A repeated state changes nothing."""
+    """Records how far the unit is, one state after the other. A repeated state changes nothing. DISPATCHED is refused with the reason
+    NOBODY_ASKED where the leg has a roster and neither a unit accepted the assignment nor SendByRadio named one. Without a roster the
+    agency's own system reports it.
+    """
     Close: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.CloseRequest, _dispatch_pb2.CloseResponse]
     """Closes an accepted or stood-down assignment with its cause. A repeated call with the same cause changes nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ListIncidentsRequest, _dispatch_pb2.ListIncidentsResponse]
@@ -56,7 +74,9 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.AcknowledgeRequest,
         context: _aio.ServicerContext[_dispatch_pb2.AcknowledgeRequest, _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]:
-        """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries."""
+        """Accepts an assignment for the caller's desk, or for the unit that the request names. A repeated call changes nothing. Only the watch
+        may accept canaries.
+        """
 
     @_abc_1.abstractmethod
     def Receive(
@@ -77,12 +97,40 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Refuses an offer, or returns an accepted assignment up to EN_ROUTE. The assignment escalates at once."""
 
     @_abc_1.abstractmethod
+    def SendUnit(
+        self,
+        request: _dispatch_pb2.SendUnitRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.SendUnitRequest, _abc.Awaitable[_dispatch_pb2.SendUnitResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.SendUnitResponse]:
+        """Asks a unit of the roster to take an assignment. A desk that was asked itself accepts the assignment by this. Asking stops no
+        deadline: the unit's acceptance does. If the unit hasn't answered after 10 s, the leg asks the next nearest unit as well; an offer to
+        a unit stays open for 30 s, and the first acceptance wins. FAILED_PRECONDITION with the reason OFFERED_ON if another officer asked a
+        unit since the page was shown (the message names the officer and the unit), UNIT_HAS_IT if a unit has it already, NOT_ON_DUTY if the
+        unit can't be asked any more, NO_ROSTER without a roster, IS_EXERCISE in an exercise, CANT_SEND if nobody has to go. NOT_FOUND if the
+        roster has no such unit.
+        """
+
+    @_abc_1.abstractmethod
+    def SendByRadio(
+        self,
+        request: _dispatch_pb2.SendByRadioRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.SendByRadioRequest, _abc.Awaitable[_dispatch_pb2.SendByRadioResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.SendByRadioResponse]:
+        """Records that the desk ordered a unit to go by radio or telephone, with the unit's name as typed. The assignment is DISPATCHED then,
+        whether or not there is a roster. Units that are asked at this moment are told that another unit has it. Another name by the same
+        officer corrects the entry. FAILED_PRECONDITION with the reasons OFFERED_ON, UNIT_HAS_IT and CANT_SEND, as SendUnit.
+        """
+
+    @_abc_1.abstractmethod
     def Progress(
         self,
         request: _dispatch_pb2.ProgressRequest,
         context: _aio.ServicerContext[_dispatch_pb2.ProgressRequest, _abc.Awaitable[_dispatch_pb2.ProgressResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.ProgressResponse]:
-        """Records how far the unit is, one state after the other. A repeated state changes nothing."""
+        """Records how far the unit is, one state after the other. A repeated state changes nothing. DISPATCHED is refused with the reason
+        NOBODY_ASKED where the leg has a roster and neither a unit accepted the assignment nor SendByRadio named one. Without a roster the
+        agency's own system reports it.
+        """
 
     @_abc_1.abstractmethod
     def Close(

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
+from tandem.common.v1 import subject_pb2 as tandem_dot_common_dot_v1_dot_subject__pb2
 from tandem.dispatch.v1 import dispatch_pb2 as tandem_dot_dispatch_dot_v1_dot_dispatch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/dispatch/v1/following.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a!tandem/dispatch/v1/dispatch.proto\"M\n\x14\x46ollowTargetsRequest\x12\x1b\n\x13remove_incident_ids\x18\x01 \x03(\t\x12\x18\n\x10\x61\x64\x64_incident_ids\x18\x02 \x03(\t\"H\n\x15\x46ollowTargetsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.tandem.dispatch.v1.TargetEvent\"\x99\x01\n\x0bTargetEvent\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x34\n\x06target\x18\x02 \x01(\x0b\x32\".tandem.dispatch.v1.TargetPositionH\x00\x12\x37\n\x0cnot_followed\x18\x03 \x01(\x0b\x32\x1f.tandem.dispatch.v1.NotFollowedH\x00\x42\x06\n\x04what\"\r\n\x0bNotFollowed\"\x95\x02\n\x0eTargetPosition\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x11\n\tis_wearer\x18\x02 \x01(\x08\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x14\n\x07lat_deg\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x0binterrupted\x18\t \x01(\x08\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\"\xe3\x01\n\x0b\x41\x64viceGiven\x12\x11\n\tadvice_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\x11\n\torder_ids\x18\x03 \x03(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12*\n\x06\x61\x64vice\x18\x05 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x07 \x01(\r\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0f\n\x07ordinal\x18\t \x01(\r2\x84\x01\n\x10\x46ollowingService\x12p\n\rFollowTargets\x12(.tandem.dispatch.v1.FollowTargetsRequest\x1a).tandem.dispatch.v1.FollowTargetsResponse\"\x06\x8a\xb5\x18\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/dispatch/v1/following.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/subject.proto\x1a!tandem/dispatch/v1/dispatch.proto\"M\n\x14\x46ollowTargetsRequest\x12\x1b\n\x13remove_incident_ids\x18\x01 \x03(\t\x12\x18\n\x10\x61\x64\x64_incident_ids\x18\x02 \x03(\t\"H\n\x15\x46ollowTargetsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.tandem.dispatch.v1.TargetEvent\"\x99\x01\n\x0bTargetEvent\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x34\n\x06target\x18\x02 \x01(\x0b\x32\".tandem.dispatch.v1.TargetPositionH\x00\x12\x37\n\x0cnot_followed\x18\x03 \x01(\x0b\x32\x1f.tandem.dispatch.v1.NotFollowedH\x00\x42\x06\n\x04what\"\r\n\x0bNotFollowed\"\xc0\x02\n\x0eTargetPosition\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\n \x01(\x0e\x32\x1d.tandem.common.v1.SubjectKind\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x14\n\x07lat_deg\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x0binterrupted\x18\t \x01(\x08\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_sJ\x04\x08\x02\x10\x03R\tis_wearer\"\xe3\x01\n\x0b\x41\x64viceGiven\x12\x11\n\tadvice_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\x11\n\torder_ids\x18\x03 \x03(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12*\n\x06\x61\x64vice\x18\x05 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x07 \x01(\r\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0f\n\x07ordinal\x18\t \x01(\r2\x84\x01\n\x10\x46ollowingService\x12p\n\rFollowTargets\x12(.tandem.dispatch.v1.FollowTargetsRequest\x1a).tandem.dispatch.v1.FollowTargetsResponse\"\x06\x8a\xb5\x18\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,18 +37,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FOLLOWINGSERVICE'].methods_by_name['FollowTargets']._loaded_options = None
   _globals['_FOLLOWINGSERVICE'].methods_by_name['FollowTargets']._serialized_options = b'\212\265\030\002\003\004'
-  _globals['_FOLLOWTARGETSREQUEST']._serialized_start=157
-  _globals['_FOLLOWTARGETSREQUEST']._serialized_end=234
-  _globals['_FOLLOWTARGETSRESPONSE']._serialized_start=236
-  _globals['_FOLLOWTARGETSRESPONSE']._serialized_end=308
-  _globals['_TARGETEVENT']._serialized_start=311
-  _globals['_TARGETEVENT']._serialized_end=464
-  _globals['_NOTFOLLOWED']._serialized_start=466
-  _globals['_NOTFOLLOWED']._serialized_end=479
-  _globals['_TARGETPOSITION']._serialized_start=482
-  _globals['_TARGETPOSITION']._serialized_end=759
-  _globals['_ADVICEGIVEN']._serialized_start=762
-  _globals['_ADVICEGIVEN']._serialized_end=989
-  _globals['_FOLLOWINGSERVICE']._serialized_start=992
-  _globals['_FOLLOWINGSERVICE']._serialized_end=1124
+  _globals['_FOLLOWTARGETSREQUEST']._serialized_start=189
+  _globals['_FOLLOWTARGETSREQUEST']._serialized_end=266
+  _globals['_FOLLOWTARGETSRESPONSE']._serialized_start=268
+  _globals['_FOLLOWTARGETSRESPONSE']._serialized_end=340
+  _globals['_TARGETEVENT']._serialized_start=343
+  _globals['_TARGETEVENT']._serialized_end=496
+  _globals['_NOTFOLLOWED']._serialized_start=498
+  _globals['_NOTFOLLOWED']._serialized_end=511
+  _globals['_TARGETPOSITION']._serialized_start=514
+  _globals['_TARGETPOSITION']._serialized_end=834
+  _globals['_ADVICEGIVEN']._serialized_start=837
+  _globals['_ADVICEGIVEN']._serialized_end=1064
+  _globals['_FOLLOWINGSERVICE']._serialized_start=1067
+  _globals['_FOLLOWINGSERVICE']._serialized_end=1199
 # @@protoc_insertion_point(module_scope)

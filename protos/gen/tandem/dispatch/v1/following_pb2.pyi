@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tandem.common.v1 import subject_pb2 as _subject_pb2
 from tandem.dispatch.v1 import dispatch_pb2 as _dispatch_pb2
 import builtins as _builtins
 import sys
@@ -134,7 +135,7 @@ class TargetPosition(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
-    IS_WEARER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     LAT_DEG_FIELD_NUMBER: _builtins.int
     LON_DEG_FIELD_NUMBER: _builtins.int
@@ -144,8 +145,8 @@ class TargetPosition(_message.Message):
     INTERRUPTED_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
     """Id of the wearer, of a protected person, or `order/place`."""
-    is_wearer: _builtins.bool
-    """The target is the wearer."""
+    kind: _subject_pb2.SubjectKind.ValueType
+    """What the target is."""
     unknown: _builtins.bool
     """The target's position is unknown: the newest one is older than 3 minutes, or there is none."""
     lat_deg: _builtins.float
@@ -166,7 +167,7 @@ class TargetPosition(_message.Message):
         self,
         *,
         subject_id: _builtins.str = ...,
-        is_wearer: _builtins.bool = ...,
+        kind: _subject_pb2.SubjectKind.ValueType = ...,
         unknown: _builtins.bool = ...,
         lat_deg: _builtins.float | None = ...,
         lon_deg: _builtins.float | None = ...,
@@ -177,7 +178,7 @@ class TargetPosition(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "interrupted", b"interrupted", "is_wearer", b"is_wearer", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "subject_id", b"subject_id", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "interrupted", b"interrupted", "kind", b"kind", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "subject_id", b"subject_id", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy_m: _TypeAlias = _typing.Literal["accuracy_m"]  # noqa: Y015
     _WhichOneofArgType__accuracy_m: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m"]  # noqa: Y015

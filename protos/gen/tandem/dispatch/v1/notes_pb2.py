@@ -27,7 +27,7 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/dispatch/v1/notes.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\"\x85\x02\n\x0cIncidentNote\x12\x0f\n\x07note_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12*\n\x04kind\x18\x06 \x01(\x0e\x32\x1c.tandem.dispatch.v1.NoteKind\x12/\n\x06result\x18\x07 \x01(\x0e\x32\x1f.tandem.dispatch.v1.NotedResult\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\x0c\n\x04kept\x18\t \x01(\x08\"\xb0\x01\n\x0e\x41\x64\x64NoteRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x10\n\x08note_key\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.tandem.dispatch.v1.NoteKind\x12/\n\x06result\x18\x04 \x01(\x0e\x32\x1f.tandem.dispatch.v1.NotedResult\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0c\n\x04kept\x18\x06 \x01(\x08\"A\n\x0f\x41\x64\x64NoteResponse\x12.\n\x04note\x18\x01 \x01(\x0b\x32 .tandem.dispatch.v1.IncidentNote\"\'\n\x10ListNotesRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"D\n\x11ListNotesResponse\x12/\n\x05notes\x18\x01 \x03(\x0b\x32 .tandem.dispatch.v1.IncidentNote*\x99\x01\n\x08NoteKind\x12\x19\n\x15NOTE_KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04NOTE\x10\x01\x12\x11\n\rCALLED_WEARER\x10\x02\x12\x1b\n\x17\x43\x41LLED_PROTECTED_PERSON\x10\x03\x12\x15\n\x11\x43\x41LLED_OTHER_DESK\x10\x04\x12\x0f\n\x0b\x43\x41LLED_UNIT\x10\x05\x12\x10\n\x0c\x43\x41LLED_OTHER\x10\x06*R\n\x0bNotedResult\x12\x1c\n\x18NOTED_RESULT_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOTED_SPOKEN\x10\x01\x12\x13\n\x0fNOTED_NO_ANSWER\x10\x02\x32\xcc\x01\n\x0bNoteService\x12Z\n\x07\x41\x64\x64Note\x12\".tandem.dispatch.v1.AddNoteRequest\x1a#.tandem.dispatch.v1.AddNoteResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x61\n\tListNotes\x12$.tandem.dispatch.v1.ListNotesRequest\x1a%.tandem.dispatch.v1.ListNotesResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/dispatch/v1/notes.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\"\x85\x02\n\x0cIncidentNote\x12\x0f\n\x07note_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12*\n\x04kind\x18\x06 \x01(\x0e\x32\x1c.tandem.dispatch.v1.NoteKind\x12/\n\x06result\x18\x07 \x01(\x0e\x32\x1f.tandem.dispatch.v1.NotedResult\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\x0c\n\x04kept\x18\t \x01(\x08\"\xbe\x01\n\x0e\x41\x64\x64NoteRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x10\n\x08note_key\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.tandem.dispatch.v1.NoteKind\x12/\n\x06result\x18\x04 \x01(\x0e\x32\x1f.tandem.dispatch.v1.NotedResult\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x11\n\x04kept\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_kept\"A\n\x0f\x41\x64\x64NoteResponse\x12.\n\x04note\x18\x01 \x01(\x0b\x32 .tandem.dispatch.v1.IncidentNote\"\'\n\x10ListNotesRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"D\n\x11ListNotesResponse\x12/\n\x05notes\x18\x01 \x03(\x0b\x32 .tandem.dispatch.v1.IncidentNote*\x99\x01\n\x08NoteKind\x12\x19\n\x15NOTE_KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04NOTE\x10\x01\x12\x11\n\rCALLED_WEARER\x10\x02\x12\x1b\n\x17\x43\x41LLED_PROTECTED_PERSON\x10\x03\x12\x15\n\x11\x43\x41LLED_OTHER_DESK\x10\x04\x12\x0f\n\x0b\x43\x41LLED_UNIT\x10\x05\x12\x10\n\x0c\x43\x41LLED_OTHER\x10\x06*R\n\x0bNotedResult\x12\x1c\n\x18NOTED_RESULT_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOTED_SPOKEN\x10\x01\x12\x13\n\x0fNOTED_NO_ANSWER\x10\x02\x32\xcc\x01\n\x0bNoteService\x12Z\n\x07\x41\x64\x64Note\x12\".tandem.dispatch.v1.AddNoteRequest\x1a#.tandem.dispatch.v1.AddNoteResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x61\n\tListNotes\x12$.tandem.dispatch.v1.ListNotesRequest\x1a%.tandem.dispatch.v1.ListNotesResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTESERVICE'].methods_by_name['AddNote']._serialized_options = b'\212\265\030\002\003\004'
   _globals['_NOTESERVICE'].methods_by_name['ListNotes']._loaded_options = None
   _globals['_NOTESERVICE'].methods_by_name['ListNotes']._serialized_options = b'\212\265\030\003\003\004\007'
-  _globals['_NOTEKIND']._serialized_start=770
-  _globals['_NOTEKIND']._serialized_end=923
-  _globals['_NOTEDRESULT']._serialized_start=925
-  _globals['_NOTEDRESULT']._serialized_end=1007
+  _globals['_NOTEKIND']._serialized_start=784
+  _globals['_NOTEKIND']._serialized_end=937
+  _globals['_NOTEDRESULT']._serialized_start=939
+  _globals['_NOTEDRESULT']._serialized_end=1021
   _globals['_INCIDENTNOTE']._serialized_start=149
   _globals['_INCIDENTNOTE']._serialized_end=410
   _globals['_ADDNOTEREQUEST']._serialized_start=413
-  _globals['_ADDNOTEREQUEST']._serialized_end=589
-  _globals['_ADDNOTERESPONSE']._serialized_start=591
-  _globals['_ADDNOTERESPONSE']._serialized_end=656
-  _globals['_LISTNOTESREQUEST']._serialized_start=658
-  _globals['_LISTNOTESREQUEST']._serialized_end=697
-  _globals['_LISTNOTESRESPONSE']._serialized_start=699
-  _globals['_LISTNOTESRESPONSE']._serialized_end=767
-  _globals['_NOTESERVICE']._serialized_start=1010
-  _globals['_NOTESERVICE']._serialized_end=1214
+  _globals['_ADDNOTEREQUEST']._serialized_end=603
+  _globals['_ADDNOTERESPONSE']._serialized_start=605
+  _globals['_ADDNOTERESPONSE']._serialized_end=670
+  _globals['_LISTNOTESREQUEST']._serialized_start=672
+  _globals['_LISTNOTESREQUEST']._serialized_end=711
+  _globals['_LISTNOTESRESPONSE']._serialized_start=713
+  _globals['_LISTNOTESRESPONSE']._serialized_end=781
+  _globals['_NOTESERVICE']._serialized_start=1024
+  _globals['_NOTESERVICE']._serialized_end=1228
 # @@protoc_insertion_point(module_scope)

@@ -161,7 +161,7 @@ class AddNoteRequest(_message.Message):
     """Text for people, one line of at most 500 characters. Required for NOTE and CALLED_OTHER."""
     kept: _builtins.bool
     """Keeps the note within the caller's agency. If false, the other agency's desk reads it: it must not hold where the protected person
-    is or lives.
+    is or lives. Absent: CALLED_PROTECTED_PERSON is kept, as such a note may say where she is, and the other kinds aren't.
     """
     def __init__(
         self,
@@ -171,13 +171,15 @@ class AddNoteRequest(_message.Message):
         kind: Global___NoteKind.ValueType = ...,
         result: Global___NotedResult.ValueType = ...,
         text: _builtins.str = ...,
-        kept: _builtins.bool = ...,
+        kept: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kept", b"_kept", "kept", b"kept"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "kept", b"kept", "kind", b"kind", "note_key", b"note_key", "result", b"result", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kept", b"_kept", "incident_id", b"incident_id", "kept", b"kept", "kind", b"kind", "note_key", b"note_key", "result", b"result", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kept: _TypeAlias = _typing.Literal["kept"]  # noqa: Y015
+    _WhichOneofArgType__kept: _TypeAlias = _typing.Literal["_kept", b"_kept"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kept) -> _WhichOneofReturnType__kept | None: ...
 
 Global___AddNoteRequest: _TypeAlias = AddNoteRequest  # noqa: Y015
 

@@ -138,6 +138,7 @@ class OrderTask(_message.Message):
     DISPATCHES_FIELD_NUMBER: _builtins.int
     ARRIVALS_FIELD_NUMBER: _builtins.int
     CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
+    BY_RADIO_FIELD_NUMBER: _builtins.int
     leg: _alert_pb2.Leg.ValueType
     """The leg."""
     demand: _geometry_pb2.Demand.ValueType
@@ -149,13 +150,17 @@ class OrderTask(_message.Message):
     notices: _builtins.int
     """Number of notices to the desk."""
     offers: _builtins.int
-    """Number of offers to units or to the desk, repeated ones included."""
+    """Number of offers to units or to the desk. At most 1 for another leg's task: only its last state is known here."""
     dispatches: _builtins.int
-    """Number of times that a unit was ordered to go. Absent for another leg's task: only its last state is known here."""
+    """Number of times that a unit was sent: it accepted, the desk entered one that it sent by radio, or the agency's own system reported
+    DISPATCHED. Absent for another leg's task.
+    """
     arrivals: _builtins.int
     """Number of times that a unit arrived. Absent for another leg's task."""
     close_cause: _dispatch_pb2.CloseCause.ValueType
     """Cause with which the desk closed it. Unspecified if it isn't closed."""
+    by_radio: _builtins.int
+    """Of `dispatches`, those by radio. Absent for another leg's task."""
     def __init__(
         self,
         *,
@@ -168,17 +173,22 @@ class OrderTask(_message.Message):
         dispatches: _builtins.int | None = ...,
         arrivals: _builtins.int | None = ...,
         close_cause: _dispatch_pb2.CloseCause.ValueType = ...,
+        by_radio: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_arrivals", b"_arrivals", "_dispatches", b"_dispatches", "arrivals", b"arrivals", "dispatches", b"dispatches"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arrivals", b"_arrivals", "_by_radio", b"_by_radio", "_dispatches", b"_dispatches", "arrivals", b"arrivals", "by_radio", b"by_radio", "dispatches", b"dispatches"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arrivals", b"_arrivals", "_dispatches", b"_dispatches", "arrivals", b"arrivals", "close_cause", b"close_cause", "demand", b"demand", "dispatches", b"dispatches", "kind", b"kind", "leg", b"leg", "notices", b"notices", "offers", b"offers", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arrivals", b"_arrivals", "_by_radio", b"_by_radio", "_dispatches", b"_dispatches", "arrivals", b"arrivals", "by_radio", b"by_radio", "close_cause", b"close_cause", "demand", b"demand", "dispatches", b"dispatches", "kind", b"kind", "leg", b"leg", "notices", b"notices", "offers", b"offers", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__arrivals: _TypeAlias = _typing.Literal["arrivals"]  # noqa: Y015
     _WhichOneofArgType__arrivals: _TypeAlias = _typing.Literal["_arrivals", b"_arrivals"]  # noqa: Y015
+    _WhichOneofReturnType__by_radio: _TypeAlias = _typing.Literal["by_radio"]  # noqa: Y015
+    _WhichOneofArgType__by_radio: _TypeAlias = _typing.Literal["_by_radio", b"_by_radio"]  # noqa: Y015
     _WhichOneofReturnType__dispatches: _TypeAlias = _typing.Literal["dispatches"]  # noqa: Y015
     _WhichOneofArgType__dispatches: _TypeAlias = _typing.Literal["_dispatches", b"_dispatches"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__arrivals) -> _WhichOneofReturnType__arrivals | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__by_radio) -> _WhichOneofReturnType__by_radio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dispatches) -> _WhichOneofReturnType__dispatches | None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tandem/dispatch/v1/phone_notice.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"\x1a\n\x18WatchPhoneNoticesRequest\"q\n\x19WatchPhoneNoticesResponse\x12\x11\n\tnotice_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x17ListPhoneNoticesRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"L\n\x18ListPhoneNoticesResponse\x12\x30\n\x07notices\x18\x01 \x03(\x0b\x32\x1f.tandem.dispatch.v1.PhoneNotice\"\xae\x01\n\x0bPhoneNotice\x12\x11\n\tnotice_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12+\n\x07sent_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07is_over\x18\x06 \x01(\x08\"\x85\x01\n\x19RecordPhoneReceiptRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tnotice_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.tandem.dispatch.v1.PhoneReceiptKind\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\"\x1c\n\x1aRecordPhoneReceiptResponse*t\n\x10PhoneReceiptKind\x12\"\n\x1ePHONE_RECEIPT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHONE_DELIVERED\x10\x01\x12\x13\n\x0fPHONE_DISPLAYED\x10\x02\x12\x12\n\x0ePHONE_ANSWERED\x10\x03\x32\x81\x03\n\x12PhoneNoticeService\x12y\n\x11WatchPhoneNotices\x12,.tandem.dispatch.v1.WatchPhoneNoticesRequest\x1a-.tandem.dispatch.v1.WatchPhoneNoticesResponse\"\x05\x8a\xb5\x18\x01\x0b\x30\x01\x12t\n\x10ListPhoneNotices\x12+.tandem.dispatch.v1.ListPhoneNoticesRequest\x1a,.tandem.dispatch.v1.ListPhoneNoticesResponse\"\x05\x8a\xb5\x18\x01\x0b\x12z\n\x12RecordPhoneReceipt\x12-.tandem.dispatch.v1.RecordPhoneReceiptRequest\x1a..tandem.dispatch.v1.RecordPhoneReceiptResponse\"\x05\x8a\xb5\x18\x01\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tandem/dispatch/v1/phone_notice.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"\x1a\n\x18WatchPhoneNoticesRequest\"\x9a\x01\n\x19WatchPhoneNoticesResponse\x12\x11\n\tnotice_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrepetition\x18\x04 \x01(\r\x12\x13\n\x0bin_app_only\x18\x05 \x01(\x08\",\n\x17ListPhoneNoticesRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"\x8d\x01\n\x18ListPhoneNoticesResponse\x12\x30\n\x07present\x18\x02 \x01(\x0b\x32\x1f.tandem.dispatch.v1.PhoneNotice\x12\x30\n\x07\x65\x61rlier\x18\x03 \x03(\x0b\x32\x1f.tandem.dispatch.v1.PhoneNoticeJ\x04\x08\x01\x10\x02R\x07notices\"\xc2\x02\n\x0bPhoneNotice\x12\x11\n\tnotice_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12+\n\x07sent_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07is_over\x18\x06 \x01(\x08\x12\x0b\n\x03who\x18\x07 \x01(\t\x12\r\n\x05where\x18\x08 \x01(\t\x12\x0b\n\x03\x61\x63t\x18\t \x01(\t\x12)\n\x05since\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brepeated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61sks_answer\x18\x0c \x01(\x08\x12\x16\n\x0e\x61llows_way_out\x18\r \x01(\x08J\x04\x08\x05\x10\x06R\nexpires_at\"\x85\x01\n\x19RecordPhoneReceiptRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tnotice_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.tandem.dispatch.v1.PhoneReceiptKind\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\"\x1c\n\x1aRecordPhoneReceiptResponse*t\n\x10PhoneReceiptKind\x12\"\n\x1ePHONE_RECEIPT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHONE_DELIVERED\x10\x01\x12\x13\n\x0fPHONE_DISPLAYED\x10\x02\x12\x12\n\x0ePHONE_ANSWERED\x10\x03\x32\x81\x03\n\x12PhoneNoticeService\x12y\n\x11WatchPhoneNotices\x12,.tandem.dispatch.v1.WatchPhoneNoticesRequest\x1a-.tandem.dispatch.v1.WatchPhoneNoticesResponse\"\x05\x8a\xb5\x18\x01\x0b\x30\x01\x12t\n\x10ListPhoneNotices\x12+.tandem.dispatch.v1.ListPhoneNoticesRequest\x1a,.tandem.dispatch.v1.ListPhoneNoticesResponse\"\x05\x8a\xb5\x18\x01\x0b\x12z\n\x12RecordPhoneReceipt\x12-.tandem.dispatch.v1.RecordPhoneReceiptRequest\x1a..tandem.dispatch.v1.RecordPhoneReceiptResponse\"\x05\x8a\xb5\x18\x01\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,22 +39,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PHONENOTICESERVICE'].methods_by_name['ListPhoneNotices']._serialized_options = b'\212\265\030\001\013'
   _globals['_PHONENOTICESERVICE'].methods_by_name['RecordPhoneReceipt']._loaded_options = None
   _globals['_PHONENOTICESERVICE'].methods_by_name['RecordPhoneReceipt']._serialized_options = b'\212\265\030\001\013'
-  _globals['_PHONERECEIPTKIND']._serialized_start=735
-  _globals['_PHONERECEIPTKIND']._serialized_end=851
+  _globals['_PHONERECEIPTKIND']._serialized_start=991
+  _globals['_PHONERECEIPTKIND']._serialized_end=1107
   _globals['_WATCHPHONENOTICESREQUEST']._serialized_start=125
   _globals['_WATCHPHONENOTICESREQUEST']._serialized_end=151
-  _globals['_WATCHPHONENOTICESRESPONSE']._serialized_start=153
-  _globals['_WATCHPHONENOTICESRESPONSE']._serialized_end=266
-  _globals['_LISTPHONENOTICESREQUEST']._serialized_start=268
-  _globals['_LISTPHONENOTICESREQUEST']._serialized_end=312
-  _globals['_LISTPHONENOTICESRESPONSE']._serialized_start=314
-  _globals['_LISTPHONENOTICESRESPONSE']._serialized_end=390
-  _globals['_PHONENOTICE']._serialized_start=393
-  _globals['_PHONENOTICE']._serialized_end=567
-  _globals['_RECORDPHONERECEIPTREQUEST']._serialized_start=570
-  _globals['_RECORDPHONERECEIPTREQUEST']._serialized_end=703
-  _globals['_RECORDPHONERECEIPTRESPONSE']._serialized_start=705
-  _globals['_RECORDPHONERECEIPTRESPONSE']._serialized_end=733
-  _globals['_PHONENOTICESERVICE']._serialized_start=854
-  _globals['_PHONENOTICESERVICE']._serialized_end=1239
+  _globals['_WATCHPHONENOTICESRESPONSE']._serialized_start=154
+  _globals['_WATCHPHONENOTICESRESPONSE']._serialized_end=308
+  _globals['_LISTPHONENOTICESREQUEST']._serialized_start=310
+  _globals['_LISTPHONENOTICESREQUEST']._serialized_end=354
+  _globals['_LISTPHONENOTICESRESPONSE']._serialized_start=357
+  _globals['_LISTPHONENOTICESRESPONSE']._serialized_end=498
+  _globals['_PHONENOTICE']._serialized_start=501
+  _globals['_PHONENOTICE']._serialized_end=823
+  _globals['_RECORDPHONERECEIPTREQUEST']._serialized_start=826
+  _globals['_RECORDPHONERECEIPTREQUEST']._serialized_end=959
+  _globals['_RECORDPHONERECEIPTRESPONSE']._serialized_start=961
+  _globals['_RECORDPHONERECEIPTRESPONSE']._serialized_end=989
+  _globals['_PHONENOTICESERVICE']._serialized_start=1110
+  _globals['_PHONENOTICESERVICE']._serialized_end=1495
 # @@protoc_insertion_point(module_scope)

@@ -72,13 +72,19 @@ class WatchPhoneNoticesResponse(_message.Message):
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
+    IN_APP_ONLY_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """Id of the notice. Empty in the message that follows the notices which could be read at the start."""
     device_id: _builtins.str
     """Id of the device."""
+    repetition: _builtins.int
+    """Number of repetitions before this sending: 0 for the first one."""
+    in_app_only: _builtins.bool
+    """The phone must not be woken: the person has called for help in silence. A page that is open shows the notice."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the notice expires, mesh time."""
+        """When this sending gives way to the next one, mesh time. A push service needn't keep its message longer. The notice stays readable."""
 
     def __init__(
         self,
@@ -86,10 +92,12 @@ class WatchPhoneNoticesResponse(_message.Message):
         notice_id: _builtins.str = ...,
         device_id: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        repetition: _builtins.int = ...,
+        in_app_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "expires_at", b"expires_at", "notice_id", b"notice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "expires_at", b"expires_at", "in_app_only", b"in_app_only", "notice_id", b"notice_id", "repetition", b"repetition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,19 +131,25 @@ class ListPhoneNoticesResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NOTICES_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhoneNotice]:
-        """The notices, at most 20."""
+    def present(self) -> Global___PhoneNotice:
+        """The present instruction: what is valid now. Absent if nothing is."""
+
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhoneNotice]:
+        """Earlier notices of the last 24 hours, the newest first, at most 20."""
 
     def __init__(
         self,
         *,
-        notices: _abc.Iterable[Global___PhoneNotice] | None = ...,
+        present: Global___PhoneNotice | None = ...,
+        earlier: _abc.Iterable[Global___PhoneNotice] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notices", b"notices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier", b"earlier", "present", b"present"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,8 +165,14 @@ class PhoneNotice(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
-    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     IS_OVER_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REPEATED_AT_FIELD_NUMBER: _builtins.int
+    ASKS_ANSWER_FIELD_NUMBER: _builtins.int
+    ALLOWS_WAY_OUT_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """Id of the notice."""
     text: _builtins.str
@@ -161,13 +181,27 @@ class PhoneNotice(_message.Message):
     """Language of the text: ko or en."""
     is_over: _builtins.bool
     """Whether it says that the earlier notices have ended."""
+    who: _builtins.str
+    """Who it is about, such as "the person of your order", in her language."""
+    where: _builtins.str
+    """Where that person is or may be, as far as the law allows, in her language. Empty if nothing may be said."""
+    act: _builtins.str
+    """The one thing to do, in her language."""
+    asks_answer: _builtins.bool
+    """Whether an answer is asked for: the app shows the three answers."""
+    allows_way_out: _builtins.bool
+    """Whether the one thing to do is to leave, so that an arrow that leads away from that person doesn't contradict it."""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
         """When it was sent, mesh time."""
 
     @_builtins.property
-    def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it expires, mesh time."""
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When the situation that it is about began, mesh time."""
+
+    @_builtins.property
+    def repeated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last repeated, mesh time; sent_at if it wasn't."""
 
     def __init__(
         self,
@@ -176,12 +210,18 @@ class PhoneNotice(_message.Message):
         text: _builtins.str = ...,
         language: _builtins.str = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
-        expires_at: _timestamp_pb2.Timestamp | None = ...,
         is_over: _builtins.bool = ...,
+        who: _builtins.str = ...,
+        where: _builtins.str = ...,
+        act: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        repeated_at: _timestamp_pb2.Timestamp | None = ...,
+        asks_answer: _builtins.bool = ...,
+        allows_way_out: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "sent_at", b"sent_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["repeated_at", b"repeated_at", "sent_at", b"sent_at", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "is_over", b"is_over", "language", b"language", "notice_id", b"notice_id", "sent_at", b"sent_at", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "allows_way_out", b"allows_way_out", "asks_answer", b"asks_answer", "is_over", b"is_over", "language", b"language", "notice_id", b"notice_id", "repeated_at", b"repeated_at", "sent_at", b"sent_at", "since", b"since", "text", b"text", "where", b"where", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class PhoneNoticeServiceStub:
-    """Notices to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
-    refuse it. A notice can be read until it expires.
+    """Instructions to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
+    refuse it. A device has at most one present instruction, over all incidents and orders: it is replaced when the situation changes,
+    repeated while the situation lasts, and ended by the all-clear or by a desk, never by a clock alone.
     """
 
     def __init__(self, channel):
@@ -54,20 +55,21 @@ class PhoneNoticeServiceStub:
 
 
 class PhoneNoticeServiceServicer:
-    """Notices to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
-    refuse it. A notice can be read until it expires.
+    """Instructions to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
+    refuse it. A device has at most one present instruction, over all incidents and orders: it is replaced when the situation changes,
+    repeated while the situation lasts, and ended by the all-clear or by a desk, never by a clock alone.
     """
 
     def WatchPhoneNotices(self, request, context):
-        """Streams an entry for each notice to a device: at first for those that can be read, then for each further one. It has no text, so
-        it is fit for waking a phone.
+        """Streams an entry for each notice to a device and for each repetition of one: at first for those that no phone has confirmed, then
+        for each further one. It has no text, so it is fit for waking a phone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPhoneNotices(self, request, context):
-        """Lists the notices to a device that can be read, the newest first.
+        """Returns the present instruction to a device, and the earlier ones, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,8 +110,9 @@ def add_PhoneNoticeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PhoneNoticeService:
-    """Notices to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
-    refuse it. A notice can be read until it expires.
+    """Instructions to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
+    refuse it. A device has at most one present instruction, over all incidents and orders: it is replaced when the situation changes,
+    repeated while the situation lasts, and ended by the all-clear or by a desk, never by a clock alone.
     """
 
     @staticmethod

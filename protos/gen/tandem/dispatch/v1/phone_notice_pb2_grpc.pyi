@@ -13,25 +13,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PhoneNoticeServiceStub:
-    """Notices to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
-    refuse it. A notice can be read until it expires.
+    """Instructions to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
+    refuse it. A device has at most one present instruction, over all incidents and orders: it is replaced when the situation changes,
+    repeated while the situation lasts, and ended by the all-clear or by a desk, never by a clock alone.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchPhoneNotices: _aio.UnaryStreamMultiCallable[_phone_notice_pb2.WatchPhoneNoticesRequest, _phone_notice_pb2.WatchPhoneNoticesResponse]
-    """Streams an entry for each notice to a device: at first for those that can be read, then for each further one. It has no text, so
-    it is fit for waking a phone.
+    """Streams an entry for each notice to a device and for each repetition of one: at first for those that no phone has confirmed, then
+    for each further one. It has no text, so it is fit for waking a phone.
     """
     ListPhoneNotices: _aio.UnaryUnaryMultiCallable[_phone_notice_pb2.ListPhoneNoticesRequest, _phone_notice_pb2.ListPhoneNoticesResponse]
-    """Lists the notices to a device that can be read, the newest first."""
+    """Returns the present instruction to a device, and the earlier ones, the newest first."""
     RecordPhoneReceipt: _aio.UnaryUnaryMultiCallable[_phone_notice_pb2.RecordPhoneReceiptRequest, _phone_notice_pb2.RecordPhoneReceiptResponse]
     """Records a receipt. Only the first of each kind counts, and the answer is the same for each kind, choice and repetition.
     NOT_FOUND if the notice isn't to this device.
     """
 
 class PhoneNoticeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Notices to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
-    refuse it. A notice can be read until it expires.
+    """Instructions to protected persons on their own phones, for the service that faces the phones. The warning leg serves it; the other legs
+    refuse it. A device has at most one present instruction, over all incidents and orders: it is replaced when the situation changes,
+    repeated while the situation lasts, and ended by the all-clear or by a desk, never by a clock alone.
     """
 
     @_abc_1.abstractmethod
@@ -40,8 +42,8 @@ class PhoneNoticeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _phone_notice_pb2.WatchPhoneNoticesRequest,
         context: _aio.ServicerContext[_phone_notice_pb2.WatchPhoneNoticesRequest, _abc.AsyncIterator[_phone_notice_pb2.WatchPhoneNoticesResponse]],
     ) -> _abc.AsyncIterator[_phone_notice_pb2.WatchPhoneNoticesResponse]:
-        """Streams an entry for each notice to a device: at first for those that can be read, then for each further one. It has no text, so
-        it is fit for waking a phone.
+        """Streams an entry for each notice to a device and for each repetition of one: at first for those that no phone has confirmed, then
+        for each further one. It has no text, so it is fit for waking a phone.
         """
 
     @_abc_1.abstractmethod
@@ -50,7 +52,7 @@ class PhoneNoticeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _phone_notice_pb2.ListPhoneNoticesRequest,
         context: _aio.ServicerContext[_phone_notice_pb2.ListPhoneNoticesRequest, _abc.Awaitable[_phone_notice_pb2.ListPhoneNoticesResponse]],
     ) -> _abc.Awaitable[_phone_notice_pb2.ListPhoneNoticesResponse]:
-        """Lists the notices to a device that can be read, the newest first."""
+        """Returns the present instruction to a device, and the earlier ones, the newest first."""
 
     @_abc_1.abstractmethod
     def RecordPhoneReceipt(

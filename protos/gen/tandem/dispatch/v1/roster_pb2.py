@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
+from tandem.dispatch.v1 import dispatch_pb2 as tandem_dot_dispatch_dot_v1_dot_dispatch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/dispatch/v1/roster.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xfc\x01\n\x06Office\x12\x11\n\toffice_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12*\n\x06\x63ircle\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x04 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x12\x13\n\x0bsubject_ids\x18\x05 \x03(\t\x12\x16\n\x0enext_office_id\x18\x06 \x01(\t\x12\x17\n\x0fsupervisor_desk\x18\x07 \x01(\t\x12\x15\n\rnational_desk\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\x42\x06\n\x04\x61rea\"\xe6\x01\n\x04Unit\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\toffice_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12.\n\nshift_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bshift_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ontact_key\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\"\xb7\x02\n\nUnitReport\x12&\n\x04unit\x18\x01 \x01(\x0b\x32\x18.tandem.dispatch.v1.Unit\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bincident_id\x18\x05 \x01(\t\x12/\n\x0bposition_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64istress_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x11PutOfficesRequest\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\"I\n\x12PutOfficesResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\":\n\x0fPutUnitsRequest\x12\'\n\x05units\x18\x01 \x03(\x0b\x32\x18.tandem.dispatch.v1.Unit\"G\n\x10PutUnitsResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"\xa7\x01\n\x11ReportUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12ReportUnitResponse\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"%\n\x10ListUnitsRequest\x12\x11\n\toffice_id\x18\x01 \x01(\t\"o\n\x11ListUnitsResponse\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\x12-\n\x05units\x18\x02 \x03(\x0b\x32\x1e.tandem.dispatch.v1.UnitReport*K\n\nUnitStatus\x12\x1b\n\x17UNIT_STATUS_UNSPECIFIED\x10\x00\x12\r\n\tAVAILABLE\x10\x01\x12\x08\n\x04\x42USY\x10\x02\x12\x07\n\x03OFF\x10\x03*Z\n\rRosterOutcome\x12\x1e\n\x1aROSTER_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x32\x9a\x03\n\rRosterService\x12\x63\n\nPutOffices\x12%.tandem.dispatch.v1.PutOfficesRequest\x1a&.tandem.dispatch.v1.PutOfficesResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12]\n\x08PutUnits\x12#.tandem.dispatch.v1.PutUnitsRequest\x1a$.tandem.dispatch.v1.PutUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x63\n\nReportUnit\x12%.tandem.dispatch.v1.ReportUnitRequest\x1a&.tandem.dispatch.v1.ReportUnitResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12`\n\tListUnits\x12$.tandem.dispatch.v1.ListUnitsRequest\x1a%.tandem.dispatch.v1.ListUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/dispatch/v1/roster.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a!tandem/dispatch/v1/dispatch.proto\"\xf4\x01\n\tCandidate\x12,\n\x04unit\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.UnitReport\x12\x17\n\ndistance_m\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x15\n\x08travel_s\x18\x03 \x01(\rH\x01\x88\x01\x01\x12.\n\x08\x65stimate\x18\x04 \x01(\x0e\x32\x1c.tandem.dispatch.v1.Estimate\x12,\n\x05offer\x18\x05 \x01(\x0b\x32\x1d.tandem.dispatch.v1.UnitOffer\x12\x0f\n\x07is_next\x18\x06 \x01(\x08\x42\r\n\x0b_distance_mB\x0b\n\t_travel_s\"\xfc\x01\n\x06Office\x12\x11\n\toffice_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12*\n\x06\x63ircle\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x04 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x12\x13\n\x0bsubject_ids\x18\x05 \x03(\t\x12\x16\n\x0enext_office_id\x18\x06 \x01(\t\x12\x17\n\x0fsupervisor_desk\x18\x07 \x01(\t\x12\x15\n\rnational_desk\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\x42\x06\n\x04\x61rea\"\xe6\x01\n\x04Unit\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\toffice_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12.\n\nshift_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bshift_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ontact_key\x18\x08 \x01(\t\x12\x0f\n\x07removed\x18\t \x01(\x08\"\xb7\x02\n\nUnitReport\x12&\n\x04unit\x18\x01 \x01(\x0b\x32\x18.tandem.dispatch.v1.Unit\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bincident_id\x18\x05 \x01(\t\x12/\n\x0bposition_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64istress_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x11PutOfficesRequest\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\"I\n\x12PutOfficesResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\":\n\x0fPutUnitsRequest\x12\'\n\x05units\x18\x01 \x03(\x0b\x32\x18.tandem.dispatch.v1.Unit\"G\n\x10PutUnitsResponse\x12\x33\n\x08outcomes\x18\x01 \x03(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"\xa7\x01\n\x11ReportUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12.\n\x06status\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.UnitStatus\x12)\n\x08position\x18\x03 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12ReportUnitResponse\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.tandem.dispatch.v1.RosterOutcome\"%\n\x10ListUnitsRequest\x12\x11\n\toffice_id\x18\x01 \x01(\t\"o\n\x11ListUnitsResponse\x12+\n\x07offices\x18\x01 \x03(\x0b\x32\x1a.tandem.dispatch.v1.Office\x12-\n\x05units\x18\x02 \x03(\x0b\x32\x1e.tandem.dispatch.v1.UnitReport\".\n\x15ListCandidatesRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\"\x93\x01\n\x16ListCandidatesResponse\x12\x31\n\ncandidates\x18\x01 \x03(\x0b\x32\x1d.tandem.dispatch.v1.Candidate\x12\x12\n\nhas_roster\x18\x02 \x01(\x08\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*K\n\nUnitStatus\x12\x1b\n\x17UNIT_STATUS_UNSPECIFIED\x10\x00\x12\r\n\tAVAILABLE\x10\x01\x12\x08\n\x04\x42USY\x10\x02\x12\x07\n\x03OFF\x10\x03*Z\n\rRosterOutcome\x12\x1e\n\x1aROSTER_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x32\x8b\x04\n\rRosterService\x12\x63\n\nPutOffices\x12%.tandem.dispatch.v1.PutOfficesRequest\x1a&.tandem.dispatch.v1.PutOfficesResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12]\n\x08PutUnits\x12#.tandem.dispatch.v1.PutUnitsRequest\x1a$.tandem.dispatch.v1.PutUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x63\n\nReportUnit\x12%.tandem.dispatch.v1.ReportUnitRequest\x1a&.tandem.dispatch.v1.ReportUnitResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12`\n\tListUnits\x12$.tandem.dispatch.v1.ListUnitsRequest\x1a%.tandem.dispatch.v1.ListUnitsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12o\n\x0eListCandidates\x12).tandem.dispatch.v1.ListCandidatesRequest\x1a*.tandem.dispatch.v1.ListCandidatesResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,32 +43,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROSTERSERVICE'].methods_by_name['ReportUnit']._serialized_options = b'\212\265\030\002\003\004'
   _globals['_ROSTERSERVICE'].methods_by_name['ListUnits']._loaded_options = None
   _globals['_ROSTERSERVICE'].methods_by_name['ListUnits']._serialized_options = b'\212\265\030\002\003\004'
-  _globals['_UNITSTATUS']._serialized_start=1624
-  _globals['_UNITSTATUS']._serialized_end=1699
-  _globals['_ROSTEROUTCOME']._serialized_start=1701
-  _globals['_ROSTEROUTCOME']._serialized_end=1791
-  _globals['_OFFICE']._serialized_start=153
-  _globals['_OFFICE']._serialized_end=405
-  _globals['_UNIT']._serialized_start=408
-  _globals['_UNIT']._serialized_end=638
-  _globals['_UNITREPORT']._serialized_start=641
-  _globals['_UNITREPORT']._serialized_end=952
-  _globals['_PUTOFFICESREQUEST']._serialized_start=954
-  _globals['_PUTOFFICESREQUEST']._serialized_end=1018
-  _globals['_PUTOFFICESRESPONSE']._serialized_start=1020
-  _globals['_PUTOFFICESRESPONSE']._serialized_end=1093
-  _globals['_PUTUNITSREQUEST']._serialized_start=1095
-  _globals['_PUTUNITSREQUEST']._serialized_end=1153
-  _globals['_PUTUNITSRESPONSE']._serialized_start=1155
-  _globals['_PUTUNITSRESPONSE']._serialized_end=1226
-  _globals['_REPORTUNITREQUEST']._serialized_start=1229
-  _globals['_REPORTUNITREQUEST']._serialized_end=1396
-  _globals['_REPORTUNITRESPONSE']._serialized_start=1398
-  _globals['_REPORTUNITRESPONSE']._serialized_end=1470
-  _globals['_LISTUNITSREQUEST']._serialized_start=1472
-  _globals['_LISTUNITSREQUEST']._serialized_end=1509
-  _globals['_LISTUNITSRESPONSE']._serialized_start=1511
-  _globals['_LISTUNITSRESPONSE']._serialized_end=1622
-  _globals['_ROSTERSERVICE']._serialized_start=1794
-  _globals['_ROSTERSERVICE']._serialized_end=2204
+  _globals['_ROSTERSERVICE'].methods_by_name['ListCandidates']._loaded_options = None
+  _globals['_ROSTERSERVICE'].methods_by_name['ListCandidates']._serialized_options = b'\212\265\030\002\003\004'
+  _globals['_UNITSTATUS']._serialized_start=2104
+  _globals['_UNITSTATUS']._serialized_end=2179
+  _globals['_ROSTEROUTCOME']._serialized_start=2181
+  _globals['_ROSTEROUTCOME']._serialized_end=2271
+  _globals['_CANDIDATE']._serialized_start=188
+  _globals['_CANDIDATE']._serialized_end=432
+  _globals['_OFFICE']._serialized_start=435
+  _globals['_OFFICE']._serialized_end=687
+  _globals['_UNIT']._serialized_start=690
+  _globals['_UNIT']._serialized_end=920
+  _globals['_UNITREPORT']._serialized_start=923
+  _globals['_UNITREPORT']._serialized_end=1234
+  _globals['_PUTOFFICESREQUEST']._serialized_start=1236
+  _globals['_PUTOFFICESREQUEST']._serialized_end=1300
+  _globals['_PUTOFFICESRESPONSE']._serialized_start=1302
+  _globals['_PUTOFFICESRESPONSE']._serialized_end=1375
+  _globals['_PUTUNITSREQUEST']._serialized_start=1377
+  _globals['_PUTUNITSREQUEST']._serialized_end=1435
+  _globals['_PUTUNITSRESPONSE']._serialized_start=1437
+  _globals['_PUTUNITSRESPONSE']._serialized_end=1508
+  _globals['_REPORTUNITREQUEST']._serialized_start=1511
+  _globals['_REPORTUNITREQUEST']._serialized_end=1678
+  _globals['_REPORTUNITRESPONSE']._serialized_start=1680
+  _globals['_REPORTUNITRESPONSE']._serialized_end=1752
+  _globals['_LISTUNITSREQUEST']._serialized_start=1754
+  _globals['_LISTUNITSREQUEST']._serialized_end=1791
+  _globals['_LISTUNITSRESPONSE']._serialized_start=1793
+  _globals['_LISTUNITSRESPONSE']._serialized_end=1904
+  _globals['_LISTCANDIDATESREQUEST']._serialized_start=1906
+  _globals['_LISTCANDIDATESREQUEST']._serialized_end=1952
+  _globals['_LISTCANDIDATESRESPONSE']._serialized_start=1955
+  _globals['_LISTCANDIDATESRESPONSE']._serialized_end=2102
+  _globals['_ROSTERSERVICE']._serialized_start=2274
+  _globals['_ROSTERSERVICE']._serialized_end=2797
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2 as _dispatch_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -74,6 +75,59 @@ UNCHANGED: RosterOutcome.ValueType  # 2
 SUPERSEDED: RosterOutcome.ValueType  # 3
 """A newer version is stored."""
 Global___RosterOutcome: _TypeAlias = RosterOutcome  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """A unit that can be sent to a destination."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    DISTANCE_M_FIELD_NUMBER: _builtins.int
+    TRAVEL_S_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
+    IS_NEXT_FIELD_NUMBER: _builtins.int
+    distance_m: _builtins.int
+    """Great-circle distance from its position to the destination, metres. Absent if either position is unknown or old."""
+    travel_s: _builtins.int
+    """Travel time, seconds. Absent if it is unknown."""
+    estimate: _dispatch_pb2.Estimate.ValueType
+    """How the travel time was computed."""
+    is_next: _builtins.bool
+    """The leg would ask this unit next. At most one unit."""
+    @_builtins.property
+    def unit(self) -> Global___UnitReport:
+        """The unit with its latest report."""
+
+    @_builtins.property
+    def offer(self) -> _dispatch_pb2.UnitOffer:
+        """The offer of this assignment to the unit. Absent if it wasn't asked."""
+
+    def __init__(
+        self,
+        *,
+        unit: Global___UnitReport | None = ...,
+        distance_m: _builtins.int | None = ...,
+        travel_s: _builtins.int | None = ...,
+        estimate: _dispatch_pb2.Estimate.ValueType = ...,
+        offer: _dispatch_pb2.UnitOffer | None = ...,
+        is_next: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_travel_s", b"_travel_s", "distance_m", b"distance_m", "offer", b"offer", "travel_s", b"travel_s", "unit", b"unit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_travel_s", b"_travel_s", "distance_m", b"distance_m", "estimate", b"estimate", "is_next", b"is_next", "offer", b"offer", "travel_s", b"travel_s", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__distance_m: _TypeAlias = _typing.Literal["distance_m"]  # noqa: Y015
+    _WhichOneofArgType__distance_m: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m"]  # noqa: Y015
+    _WhichOneofReturnType__travel_s: _TypeAlias = _typing.Literal["travel_s"]  # noqa: Y015
+    _WhichOneofArgType__travel_s: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance_m) -> _WhichOneofReturnType__distance_m | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__travel_s) -> _WhichOneofReturnType__travel_s | None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class Office(_message.Message):
@@ -462,3 +516,59 @@ class ListUnitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUnitsResponse: _TypeAlias = ListUnitsResponse  # noqa: Y015
+
+@_typing.final
+class ListCandidatesRequest(_message.Message):
+    """Request of ListCandidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """Id of the assignment."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCandidatesRequest: _TypeAlias = ListCandidatesRequest  # noqa: Y015
+
+@_typing.final
+class ListCandidatesResponse(_message.Message):
+    """Answer of ListCandidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    HAS_ROSTER_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    has_roster: _builtins.bool
+    """The leg has a roster. Without one, units can be sent by radio only."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Units, at most 200."""
+
+    @_builtins.property
+    def assignment(self) -> _dispatch_pb2.Assignment:
+        """The assignment as it is now, so that a page which shows the list asks with its offer number."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        has_roster: _builtins.bool = ...,
+        assignment: _dispatch_pb2.Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "candidates", b"candidates", "has_roster", b"has_roster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCandidatesResponse: _TypeAlias = ListCandidatesResponse  # noqa: Y015

@@ -56,6 +56,11 @@ class RosterServiceStub:
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsRequest.SerializeToString,
                 response_deserializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsResponse.FromString,
                 _registered_method=True)
+        self.ListCandidates = channel.unary_unary(
+                '/tandem.dispatch.v1.RosterService/ListCandidates',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesResponse.FromString,
+                _registered_method=True)
 
 
 class RosterServiceServicer:
@@ -91,6 +96,14 @@ class RosterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCandidates(self, request, context):
+        """Lists the units on duty that can be sent to an assignment's destination, free ones first, then by travel time. NOT_FOUND if the leg
+        doesn't know the assignment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RosterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_RosterServiceServicer_to_server(servicer, server):
                     servicer.ListUnits,
                     request_deserializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsRequest.FromString,
                     response_serializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsResponse.SerializeToString,
+            ),
+            'ListCandidates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCandidates,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +243,33 @@ class RosterService:
             '/tandem.dispatch.v1.RosterService/ListUnits',
             tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsRequest.SerializeToString,
             tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListUnitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCandidates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.RosterService/ListCandidates',
+            tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_roster__pb2.ListCandidatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,10 @@ class RosterServiceStub:
     """Reports a unit's status and position. The latest report of a unit is valid."""
     ListUnits: _aio.UnaryUnaryMultiCallable[_roster_pb2.ListUnitsRequest, _roster_pb2.ListUnitsResponse]
     """Lists offices and units as this leg knows them."""
+    ListCandidates: _aio.UnaryUnaryMultiCallable[_roster_pb2.ListCandidatesRequest, _roster_pb2.ListCandidatesResponse]
+    """Lists the units on duty that can be sent to an assignment's destination, free ones first, then by travel time. NOT_FOUND if the leg
+    doesn't know the assignment.
+    """
 
 class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
     """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
@@ -63,5 +67,15 @@ class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_roster_pb2.ListUnitsRequest, _abc.Awaitable[_roster_pb2.ListUnitsResponse]],
     ) -> _abc.Awaitable[_roster_pb2.ListUnitsResponse]:
         """Lists offices and units as this leg knows them."""
+
+    @_abc_1.abstractmethod
+    def ListCandidates(
+        self,
+        request: _roster_pb2.ListCandidatesRequest,
+        context: _aio.ServicerContext[_roster_pb2.ListCandidatesRequest, _abc.Awaitable[_roster_pb2.ListCandidatesResponse]],
+    ) -> _abc.Awaitable[_roster_pb2.ListCandidatesResponse]:
+        """Lists the units on duty that can be sent to an assignment's destination, free ones first, then by travel time. NOT_FOUND if the leg
+        doesn't know the assignment.
+        """
 
 def add_RosterServiceServicer_to_server(servicer: RosterServiceServicer, server: _aio.Server) -> None: ...

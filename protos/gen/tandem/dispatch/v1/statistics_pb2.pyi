@@ -73,7 +73,9 @@ class _DispatchOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dispa
     """For nothing: the threat was over before the unit arrived, and no cause was given."""
 
 class DispatchOutcome(_DispatchOutcome, metaclass=_DispatchOutcomeEnumTypeWrapper):
-    """How a dispatch ended."""
+    """How a dispatch ended. It is one once a unit accepted, the desk entered one that it sent by radio, or the agency's own system reported
+    DISPATCHED. That the desk accepted, or that a unit was asked, is none.
+    """
 
 DISPATCH_OUTCOME_UNSPECIFIED: DispatchOutcome.ValueType  # 0
 UNDER_WAY: DispatchOutcome.ValueType  # 1

@@ -32,10 +32,14 @@ class _TaskEndReason:
 class _TaskEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskEndReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_END_REASON_UNSPECIFIED: _TaskEndReason.ValueType  # 0
-    TASK_OFFERED_ON: _TaskEndReason.ValueType  # 1
-    """It was offered to another unit or desk."""
-    TASK_CLOSED: _TaskEndReason.ValueType  # 2
-    """It was closed."""
+    TASK_NOBODY_HAS_IT: _TaskEndReason.ValueType  # 4
+    """Nobody has it: the offer to this unit has ended, and others are asked."""
+    TASK_ANOTHER_UNIT_HAS_IT: _TaskEndReason.ValueType  # 5
+    """Another unit has it."""
+    TASK_DESK_HAS_IT: _TaskEndReason.ValueType  # 6
+    """The desk has it, and no unit."""
+    TASK_OVER: _TaskEndReason.ValueType  # 7
+    """It is over: closed or stood down."""
     TASK_UNKNOWN: _TaskEndReason.ValueType  # 3
     """The leg doesn't know it."""
 
@@ -43,10 +47,14 @@ class TaskEndReason(_TaskEndReason, metaclass=_TaskEndReasonEnumTypeWrapper):
     """Why an assignment isn't a unit's any more."""
 
 TASK_END_REASON_UNSPECIFIED: TaskEndReason.ValueType  # 0
-TASK_OFFERED_ON: TaskEndReason.ValueType  # 1
-"""It was offered to another unit or desk."""
-TASK_CLOSED: TaskEndReason.ValueType  # 2
-"""It was closed."""
+TASK_NOBODY_HAS_IT: TaskEndReason.ValueType  # 4
+"""Nobody has it: the offer to this unit has ended, and others are asked."""
+TASK_ANOTHER_UNIT_HAS_IT: TaskEndReason.ValueType  # 5
+"""Another unit has it."""
+TASK_DESK_HAS_IT: TaskEndReason.ValueType  # 6
+"""The desk has it, and no unit."""
+TASK_OVER: TaskEndReason.ValueType  # 7
+"""It is over: closed or stood down."""
 TASK_UNKNOWN: TaskEndReason.ValueType  # 3
 """The leg doesn't know it."""
 Global___TaskEndReason: _TypeAlias = TaskEndReason  # noqa: Y015
@@ -264,35 +272,59 @@ class WatchUnitsResponse(_message.Message):
 
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
-    UNIT_ID_FIELD_NUMBER: _builtins.int
-    IS_OFFER_FIELD_NUMBER: _builtins.int
-    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
     """Id of the incident. Empty in the message that follows the offers which were unanswered at the start."""
     assignment_id: _builtins.str
     """Id of the assignment. Empty if another leg's step in the incident changed."""
-    unit_id: _builtins.str
-    """Id of the unit that has the assignment now. Empty if no unit has."""
-    is_offer: _builtins.bool
-    """The unit is being asked."""
-    offer_number: _builtins.int
-    """Number of the offer."""
+    @_builtins.property
+    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnitChange]:
+        """Units that are asked now or have the assignment."""
+
     def __init__(
         self,
         *,
         incident_id: _builtins.str = ...,
         assignment_id: _builtins.str = ...,
+        units: _abc.Iterable[Global___UnitChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "incident_id", b"incident_id", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUnitsResponse: _TypeAlias = WatchUnitsResponse  # noqa: Y015
+
+@_typing.final
+class UnitChange(_message.Message):
+    """A unit that an assignment concerns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_ID_FIELD_NUMBER: _builtins.int
+    IS_OFFER_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    unit_id: _builtins.str
+    """Id of the unit."""
+    is_offer: _builtins.bool
+    """The unit is being asked."""
+    offer_number: _builtins.int
+    """Number of the offer to it."""
+    def __init__(
+        self,
+        *,
         unit_id: _builtins.str = ...,
         is_offer: _builtins.bool = ...,
         offer_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "incident_id", b"incident_id", "is_offer", b"is_offer", "offer_number", b"offer_number", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_offer", b"is_offer", "offer_number", b"offer_number", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___WatchUnitsResponse: _TypeAlias = WatchUnitsResponse  # noqa: Y015
+Global___UnitChange: _TypeAlias = UnitChange  # noqa: Y015
 
 @_typing.final
 class GetDutyRequest(_message.Message):
@@ -366,23 +398,29 @@ class UnitTask(_message.Message):
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> _dispatch_pb2.Assignment:
-        """The assignment, as the desk sees it."""
+        """The assignment, as the desk sees it, without the offers to other units."""
 
     @_builtins.property
     def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherLegStep]:
         """Steps of the other agencies' assignments in the incident."""
+
+    @_builtins.property
+    def offer(self) -> _dispatch_pb2.UnitOffer:
+        """The offer to this unit. Its number is the one that AnswerTask names, also where the leg has asked another unit since."""
 
     def __init__(
         self,
         *,
         assignment: _dispatch_pb2.Assignment | None = ...,
         others: _abc.Iterable[Global___OtherLegStep] | None = ...,
+        offer: _dispatch_pb2.UnitOffer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "others", b"others"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "offer", b"offer", "others", b"others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,7 +568,7 @@ class AnswerTaskRequest(_message.Message):
     assignment_id: _builtins.str
     """Id of the assignment."""
     offer_number: _builtins.int
-    """The offer: Assignment.offer_number. Required."""
+    """The offer to this unit: UnitTask.offer. Required."""
     progress: _dispatch_pb2.AssignmentState.ValueType
     """The unit reached a state: EN_ROUTE, ON_SCENE or APPREHENDED. DISPATCHED before EN_ROUTE is recorded by itself."""
     @_builtins.property

@@ -29,41 +29,33 @@ from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/geofence/v1/geofence.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\"7\n\x0eGetCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x02 \x01(\x04\"\xc0\x01\n\x0fGetCaseResponse\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x18\n\x10\x61pplied_sequence\x18\x03 \x01(\x04\x12\x14\n\x0c\x63\x61se_version\x18\x04 \x01(\x03\x12\x12\n\nepisode_id\x18\x05 \x01(\t\x12\x13\n\x0bincident_id\x18\x06 \x01(\t\x12\x30\n\nopen_rings\x18\x07 \x03(\x0b\x32\x1c.tandem.geofence.v1.OpenRing\"X\n\x08OpenRing\x12\x11\n\ttarget_id\x18\x01 \x01(\t\x12\x0e\n\x06ring_m\x18\x02 \x01(\x01\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x12WatchAlertsRequest\x12\x1d\n\x15\x61\x66ter_stream_sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x61\x66ter_alert_id\x18\x03 \x01(\t\x12\x10\n\x08new_only\x18\x02 \x01(\x08\"\x82\x01\n\x13WatchAlertsResponse\x12\x17\n\x0fstream_sequence\x18\x01 \x01(\x04\x12&\n\x05\x61lert\x18\x02 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.Measure\"9\n\x0fPutRulesRequest\x12&\n\x05rules\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Rules\"%\n\x10PutRulesResponse\x12\x11\n\tsequences\x18\x01 \x03(\x04\"h\n\x12ListDevicesRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x18\n\x10only_conspicuous\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"{\n\x13ListDevicesResponse\x12/\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1e.tandem.geofence.v1.TagQuality\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1a\n\x12missing_partitions\x18\x03 \x03(\r\"\xec\x02\n\nTagQuality\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x17\n\x0fkept_interval_s\x18\x02 \x01(\r\x12\x0c\n\x04slow\x18\x03 \x01(\x08\x12\x19\n\x11stated_accuracy_m\x18\x04 \x01(\x01\x12 \n\x13observed_accuracy_m\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x15\x61\x63\x63uracy_contradicted\x18\x06 \x01(\x08\x12,\n\x08last_fix\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0blast_source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSource\x12\x18\n\x10presence_unit_id\x18\x0b \x01(\t\x12\x31\n\rpresence_seen\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\n\x14_observed_accuracy_m2\xa2\x03\n\x0fGeofenceService\x12[\n\x07GetCase\x12\".tandem.geofence.v1.GetCaseRequest\x1a#.tandem.geofence.v1.GetCaseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x07\x12i\n\x0bWatchAlerts\x12&.tandem.geofence.v1.WatchAlertsRequest\x1a\'.tandem.geofence.v1.WatchAlertsResponse\"\x07\x8a\xb5\x18\x03\x04\x07\t0\x01\x12\\\n\x08PutRules\x12#.tandem.geofence.v1.PutRulesRequest\x1a$.tandem.geofence.v1.PutRulesResponse\"\x05\x8a\xb5\x18\x01\x08\x12i\n\x0bListDevices\x12&.tandem.geofence.v1.ListDevicesRequest\x1a\'.tandem.geofence.v1.ListDevicesResponse\"\t\x8a\xb5\x18\x01\x08\x90\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/geofence/v1/geofence.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\x1a\x1ftandem/common/v1/presence.proto\"]\n\x12WatchAlertsRequest\x12\x1d\n\x15\x61\x66ter_stream_sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x61\x66ter_alert_id\x18\x03 \x01(\t\x12\x10\n\x08new_only\x18\x02 \x01(\x08\"\x82\x01\n\x13WatchAlertsResponse\x12\x17\n\x0fstream_sequence\x18\x01 \x01(\x04\x12&\n\x05\x61lert\x18\x02 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.Measure\"9\n\x0fPutRulesRequest\x12&\n\x05rules\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Rules\"%\n\x10PutRulesResponse\x12\x11\n\tsequences\x18\x01 \x03(\x04\"h\n\x12ListDevicesRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x18\n\x10only_conspicuous\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"{\n\x13ListDevicesResponse\x12/\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1e.tandem.geofence.v1.TagQuality\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1a\n\x12missing_partitions\x18\x03 \x03(\r\"\xec\x02\n\nTagQuality\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x17\n\x0fkept_interval_s\x18\x02 \x01(\r\x12\x0c\n\x04slow\x18\x03 \x01(\x08\x12\x19\n\x11stated_accuracy_m\x18\x04 \x01(\x01\x12 \n\x13observed_accuracy_m\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x15\x61\x63\x63uracy_contradicted\x18\x06 \x01(\x08\x12,\n\x08last_fix\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0blast_source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSource\x12\x18\n\x10presence_unit_id\x18\x0b \x01(\t\x12\x31\n\rpresence_seen\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\n\x14_observed_accuracy_m2\xc5\x02\n\x0fGeofenceService\x12i\n\x0bWatchAlerts\x12&.tandem.geofence.v1.WatchAlertsRequest\x1a\'.tandem.geofence.v1.WatchAlertsResponse\"\x07\x8a\xb5\x18\x03\x04\x07\t0\x01\x12\\\n\x08PutRules\x12#.tandem.geofence.v1.PutRulesRequest\x1a$.tandem.geofence.v1.PutRulesResponse\"\x05\x8a\xb5\x18\x01\x08\x12i\n\x0bListDevices\x12&.tandem.geofence.v1.ListDevicesRequest\x1a\'.tandem.geofence.v1.ListDevicesResponse\"\t\x8a\xb5\x18\x01\x08\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.geofence.v1.geofence_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GEOFENCESERVICE'].methods_by_name['GetCase']._loaded_options = None
-  _globals['_GEOFENCESERVICE'].methods_by_name['GetCase']._serialized_options = b'\212\265\030\003\003\004\007'
   _globals['_GEOFENCESERVICE'].methods_by_name['WatchAlerts']._loaded_options = None
   _globals['_GEOFENCESERVICE'].methods_by_name['WatchAlerts']._serialized_options = b'\212\265\030\003\004\007\t'
   _globals['_GEOFENCESERVICE'].methods_by_name['PutRules']._loaded_options = None
   _globals['_GEOFENCESERVICE'].methods_by_name['PutRules']._serialized_options = b'\212\265\030\001\010'
   _globals['_GEOFENCESERVICE'].methods_by_name['ListDevices']._loaded_options = None
   _globals['_GEOFENCESERVICE'].methods_by_name['ListDevices']._serialized_options = b'\212\265\030\001\010\220\265\030\001'
-  _globals['_GETCASEREQUEST']._serialized_start=212
-  _globals['_GETCASEREQUEST']._serialized_end=267
-  _globals['_GETCASERESPONSE']._serialized_start=270
-  _globals['_GETCASERESPONSE']._serialized_end=462
-  _globals['_OPENRING']._serialized_start=464
-  _globals['_OPENRING']._serialized_end=552
-  _globals['_WATCHALERTSREQUEST']._serialized_start=554
-  _globals['_WATCHALERTSREQUEST']._serialized_end=647
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=650
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=780
-  _globals['_PUTRULESREQUEST']._serialized_start=782
-  _globals['_PUTRULESREQUEST']._serialized_end=839
-  _globals['_PUTRULESRESPONSE']._serialized_start=841
-  _globals['_PUTRULESRESPONSE']._serialized_end=878
-  _globals['_LISTDEVICESREQUEST']._serialized_start=880
-  _globals['_LISTDEVICESREQUEST']._serialized_end=984
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=986
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1109
-  _globals['_TAGQUALITY']._serialized_start=1112
-  _globals['_TAGQUALITY']._serialized_end=1476
-  _globals['_GEOFENCESERVICE']._serialized_start=1479
-  _globals['_GEOFENCESERVICE']._serialized_end=1897
+  _globals['_WATCHALERTSREQUEST']._serialized_start=212
+  _globals['_WATCHALERTSREQUEST']._serialized_end=305
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=308
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=438
+  _globals['_PUTRULESREQUEST']._serialized_start=440
+  _globals['_PUTRULESREQUEST']._serialized_end=497
+  _globals['_PUTRULESRESPONSE']._serialized_start=499
+  _globals['_PUTRULESRESPONSE']._serialized_end=536
+  _globals['_LISTDEVICESREQUEST']._serialized_start=538
+  _globals['_LISTDEVICESREQUEST']._serialized_end=642
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=644
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=767
+  _globals['_TAGQUALITY']._serialized_start=770
+  _globals['_TAGQUALITY']._serialized_end=1134
+  _globals['_GEOFENCESERVICE']._serialized_start=1137
+  _globals['_GEOFENCESERVICE']._serialized_end=1462
 # @@protoc_insertion_point(module_scope)

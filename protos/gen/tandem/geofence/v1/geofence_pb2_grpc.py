@@ -35,11 +35,6 @@ class GeofenceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetCase = channel.unary_unary(
-                '/tandem.geofence.v1.GeofenceService/GetCase',
-                request_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseRequest.SerializeToString,
-                response_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseResponse.FromString,
-                _registered_method=True)
         self.WatchAlerts = channel.unary_stream(
                 '/tandem.geofence.v1.GeofenceService/WatchAlerts',
                 request_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.WatchAlertsRequest.SerializeToString,
@@ -60,14 +55,6 @@ class GeofenceServiceStub:
 class GeofenceServiceServicer:
     """Decisions of the evaluators, and the rules by which they decide.
     """
-
-    def GetCase(self, request, context):
-        """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
-        evaluator may have it, or the sequence isn't applied yet.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
 
     def WatchAlerts(self, request, context):
         """Streams alerts after a sequence with their measures, then each new alert. Contains distances, so probation may not call it. The
@@ -95,11 +82,6 @@ class GeofenceServiceServicer:
 
 def add_GeofenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetCase': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetCase,
-                    request_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseRequest.FromString,
-                    response_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseResponse.SerializeToString,
-            ),
             'WatchAlerts': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAlerts,
                     request_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.WatchAlertsRequest.FromString,
@@ -126,33 +108,6 @@ def add_GeofenceServiceServicer_to_server(servicer, server):
 class GeofenceService:
     """Decisions of the evaluators, and the rules by which they decide.
     """
-
-    @staticmethod
-    def GetCase(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/tandem.geofence.v1.GeofenceService/GetCase',
-            tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseRequest.SerializeToString,
-            tandem_dot_geofence_dot_v1_dot_geofence__pb2.GetCaseResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def WatchAlerts(request,

@@ -16,10 +16,6 @@ class GeofenceServiceStub:
     """Decisions of the evaluators, and the rules by which they decide."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetCase: _aio.UnaryUnaryMultiCallable[_geofence_pb2.GetCaseRequest, _geofence_pb2.GetCaseResponse]
-    """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
-    evaluator may have it, or the sequence isn't applied yet.
-    """
     WatchAlerts: _aio.UnaryStreamMultiCallable[_geofence_pb2.WatchAlertsRequest, _geofence_pb2.WatchAlertsResponse]
     """Streams alerts after a sequence with their measures, then each new alert. Contains distances, so probation may not call it. The
     watch gets canaries' alerts only, without measures.
@@ -33,16 +29,6 @@ class GeofenceServiceStub:
 
 class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decisions of the evaluators, and the rules by which they decide."""
-
-    @_abc_1.abstractmethod
-    def GetCase(
-        self,
-        request: _geofence_pb2.GetCaseRequest,
-        context: _aio.ServicerContext[_geofence_pb2.GetCaseRequest, _abc.Awaitable[_geofence_pb2.GetCaseResponse]],
-    ) -> _abc.Awaitable[_geofence_pb2.GetCaseResponse]:
-        """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
-        evaluator may have it, or the sequence isn't applied yet.
-        """
 
     @_abc_1.abstractmethod
     def WatchAlerts(

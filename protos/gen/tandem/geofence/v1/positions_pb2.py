@@ -26,9 +26,10 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
+from tandem.common.v1 import subject_pb2 as tandem_dot_common_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/geofence/v1/positions.proto\x12\x12tandem.geofence.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/presence.proto\"L\n\x07Subject\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.tandem.geofence.v1.SubjectKind\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"Y\n\x16\x46ollowPositionsRequest\x12\x0f\n\x07removes\x18\x01 \x03(\x04\x12.\n\x04\x61\x64\x64s\x18\x02 \x03(\x0b\x32 .tandem.geofence.v1.ShareRequest\"\xc5\x01\n\x0cShareRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x15\n\x0bincident_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12\x13\n\x0blegal_basis\x18\x04 \x01(\t\x12,\n\x07subject\x18\x05 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05under\"I\n\x17\x46ollowPositionsResponse\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.tandem.geofence.v1.ShareEvent\"\xef\x01\n\nShareEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x31\n\x06opened\x18\x02 \x01(\x0b\x32\x1f.tandem.geofence.v1.ShareOpenedH\x00\x12\x33\n\x07refused\x18\x03 \x01(\x0b\x32 .tandem.geofence.v1.ShareRefusedH\x00\x12\x34\n\x08position\x18\x04 \x01(\x0b\x32 .tandem.geofence.v1.LivePositionH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.tandem.geofence.v1.ShareEndH\x00\x42\x06\n\x04what\"$\n\x0bShareOpened\x12\x15\n\rdisclosure_id\x18\x01 \x01(\t\"k\n\x0cShareRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x89\x02\n\x0cLivePosition\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12\x14\n\x07lat_deg\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSourceB\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\">\n\x08ShareEnd\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".tandem.geofence.v1.ShareEndReason*b\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\n\n\x06WEARER\x10\x01\x12\x14\n\x10PROTECTED_PERSON\x10\x02\x12\x13\n\x0fPROTECTED_PLACE\x10\x03*s\n\x0eShareEndReason\x12 \n\x1cSHARE_END_REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eINCIDENT_ENDED\x10\x01\x12\x0f\n\x0bORDER_ENDED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\r\n\tWITHDRAWN\x10\x04\x32\x89\x01\n\x0fPositionService\x12v\n\x0f\x46ollowPositions\x12*.tandem.geofence.v1.FollowPositionsRequest\x1a+.tandem.geofence.v1.FollowPositionsResponse\"\x06\x8a\xb5\x18\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/geofence/v1/positions.proto\x12\x12tandem.geofence.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/presence.proto\x1a\x1etandem/common/v1/subject.proto\"J\n\x07Subject\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.tandem.common.v1.SubjectKind\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"Y\n\x16\x46ollowPositionsRequest\x12\x0f\n\x07removes\x18\x01 \x03(\x04\x12.\n\x04\x61\x64\x64s\x18\x02 \x03(\x0b\x32 .tandem.geofence.v1.ShareRequest\"\xc5\x01\n\x0cShareRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x15\n\x0bincident_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12\x13\n\x0blegal_basis\x18\x04 \x01(\t\x12,\n\x07subject\x18\x05 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05under\"I\n\x17\x46ollowPositionsResponse\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.tandem.geofence.v1.ShareEvent\"\xef\x01\n\nShareEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x31\n\x06opened\x18\x02 \x01(\x0b\x32\x1f.tandem.geofence.v1.ShareOpenedH\x00\x12\x33\n\x07refused\x18\x03 \x01(\x0b\x32 .tandem.geofence.v1.ShareRefusedH\x00\x12\x34\n\x08position\x18\x04 \x01(\x0b\x32 .tandem.geofence.v1.LivePositionH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.tandem.geofence.v1.ShareEndH\x00\x42\x06\n\x04what\"$\n\x0bShareOpened\x12\x15\n\rdisclosure_id\x18\x01 \x01(\t\"k\n\x0cShareRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x89\x02\n\x0cLivePosition\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12\x14\n\x07lat_deg\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x30\n\x06source\x18\n \x01(\x0e\x32 .tandem.common.v1.PositionSourceB\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\">\n\x08ShareEnd\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".tandem.geofence.v1.ShareEndReason*s\n\x0eShareEndReason\x12 \n\x1cSHARE_END_REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eINCIDENT_ENDED\x10\x01\x12\x0f\n\x0bORDER_ENDED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\r\n\tWITHDRAWN\x10\x04\x32\x89\x01\n\x0fPositionService\x12v\n\x0f\x46ollowPositions\x12*.tandem.geofence.v1.FollowPositionsRequest\x1a+.tandem.geofence.v1.FollowPositionsResponse\"\x06\x8a\xb5\x18\x02\x03\x04(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POSITIONSERVICE'].methods_by_name['FollowPositions']._loaded_options = None
   _globals['_POSITIONSERVICE'].methods_by_name['FollowPositions']._serialized_options = b'\212\265\030\002\003\004'
-  _globals['_SUBJECTKIND']._serialized_start=1352
-  _globals['_SUBJECTKIND']._serialized_end=1450
-  _globals['_SHAREENDREASON']._serialized_start=1452
-  _globals['_SHAREENDREASON']._serialized_end=1567
-  _globals['_SUBJECT']._serialized_start=187
-  _globals['_SUBJECT']._serialized_end=263
-  _globals['_FOLLOWPOSITIONSREQUEST']._serialized_start=265
-  _globals['_FOLLOWPOSITIONSREQUEST']._serialized_end=354
-  _globals['_SHAREREQUEST']._serialized_start=357
-  _globals['_SHAREREQUEST']._serialized_end=554
-  _globals['_FOLLOWPOSITIONSRESPONSE']._serialized_start=556
-  _globals['_FOLLOWPOSITIONSRESPONSE']._serialized_end=629
-  _globals['_SHAREEVENT']._serialized_start=632
-  _globals['_SHAREEVENT']._serialized_end=871
-  _globals['_SHAREOPENED']._serialized_start=873
-  _globals['_SHAREOPENED']._serialized_end=909
-  _globals['_SHAREREFUSED']._serialized_start=911
-  _globals['_SHAREREFUSED']._serialized_end=1018
-  _globals['_LIVEPOSITION']._serialized_start=1021
-  _globals['_LIVEPOSITION']._serialized_end=1286
-  _globals['_SHAREEND']._serialized_start=1288
-  _globals['_SHAREEND']._serialized_end=1350
-  _globals['_POSITIONSERVICE']._serialized_start=1570
-  _globals['_POSITIONSERVICE']._serialized_end=1707
+  _globals['_SHAREENDREASON']._serialized_start=1382
+  _globals['_SHAREENDREASON']._serialized_end=1497
+  _globals['_SUBJECT']._serialized_start=219
+  _globals['_SUBJECT']._serialized_end=293
+  _globals['_FOLLOWPOSITIONSREQUEST']._serialized_start=295
+  _globals['_FOLLOWPOSITIONSREQUEST']._serialized_end=384
+  _globals['_SHAREREQUEST']._serialized_start=387
+  _globals['_SHAREREQUEST']._serialized_end=584
+  _globals['_FOLLOWPOSITIONSRESPONSE']._serialized_start=586
+  _globals['_FOLLOWPOSITIONSRESPONSE']._serialized_end=659
+  _globals['_SHAREEVENT']._serialized_start=662
+  _globals['_SHAREEVENT']._serialized_end=901
+  _globals['_SHAREOPENED']._serialized_start=903
+  _globals['_SHAREOPENED']._serialized_end=939
+  _globals['_SHAREREFUSED']._serialized_start=941
+  _globals['_SHAREREFUSED']._serialized_end=1048
+  _globals['_LIVEPOSITION']._serialized_start=1051
+  _globals['_LIVEPOSITION']._serialized_end=1316
+  _globals['_SHAREEND']._serialized_start=1318
+  _globals['_SHAREEND']._serialized_end=1380
+  _globals['_POSITIONSERVICE']._serialized_start=1500
+  _globals['_POSITIONSERVICE']._serialized_end=1637
 # @@protoc_insertion_point(module_scope)

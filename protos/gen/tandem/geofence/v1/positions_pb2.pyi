@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import presence_pb2 as _presence_pb2
+from tandem.common.v1 import subject_pb2 as _subject_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,32 +22,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _SubjectKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SUBJECT_KIND_UNSPECIFIED: _SubjectKind.ValueType  # 0
-    WEARER: _SubjectKind.ValueType  # 1
-    """The wearer, located by tags."""
-    PROTECTED_PERSON: _SubjectKind.ValueType  # 2
-    """A protected person, located by protective devices."""
-    PROTECTED_PLACE: _SubjectKind.ValueType  # 3
-    """A protected place: the position is its centre, and the accuracy its radius."""
-
-class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
-    """Role of a subject under an order."""
-
-SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
-WEARER: SubjectKind.ValueType  # 1
-"""The wearer, located by tags."""
-PROTECTED_PERSON: SubjectKind.ValueType  # 2
-"""A protected person, located by protective devices."""
-PROTECTED_PLACE: SubjectKind.ValueType  # 3
-"""A protected place: the position is its centre, and the accuracy its radius."""
-Global___SubjectKind: _TypeAlias = SubjectKind  # noqa: Y015
 
 class _ShareEndReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -86,14 +61,14 @@ class Subject(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
-    kind: Global___SubjectKind.ValueType
-    """Role of the subject, which implies the kind of its devices."""
+    kind: _subject_pb2.SubjectKind.ValueType
+    """The wearer, a protected person or a protected place, which implies the kind of its devices."""
     subject_id: _builtins.str
     """Id of the wearer or protected person, or `order/place`."""
     def __init__(
         self,
         *,
-        kind: Global___SubjectKind.ValueType = ...,
+        kind: _subject_pb2.SubjectKind.ValueType = ...,
         subject_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

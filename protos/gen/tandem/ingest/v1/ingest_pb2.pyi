@@ -198,12 +198,15 @@ class EquipmentEvent(_message.Message):
     REPORT_ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
     """The device's id of the report, unique within the device forever, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     event: _log_pb2.EquipmentKind.ValueType
     """Kind of the event."""
+    silent: _builtins.bool
+    """PANIC_BUTTON: she called in silence. The mesh then sends nothing to her phone that can be seen or heard. Refused with another event."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the event by the device's clock."""
@@ -215,10 +218,11 @@ class EquipmentEvent(_message.Message):
         report_id: _builtins.str = ...,
         event: _log_pb2.EquipmentKind.ValueType = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
+        silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "event", b"event", "event_time", b"event_time", "report_id", b"report_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "event", b"event", "event_time", b"event_time", "report_id", b"report_id", "silent", b"silent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

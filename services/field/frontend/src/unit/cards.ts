@@ -24,10 +24,11 @@ export function card(task: Task, shown: Shown, give: (answer: Answer) => void, r
   const element = made("article", "", `task ${ASKED.includes(task.state) ? "asked" : ""} ${task.state === "stood_down" ? "over" : ""}`);
   element.dataset["assignment"] = task.assignment;
   element.dataset["state"] = task.state;
+  if (task.panic_ms) element.append(panic(task, task.panic_ms));
   if (task.is_exercise) element.append(made("p", t("exercise"), "alarm"));
   element.append(made("h3", title(task)));
   element.append(made("p", t(`to_${task.to}`) + ` · ${task.subject}`));
-  element.append(made("p", t(`state_${task.state}`)));
+  element.append(made("p", t(`state_${ownState(task)}`)));
   element.append(facts(task, shown.ahead_ms));
   element.append(others(task));
   const places = made("div", "", "targets");
@@ -37,13 +38,33 @@ export function card(task: Task, shown: Shown, give: (answer: Answer) => void, r
   return element;
 }
 
+/** The first thing that the card says: that she called for help, and when, or that she took it back. */
+function panic(task: Task, calledMs: number): HTMLElement {
+  const isOver = task.panic_withdrawn_ms !== null || task.state === "stood_down";
+  const said = task.panic_withdrawn_ms === null ? t("panic", { at: clock(calledMs) }) : t("panic_withdrawn", { at: clock(task.panic_withdrawn_ms) });
+  return made("p", said, isOver ? "panic over" : "panic");
+}
+
+/** Whether an offer or assignment has a call for help that stands. */
+export const isCalling = (task: Task): boolean => task.panic_ms !== null && task.panic_withdrawn_ms === null && task.state !== "stood_down";
+
 const title = (task: Task): string =>
   task.is_check ? t("check") : has(`kind_${task.kind}`) ? t(`kind_${task.kind}`) : t("kind_other");
+
+/** State of the unit itself: that it is asked or has accepted is another one than the assignment's. */
+const ownState = (task: Task): string =>
+  ASKED.includes(task.state) ? "unit_asked" : task.state === "acknowledged" ? "unit_accepted" : task.state;
 
 function facts(task: Task, aheadMs: number): HTMLElement {
   const now = Date.now() + aheadMs;
   const lines: [string, string][] = [];
   if (task.asked_ms) lines.push([t("asked", { at: clock(task.asked_ms), for: span(now - task.asked_ms) }), ""]);
+  if (task.open_until_ms) {
+    // The leg says when the offer has ended. Until then the unit may accept, whatever this phone's clock says.
+    const left = { at: clock(task.open_until_ms), for: span(task.open_until_ms - now) };
+    lines.push([task.open_until_ms > now ? t("open_until", left) : t("open_past"), "due"]);
+    lines.push([t(task.with_desk ? "asked_by_desk" : "asked_beside"), ""]);
+  }
   if (task.travel_s !== null) lines.push([t("travel", { for: span(1_000 * task.travel_s) }), ""]);
   if (task.arrival_due_ms && task.state !== "on_scene" && task.state !== "apprehended") lines.push([t("arrival", { at: clock(task.arrival_due_ms) }), ""]);
   if (task.due_ms) lines.push([t(task.due_ms > now ? "due" : "due_past", { for: span(task.due_ms - now) }), "due"]);
@@ -64,7 +85,7 @@ function others(task: Task): HTMLElement {
     list.append(made("li", `${t(`leg_${other.leg}`)}${who}: ${t(`state_${other.state}`)}`));
     if (other.distress_ms) list.append(made("li", t("other_distress", { leg: t(`leg_${other.leg}`) }), "alarm"));
   }
-  if (!task.others.length) list.append(made("li", t("others_none")));
+  if (!task.others.length && task.state !== "stood_down") list.append(made("li", t("others_none")));
   return list;
 }
 

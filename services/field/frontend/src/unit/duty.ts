@@ -9,17 +9,21 @@ export interface Task {
   state: string;
   offer: number;
   kind: string;
-  to: "wearer" | "person" | "place";
+  to: "wearer" | "person" | "place" | "other";
   subject: string;
   is_exercise: boolean;
   is_check: boolean;
   asked_ms: number | null;
+  open_until_ms: number | null; // until when this unit may accept, while it is asked
+  with_desk: boolean; // the desk has it while this unit is asked
   due_ms: number | null;
   arrival_due_ms: number | null;
   reminded_ms: number | null;
   distress_ms: number | null;
   one_scene_ms: number | null;
   spoofing_ms: number | null;
+  panic_ms: number | null; // when a protected person last called for help
+  panic_withdrawn_ms: number | null;
   travel_s: number | null;
   losing: boolean;
   flag: string;

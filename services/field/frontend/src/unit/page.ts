@@ -4,12 +4,12 @@ import "./page.css";
 import { forgetAll, keep, newKey, setting } from "../kept";
 import { subscribe } from "../push";
 import { Refused, call } from "../server";
-import { ACCEPTED, ASKED, card } from "./cards";
+import { ACCEPTED, ASKED, card, isCalling } from "./cards";
 import { type Answer, Answers, type Duty } from "./duty";
 import { Position } from "./position";
-import { allowSound, ring } from "./sound";
+import { allowSound, callForHelp, ring } from "./sound";
 import { Targets } from "./target";
-import { chosenLanguage, clock, made, speak, t } from "./texts";
+import { chosenLanguage, clock, has, made, speak, t } from "./texts";
 
 const RETRY_MS = 3_000;
 const REDRAW_MS = 1_000;
@@ -22,6 +22,8 @@ let duty: Duty | undefined;
 let away = false;
 let ended = false;
 let aheadMs = 0;
+/** Time of the newest call for help that was sounded, by incident: each further call sounds once more. */
+const sounded = new Map<string, number>();
 
 const position = new Position(show, end);
 const targets = new Targets(show);
@@ -103,6 +105,11 @@ function note(next: Duty): void {
     // The desk's machine confirms an offer by itself; here the page that shows it does.
     if (ASKED.includes(task.state)) void answers.give({ assignment: task.assignment, offer: task.offer, answer: "received" });
   }
+  for (const task of next.tasks) {
+    if (!isCalling(task) || task.is_exercise || task.panic_ms! <= (sounded.get(task.incident) ?? 0)) continue;
+    sounded.set(task.incident, task.panic_ms!);
+    callForHelp();
+  }
   const accepted = next.tasks.filter((task) => ACCEPTED.includes(task.state));
   position.hasTask = accepted.length > 0;
   targets.follow(accepted[0]?.incident ?? "");
@@ -112,8 +119,9 @@ function note(next: Duty): void {
 function refuse(code: string, answer: Answer): void {
   if (["ended", "shift_over", "unit_removed", "not_signed_in"].includes(code)) return end(code);
   if (answer.answer === "received") return;
-  find("said").textContent = t(`no_${code}`);
-  if (find("said").textContent === `no_${code}`) find("said").textContent = t("no_not_now");
+  // A refused answer of a unit that isn't asked any more says who has it, as the end of a card does.
+  const known = [`no_${code}`, `end_${code}`].find(has);
+  find("said").textContent = t(known ?? "no_not_now");
 }
 
 function end(code: string): void {

@@ -1,6 +1,11 @@
-// A sound and a vibration while an offer waits for an answer. Browsers allow sound after the first touch of the page.
+// A sound and a vibration while an offer waits for an answer, and another one for a call for help. Browsers allow sound after the first
+// touch of the page.
 
 const INTERVAL_MS = 2_500;
+type Tones = readonly (readonly [delayS: number, frequencyHz: number])[];
+const OFFER: Tones = [[0, 880], [0.25, 660], [0.5, 880]];
+/** She called for help: tones that climb four times, as at the desk. */
+const PANIC: Tones = [0, 0.6, 1.2, 1.8].flatMap((s) => [[s, 500], [s + 0.17, 800], [s + 0.34, 1_300]] as const);
 let context: AudioContext | undefined;
 let timer = 0;
 
@@ -15,15 +20,21 @@ export function ring(isOn: boolean): void {
     clearInterval(timer);
     timer = 0;
   } else if (!timer) {
-    sound();
-    timer = setInterval(sound, INTERVAL_MS);
+    sound(OFFER, [300, 150, 300]);
+    timer = setInterval(() => sound(OFFER, [300, 150, 300]), INTERVAL_MS);
   }
 }
 
-function sound(): void {
-  navigator.vibrate?.([300, 150, 300]);
+/** Sounds once that a protected person called for help. */
+export function callForHelp(): void {
+  document.documentElement.dataset["called"] = String(Number(document.documentElement.dataset["called"] ?? 0) + 1);
+  sound(PANIC, [600, 100, 600, 100, 600]);
+}
+
+function sound(tones: Tones, vibration: number[]): void {
+  navigator.vibrate?.(vibration);
   if (!context || context.state !== "running") return;
-  for (const [delay, frequency] of [[0, 880], [0.25, 660], [0.5, 880]] as const) {
+  for (const [delay, frequency] of tones) {
     const tone = context.createOscillator();
     const volume = context.createGain();
     volume.gain.value = 0.35;

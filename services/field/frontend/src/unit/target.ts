@@ -1,7 +1,7 @@
 // The live target of an accepted assignment: distance, direction and age from the unit's own position. A position older than three
 // minutes is unknown, and never shown as a point.
 
-import { sha256, setting, signed } from "../kept";
+import { proof } from "../kept";
 import { made, span, t } from "./texts";
 
 export interface Target {
@@ -54,9 +54,8 @@ export class Targets {
 
   private async read(incident: string, signal: AbortSignal): Promise<void> {
     const path = `/api/unit/targets?incident=${encodeURIComponent(incident)}`;
-    const atMs = Date.now() + ((await setting<number>("clock_ahead_ms")) ?? 0);
-    const proof = `${atMs}.${await signed(`GET\n${path}\n${atMs}\n${await sha256("")}`)}`;
-    const answer = await fetch(path, { headers: { "X-Proof": proof }, cache: "no-store", redirect: "error", signal });
+    const headers = { "X-Proof": await proof("GET", path) };
+    const answer = await fetch(path, { headers, cache: "no-store", redirect: "error", signal });
     if (!answer.ok || !answer.body) return;
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";

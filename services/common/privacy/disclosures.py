@@ -1,0 +1,38 @@
+"""Whether a disclosure may go into the ledger: its ids, its parties and its legal grounds."""
+
+from __future__ import annotations
+
+import re
+
+from services.common import fields
+from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
+from services.common.rpc.errors import InvalidField, Unauthenticated
+from services.common.rpc.identity import caller_of
+from tandem.common.v1 import ledger_pb2
+
+UNIT = "spiffe://tandem/unit/"
+"""Start of the id of a unit on the road, to which its own leg shows the targets of its assignment. It has no role anywhere."""
+_UNIT_PATTERN = re.compile(rf"{UNIT}(?:probation|police)/[A-Za-z0-9._-]{{1,64}}")
+
+
+def check_disclosure(disclosure: ledger_pb2.Disclosure) -> None:
+    """Raises InvalidField if the grounds of a disclosure don't allow it, or if an id in it is malformed."""
+    try:
+        kind = RecordKind(disclosure.record_kind)
+    except ValueError:
+        raise InvalidField("record_kind", "isn't a kind of record") from None
+    purpose = Purpose(disclosure.purpose) if disclosure.purpose in {each.value for each in Purpose} else None
+    check_grounds(disclosure.legal_basis, purpose, disclosure.reference, kind=kind, now_ms=disclosure.at_ms)
+    fields.required_id("disclosure_id", disclosure.disclosure_id)
+    _check_caller("who", disclosure.who)
+    fields.required_id("record_id", disclosure.record_id)
+    fields.required_id("order_id", disclosure.order_id)
+    if not _UNIT_PATTERN.fullmatch(disclosure.recipient):
+        _check_caller("recipient", disclosure.recipient)
+
+
+def _check_caller(field: str, spiffe_id: str) -> None:
+    try:
+        caller_of(spiffe_id)
+    except Unauthenticated as error:
+        raise InvalidField(field, error.reason) from None

@@ -1,1 +1,0 @@
-"""First contact with the wearer: its state, and the decisions on it. Pure."""

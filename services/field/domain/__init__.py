@@ -1,1 +1,0 @@
-"""Decisions of the service that faces phones. Pure."""

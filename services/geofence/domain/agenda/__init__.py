@@ -1,1 +1,0 @@
-"""Moments at which time alone may decide something."""

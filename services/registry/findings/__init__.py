@@ -1,1 +1,0 @@
-"""Findings of reviewers about incidents: who has to act, by when, and what came of it."""
