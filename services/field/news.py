@@ -148,10 +148,10 @@ class PageWaker:
         """
         tries = 0
         try:
-            while (left_ms := self._due[device_id] - self._clock.now_ms()) > 0:
+            while self._left_ms(device_id) > 0:
                 async with self._lane:
                     self._not_covered.discard(device_id)
-                    outcome = await self._send(device_id, max(1, left_ms // 1000))
+                    outcome = await self._send(device_id)
                 if outcome in (PushOutcome.LATER, PushOutcome.UNAUTHORIZED):
                     await asyncio.sleep(PUSH_RETRY.delay_s(tries))
                     tries += 1
@@ -165,6 +165,10 @@ class PageWaker:
             self._not_covered.discard(device_id)
             del self._due[device_id]
 
+    def _left_ms(self, device_id: str) -> int:
+        """Time for which a phone is still to be woken, milliseconds of mesh time; 0 or less once it isn't."""
+        return self._due[device_id] - self._clock.now_ms()
+
     def _note_authorization(self, host: str, outcome: PushOutcome) -> None:
         """Logs once that a push service refuses field, and that it accepts field again."""
         if outcome is PushOutcome.UNAUTHORIZED and host not in self._unauthorized:
@@ -174,12 +178,15 @@ class PageWaker:
             self._unauthorized.discard(host)
             logger().info("push_authorized", service=host)
 
-    async def _send(self, device_id: str, ttl_s: int) -> PushOutcome:
+    async def _send(self, device_id: str) -> PushOutcome:
         try:
             address = await self._addresses.of(device_id)
             if address is None:
                 return PushOutcome.GONE
-            outcome = await self._push.send(address, ttl_s)
+            # Asked only now: her silent call may have come while this message waited for its place or for the address.
+            if (left_ms := self._left_ms(device_id)) <= 0:
+                return PushOutcome.LATER
+            outcome = await self._push.send(address, max(1, left_ms // 1000))
             if outcome in (PushOutcome.GONE, PushOutcome.REFUSED):
                 await self._addresses.delete(address)
                 logger().warning("push_address_ended", device_id=device_id, outcome=outcome.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,8 +33,12 @@ _COLUMNS = {
     "lat_deg": ("lat", "latitude", "lat_deg"),
     "lon_deg": ("lon", "lng", "longitude", "lon_deg"),
     "accuracy_m": ("accuracy", "accuracy_m"),
+    "device_id": ("device_id", "device"),
 }
 """Accepted column names, in lower case, by the field that the column fills."""
+_OPTIONAL = ("accuracy_m", "device_id")
+_TIMED_POINT = re.compile(r"<(?:trkpt|rtept)\b.*<time\b", re.DOTALL)
+"""A GPX file whose points have times, which gpxpy gives as None if they can't be read. A file's own time stands before its points."""
 
 
 @dataclass(slots=True)
@@ -110,7 +115,7 @@ def _gpx(file: _File) -> ReportedTrack:
     except GPXException as error:
         raise FileError(InputPlace(file.path), f"isn't GPX: {str(error).splitlines()[0]}") from None
     points = list(_points(content))
-    track = ReportedTrack(timed=any(moment for moment, _, _ in points))
+    track = ReportedTrack(timed=_TIMED_POINT.search(file.text) is not None)
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
         try:
             if track.timed and moment is None:
@@ -154,7 +159,11 @@ def _csv(file: _File) -> ReportedTrack:
             cells = _cells(line)
             if len(cells) != len(header):
                 raise InvalidField("", "has another number of columns than the header")
-            track.reports.append(_row(file, number, {name: cells[i].strip() for name, i in columns.items()}))
+            row = {name: cells[i].strip() for name, i in columns.items()}
+            if (row.get("device_id") or file.device_id) != file.device_id:
+                track.others += 1
+                continue
+            track.reports.append(_row(file, number, row))
         except InvalidField as error:
             name = header[columns[error.field]] if error.field in columns else error.field
             track.faults.append(Fault(number, name, error.reason))
@@ -178,7 +187,7 @@ def _columns(path: Path, number: int, header: list[str]) -> dict[str, int]:
             raise FileError(InputPlace(path, number), f"the columns {twice} fill the same field; keep one of them")
         if fitting:
             indices[name] = fitting[0]
-        elif name != "accuracy_m":
+        elif name not in _OPTIONAL:
             raise FileError(InputPlace(path, number), f"must name the columns; one of {', '.join(known)} is missing")
     return indices
 

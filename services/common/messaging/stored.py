@@ -50,6 +50,7 @@ def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
         raise InvalidField("exercise", f"must not be CANARY unless order_id and wearer_id begin with {ids.CANARY_IDS}")
     if not math.isfinite(message.ring_m) or message.ring_m < 0:
         message.ring_m = 0.0  # 0 means no distance; the alert's demands don't depend on it
+    _timestamp("at", message.at)
     _timestamp("decided_at", message.decided_at)
     _moment("cause.received_wall_us", message.cause.received_wall_us // 1000)
     _check_subject(subject, "alert_id", flow.alert_subject(message.partition, alert_id))
@@ -82,6 +83,8 @@ def step(data: bytes, subject: str | None = None) -> dispatch_pb2.Step:
         _timestamp("assignment.person_flag.at", flag.at)
         _optional_ids({"assignment.person_flag.alert_id": flag.alert_id})
         _sequence("assignment.person_flag.sequence", flag.sequence)
+    if message.HasField("note"):
+        _timestamp("note.at", message.note.at)
     leg = alert_pb2.Leg.Name(assignment.leg).lower() if assignment.leg in alert_pb2.Leg.values() else ""
     if leg not in flow.LEGS:
         raise InvalidField("assignment.leg", "is missing or unknown")

@@ -205,8 +205,9 @@ def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:
     )
 
 
-UNIT_POSITIONS_KEPT_MS = 3 * 365 * 86_400_000
-"""Retention of units' positions, milliseconds: as long as the access ledgers (Tag Act Decree 14)."""
+UNIT_POSITIONS_KEPT_MS = (3 * 365 + 1) * 86_400_000
+"""Retention of units' positions, milliseconds: 3 years, as long as the access ledgers (Tag Act Decree 14). At most one of 3 years has
+a leap day."""
 MAX_UNIT_POSITIONS = 20_000
 """Maximum number of positions of an incident that are read: six units for a day, every half minute."""
 
@@ -233,12 +234,6 @@ def _note_positions(connection: sa.Connection, unit_id: str, positions: Sequence
     """Stores positions of a unit for each incident in which it has an assignment or is asked; without one, nothing."""
     if not positions:
         return
-    units = sa.literal(" ") + assignments.c.unit_ids + " "
-    query = (
-        sa.select(assignments.c.incident_id)
-        .distinct()
-        .where(assignments.c.unit_ids.is_not(None), units.contains(f" {unit_id} ", autoescape=True))
-    )
     rows = [
         {
             "incident_id": incident_id,
@@ -247,7 +242,7 @@ def _note_positions(connection: sa.Connection, unit_id: str, positions: Sequence
             "lat_deg": position.point.lat_deg,
             "lon_deg": position.point.lon_deg,
         }
-        for incident_id in connection.scalars(query)
+        for incident_id in set(read_engaged(connection).get(unit_id, {}).values())
         for position in positions
     ]
     if rows:

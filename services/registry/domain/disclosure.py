@@ -70,7 +70,7 @@ def ground_fell(order: Order) -> bool:
 
 def lapsed(wearer: Wearer) -> bool:
     """Whether a wearer's record is destroyed at once: item 3-2 lapsed, or an acquittal (Tag Act 31-8(4) items 1 and 2)."""
-    return wearer.end is not None and wearer.end.reason is not WearerEndReason.COMPLETED
+    return wearer.end is not None and wearer.end.reason in (WearerEndReason.LAPSED, WearerEndReason.ACQUITTAL)
 
 
 # ── what a published disclosure names ────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from services.common.clock import MeshClock
+from services.common.geometry import LatLon
 from services.common.messaging import flow
 from services.common.rpc.errors import NotFound, Unavailable
 from services.common.storage.db import Database, open_database
@@ -23,7 +24,8 @@ from services.dispatch.domain.enums import CloseCause
 from services.dispatch.domain.escalation import Deadlines, Situation
 from services.dispatch.domain.following import Approach, TargetUpdate
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import change, feed, tables, translate
+from services.dispatch.domain.roster import Status, Unit, UnitReport
+from services.dispatch.leg import change, feed, roster, tables, translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.feed import ChangedPage
 from services.dispatch.leg.publications import Published
@@ -320,3 +322,23 @@ async def test_readers_of_the_history_dont_wait_for_a_transaction_of_the_leg(dat
         async with asyncio.timeout(60), database.transaction():  # a transaction that is slow to commit
             assert [listed.row.incident_id for listed in await leg.store.incidents("", 10, "")] == ["incident-1"]
             assert len(await leg.store.steps_after(0)) >= 1
+
+
+async def test_positions_are_noted_of_the_very_unit_that_is_engaged_and_kept_for_3_years(database: Database) -> None:
+    engaged = {"assignment_id": "a", "incident_id": "i", "state": 1, "payload": b"", "unit_ids": "Car-1 car-12"}
+    place, later_ms = LatLon(37.5, 127.0), roster.UNIT_POSITIONS_KEPT_MS
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(tables.assignments), [engaged])
+        for unit_id in ("Car-1", "car-1"):
+            known = Unit(unit_id, 1, "office", "PATROL", frozenset(), 0, 1)
+            await connection.run_sync(roster.put_units, given=[known])
+            report = UnitReport(Status.AVAILABLE, 1_000, place, 1_000)
+            await connection.run_sync(roster.report_unit, unit_id=unit_id, given=report)
+        tracks = await connection.run_sync(roster.read_tracks, incident_id="i")
+        assert {unit_id: [at.at_ms for at in noted] for unit_id, noted in tracks.items()} == {"Car-1": [1_000]}
+        for at_ms in (1_000 + later_ms, 1_001 + later_ms):
+            await connection.run_sync(
+                roster.report_unit, unit_id="Car-1", given=UnitReport(Status.AVAILABLE, at_ms, place, at_ms)
+            )
+            noted = (await connection.run_sync(roster.read_tracks, incident_id="i"))["Car-1"]
+            assert (noted[0].at_ms == 1_000) is (at_ms == 1_000 + later_ms)

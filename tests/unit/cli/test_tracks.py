@@ -73,6 +73,14 @@ def test_unusable_points_of_a_gpx_track_are_named(tmp_path: Path) -> None:
     assert len(track.reports) == 1
 
 
+def test_a_gpx_track_whose_times_cannot_be_read_is_not_sent_as_one_without_times(tmp_path: Path) -> None:
+    written_at = "<metadata><time>2026-03-02T10:00:00Z</time></metadata><trk>"
+    bad = gpx('<trkpt lat="37.5" lon="127"><time>2026-13-02T10:00:00Z</time></trkpt>').replace("<trk>", written_at)
+    assert faults(read(tmp_path, "t.gpx", bad)) == [(1, "time")]
+    untimed = gpx('<trkpt lat="37.5" lon="127"/>').replace("<trk>", written_at)
+    assert not read(tmp_path, "t.gpx", untimed).timed
+
+
 # ── CSV ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -101,6 +109,14 @@ def test_columns_are_found_by_their_usual_names(header: str, tmp_path: Path) -> 
 def test_unknown_columns_are_ignored(tmp_path: Path) -> None:
     (found,) = positions(read(tmp_path, "t.csv", 'name,lon,time,lat\n"a, b",127,1772445600,37.5\n'))
     assert (found.lat_deg, found.lon_deg) == (37.5, 127)
+
+
+def test_csv_lines_of_other_devices_are_left_out(tmp_path: Path) -> None:
+    lines = "tag-1,1772445600,37.5,127\ntag-2,1772445601,38,128\n,1772445602,37.5,127\n"
+    track = read(tmp_path, "t.csv", f"device_id,time,lat,lon\n{lines}")
+    assert [tracks.time_ms(report) - START_MS for report in track.reports] == [0, 2000] and track.others == 1
+    with pytest.raises(CommandFailed, match="holds no report of tag-3"):
+        read(tmp_path, "t.csv", "device,time,lat,lon\ntag-2,1772445601,38,128\n", "tag-3")
 
 
 @pytest.mark.parametrize(

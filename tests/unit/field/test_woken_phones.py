@@ -39,10 +39,12 @@ class Woken(NamedTuple):
         self.waker.push_about(self.tasks, "phone-1", news_id, expires_ms=CLOCK.now_ms() + 3_600_000)
 
 
-def address(service: PushService, phone_key: str = "key", path: str = "x") -> PushAddress:
+def address(
+    service: PushService, phone_key: str = "key", path: str = "x", *, device_id: str = "phone-1"
+) -> PushAddress:
     keys = service.address
     endpoint = f"{service.origin}/send/{path}"
-    return PushAddress("phone-1", endpoint=endpoint, p256dh=keys["p256dh"], auth=keys["auth"], phone_key=phone_key)
+    return PushAddress(device_id, endpoint=endpoint, p256dh=keys["p256dh"], auth=keys["auth"], phone_key=phone_key)
 
 
 @asynccontextmanager
@@ -118,6 +120,23 @@ async def test_after_a_silent_call_a_phone_is_woken_for_nothing_and_what_is_unde
         woken.waker.hush("phone-1")
         woken.announce("later")
         await until(lambda: bool(woken.service.messages))
+
+
+async def test_a_phone_that_is_hushed_while_its_message_waits_for_a_place_is_not_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "PUSH_CONCURRENCY", 1)
+    monkeypatch.setattr(news, "PUSH_RETRY", Backoff(0.01, 0.01))
+    async with waking_phone(tmp_path) as woken:
+        await woken.addresses.put(address(woken.service, device_id="phone-2"))
+        woken.service.answers.clear()
+        woken.waker.push_about(woken.tasks, "phone-2", "another's", expires_ms=CLOCK.now_ms() + 3_600_000)
+        await until(lambda: len(woken.service.messages) == 1)
+        woken.announce("approach")
+        await asyncio.sleep(0)  # its message waits now for the only place
+        woken.waker.hush("phone-1")
+        woken.service.answers.set()
+    assert len(woken.service.messages) == 1
 
 
 async def test_an_address_is_deleted_by_the_phone_that_named_it_alone(tmp_path: Path) -> None:

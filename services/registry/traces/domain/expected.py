@@ -102,7 +102,9 @@ class _Assignment:
         self._incident_id = incident_id
         self._found: list[AwaitedTime] = []
         self._open: dict[ExpectedStep, AwaitedTime] = {}
-        """Awaited steps."""
+        """Awaited steps of this leg."""
+        self._absent: dict[str, AwaitedTime] = {}
+        """The step that each absent leg owes, by leg. No new offer of this leg ends it."""
         self._asked: StepFact | None = None
         """Step that made the present offer. The time for an answer counts from it."""
 
@@ -171,21 +173,24 @@ class _Assignment:
             expected.missed_span_ids.append(self._span_id(step))
 
     def _note_absence(self, step: StepFact, before: StepFact | None) -> None:
-        missing = set(step.absent) - set(before.absent if before else ())
-        if missing:
-            # The leg doesn't publish until when it waited; it notices the absence then.
-            expected = self._expect(ExpectedStep.OTHER_LEG_ACTS, step, step.done_us)
+        for leg in sorted(self._absent.keys() - set(step.absent)):
+            self._note_met(self._absent.pop(leg), step)
+        for leg in sorted(set(step.absent) - set(before.absent if before else ())):
+            # This leg doesn't publish until when it waited; it notices the absence then.
+            expected = self._add(ExpectedStep.OTHER_LEG_ACTS, step, step.done_us)
             expected.missed_span_ids.append(self._span_id(step))
-        elif before and set(before.absent) > set(step.absent):
-            self._meet(step, ExpectedStep.OTHER_LEG_ACTS)
+            self._absent[leg] = expected
 
     def _meet(self, step: StepFact, *expectations: ExpectedStep) -> None:
         for expectation in expectations:
             if expected := self._open.pop(expectation, None):
-                expected.met_us, expected.met_span_id = step.done_us, self._span_id(step)
+                self._note_met(expected, step)
+
+    def _note_met(self, expected: AwaitedTime, step: StepFact) -> None:
+        expected.met_us, expected.met_span_id = step.done_us, self._span_id(step)
 
     def _lift(self, step: StepFact) -> None:
-        """Ends all waits: a new offer begins, or the assignment is over. A wait that is due already stays missed."""
+        """Ends all waits for this leg's steps: a new offer begins, or the assignment is over. A wait that was due stays missed."""
         for expected in self._open.values():
             expected.is_lifted = step.done_us <= expected.due_us
         self._open.clear()
@@ -198,6 +203,11 @@ class _Assignment:
             self._expect(ExpectedStep.WARNING_RECEIVED, step, step.receipt_due_us)
 
     def _expect(self, expectation: ExpectedStep, step: StepFact, due_us: int) -> AwaitedTime:
+        """Awaits a step of this leg."""
+        expected = self._open[expectation] = self._add(expectation, step, due_us)
+        return expected
+
+    def _add(self, expectation: ExpectedStep, step: StepFact, due_us: int) -> AwaitedTime:
         since = self._asked if self._asked and expectation in _SINCE_OFFER else step
         expected = AwaitedTime(
             expectation=expectation,
@@ -208,7 +218,6 @@ class _Assignment:
             since_span_id=self._span_id(since),
             shows=_SHOWS.get(expectation, EVERYBODY) | _own_desk(expectation, step.leg),
         )
-        self._open[expectation] = expected
         self._found.append(expected)
         return expected
 

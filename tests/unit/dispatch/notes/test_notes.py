@@ -138,6 +138,14 @@ def test_a_note_that_may_not_be_shared_is_refused(changes: dict[str, object]) ->
         translate.shared_note(stored.step(step_of(event, **changes), "incident.police.incident-1"), Leg.PROBATION)
 
 
+def test_a_note_whose_time_no_table_can_hold_is_refused() -> None:
+    (event,) = offered().do(note())
+    step = dispatch_pb2.Step.FromString(step_of(event))
+    step.note.at.seconds = 253_402_300_799
+    with pytest.raises(InvalidField, match=r"note\.at"):
+        stored.step(step.SerializeToString(), "incident.police.incident-1")
+
+
 @pytest.mark.parametrize("kind", NoteKind)
 def test_a_call_with_her_is_kept_unless_the_desk_says_otherwise_and_other_kinds_are_shared(kind: NoteKind) -> None:
     result = {} if kind is NoteKind.NOTE else {"result": notes_pb2.NOTED_SPOKEN}

@@ -166,6 +166,18 @@ def test_a_leg_that_is_missed_is_marked_and_a_contact_with_the_wearer_has_no_exp
     assert expected_times(INCIDENT, [replace(TO_DESK, contact="CONTACT_SENT")]) == []
 
 
+def test_each_of_two_absent_legs_has_a_time_of_its_own_which_no_new_offer_ends() -> None:
+    alone = after(TO_DESK, "OFFERED", 10, due_us=30 * S, absent=("probation",))
+    both = after(alone, "OFFERED", 20, due_us=30 * S, absent=("probation", "warning"))
+    next_offer = replace(after(both, "OFFERED", 40, due_us=60 * S, absent=both.absent), offer=both.number + 1)
+    one_back = after(next_offer, "OFFERED", 50, due_us=60 * S, absent=("warning",))
+    steps = (TO_DESK, alone, both, next_offer, one_back)
+    legs = [each for each in expected_times(INCIDENT, steps) if each.expectation is ExpectedStep.OTHER_LEG_ACTS]
+    assert [(each.outcome, each.due_us // S, each.met_us) for each in legs] == [
+        (AwaitedOutcome.LATE, 10, 50 * S), (AwaitedOutcome.MISSED, 20, None),
+    ]  # fmt: skip
+
+
 def test_the_other_agency_sees_no_dispatch_and_nobody_but_the_police_sees_receipts() -> None:
     received = after(OFFERED, "OFFERED", 1, received=True, due_us=30 * S)
     steps = (OFFERED, received, after(received, "ACKNOWLEDGED", 12, due_us=72 * S), WARNED)
