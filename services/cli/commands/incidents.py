@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from services.common.observability.expected_times import expected_times
 from services.common.observability.lateness import ARRIVES, ExpectedTime, StepOutcome, TraceRow, trace_rows
 from services.common.observability.spans import duration, is_escalation, last_step_us, leg_of
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.registry.v1 import expected_time_pb2, trace_pb2
+from tandem.registry.v1 import trace_pb2
 
 DECISION = "decision"
 """Name of the part of a trace that belongs to no leg: reports, evaluations, alerts and uses of data."""
@@ -115,14 +115,13 @@ def trace(
 
 
 def trace_to_json(shown: TraceView) -> dict[str, Any]:
-    """A trace as one JSON object: the registry's answer, the arrivals that the legs expect, and the medians of like incidents.
+    """A trace as one JSON object: the registry's answer and the arrivals that the legs expect.
 
     Times are microseconds of wall time since 1970 UTC, as texts, like all 64-bit numbers of the registry's answer.
     """
     return {
         **json_format.MessageToDict(shown.trace, preserving_proto_field_name=True),
         "arrivals": [_arrival_json(expected) for expected in shown.expected if expected.name == ARRIVES],
-        "like_incidents": json_format.MessageToDict(shown.like, preserving_proto_field_name=True),
         "legs_without_answer": list(shown.silent),
     }
 
@@ -148,11 +147,9 @@ async def _read_trace(running: MeshConnection, incident_id: str) -> TraceView:
         me = clients.identity(REVIEWER)
         request = trace_pb2.GetTraceRequest(incident_id=incident_id)
         answer: trace_pb2.GetTraceResponse = await call(clients.traces.GetTrace, request, me)
-        compare = expected_time_pb2.CompareTraceRequest(incident_id=incident_id)
-        like: expected_time_pb2.CompareTraceResponse = await call(clients.traces.CompareTrace, compare, me)
         assignments, silent = await _assignments(clients, incident_id)
     expected = expected_times(answer, assignments, clients.clock, now_us=wall_us())
-    return TraceView(answer, expected, like, silent=silent)
+    return TraceView(answer, expected, silent=silent)
 
 
 async def _assignments(clients: Clients, incident_id: str) -> tuple[list[dispatch_pb2.Assignment], list[str]]:
@@ -192,7 +189,7 @@ def outcome_tables(
 
 WIDTH, NARROW = 24, 10
 """Width of the bars in the table and in the lines, in characters."""
-NAME_INDENT = 42
+NAME_INDENT = 32
 """Width of the columns before the name in a line, in characters."""
 _SHOWN_ATTRIBUTES = (
     "kind",
@@ -229,7 +226,6 @@ class TraceView:
 
     trace: trace_pb2.GetTraceResponse
     expected: Sequence[ExpectedTime] = ()
-    like: expected_time_pb2.CompareTraceResponse = field(default_factory=expected_time_pb2.CompareTraceResponse)
     silent: Sequence[str] = ()
     """Legs that don't answer, so that the arrivals of their units aren't known."""
 
@@ -259,7 +255,6 @@ class _Row:
     late: ExpectedTime | None
     dues: Sequence[ExpectedTime]
     """Expected times that begin or end with the span."""
-    median_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +309,6 @@ def trace_views(shown: TraceView, console: Console, selection: Selection | None 
         yield table
     else:
         yield from _trace_lines(rows, scale, width=console.width, details=selection.details)
-    if shown.like.incidents:
-        yield f"median: of the newest {shown.like.incidents} incidents with the same kind of alert"
     order_spans = [span for span in trace.spans if span.trace_id != trace.trace_id]
     if order_spans:
         case_versions = Table("order in force since", "decided by the registry", "case", "rests on")
@@ -357,7 +350,6 @@ def _scale(spans: Sequence[trace_pb2.Span], selection: Selection) -> _Scale:
 
 
 def _rows(shown: TraceView, spans: Sequence[trace_pb2.Span], selection: Selection, *, scale: _Scale) -> Iterator[_Row]:
-    medians = {time.name: time.median_us for time in shown.like.times}
     ordered = trace_rows(spans, shown.expected)
     for n, row in enumerate(ordered):
         if _is_selected(row, selection, scale=scale):
@@ -367,7 +359,6 @@ def _rows(shown: TraceView, spans: Sequence[trace_pb2.Span], selection: Selectio
                 folded=_below(ordered, n) if row.depth == selection.depth else 0,
                 late=row.late,
                 dues=row.dues,
-                median_us=medians.get(row.span.name) if row.is_first_of_name else None,
             )
 
 
@@ -397,7 +388,6 @@ def _trace_table(rows: Sequence[_Row], scale: _Scale) -> Table:
     view = Table(
         Column("after", justify="right", no_wrap=True),
         Column("took", justify="right", no_wrap=True),
-        Column("median", justify="right", no_wrap=True),
         Column("what", no_wrap=True),
         Column("by", no_wrap=True),
         Column("", no_wrap=True, width=WIDTH),
@@ -409,7 +399,6 @@ def _trace_table(rows: Sequence[_Row], scale: _Scale) -> Table:
         view.add_row(
             scale.after(span.start_us),
             duration(span.end_us - span.start_us),
-            _median(row),
             Text.assemble("  " * row.depth, _name(row), _late(row)),
             span.service,
             scale.bar(row, WIDTH),
@@ -421,10 +410,10 @@ def _trace_table(rows: Sequence[_Row], scale: _Scale) -> Table:
 
 def _trace_lines(rows: Sequence[_Row], scale: _Scale, *, width: int, details: bool) -> Iterator[Text]:
     """A line for each span; below it what was late, why it was escalated, and if asked for its details, broken between words only."""
-    yield styled((f"{'after':>9} {'took':>9} {'median':>9} {'':{NARROW}}  what", "bold"))
+    yield styled((f"{'after':>9} {'took':>9} {'':{NARROW}}  what", "bold"))
     for row in rows:
         span = row.span
-        columns = f"{scale.after(span.start_us):>9} {duration(span.end_us - span.start_us):>9} {_median(row):>9}"
+        columns = f"{scale.after(span.start_us):>9} {duration(span.end_us - span.start_us):>9}"
         yield Text.assemble(f"{columns} {scale.bar(row, NARROW)}  {' ' * row.depth}", _name(row), end="")
         if words := _late(row).plain.strip():
             yield from _wrapped(words, row, width, style="bold red")
@@ -468,10 +457,6 @@ def _late(row: _Row) -> Text:
     if expected.met_us is None:
         return styled("  ", (f"{name}: NOT WITHIN {duration(expected.due_us - expected.since_us)}", "bold red"))
     return styled("  ", (f"{name}: {duration(expected.late_us)} LATE", "bold red"))
-
-
-def _median(row: _Row) -> str:
-    return "" if row.median_us is None else duration(row.median_us)
 
 
 def _details(span: trace_pb2.Span) -> list[str]:

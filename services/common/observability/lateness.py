@@ -74,8 +74,6 @@ class TraceRow(Generic[Span]):
     """The expected time that the span shows as missed or too late; None if it shows none."""
     dues: Sequence[ExpectedTime]
     """Expected times that begin or end with the span."""
-    is_first_of_name: bool
-    """Whether no span of this name ended earlier: only then a median of like incidents compares with it."""
 
 
 def trace_rows(
@@ -87,14 +85,7 @@ def trace_rows(
     for expected in expected_times:
         for span_id in dict.fromkeys((expected.since_span_id, *expected.missed_span_ids, expected.met_span_id)):
             dues.setdefault(span_id, []).append(expected)
-    earliest = {span.name: span.span_id for span in sorted(spans, key=lambda span: span.end_us, reverse=True)}
     return [
-        TraceRow(
-            span=span,
-            depth=depth,
-            late=late.get(span.span_id),
-            dues=dues.get(span.span_id, ()),
-            is_first_of_name=earliest[span.name] == span.span_id,
-        )
+        TraceRow(span=span, depth=depth, late=late.get(span.span_id), dues=dues.get(span.span_id, ()))
         for span, depth in in_order(spans, roots)
     ]

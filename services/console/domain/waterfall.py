@@ -7,7 +7,7 @@ Times of spans are wall clock, microseconds since 1970 UTC. The explanation only
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -27,15 +27,6 @@ class TraceSpan:
     start_us: int
     end_us: int
     attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TypicalTime:
-    """Median time of a step in like incidents, from the start of the incident, microseconds."""
-
-    median_us: int
-    incidents: int
-    """Number of like incidents that have such a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +60,6 @@ class Row:
     marks: tuple[DueMark, ...] = ()
     """When steps that begin or end with this span were due."""
     is_escalation: bool = False
-    typical: TypicalTime | None = None
-    """Median time of like incidents; None where the incident has an earlier span of this name, or no like incident has one."""
 
     @property
     def leg(self) -> str:
@@ -140,16 +129,10 @@ def uses(spans: Sequence[TraceSpan]) -> list[TraceSpan]:
     return [span for span in spans if span.name.startswith(USE)]
 
 
-def rows(
-    spans: Sequence[TraceSpan],
-    trace_id: str,
-    expected_times: Sequence[ExpectedTime] = (),
-    *,
-    typical: Mapping[str, TypicalTime] | None = None,
-) -> list[Row]:
+def rows(spans: Sequence[TraceSpan], trace_id: str, expected_times: Sequence[ExpectedTime] = ()) -> list[Row]:
     """Returns the rows of the incident's own trace, each span below its parent, by start time.
 
-    `uses` are left out, as they may come years later. `typical` has the median times by the name of a span.
+    `uses` are left out, as they may come years later.
     """
     own = [span for span in spans if span.trace_id == trace_id and not span.name.startswith(USE)]
     if not own:
@@ -176,7 +159,6 @@ def rows(
                 for expected in row.dues
                 if first <= expected.due_us <= last
             ),
-            typical=(typical or {}).get(row.span.name) if row.is_first_of_name else None,
         )
         for row in trace_rows(ordered, expected_times, roots)
     ]

@@ -39,12 +39,6 @@ REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "zoom_out": ("축소", "Zoom out"),
     "zoom_whole": ("전체 구간", "Whole time"),
     "zoom_place": ("표시 구간 이동", "Move the view"),
-    "typical": ("중앙값", "Median"),
-    "like_incidents": (
-        "중앙값은 같은 종류의 경보로 시작된 최근 사건 {}건 기준이며, 괄호 안은 그 단계가 있었던 사건 수입니다.",
-        "Medians are those of the newest {} incidents with the same kind of alert, with the number of incidents that have the step.",
-    ),
-    "like_none": ("비교할 유사 사건이 없습니다.", "There is no similar incident to compare with."),
     "waterfall_hint": (
         "세로선은 기한입니다. 빨간 선은 지키지 못한 기한입니다.",
         "Vertical lines are expected times; a red line is one that wasn't kept.",

@@ -29,7 +29,7 @@ from services.console.domain import board, desk, waterfall
 from services.console.domain.board import IncidentCard, IncidentQuery
 from services.console.domain.people import DESKS, VIEWERS, Role
 from services.console.domain.units import CandidateList
-from services.console.domain.waterfall import TraceSpan, TypicalTime
+from services.console.domain.waterfall import TraceSpan
 from services.console.mesh import MeshClient
 from services.console.pages import assets
 from services.console.pages.guard import Ask, RouteGuard, http_status
@@ -37,7 +37,7 @@ from services.console.pages.refusals import PageRefusal
 from services.console.settings import ConsoleSettings
 from tandem.common.v1 import notice_pb2 as common_notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, notes_pb2, roster_pb2
-from tandem.registry.v1 import disclosure_pb2, expected_time_pb2, finding_pb2, notice_pb2, trace_pb2
+from tandem.registry.v1 import disclosure_pb2, finding_pb2, notice_pb2, trace_pb2
 
 MAX_SEARCHED = 5_000
 PAGE_SIZE = 1_000
@@ -278,8 +278,6 @@ class ShownTrace:
     expected: Sequence[ExpectedTime]
     """When each step was expected, in the order of the due times."""
     rows: Sequence[waterfall.Row]
-    like: expected_time_pb2.CompareTraceResponse
-    """Median times of like incidents. Names none while the registry can't compare."""
     start_us: int
     """Start of the incident, wall clock, microseconds since 1970 UTC; 0 without a trace."""
     length_us: int
@@ -288,15 +286,10 @@ class ShownTrace:
 
 async def read_trace(mesh: MeshClient, ask: Ask, incident: dispatch_pb2.Incident) -> ShownTrace:
     """Reads the trace of an incident. It is empty if there is none, or while the registry is unavailable."""
-    request = trace_pb2.GetTraceRequest(incident_id=incident.incident_id)
-    trace = await _read_of_trace(mesh, ask, mesh.traces.GetTrace, request) or trace_pb2.GetTraceResponse()
-    compare = expected_time_pb2.CompareTraceRequest(incident_id=incident.incident_id)
-    like = await _read_of_trace(mesh, ask, mesh.traces.CompareTrace, compare) if trace.spans else None
-    like = like or expected_time_pb2.CompareTraceResponse()
+    trace = await _trace_of(mesh, ask, incident.incident_id)
     expected = expected_times(trace, incident.assignments, mesh.clock, now_us=wall_us())
     spans = translate.spans(trace)
-    typical = {time.name: TypicalTime(time.median_us, time.incidents) for time in like.times}
-    rows = waterfall.rows(spans, trace.trace_id, expected, typical=typical)
+    rows = waterfall.rows(spans, trace.trace_id, expected)
     start_us = rows[0].span.start_us if rows else 0
     return ShownTrace(
         trace_id=trace.trace_id,
@@ -304,21 +297,21 @@ async def read_trace(mesh: MeshClient, ask: Ask, incident: dispatch_pb2.Incident
         is_cut=trace.is_cut,
         expected=expected,
         rows=rows,
-        like=like,
         start_us=start_us,
         length_us=last_step_us(row.span for row in rows) - start_us if rows else 0,
     )
 
 
-async def _read_of_trace(mesh: MeshClient, ask: Ask, method: Any, request: Any) -> Any | None:
-    """Calls the registry; None with a code of NO_TRACE. Raises AioRpcError with any other."""
+async def _trace_of(mesh: MeshClient, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse:
+    """The registry's trace of an incident; an empty one with a code of NO_TRACE. Raises AioRpcError with any other."""
+    request = trace_pb2.GetTraceRequest(incident_id=incident_id)
     try:
-        return await call_once(method, request, mesh.identity(ask.user))
+        return await call_once(mesh.traces.GetTrace, request, mesh.identity(ask.user))
     except grpc.aio.AioRpcError as error:
         if error.code() not in NO_TRACE:
             raise
-        logger().info("no_trace", incident_id=request.incident_id, code=error.code().name)
-        return None
+        logger().info("no_trace", incident_id=incident_id, code=error.code().name)
+        return trace_pb2.GetTraceResponse()
 
 
 def _replay_steps(mesh: MeshClient, card: IncidentCard, trace: ShownTrace) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,10 +28,9 @@ from services.registry.traces.domain import facts
 from services.registry.traces.domain.expected import AwaitedTime, expected_times
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
-from services.registry.traces.domain.typical import LikeIncidents, compared, first_times, incident_kind
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import Repository
-from tandem.registry.v1 import expected_time_pb2, trace_pb2, trace_pb2_grpc
+from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
 
 _BATCH = (
     RowTarget(trace_facts, changing=()),
@@ -44,11 +42,6 @@ MAX_FACTS = 5_000
 
 MAX_USES = 5_000
 """Maximum number of uses of personal data per trace; later ones are omitted. The ledger has all of them."""
-
-MAX_COMPARED = 50
-"""Maximum number of like incidents that a trace is compared with."""
-_MAX_ALERTS = 2_000
-"""Number of newest alerts among which like incidents are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +92,6 @@ class TraceRepository(Repository):
         mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
         rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]
-
-    async def newest_alerts(self) -> dict[str, list[AlertFact]]:
-        """The newest alerts of all incidents by incident id, the newest incident first."""
-        newest = sa.select(trace_facts.c.incident_id, trace_facts.c.fact).where(trace_facts.c.fact_id.like("alert/%"))
-        by_incident: dict[str, list[AlertFact]] = {}
-        for row in await self._rows(newest.order_by(trace_facts.c.at_us.desc()).limit(_MAX_ALERTS)):
-            fact = facts.of_json(row.fact)
-            if isinstance(fact, AlertFact):
-                by_incident.setdefault(row.incident_id, []).append(fact)
-        return by_incident
-
-    async def facts_of_all(self, incident_ids: Collection[str]) -> dict[str, list[Fact]]:
-        """Stored facts of several incidents by incident id, the earliest of each first, at most 4 * MAX_FACTS in all."""
-        theirs = sa.select(trace_facts.c.incident_id, trace_facts.c.fact)
-        theirs = theirs.where(trace_facts.c.incident_id.in_(list(incident_ids)))
-        by_incident: dict[str, list[Fact]] = {}
-        for row in await self._rows(theirs.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(4 * MAX_FACTS)):
-            by_incident.setdefault(row.incident_id, []).append(facts.of_json(row.fact))
-        return {id_: own for id_, own in by_incident.items() if any(isinstance(fact, AlertFact) for fact in own)}
 
     async def versions_of(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[CaseVersion]]:
         """Versions of cases by case id, in the order in which they were made."""
@@ -233,21 +207,6 @@ class Traces:
             )
         return incident
 
-    async def compare(self, incident_id: str, viewer: str) -> LikeIncidents:
-        """Median times of the newest like incidents, without this one, of the steps that a viewer may see. Raises NotFound."""
-        wanted = incident_kind((await self.read(incident_id)).alerts)
-        async with self._transactions.reading() as work:
-            stored = TraceRepository(work.connection)
-            newest = await stored.newest_alerts()
-            same = [id_ for id_, alerts in newest.items() if id_ != incident_id and incident_kind(alerts) == wanted]
-            facts = await stored.facts_of_all(same[:MAX_COMPARED])
-        others = [
-            IncidentFacts(incident_id=id_, facts=known, uses=(), case_versions={}) for id_, known in facts.items()
-        ]
-        # A trace has hundreds of spans, so those of 50 incidents don't hold up the event loop.
-        times = await asyncio.to_thread(lambda: [first_times(shown_to(viewer, other.spans())) for other in others])
-        return compared(wanted, times)
-
     async def facts_of(self, incident_id: str) -> IncidentFacts:
         """Stored facts of an incident; empty if the incident is unknown."""
         async with self._transactions.reading() as work:
@@ -298,9 +257,3 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
             is_cut=incident.is_cut,
             expected_times=translate.expected_to_proto(expected),
         )
-
-    async def CompareTrace(
-        self, request: expected_time_pb2.CompareTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> expected_time_pb2.CompareTraceResponse:
-        incident_id = fields.required_id("incident_id", request.incident_id)
-        return translate.like_to_proto(await self._traces.compare(incident_id, _VIEWERS[server.caller().role]))

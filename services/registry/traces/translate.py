@@ -14,7 +14,6 @@ from services.common.observability import trace_ids
 from services.registry.traces.domain.expected import AwaitedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
-from services.registry.traces.domain.typical import LikeIncidents
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import contact_pb2, dispatch_pb2
 from tandem.registry.v1 import expected_time_pb2, trace_pb2
@@ -133,17 +132,3 @@ def expected_to_proto(expected_times: Iterable[AwaitedTime]) -> list[expected_ti
         )
         for expected in expected_times
     ]
-
-
-def like_to_proto(like: LikeIncidents) -> expected_time_pb2.CompareTraceResponse:
-    """Median times of like incidents as the response."""
-    return expected_time_pb2.CompareTraceResponse(
-        kind=like.kind,
-        demand=like.demand,
-        exercise=like.exercise,
-        incidents=like.incidents,
-        times=[
-            expected_time_pb2.TypicalTime(name=name, median_us=time.median_us, incidents=time.incidents)
-            for name, time in sorted(like.times.items(), key=lambda item: item[1].median_us)
-        ],
-    )

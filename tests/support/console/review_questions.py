@@ -8,7 +8,7 @@ ANSWERS = {
     "By which rules, and would the same be decided today?": "[aria-labelledby=h-decision] details dd code",
     "Why not earlier?": "[aria-labelledby=h-decision] form[action$='/earlier']",
     "How long did each part take?": "#waterfall tbody tr",
-    "What was late, and was that unusual?": ".expected tbody tr",
+    "What was late?": ".expected tbody tr",
     "Where was everybody?": "#events li",
     "Who was told, and when?": "#waterfall tr[data-leg=warning]",
     "Who went, and what became of it?": "[aria-labelledby=h-timeline] .history li",

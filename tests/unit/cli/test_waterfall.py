@@ -67,11 +67,9 @@ def printed(selection: Selection | None = None, width: int = 80, late: bool = Tr
     if not late:
         del trace.expected_times[:]
     expected = expected_times(trace, [], MeshClock(), now_us=1_000 * S)
-    like = expected_time_pb2.CompareTraceResponse(kind="RING_ENTERED", incidents=3)
-    like.times.add(name="probation accepted", median_us=6 * S, incidents=3)
     screen = io.StringIO()
     console = SafeConsole(file=screen, width=width, highlight=False)
-    console.print(*trace_views(TraceView(trace, expected, like), console, selection), sep="\n")
+    console.print(*trace_views(TraceView(trace, expected), console, selection), sep="\n")
     return screen.getvalue().splitlines()
 
 
@@ -83,9 +81,8 @@ def test_at_80_columns_no_line_is_longer_and_each_late_step_says_so() -> None:
     assert lines[escalated + 1].strip() == "answered by a person: NOT WITHIN 30.00 s"
     assert lines[escalated + 2].strip() == "not acknowledged -> supervisor"
     accepted = next(n for n, line in enumerate(lines) if line.endswith("probation accepted"))
-    assert "6.00 s" in lines[accepted] and lines[accepted + 1].strip() == "answered by a person: 15.00 s LATE"
+    assert lines[accepted + 1].strip() == "answered by a person: 15.00 s LATE"
     assert "!" in lines[escalated] and not any("LATE" in line for line in printed(late=False))
-    assert lines[-1] == "median: of the newest 3 incidents with the same kind of alert"
 
 
 def test_folding_filter_and_zoom_show_a_part_and_say_what_is_folded() -> None:
@@ -98,7 +95,7 @@ def test_folding_filter_and_zoom_show_a_part_and_say_what_is_folded() -> None:
             "probation accepted",
             "warning offered",
         )
-        return [name for line in printed(selection)[2:-1] for name in known if f" {name}" in line]
+        return [name for line in printed(selection)[2:] for name in known if f" {name}" in line]
 
     assert names(Selection(depth=1)) == ["incident opened", "alert"]
     assert any("(+4 below)" in line for line in printed(Selection(depth=1)))
@@ -149,18 +146,15 @@ def test_an_arrival_is_expected_by_the_legs_own_estimate_and_late_after_it() -> 
     assert expected_times(trace_pb2.GetTraceResponse(), [unaccepted], MeshClock(), now_us=0) == []
 
 
-def test_the_json_of_a_trace_has_the_arrivals_and_the_medians_of_like_incidents() -> None:
+def test_the_json_of_a_trace_has_the_arrivals() -> None:
     spans = [step("k", "accepted", 2), step("s", "on scene", 130)]
     trace_ = trace_pb2.GetTraceResponse(trace_id="t", spans=spans)
-    like = expected_time_pb2.CompareTraceResponse(kind="RING_ENTERED", demand="RESPOND", incidents=3)
-    like.times.add(name="police accepted", median_us=6 * S, incidents=3)
     expected = expected_times(trace_, [arriving()], MeshClock(), now_us=200 * S)
-    shown = json.loads(json.dumps(incidents.trace_to_json(TraceView(trace_, expected, like, silent=["probation"]))))
+    shown = json.loads(json.dumps(incidents.trace_to_json(TraceView(trace_, expected, silent=["probation"]))))
     assert [span_["name"] for span_ in shown["spans"]] == ["police accepted", "police on scene"]
     (arrived,) = shown["arrivals"]
     assert (arrived["leg"], arrived["outcome"]) == ("police", "LATE")
     assert (int(arrived["since_us"]), int(arrived["due_us"]), int(arrived["met_us"])) == (2 * S, 100 * S, 130 * S)
-    assert shown["like_incidents"]["times"] == [{"name": "police accepted", "median_us": str(6 * S), "incidents": 3}]
     assert shown["legs_without_answer"] == ["probation"]
     unmet = incidents.trace_to_json(TraceView(trace_, [arrival(spans[0])]))["arrivals"][0]
     assert unmet["outcome"] == "OPEN" and "met_us" not in unmet

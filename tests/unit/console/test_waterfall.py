@@ -1,9 +1,9 @@
-"""Rows of the waterfall on the review page: what was late, when it was due, escalations, medians, and their scale."""
+"""Rows of the waterfall on the review page: what was late, when it was due, escalations, and their scale."""
 
 from __future__ import annotations
 
 from services.common.observability.lateness import ExpectedTime, StepOutcome
-from services.console.domain.waterfall import TraceSpan, TypicalTime, rows
+from services.console.domain.waterfall import TraceSpan, rows
 
 LATE = ExpectedTime(
     name="PERSON_ANSWERS",
@@ -45,12 +45,6 @@ def test_a_late_step_its_escalation_and_its_offer_show_when_it_was_due() -> None
     assert [mark.at for mark in shown["offer"].marks] == [0.4]
     assert {id_ for id_, row in shown.items() if row.is_escalation} == {"escalation"}
     assert (shown["offer"].children, shown["offer"].parent_span_id, shown["root"].leg) == (2, "alert", "")
-
-
-def test_the_median_stands_at_the_first_step_of_its_name_alone() -> None:
-    typical = TypicalTime(7, 12)
-    shown = {row.span.span_id: row.typical for row in rows(SPANS, "t", typical={"police offered": typical})}
-    assert shown["offer"] == typical and shown["second"] is None
 
 
 def test_an_account_that_is_amended_hours_later_does_not_stretch_the_scale() -> None:

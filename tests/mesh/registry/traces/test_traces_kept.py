@@ -15,7 +15,7 @@ from services.common.clock import wall_us
 from services.common.messaging import flow
 from services.common.rpc import server as rpc
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.registry.v1 import expected_time_pb2, finding_pb2, finding_pb2_grpc, trace_pb2_grpc
+from tandem.registry.v1 import expected_time_pb2, finding_pb2, finding_pb2_grpc
 from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch import dispatch
 from tests.support.registry.registry import NPA, SECRET, WITHIN_S, RegistryMesh, running_registry
@@ -61,9 +61,7 @@ REVIEWER = "spiffe://tandem/reviewer/kim"
 OTHER_INCIDENT = "incident-2"
 
 
-async def test_a_trace_has_its_expected_times_is_compared_with_like_incidents_and_gets_findings(
-    registry: RegistryMesh,
-) -> None:
+async def test_a_trace_has_its_expected_times_and_gets_findings(registry: RegistryMesh) -> None:
     async with registry.connected() as client:
         for number, incident_id in enumerate((INCIDENT, OTHER_INCIDENT), 1):
             entered = dispatch.alert(10 * number, incident=incident_id)
@@ -78,14 +76,6 @@ async def test_a_trace_has_its_expected_times_is_compared_with_like_incidents_an
                 expected.outcome == expected_time_pb2.EXPECTATION_OUTCOME_IN_TIME and expected.met_us <= expected.due_us
             )
         async with rpc.channel(registry.address) as channel:
-            traces = trace_pb2_grpc.TraceServiceStub(channel)
-            request = expected_time_pb2.CompareTraceRequest(incident_id=OTHER_INCIDENT)
-            like = await traces.CompareTrace(request, metadata=rpc.bearer(REVIEWER, SECRET), timeout=WITHIN_S)
-            assert (like.kind, like.demand, like.incidents) == ("RING_ENTERED", "RESPOND", 1)
-            assert [(time.name, time.incidents) for time in like.times] == [
-                ("police offered", 1),
-                ("police accepted", 1),
-            ]
             await check_findings(registry, channel)
 
 

@@ -11,8 +11,7 @@ from services.common.observability import trace_ids
 from services.registry.traces import translate
 from services.registry.traces.domain.expected import AwaitedOutcome, AwaitedTime, ExpectedStep, expected_times
 from services.registry.traces.domain.facts import AlertFact, StepFact
-from services.registry.traces.domain.spans import OPERATOR, REVIEWER, spans_of
-from services.registry.traces.domain.typical import MedianTime, compared, first_times, incident_kind
+from services.registry.traces.domain.spans import OPERATOR, REVIEWER
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -203,18 +202,3 @@ def test_a_step_of_the_stream_has_the_deadline_of_its_leg_and_a_warnings_receipt
     read = translate.step_fact(delivered, MeshClock())
     assert read is not None
     assert read[1].due_us == 1_010_000_000 and read[1].receipt_due_us == (1_000_000 + RECEIPT_WITHIN_MS) * 1000
-
-
-def test_like_incidents_have_the_same_deciding_alert_and_give_the_median_of_each_first_step() -> None:
-    warned = replace(ENTERED, alert_id="alert-0", sequence=5, demand="WARN")
-    assert incident_kind([warned, ENTERED]) == incident_kind([ENTERED]) != incident_kind([warned])
-    assert incident_kind([replace(ENTERED, exercise="DRILL")]) != incident_kind([ENTERED])
-    accepted = after(TO_DESK, "ACKNOWLEDGED", 4)
-    times = first_times(spans_of(INCIDENT, [ENTERED], [TO_DESK, accepted, after(accepted, "OFFERED", 60, offer=3)]))
-    assert times == {"police offered": 0, "police accepted": 4 * S}
-    like = compared(
-        incident_kind([ENTERED]), [times, {"police offered": 10, "police accepted": 8 * S}, {"police offered": 20}]
-    )
-    assert like.incidents == 3
-    assert like.times == {"police offered": MedianTime(10, 3), "police accepted": MedianTime(4 * S, 2)}
-    assert compared(incident_kind([ENTERED]), []).times == {}

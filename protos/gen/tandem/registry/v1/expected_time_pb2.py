@@ -24,23 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tandem/registry/v1/expected_time.proto\x12\x12tandem.registry.v1\"\xa8\x02\n\x0c\x45xpectedTime\x12\x34\n\x0b\x65xpectation\x18\x01 \x01(\x0e\x32\x1f.tandem.registry.v1.Expectation\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.tandem.registry.v1.ExpectationOutcome\x12\x0b\n\x03leg\x18\x03 \x01(\t\x12\x15\n\rassignment_id\x18\x04 \x01(\t\x12\x10\n\x08since_us\x18\x05 \x01(\x03\x12\x0e\n\x06\x64ue_us\x18\x06 \x01(\x03\x12\x13\n\x06met_us\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rsince_span_id\x18\x08 \x01(\t\x12\x13\n\x0bmet_span_id\x18\t \x01(\t\x12\x17\n\x0fmissed_span_ids\x18\n \x03(\tB\t\n\x07_met_us\"A\n\x0bTypicalTime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmedian_us\x18\x02 \x01(\x03\x12\x11\n\tincidents\x18\x03 \x01(\r\"*\n\x13\x43ompareTraceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"\x89\x01\n\x14\x43ompareTraceResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65mand\x18\x02 \x01(\t\x12\x10\n\x08\x65xercise\x18\x03 \x01(\t\x12\x11\n\tincidents\x18\x04 \x01(\r\x12.\n\x05times\x18\x05 \x03(\x0b\x32\x1f.tandem.registry.v1.TypicalTime*\xee\x01\n\x0b\x45xpectation\x12\x1b\n\x17\x45XPECTATION_UNSPECIFIED\x10\x00\x12 \n\x1c\x45XPECTATION_MACHINE_RECEIVES\x10\x01\x12\x1e\n\x1a\x45XPECTATION_PERSON_ANSWERS\x10\x02\x12\x1f\n\x1b\x45XPECTATION_UNIT_DISPATCHED\x10\x03\x12\x1d\n\x19\x45XPECTATION_PERSON_WARNED\x10\x04\x12 \n\x1c\x45XPECTATION_WARNING_RECEIVED\x10\x05\x12\x1e\n\x1a\x45XPECTATION_OTHER_LEG_ACTS\x10\x06*\xd6\x01\n\x12\x45xpectationOutcome\x12#\n\x1f\x45XPECTATION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45XPECTATION_OUTCOME_OPEN\x10\x01\x12\x1f\n\x1b\x45XPECTATION_OUTCOME_IN_TIME\x10\x02\x12\x1c\n\x18\x45XPECTATION_OUTCOME_LATE\x10\x03\x12\x1e\n\x1a\x45XPECTATION_OUTCOME_MISSED\x10\x04\x12\x1e\n\x1a\x45XPECTATION_OUTCOME_LIFTED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tandem/registry/v1/expected_time.proto\x12\x12tandem.registry.v1\"\xa8\x02\n\x0c\x45xpectedTime\x12\x34\n\x0b\x65xpectation\x18\x01 \x01(\x0e\x32\x1f.tandem.registry.v1.Expectation\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.tandem.registry.v1.ExpectationOutcome\x12\x0b\n\x03leg\x18\x03 \x01(\t\x12\x15\n\rassignment_id\x18\x04 \x01(\t\x12\x10\n\x08since_us\x18\x05 \x01(\x03\x12\x0e\n\x06\x64ue_us\x18\x06 \x01(\x03\x12\x13\n\x06met_us\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rsince_span_id\x18\x08 \x01(\t\x12\x13\n\x0bmet_span_id\x18\t \x01(\t\x12\x17\n\x0fmissed_span_ids\x18\n \x03(\tB\t\n\x07_met_us*\xee\x01\n\x0b\x45xpectation\x12\x1b\n\x17\x45XPECTATION_UNSPECIFIED\x10\x00\x12 \n\x1c\x45XPECTATION_MACHINE_RECEIVES\x10\x01\x12\x1e\n\x1a\x45XPECTATION_PERSON_ANSWERS\x10\x02\x12\x1f\n\x1b\x45XPECTATION_UNIT_DISPATCHED\x10\x03\x12\x1d\n\x19\x45XPECTATION_PERSON_WARNED\x10\x04\x12 \n\x1c\x45XPECTATION_WARNING_RECEIVED\x10\x05\x12\x1e\n\x1a\x45XPECTATION_OTHER_LEG_ACTS\x10\x06*\xd6\x01\n\x12\x45xpectationOutcome\x12#\n\x1f\x45XPECTATION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45XPECTATION_OUTCOME_OPEN\x10\x01\x12\x1f\n\x1b\x45XPECTATION_OUTCOME_IN_TIME\x10\x02\x12\x1c\n\x18\x45XPECTATION_OUTCOME_LATE\x10\x03\x12\x1e\n\x1a\x45XPECTATION_OUTCOME_MISSED\x10\x04\x12\x1e\n\x1a\x45XPECTATION_OUTCOME_LIFTED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.registry.v1.expected_time_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPECTATION']._serialized_start=613
-  _globals['_EXPECTATION']._serialized_end=851
-  _globals['_EXPECTATIONOUTCOME']._serialized_start=854
-  _globals['_EXPECTATIONOUTCOME']._serialized_end=1068
+  _globals['_EXPECTATION']._serialized_start=362
+  _globals['_EXPECTATION']._serialized_end=600
+  _globals['_EXPECTATIONOUTCOME']._serialized_start=603
+  _globals['_EXPECTATIONOUTCOME']._serialized_end=817
   _globals['_EXPECTEDTIME']._serialized_start=63
   _globals['_EXPECTEDTIME']._serialized_end=359
-  _globals['_TYPICALTIME']._serialized_start=361
-  _globals['_TYPICALTIME']._serialized_end=426
-  _globals['_COMPARETRACEREQUEST']._serialized_start=428
-  _globals['_COMPARETRACEREQUEST']._serialized_end=470
-  _globals['_COMPARETRACERESPONSE']._serialized_start=473
-  _globals['_COMPARETRACERESPONSE']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

@@ -12,10 +12,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -152,95 +152,3 @@ class ExpectedTime(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__met_us) -> _WhichOneofReturnType__met_us | None: ...
 
 Global___ExpectedTime: _TypeAlias = ExpectedTime  # noqa: Y015
-
-@_typing.final
-class TypicalTime(_message.Message):
-    """Median time of a step in like incidents."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    MEDIAN_US_FIELD_NUMBER: _builtins.int
-    INCIDENTS_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name of the step's span, such as `police accepted`."""
-    median_us: _builtins.int
-    """Median of the time from the receipt of the report that opened the incident to the first such step, microseconds of wall time."""
-    incidents: _builtins.int
-    """Number of like incidents that have such a step."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        median_us: _builtins.int = ...,
-        incidents: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents", "median_us", b"median_us", "name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TypicalTime: _TypeAlias = TypicalTime  # noqa: Y015
-
-@_typing.final
-class CompareTraceRequest(_message.Message):
-    """Request of CompareTrace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    INCIDENT_ID_FIELD_NUMBER: _builtins.int
-    incident_id: _builtins.str
-    """Id of the incident."""
-    def __init__(
-        self,
-        *,
-        incident_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CompareTraceRequest: _TypeAlias = CompareTraceRequest  # noqa: Y015
-
-@_typing.final
-class CompareTraceResponse(_message.Message):
-    """Answer of CompareTrace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    DEMAND_FIELD_NUMBER: _builtins.int
-    EXERCISE_FIELD_NUMBER: _builtins.int
-    INCIDENTS_FIELD_NUMBER: _builtins.int
-    TIMES_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """Kind of the alert that decided the response, as in AlertKind. Like incidents have the same kind, demand and exercise."""
-    demand: _builtins.str
-    """Its demand, as in Demand."""
-    exercise: _builtins.str
-    """Kind of exercise. Empty for live incidents."""
-    incidents: _builtins.int
-    """Number of like incidents that are compared, without this one: the newest, at most 50. 0 if there is none."""
-    @_builtins.property
-    def times(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypicalTime]:
-        """Medians, in the order of their times."""
-
-    def __init__(
-        self,
-        *,
-        kind: _builtins.str = ...,
-        demand: _builtins.str = ...,
-        exercise: _builtins.str = ...,
-        incidents: _builtins.int = ...,
-        times: _abc.Iterable[Global___TypicalTime] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "exercise", b"exercise", "incidents", b"incidents", "kind", b"kind", "times", b"times"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CompareTraceResponse: _TypeAlias = CompareTraceResponse  # noqa: Y015

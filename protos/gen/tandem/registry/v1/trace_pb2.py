@@ -26,7 +26,7 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.registry.v1 import expected_time_pb2 as tandem_dot_registry_dot_v1_dot_expected__time__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/registry/v1/trace.proto\x12\x12tandem.registry.v1\x1a\x1dtandem/common/v1/access.proto\x1a&tandem/registry/v1/expected_time.proto\"&\n\x0fGetTraceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"\x97\x01\n\x10GetTraceResponse\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\'\n\x05spans\x18\x02 \x03(\x0b\x32\x18.tandem.registry.v1.Span\x12\x0e\n\x06is_cut\x18\x03 \x01(\x08\x12\x38\n\x0e\x65xpected_times\x18\n \x03(\x0b\x32 .tandem.registry.v1.ExpectedTime\"\xa0\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x10\n\x08start_us\x18\x06 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x07 \x01(\x03\x12<\n\nattributes\x18\x08 \x03(\x0b\x32(.tandem.registry.v1.Span.AttributesEntry\x12+\n\x05links\x18\t \x03(\x0b\x32\x1c.tandem.registry.v1.SpanLink\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x08SpanLink\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t2\xe4\x01\n\x0cTraceService\x12\x63\n\x08GetTrace\x12#.tandem.registry.v1.GetTraceRequest\x1a$.tandem.registry.v1.GetTraceResponse\"\x0c\x8a\xb5\x18\x04\x03\x04\x07\x08\x90\xb5\x18\x01\x12o\n\x0c\x43ompareTrace\x12\'.tandem.registry.v1.CompareTraceRequest\x1a(.tandem.registry.v1.CompareTraceResponse\"\x0c\x8a\xb5\x18\x04\x03\x04\x07\x08\x90\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/registry/v1/trace.proto\x12\x12tandem.registry.v1\x1a\x1dtandem/common/v1/access.proto\x1a&tandem/registry/v1/expected_time.proto\"&\n\x0fGetTraceRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"\x97\x01\n\x10GetTraceResponse\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\'\n\x05spans\x18\x02 \x03(\x0b\x32\x18.tandem.registry.v1.Span\x12\x0e\n\x06is_cut\x18\x03 \x01(\x08\x12\x38\n\x0e\x65xpected_times\x18\n \x03(\x0b\x32 .tandem.registry.v1.ExpectedTime\"\xa0\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x10\n\x08start_us\x18\x06 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x07 \x01(\x03\x12<\n\nattributes\x18\x08 \x03(\x0b\x32(.tandem.registry.v1.Span.AttributesEntry\x12+\n\x05links\x18\t \x03(\x0b\x32\x1c.tandem.registry.v1.SpanLink\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x08SpanLink\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t2s\n\x0cTraceService\x12\x63\n\x08GetTrace\x12#.tandem.registry.v1.GetTraceRequest\x1a$.tandem.registry.v1.GetTraceResponse\"\x0c\x8a\xb5\x18\x04\x03\x04\x07\x08\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPAN_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_TRACESERVICE'].methods_by_name['GetTrace']._loaded_options = None
   _globals['_TRACESERVICE'].methods_by_name['GetTrace']._serialized_options = b'\212\265\030\004\003\004\007\010\220\265\030\001'
-  _globals['_TRACESERVICE'].methods_by_name['CompareTrace']._loaded_options = None
-  _globals['_TRACESERVICE'].methods_by_name['CompareTrace']._serialized_options = b'\212\265\030\004\003\004\007\010\220\265\030\001'
   _globals['_GETTRACEREQUEST']._serialized_start=125
   _globals['_GETTRACEREQUEST']._serialized_end=163
   _globals['_GETTRACERESPONSE']._serialized_start=166
@@ -49,6 +47,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPAN_ATTRIBUTESENTRY']._serialized_end=608
   _globals['_SPANLINK']._serialized_start=610
   _globals['_SPANLINK']._serialized_end=669
-  _globals['_TRACESERVICE']._serialized_start=672
-  _globals['_TRACESERVICE']._serialized_end=900
+  _globals['_TRACESERVICE']._serialized_start=671
+  _globals['_TRACESERVICE']._serialized_end=786
 # @@protoc_insertion_point(module_scope)

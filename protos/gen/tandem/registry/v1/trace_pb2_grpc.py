@@ -3,7 +3,6 @@
 import grpc
 import warnings
 
-from tandem.registry.v1 import expected_time_pb2 as tandem_dot_registry_dot_v1_dot_expected__time__pb2
 from tandem.registry.v1 import trace_pb2 as tandem_dot_registry_dot_v1_dot_trace__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
@@ -42,11 +41,6 @@ class TraceServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceResponse.FromString,
                 _registered_method=True)
-        self.CompareTrace = channel.unary_unary(
-                '/tandem.registry.v1.TraceService/CompareTrace',
-                request_serializer=tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceRequest.SerializeToString,
-                response_deserializer=tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceResponse.FromString,
-                _registered_method=True)
 
 
 class TraceServiceServicer:
@@ -62,13 +56,6 @@ class TraceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CompareTrace(self, request, context):
-        """Returns the median times of the steps in like incidents. NOT_FOUND as for GetTrace.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_TraceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,11 +63,6 @@ def add_TraceServiceServicer_to_server(servicer, server):
                     servicer.GetTrace,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceResponse.SerializeToString,
-            ),
-            'CompareTrace': grpc.unary_unary_rpc_method_handler(
-                    servicer.CompareTrace,
-                    request_deserializer=tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceRequest.FromString,
-                    response_serializer=tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -112,33 +94,6 @@ class TraceService:
             '/tandem.registry.v1.TraceService/GetTrace',
             tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_trace__pb2.GetTraceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CompareTrace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/tandem.registry.v1.TraceService/CompareTrace',
-            tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceRequest.SerializeToString,
-            tandem_dot_registry_dot_v1_dot_expected__time__pb2.CompareTraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

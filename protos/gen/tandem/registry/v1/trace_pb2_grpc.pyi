@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from tandem.registry.v1 import expected_time_pb2 as _expected_time_pb2
 from tandem.registry.v1 import trace_pb2 as _trace_pb2
 import abc as _abc_1
 
@@ -23,8 +22,6 @@ class TraceServiceStub:
     """Returns the trace of an incident, as far as the caller may see it. A desk sees the alerts that concern its agency, the steps of
     all legs, and the progress of its own units. Only reviewers see disclosures.
     """
-    CompareTrace: _aio.UnaryUnaryMultiCallable[_expected_time_pb2.CompareTraceRequest, _expected_time_pb2.CompareTraceResponse]
-    """Returns the median times of the steps in like incidents. NOT_FOUND as for GetTrace."""
 
 class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
@@ -40,13 +37,5 @@ class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the trace of an incident, as far as the caller may see it. A desk sees the alerts that concern its agency, the steps of
         all legs, and the progress of its own units. Only reviewers see disclosures.
         """
-
-    @_abc_1.abstractmethod
-    def CompareTrace(
-        self,
-        request: _expected_time_pb2.CompareTraceRequest,
-        context: _aio.ServicerContext[_expected_time_pb2.CompareTraceRequest, _abc.Awaitable[_expected_time_pb2.CompareTraceResponse]],
-    ) -> _abc.Awaitable[_expected_time_pb2.CompareTraceResponse]:
-        """Returns the median times of the steps in like incidents. NOT_FOUND as for GetTrace."""
 
 def add_TraceServiceServicer_to_server(servicer: TraceServiceServicer, server: _aio.Server) -> None: ...
