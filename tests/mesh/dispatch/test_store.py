@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from alembic.migration import MigrationContext
 from services.common.clock import MeshClock
 from services.common.geometry import LatLon
 from services.common.messaging import flow
-from services.common.rpc.errors import NotFound, Unavailable
+from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge, Close
@@ -37,6 +38,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.incidents import EARLIER_EVENTS
 from tests.support.dispatch.leg_chain import first_broken_event
+from tests.support.dispatch.roster import TWO_OFFICES, unit
 
 T = TypeVar("T")
 FAR_MS = 3_600_000
@@ -214,6 +216,33 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
         await fold(leg, 2)
         assert (await leg.store.head()).id == head.id + 2
         assert await first_broken_event(leg.store) is None
+
+
+async def test_a_refused_change_of_the_roster_changes_nothing(database: Database) -> None:
+    async with opened(database) as leg:
+        await leg.change_roster(partial(roster.put_offices, given=TWO_OFFICES))
+        await leg.change_roster(partial(roster.put_units, given=[unit("a1", "a")]))
+
+        def refused(connection: sa.Connection) -> None:
+            roster.put_units(connection, [unit("a-new", "a")])
+            leg.availability.load(connection)
+            raise InvalidField("unit_id", "is no unit of this leg")
+
+        with pytest.raises(InvalidField):
+            await leg.change_roster(refused)
+        assert leg.unit_report("a-new") is None and leg.unit_report("a1") is not None
+        await leg.change_roster(partial(roster.put_units, given=[unit("a-later", "a")]))
+        assert leg.unit_report("a-later") is not None
+
+
+async def test_a_desk_is_shown_the_targets_of_open_incidents_alone(database: Database) -> None:
+    async with opened(database) as leg:
+        await fold(leg, 1, 2, 3)
+        ended = translate.alert(alert(4, ends=True, incident="incident-1").SerializeToString(), Leg.POLICE)
+        assert ended
+        await leg.fold([ended], StreamPosition(flow.ALERTS.name, "log", 4))
+        asked = ["incident-1", "incident-2", "incident-3", "incident-none"]
+        assert await leg.show_targets(asked, "spiffe://npa/desk/a") == {"incident-2", "incident-3"}
 
 
 async def test_a_cancelled_call_keeps_memory_and_store_consistent(database: Database) -> None:

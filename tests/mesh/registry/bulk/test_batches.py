@@ -1,4 +1,4 @@
-"""A batch of records stores exactly what single puts store, with a number of statements that doesn't grow with the batch."""
+"""A batch of records stores exactly what single puts store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from services.common.privacy import sealing
 from services.common.rpc.errors import PermanentError, Unavailable
 from services.common.storage import db
 from services.registry.agencies.bulk import Result
-from services.registry.domain.lifecycle import PutOutcome
 from services.registry.domain.records import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.keys import Vault
 from services.registry.records.kinds import Record
@@ -28,7 +26,6 @@ from services.registry.working_set import working_set
 from services.registry.working_set.working_set import WorkingSet
 from tests.support.registry.bulk import FixedClock, comparable, content, put_singly, random_records
 from tests.support.registry.core import RegistryCore
-from tests.support.registry.statements import Statements, counted
 
 RECORDS = 120
 BIRTH = date(1980, 1, 1)
@@ -110,25 +107,6 @@ def related(first: int, count: int) -> list[Record]:
             ),
         )
     return records
-
-
-async def test_the_statements_of_a_batch_dont_grow_with_its_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def count(cases: int) -> list[Statements]:
-        async with opened(tmp_path / f"{cases}.sqlite3") as registry:
-            found = []
-            new = related(0, cases)
-            changed = [replace(record, source_version=2) for record in new]
-            for batch in (new, changed):
-                with counted(monkeypatch) as statements:
-                    results = await put_batch(registry, batch)
-                assert all(result.outcome is PutOutcome.STORED for result in results)  # type: ignore[union-attr]
-                found.append(statements)
-            return found
-
-    few, many = await count(3), await count(20)
-    assert [statements.by_kind for statements in many] == [statements.by_kind for statements in few]
 
 
 async def test_a_database_that_refuses_stores_nothing_of_the_batch(

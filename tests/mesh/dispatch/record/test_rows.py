@@ -1,4 +1,4 @@
-"""Statements of a step's transaction: it reads and writes no row that the step doesn't need."""
+"""Rows that a leg keeps current: that of an incident and that of a published step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.answers import Progress
-from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables, translate
@@ -25,17 +23,14 @@ from services.dispatch.leg.translate import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 
-DESK = "spiffe://npa/desk/seoul"
-
 
 @asynccontextmanager
-async def leg_over(database: Database) -> AsyncIterator[tuple[LegService, str]]:
-    """A leg with one incident, and the id of its assignment."""
+async def leg_over(database: Database) -> AsyncIterator[LegService]:
+    """A leg with one incident."""
     deadlines = Deadlines(3_600_000)
     async with open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=deadlines, metrics=METRICS) as leg:
         await fold(leg, 1)
-        (listed,) = await leg.store.incidents("", 10, "")
-        yield leg, listed.own[0].assignment_id
+        yield leg
 
 
 async def fold(leg: LegService, sequence: int, *, order: str = "order-1", ends: bool = False) -> None:
@@ -46,37 +41,8 @@ async def fold(leg: LegService, sequence: int, *, order: str = "order-1", ends: 
     await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
-async def written_down(leg: LegService, into: list[str] | None) -> None:
-    """Writes the statements of the leg's transactions into a list from now on, without their values."""
-
-    def trace(connection: sa.Connection) -> None:
-        driver = connection.connection.driver_connection
-        driver.set_trace_callback(into.append if into is not None else None)  # type: ignore[union-attr]
-
-    await leg.store.transaction(trace)
-    if into is not None:
-        into.clear()
-
-
-def tables_of(statements: list[str]) -> list[str]:
-    """The tables that statements write to, in their order."""
-    return [statement.split()[2] for statement in statements if statement.startswith("INSERT")]
-
-
-async def test_a_step_of_an_incident_in_memory_touches_no_other_row(tmp_path: Path) -> None:
-    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database, leg_over(database) as (leg, id_):
-        await leg.acknowledge(id_, DESK)
-        statements: list[str] = []
-        await written_down(leg, statements)
-        await leg.answer(Progress(assignment_id=id_, by=DESK, state=AssignmentState.DISPATCHED, offer_number=0))
-        await written_down(leg, None)
-        begin, read, *_ = statements
-        assert begin == "BEGIN IMMEDIATE" and "assignments" not in read and "incident_id" not in read
-        assert tables_of(statements) == ["events", "steps", "assignments"]
-
-
 async def test_the_row_of_an_incident_follows_its_orders_and_its_end(where: Path | str) -> None:
-    async with open_database(where, MIGRATIONS) as database, leg_over(database) as (leg, _):
+    async with open_database(where, MIGRATIONS) as database, leg_over(database) as leg:
         (first,) = await leg.store.incidents("", 10, "")
         assert first.row.ended_ms is None
         await fold(leg, 2, order="order-2")
@@ -93,7 +59,7 @@ async def test_the_row_of_an_incident_follows_its_orders_and_its_end(where: Path
 
 
 async def test_a_later_publication_of_a_step_replaces_its_record(where: Path | str) -> None:
-    async with open_database(where, MIGRATIONS) as database, leg_over(database) as (leg, _):
+    async with open_database(where, MIGRATIONS) as database, leg_over(database) as leg:
         step = NumberedStep(leg.record.head.id, dispatch_pb2.Step())
         for sequence in (7, 9):
             stored = {step.sequence: StoredAs(flow.INCIDENTS.name, sequence)}
