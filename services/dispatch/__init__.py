@@ -12,7 +12,7 @@ More kinds of assignments, and those who answer them:
     warning/       messages to protected persons, over gateways and devices, and notices of the Ministry
     phones/        protected persons' phones
     duty/          units' pages
-    exchange/      webhooks and links: CAP, EIDO
+    exchange/      webhooks and links: steps, EIDO
 
 What people read later:
 

@@ -258,28 +258,19 @@ def _public_key(path: Path | None) -> bytes | None:
         raise CommandFailed(f"{path} isn't a public key of 64 hex digits", MISUSED) from None
 
 
-FORMS = ("cap", "eido")
-
-
 def export(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
-    form: Annotated[str, typer.Option("--as", help="Format: cap (CAP 1.2, XML) or eido (JSON).")],
     leg: Annotated[str, typer.Option(help="Leg whose half of the incident is printed.")] = "police",
     *,
-    recipient: Annotated[str, typer.Option(help="Addressee of a CAP message.")] = "export",
     folder: usage.MeshFolder = DEFAULT_FOLDER,
 ) -> None:
-    """Print the current state of one leg's half of an incident: ids and states, no name, address or position."""
+    """Print the current state of one leg's half of an incident as EIDO: ids and states, no name, address or position."""
     usage.required_id("INCIDENT", incident_id)
-    if form not in FORMS:
-        raise CommandFailed(f"--as: must be one of {', '.join(FORMS)}", MISUSED)
     if leg not in flow.LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(flow.LEGS)}", MISUSED)
     telemetry.configure("export", sys.stderr)
     steps = uvloop.run(_steps(mesh.load(folder), leg, incident_id))
-    print(
-        (messages.cap_message(leg, steps, recipient) if form == "cap" else messages.eido_document(leg, steps)).decode()
-    )
+    print(messages.eido_document(leg, steps).decode())
 
 
 async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[dispatch_pb2.Step]:

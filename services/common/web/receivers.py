@@ -27,8 +27,6 @@ class BodyForm(StrEnum):
 
     STEP = "step"
     """The step as JSON."""
-    CAP = "cap"
-    """The leg's half of the incident in the Common Alerting Protocol."""
     EIDO = "eido"
     """The leg's half of the incident as JSON in EIDO's style."""
 
@@ -107,4 +105,4 @@ def _form(text: str) -> BodyForm:
     try:
         return BodyForm(text)
     except ValueError:
-        raise ValueError(f"form must be one of {', '.join(BodyForm)}") from None
+        raise ValueError("form: must be step, or eido for the incident so far (example: eido)") from None

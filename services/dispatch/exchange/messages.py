@@ -1,21 +1,17 @@
-"""Bodies of webhooks: one step as JSON, or the leg's half of the incident as it is after that step, as EIDO or CAP.
+"""Bodies of webhooks: one step as JSON, or the leg's half of the incident as it is after that step, as EIDO.
 
 EIDO is one JSON document in the style of NENA's Emergency Incident Data Object. Components have the names of EIDO, and the schema of
-the document is docs/reference/eido.schema.json. CAP is the Common Alerting Protocol 1.2 (OASIS): Alert, then Update, at the end Cancel.
-A message is addressed to one receiver (scope Private).
+the document is docs/reference/eido.schema.json.
 
-Both contain only named fields of the leg's steps: ids and states, but no name of a person, no address and no position, no free text, no
+It contains only named fields of the leg's steps: ids and states, but no name of a person, no address and no position, no free text, no
 measures, nothing about devices. New states and fields of a step don't break the selection. An unknown state is exported by its name.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from google.protobuf import json_format
@@ -48,8 +44,6 @@ def write_body(
     match receiver.form:
         case BodyForm.STEP:
             return _step(leg, sequence, step, link=link), "application/json"
-        case BodyForm.CAP:
-            return cap_message(leg, steps, receiver.name, link=link), "application/cap+xml"
         case BodyForm.EIDO:
             return eido_document(leg, steps, link), "application/json"
         case _:
@@ -196,86 +190,3 @@ def _call(agency: str, all_facts: Sequence[Fact], now: Fact) -> dict[str, Any]:
         "createdAt": times.to_rfc3339(began.at_ms),
         "changedAt": times.to_rfc3339(now.at_ms),
     }
-
-
-CAP_NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
-MAX_REFERENCES = 100
-"""Maximum number of references in a message. Only the newest are kept, so that the size stays limited."""
-CAP_EVENT = "Approach to a protected person or place"
-_URGENCY = {"RESPOND": ("Immediate", "Severe", "Observed"), "NOTIFY": ("Expected", "Moderate", "Likely")}
-"""Urgency, severity and certainty, by demand."""
-_DEFAULT_URGENCY = ("Future", "Minor", "Possible")
-"""Urgency, severity and certainty of any other demand."""
-_ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-ET.register_namespace("", CAP_NAMESPACE)
-
-
-def cap_message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, *, link: str = "") -> bytes:
-    """Encodes the last of an incident's steps as XML, with references to the earlier steps. `link` is the URL for acknowledging."""
-    all_facts = _step_facts(steps)
-    last, before = all_facts[-1], all_facts[:-1]
-    over = is_over(all_facts)
-    alert = ET.Element(f"{{{CAP_NAMESPACE}}}alert")
-    _add(alert, "identifier", last.step_id)
-    _add(alert, "sender", _sender(leg))
-    _add(alert, "sent", _date_time(last.at_ms))
-    _add(alert, "status", "Exercise" if last.exercise else "Actual")
-    _add(alert, "msgType", "Alert" if not before else "Cancel" if over else "Update")
-    _add(alert, "scope", "Private")
-    _add(alert, "addresses", _quoted(addressee))
-    if before:
-        _add(alert, "references", " ".join(_reference(leg, fact) for fact in before[-MAX_REFERENCES:]))
-    _add(alert, "incidents", _quoted(last.incident_id))
-    _add_info(alert, leg, last, over=over, link=link)
-    written: bytes = ET.tostring(alert, encoding="utf-8", xml_declaration=True)
-    return written
-
-
-def _add_info(alert: ET.Element, leg: str, last: Fact, *, over: bool, link: str) -> None:
-    urgency, severity, certainty = _URGENCY.get(last.demand, _DEFAULT_URGENCY)
-    info = ET.SubElement(alert, f"{{{CAP_NAMESPACE}}}info")
-    _add(info, "language", "en-US")
-    _add(info, "category", "Security")
-    _add(info, "event", CAP_EVENT)
-    _add(
-        info, "responseType", "AllClear" if over else "Execute" if last.demand == "RESPOND" or last.task else "Monitor"
-    )
-    _add(info, "urgency", "Past" if over else urgency)
-    _add(info, "severity", severity)
-    _add(info, "certainty", certainty)
-    _add(info, "senderName", AGENCIES[leg][1])
-    _add(info, "headline", f"{last.demand} {last.state}")
-    if link:
-        _add(info, "web", link)
-    parameters = [("assignment", last.assignment_id), ("destination", last.subject_id), ("state", last.state)]
-    parameters += [("order", order_id) for order_id in last.order_ids]
-    parameters += [
-        (name, value) for name, value in (("alertKind", last.kind), ("task", last.task), ("unit", last.unit)) if value
-    ]
-    for name, value in parameters:
-        parameter = ET.SubElement(info, f"{{{CAP_NAMESPACE}}}parameter")
-        _add(parameter, "valueName", name)
-        _add(parameter, "value", value)
-
-
-def _date_time(ms: int) -> str:
-    """Formats a time for CAP: whole seconds, with the offset of UTC written as -00:00, never as Z."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S-00:00")
-
-
-def _reference(leg: str, before: Fact) -> str:
-    return f"{_sender(leg)},{before.step_id},{_date_time(before.at_ms)}"
-
-
-def _sender(leg: str) -> str:
-    return f"{AGENCIES[leg][0]}.tandem"
-
-
-def _quoted(item: str) -> str:
-    """Quotes an item of a whitespace-separated list if it contains whitespace."""
-    return f'"{item}"' if re.search(r"\s", item) else item
-
-
-def _add(parent: ET.Element, name: str, text: str) -> None:
-    ET.SubElement(parent, f"{{{CAP_NAMESPACE}}}{name}").text = _ILLEGAL.sub("\ufffd", text)

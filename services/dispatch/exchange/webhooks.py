@@ -184,7 +184,7 @@ RAISED, ENDED = "RAISED", "ENDED"
 
 
 class ReviewAlarms:
-    """Sends the alarms of match reviews to the receivers of one agency. CAP and EIDO describe incidents, so these forms get none."""
+    """Sends the alarms of match reviews to the receivers of one agency. EIDO describes incidents, so its receivers get none."""
 
     def __init__(
         self,

@@ -202,7 +202,7 @@ async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
     board, cad = Receiver(), Receiver()
-    entries = (receiver_entry(board, name="board", form="cap"), receiver_entry(cad, form="eido"))
+    entries = (receiver_entry(board, name="board", form="step"), receiver_entry(cad, form="eido"))
     given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, *entries))
     async with board.serving(), cad.serving(), running(given) as leg:
         await until_queued(given.exchange_database, 2)
@@ -213,13 +213,14 @@ async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
             await leg.desk.acknowledge(offered.assignment_id)
         await board.wait_for(2)
         await cad.wait_for(2)
-    assert [headers["Content-Type"] for headers, _ in board.requests] == ["application/cap+xml"] * 2
-    first, second = (body.decode() for _, body in board.requests)
-    identifier = re.search("<identifier>(.*)</identifier>", first)
-    assert identifier and "<msgType>Alert</msgType>" in first and "<addresses>board</addresses>" in first
-    assert "<msgType>Update</msgType>" in second and f",{identifier[1]}," in second
-    assert [len(document["notesComponent"]) for document in cad.steps()] == [1, 2]
-    assert all(verify(headers, body, OLD_SECRET, set()) for headers, body in board.requests + cad.requests)
+    both = board.requests + cad.requests
+    assert [headers["Content-Type"] for headers, _ in both] == ["application/json"] * 4
+    step_ids = [message["step"]["step_id"] for message in board.steps()]
+    assert [message["type"] for message in board.steps()] == ["tandem.dispatch.v1.Step"] * 2
+    assert [document["$id"] for document in cad.steps()] == [f"urn:tandem:eido:{step_id}" for step_id in step_ids]
+    notes = [[note["noteId"] for note in document["notesComponent"]] for document in cad.steps()]
+    assert notes == [step_ids[:1], step_ids], "each document names the steps before, too"
+    assert all(verify(headers, body, OLD_SECRET, set()) for headers, body in both)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,8 @@ async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
         ({"secrets": [OLD_SECRET, 7]}, "secrets: each must be whsec_"),
         ({"name": "Our CAD"}, "name: must be"),
         ({"deadline_s": 0}, "deadline"),
-        ({"form": "xml"}, "one of step, cap, eido"),
+        ({"form": "xml"}, r"cad: form: must be step, or eido for the incident so far \(example: eido\)$"),
+        ({"form": "cap"}, r"cad: form: must be step, or eido for the incident so far \(example: eido\)$"),
     ],
 )
 def test_an_invalid_receiver_is_named_in_the_error_without_its_secrets(

@@ -140,23 +140,21 @@ async def test_an_alarm_outlasts_a_registry_that_is_away_and_a_list_that_is_cut(
     assert announced(receiver) == [("RAISED", "a"), ("RAISED", "b"), ("ENDED", "a"), ("RAISED", "c")]
 
 
-async def test_receivers_of_incidents_in_cap_or_eido_get_no_review(nats: TestServer, tmp_path: Path) -> None:
-    plain, board, cad = Receiver(), Receiver(), Receiver()
+async def test_receivers_of_incidents_in_eido_get_no_review(nats: TestServer, tmp_path: Path) -> None:
+    plain, board = Receiver(), Receiver()
     registry = FakeRegistry()
     registry.alarms = [alarm("a")]
     entries = (
-        receiver_entry(board, name="board", form="cap"),
-        receiver_entry(cad, name="eido", form="eido"),
+        receiver_entry(board, name="board", form="eido"),
         receiver_entry(plain),
     )
     async with (
         registry.serving() as target,
         plain.serving(),
         board.serving(),
-        cad.serving(),
         running(leg_settings(nats, tmp_path, target, *entries)),
     ):
         await plain.wait_for(1)
         registry.alarms = []
         await plain.wait_for(2)
-    assert announced(plain) == [("RAISED", "a"), ("ENDED", "a")] and not board.requests and not cad.requests
+    assert announced(plain) == [("RAISED", "a"), ("ENDED", "a")] and not board.requests

@@ -24,8 +24,10 @@ from services.common.start import service, setting_names
 from services.common.start.service import CANNOT_RUN, run_service
 from services.common.web import receivers
 from services.common.web.server import served
+from services.dispatch.settings import DispatchSettings
 from services.field.settings import FieldSettings
 from services.registry.settings import RegistrySettings
+from tests.support.dispatch.receivers import OLD_SECRET, configured
 from tools.reference.settings import SECTIONS
 
 MESH = {"nats_monitor_url": "http://127.0.0.1:8222"}
@@ -133,6 +135,14 @@ def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path: Path, 
         logs.clear()
         settings = RegistrySettings.model_validate(MESH | {"data_dir": folder} | given)
         assert reason_of(logs, lambda settings=settings: settings, doing(work)).startswith(reason)  # type: ignore[misc]
+
+
+def test_a_receiver_of_an_unknown_form_is_refused_with_the_form_to_use(tmp_path: Path, logs: list[EventDict]) -> None:
+    path = configured(tmp_path, {"name": "board", "url": "https://b.example", "secrets": [OLD_SECRET], "form": "cap"})
+    settings = DispatchSettings.model_validate(MESH | {"leg": "police", "webhooks": path})
+    reason = reason_of(logs, lambda: settings, doing(lambda _: receivers.read(path)))
+    expected = "isn't a list of receivers: board: form: must be step, or eido for the incident so far (example: eido)"
+    assert reason == f"TANDEM_WEBHOOKS: {path} {expected}"
 
 
 def test_a_disk_that_is_full_names_the_file_that_it_refused(
