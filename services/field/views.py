@@ -1,6 +1,6 @@
 """The app's files, and what her phone asks and sends: notices, reports, the phone's state, and summaries of incidents.
 
-The files in `static` hold the texts of one page each. A word that other pages and documents have too stands in `services/common/words`,
+The files in `static` hold the texts of one page each. A word that other pages and documents have too is in `services/common/words.py`,
 and is put into a file of texts as it is served. The app says of the phone's state whether it gets positions and is on the screen, and
 nothing about where the phone is. It makes two sentences of each summary of an incident that is over, in her language.
 """
@@ -22,12 +22,23 @@ from aiohttp import web
 from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField
-from services.common.words import Word, in_small_letters, keyed
-from services.common.words.alerts import ALERT_WORDS, SPOOFING_WARNING, TASK_WORDS
-from services.common.words.contacts import WARNING_FLAG_WORDS
-from services.common.words.instructions import ANSWER_WORDS, ANSWERED, INSTRUCTED_ACT_WORDS
-from services.common.words.reasons import CLOSE_CAUSE_WORDS, ESCALATION_REASON_WORDS
-from services.common.words.states import LEG_WORDS, STATE_WORDS, UNIT_STATE_WORDS
+from services.common.words import (
+    ALERT_WORDS,
+    ANSWER_WORDS,
+    ANSWERED,
+    CLOSE_CAUSE_WORDS,
+    ESCALATION_REASON_WORDS,
+    INSTRUCTED_ACT_WORDS,
+    LEG_WORDS,
+    SPOOFING_WARNING,
+    STATE_WORDS,
+    TASK_WORDS,
+    UNIT_STATE_WORDS,
+    WARNING_FLAG_WORDS,
+    Word,
+    in_small_letters,
+    keyed,
+)
 from services.field import credentials, domain
 from services.field.credentials import KnownPhones, PhoneSession
 from services.field.domain import PhoneReport, ReportAnswer, ReportOutcome, text_of

@@ -28,8 +28,7 @@ from services.common.observability import telemetry
 from services.common.privacy import notices
 from services.common.privacy.grounds import Purpose
 from services.common.privacy.notices import NoticeGround
-from services.common.words import within_a_line
-from services.common.words.reasons import HELD_BACK_WORDS
+from services.common.words import HELD_BACK_WORDS, within_a_line
 from services.court import from_mesh
 from services.court.explain import explanation
 from services.court.explain.explanation import (

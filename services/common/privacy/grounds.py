@@ -10,7 +10,7 @@ from services.common import fields
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, NoticeTerms
 from services.common.rpc.errors import InvalidField
-from services.common.words.articles import ARTICLE_WORDS
+from services.common.words import ARTICLE_WORDS
 
 
 class RecordKind(Enum):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.words import keyed
-from services.common.words.alerts import EQUIPMENT_WORDS
-from services.common.words.reasons import CLOSE_CAUSE_WORDS
+from services.common.words import CLOSE_CAUSE_WORDS, EQUIPMENT_WORDS, keyed
 
 _FOR_NOTHING = [CLOSE_CAUSE_WORDS[name] for name in ("FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "NOBODY_FOUND")]
 """Causes for which a unit was sent for nothing."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.words import keyed
-from services.common.words.contacts import NOTE_KIND_WORDS, NOTED_RESULT_WORDS
+from services.common.words import NOTE_KIND_WORDS, NOTED_RESULT_WORDS, keyed
 
 LIVE_SHORTCUTS = (
     ("j k", "key_move"),

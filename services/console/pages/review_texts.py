@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from services.common.words import keyed, within_a_line
-from services.common.words.contacts import CONTACT_STATE_WORDS, WARNING_FLAG_WORDS
-from services.common.words.reasons import ESCALATION_REASON_WORDS, HELD_BACK_WORDS
-from services.common.words.states import LEG_WORDS
+from services.common.words import (
+    CONTACT_STATE_WORDS,
+    ESCALATION_REASON_WORDS,
+    HELD_BACK_WORDS,
+    LEG_WORDS,
+    WARNING_FLAG_WORDS,
+    keyed,
+    within_a_line,
+)
 
 REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "expected_times": ("단계별 기한과 이행", "Expected times"),

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.common.words import Word, in_small_letters, keyed, within_a_line
-from services.common.words.alerts import ALERT_PHASE_WORDS, ALERT_WORDS, DEMAND_WORDS, SPOOFING_WARNING, TASK_WORDS
-from services.common.words.articles import ARTICLE_WORDS, PURPOSE_WORDS
-from services.common.words.contacts import CONTACT_STATE_WORDS, OFFICER_NEEDS_HELP, WARNING_FLAG_WORDS
-from services.common.words.reasons import CLOSE_CAUSE_WORDS, ESCALATION_REASON_WORDS
-from services.common.words.states import LEG_WORDS, STATE_WORDS, UNIT_STATE_WORDS
+from services.common.words import (
+    ALERT_PHASE_WORDS,
+    ALERT_WORDS,
+    ARTICLE_WORDS,
+    CLOSE_CAUSE_WORDS,
+    CONTACT_STATE_WORDS,
+    DEMAND_WORDS,
+    ESCALATION_REASON_WORDS,
+    LEG_WORDS,
+    OFFICER_NEEDS_HELP,
+    PURPOSE_WORDS,
+    SPOOFING_WARNING,
+    STATE_WORDS,
+    TASK_WORDS,
+    UNIT_STATE_WORDS,
+    WARNING_FLAG_WORDS,
+    Word,
+    in_small_letters,
+    keyed,
+    within_a_line,
+)
 from services.console.pages.desk_texts import DESK_TEXTS, DUTY_TEXTS, OPERATOR_TEXTS, PHONE_TEXTS, STATISTICS_TEXTS
 from services.console.pages.live_texts import LIVE_ISLAND, LIVE_TEXTS
 from services.console.pages.record_texts import RECORD_TEXTS

@@ -7,18 +7,29 @@ from datetime import datetime
 
 from services.common.alert_phases import AlertPhase, phase_of
 from services.common.times import KOREA
-from services.common.words import Word, in_small_letters, keyed, within_a_line
-from services.common.words.alerts import ALERT_PHASE_WORDS, ALERT_WORDS, DEMAND_WORDS, EQUIPMENT_WORDS, TASK_WORDS
-from services.common.words.articles import ARTICLE_WORDS
-from services.common.words.contacts import (
+from services.common.words import (
+    ALERT_PHASE_WORDS,
+    ALERT_WORDS,
+    ARTICLE_WORDS,
+    CLOSE_CAUSE_WORDS,
     CONTACT_STATE_WORDS,
+    DEMAND_WORDS,
+    EQUIPMENT_WORDS,
+    ESCALATION_REASON_WORDS,
+    HELD_BACK_WORDS,
+    LEG_WORDS,
     NOTE_KIND_WORDS,
     NOTED_RESULT_WORDS,
     OFFICER_NEEDS_HELP,
+    STATE_WORDS,
+    TASK_WORDS,
+    UNIT_STATE_WORDS,
     WARNING_FLAG_WORDS,
+    Word,
+    in_small_letters,
+    keyed,
+    within_a_line,
 )
-from services.common.words.reasons import CLOSE_CAUSE_WORDS, ESCALATION_REASON_WORDS, HELD_BACK_WORDS
-from services.common.words.states import LEG_WORDS, STATE_WORDS, UNIT_STATE_WORDS
 from services.court.explain.refold import HeldBackBy
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import contact_pb2, dispatch_pb2, notes_pb2

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple
 
+from services.common import words
 from services.common.times import KOREA
-from services.common.words import Word, instructions
-from services.common.words.instructions import ANSWER_WORDS, INSTRUCTED_ACT_WORDS
+from services.common.words import ANSWER_WORDS, INSTRUCTED_ACT_WORDS, Word
 from services.dispatch.warning.domain import InstructedAct, Instruction, MessageKind, ThreatKind
 
 FIGURES_WITHIN_M = 600.0
@@ -153,7 +153,7 @@ BUTTONS: Mapping[Language, tuple[str, ...]] = {
     _EN: tuple(english for _, english in ANSWER_WORDS.values()),
 }
 """The three answers, in the order of their numbers."""
-ANSWERED = _both(instructions.ANSWERED)
+ANSWERED = _both(words.ANSWERED)
 ASKED: _Both = {_KO: "알림을 보셨습니까?", _EN: "Have you seen the notice?"}
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from services.client.actors import DESKS
 from services.common.messaging import flow
-from services.common.words.alerts import ALERT_WORDS
+from services.common.words import ALERT_WORDS
 from services.field.guard import CODE_BURST
 from services.field.push import BODY
 from tandem.dispatch.v1 import dispatch_pb2, unit_duty_pb2
