@@ -39,7 +39,7 @@ from bench.mesh import machine
 from services.client.load_generator import METHOD
 from services.common.failure import FAILED
 from services.common.messaging.bus import Bus
-from services.common.observability import telemetry, trace_ids
+from services.common.observability import spans, telemetry
 from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.common.nats import TestServer
@@ -100,7 +100,7 @@ class _Sender:
 
 
 def _context(number: int) -> tuple[str, str]:
-    return trace_ids.TRACEPARENT, trace_ids.traceparent(f"stream-{number}")
+    return spans.TRACEPARENT, spans.traceparent(f"stream-{number}")
 
 
 async def measure(

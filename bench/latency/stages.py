@@ -12,7 +12,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.delivered import Delivered
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -86,11 +86,11 @@ def alerts_of(messages: Iterable[Delivered]) -> dict[Trigger, AlertTimes]:
     for message in messages:
         alert = alert_pb2.Alert.FromString(message.data)
         headers = message.headers or {}
-        entry = trace_ids.parsed_entry(headers.get(trace_ids.ENTRY, ""))
+        entry = spans.parsed_entry(headers.get(spans.ENTRY, ""))
         if entry is None or alert.demand != geometry_pb2.RESPOND:
             continue
         decided = AlertTimes(
-            alert.cause.received_wall_us, entry.stored_us, int(headers[trace_ids.DECIDED_US]), message.stamp_us
+            alert.cause.received_wall_us, entry.stored_us, int(headers[spans.DECIDED_US]), message.stamp_us
         )
         found.setdefault((alert.cause.device_id, alert.cause.report_id), decided)
     return found

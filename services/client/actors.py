@@ -14,7 +14,7 @@ from services.client.calls import PATIENCE_S, RETRY, call, follow, may_succeed_l
 from services.client.mesh import Clients
 from services.common.clock import wall_us
 from services.common.failure import CommandFailed
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.common.rpc.server import Metadata
 from tandem.common.v1 import notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -196,7 +196,7 @@ class Desk(Actor):
 
     def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
         """Call metadata with the incident's trace context, so that the call's spans join the incident's trace."""
-        return (*self._identity, (trace_ids.TRACEPARENT, trace_ids.traceparent(assignment.incident_id)))
+        return (*self._identity, (spans.TRACEPARENT, spans.traceparent(assignment.incident_id)))
 
 
 class Alerts(Actor):

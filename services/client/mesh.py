@@ -31,7 +31,7 @@ from services.common.rpc import client, server
 from services.common.rpc.certificates import Files, files_of
 from services.common.rpc.errors import RetryableError
 from services.common.rpc.server import Metadata
-from services.common.storage import durable
+from services.common.storage import stored_files
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
@@ -150,7 +150,7 @@ class MeshConnection:
             "field_url": self.field_url,
             "metrics_urls": dict(self.metrics_urls),
         }
-        durable.write(folder / _FILE, f"{json.dumps(content, indent=2)}\n".encode())
+        stored_files.write(folder / _FILE, f"{json.dumps(content, indent=2)}\n".encode())
         (folder / _START_FILE).unlink(missing_ok=True)
 
 
@@ -166,7 +166,7 @@ class MeshStart:
     def save(self, folder: Path) -> None:
         """Writes start.json atomically."""
         content = {"began_s": self.began_s, "awaited": list(self.awaited)}
-        durable.write(folder / _START_FILE, json.dumps(content).encode())
+        stored_files.write(folder / _START_FILE, json.dumps(content).encode())
 
     def __str__(self) -> str:
         return f"for {max(0.0, time.time() - self.began_s):.0f} s, and waits for {', '.join(self.awaited)}"
@@ -286,7 +286,7 @@ def _listed(folder: Path) -> Iterator[None]:
         path = os.fsencode(folder.resolve())
         entry = _list_folder() / hashlib.sha256(path).hexdigest()[:16]
         entry.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(entry, path)
+        stored_files.write(entry, path)
     except OSError as error:
         print(f"commands in other folders won't find this mesh: {error.filename}: {trouble(error)}", file=sys.stderr)
     except RuntimeError as error:  # the user has no home folder

@@ -8,7 +8,5 @@ Its folders:
     storage/         SQLite, PostgreSQL and files
     observability/   logs, metrics, traces, readiness
     privacy/         grounds of disclosures, keys, sealed contacts, signatures
-    start/           the start of a service, and what keeps it from running
     web/             HTTP servers
-    words/           words that people read in several places, in Korean and English
 """

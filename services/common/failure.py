@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from services.common.messaging.cursors import WENT_BACK, StreamWentBack
-from services.common.storage import os_errors
+from services.common.storage import stored_files
 
 FAILED = 1
 MISUSED = 2
@@ -45,7 +45,7 @@ def trouble(error: OSError | UnicodeDecodeError) -> str:
             return "is text in UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)"
         line = error.object[: error.start].count(b"\n") + 1
         return f"line {line} isn't text in UTF-8: save the file as UTF-8 (in Excel: CSV UTF-8)"
-    return os_errors.words(error)
+    return stored_files.reason_of(error)
 
 
 def failure_of(error: CommandFailed | StreamWentBack | grpc.aio.AioRpcError | OSError) -> CommandFailed:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from services.common.observability.heartbeat import HEART
+from services.common.observability.health import HEART
 from services.common.observability.telemetry import logger
 
 T = TypeVar("T")

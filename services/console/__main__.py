@@ -12,8 +12,8 @@ from functools import partial
 from services.common import running
 from services.common.observability.health import observed, watch_certificates
 from services.common.observability.metrics import ProcessMetrics, process_registry
-from services.common.privacy.key_files import open_keys
-from services.common.start.service import run_service
+from services.common.privacy.secret_keys import open_keys
+from services.common.service import run_service
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import VIEWERS, Role

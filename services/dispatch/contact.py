@@ -15,8 +15,7 @@ import grpc.aio
 
 from services.client.calls import call_once
 from services.common import fields
-from services.common.clock import MeshClock
-from services.common.moments import Moments
+from services.common.clock import MeshClock, Moments
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import client, server

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common.evidence.files import CopyMoment
+from services.common.evidence.collector import CopyMoment
 from services.dispatch.domain.leg import Leg
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2

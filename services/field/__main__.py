@@ -14,8 +14,8 @@ import aiohttp
 from services.common import running
 from services.common.observability.health import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
-from services.common.privacy.key_files import open_keys
-from services.common.start.service import run_service
+from services.common.privacy.secret_keys import open_keys
+from services.common.service import run_service
 from services.common.storage.db import awaited_database
 from services.common.web import server
 from services.field import mesh as meshes

@@ -19,9 +19,8 @@ from grpc_status import rpc_status
 from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
-from services.common.web.hosts import check_host
-from services.common.web.rate_limit import RequestLimit, source_of
-from services.common.web.server import body_of, proven
+from services.common.web.connections import RequestLimit, source_of
+from services.common.web.server import body_of, check_host, proven
 from services.field import credentials
 from services.field.credentials import (
     PHONE_COOKIE,

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, Unavailable
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.common.storage.db import Database
 from services.field.domain import check_endpoint, is_public, text_of
 
@@ -104,7 +104,7 @@ class PushKey:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            durable.write_once(path, pem)
+            stored_files.write_once(path, pem)
         self._vapid = Vapid02.from_pem(path.read_bytes())
 
     @property

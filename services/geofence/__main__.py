@@ -11,13 +11,12 @@ from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
-from services.common.observability.health import observed, watch_certificates, watch_disk
+from services.common.observability.health import Readiness, observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
-from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
-from services.common.start.service import run_service
+from services.common.service import run_service
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.devices import DeviceStateApi

@@ -18,7 +18,7 @@ from services.common.messaging import cursors, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import LogMetadata
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField

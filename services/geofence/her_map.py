@@ -10,7 +10,7 @@ import grpc.aio
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
-from services.common.privacy.notice_rows import GivenNotice, row_of
+from services.common.privacy.disclosures import GivenNotice, row_of
 from services.common.rpc.errors import BudgetSpent, Unavailable
 from services.geofence.consumer import Evaluator
 from services.geofence.disclosures import DisclosureOutbox

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import grpc.aio
 
 from services.common import fields, times
-from services.common.clock import MeshClock
-from services.common.moments import Moments
+from services.common.clock import MeshClock, Moments
 from services.common.observability.outages import WORKS_AFTER_S, Outages
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose, RecordKind

@@ -27,9 +27,9 @@ from services.common.messaging import flow
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.messaging.delivered import Delivered
-from services.common.observability import trace_ids
+from services.common.observability import spans
+from services.common.observability.spans import EntryTrace
 from services.common.observability.telemetry import logger
-from services.common.observability.trace_ids import EntryTrace
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import RetryableError
 from services.common.runs import runs
@@ -279,10 +279,10 @@ class OutputPublisher:
     async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: AlertTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()
         # In headers, because the message must be byte for byte the same from every evaluator.
-        headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
+        headers = {spans.DECIDED_US: str(decided_wall_us)}
         if alert.incident_id:
-            headers[trace_ids.ENTRY] = entry.header_for(alert)
-            headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
+            headers[spans.ENTRY] = entry.header_for(alert)
+            headers[spans.TRACEPARENT] = spans.traceparent(alert.incident_id, "alert", alert.alert_id)
         record = partial(self._published.note_stored, flow.ALERTS.name, alert.alert_id)
         subject = flow.alert_subject(self._partition, alert.alert_id)
         ack = await self._bus.publish_until_stored(
@@ -293,7 +293,7 @@ class OutputPublisher:
         if ack and alert.cause:
             # A canary has no stored trace, so it gets no exemplar.
             is_traced = alert.incident_id and alert.exercise is not Exercise.CANARY
-            exemplar = {"trace_id": trace_ids.trace_id_of(alert.incident_id)} if is_traced else None
+            exemplar = {"trace_id": spans.trace_id_of(alert.incident_id)} if is_traced else None
             self._metrics.report_to_alert_s.observe((wall_us() - alert.cause.received_wall_us) / 1e6, exemplar)
         logger().info(
             "alert_published" if ack else "alert_already_published",
@@ -367,14 +367,14 @@ class AlertTraces:
         batch = log_pb2.LogEntry.FromString(entry.data).positions  # the fold has read these bytes, so they parse
         self._reports = list(zip(batch.device_id, batch.report_id, strict=False))
         self._stored_us = entry.stamp_us
-        self._senders = (entry.headers or {}).get(trace_ids.SENDERS, "")
+        self._senders = (entry.headers or {}).get(spans.SENDERS, "")
 
     def header_for(self, alert: Alert) -> str:
         """Value of the header ENTRY of an alert."""
         cause = (alert.cause.device_id, alert.cause.report_id) if alert.cause else None
         index = self._reports.index(cause) if cause in self._reports else 0
-        sender = trace_ids.sender_of(self._senders, index)
-        return trace_ids.entry_header(EntryTrace(self._stored_us, max(len(self._reports), 1), sender))
+        sender = spans.sender_of(self._senders, index)
+        return spans.entry_header(EntryTrace(self._stored_us, max(len(self._reports), 1), sender))
 
 
 MEASURES_KEPT = 1_000

@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from services.common.privacy import key_files
+from services.common.privacy import secret_keys
 from services.common.settings import LOOPBACK, CommonSettings
 
 
@@ -101,7 +101,7 @@ def state_keys_of_secret(secret: str) -> StateKeys:
 
 def read_state_keys(path: Path) -> StateKeys:
     """Reads the keys of a file. Raises FailedPrecondition as `key_files.read_keys` does."""
-    return StateKeys(key_files.read_keys(path))
+    return StateKeys(secret_keys.read_keys(path))
 
 
 def _digest(key: bytes, partition: int, sequence: int, *, encoded: bytes) -> str:

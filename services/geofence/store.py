@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability.telemetry import logger
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.geofence import gc_control, settings
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
@@ -163,12 +163,12 @@ class CheckpointStore:
         name = f"checkpoint-p{partition}-s{sequence}-{self.keys.checkpoint(encoded)}.json.draft-{os.getpid()}"
         path = self.folder / name
         path.unlink(missing_ok=True)
-        durable.write_draft(path, encoded)
+        stored_files.write_draft(path, encoded)
         return path
 
     def _commit_and_prune(self, pending: Path, partition: int, footing: Footing) -> None:
         head, _, digest = pending.name.partition(".json")[0].rpartition("-")
-        durable.put(pending, pending.with_name(f"{head}{_footing_name(footing)}-{digest}.json"))
+        stored_files.put(pending, pending.with_name(f"{head}{_footing_name(footing)}-{digest}.json"))
         paths = [checkpoint.path for checkpoint in self.found(partition)]
         ages_s = [time.time() - path.stat().st_mtime for path in paths]
         keep = set(range(KEPT_NEWEST)) | _oldest_of_spans(ages_s)

@@ -9,13 +9,12 @@ import grpc.aio
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability.health import observed, watch_certificates, watch_streams
+from services.common.observability.health import Readiness, observed, watch_certificates, watch_streams
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
-from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.history import BUSY_SHARE, HistoryBudget
-from services.common.start.service import run_service
+from services.common.service import run_service
 from services.ingest.admission.checks import Checks, Quarantine, RateLimits
 from services.ingest.admission.routes import Routes, count_reporting
 from services.ingest.commands.api import CommandApi, ReportingList, SensingRequests

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import Bounds, Bus
-from services.common.observability import trace_ids, tracing
+from services.common.observability import spans, telemetry
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError, StoreFull
 from services.ingest import translate
@@ -105,7 +105,7 @@ class _Line(Generic[T]):
             size=size,
             origin=origin,
             since_s=time.monotonic(),
-            contexts=contexts or ((size, tracing.carried()),),
+            contexts=contexts or ((size, telemetry.carried()),),
         )
         origin.batch.add_entry()
         self._queues.setdefault(origin.sender, deque()).append(waiting)
@@ -190,8 +190,8 @@ class _Line(Generic[T]):
 
 
 def _headers(items: Sequence[_Waiting[T]]) -> Mapping[str, str]:
-    senders = trace_ids.senders_header([pair for waiting in items for pair in waiting.contexts])
-    return {trace_ids.SENDERS: senders} if senders else {}
+    senders = spans.senders_header([pair for waiting in items for pair in waiting.contexts])
+    return {spans.SENDERS: senders} if senders else {}
 
 
 class LogWriter:

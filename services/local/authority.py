@@ -24,7 +24,7 @@ from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import AUTHORITY, Files, files_of
 from services.common.rpc.identity import CONSOLES, FIELD
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.local import nats_server
 from services.local.watch import WATCH_IDENTITY
 
@@ -93,7 +93,7 @@ class Authority:
             folder.mkdir(parents=True, exist_ok=True)
             created = cls.made("Tandem development")
             (folder / AUTHORITY).write_bytes(created.cert)
-            durable.write(folder / AUTHORITY_KEY, _pem_of_key(created._key))
+            stored_files.write(folder / AUTHORITY_KEY, _pem_of_key(created._key))
         key = serialization.load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(
@@ -143,9 +143,9 @@ def write(folder: Path, spiffe_id: str, identity: Identity, *, trusted: bytes) -
     """Writes an identity's key, certificate and trusted authorities (`trusted`, PEM) into the folder of its SPIFFE id."""
     files = files_of(folder, spiffe_id)
     files.cert.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(files.authority, trusted)
-    durable.write(files.key, identity.key)
-    durable.write(files.cert, identity.cert)
+    stored_files.write(files.authority, trusted)
+    stored_files.write(files.key, identity.key)
+    stored_files.write(files.cert, identity.cert)
     return files
 
 

@@ -29,7 +29,7 @@ from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
 from services.common.rpc.certificates import Files, files_of
 from services.common.rpc.errors import RetryableError, StoreFull
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.local import monitoring
 from services.local import supervisor as liveness
 from services.local.supervisor import Silence, Supervisor
@@ -70,7 +70,7 @@ jetstream {{
   sync_interval: always
 }}
 {tls}{permissions.accounts(everybody, passwords, more)}"""
-    durable.write(config, content.encode())
+    stored_files.write(config, content.encode())
     scheme = "tls" if certificates else "nats"
     server = NatsServer(
         url=f"{scheme}://127.0.0.1:{port}",

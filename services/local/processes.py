@@ -14,7 +14,7 @@ from services.client.mesh import MeshConnection, NatsServer
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.messaging.streams import LogMetadata
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.rpc.certificates import Files, files_of
 from services.common.rpc.identity import CONSOLES, FIELD
 from services.local import authority
@@ -329,7 +329,7 @@ class MeshPlan:
             "TANDEM_SERVICE_AREA": self.service_area,
             "TANDEM_CLOCK_RATE": str(clock.rate),
             "TANDEM_CLOCK_ANCHOR_MS": str(clock.anchor_ms),
-            "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key(self.folder))),
+            "TANDEM_WARNING_PUBLIC_KEY": str(secret_keys.public_file(warning_key(self.folder))),
         }
 
     def _access_settings(self, service: Service) -> dict[str, str]:

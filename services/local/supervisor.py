@@ -15,7 +15,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.observability import heartbeat
+from services.common.observability import health
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 
@@ -41,7 +41,7 @@ class Program:
     niceness: int = 0
     """Added to the niceness of `tandem up`, 0 to 19. What saves lives goes first: only less urgent processes have one."""
     beats: bool = False
-    """Whether the process writes heartbeats (services/common/observability/heartbeat.py) and is killed when they cease."""
+    """Whether the process writes heartbeats (services/common/observability/health.py) and is killed when they cease."""
 
 
 class ChildGuard:
@@ -179,7 +179,7 @@ class Supervisor:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**program.environment, **({heartbeat.PIPE: str(beats.writing)} if beats else {})},
+                    env={**program.environment, **({health.PIPE: str(beats.writing)} if beats else {})},
                     pass_fds=(beats.writing,) if beats else (),
                     start_new_session=True,  # Ctrl-C must reach only `tandem up`, which then stops the programs itself
                 )

@@ -31,10 +31,9 @@ from services.common.ids import hash_id
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.common.web import receivers
-from services.common.web.posting import open_session, post
-from services.common.web.receivers import Receiver
+from services.common.web.receivers import Receiver, open_session, post
 from services.local import canary, monitoring
 from services.local.canary import Canary, CanaryOutage, CanaryState, Page, PageKind
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -98,7 +97,7 @@ class CanarySeries:
             "outage": asdict(self.state.outage) if self.state.outage else None,
         }
         try:
-            durable.write(self._path, f"{json.dumps(saved)}\n".encode())
+            stored_files.write(self._path, f"{json.dumps(saved)}\n".encode())
         except OSError as error:
             logger().error("watch_not_saved", reason=f"{type(error).__name__} {error.errno}")
 

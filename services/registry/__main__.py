@@ -11,16 +11,15 @@ import grpc.aio
 from services.common import running
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability import tracing
-from services.common.observability.health import observed, watch_certificates, watch_disk
+from services.common.observability import telemetry
+from services.common.observability.health import Readiness, observed, watch_certificates, watch_disk
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
-from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
-from services.common.start.service import run_service
+from services.common.service import run_service
 from services.common.storage import db
 from services.registry.agencies.bulk import BulkService
 from services.registry.agencies.exercises import Exercises, ExerciseServicer
@@ -111,7 +110,7 @@ async def main(settings: RegistrySettings) -> None:
     GateMetrics(gate, collector)
     vault = Vault(settings.keys())
     signer = open_signer(settings.ledger_key_file)
-    warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
+    warning_key = secret_keys.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
         buses.connect(settings.nats_url, "registry", settings.nats_tls, metrics=process_metrics) as bus,
         db.awaited_database(settings.database, MIGRATIONS) as database,
@@ -133,7 +132,7 @@ async def main(settings: RegistrySettings) -> None:
         reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
         published = PublishedDisclosures(
-            transactions, disclosures, held=metrics.disclosures_held, checks_incidents=tracing.is_on()
+            transactions, disclosures, held=metrics.disclosures_held, checks_incidents=telemetry.is_on()
         )
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
         tokens = DeviceTokens(transactions, cases, log_meta.clock)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.privacy.key_files import KEY_BYTES, open_keys, parse_keys
+from services.common.privacy.secret_keys import KEY_BYTES, open_keys, parse_keys
 from services.common.settings import CommonSettings
 
 

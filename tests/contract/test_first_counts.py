@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.evidence.files import CopyMoment
+from services.common.evidence.collector import CopyMoment
 from services.common.messaging import flow
 from services.common.observability.metrics import ProcessMetrics
 from services.dispatch.domain.leg import Leg

@@ -40,7 +40,6 @@ PURE_MODULES = {
         "messaging.flow",
         "observability.lateness",
         "observability.spans",
-        "observability.trace_ids",
         "privacy.grounds",
         "privacy.notices",
         "rpc.errors",

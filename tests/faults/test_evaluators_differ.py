@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from services.common.messaging import flow, streams
-from services.common.start.service import CANNOT_RUN
+from services.common.service import CANNOT_RUN
 from services.geofence import settings
 from services.geofence.domain import codec, entries
 from services.geofence.domain.entries import FOLD_VERSION

@@ -14,7 +14,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import cursors, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.metrics import IngestMetrics

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
 from tests.support.common.ports import free_port
 from tools import generate_dashboards
@@ -234,7 +234,7 @@ def test_a_point_of_a_latency_leads_to_the_trace_of_the_incident(observed: Obser
             found = prometheus.get("query_exemplars", query=shown, start=now_s - 900, end=now_s)
             return {point["labels"]["trace_id"] for series in found for point in series["exemplars"]}
 
-        until(lambda traces=traces: trace_ids.trace_id_of(incident_id) in traces(), lambda shown=shown: shown)  # type: ignore[misc]
+        until(lambda traces=traces: spans.trace_id_of(incident_id) in traces(), lambda shown=shown: shown)  # type: ignore[misc]
 
 
 def test_the_list_of_empty_metrics_states_a_reason_and_names_only_what_is_asked_for() -> None:

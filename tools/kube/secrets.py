@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.rpc.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.local import authority
 from services.registry.ledger import open_signer
@@ -31,7 +31,7 @@ def make(wanted: Mapping[str, set[str]], folder: Path, hosts: tuple[str, ...]) -
     ids = {*authority.SERVERS, *authority.CLIENTS, *filter(None, identity_by_secret.values())}
     authority.issue(folder / "certs", sorted(ids), (*authority.LOOPBACK, *hosts), lifetime=LIFETIME)
     open_signer(folder / "ledger.key")
-    sealing.open_private_keys(folder / "warning.key")
+    secret_keys.open_private_keys(folder / "warning.key")
     files = {name: (folder / name).read_text() for name in ("ledger.key", "ledger.pub", "warning.key", "warning.pub")}
     password = secrets.token_hex(16)
     values = {

@@ -23,7 +23,7 @@ from services.client.mesh import DEFAULT_FOLDER, MeshConnection
 from services.common.clock import wall_us
 from services.common.failure import MISUSED, CommandFailed
 from services.common.messaging import flow
-from services.common.observability import heartbeat, telemetry
+from services.common.observability import health, telemetry
 from services.common.percentiles import percentile
 from services.local.watch import CanaryWatch, PageFailed, Pager, pagers, trial_message
 
@@ -156,7 +156,7 @@ def watch(
     if test_page:
         asyncio.run(_try(channels))
         return
-    heartbeat.start()
+    health.start()
     running = mesh.load(folder)
     if running.clock.rate > MAX_CLOCK_RATE:
         raise CommandFailed(

@@ -27,15 +27,15 @@ from services.cli.terminal import SafeConsole, styled
 from services.cli.usage import typed_name
 from services.client import mesh
 from services.client.mesh import DEFAULT_FOLDER, MeshConnection, MeshStart, NatsServer
+from services.common import settings
 from services.common.clock import MeshClock
 from services.common.failure import FAILED, MISUSED, CommandFailed
 from services.common.messaging import streams
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
-from services.common.privacy import key_files, sealing
+from services.common.privacy import secret_keys
 from services.common.rpc.errors import FailedPrecondition
-from services.common.start import setting_names
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.local import authority, monitoring, nats_server, processes
 from services.local.nats_server import STREAM_BYTES, Watchdog, watching
 from services.local.processes import MeshPlan
@@ -133,7 +133,7 @@ async def _run(options: Options) -> int:
 
     async with AsyncExitStack() as stack:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
-        for setting, similar in setting_names.unknown(os.environ).items():
+        for setting, similar in settings.unknown(os.environ).items():
             say(f"{setting} is no setting and has no effect{f'; is {similar} meant?' if similar else ''}")
         began_s = time.time()
         base_port = _base_port(options.base_port)
@@ -281,15 +281,15 @@ async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
 
 def _make_keys(folder: Path) -> None:
     """Makes the keys that several services share, unless they exist."""
-    sealing.open_private_keys(processes.warning_key(folder))  # the registry reads the public key at its start
-    key_files.make_key_once(processes.state_key(folder))
+    secret_keys.open_private_keys(processes.warning_key(folder))  # the registry reads the public key at its start
+    secret_keys.make_key_once(processes.state_key(folder))
 
 
 def _dev_secret(folder: Path) -> str:
     """The folder's key of development tokens, kept in a file so that tokens survive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
-        durable.write(path, secrets.token_hex(32).encode())
+        stored_files.write(path, secrets.token_hex(32).encode())
     return path.read_text()
 
 

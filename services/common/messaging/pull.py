@@ -28,7 +28,7 @@ from services.common.messaging.delivered import Delivered as Delivered
 from services.common.messaging.permissions import reader_names
 from services.common.messaging.positions import DurablePosition, ReaderPosition
 from services.common.messaging.session import FORGOTTEN_AFTER_S, Consumer, PullSession
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import every, retried
 from services.common.rpc.errors import Unavailable

@@ -23,8 +23,8 @@ from nats.js.api import ConsumerConfig
 
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.delivered import Delivered
+from services.common.observability.health import ReaderHealth
 from services.common.observability.outages import Outages
-from services.common.observability.readiness import ReaderHealth
 from services.common.rpc.errors import NotFound, Unavailable
 
 EXPIRES_S, HEARTBEAT_S = 5.0, 0.5

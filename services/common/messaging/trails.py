@@ -14,7 +14,7 @@ from services.common.messaging import cursors, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.pull import Delivered
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable

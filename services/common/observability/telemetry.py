@@ -1,21 +1,27 @@
-"""Structured logging: one JSON object per line on standard error, with an event name and fields.
+"""Structured logging: one JSON object per line on standard error, with an event name, fields and the trace context.
 
-An event is named by a code, not by a sentence. Log lines never hold names of persons or positions.
+An event is named by a code, not by a sentence. Log lines never hold names of persons or positions. A task takes its W3C trace
+context from its caller, logs it, and passes it on with its messages. No span is made here: the registry makes the spans of an incident
+afterwards, from stored records. Traces are for insight and not for proof: losing them affects no decision.
 """
 
 from __future__ import annotations
 
+import contextvars
 import faulthandler
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
 import structlog
 
-from services.common.observability import trace_ids, tracing
+from services.common.observability import spans
+from services.common.observability.spans import TRACEPARENT, parsed
 
 
 class _NeverFails:
@@ -49,8 +55,8 @@ class _LogLine:
         event["service"] = self._service
         event["level"] = "error" if method == "exception" else method
         if incident_id := event.get("incident_id"):
-            event["trace_id"] = trace_ids.trace_id_of(incident_id)
-        elif context := trace_ids.parsed(tracing.carried()):
+            event["trace_id"] = spans.trace_id_of(incident_id)
+        elif context := spans.parsed(carried()):
             event["trace_id"] = context[0]
         event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
         if event.get("exc_info"):
@@ -80,3 +86,28 @@ _LOGGER: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 def logger() -> structlog.typing.FilteringBoundLogger:
     """The logger of this process."""
     return _LOGGER
+
+
+_carried: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
+
+
+def is_on() -> bool:
+    """Whether tracing is on: trace contexts are accepted and spans are made, unless OTEL_SDK_DISABLED is `true`."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
+
+
+def carry(header: str) -> None:
+    """Sets the trace context of the current task from a caller's header. A malformed header clears it."""
+    _carried.set(header if parsed(header) else "")
+
+
+def carry_from(metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Sets the trace context of the current task from the metadata of a call, if they hold one."""
+    for key, value in metadata:
+        if key == TRACEPARENT and isinstance(value, str):
+            carry(value)
+
+
+def carried() -> str:
+    """Trace context header of the current task. Empty if its caller gave none."""
+    return _carried.get()

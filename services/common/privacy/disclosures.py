@@ -1,14 +1,21 @@
-"""Whether a disclosure may go into the ledger: its ids, its parties and its legal grounds."""
+"""Disclosures as rows of the ledger: their purposes, the row of a notice, and whether a disclosure may go in.
+
+A disclosure's ids, its parties and its legal grounds must allow it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from services.common import fields
+from services.common.privacy import notices
 from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import caller_of
 from tandem.common.v1 import ledger_pb2
+from tandem.registry.v1 import disclosure_pb2
 
 UNIT = "spiffe://tandem/unit/"
 """Start of the id of a unit on the road, to which its own leg shows the targets of its assignment. It has no role anywhere."""
@@ -36,3 +43,40 @@ def _check_caller(field: str, spiffe_id: str) -> None:
         caller_of(spiffe_id)
     except Unauthenticated as error:
         raise InvalidField(field, error.reason) from None
+
+
+PURPOSES: Mapping[int, Purpose] = {
+    value.number: Purpose(value.name.removeprefix("PURPOSE_"))
+    for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
+    if value.number
+}
+"""Domain purposes by protobuf enum number. Unspecified and unknown purposes are missing."""
+
+
+class GivenNotice(NamedTuple):
+    """What the ledger says of a notice: who gets it, about whom, and why."""
+
+    person_id: str
+    """Protected person who gets it."""
+    wearer_id: str
+    order_id: str
+    """Order that is breached."""
+    incident_id: str
+    at_ms: int
+    """When it is given, mesh time."""
+
+
+def row_of(given: GivenNotice, article: str, disclosure_id: str) -> ledger_pb2.Disclosure:
+    """The row of a notice, or of the location with it, under an article (code of LEGAL_BASES)."""
+    return ledger_pb2.Disclosure(
+        disclosure_id=disclosure_id,
+        at_ms=given.at_ms,
+        who=notices.TRACKING_CENTRE,
+        legal_basis=article,
+        purpose=Purpose.VICTIM_CONTACT.value,
+        reference=given.incident_id,
+        record_kind=RecordKind.WEARER.value,
+        record_id=given.wearer_id,
+        order_id=given.order_id,
+        recipient=notices.recipient_id(given.person_id),
+    )

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter
 
 from services.common.messaging.bus import Bus
-from services.common.observability.readiness import Readiness
+from services.common.observability.health import Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import CannotBind
 from services.common.rpc.gatekeeper import PERSON, Gatekeeper

@@ -1,17 +1,24 @@
-"""Reads the receivers of webhooks from a file. The file is separate from other settings because it holds secrets."""
+"""Receivers of webhooks, and the posting of signed messages to them. The body of a response is neither read nor logged.
+
+Receivers are read from a file of their own because it holds secrets.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.common.privacy import signing
+import aiohttp
+
+from services.common.privacy import secret_keys
 from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import LOOPBACK
 
@@ -90,7 +97,7 @@ def _secrets(texts: Sequence[object]) -> tuple[bytes, ...]:
     if not 1 <= len(texts) <= MAX_SECRETS:
         raise ValueError(f"secrets must hold 1 or {MAX_SECRETS} secrets")
     try:
-        return tuple(signing.parse_secret(str(text)) for text in texts)
+        return tuple(secret_keys.parse_secret(str(text)) for text in texts)
     except ValueError as error:
         raise ValueError(f"secrets: each {error}") from None
 
@@ -106,3 +113,30 @@ def _form(text: str) -> BodyForm:
         return BodyForm(text)
     except ValueError:
         raise ValueError("form: must be step, or eido for the incident so far (example: eido)") from None
+
+
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=5.0)
+
+
+@asynccontextmanager
+async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Opens a session that uses no cookies and no proxy from the environment, so that messages reach only the receiver."""
+    jar = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(
+        timeout=REQUEST_TIMEOUT, trust_env=False, cookie_jar=jar, auto_decompress=False
+    ) as session:
+        yield session
+
+
+async def post(
+    session: aiohttp.ClientSession, receiver: Receiver, message_id: str, *, body: bytes, content_type: str
+) -> str:
+    """Posts a signed message. Returns the reason for the failure; empty on success."""
+    headers = secret_keys.signed_headers(receiver.secrets, message_id, int(time.time()), body=body)
+    try:
+        async with session.post(
+            receiver.url, data=body, headers=headers | {"Content-Type": content_type}, allow_redirects=False
+        ) as answer:
+            return "" if 200 <= answer.status < 300 else f"HTTP status {answer.status}"
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return type(error).__name__

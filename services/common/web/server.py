@@ -1,4 +1,7 @@
-"""The HTTP server of every service. It limits the resources that a peer can hold, and it never logs data that a peer sent."""
+"""The HTTP server of every service: it limits what a peer can hold, knows its own names, and never logs data that a peer sent.
+
+A foreign name that leads to the same address gets nothing (DNS rebinding).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import resource
 import ssl
 import termios
 import traceback
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -22,9 +27,9 @@ from prometheus_client import Counter
 
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import CannotBind
+from services.common.settings import LOOPBACK
 from services.common.web import tls as port_tls
-from services.common.web.connections import Senders, Strangers
-from services.common.web.rate_limit import source_of
+from services.common.web.connections import Senders, Strangers, source_of
 from services.common.web.tls import PortCaller
 
 REQUEST_WITHIN_S = 10.0
@@ -432,3 +437,29 @@ def _allowed_share(name: str, connections: int) -> float:
     allowed = max(soft - SPARE_FILES, soft // 2)
     logger().warning("connections_limited", endpoint=name, allowed=allowed, wanted=connections)
     return allowed / connections
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
+
+
+def check_host(request: web.Request, hosts: Collection[str]) -> None:
+    """Raises HTTPMisdirectedRequest unless a request's Host is loopback or among `hosts`, and HTTPBadRequest if it is no host.
+
+    An entry of `hosts` is a name or address as browsers send it: with its port, unless that is the scheme's own.
+    """
+    host = request.headers.get("Host", "")
+    if not _HOST.fullmatch(host):
+        raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
+    name = parts_of(f"//{host}", "Host").hostname or ""
+    if name not in LOOPBACK and host not in hosts:
+        raise web.HTTPMisdirectedRequest(
+            text="421: nothing is served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
+        )
+
+
+def parts_of(address: str, header: str) -> SplitResult:
+    """Splits an address from a header. Raises HTTPBadRequest if the text isn't an address, such as `//[::1`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"400: {header}: is no address") from None

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from services.common.observability.telemetry import logger
 from services.common.web import server as common_web
-from services.common.web.hosts import check_host, parts_of
-from services.common.web.rate_limit import RequestLimit, source_of
+from services.common.web.connections import RequestLimit, source_of
+from services.common.web.server import check_host, parts_of
 from services.console.domain.match_reviews import ReviewBadge
 from services.console.domain.people import ConsoleUser, Role
 from services.console.pages.texts import LANGUAGES, TEXTS, Texts

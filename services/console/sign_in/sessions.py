@@ -24,7 +24,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
 from services.common.observability.telemetry import logger
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 COOKIE = "tandem_session"
@@ -236,6 +236,6 @@ class EndedSessions:
             return
         async with self._writing:
             try:
-                await asyncio.to_thread(durable.write, self._path, json.dumps(self._until_s).encode())
+                await asyncio.to_thread(stored_files.write, self._path, json.dumps(self._until_s).encode())
             except OSError as error:
                 logger().warning("ended_session_not_kept", error=error.strerror)

@@ -22,7 +22,7 @@ from services.common.evidence.model import StoredMessage, of_fields
 from services.common.failure import printable
 from services.common.messaging import flow
 from services.common.messaging.streams import MAX_PARTITIONS
-from services.common.privacy.key_files import open_keys
+from services.common.privacy.secret_keys import open_keys
 from services.dispatch.domain.leg import EVIDENCE_LEGS
 from tandem.common.v1 import alert_pb2
 

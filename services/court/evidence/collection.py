@@ -9,7 +9,7 @@ from pathlib import Path
 from services.client.mesh import MeshConnection
 from services.common import build, ids
 from services.common.evidence import collector
-from services.common.evidence.files import EvidenceFiles
+from services.common.evidence.collector import EvidenceFiles
 from services.common.evidence.incidents import LOOK_BACK_MS
 from services.common.evidence.model import Evidence, merged
 from services.common.failure import AGED_OUT, MISUSED, CommandFailed, trouble

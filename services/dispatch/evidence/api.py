@@ -13,16 +13,15 @@ from functools import partial
 from services.common import fields, ids
 from services.common.clock import MeshClock
 from services.common.evidence import model
-from services.common.evidence.collector import EvidenceCollector
-from services.common.evidence.files import CopyMoment, EvidenceFiles
+from services.common.evidence.collector import CopyMoment, EvidenceCollector, EvidenceFiles
 from services.common.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
 from services.common.evidence.redaction import entry_of
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
+from services.common.privacy.disclosures import PURPOSES
 from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
-from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, TandemError, Unavailable
 from services.common.rpc.identity import Role

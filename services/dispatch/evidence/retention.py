@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
-from services.common.evidence.collector import EvidenceCollector
-from services.common.evidence.files import CopyMoment, EvidenceFiles
+from services.common.evidence.collector import CopyMoment, EvidenceCollector, EvidenceFiles
 from services.common.evidence.model import Evidence
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.common.web.server import served
 from services.dispatch.domain.assignment import UNANSWERED
 from services.dispatch.exchange.store import ExchangeStore, LinkAnswer
@@ -218,7 +218,7 @@ def open_key(path: Path) -> bytes:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        durable.write_once(path, os.urandom(_KEY_BYTES))
+        stored_files.write_once(path, os.urandom(_KEY_BYTES))
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise FailedPrecondition(f"{path} doesn't hold a key of {_KEY_BYTES} bytes")

@@ -24,8 +24,7 @@ from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff, retried
 from services.common.rpc import client
 from services.common.rpc.server import Metadata
-from services.common.web.posting import open_session, post
-from services.common.web.receivers import BodyForm, Receiver
+from services.common.web.receivers import BodyForm, Receiver, open_session, post
 from services.dispatch.domain.leg import Leg
 from services.dispatch.exchange import messages
 from services.dispatch.exchange.links import Links

@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from services.common.clock import MeshClock
+from services.common.clock import MeshClock, Moments
 from services.common.geometry import LatLon, great_circle_m
 from services.common.ids import PlaceId
-from services.common.moments import Moments
 from services.common.retrying import retried
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment
 from services.dispatch.domain.enums import SubjectKind

@@ -30,7 +30,7 @@ from services.common.messaging.lost_publications import StreamComparison
 from services.common.messaging.positions import DeferredPosition
 from services.common.messaging.pull import Delivered
 from services.common.messaging.trails import Trail
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField

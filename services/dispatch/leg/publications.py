@@ -24,7 +24,7 @@ from services.common import clock
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus, PubAck
 from services.common.messaging.lost_publications import Publication, SoleMessage
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable
 from services.common.storage import rows, statements
@@ -161,12 +161,12 @@ class StepOutbox:
 
     async def _publish(self, bus: Bus, step: dispatch_pb2.Step) -> PubAck | None:
         incident_id = step.assignment.incident_id
-        context = trace_ids.traceparent(incident_id, "step", step.assignment.assignment_id, step.number)
+        context = spans.traceparent(incident_id, "step", step.assignment.assignment_id, step.number)
         return await bus.publish_until_stored(
             flow.incident_subject(self._leg, incident_id),
             translate.outward(step),
             msg_id=step.step_id,
-            headers={trace_ids.TRACEPARENT: context},
+            headers={spans.TRACEPARENT: context},
         )
 
     def _measure(self, step: NumberedStep) -> None:
@@ -179,7 +179,7 @@ class StepOutbox:
         self._published.latency_ms[assignment.assignment_id] = latency_ms
         # A canary has no trace, so its exemplar would lead nowhere.
         is_traced = assignment.exercise != exercise_pb2.CANARY
-        exemplar = {"trace_id": trace_ids.trace_id_of(assignment.incident_id)} if is_traced else None
+        exemplar = {"trace_id": spans.trace_id_of(assignment.incident_id)} if is_traced else None
         self._metrics.offer_ms.labels(self._leg).observe(latency_ms, exemplar)
 
 

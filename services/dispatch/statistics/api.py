@@ -8,8 +8,8 @@ from functools import partial
 from services.common import ids, times
 from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
+from services.common.privacy.disclosures import PURPOSES
 from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
-from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role

@@ -28,11 +28,10 @@ from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import SoleMessage
 from services.common.observability.telemetry import logger
-from services.common.privacy import signing
+from services.common.privacy import secret_keys
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.common.web.posting import post
-from services.common.web.receivers import Receiver
+from services.common.web.receivers import Receiver, post
 from services.common.web.server import body_of, served
 from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token
 from services.dispatch.exchange.store import LinkAnswer
@@ -291,13 +290,14 @@ class AnswerEndpoint:
             (
                 gateway
                 for gateway in self._gateways
-                if signing.is_genuine(gateway.secrets, request.headers, body, now_s=time.time())
+                if secret_keys.is_genuine(gateway.secrets, request.headers, body, now_s=time.time())
             ),
             None,
         )
         if gateway is None:
             return web.json_response(
-                {"field": signing.SIGNATURE_HEADER, "reason": "is no valid recent signature of a gateway"}, status=403
+                {"field": secret_keys.SIGNATURE_HEADER, "reason": "is no valid recent signature of a gateway"},
+                status=403,
             )
         try:
             receipt = json.loads(body)

@@ -19,7 +19,7 @@ from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.privacy import notices
-from services.common.privacy.notice_rows import GivenNotice, row_of
+from services.common.privacy.disclosures import GivenNotice, row_of
 from services.common.privacy.notices import NoticeGround
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, RetryableError

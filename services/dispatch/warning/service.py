@@ -27,13 +27,13 @@ from services.common.messaging.delivered import Delivered
 from services.common.messaging.positions import DeferredPosition
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage.db import awaited_database
-from services.common.web.posting import open_session
+from services.common.web.receivers import open_session
 from services.common.web.receivers import read as read_receivers
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState
 from services.dispatch.domain.enums import Exercise, WarningFlag
@@ -364,7 +364,7 @@ async def open_warnings(
     settings: DispatchSettings, leg: LegService, metrics: WarningMetrics, *, http_closed: Counter
 ) -> AsyncIterator[Warnings]:
     """Opens the warnings of a leg with their database, and the answer endpoint if one is configured."""
-    keys = sealing.open_private_keys(settings.warning_key_file)
+    keys = secret_keys.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
     clock, mesh = settings.clock, WarningBus()
     links = AnswerLinks(open_key(settings.link_key), settings.link_url) if settings.link_port is not None else None

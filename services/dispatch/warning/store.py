@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common.observability.telemetry import logger
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.rpc.errors import InvalidField
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
@@ -281,7 +281,7 @@ class ContactBook:
         for row in rows:
             if row.sealed:
                 try:
-                    return sealing.unseal(row.sealed, row.person_id, self._keys)
+                    return secret_keys.unseal(row.sealed, row.person_id, self._keys)
                 except InvalidField:
                     logger().critical("contact_cannot_be_opened", case_id=row.case_id)
         return None

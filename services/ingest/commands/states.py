@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, assert_never
 
 from services.common import ids
-from services.common.clock import MeshClock
+from services.common.clock import MeshClock, Moments
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.moments import Moments
 from services.ingest.commands.asks import FOLD, Asker, Correction, DeviceAsks, IntervalAsk
 from services.ingest.domain import Sender
 from tandem.common.v1 import command_pb2

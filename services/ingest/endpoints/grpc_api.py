@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc.aio
 
 from services.common import fields
-from services.common.observability import tracing
+from services.common.observability import telemetry
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import translate
@@ -293,7 +293,7 @@ class _Gathered:
             self.parts.sort(key=_CONTEXT)  # reports of one context follow one another, which keeps the header short
             contexts = [(part.answer.count, part.context) for part in self.parts]
         # Otherwise the task would keep the context of its creator, or of the batch before.
-        tracing.carry("" if contexts else self.parts[0].context)
+        telemetry.carry("" if contexts else self.parts[0].context)
         first = 0
         for part in self.parts:
             part.answer.first = first
@@ -337,7 +337,7 @@ class Batches:
 
     async def admit(self, stream: ReportStream, request: ingest_pb2.ReportRequest, answer: PendingAnswer) -> None:
         """Brings a request into the intake: before `admit` returns, unless it waits in one of the queues. An error fails the batch."""
-        part = _JoinedRequest(stream=stream, request=request, answer=answer, context=tracing.carried())
+        part = _JoinedRequest(stream=stream, request=request, answer=answer, context=telemetry.carried())
         if is_small(request):
             self._coalesce(part)
             return

@@ -16,7 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
-from services.common.observability import trace_ids, tracing
+from services.common.observability import spans, telemetry
 from services.common.panic_lane import PanicLane
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.rpc.identity import FIELD
@@ -60,12 +60,12 @@ class PhoneEndpoint:
         self._clock = clock
         self._metrics = metrics
         self._panics = PanicLane[Batch]()
-        self._traces = tracing.is_on()
+        self._traces = telemetry.is_on()
 
     async def report(self, request: web.Request) -> web.Response:
         """Answers a request once its accepted reports are durable."""
         if self._traces:
-            tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
+            telemetry.carry(request.headers.get(spans.TRACEPARENT, ""))
         answer = await self._answer(request)
         self._metrics.http_answers.labels(str(answer.status)).inc()
         return answer

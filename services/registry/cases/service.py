@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.registry.cases import surroundings, translate
 from services.registry.cases.effects import CaseMessage, Effects
 from services.registry.domain.cases import MatchPair, PlanTerms, StoredCase, decide_pair, tag_partitions
@@ -155,7 +155,7 @@ class CaseService:
         for person in snapshot.persons:
             if self._warning_key and (contact := contacts.get(person.person_id)):
                 clear = translate.contact_to_proto(contact)
-                person.sealed_contact = sealing.seal(clear, person.person_id, self._warning_key)
+                person.sealed_contact = secret_keys.seal(clear, person.person_id, self._warning_key)
         return log_pb2.LogEntry(case=snapshot).SerializeToString(deterministic=True)
 
 

@@ -21,7 +21,7 @@ from services.common.clock import wall_us
 from services.common.messaging import dead_letters, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.privacy import notices

@@ -16,9 +16,9 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
-from services.common.observability import tracing
+from services.common.observability import telemetry
+from services.common.observability.health import Readiness
 from services.common.observability.outages import Outages
-from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField, TandemError
@@ -72,7 +72,7 @@ class TraceReader:
 
     async def run(self) -> None:
         """Read until cancelled. Of several processes on one database only one reads. With tracing off, only wait."""
-        if not tracing.is_on():
+        if not telemetry.is_on():
             logger().warning("traces_are_off")
             await asyncio.Event().wait()
         while True:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from services.common.observability import trace_ids, tracing
+from services.common.observability import spans, telemetry
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.registry.metrics import RegistryMetrics
@@ -55,7 +55,7 @@ class Exporter:
         """Ids of the exported spans, by trace id."""
         self._started_at = ReadProgress({}, 0)
         self._processor: SpanProcessor | None = None
-        if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
+        if telemetry.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
     async def prepare(self) -> None:
@@ -107,13 +107,13 @@ class Exporter:
     async def _new(self, incident_id: str) -> list[TraceSpan]:
         """Spans of an incident that weren't exported yet."""
         facts = await self._traces.facts_of(incident_id)
-        if trace_ids.trace_id_of(incident_id) not in self._sent:
+        if spans.trace_id_of(incident_id) not in self._sent:
             self._remember(facts.spans(until=self._started_at))
-        spans = [span for span in facts.spans() if span.span_id not in self._sent.get(span.trace_id, ())]
-        self._remember(spans)
+        new = [span for span in facts.spans() if span.span_id not in self._sent.get(span.trace_id, ())]
+        self._remember(new)
         while len(self._sent) > MAX_REMEMBERED:
             self._sent.popitem(last=False)
-        return spans
+        return new
 
     def _remember(self, spans: Iterable[TraceSpan]) -> None:
         for span in spans:

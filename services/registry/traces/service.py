@@ -14,7 +14,7 @@ from services.common import fields
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.common.rpc import server
 from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import Role
@@ -252,7 +252,7 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
         viewer = _VIEWERS[server.caller().role]
         expected = [time for time in incident.expected_times() if viewer in time.shows]
         return trace_pb2.GetTraceResponse(
-            trace_id=trace_ids.trace_id_of(incident_id),
+            trace_id=spans.trace_id_of(incident_id),
             spans=translate.spans_to_proto(shown_to(viewer, incident.spans())),
             is_cut=incident.is_cut,
             expected_times=translate.expected_to_proto(expected),

@@ -10,7 +10,7 @@ from services.common.clock import MeshClock
 from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging import stored
 from services.common.messaging.pull import Delivered
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.registry.traces.domain.expected import AwaitedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
@@ -25,8 +25,8 @@ _DECIDED_DIGITS_MAX = 16
 def alert_fact(message: alert_pb2.Alert, delivered: Delivered, *, clock: MeshClock) -> AlertFact:
     """Fact about an alert, with the data of its log entry that the alert's headers carry."""
     headers = delivered.headers or {}
-    entry = trace_ids.parsed_entry(headers.get(trace_ids.ENTRY, ""))
-    decided = headers.get(trace_ids.DECIDED_US, "")
+    entry = spans.parsed_entry(headers.get(spans.ENTRY, ""))
+    decided = headers.get(spans.DECIDED_US, "")
     return AlertFact(
         alert_id=message.alert_id,
         partition=message.partition,

@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.messaging import bus as buses
-from services.common.messaging.nats_client import ConnectionClosed, ResettingTransport
+from services.common.messaging.bus import ConnectionClosed, ResettingTransport
 from services.common.observability import outages
 from services.common.observability.outages import Outages
 from services.common.rpc.certificates import Files, client_context

@@ -22,7 +22,7 @@ from pypdf import PdfReader
 
 from services.client import mesh as meshes
 from services.common.evidence import collector, model
-from services.common.evidence.files import CopyMoment
+from services.common.evidence.collector import CopyMoment
 from services.common.evidence.model import Evidence
 from services.common.failure import AGED_OUT, CommandFailed
 from services.common.messaging import flow, pull, streams

@@ -13,7 +13,7 @@ from services.common.messaging import cursors, flow, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.rpc.errors import OutdatedFold
-from services.common.start.service import why_not
+from services.common.service import why_not
 from services.geofence import consumer
 from services.geofence.domain import codec
 from services.geofence.domain.entries import FOLD_VERSION

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from services.common import moments
+from services.common import clock
 from services.common.messaging import lost_publications, session
-from services.common.observability import heartbeat
+from services.common.observability import health
 from services.common.rpc import server
 from services.dispatch import contact
 from services.dispatch.leg import consumer as leg_consumer
@@ -28,12 +28,12 @@ TICK_AFTER_S = 3.0
 """Idle time of the log after which an evaluator publishes a tick, seconds. The service's default is 1."""
 
 LENGTHENED: tuple[tuple[ModuleType, str, float], ...] = (
-    (moments, "LONGEST_SLEEP_S", 5.0),
+    (clock, "LONGEST_SLEEP_S", 5.0),
     (lost_publications, "NOTICE_INTERVAL_S", 1.0),
     (lost_publications, "CHECK_INTERVAL_S", 30.0),
     (session, "EXPIRES_S", 20.0),
     (session, "HEARTBEAT_S", 2.5),
-    (heartbeat, "BEAT_S", 60.0),
+    (health, "BEAT_S", 60.0),
     (server, "HEALTH_INTERVAL_S", 10.0),
     (deadlines, "_LONGEST_SLEEP_S", 5.0),
     (sender, "MAX_SLEEP_S", 5.0),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.evidence import model
-from services.common.evidence.files import EvidenceFiles
+from services.common.evidence.collector import EvidenceFiles
 from services.court.evidence import archive, leg_records
 from services.court.evidence.archive import BLOCK, CorruptArchive
 from tandem.common.v1 import log_pb2

@@ -21,7 +21,7 @@ from standardwebhooks import Webhook
 
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.storage.db import Database
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning.domain import MessageKind
@@ -49,7 +49,7 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     port = free_port()
     more = {"link_port": port, "link_url": f"http://127.0.0.1:{port}"} | more
     made = dispatch.settings("warning", nats, folder, **more)
-    sealing.open_private_keys(made.warning_key_file)
+    secret_keys.open_private_keys(made.warning_key_file)
     for gateway in gateways:
         gateway.receipts_url = f"{made.link_url}/receipts"
     return made
@@ -60,8 +60,8 @@ async def put_case(
 ) -> None:
     """Publishes a case as the registry does: with a sealed contact, unless `handle` is empty."""
     contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
-    public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
-    sealed = sealing.seal(contact, person_id, public) if handle else b""
+    public = secret_keys.read_public_key(secret_keys.public_file(made.warning_key_file))
+    sealed = secret_keys.seal(contact, person_id, public) if handle else b""
     person = log_pb2.ProtectedTarget(person_id=person_id, device_ids=device_ids, sealed_contact=sealed)
     case = log_pb2.CaseSnapshot(
         case_id="case-1" if person_id == "p1" else f"case-of-{person_id}",

@@ -11,7 +11,7 @@ from services.common import times
 from services.common.clock import wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.observability import trace_ids
+from services.common.observability.spans import trace_id_of
 from services.common.rpc import server as rpc
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -64,7 +64,7 @@ async def whole_trace(registry: RegistryMesh, incident_id: str, spans: int) -> t
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
             else:
-                assert answer.trace_id == trace_ids.trace_id_of(incident_id)
+                assert answer.trace_id == trace_id_of(incident_id)
                 if len(answer.spans) >= spans:
                     return answer
             await asyncio.sleep(0.05)

@@ -10,8 +10,8 @@ from bench.latency.stages import AlertTimes, OfferTimes
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging.delivered import Delivered
-from services.common.observability import trace_ids
-from services.common.observability.trace_ids import EntryTrace
+from services.common.observability import spans
+from services.common.observability.spans import EntryTrace
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -28,8 +28,8 @@ def alert(demand: geometry_pb2.Demand.ValueType, *, at_us: int, headers: bool = 
     message = alert_pb2.Alert(demand=demand)
     message.cause.device_id, message.cause.report_id = TRIGGER
     message.cause.received_wall_us = BEGAN_US
-    entry = trace_ids.entry_header(EntryTrace(BEGAN_US + 1_500, 1, ""))
-    carried = {trace_ids.ENTRY: entry, trace_ids.DECIDED_US: str(BEGAN_US + 2_000)} if headers else None
+    entry = spans.entry_header(EntryTrace(BEGAN_US + 1_500, 1, ""))
+    carried = {spans.ENTRY: entry, spans.DECIDED_US: str(BEGAN_US + 2_000)} if headers else None
     return stored("alert.0.x", message.SerializeToString(), at_us, carried)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from services.common.clock import MeshClock
-from services.common.moments import SPARE, Moments
+from services.common.clock import SPARE, MeshClock, Moments
 
 
 def test_the_keys_are_due_in_the_order_of_their_last_moments() -> None:

@@ -14,7 +14,7 @@ from nats.js.api import ConsumerConfig
 from services.common.messaging import session
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.session import Consumer, PullSession
-from services.common.observability.readiness import ReaderHealth
+from services.common.observability.health import ReaderHealth
 from services.common.rpc.errors import Unavailable
 
 WITHIN_S = 10.0

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
-from services.common.privacy.key_files import KEY_BYTES
+from services.common.privacy.secret_keys import KEY_BYTES
 from services.console.domain.people import ConsoleUser, Role
 from services.console.pages.guard import RouteGuard
 from services.console.settings import ConsoleSettings

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from pydantic import ValidationError
 
-from services.common.privacy.key_files import open_keys
+from services.common.privacy.secret_keys import open_keys
 from services.common.rpc.errors import InvalidField
-from services.common.web.rate_limit import RequestLimit, source_of
+from services.common.web.connections import RequestLimit, source_of
 from services.field import credentials, domain
 from services.field.credentials import PhoneCookies, PhoneSession, RequestProof, UsedProofs
 from services.field.domain import DEFAULT_PUSH_SERVICES, check_endpoint, is_public

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from services.common.observability.metrics import unexposed
-from services.common.privacy.key_files import open_keys
+from services.common.privacy.secret_keys import open_keys
 from services.common.web.server import served
 from services.field import guard
 from services.field.credentials import PhoneCookies, PhoneSession, UnitCookies, UnitSession

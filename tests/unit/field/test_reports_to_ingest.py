@@ -13,7 +13,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from services.common.observability.metrics import unexposed
-from services.common.privacy.key_files import open_keys
+from services.common.privacy.secret_keys import open_keys
 from services.common.rpc.identity import FIELD
 from services.common.web.server import served
 from services.common.web.tls import PortCaller

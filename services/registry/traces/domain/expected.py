@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.registry.traces.domain.facts import StepFact
 from services.registry.traces.domain.spans import (
     EVERYBODY,
@@ -124,7 +124,7 @@ class _Assignment:
         return self._found
 
     def _span_id(self, step: StepFact) -> str:
-        return trace_ids.span_id_of(self._incident_id, "step", step.assignment_id, step.number)
+        return spans.span_id_of(self._incident_id, "step", step.assignment_id, step.number)
 
     def _apply(self, step: StepFact, before: StepFact | None) -> None:
         """Notes what a step met, missed or ended."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.common.observability import trace_ids
+from services.common.observability.spans import parsed, span_id_of, trace_id_of
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact
 
 REVIEWER, OPERATOR = "reviewer", "operator"
@@ -120,8 +120,8 @@ class _SpanBuilder:
 
     def __init__(self, incident_id: str, alerts: Sequence[AlertFact]) -> None:
         self._incident_id, self._alerts = incident_id, alerts
-        self._trace_id = trace_ids.trace_id_of(incident_id)
-        self._root_id = trace_ids.span_id_of(incident_id)
+        self._trace_id = trace_id_of(incident_id)
+        self._root_id = span_id_of(incident_id)
         self._ended_us: dict[str, int] = {}
         """End of each built span by span id."""
 
@@ -137,7 +137,7 @@ class _SpanBuilder:
         shows: frozenset[str] = EVERYBODY,
         links: tuple[SpanLink, ...] = (),
     ) -> TraceSpan:
-        span_id = trace_ids.span_id_of(self._incident_id, *what)
+        span_id = span_id_of(self._incident_id, *what)
         start_us, end_us = times_us
         stated = {key: value for key, value in attributes.items() if value}
         if end_us < start_us:
@@ -184,7 +184,7 @@ class _SpanBuilder:
         parent_id = self._root_id
         since_us = first.entry_us
         if first.received_us is not None:
-            sent = trace_ids.parsed(first.sender)
+            sent = parsed(first.sender)
             links = (SpanLink(sent[0], sent[1], "sent in"),) if sent else ()
             about = {"stored": entry, "reports_together": str(first.together)}
             times_us = (first.received_us, first.entry_us)
@@ -273,7 +273,7 @@ class _SpanBuilder:
         return span_id, self._ended_us[span_id]
 
     def _alert_span_id(self, alert: AlertFact) -> str:
-        return trace_ids.span_id_of(self._incident_id, "alert", alert.alert_id)
+        return span_id_of(self._incident_id, "alert", alert.alert_id)
 
     def _step(
         self, step: StepFact, step_name: str, shows: frozenset[str], *, parent_id: str, since_us: int
@@ -390,8 +390,8 @@ def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseV
     last = max(before, key=lambda case_version: case_version.sequence)
     about = {"case_id": last.case_id, "version": str(last.version), "stored": f"LOG_{alert.partition}#{last.sequence}"}
     return TraceSpan(
-        trace_id=trace_ids.trace_id_of(f"{last.case_id}:{last.version}"),
-        span_id=trace_ids.span_id_of(f"{last.case_id}:{last.version}"),
+        trace_id=trace_id_of(f"{last.case_id}:{last.version}"),
+        span_id=span_id_of(f"{last.case_id}:{last.version}"),
         parent_id="",
         service="registry",
         name="order in force",

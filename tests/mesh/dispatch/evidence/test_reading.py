@@ -10,7 +10,7 @@ import pytest
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.evidence.files import CopyMoment, EvidenceFiles
+from services.common.evidence.collector import CopyMoment, EvidenceFiles
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server

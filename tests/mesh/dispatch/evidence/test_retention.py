@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
-from services.common.evidence.files import CopyMoment, EvidenceFiles
+from services.common.evidence.collector import CopyMoment, EvidenceFiles
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.privacy import notices, sealing
+from services.common.privacy import notices, secret_keys
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, contact_pb2, exercise_pb2, geometry_pb2, ledger_pb2, log_pb2, notice_pb2
 from tests.support.common.nats import TestServer
@@ -147,8 +147,8 @@ async def test_a_notice_of_an_order_that_is_over_isnt_given_and_its_end_is(
 async def put_over(bus: Bus, made: DispatchSettings) -> None:
     """Publishes the snapshot of the case whose order is over, as the registry does."""
     contact = contact_pb2.Contact(handle=HANDLE, language=contact_pb2.LANGUAGE_ENGLISH)
-    public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
-    person = log_pb2.ProtectedTarget(person_id="p1", sealed_contact=sealing.seal(contact, "p1", public))
+    public = secret_keys.read_public_key(secret_keys.public_file(made.warning_key_file))
+    person = log_pb2.ProtectedTarget(person_id="p1", sealed_contact=secret_keys.seal(contact, "p1", public))
     case = log_pb2.CaseSnapshot(
         case_id="case-1",
         version=2,

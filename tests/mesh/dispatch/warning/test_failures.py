@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import domain
 from tandem.common.v1 import command_pb2, contact_pb2, geometry_pb2
@@ -40,8 +40,8 @@ from tests.support.registry import records, registry
 def records_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[registry.RegistryMesh]:
     """Runs a real registry. The parameter is whether it has the public key of the warning leg."""
     key = tmp_path / "warning" / "warning.key"
-    sealing.open_private_keys(key)
-    env = {"TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(key))} if request.param else {}
+    secret_keys.open_private_keys(key)
+    env = {"TANDEM_WARNING_PUBLIC_KEY": str(secret_keys.public_file(key))} if request.param else {}
     with registry.running_registry(tmp_path, 1, env=env) as mesh:
         yield mesh
 
@@ -61,7 +61,7 @@ async def test_she_is_warned_although_the_registry_and_both_other_legs_are_down(
         assert len(await client.cases()) == 2, "a new number is a new snapshot"
         records_system.service.kill()
         assert HANDLE.encode() not in records_system.held()
-        assert len(case.persons[0].sealed_contact) > sealing.PADDED_TO
+        assert len(case.persons[0].sealed_contact) > secret_keys.PADDED_TO
         made = settings(records_system.nats, tmp_path / "warning", gateway)
         async with gateway.serving(), running(made):
             await until(made, "select 1 from contacts")

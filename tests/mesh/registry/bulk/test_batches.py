@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy.exc import OperationalError
 
-from services.common.privacy import sealing
+from services.common.privacy import secret_keys
 from services.common.rpc.errors import PermanentError, Unavailable
 from services.common.storage import db
 from services.registry.agencies.bulk import Result
@@ -63,7 +63,7 @@ async def test_batches_store_exactly_what_single_puts_store(
     seed: int, where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Sealing is random, so a sealed contact is replaced by its text.
-    monkeypatch.setattr(sealing, "seal", lambda clear, owner, _key: owner.encode() + clear.SerializeToString())
+    monkeypatch.setattr(secret_keys, "seal", lambda clear, owner, _key: owner.encode() + clear.SerializeToString())
     records, chance = random_records(seed, RECORDS), random.Random(seed)
     async with opened(tmp_path / "single.sqlite3") as registry:
         single, expected = await put_all_singly(registry, records), await content(registry)

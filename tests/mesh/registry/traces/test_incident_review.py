@@ -26,7 +26,7 @@ from services.client.calls import call
 from services.client.mesh import OPERATOR
 from services.common import times
 from services.common.messaging import flow, pull
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.local import processes
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -217,7 +217,7 @@ async def _of_incidents(running: meshes.MeshConnection) -> tuple[int, set[str]]:
         of_incidents = [
             id_ async for message in alerts if (id_ := alert_pb2.Alert.FromString(message.data).incident_id)
         ]
-    return steps + len(of_incidents), {trace_ids.trace_id_of(of_incident) for of_incident in of_incidents}
+    return steps + len(of_incidents), {spans.trace_id_of(of_incident) for of_incident in of_incidents}
 
 
 async def _report(running: meshes.MeshConnection) -> None:
@@ -242,7 +242,7 @@ async def _report(running: meshes.MeshConnection) -> None:
             for first in range(1, ORDINARY, 50):
                 count = min(50, ORDINARY - first)
                 assert not await head_end.carry([position(first + n) for n in range(count)])
-        metadata = (*clients.identity(VENDOR), (trace_ids.TRACEPARENT, SENT_IN))
+        metadata = (*clients.identity(VENDOR), (spans.TRACEPARENT, SENT_IN))
         request = ingest_pb2.ReportBatchRequest(positions=[position(ORDINARY)])
         await clients.ingest.ReportBatch(request, metadata=metadata, timeout=5)
         async with running.nats.bus_as("registry") as bus:
@@ -250,7 +250,7 @@ async def _report(running: meshes.MeshConnection) -> None:
         entry = log_pb2.LogEntry.FromString(base64.b64decode(last["message"]["data"]))
         assert list(entry.positions.report_id) == [str(ORDINARY)]
         headers = base64.b64decode(last["message"]["hdrs"]).decode()
-        assert f"{trace_ids.SENDERS}: 1:{SENT_IN}\r\n" in headers
+        assert f"{spans.SENDERS}: 1:{SENT_IN}\r\n" in headers
 
 
 def test_log_lines_of_an_incident_have_its_trace_id(reviewed: Reviewed) -> None:

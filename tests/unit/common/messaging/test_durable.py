@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from services.common.storage import durable
+from services.common.storage import stored_files
 from services.console.sign_in.sessions import EndedSessions
 
 
 def test_a_written_file_is_private_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "key"
     for data in (b"one", b"two"):
-        durable.write(path, data)
+        stored_files.write(path, data)
         assert path.read_bytes() == data and path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
 
@@ -24,7 +24,7 @@ def test_a_written_file_is_private_and_leaves_no_draft(tmp_path: Path) -> None:
 def test_write_once_keeps_an_existing_file_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "key"
     for data in (b"one", b"two"):
-        durable.write_once(path, data)
+        stored_files.write_once(path, data)
         assert path.read_bytes() == b"one" and path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
 
@@ -32,17 +32,17 @@ def test_write_once_keeps_an_existing_file_and_leaves_no_draft(tmp_path: Path) -
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "key"
-    durable.write(path, b"before")
+    stored_files.write(path, b"before")
 
     def fails(*_: Any) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(*((os, "fsync", fails) if step == "fsync" else (Path, "replace", fails)))
     with pytest.raises(OSError, match="no space"):
-        durable.write(path, b"after")
+        stored_files.write(path, b"after")
     assert path.read_bytes() == b"before"
     monkeypatch.undo()
-    durable.write(path, b"after")
+    stored_files.write(path, b"after")
     assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path], (
         "the draft of the failed write doesn't hinder the next one"
     )
@@ -64,7 +64,7 @@ def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
-    durable.write(tmp_path / "key", b"x")
+    stored_files.write(tmp_path / "key", b"x")
     assert done == ["file", "name", "folder"]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.observability import readiness
-from services.common.observability.readiness import SILENT_AFTER_S, STUCK_AFTER_S, Readiness
+from services.common.observability import health
+from services.common.observability.health import SILENT_AFTER_S, STUCK_AFTER_S, Readiness
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock()
-    monkeypatch.setattr(readiness, "time", stopped)
+    monkeypatch.setattr(health, "time", stopped)
     return stopped
 
 

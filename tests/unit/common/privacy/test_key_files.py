@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from services.common.privacy.key_files import KEY_BYTES, open_keys, read_keys
+from services.common.privacy.secret_keys import KEY_BYTES, open_keys, read_keys
 from services.common.rpc.errors import FailedPrecondition
 
 OLD, NEW = b"o" * KEY_BYTES, b"n" * KEY_BYTES

@@ -13,15 +13,15 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from services.common.observability import heartbeat, telemetry
+from services.common import service, settings
+from services.common.observability import health, telemetry
 from services.common.observability.metrics import ProcessMetrics
 from services.common.priority import PriorityGate
-from services.common.privacy import key_files, sealing
+from services.common.privacy import secret_keys
 from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
-from services.common.start import service, setting_names
-from services.common.start.service import CANNOT_RUN, run_service
+from services.common.service import CANNOT_RUN, run_service
 from services.common.web import receivers
 from services.common.web.server import served
 from services.dispatch.settings import DispatchSettings
@@ -36,9 +36,9 @@ MESH = {"nats_monitor_url": "http://127.0.0.1:8222"}
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts no heartbeat, and leaves the logging and the environment of the tests as they are."""
-    monkeypatch.setattr(heartbeat, "start", lambda: None)
+    monkeypatch.setattr(health, "start", lambda: None)
     monkeypatch.setattr(telemetry, "configure", lambda _: None)
-    for name in [name for name in os.environ if name.startswith(setting_names.PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
         monkeypatch.delenv(name)
 
 
@@ -112,12 +112,12 @@ def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path: Path, 
         ({"data_dir": file / "x"}, RegistrySettings.keys, f"TANDEM_DATA_DIR: {file}/x: lies in something that isn't a"),
         (
             {"warning_public_key": missing},
-            lambda settings: sealing.read_public_key(settings.warning_public_key or missing),
+            lambda settings: secret_keys.read_public_key(settings.warning_public_key or missing),
             f"TANDEM_WARNING_PUBLIC_KEY: {missing}: there is no such file or folder: create it, or correct the setting",
         ),
         (
             {"warning_public_key": file},
-            lambda settings: sealing.read_public_key(settings.warning_public_key or missing),
+            lambda settings: secret_keys.read_public_key(settings.warning_public_key or missing),
             f"TANDEM_WARNING_PUBLIC_KEY: {file} holds no public key",
         ),
         (
@@ -127,7 +127,7 @@ def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path: Path, 
         ),
         (
             {"ledger_key": file},
-            lambda settings: key_files.read_keys(settings.ledger_key or missing),
+            lambda settings: secret_keys.read_keys(settings.ledger_key or missing),
             f"TANDEM_LEDGER_KEY: {file} must hold keys of 64 hex digits",
         ),
     )
@@ -225,13 +225,10 @@ def test_a_setting_that_no_service_has_is_named_with_the_one_that_is_meant(
 
 def test_the_list_of_settings_has_those_of_each_service() -> None:
     declared = {
-        f"{setting_names.PREFIX}{name.upper()}"
-        for _, kind, _ in SECTIONS
-        for name in kind.model_fields
-        if name != "leg"
+        f"{settings.PREFIX}{name.upper()}" for _, kind, _ in SECTIONS for name in kind.model_fields if name != "leg"
     }
-    others = setting_names.NAMES - declared
-    assert declared <= setting_names.NAMES
+    others = settings.NAMES - declared
+    assert declared <= settings.NAMES
     assert others == {
-        heartbeat.PIPE, "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS", "TANDEM_SECRETS_DIR", "TANDEM_SHARED_DATA", "TANDEM_SHOTS",
+        health.PIPE, "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS", "TANDEM_SECRETS_DIR", "TANDEM_SHARED_DATA", "TANDEM_SHOTS",
     }  # fmt: skip

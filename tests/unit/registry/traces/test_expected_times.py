@@ -7,7 +7,7 @@ from dataclasses import replace
 from services.common.clock import MeshClock
 from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging.delivered import Delivered
-from services.common.observability import trace_ids
+from services.common.observability import spans
 from services.registry.traces import translate
 from services.registry.traces.domain.expected import AwaitedOutcome, AwaitedTime, ExpectedStep, expected_times
 from services.registry.traces.domain.facts import AlertFact, StepFact
@@ -50,7 +50,7 @@ def found(expectation: ExpectedStep, *steps: StepFact) -> AwaitedTime:
 
 
 def span_id(step: StepFact) -> str:
-    return trace_ids.span_id_of(INCIDENT, "step", step.assignment_id, step.number)
+    return spans.span_id_of(INCIDENT, "step", step.assignment_id, step.number)
 
 
 def test_a_unit_that_answers_in_time_keeps_each_deadline_that_its_leg_published() -> None:

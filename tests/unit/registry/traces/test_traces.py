@@ -12,7 +12,21 @@ import pytest
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.delivered import Delivered
-from services.common.observability import trace_ids, tracing
+from services.common.observability import telemetry
+from services.common.observability.spans import (
+    ENTRY,
+    MAX_SENDERS,
+    SENDERS,
+    EntryTrace,
+    entry_header,
+    parsed,
+    parsed_entry,
+    sender_of,
+    senders_header,
+    span_id_of,
+    trace_id_of,
+    traceparent,
+)
 from services.geofence.domain.alerts import Alert
 from services.geofence.publisher import AlertTraces
 from services.ingest.batch import Batch, Reports
@@ -28,7 +42,7 @@ from tests.support.dispatch import dispatch
 from tests.support.geofence import log
 
 INCIDENT = "incident-1"
-ROOT = trace_ids.span_id_of(INCIDENT)
+ROOT = span_id_of(INCIDENT)
 SENT_IN = f"00-{'ab' * 16}-{'cd' * 8}-00"
 ENTERED = AlertFact(
     "alert-1", 0, 10, 0, 1, "RING_ENTERED", "RESPOND", "case-1", ("police", "probation", "warning"), False, 1_000_000, 1_000_400,
@@ -70,7 +84,7 @@ def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
     before, after = named["report received"], next(span for span in spans if span.name == "evaluated")
     assert (after.parent_id, after.start_us) == (before.span_id, before.end_us)
     (decided,) = [span for span in spans if span.attributes.get("alert_id") == "alert-1"]
-    assert decided.parent_id == trace_ids.span_id_of(INCIDENT, "evaluated", 0, 10) and decided.end_us == 1_002_000
+    assert decided.parent_id == span_id_of(INCIDENT, "evaluated", 0, 10) and decided.end_us == 1_002_000
     police = [span for span in spans if span.service == "dispatch-police"]
     assert [span.name.removeprefix("police ") for span in police] == [
         "offered", "received by the desk", "accepted", "dispatched", "on scene", "stood down",
@@ -159,7 +173,7 @@ def test_alerts_of_one_report_share_its_span_and_a_second_approach_has_its_own()
     names = [span.name for span in spans]
     assert (names.count("report received"), names.count("evaluated"), names.count("alert")) == (2, 2, 3)
     last = [span for span in spans if span.name == "police offered"][-1]
-    assert last.parent_id == trace_ids.span_id_of(INCIDENT, "alert", "alert-3")
+    assert last.parent_id == span_id_of(INCIDENT, "alert", "alert-3")
     assert last.start_us == 20_000_300
 
 
@@ -219,7 +233,7 @@ def test_the_order_in_force_is_a_separate_trace_linked_from_the_incident() -> No
     later = replace(IN_FORCE, version=900, sequence=12, made_us=2_000_000, stored_us=2_001_000)
     root, *others = spans_of(INCIDENT, [ENTERED], [], uses=[], case_versions={"case-1": [IN_FORCE, later]})
     (in_force,) = [span for span in others if span.name == "order in force"]
-    assert (in_force.trace_id, in_force.attributes["version"]) == (trace_ids.trace_id_of("case-1:500"), "500")
+    assert (in_force.trace_id, in_force.attributes["version"]) == (trace_id_of("case-1:500"), "500")
     assert [(link.trace_id, link.span_id) for link in root.links] == [(in_force.trace_id, in_force.span_id)]
 
 
@@ -238,8 +252,8 @@ def test_facts_survive_serialisation_unchanged() -> None:
 
 
 def test_a_traceparent_header_is_parsed_by_the_w3c_standard_and_all_else_gives_none() -> None:
-    assert trace_ids.parsed(SENT_IN) == ("ab" * 16, "cd" * 8)
-    assert trace_ids.parsed(trace_ids.traceparent(INCIDENT)) == (trace_ids.trace_id_of(INCIDENT), ROOT)
+    assert parsed(SENT_IN) == ("ab" * 16, "cd" * 8)
+    assert parsed(traceparent(INCIDENT)) == (trace_id_of(INCIDENT), ROOT)
     for wrong in (
         "",
         SENT_IN.upper(),
@@ -248,40 +262,40 @@ def test_a_traceparent_header_is_parsed_by_the_w3c_standard_and_all_else_gives_n
         f"00-{'ab' * 16}-{'0' * 16}-00",
         "ff-1-2-3",
     ):
-        assert trace_ids.parsed(wrong) is None
+        assert parsed(wrong) is None
 
 
 def test_each_report_of_an_entry_keeps_the_trace_context_of_its_sender() -> None:
-    other = trace_ids.traceparent("incident-2")
-    header = trace_ids.senders_header([(2, SENT_IN), (3, ""), (1, other)])
-    assert [trace_ids.sender_of(header, index) for index in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
-    assert trace_ids.senders_header([(2, ""), (1, "")]) == ""
-    assert trace_ids.senders_header([(1, SENT_IN)] * 40) == f"40:{SENT_IN}"
-    assert trace_ids.senders_header([(1, SENT_IN), (1, other)] * trace_ids.MAX_SENDERS) == ""
-    assert trace_ids.sender_of("nonsense", 0) == trace_ids.sender_of("1:nonsense", 0) == ""
+    other = traceparent("incident-2")
+    header = senders_header([(2, SENT_IN), (3, ""), (1, other)])
+    assert [sender_of(header, index) for index in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
+    assert senders_header([(2, ""), (1, "")]) == ""
+    assert senders_header([(1, SENT_IN)] * 40) == f"40:{SENT_IN}"
+    assert senders_header([(1, SENT_IN), (1, other)] * MAX_SENDERS) == ""
+    assert sender_of("nonsense", 0) == sender_of("1:nonsense", 0) == ""
 
 
 async def test_a_caller_without_a_trace_context_does_not_inherit_the_previous_one() -> None:
-    tracing.carry(SENT_IN)
-    assert tracing.carried() == SENT_IN
-    tracing.carry("")
-    assert tracing.carried() == ""
+    telemetry.carry(SENT_IN)
+    assert telemetry.carried() == SENT_IN
+    telemetry.carry("")
+    assert telemetry.carried() == ""
 
 
 async def test_coalesced_batches_keep_their_trace_contexts() -> None:
-    other, admitted = trace_ids.traceparent("incident-2"), []
+    other, admitted = traceparent("incident-2"), []
 
     class Intake:
         """Records the batches that it admits."""
 
         async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
-            admitted.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
+            admitted.append((list(reports.positions.report_ids), list(reports.contexts), telemetry.carried()))
 
     batches = Batches(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
 
     async def send(*sent: tuple[str, str]) -> None:
         for number, (report_id, context) in enumerate(sent):
-            tracing.carry(context)
+            telemetry.carry(context)
             position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
@@ -302,14 +316,14 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
     assert admitted.pop() == (["6", "7", "8", "9"], [], "")
 
 
-ENTRY = trace_ids.EntryTrace(1_000_400, 3, SENT_IN)
+CAUSE = EntryTrace(1_000_400, 3, SENT_IN)
 
 
 @pytest.mark.parametrize(
     ("header", "fact"),
     [
-        (trace_ids.entry_header(ENTRY), (1_000_400, 3, SENT_IN)),
-        (trace_ids.entry_header(ENTRY._replace(sender="")), (1_000_400, 3, "")),
+        (entry_header(CAUSE), (1_000_400, 3, SENT_IN)),
+        (entry_header(CAUSE._replace(sender="")), (1_000_400, 3, "")),
         ("1000400 0 -", (1_000_400, 1, "")),
         ("1000400 3 not-a-context", (1_000_400, 3, "")),
         *((malformed, (2_000_000, 1, "")) for malformed in ("", "1000400", "x 3 -", f"{10**17} 1 -", "1 1 - -")),
@@ -319,9 +333,7 @@ def test_an_alert_brings_the_data_of_its_log_entry_along(header: str, fact: tupl
     alert = dispatch.alert(10, incident=INCIDENT)
     alert.decided_at.FromMilliseconds(2_000)
     subject = flow.alert_subject(0, alert.alert_id)
-    delivered = Delivered(
-        subject, alert.SerializeToString(), "ALERTS", 1, 2_500, 0, "", headers={trace_ids.ENTRY: header}
-    )
+    delivered = Delivered(subject, alert.SerializeToString(), "ALERTS", 1, 2_500, 0, "", headers={ENTRY: header})
     made = translate.alert_fact(alert, delivered, clock=MeshClock())
     assert (made.entry_us, made.together, made.sender) == fact
     assert facts.of_json(facts.to_json(made)) == made
@@ -329,15 +341,15 @@ def test_an_alert_brings_the_data_of_its_log_entry_along(header: str, fact: tupl
 
 def test_the_header_of_an_alert_names_the_sender_of_its_report() -> None:
     entry = log.positions_entry(log.position("t1", 1_000, 0), log.position("t2", 1_000, 0))
-    first, second = trace_ids.traceparent("first"), trace_ids.traceparent("second")
-    senders = trace_ids.senders_header([(1, first), (1, second)])
+    first, second = traceparent("first"), traceparent("second")
+    senders = senders_header([(1, first), (1, second)])
     data = entry.SerializeToString()
-    delivered = Delivered("log.0.report", data, "LOG_0", 1, 1_000, 0, "", headers={trace_ids.SENDERS: senders})
+    delivered = Delivered("log.0.report", data, "LOG_0", 1, 1_000, 0, "", headers={SENDERS: senders})
     batch = entry.positions
     for index, sender in enumerate((first, second)):
         cause = SimpleNamespace(device_id=batch.device_id[index], report_id=batch.report_id[index])
         header = AlertTraces(delivered).header_for(cast(Alert, SimpleNamespace(cause=cause)))
-        assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 2, sender)
+        assert parsed_entry(header) == EntryTrace(1_000_000, 2, sender)
     of_time = AlertTraces(Delivered("log.0.tick", b"", "LOG_0", 2, 1_000, 0, ""))
     header = of_time.header_for(cast(Alert, SimpleNamespace(cause=None)))
-    assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 1, "")
+    assert parsed_entry(header) == EntryTrace(1_000_000, 1, "")

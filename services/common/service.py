@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import uvloop
 from pydantic import ValidationError
 
-from services.common.observability import heartbeat, telemetry
+from services.common import settings
+from services.common.observability import health, telemetry
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import CannotBind, FailedPrecondition, OutdatedFold
 from services.common.settings import CommonSettings
-from services.common.start import setting_names
-from services.common.storage import os_errors
+from services.common.storage import stored_files
 
 S = TypeVar("S", bound=CommonSettings)
 CANNOT_RUN = 2
@@ -48,7 +48,7 @@ def run_service(
 
     Exits with CANNOT_RUN if a setting, a file or the mesh doesn't allow it to run. Any other error is a defect, and is raised.
     """
-    heartbeat.start()
+    health.start()
     telemetry.configure(name)
     settings: S | None = None
     try:
@@ -70,7 +70,7 @@ def run_service(
 
 def _log_unknown() -> None:
     """Names variables that no service reads. They have no effect, so they keep nothing from running."""
-    for setting, similar in setting_names.unknown(os.environ).items():
+    for setting, similar in settings.unknown(os.environ).items():
         logger().error("setting_unknown", setting=setting, similar=similar)
 
 
@@ -112,7 +112,7 @@ def _of_file(error: OSError, settings: CommonSettings) -> str | None:
     if setting is None:
         return None
     advice = _ADVICE.get(error.errno or 0, "")
-    return f"{setting}: {path}: {os_errors.words(error)}{f': {advice}' if advice else ''}"
+    return f"{setting}: {path}: {stored_files.reason_of(error)}{f': {advice}' if advice else ''}"
 
 
 def _setting_of(path: Path, settings: CommonSettings) -> str | None:
@@ -143,7 +143,7 @@ def _name_of_port(settings: CommonSettings, port: int) -> str:
 
 
 def _variable(field: str) -> str:
-    return f"{setting_names.PREFIX}{field.upper()}"
+    return f"{settings.PREFIX}{field.upper()}"
 
 
 def _check_certificates(settings: CommonSettings) -> None:

@@ -1,10 +1,8 @@
-"""Atomic and durable writes of private files. After a crash or power cut, a file has its whole new content or its old one.
-
-A draft in the same folder is written and synced, then renamed, and then the folder is synced.
-"""
+"""Files that survive a crash, and words for the system's errors about files."""
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -64,3 +62,21 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_WORDS = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.EISDIR: "is a folder; name a file",
+    errno.ENOTDIR: "lies in something that isn't a folder",
+    errno.EEXIST: "exists, and isn't a folder",
+    errno.EACCES: "this user has no right to it",
+    errno.EPERM: "this user has no right to it",
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "the disk is read-only",
+}
+"""What a person can do something about, by the number of the system's error."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file can't be read or written."""
+    return _WORDS.get(error.errno or 0) or error.strerror or type(error).__name__

@@ -1,1 +1,0 @@
-"""Start of a service: its settings, and what keeps it from running."""
