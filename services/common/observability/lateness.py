@@ -9,6 +9,10 @@ from typing import Generic, TypeVar
 
 from services.common.observability.spans import NamedSpan, in_order
 
+RECEIPT_WITHIN_MS = 30_000
+"""Time after which the police are notified of a warning without a receipt, milliseconds of mesh time."""
+
+
 Span = TypeVar("Span", bound=NamedSpan)
 
 ARRIVES = "UNIT_ARRIVES"

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common import ids
-from services.common.deadlines import RECEIPT_WITHIN_MS
+from services.common.observability.lateness import RECEIPT_WITHIN_MS
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Advice, WarningFlag
 from services.dispatch.domain.events import LogPosition

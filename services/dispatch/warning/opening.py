@@ -14,9 +14,9 @@ from functools import partial
 
 from services.common import ids
 from services.common.clock import MeshClock
-from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.observability.lateness import RECEIPT_WITHIN_MS
 from services.common.observability.telemetry import logger
 from services.common.privacy import notices
 from services.common.privacy.disclosures import GivenNotice, row_of

@@ -7,10 +7,10 @@ from typing import Any
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging import stored
 from services.common.messaging.pull import Delivered
 from services.common.observability import spans
+from services.common.observability.lateness import RECEIPT_WITHIN_MS
 from services.registry.traces.domain.expected import AwaitedTime
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.common.clock import MeshClock
-from services.common.deadlines import RECEIPT_WITHIN_MS
 from services.common.messaging.delivered import Delivered
 from services.common.observability import spans
+from services.common.observability.lateness import RECEIPT_WITHIN_MS
 from services.registry.traces import translate
 from services.registry.traces.domain.expected import AwaitedOutcome, AwaitedTime, ExpectedStep, expected_times
 from services.registry.traces.domain.facts import AlertFact, StepFact
