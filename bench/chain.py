@@ -142,9 +142,14 @@ class Chain:
         folder: Path,
         disturbed: bool,
     ) -> None:
-        self._clients, self._bus, self._offers, self._desks = clients, bus, offers, desks
+        self._clients = clients
+        self._bus = bus
+        self._offers = offers
+        self._desks = desks
         self._background, self._unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
-        self._pids, self._folder, self._disturbed = pids, folder, disturbed
+        self._pids = pids
+        self._folder = folder
+        self._disturbed = disturbed
 
     async def warmed_up(self, load: Load) -> Measured:
         """Runs a load for some seconds first, and then for its whole length."""
@@ -270,7 +275,9 @@ def caught_up_figures(caught_up: CaughtUp) -> list[Figure]:
 
 def figures_of(measured: Measured, busy_loops: int) -> list[Figure]:
     """Figures of one load, with their targets."""
-    run, sent, name = measured.load, measured.sent, measured.load.shape.name
+    run = measured.load
+    sent = measured.sent
+    name = measured.load.shape.name
     all_figures = [*latency_figures(measured, busy_loops), *stage_figures(measured)]
     due = run.shape.reports_per_s * run.seconds or run.triggers
     answered_ms = [1000 * s for s in sent.answered_after_s]

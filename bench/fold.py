@@ -79,7 +79,9 @@ class CrowdFold:
     def __init__(self, crowd: Crowd, partitions: int) -> None:
         self._rng = random.Random(SEED)
         self.states = [State(index, "bench") for index in range(partitions)]
-        self.alerts, self.requests, self.collector = 0, 0, GarbageCollector()
+        self.alerts = 0
+        self.requests = 0
+        self.collector = GarbageCollector()
         for index in range(partitions):
             self._step(index, STARTS_MS, FoldVersion(FOLD_VERSION))
         for wearer in range(crowd.wearers):
@@ -157,7 +159,9 @@ def memory(crowd: Crowd, partitions: int) -> KeptState:
     gc.collect()
     wearer_kib = (_resident() - before) / crowd.wearers / 1024
     gc.freeze()  # as in the evaluator
-    pauses_s, size, encoded_s = [], 0, 0.0
+    pauses_s = []
+    size = 0
+    encoded_s = 0.0
     for state in folding.states:
         with tempfile.TemporaryDirectory() as folder:
             store = CheckpointStore(Path(folder))

@@ -184,7 +184,9 @@ def _median(name: str, turns: Sequence[Saturated]) -> float:
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     """Runs the selected parts and returns their figures."""
-    parts, seconds, repeats = arguments.only, arguments.seconds, arguments.repeats
+    parts = arguments.only
+    seconds = arguments.seconds
+    repeats = arguments.repeats
     all_figures = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
     if "fold" in parts:
         all_figures += fold()

@@ -81,7 +81,9 @@ class _Sender:
 
     async def turn(self, seconds: float) -> Turn:
         """Sends on all streams for `seconds` and waits for all answers. Raises CommandFailed where a report is rejected."""
-        began_s, before, tally = time.monotonic(), machine.usage(self._pids), Tally()
+        began_s = time.monotonic()
+        before = machine.usage(self._pids)
+        tally = Tally()
         await asyncio.gather(*(self._work(call, began_s + seconds, tally) for call in self._calls))
         took_s, used = time.monotonic() - began_s, machine.usage(self._pids).since(before)
         return Turn(tally.reports / took_s, 1e6 * used.by_process["ingest"] / tally.reports)

@@ -180,7 +180,9 @@ def _order(edges: Mapping[str, set[str]]) -> list[str]:
             tried = [[*others[:place], component, *others[place:]] for place in range(len(order))]
             best = min(tried, key=lambda each: _upward(edges, each))
             if (upward := _upward(edges, best)) < fewest:
-                order, fewest, improved = best, upward, True
+                order = best
+                fewest = upward
+                improved = True
     return order
 
 

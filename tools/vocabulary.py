@@ -66,7 +66,9 @@ class Vocabulary:
     def read(cls, path: Path) -> Vocabulary:
         """Reads the rules from a TOML file. Raises ValueError if it allows more than MAX_PAIRS pairs of classes."""
         table = tomllib.loads(path.read_text("utf-8"))
-        names, prose, twice = table["identifiers"], table["prose"], table["classes"]["twice"]
+        names = table["identifiers"]
+        prose = table["prose"]
+        twice = table["classes"]["twice"]
         if len(twice) > MAX_PAIRS:
             raise ValueError(f"classes.twice: {len(twice)} pairs, but at most {MAX_PAIRS} are allowed")
         phrases = [rf"\b{re.escape(phrase)}\b" for phrase in prose["phrases"]]

@@ -117,7 +117,9 @@ class Played:
     """One attack, with the honest phones of both ways."""
 
     def __init__(self, clients: Clients, by_way: dict[str, Sequence[Phone]], panics: int) -> None:
-        self._clients, self._by_way, self._panics = clients, by_way, panics
+        self._clients = clients
+        self._by_way = by_way
+        self._panics = panics
 
     async def play(self, attack: Attack, *, sockets: int, seconds: int) -> Outcome:
         """Plays an attack of a duration, and reads the panics back from the log."""

@@ -39,7 +39,9 @@ class Crowd:
         """Sockets that have sent their byte, and wait until the server closes them."""
         self._connecting = 0
         """Sockets that haven't sent their byte yet."""
-        self.opened, self.cut_off, self.refused = 0, 0, 0
+        self.opened = 0
+        self.cut_off = 0
+        self.refused = 0
 
     def open(self) -> None:
         """Begins a connection."""

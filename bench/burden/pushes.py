@@ -64,7 +64,9 @@ class _Person:
         """Sends what is due by a moment."""
         if self._waiting is not None and self._waiting.issued.at_ms <= now_ms:
             self._repeat(self._waiting.issued.at_ms)
-            self._last, self._waiting, self._repetitions = self._waiting, None, 0
+            self._last = self._waiting
+            self._waiting = None
+            self._repetitions = 0
             instruction, sent_ms = self._last.issued
             kind = MessageKind.INSTRUCTION if instruction else MessageKind.OVER
             self.sent[f"{kind.value} ({self._last.alert})"] += 1

@@ -15,7 +15,9 @@ from services.dispatch.warning.domain import MessageKind
 
 BASE, ASKED = "60 s", "asked"
 GOAL_HOMES_M = (300, 900)
-MAX_MOMENTS_RATIO, MAX_PUSHES, MAX_REPORTS = 0.3, 3.0, 1_600.0
+MAX_MOMENTS_RATIO = 0.3
+MAX_PUSHES = 3.0
+MAX_REPORTS = 1_600.0
 _KINDS = ("UNKNOWN_NEAR", "CONTACT_PREDICTED", "RING_ENTERED")
 
 

@@ -68,7 +68,9 @@ def main(
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     out = Console(highlight=False, width=140)
     all_figures = [Figure("calibration loop", machine.calibration_ms(), "ms")]
-    about, versions, failed = machine.describe(Path(tempfile.gettempdir())), machine.versions(), False
+    about = machine.describe(Path(tempfile.gettempdir()))
+    versions = machine.versions()
+    failed = False
     with said_failures():
         for count in partitions:
             with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:

@@ -58,7 +58,9 @@ class Side:
     """Work beside the traffic: at most one piece of it begins in each minute."""
 
     def __init__(self, clients: Clients, traffic: Traffic, cases: Sequence[Party], *, minutes: int) -> None:
-        self._clients, self._traffic, self._cases = clients, traffic, cases
+        self._clients = clients
+        self._traffic = traffic
+        self._cases = cases
         self._begins = {minutes // 2: self._burst, minutes // 2 + max(minutes // 6, 1): self._renewal}
         self._tasks: list[asyncio.Task[None]] = []
         self.renewed_s = self.burst_s = 0.0
@@ -162,7 +164,10 @@ class Measuring:
     """Sends the traffic minute by minute, and measures each."""
 
     def __init__(self, traffic: Traffic, clients: Clients, *, pids: Mapping[str, int], folder: Path) -> None:
-        self._traffic, self._clients, self._pids, self._folder = traffic, clients, pids, folder
+        self._traffic = traffic
+        self._clients = clients
+        self._pids = pids
+        self._folder = folder
         self._readings: list[_Reading] = []
 
     @property

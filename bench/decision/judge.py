@@ -36,7 +36,9 @@ from bench.decision.truth import Stretch, Truth
 from services.geofence.domain import fold
 from services.geofence.domain.demands import AlertKind
 
-RING_M, CLOSE_M, TOLERANCE_M = 100, 50, 10
+RING_M = 100
+CLOSE_M = 50
+TOLERANCE_M = 10
 MIN_DURATION_MS = 30_000
 DEADLINE_MS = 60_000
 MAX_GAP_MS = 60_000
@@ -82,13 +84,13 @@ class _Judge:
     played: Played
 
     def judge(self) -> None:
-        judged, played, play = self.judged, self.played, self.world.play
-        judged.sent, judged.commands, judged.locates, judged.located = (
-            played.sent,
-            played.commands,
-            played.locates,
-            played.located,
-        )
+        judged = self.judged
+        played = self.played
+        play = self.world.play
+        judged.sent = played.sent
+        judged.commands = played.commands
+        judged.locates = played.locates
+        judged.located = played.located
         demands = played.decided.demands.items()
         judged.touching = sum(count for (_, demand), count in demands if demand in {"NOTIFY", "RESPOND"})
         known_ms, distances = self.world.known_ms or 0, plain(play, played.received)

@@ -40,7 +40,10 @@ SEED = "decision-quality-2"
 TAG, PHONE = "tag", "phone"
 PHONE_INTERVAL_MS = 60_000
 ACCURACY_M = (5.0, 50.0)
-LEVELS_PER_H, JUMPS_PER_H, GAPS_PER_H, HELD_PER_H = 6.0, 0.5, 2.0, 2.0
+LEVELS_PER_H = 6.0
+JUMPS_PER_H = 0.5
+GAPS_PER_H = 2.0
+HELD_PER_H = 2.0
 HELD_MS = 60_000
 JUMP_M = (200.0, 2_000.0)
 JUMP_LASTS_MS = (15_000, 30_000, 45_000)
@@ -165,7 +168,9 @@ class Receiver:
         """Measured position at a moment, and the reported accuracy, mm."""
         level = self._levels[bisect_right(self._level_times_ms, at_ms) - 1]
         sigma_m = level.level_m / R68_PER_SIGMA
-        north_m, east_m, reported_m = self._north[second] * sigma_m, self._east[second] * sigma_m, level.reported_m
+        north_m = self._north[second] * sigma_m
+        east_m = self._east[second] * sigma_m
+        reported_m = level.reported_m
         if period := _period_at(self._jumps, at_ms):
             jump = self._offsets[period]
             north_m, east_m = north_m + jump.north_m, east_m + jump.east_m
@@ -233,7 +238,9 @@ class World:
     """Both sides of a play in one draw of the noise. It doesn't depend on the interval of the tag, so all arms share it."""
 
     def __init__(self, play: Play, draw: int = 1, gaps: Gaps = Gaps.SHORT) -> None:
-        self.play, self.draw, self.gaps = play, draw, gaps
+        self.play = play
+        self.draw = draw
+        self.gaps = gaps
         self.tag = Receiver(play.name, TAG, play.way, draw=draw, gaps=gaps)
         self.phone: list[Report] = []
         """All reports of her phone; none where a place is protected."""

@@ -24,11 +24,9 @@ MAX_NOTHING = {
 """Maximum ratio of the dispatches for nothing of a tag that is asked to those of a constant interval, by regime of gaps."""
 MAX_REPORTS = {False: 2_000, True: 700}
 """Maximum number of reports a day of a tag that is asked, by whether the plays are far away."""
-MISSED_MORE, LATE_MORE, NOTHING_RATIO = (
-    "missed breaches, difference",
-    "notified late below 50 m, difference",
-    "all dispatches for nothing, ratio",
-)
+MISSED_MORE = "missed breaches, difference"
+LATE_MORE = "notified late below 50 m, difference"
+NOTHING_RATIO = "all dispatches for nothing, ratio"
 SWEPT_M = (50, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 3000)
 
 

@@ -26,7 +26,9 @@ class Tag:
     def __init__(self, receiver: Receiver, arm: Arm, until_ms: int) -> None:
         self.commands = self.locates = self.located = 0
         """Number of requests for an interval, of requests for a position, and of positions on demand that were reported."""
-        self._receiver, self._arm, self._until_ms = receiver, arm, until_ms
+        self._receiver = receiver
+        self._arm = arm
+        self._until_ms = until_ms
         self._every_ms, self._kept_until_ms = arm.every_ms, 0
         """Interval of the last command, and when it ends."""
         self._next_ms = receiver.first_ms(arm.every_ms)

@@ -47,9 +47,13 @@ async def measure(tally: Tally, work: Sequence[Work], seconds: float, *, pids: M
 
     async def watch() -> Saturated:
         await asyncio.sleep(WARM_UP_S)
-        began, before, done_before = time.monotonic(), machine.usage(pids), tally.reports
+        began = time.monotonic()
+        before = machine.usage(pids)
+        done_before = tally.reports
         await asyncio.sleep(seconds)
-        took_s, used, done = time.monotonic() - began, machine.usage(pids).since(before), tally.reports - done_before
+        took_s = time.monotonic() - began
+        used = machine.usage(pids).since(before)
+        done = tally.reports - done_before
         tally.over = True
         return Saturated(done / took_s, took_s, used)
 

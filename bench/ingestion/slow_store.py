@@ -135,7 +135,10 @@ class _Producer:
         self, channel: grpc.aio.Channel, identity: Metadata, reports: Reports, *, result: OverloadResult, ends: float
     ) -> None:
         self._method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        self._identity, self._reports, self._result, self._ends = identity, reports, result, ends
+        self._identity = identity
+        self._reports = reports
+        self._result = result
+        self._ends = ends
         self._unanswered: dict[int, bytes] = {}
         self.waited_s = 0.0
         self._interval_s = reports.size * STREAMS / DUE_PER_S

@@ -16,7 +16,9 @@ from tandem.common.v1 import geometry_pb2, log_pb2
 REPORT_INTERVAL_MS = 15_000
 """Time between two reports of a device."""
 NEAR_ONE_IN = 100
-FAR_DEG, NEAR_DEG, TRIGGER_DEG = 0.2, 0.0135, 0.0005
+FAR_DEG = 0.2
+NEAR_DEG = 0.0135
+TRIGGER_DEG = 0.0005
 """Distances from a person to a wearer who is far, near, or triggers an incident, degrees of latitude: 22 km, 1.5 km and 55 m."""
 STEP_DEG = 0.0001
 """Movement from report to report, degrees: 11 m."""

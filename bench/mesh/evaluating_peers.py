@@ -95,7 +95,9 @@ async def evaluate_in_valkey(port: int, reports: Reports, tally: Tally) -> None:
             batch = reports.next_columns()
             commands = []
             for name, lat_deg, lon_deg in zip(batch.device_ids, batch.lat_deg, batch.lon_deg, strict=True):
-                lat, lon, other = f"{lat_deg:.7f}", f"{lon_deg:.7f}", device_id(int(name.removeprefix("tag-")) ^ 1)
+                lat = f"{lat_deg:.7f}"
+                lon = f"{lon_deg:.7f}"
+                other = device_id(int(name.removeprefix("tag-")) ^ 1)
                 commands += [
                     _words(("XADD", "reports", "*", "d", name, "lat", lat, "lon", lon, "r", batch.report_id)),
                     _words(("GEOADD", "latest", lon, lat, name)),

@@ -82,7 +82,9 @@ def prepare(
         for n in range(i * shape.batch, (i + 1) * shape.batch):
             report_id = f"{name}-{n}"
             if (party := wearers.get(n)) is not None:
-                device_id, (lat_deg, lon_deg), north_deg = party.tag_id, party.home, NEAR_DEG
+                device_id = party.tag_id
+                (lat_deg, lon_deg) = party.home
+                north_deg = NEAR_DEG
                 triggers[device_id, report_id] = due_s
             else:
                 turn, which = divmod(n, len(devices))

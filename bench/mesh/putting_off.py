@@ -59,7 +59,9 @@ def level_after_s(rates_ms: Sequence[float], cores: int) -> tuple[float, float]:
 
 async def watch(running: MeshConnection, pids: Mapping[str, int], cores: int) -> CaughtUp:
     """Watches a mesh for a minute after a load."""
-    began_s, rates_ms, waiting = time.monotonic(), list[float](), [await asyncio.to_thread(blocks_waiting, running)]
+    began_s = time.monotonic()
+    rates_ms = list[float]()
+    waiting = [await asyncio.to_thread(blocks_waiting, running)]
     last_s, last = began_s, machine.usage(pids)
     for second in range(1, WATCHED_S + 1):
         await asyncio.sleep(max(began_s + second - time.monotonic(), 0.0))

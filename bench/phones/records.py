@@ -31,7 +31,10 @@ class PhoneRecords:
         *,
         duty: UnitDutyServiceStub,
     ) -> None:
-        self._clients, self._enrolments, self._roster, self._duty = clients, enrolments, roster, duty
+        self._clients = clients
+        self._enrolments = enrolments
+        self._roster = roster
+        self._duty = duty
         self._desk = clients.identity(DESKS["police"])
 
     async def code(self, case: Party) -> str:

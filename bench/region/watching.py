@@ -53,7 +53,9 @@ def watch(week: Week) -> Watched:
 
     step(ms(0) - 2_000, FoldVersion(FOLD_VERSION))
     step(ms(0) - 1_000, _case())
-    shown, bare, outcomes = list[Sighting](), list[Sighting](), Counter[str]()
+    shown = list[Sighting]()
+    bare = list[Sighting]()
+    outcomes = Counter[str]()
     for sample in week.samples:
         at_ms = ms(sample.at_s) + 1_000
         step(at_ms, _positions(sample))

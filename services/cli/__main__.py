@@ -36,8 +36,12 @@ from services.common.failure import FAILED, LINE_BREAKS, MISUSED, CommandFailed,
 from services.common.messaging.cursors import StreamWentBack
 from services.local import checkup
 
-RUN, INSPECT, DECIDE = "Run a mesh on this machine", "Inspect", "Decide"
-PROVE, OPERATE, EXERCISE = "Prove", "Operate", "Exercise"
+RUN = "Run a mesh on this machine"
+INSPECT = "Inspect"
+DECIDE = "Decide"
+PROVE = "Prove"
+OPERATE = "Operate"
+EXERCISE = "Exercise"
 COMMANDS: tuple[tuple[str, str, Callable[..., None] | typer.Typer], ...] = (
     (RUN, "up", up.up),
     (RUN, "demo", demo.demo),

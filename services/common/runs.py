@@ -29,7 +29,9 @@ def runs(
         is_full = len(run) == at_most or total + adds > max_size
         if run and (is_full or thing is None or thing in things or None in things):
             yield run
-            run, things, total = [], set(), 0
+            run = []
+            things = set()
+            total = 0
         run.append(item)
         things.add(thing)
         total += adds

@@ -44,7 +44,9 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int, *, history: HistoryBudget
     ) -> None:
         self._history = history
-        self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
+        self._bus = bus
+        self._evaluators = evaluators
+        self._partitions = partitions
         self._alert_streams = 0
         """Open WatchAlerts calls."""
         self._devices = DeviceList(evaluators, partitions)

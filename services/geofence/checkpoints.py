@@ -58,7 +58,9 @@ class Checkpoints:
     """Runs the checkpoints of one partition: at most one is under way, and a pause follows each."""
 
     def __init__(self, store: CheckpointStore, published: PublishedOutputs, partition: int) -> None:
-        self._store, self._published, self._partition = store, published, partition
+        self._store = store
+        self._published = published
+        self._partition = partition
         self._supported: asyncio.Queue[_Supported] = asyncio.Queue()
         self._is_under_way = False
         self._child: PendingCheckpoint | None = None
@@ -77,7 +79,9 @@ class Checkpoints:
         except OSError as error:
             logger().error("checkpoint_failed", partition=self._partition, reason=str(error.strerror))
             return None
-        self._is_under_way, self._child, self._began_s = True, pending, now_s
+        self._is_under_way = True
+        self._child = pending
+        self._began_s = now_s
         return pending
 
     def support(self, pending: PendingCheckpoint, footing: Footing) -> None:
@@ -91,7 +95,9 @@ class Checkpoints:
         if self._child:
             self._store.abandon(self._child)
         self._supported = asyncio.Queue()
-        self._is_under_way, self._child, self._finishing = False, None, None
+        self._is_under_way = False
+        self._child = None
+        self._finishing = None
 
     async def run(self) -> None:
         """Makes each supported checkpoint valid, once its child has written it and its earlier outputs are verified as stored."""

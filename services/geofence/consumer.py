@@ -66,7 +66,10 @@ class Evaluator:
         self.partition, self._gate = partition, gate
         self.watched = WatchedShares()
         """Shares of live positions that rest on `state`."""
-        self._bus, self._store, self._settings, self._clock = bus, store, settings, log_meta.clock
+        self._bus = bus
+        self._store = store
+        self._settings = settings
+        self._clock = log_meta.clock
         self._log_id = log_meta.log_id
         self.state = self._empty()
         self._published = PublishedOutputs(bus, partition)

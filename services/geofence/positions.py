@@ -220,7 +220,9 @@ class ShareStream:
         self, evaluators: Sequence[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, *, interval_s: float
     ) -> None:
         self._evaluators = {evaluator.watched: evaluator for evaluator in evaluators}
-        self._outbox, self._clock, self._interval_s = outbox, clock, interval_s
+        self._outbox = outbox
+        self._clock = clock
+        self._interval_s = interval_s
         self._shares: dict[int, LiveShare] = {}
         self._changed: dict[LiveShare, None] = {}
         """Shares to check, in the order in which they were marked."""

@@ -123,8 +123,13 @@ class OutputPublisher:
         is_backup: bool = False,
     ) -> None:
         self._gate, self._delay_s = gate, BACKUP_DELAY_S if is_backup else 0.0
-        self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
-        self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
+        self._bus = bus
+        self._partition = partition
+        self._published = published
+        self._clock = clock
+        self._checkpoints = checkpoints
+        self._digests = digests
+        self._metrics = metrics
         self.measures = RecentMeasures()
         self._places = asyncio.Semaphore(ALERT_CONCURRENCY)
         self._publishing: set[asyncio.Task[None]] = set()
@@ -166,7 +171,9 @@ class OutputPublisher:
 
     def drop(self) -> None:
         """Drops everything in the queues, because the state that it follows from is dropped."""
-        self._outgoing, self._requests, self._secondary = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        self._outgoing = asyncio.Queue()
+        self._requests = asyncio.Queue()
+        self._secondary = asyncio.Queue()
         self.measures.drop()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +328,10 @@ class Digests:
     def __init__(
         self, bus: Bus, keys: StateKeys, settings: GeofenceSettings, *, partition: int, metrics: GeofenceMetrics
     ) -> None:
-        self._bus, self._keys, self._partition, self._metrics = bus, keys, partition, metrics
+        self._bus = bus
+        self._keys = keys
+        self._partition = partition
+        self._metrics = metrics
         self._replica, self._replicas = settings.replica, settings.replicas
 
     async def compare(self, digest: StateDigest) -> None:

@@ -54,7 +54,9 @@ class Played:
 
     def __init__(self, mesh: RunningMesh, stage: demo.DemoStage, alerts: Alerts, seen: Browser) -> None:
         self.url = mesh.now.console_url
-        self.stage, self.alerts, self.browser = stage, alerts, seen
+        self.stage = stage
+        self.alerts = alerts
+        self.browser = seen
         self.shown_ms: dict[str, int] = {}
         """Time at which the demand to respond was on each role's live page, in ms since 1970."""
         self.ended = False

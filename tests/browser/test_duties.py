@@ -204,7 +204,9 @@ async def test_the_duties_of_a_shift_need_no_id(ids_and_hands: tuple[list[str], 
     ids, hands = ids_and_hands
     print(f"\n{'duty':<32} {'clicks':>6} {'keys':>5} {'seconds':>8}")
     for duty, act in DUTIES:
-        hands.clicks, hands.keys, hands.typed = 0, 0, []
+        hands.clicks = 0
+        hands.keys = 0
+        hands.typed = []
         begun_s = time.monotonic()
         await act(hands)
         print(f"{duty:<32} {hands.clicks:>6} {hands.keys:>5} {time.monotonic() - begun_s:>8.1f}")

@@ -44,7 +44,10 @@ class Watched:
     def __init__(
         self, mesh: RunningMesh, stage: demo.DemoStage, plan: demo.Plan, *, alerts: Alerts, seen: Browser
     ) -> None:
-        self.mesh, self.stage, self.plan, self.browser = mesh, stage, plan, seen
+        self.mesh = mesh
+        self.stage = stage
+        self.plan = plan
+        self.browser = seen
         self.url = mesh.now.console_url
         self.incident_id = next(seen.alert.incident_id for seen in alerts.seen if seen.alert.incident_id)
 

@@ -47,7 +47,9 @@ class Night:
     """Both desks with several pages each, a police car's phone, and the people of the demo."""
 
     def __init__(self, scene: Scene, police: Station, seen: Browser) -> None:
-        self.scene, self.police, self.browser = scene, police, seen
+        self.scene = scene
+        self.police = police
+        self.browser = seen
         self.url = scene.mesh.now.console_url
         self.incident_id = ""
         self._events = 0

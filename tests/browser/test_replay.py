@@ -25,7 +25,11 @@ pytestmark = [
 ]
 S = 1_000
 BEGAN_MS = 1_800_000_000_000
-LAST_POSITION, LAST_ALERT, OFFERED, ACCEPTED, STOOD_DOWN = 20 * S, 15 * S, 60 * S, 90 * S, 600 * S
+LAST_POSITION = 20 * S
+LAST_ALERT = 15 * S
+OFFERED = 60 * S
+ACCEPTED = 90 * S
+STOOD_DOWN = 600 * S
 """Times of a drill whose positions end before the first offer, in ms after the first position."""
 AROUND = 120 * S
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="/static/style.css"><body class="review">

@@ -58,7 +58,9 @@ class Reviewer:
     """A reviewer's browser on the mesh."""
 
     def __init__(self, mesh: RunningMesh, clients: meshes.Clients, seen: Browser) -> None:
-        self.mesh, self.clients, self.browser = mesh, clients, seen
+        self.mesh = mesh
+        self.clients = clients
+        self.browser = seen
 
     async def eval(self, expression: str) -> Any:
         return await self.browser("eval", page="reviewer", expression=expression)

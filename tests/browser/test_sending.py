@@ -49,7 +49,9 @@ class ControlRoom:
     """The scene, the police's roster, and a browser with the officers' pages and the units' phones."""
 
     def __init__(self, scene: Scene, police: Station, seen: Browser) -> None:
-        self.scene, self.police, self.browser = scene, police, seen
+        self.scene = scene
+        self.police = police
+        self.browser = seen
         self.incident_id = ""
 
     async def officer(self, page: str, role: str, language: str) -> None:

@@ -245,6 +245,30 @@ def test_no_test_imports_a_test() -> None:
     assert found == set()
 
 
+MAX_VALUES = 2
+"""Maximum number of values that one assignment pairs with names. In a longer one, a reader counts to find a name's value."""
+
+
+def long_assignments(source: str) -> list[int]:
+    """Lines of the assignments that pair more than MAX_VALUES values with names. A tuple that is unpacked pairs none."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+        for target in node.targets
+        if isinstance(target, ast.Tuple) and len(target.elts) > MAX_VALUES
+        if not any(isinstance(each, ast.Starred) for each in (*target.elts, *node.value.elts))
+    ]
+
+
+def test_an_assignment_pairs_at_most_two_values_with_names() -> None:
+    assert long_assignments("a, b = 1, 2\na, b, c = f()\na, *b = (*c, 1, 2)\na, b, c = 1, 2, 3\n") == [4]
+    found = {
+        str(path.relative_to(ROOT)): lines for path in python_files() if (lines := long_assignments(path.read_text()))
+    }
+    assert found == {}
+
+
 # ── circles of imports ───────────────────────────────────────────────────────────────────────────────────────────────
 
 Uses = Mapping[str, Mapping[str, Collection[str]]]

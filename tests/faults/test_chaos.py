@@ -55,7 +55,9 @@ async def disturb(mesh: RunningMesh, rng: random.Random, faults: Counter[str]) -
     try:
         while True:
             await asyncio.sleep(rng.uniform(*FAULT_INTERVAL_S))
-            name, stops, seconds = rng.choice(KINDS), rng.random() < STOPS, rng.uniform(*STOPPED_FOR_S)
+            name = rng.choice(KINDS)
+            stops = rng.random() < STOPS
+            seconds = rng.uniform(*STOPPED_FOR_S)
             pid = mesh.now.pids.get(name)
             if pid is None or not is_alive(pid):
                 continue

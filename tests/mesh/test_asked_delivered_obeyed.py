@@ -40,7 +40,9 @@ class Mesh:
     """An ingest and two evaluators on a server of their own."""
 
     def __init__(self, ingest: IngestMesh, evaluators: Evaluators, clock: MeshClock) -> None:
-        self.ingest, self.evaluators, self.clock = ingest, evaluators, clock
+        self.ingest = ingest
+        self.evaluators = evaluators
+        self.clock = clock
 
 
 @contextmanager
@@ -82,7 +84,9 @@ class Reporter:
     """A device north of the protected person. It reports at its interval and follows commands, over a new stream if one breaks."""
 
     def __init__(self, client: Client, device_id: str, clock: MeshClock, *, north_m: float = 0.0) -> None:
-        self._client, self.device_id, self._clock = client, device_id, clock
+        self._client = client
+        self.device_id = device_id
+        self._clock = clock
         self.interval_s: int | None = None
         """Interval that the device was asked to keep. None for its usual one."""
         self.received: dict[str, ingest_pb2.DeviceCommand] = {}
@@ -93,7 +97,9 @@ class Reporter:
 
     def go(self, north_m: float) -> None:
         """Sets out for another place, at PACE_MPS."""
-        self._from_m, self._to_m, self._left_ms = self.north_m, north_m, self._clock.now_ms()
+        self._from_m = self.north_m
+        self._to_m = north_m
+        self._left_ms = self._clock.now_ms()
 
     @property
     def north_m(self) -> float:

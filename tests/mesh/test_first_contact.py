@@ -55,18 +55,19 @@ class Approach:
     """A wearer with a tag, an order that names a home to him, and both desks."""
 
     def __init__(self, clients: Clients, run_id: str, head_end: Tag, desks: dict[str, Desk]) -> None:
-        self.clients, self.run_id, self.head_end, self.desks = clients, run_id, head_end, desks
+        self.clients = clients
+        self.run_id = run_id
+        self.head_end = head_end
+        self.desks = desks
         self.order_id, self.wearer_id = f"order-{run_id}", f"wearer-{run_id}"
         self.commanded: list[ingest_pb2.DeviceCommand] = []
         self._reports = 0
 
     async def put(self) -> None:
         """Stores the records, and waits for their match."""
-        registry, npa, moj = (
-            self.clients.registry,
-            self.clients.identity(NPA_RECORDS),
-            self.clients.identity(MOJ_RECORDS),
-        )
+        registry = self.clients.registry
+        npa = self.clients.identity(NPA_RECORDS)
+        moj = self.clients.identity(MOJ_RECORDS)
         number, now_ms = f"{time.time_ns() // 1000 % 10**13:013d}", self.clients.clock.now_ms() // 1000 * 1000
         wearer = registry_pb2.Wearer(
             wearer_id=self.wearer_id, national_id=number, name="Made Up", birth_date="1990-01-01", source_version=1

@@ -149,7 +149,9 @@ async def test_traces_and_the_ledger_continue_after_unusable_messages(registry: 
             await bus.publish(flow.incident_subject("police", "x"), payload)
             await bus.publish(flow.alert_subject(0, "junk"), payload)
             await bus.publish(flow.disclosure_subject("geofence", "junk"), payload)
-        nowhere, never, no_log = alert(7), alert(8), alert(9)
+        nowhere = alert(7)
+        never = alert(8)
+        no_log = alert(9)
         nowhere.sequence = 0
         never.decided_at.seconds = 253_402_300_799
         no_log.partition = 3

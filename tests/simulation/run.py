@@ -153,7 +153,9 @@ def simulate(seed: int, plan: Plan, folder: Path) -> Outcome:
         refusals += [text for desk in desks.values() for text in desk.refusals]
         refusals += ends_of_actors(mesh)
         outcome.failures += [Failure("actor", world.elapsed_s, text) for text in refusals]
-    outcome.digest, outcome.events, outcome.faults = world.digest, world.events, faults.made
+    outcome.digest = world.digest
+    outcome.events = world.events
+    outcome.faults = faults.made
     outcome.elapsed_s = world.elapsed_s
     outcome.alerts = mesh.server.streams[flow.ALERTS.name].last_sequence
     outcome.steps = mesh.server.streams[flow.INCIDENTS.name].last_sequence

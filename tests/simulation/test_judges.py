@@ -105,7 +105,10 @@ class JudgedWarnings:
         mesh.server.start()
         town = Town(Random(0), households=1, duration_s=1_000.0)
         phone = town.devices["phone-0"]
-        phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [], [], [], 0.0
+        phone.offline_s = []
+        phone.silent_s = []
+        phone.lies_s = []
+        phone.clock_ahead_s = 0.0
         self.head_end = HeadEnd(self.world, town)
         mesh.add_actor("head-end", partial(asyncio.sleep, 1_000.0))  # its own run would open a channel of the machine
         faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
@@ -125,7 +128,11 @@ class JudgedWarnings:
 def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_path: Path) -> None:
     """The leg publishes a command once more if the server has lost it, also if the device has obeyed it already."""
     judged = JudgedWarnings(tmp_path)
-    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
+    world = judged.world
+    head_end = judged.head_end
+    judge = judged.judge
+    failures = judged.failures
+    store = judged.store
 
     world.run(100.0)
     store("shown")
@@ -145,7 +152,11 @@ def test_a_warning_that_has_shown_may_have_its_command_stored_a_second_time(tmp_
 
 def test_of_the_warnings_of_one_topic_only_the_newest_must_show(tmp_path: Path) -> None:
     judged = JudgedWarnings(tmp_path)
-    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
+    world = judged.world
+    head_end = judged.head_end
+    judge = judged.judge
+    failures = judged.failures
+    store = judged.store
 
     world.run(100.0)
     store("first", "incident-1", 1, topic="incident-1")
@@ -162,7 +173,11 @@ def test_of_the_warnings_of_one_topic_only_the_newest_must_show(tmp_path: Path) 
 def test_a_later_warning_of_the_incident_covers_one_whose_command_was_lost(tmp_path: Path) -> None:
     """The receipt of the later one acknowledges the assignment. Without a loss the device must show both."""
     judged = JudgedWarnings(tmp_path)
-    world, head_end, judge, failures, store = judged.world, judged.head_end, judged.judge, judged.failures, judged.store
+    world = judged.world
+    head_end = judged.head_end
+    judge = judged.judge
+    failures = judged.failures
+    store = judged.store
 
     world.run(100.0)
     store("kept", "incident-2", 1)
@@ -190,7 +205,9 @@ def test_an_all_clear_by_a_jump_is_found(tmp_path: Path) -> None:
     world = World(0)
     mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
     tag = town.devices["tag-0"]
-    tag.journey, tag.lies_s, tag.clock_ahead_s = Journey([Waypoint(0.0, 30.0, 0.0)]), [(100.0, 400.0)], 0.0
+    tag.journey = Journey([Waypoint(0.0, 30.0, 0.0)])
+    tag.lies_s = [(100.0, 400.0)]
+    tag.clock_ahead_s = 0.0
     failures: list[Failure] = []
     faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
     judge = ClearingJudge(Case(mesh, faults, town, HeadEnd(world, town), desks={}, fail=failures.append))
@@ -222,7 +239,9 @@ def test_an_amended_account_may_wait_for_more_late_reports(tmp_path: Path) -> No
     mesh.services.clear()  # without services nothing is disturbed
     mesh.server.start()
     tag = town.devices["tag-0"]
-    tag.journey, tag.lies_s, tag.clock_ahead_s = Journey([Waypoint(0.0, 30.0, 0.0)]), [], 0.0
+    tag.journey = Journey([Waypoint(0.0, 30.0, 0.0)])
+    tag.lies_s = []
+    tag.clock_ahead_s = 0.0
     failures: list[Failure] = []
     faults = Faults(mesh, duration_s=4_000.0, torn_tails=False)
     case = Case(mesh, faults, town, HeadEnd(world, town), desks={}, fail=failures.append)
@@ -258,7 +277,10 @@ def test_a_device_that_came_back_may_still_deliver_what_it_kept(tmp_path: Path) 
     world = World(0)
     mesh, town = Mesh(world, tmp_path, Journal(world)), Town(Random(0), households=1, duration_s=1_000.0)
     phone = town.devices["phone-0"]
-    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(100.0, 900.0)], [], [], 0.0
+    phone.offline_s = [(100.0, 900.0)]
+    phone.silent_s = []
+    phone.lies_s = []
+    phone.clock_ahead_s = 0.0
     failures: list[Failure] = []
     head_end = HeadEnd(world, town)
     faults = Faults(mesh, duration_s=1_000.0, torn_tails=False)
@@ -280,7 +302,10 @@ def test_a_live_report_waits_with_a_device_that_loses_its_network(tmp_path: Path
     mesh.services.clear()  # without services nothing is disturbed
     mesh.server.start()
     phone = town.devices["phone-0"]
-    phone.offline_s, phone.silent_s, phone.lies_s, phone.clock_ahead_s = [(510.0, 700.0)], [], [], 0.0
+    phone.offline_s = [(510.0, 700.0)]
+    phone.silent_s = []
+    phone.lies_s = []
+    phone.clock_ahead_s = 0.0
     failures: list[Failure] = []
     head_end = HeadEnd(world, town)
     mesh.add_actor("head-end", partial(asyncio.sleep, 1_000.0))  # it runs, and sends nothing

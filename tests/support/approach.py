@@ -108,7 +108,9 @@ def _alerts(log: Sequence[StoredMessage]) -> list[Alert]:
 
 def _chain(leg: str, incident_id: str, subject_id: str) -> Chain:
     """A leg's chain: offered 61 s after the beginning, acknowledged 8 s later, on scene, and closed as a breach."""
-    id_, at_ms, desk = f"assign-{leg}", BEGAN_MS + 61_000, f"spiffe://{leg}/desk/kim"
+    id_ = f"assign-{leg}"
+    at_ms = BEGAN_MS + 61_000
+    desk = f"spiffe://{leg}/desk/kim"
     events: list[Event] = [
         Offered(at_ms, id_, subject_id, Demand.RESPOND, (14, 0), None, at_ms + 30_000),
         Acknowledged(at_ms + 8_000, id_, desk),

@@ -17,9 +17,13 @@ from tools.kube.render import Object, Pods, containers, matches, ports_of
 SETUP_JOB = "streams"
 """Job that runs as the NATS user `setup`."""
 NATS = "nats"
-CLIENT, MONITOR, ROUTE = 4222, 8222, 6222
+CLIENT = 4222
+MONITOR = 8222
+ROUTE = 6222
 """nats-server's ports: for clients, for the check at a service's start that the store is synchronous, and for the other servers."""
-OBSERVE, SQL, OTLP = 8080, 5432, 4317
+OBSERVE = 8080
+SQL = 5432
+OTLP = 4317
 GRPC = {
     "registry": 7401,
     "ingest": 7402,

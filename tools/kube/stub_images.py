@@ -13,7 +13,9 @@ from pathlib import Path
 from services.local.nats_server import server_binary
 
 FILES = Path(__file__).with_name("stub_images_files")
-BASE_IMAGE, NATS_IMAGE, POSTGRES_IMAGE = "localhost/python-base:slim", "localhost/nats:play", "localhost/postgres:play"
+BASE_IMAGE = "localhost/python-base:slim"
+NATS_IMAGE = "localhost/nats:play"
+POSTGRES_IMAGE = "localhost/postgres:play"
 SUITE = "trixie"
 PYTHON = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
 POSTGRES = ("postgresql-17",)

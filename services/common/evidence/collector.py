@@ -68,7 +68,9 @@ class EvidenceCollector:
         gate: PriorityGate | None = None,
     ) -> None:
         self._bus, self._log_meta = bus, log_meta
-        self._leg, self._may_locate_person, self._back_ms = leg, may_locate_person, back_ms
+        self._leg = leg
+        self._may_locate_person = may_locate_person
+        self._back_ms = back_ms
         self._reader = RangeReader(bus, sleep_ratio, gate)
 
     async def of(self, alert_ids: Mapping[str, Sequence[str]]) -> dict[str, Evidence]:

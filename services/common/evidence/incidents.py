@@ -63,7 +63,9 @@ class IncidentFinder:
     """Finds incidents by some of their alerts."""
 
     def __init__(self, reader: RangeReader, log_meta: LogMetadata) -> None:
-        self._reader, self._bus, self._log_meta = reader, reader.bus, log_meta
+        self._reader = reader
+        self._bus = reader.bus
+        self._log_meta = log_meta
 
     async def find(self, alert_ids: Mapping[str, Sequence[str]]) -> list[FoundIncident]:
         """Finds incidents. `alert_ids` maps a name, which the caller chooses, to some alert ids of one incident.

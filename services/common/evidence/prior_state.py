@@ -77,7 +77,10 @@ class PriorStateReader:
     def __init__(
         self, reader: RangeReader, log_meta: LogMetadata, partition: int, *, bounds: Bounds, holders: Holders
     ) -> None:
-        self._reader, self._log_meta, self._bounds, self._holders = reader, log_meta, bounds, holders
+        self._reader = reader
+        self._log_meta = log_meta
+        self._bounds = bounds
+        self._holders = holders
         self._partition, self._stream = partition, flow.log_stream(partition)
 
     async def add_to(self, windows: Sequence[IncidentWindow]) -> None:

@@ -77,7 +77,10 @@ class StreamComparison:
     """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
     def __init__(self, bus: Bus, stream: str, *, records: PublicationRecords, lost_among: LostAmong) -> None:
-        self._bus, self._stream, self._records, self._lost_among = bus, stream, records, lost_among
+        self._bus = bus
+        self._stream = stream
+        self._records = records
+        self._lost_among = lost_among
         self._compared: int | None = None
         """Position up to which the stream holds all recorded publications. None before the first comparison."""
 

@@ -35,7 +35,9 @@ _CERTAIN_FOR_S = FORGOTTEN_AFTER_S / 2
 """Time after an answer, message or heartbeat of a reader's consumer in which the server can't have deleted the consumer, seconds."""
 _MISSED_HEARTBEATS = 3
 """Number of missed heartbeats after which a request counts as lost."""
-_CREATE_RETRY_S, _REQUEST_RETRY_S, _REFUSED_S = 0.25, 0.2, 0.1
+_CREATE_RETRY_S = 0.25
+_REQUEST_RETRY_S = 0.2
+_REFUSED_S = 0.1
 """Delays after a failed creation of the consumer, a failed request, and a status with which the server ends a request, seconds."""
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
@@ -109,7 +111,10 @@ class PullSession:
     message. The session of a durable consumer never ends by itself."""
 
     def __init__(self, bus: Bus, consumer: Consumer, *, compare: Compare, health: ReaderHealth) -> None:
-        self._bus, self._consumer, self._compare, self._health = bus, consumer, compare, health
+        self._bus = bus
+        self._consumer = consumer
+        self._compare = compare
+        self._health = health
         self._has_backlog = False
         self._loop = asyncio.get_running_loop()
         self._inbox = bus.client.new_inbox()

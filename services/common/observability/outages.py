@@ -67,7 +67,9 @@ class Outages:
             repetition.unlogged += 1
             if now_s < repetition.not_before_s:
                 return
-            failures, repetition.unlogged, repetition.not_before_s = repetition.unlogged, 0, now_s + INTERVAL_S
+            failures = repetition.unlogged
+            repetition.unlogged = 0
+            repetition.not_before_s = now_s + INTERVAL_S
         logger().log(level, self._event, **fields, reason=reason, failures=failures)
 
     def succeeded(self, fields: Mapping[str, object], quiet_s: float = 0.0) -> bool:

@@ -12,7 +12,9 @@ from cryptography import x509
 
 from services.common.rpc.errors import FailedPrecondition
 
-CERT, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
+CERT = "tls.crt"
+KEY = "tls.key"
+AUTHORITY = "ca.crt"
 """File names of an identity's certificate chain, private key and authorities, as cert-manager uses them in a Secret."""
 
 

@@ -33,7 +33,10 @@ class _Renewed:
     def __init__(
         self, target: str, options: Options, files: Files, *, retired: Callable[[grpc.aio.Channel], None]
     ) -> None:
-        self._target, self._options, self._files, self._retired = target, options, files, retired
+        self._target = target
+        self._options = options
+        self._files = files
+        self._retired = retired
         self._stamp, self._checked_s = files.stamp(), asyncio.get_running_loop().time()
         self.channel = self._open()
 
@@ -45,7 +48,9 @@ class _Renewed:
             try:
                 stamp = self._files.stamp()
                 if stamp != self._stamp:
-                    old, self.channel, self._stamp = self.channel, self._open(), stamp
+                    old = self.channel
+                    self.channel = self._open()
+                    self._stamp = stamp
                     self._retired(old)
             except OSError:
                 pass  # the files are being replaced at this moment: the next check sees them
@@ -61,7 +66,10 @@ class _Channels:
     """Replacement for the channel of a stub. Each call goes over the channel of the identity that the call's metadata name."""
 
     def __init__(self, target: str, options: Options, find: Callable[[str], Files], *, default: str) -> None:
-        self._target, self._options, self._find, self._default = target, options, find, default
+        self._target = target
+        self._options = options
+        self._find = find
+        self._default = default
         self._by_identity: dict[str, _Renewed] = {}
         self._retirements: set[asyncio.Task[None]] = set()
 

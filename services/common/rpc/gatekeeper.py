@@ -184,7 +184,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     def __init__(self, dev_secret: str, history: HistoryBudget, unread: Counter | None = None) -> None:
         """`unread` counts by method the streams that are ended because their peers don't read; None counts nothing."""
-        self._dev_secret, self._history, self._unread = dev_secret, history, unread
+        self._dev_secret = dev_secret
+        self._history = history
+        self._unread = unread
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         """Wrapped handlers of the methods that were called, by method."""
         self._open_streams = 0

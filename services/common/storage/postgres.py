@@ -36,7 +36,9 @@ ANSWER_WITHIN_S = 30.0
 """Maximum duration of a statement, seconds. It ends statements on a server that hangs or a network that loses packets."""
 UNDONE_WITHIN_S = 2.0
 """Maximum wait for the answer to a rollback, seconds. After it the connection is closed, which rolls back as well."""
-PEER_IDLE_S, PEER_INTERVAL_S, PEER_TRIES = 10, 5, 3
+PEER_IDLE_S = 10
+PEER_INTERVAL_S = 5
+PEER_TRIES = 3
 """TCP keepalive: idle time before the first probe, interval of probes (both seconds), and number of lost probes until the connection
 counts as dead."""
 PEER_SILENT_MS = 1000 * (PEER_IDLE_S + PEER_INTERVAL_S)

@@ -175,7 +175,9 @@ class RequestLimit:
     """Rate limit per key: `per_s` in the long run and `burst` at once. Generic cell rate algorithm (ITU-T I.371)."""
 
     def __init__(self, per_s: float, burst: int, max_keys: int = 100_000) -> None:
-        self._interval_s, self._ahead_s, self._max_keys = 1 / per_s, burst / per_s, max_keys
+        self._interval_s = 1 / per_s
+        self._ahead_s = burst / per_s
+        self._max_keys = max_keys
         self._due_s: dict[str, float] = {}
         """By key: when its next request would be due if its requests so far were spaced evenly, seconds."""
         self._full_until_s = float("-inf")

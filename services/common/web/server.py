@@ -272,7 +272,10 @@ class HttpEndpoint:
         caller: PortCaller | None,
         closed: Counter,
     ) -> None:
-        self.name, self.accept, self.context, self.caller = name, accept, context, caller
+        self.name = name
+        self.accept = accept
+        self.context = context
+        self.caller = caller
         self.closed = closed
         """Counter of connections that were closed because of the peer's behaviour, by endpoint and reason."""
         self.strangers = Strangers[ConnectionGuard](max_stranger_cost, min(MAX_SOURCE_COST, max_stranger_cost))

@@ -66,7 +66,9 @@ def unit_as_json(unit: UnitCard, task_of: Mapping[str, UnitTask], now_ms: int) -
     }
 
 
-FREE, BUSY, BUSY_IN = "FREE", "BUSY", "BUSY_IN"
+FREE = "FREE"
+BUSY = "BUSY"
+BUSY_IN = "BUSY_IN"
 """What a unit does: nothing, another task that it named itself, or another incident."""
 
 

@@ -42,7 +42,10 @@ BAR_INTERVAL_S = 0.25
 """Minimum interval between two messages to the bar of a page, in s."""
 BEAT_S = 5.0
 """Maximum interval between two messages to a browser, in s, so that the browser sees that the connection works."""
-INCIDENTS, STEPS, ALERTS, REVIEWS = "incidents", "steps", "alerts", "reviews"
+INCIDENTS = "incidents"
+STEPS = "steps"
+ALERTS = "alerts"
+REVIEWS = "reviews"
 SOURCES = {INCIDENTS: VIEWERS, STEPS: DESKS, ALERTS: VIEWERS - {Role.PROBATION}, REVIEWS: DESKS}
 """For each source, the roles whose page uses it."""
 

@@ -187,7 +187,9 @@ EXAMPLES = {
     "version": "1",
 }
 """Example of a valid value of each field."""
-KEEP, CIRCLE, NONE = "keep", "circle", "none"
+KEEP = "keep"
+CIRCLE = "circle"
+NONE = "none"
 """What a form says about an office's area: as stored, a circle, or no area."""
 
 

@@ -26,7 +26,10 @@ from services.common.privacy.secret_keys import open_keys
 from services.dispatch.domain.leg import EVIDENCE_LEGS
 from tandem.common.v1 import alert_pb2
 
-README, MANIFEST, SIGNATURE, REPLAY = "README.txt", "manifest.json", "signature.json", "replay.json"
+README = "README.txt"
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+REPLAY = "replay.json"
 STREAMED: Mapping[str, Callable[[int], str]] = {
     "log.jsonl": flow.log_stream,
     "alerts.jsonl": lambda _: flow.ALERTS.name,

@@ -29,7 +29,10 @@ LONG_GAP_MS = 180_000
 """Positions that are farther apart in time, milliseconds, aren't joined by a line: a position of this age is unknown."""
 MIN_SPAN_M = 200.0
 _M_PER_DEG = math.pi * 6_371_008.8 / 180
-_WEARER, _PROTECTED, _PLACE, _RING = "#b3261e", "#1a5fb4", "#2e7d32", "#8a5a00"
+_WEARER = "#b3261e"
+_PROTECTED = "#1a5fb4"
+_PLACE = "#2e7d32"
+_RING = "#8a5a00"
 _SCALES_M = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 
 

@@ -41,9 +41,16 @@ from services.dispatch.domain.roster import Choice, UnitOffer, choice_of
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
 """States in which an assignment can be rejected. A unit on the scene can't give its assignment back."""
 
-NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
-CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"
-CANT_ASSURE, NO_UNIT, NOBODY_ASKED = "CANT_ASSURE", "NO_UNIT", "NOBODY_ASKED"
+NO_SUCH_OFFER = "NO_SUCH_OFFER"
+OFFERED_ON = "OFFERED_ON"
+MOVED_ON = "MOVED_ON"
+CANT_TAKE = "CANT_TAKE"
+CANT_REFUSE = "CANT_REFUSE"
+CANT_GO_ON = "CANT_GO_ON"
+CANT_CLOSE = "CANT_CLOSE"
+CANT_ASSURE = "CANT_ASSURE"
+NO_UNIT = "NO_UNIT"
+NOBODY_ASKED = "NOBODY_ASKED"
 STEP_LEFT_OUT, CLOSED_OTHERWISE = "STEP_LEFT_OUT", "CLOSED_OTHERWISE"
 """Machine-readable reasons for refusing an answer."""
 
@@ -443,7 +450,9 @@ def _name(cause: CloseCause | None) -> str:
     return cause.name if cause else ""
 
 
-CANT_SEND, UNIT_HAS_IT, NOT_ON_DUTY = "CANT_SEND", "UNIT_HAS_IT", "NOT_ON_DUTY"
+CANT_SEND = "CANT_SEND"
+UNIT_HAS_IT = "UNIT_HAS_IT"
+NOT_ON_DUTY = "NOT_ON_DUTY"
 NO_ROSTER, IS_EXERCISE = "NO_ROSTER", "IS_EXERCISE"
 """Machine-readable reasons for refusing to send a unit."""
 

@@ -24,7 +24,9 @@ CONFIRM_MS = 130_000
 CALL_AFTER_MS = 180_000
 """Time from the tag's confirmation until an officer calls a wearer who hasn't turned back, milliseconds of mesh time. By then the ring
 of a wearer who turns round at once is cleared."""
-CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NOBODY_CALLS"
+CONTACT_OVER = "CONTACT_OVER"
+CONTACT_OTHER = "CONTACT_OTHER"
+NOBODY_CALLS = "NOBODY_CALLS"
 """Machine-readable reasons for refusing the result of a call."""
 
 

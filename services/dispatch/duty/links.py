@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.roster import Unit
 
-DEFAULT_VALID_S, MIN_VALID_S, MAX_VALID_S = 900, 60, 86_400
+DEFAULT_VALID_S = 900
+MIN_VALID_S = 60
+MAX_VALID_S = 86_400
 """Validity of a link, seconds."""
 MAX_SECRET_CHARS = 64
 """Maximum length of a code or token that is looked up. A genuine one has at most 53 characters."""
-LINK_USED, LINK_EXPIRED, SIGN_IN_ENDED = "LINK_USED", "LINK_EXPIRED", "SIGN_IN_ENDED"
+LINK_USED = "LINK_USED"
+LINK_EXPIRED = "LINK_EXPIRED"
+SIGN_IN_ENDED = "SIGN_IN_ENDED"
 SHIFT_OVER, UNIT_REMOVED = "SHIFT_OVER", "UNIT_REMOVED"
 """Machine-readable reasons for refusing a link or a token."""
 

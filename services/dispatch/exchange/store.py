@@ -63,7 +63,9 @@ _links_used = sa.Table(
     sa.Column("answer", sa.String, nullable=False),
 )
 
-WAITING, DELIVERED, GIVEN_UP = "", "delivered", "given up"
+WAITING = ""
+DELIVERED = "delivered"
+GIVEN_UP = "given up"
 """Outcomes of a delivery: still queued, accepted by the receiver, or given up after its deadline."""
 
 

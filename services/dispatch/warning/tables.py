@@ -101,11 +101,19 @@ to_leg = sa.Table(
     *(sa.Column(name) for name in ("sequence", "ordinal", "what", "since_ms")),
 )
 
-WAITING, SENDING, REPLACED, NO_WAY, REFUSED = "waiting", "sending", "replaced", "no way", "refused"
+WAITING = "waiting"
+SENDING = "sending"
+REPLACED = "replaced"
+NO_WAY = "no way"
+REFUSED = "refused"
 """States of a message: not due or not yet worded; told; replaced by a newer message before it was told; told without any channel; a
 notice of the Ministry that may not be given."""
 _RECEIPT = "receipt"
-OPEN, HANDED_OVER, GIVEN_UP, OUTDATED, IN_APP = "", "handed over", "given up", "outdated", "in app"
+OPEN = ""
+HANDED_OVER = "handed over"
+GIVEN_UP = "given up"
+OUTDATED = "outdated"
+IN_APP = "in app"
 """Outcomes of a sending: open, accepted by the channel, expired after failed attempts, replaced by a newer message or repetition, or
 not sent because only an app that is open may show it."""
 

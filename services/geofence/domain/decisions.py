@@ -115,7 +115,9 @@ class Decisions:
         state, case = self.state, case_state.case
         kind, demand = draft.alert_type
         opens = demand > Demand.RECORD and not case_state.episode_id and self._open_episode(case_state)
-        target, cause, amended = draft.target, draft.cause, draft.amended
+        target = draft.target
+        cause = draft.cause
+        amended = draft.amended
         ring_mm = draft.ring.radius_mm if draft.ring else 0
         about = (kind.value, demand.value, target.key if target else "", ring_mm)
         alert_id, to = self.new_id("alert", case.case_id, *about), _destinations(case, draft)

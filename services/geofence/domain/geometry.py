@@ -42,8 +42,15 @@ def ecef_points_mm(lats_e7: Sequence[int], lons_e7: Sequence[int]) -> list[tuple
     """`ecef_mm` of many points: the fold needs it for each position, and a call for each would take a tenth more time."""
     points: list[tuple[int, int, int]] = []
     # Names of the function are found sooner than those of the module: that is a tenth of the time.
-    add, sine, cosine, root, whole = points.append, sin, cos, sqrt, round
-    a_mm, e2, less_e2, e7_rad = _A_MM, _E2, _LESS_E2, _E7_RAD
+    add = points.append
+    sine = sin
+    cosine = cos
+    root = sqrt
+    whole = round
+    a_mm = _A_MM
+    e2 = _E2
+    less_e2 = _LESS_E2
+    e7_rad = _E7_RAD
     for lat_e7, lon_e7 in zip(lats_e7, lons_e7, strict=True):
         lat, lon = lat_e7 * e7_rad, lon_e7 * e7_rad
         sin_lat = sine(lat)
@@ -241,7 +248,9 @@ def _dot(a: Vector, b: Vector) -> float:
 def _in_ball(start: Vector, end: Vector, radius: float) -> Span | None:
     """Where |start + s (end - start)| <= radius, for s in 0..1."""
     step = _minus(end, start)
-    a, b, c = _dot(step, step), _dot(start, step), _dot(start, start) - radius * radius
+    a = _dot(step, step)
+    b = _dot(start, step)
+    c = _dot(start, start) - radius * radius
     return _quadratic(a, b, c)
 
 

@@ -46,7 +46,9 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     state, moves = decisions.state, BatchMoves(decisions)
     previous_owners = overdue = contradicting = 0
     too_late: list[TooLate] = []
-    tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
+    tracks = state.tracks
+    cases_of = state.cases_of
+    owned_since = state.owned_since
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
     new = tuple.__new__

@@ -37,7 +37,9 @@ class Road:
     """The scene, the police's desk, and a browser with the pages of its cars."""
 
     def __init__(self, scene: Scene, police: Station, seen: Browser) -> None:
-        self.scene, self.police, self.browser = scene, police, seen
+        self.scene = scene
+        self.police = police
+        self.browser = seen
 
     async def open(self, page: str, code: str, language: str = "ko", **more: Any) -> None:
         """Opens a link, as it was sent."""

@@ -30,7 +30,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 async def folder(mesh: RunningMesh) -> str:
     """Folder of a mesh that knows a tag and a protective device."""
     async with meshes.connect(mesh.now) as clients:
-        registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
+        registry = clients.registry
+        moj = clients.identity(MOJ_RECORDS)
+        npa = clients.identity(NPA_RECORDS)
         await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=records.wearer()), moj)
         await call(registry.PutTag, registry_pb2.PutTagRequest(tag=records.tag()), moj)
         person = registry_pb2.PutProtectedPersonRequest(protected_person=records.person())

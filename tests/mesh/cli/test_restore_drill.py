@@ -74,7 +74,9 @@ def line(head: ledger_pb2.LedgerHead) -> str:
 
 @pytest.mark.drill
 def test_a_backup_restored_elsewhere_is_verified(tmp_path: Path, postgres: PostgresServer) -> None:
-    old, new, kept = tmp_path / "old", tmp_path / "new", tmp_path / "kept"
+    old = tmp_path / "old"
+    new = tmp_path / "new"
+    kept = tmp_path / "kept"
     there = {"registry": postgres.new_database(), **postgres.new_schemas("police")}
     with running_mesh(old, *FAST, settings=settings(there)) as mesh:
         play(old)

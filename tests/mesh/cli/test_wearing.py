@@ -39,7 +39,9 @@ def at(ms: int) -> Timestamp:
 
 async def put_case(clients: Clients, name: str, number: int, *, fit_by_ms: int, tag: bool) -> None:
     """A wearer, perhaps with a tag, under an order of item 3-2."""
-    moj, npa, registry = clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS), clients.registry
+    moj = clients.identity(MOJ_RECORDS)
+    npa = clients.identity(NPA_RECORDS)
+    registry = clients.registry
     national_id = f"900101-1{number:06d}"
     wearer = registry_pb2.Wearer(wearer_id=f"w-{name}", national_id=national_id, name=f"He {name}", birth_date=BORN)
     person = registry_pb2.ProtectedPerson(person_id=f"p-{name}", name="She")

@@ -186,7 +186,9 @@ async def test_nats_users_authenticate_by_certificate_and_renew_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buses, "CERTIFICATE_INTERVAL_S", 0.1)
-    old, new, other = Authority("old"), Authority("new"), Authority("other")
+    old = Authority("old")
+    new = Authority("new")
+    other = Authority("other")
     certs = tmp_path / "certs"
     identities(certs, old, ("nats", "setup", "ingest", "registry"), old.cert + new.cert)
     server = TestServer(tmp_path / "nats", certs)

@@ -28,7 +28,9 @@ async def running() -> AsyncIterator[IdentityProvider]:
 @pytest.fixture
 def provider(running: IdentityProvider) -> IdentityProvider:
     """An honest provider where Kim signs in, and which gives refresh tokens."""
-    running.person, running.refresh_tokens, running.refusal = dict(KIM), ["first"], None
+    running.person = dict(KIM)
+    running.refresh_tokens = ["first"]
+    running.refusal = None
     return running
 
 

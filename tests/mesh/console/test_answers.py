@@ -31,7 +31,10 @@ class Scene:
     """The demo up to its offers, and visitors of the console."""
 
     def __init__(self, url: str, clients: Clients, stage: demo.DemoStage, incident_id: str) -> None:
-        self.url, self.clients, self.stage, self.incident_id = url, clients, stage, incident_id
+        self.url = url
+        self.clients = clients
+        self.stage = stage
+        self.incident_id = incident_id
 
     @property
     def path(self) -> str:

@@ -33,7 +33,9 @@ class Opened(NamedTuple):
     async def put_wearer(self, number: int, version: int = 1, phone: str = "010-1111-2222") -> None:
         """Puts the Ministry's record of a person."""
         wearer = records.wearer(f"w-{number}", f"78071{number}-1234567", version)
-        wearer.name, wearer.birth_date, wearer.sex = name(number), "1978-07-17", registry_pb2.SEX_MALE
+        wearer.name = name(number)
+        wearer.birth_date = "1978-07-17"
+        wearer.sex = registry_pb2.SEX_MALE
         wearer.phone, wearer.address = phone, ADDRESS
         await self.stub.PutWearer(
             registry_pb2.PutWearerRequest(wearer=wearer), metadata=server.bearer(MOJ, SECRET), wait_for_ready=True

@@ -44,7 +44,9 @@ async def bench(running: IdentityProvider, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def provider(running: IdentityProvider) -> IdentityProvider:
     """An honest provider where Kim signs in."""
-    running.person, running.make, running.document_changes = dict(KIM), None, {}
+    running.person = dict(KIM)
+    running.make = None
+    running.document_changes = {}
     running.shown = [running.key]
     return running
 

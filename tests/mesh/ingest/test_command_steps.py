@@ -108,7 +108,9 @@ async def test_a_caller_that_leaves_before_its_receipt_is_stored_stops_no_other_
 
 
 async def test_a_command_that_found_no_room_is_sent_once_there_is_some(bus: Bus) -> None:
-    tags, states, session = [f"tag-{n}" for n in range(3)], CommandStates(), Session()
+    tags = [f"tag-{n}" for n in range(3)]
+    states = CommandStates()
+    session = Session()
     delivery = await delivery_to(bus, states, CommandSteps(bus, MeshClock()), device_ids=tags)
     delivery.heard(dict.fromkeys(tags, session))
     for tag in tags:
@@ -124,7 +126,9 @@ async def test_a_command_that_found_no_room_is_sent_once_there_is_some(bus: Bus)
 
 
 async def test_a_command_waits_for_the_next_session_if_the_one_without_room_closes(bus: Bus) -> None:
-    tags, states, session = ["tag-0", "tag-1"], CommandStates(), Session()
+    tags = ["tag-0", "tag-1"]
+    states = CommandStates()
+    session = Session()
     delivery = await delivery_to(bus, states, CommandSteps(bus, MeshClock()), device_ids=tags)
     delivery.heard(dict.fromkeys(tags, session))
     for tag in tags:

@@ -51,7 +51,9 @@ class Neighbour:
             return await self._sending
 
     async def _send(self) -> int:
-        call, batch, over = self._client.open(), 0, False
+        call = self._client.open()
+        batch = 0
+        over = False
         while not over:
             over = self._over.is_set()
             batch += 1

@@ -334,7 +334,9 @@ async def test_invented_ids_of_devices_cost_one_request_a_batch(bus: Bus, monkey
     await routes.load()
     metrics = IngestMetrics(CollectorRegistry())
     checks = Checks(routes, Quarantine(bus, clock, metrics), RateLimits(10.0, 300), clock=clock)
-    sender, api, calls = Sender("spiffe://vendor/v", "v", ""), bus.api, []
+    sender = Sender("spiffe://vendor/v", "v", "")
+    api = bus.api
+    calls = []
 
     async def counted(subject: str, request: Mapping[str, object]) -> dict[str, Any]:
         calls.append(subject)

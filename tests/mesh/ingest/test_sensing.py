@@ -39,7 +39,9 @@ from tests.support.ingest.ingest import (
     running_ingest,
 )
 
-EVERY, USUAL, LOCATE = "report_every", "report_as_usual", "locate_now"
+EVERY = "report_every"
+USUAL = "report_as_usual"
+LOCATE = "locate_now"
 RECEIVED, REFUSED = command_pb2.COMMAND_STATE_RECEIVED, command_pb2.COMMAND_STATE_REFUSED
 YES, NO = ingest_pb2.OBEDIENCE_YES, ingest_pb2.OBEDIENCE_NO
 

@@ -118,7 +118,9 @@ class Load:
     def __init__(self, mesh: RunningMesh) -> None:
         self._mesh = mesh
         cases = population.actors(BACKGROUND_CASES + ROUNDS * INCIDENTS)
-        self.cases, self._background, self._left = cases, cases[:BACKGROUND_CASES], list(cases[BACKGROUND_CASES:])
+        self.cases = cases
+        self._background = cases[:BACKGROUND_CASES]
+        self._left = list(cases[BACKGROUND_CASES:])
         self._rounds = 0
 
     async def during(self, clients: Clients, bus: Bus, changing: Awaitable[None]) -> Sent:

@@ -19,7 +19,9 @@ from tests.simulation.mesh.processes import SECRET, address_of
 State = dispatch_pb2.AssignmentState
 PROGRESS = (State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
 ANSWERS_S = (1.0, 20.0)
-SLEEPS, ANSWERS_TWICE, REFUSES = (0.05, 0.15, 0.5), 0.1, 0.05
+SLEEPS = (0.05, 0.15, 0.5)
+ANSWERS_TWICE = 0.1
+REFUSES = 0.05
 """Shares of offers to which nobody answers, one of them for each desk, and of those that somebody answers twice or refuses."""
 RECEIVES = 0.9
 """Share of offers to a unit that the desk's machine confirms."""

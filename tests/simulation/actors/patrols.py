@@ -37,7 +37,10 @@ class Patrols:
     def __init__(self, world: World, town: Town, desk: Desk, *, has_roster: bool) -> None:
         self.refusals: list[str] = []
         """Calls that the leg refused: a defect of the simulation or of the leg."""
-        self._world, self._town, self._desk, self._has_roster = world, town, desk, has_roster
+        self._world = world
+        self._town = town
+        self._desk = desk
+        self._has_roster = has_roster
         self._place = [self._waiting_place(car) for car in range(CARS)]
 
     def _home(self, car: int) -> tuple[float, float]:

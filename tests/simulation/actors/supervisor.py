@@ -53,7 +53,9 @@ class Supervisor:
                 self.refusals.append(f"ListIncidentsRequest: {error.code().name}: {error.details()}")
 
     async def _list(self, stub: DispatchServiceStub) -> OpenList:
-        asked_s, incident_ids, token = self._world.elapsed_s, set[str](), ""
+        asked_s = self._world.elapsed_s
+        incident_ids = set[str]()
+        token = ""
         while True:
             request = dispatch_pb2.ListIncidentsRequest(only_open=True, page_size=PAGE_SIZE, page_token=token)
             page = await call(stub.ListIncidents, request, server.bearer(DESKS["police"], SECRET))

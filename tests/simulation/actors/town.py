@@ -193,7 +193,9 @@ def _hide(random: Random, tag: Device, visit_s: tuple[float, float]) -> None:
 def _his_way(random: Random, duration_s: float) -> tuple[list[Waypoint], tuple[float, float] | None]:
     """He is far away, comes near from time to time, stays there for some minutes and leaves. Returns his way, and begin and end of a
     visit that his tag hides, seconds; None if it hides none."""
-    time_s, far_m, angle = 0.0, random.uniform(*FAR_M), random.uniform(0, math.tau)
+    time_s = 0.0
+    far_m = random.uniform(*FAR_M)
+    angle = random.uniform(0, math.tau)
     hides, hidden_s = random.random() < 0.4, None
     if hides:
         far_m = random.uniform(FAR_M[0], NEARBY_M)

@@ -23,7 +23,9 @@ class SimulatedSubscription:
     """A subscription with a callback."""
 
     def __init__(self, client: SimulatedClient, sid: int, pattern: str, *, callback: Callback) -> None:
-        self.sid, self.pattern, self.callback = sid, pattern, callback
+        self.sid = sid
+        self.pattern = pattern
+        self.callback = callback
         self._client = client
 
     async def unsubscribe(self) -> None:

@@ -16,11 +16,9 @@ DEFAULT_ACK_WAIT_NS = 30 * SECOND_NS
 MAX_WAITING = 512
 MAX_HEARTBEATS = 1_024
 """Number of heartbeats that were sent last whose headers are kept."""
-TIMED_OUT, HEARTBEAT, DELETED = (
-    "NATS/1.0 408 Request Timeout",
-    "NATS/1.0 100 Idle Heartbeat",
-    "NATS/1.0 409 Consumer Deleted",
-)
+TIMED_OUT = "NATS/1.0 408 Request Timeout"
+HEARTBEAT = "NATS/1.0 100 Idle Heartbeat"
+DELETED = "NATS/1.0 409 Consumer Deleted"
 TOO_MANY = "NATS/1.0 409 Exceeded MaxWaiting"
 
 
@@ -70,10 +68,14 @@ class MemoryConsumer:
         send: Callable[[Delivery], bool],
         on_forgotten: Callable[[MemoryConsumer], None],
     ) -> None:
-        self.config, self.stream, self.created_ns = dict(config), stream, world.now_ns
+        self.config = dict(config)
+        self.stream = stream
+        self.created_ns = world.now_ns
         self.name = str(config.get("name") or config["durable_name"])
         self.is_durable = bool(config.get("durable_name"))
-        self._world, self._send, self._on_forgotten = world, send, on_forgotten
+        self._world = world
+        self._send = send
+        self._on_forgotten = on_forgotten
         self._filters = tuple(config.get("filter_subjects") or ())
         self._acks = config.get("ack_policy") == "explicit"
         self._ack_wait_ns = int(config.get("ack_wait") or DEFAULT_ACK_WAIT_NS)

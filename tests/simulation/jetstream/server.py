@@ -63,7 +63,9 @@ class Subscription:
     """A subscription of a connection."""
 
     def __init__(self, connection: End, sid: int, pattern: str) -> None:
-        self.connection, self.sid, self.pattern = connection, sid, pattern
+        self.connection = connection
+        self.sid = sid
+        self.pattern = pattern
 
 
 class MemoryServer:

@@ -46,7 +46,9 @@ class Refused(Exception):
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
         super().__init__(description)
-        self.code, self.err_code, self.description = code, err_code, description
+        self.code = code
+        self.err_code = err_code
+        self.description = description
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ class MemoryStream:
     """A stream in memory with the semantics of a file stream that syncs each message."""
 
     def __init__(self, config: Mapping[str, Any], created_ns: int) -> None:
-        self.given, self.config, self.created_ns = dict(config), {**DEFAULTS, **config}, created_ns
+        self.given = dict(config)
+        self.config = {**DEFAULTS, **config}
+        self.created_ns = created_ns
         self.name = str(config["name"])
         self.subjects = tuple(config.get("subjects") or ())
         self.messages: OrderedDict[int, Stored] = OrderedDict()

@@ -179,7 +179,9 @@ class ResponseJudge(Judge):
         if assignment.HasField("person_flag"):
             known.flags.add(assignment.person_flag.flag)
         if step.number >= known.number:
-            known.number, known.state, known.last_s = step.number, assignment.state, self.world.elapsed_s
+            known.number = step.number
+            known.state = assignment.state
+            known.last_s = self.world.elapsed_s
             self._open[target] = known
             if known.state in OVER:
                 del self._open[target]

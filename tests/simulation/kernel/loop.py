@@ -63,7 +63,9 @@ class SimulatedHandle(asyncio.TimerHandle):
         self, when: float, callback: Callable[..., object], args: Any, *, loop: SimulatedLoop, context: Context | None
     ) -> None:
         self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args = loop, callback, args
+        self._loop = loop
+        self._callback = callback
+        self._args = args
         self._cancelled, self._when = False, when
         self._repr = self._source_traceback = None
         self.event: Event | None = None

@@ -27,7 +27,9 @@ class Process:
     """A process of the mesh or of an actor. It can crash at any await and start again on the same disk."""
 
     def __init__(self, world: World, network: Network, name: str, main: Main) -> None:
-        self.world, self.network, self.name = world, network, name
+        self.world = world
+        self.network = network
+        self.name = name
         self.starts = 0
         """Number of starts so far."""
         self.started_s = 0.0
@@ -66,7 +68,9 @@ class Process:
         self.started_s = self.world.elapsed_s
         loop = self.loop = ProcessLoop(self)
         loop.on_crash = self.crash
-        self.clients, self.connections, self.facts = {}, [], {}
+        self.clients = {}
+        self.connections = []
+        self.facts = {}
         self.world.note(f"start {self.name}")
 
         async def run() -> None:

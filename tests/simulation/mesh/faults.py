@@ -50,7 +50,9 @@ class Faults:
     """Makes faults until the calm end."""
 
     def __init__(self, mesh: Mesh, *, duration_s: float, torn_tails: bool) -> None:
-        self._mesh, self._world, self._end_s = mesh, mesh.world, duration_s - CALM_END_S
+        self._mesh = mesh
+        self._world = mesh.world
+        self._end_s = duration_s - CALM_END_S
         self._kinds: list[Callable[[], float]] = [
             self._crash,
             self._crash,

@@ -155,7 +155,9 @@ class DirectedFaults:
 
     def _leg_crashes_before_a_deadline(self, random: Random) -> Strike:
         # Only if nobody answers, the deadline must survive the crash.
-        process, delay_s, is_left = random.choice(DESK_LEGS), random.uniform(0.0, 25.0), random.random() < ABSENT_SHARE
+        process = random.choice(DESK_LEGS)
+        delay_s = random.uniform(0.0, 25.0)
+        is_left = random.random() < ABSENT_SHARE
 
         def make() -> float:
             if is_left:
@@ -176,7 +178,9 @@ class DirectedFaults:
         return Strike(moment, f"{', '.join(legs)} cut off from the server for {seconds:.1f} s", delay_s, make)
 
     def _leg_is_cut_off_and_crashes(self, random: Random) -> Strike:
-        leg, seconds, crash_s = random.choice(DESK_LEGS), random.uniform(20.0, 50.0), random.uniform(3.0, 20.0)
+        leg = random.choice(DESK_LEGS)
+        seconds = random.uniform(20.0, 50.0)
+        crash_s = random.uniform(3.0, 20.0)
 
         def make() -> float:
             self._world.after(crash_s, self._mesh.processes[leg].crash)

@@ -52,7 +52,9 @@ class Mesh:
     """All services, the server that they share, and the network between them."""
 
     def __init__(self, world: World, folder: Path, journal: Journal) -> None:
-        self.world, self.journal, self._folder = world, journal, folder
+        self.world = world
+        self.journal = journal
+        self._folder = folder
         self.network = Network(world)
         self.server = MemoryServer(world, self.network)
         self.processes: dict[str, Process] = {}

@@ -23,7 +23,10 @@ class SimulatedCall:
     """A call in progress: what a stub returns."""
 
     def __init__(self, process: Process, addresses: Sequence[str], method: str, *, options: CallOptions) -> None:
-        self._process, self._addresses, self._method, self._options = process, addresses, method, options
+        self._process = process
+        self._addresses = addresses
+        self._method = method
+        self._options = options
         loop = asyncio.get_running_loop()
         self._answers: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -176,7 +179,9 @@ class CallOptions:
         requests: AsyncIterator[Any] | None,
     ) -> None:
         self.serialize, self.deserialize = serialize, deserialize
-        self.metadata, self.timeout, self.requests = metadata, timeout, requests
+        self.metadata = metadata
+        self.timeout = timeout
+        self.requests = requests
 
 
 class SimulatedChannel:

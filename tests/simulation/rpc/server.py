@@ -32,7 +32,10 @@ class ServerCall:
     """A call at the server: the context that servicers get."""
 
     def __init__(self, server: SimulatedServer, end: End, *, details: CallDetails, peer: str) -> None:
-        self._server, self._end, self._details, self._peer = server, end, details, peer
+        self._server = server
+        self._end = end
+        self._details = details
+        self._peer = peer
         self._requests: deque[bytes | None] = deque()
         self._arrived = asyncio.Event()
         self._code, self._text = grpc.StatusCode.OK, ""

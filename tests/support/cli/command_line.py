@@ -21,7 +21,9 @@ class Ended(NamedTuple):
 
 def run(*arguments: str) -> Ended:
     """Runs a `tandem` command to its end."""
-    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    stdout = io.StringIO()
+    stderr = io.StringIO()
+    code = 0
     with (
         patch.object(sys, "argv", ["tandem", *arguments]),
         contextlib.redirect_stdout(stdout),

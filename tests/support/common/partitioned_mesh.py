@@ -31,7 +31,9 @@ class Mesh:
     """The processes up to the decision: registry, ingest and evaluators, without dispatch."""
 
     def __init__(self, registry: RegistryMesh, ingest: IngestMesh, evaluators: dict[str, Service]) -> None:
-        self.registry, self.ingest, self.evaluators = registry, ingest, evaluators
+        self.registry = registry
+        self.ingest = ingest
+        self.evaluators = evaluators
 
 
 class Clients:

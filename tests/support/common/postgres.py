@@ -32,7 +32,9 @@ class PostgresServer:
     """A PostgreSQL server that listens on a socket in its folder."""
 
     def __init__(self, folder: Path, programs: Path, settings: Sequence[str], as_user: dict[str, Any]) -> None:
-        self._folder, self._programs, self._as_user = folder, programs, as_user
+        self._folder = folder
+        self._programs = programs
+        self._as_user = as_user
         self._command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
         self._command += [part for setting in settings for part in ("-c", setting)]
         self._standby = folder / "data" / "standby.signal"

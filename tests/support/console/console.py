@@ -137,7 +137,9 @@ class FakeNotes(notes_pb2_grpc.NoteServiceServicer):
     """Fake leg that keeps the notes of its desk, each with the writer's word on whether it is shared."""
 
     def __init__(self, leg: str, asked: list[Asked], added: list[notes_pb2.AddNoteRequest]) -> None:
-        self._leg, self._asked, self._added = leg, asked, added
+        self._leg = leg
+        self._asked = asked
+        self._added = added
 
     async def ListNotes(
         self, request: notes_pb2.ListNotesRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -264,7 +266,9 @@ async def console_bench(
 
     With an authority, all use its certificates, and the console is that of the police.
     """
-    port, asked, copies = free_port(), list[Asked](), dict[str, evidence_pb2.ReadEvidenceResponse]()
+    port = free_port()
+    asked = list[Asked]()
+    copies = dict[str, evidence_pb2.ReadEvidenceResponse]()
     notes: list[notes_pb2.AddNoteRequest] = []
     async with AsyncExitStack() as stack:
         legs, env = {}, {}

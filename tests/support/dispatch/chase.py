@@ -71,7 +71,10 @@ class Chase:
         alerts: Alerts,
         stack: AsyncExitStack,
     ) -> None:
-        self.clients, self.run_id, self.desks, self.alerts = clients, run_id, desks, alerts
+        self.clients = clients
+        self.run_id = run_id
+        self.desks = desks
+        self.alerts = alerts
         self.order_id, self.wearer_id, self.person_id = (f"{what}-{run_id}" for what in ("order", "wearer", "person"))
         self.destinations = (self.person_id, f"{self.order_id}/home", f"{self.order_id}/second")
         self.commanded: list[ingest_pb2.DeviceCommand] = []
@@ -93,11 +96,9 @@ class Chase:
 
     async def put(self, basis: registry_pb2.TagBasis.ValueType, order_type: registry_pb2.OrderType.ValueType) -> None:
         """Stores the records of wearer, person and order, and waits for their match."""
-        registry, npa, moj = (
-            self.clients.registry,
-            self.clients.identity(NPA_RECORDS),
-            self.clients.identity(MOJ_RECORDS),
-        )
+        registry = self.clients.registry
+        npa = self.clients.identity(NPA_RECORDS)
+        moj = self.clients.identity(MOJ_RECORDS)
         number = f"{time.time_ns() // 1000 % 10**13:013d}"
         wearer = registry_pb2.Wearer(
             wearer_id=self.wearer_id, national_id=number, name="Made Up", birth_date="1990-01-01", source_version=1

@@ -28,7 +28,10 @@ class Scene:
     """The demo's records, a phone of the protected person, and one of another person."""
 
     def __init__(self, mesh: RunningMesh, clients: Clients, stage: demo.DemoStage, push: PushService) -> None:
-        self.mesh, self.clients, self.stage, self.push = mesh, clients, stage, push
+        self.mesh = mesh
+        self.clients = clients
+        self.stage = stage
+        self.push = push
         self.url = mesh.now.field_url
         self.hers, self.others = stage.plan.id("phone"), stage.plan.id("phone-of-another")
 

@@ -215,7 +215,9 @@ class Client:
     async def _record(self, case: log_pb2.CaseSnapshot) -> None:
         """Stores the records of a case in the registry, which makes no joint case of them."""
         wearer, person, order = records.unlinked()
-        wearer.wearer_id, person.person_id, order.order_id = case.wearer_id, case.persons[0].person_id, case.order_id
+        wearer.wearer_id = case.wearer_id
+        person.person_id = case.persons[0].person_id
+        order.order_id = case.order_id
         order.protected_person_ids[:] = [person.person_id]
         await self._registry.put(wearer, person, order)
 

@@ -63,7 +63,9 @@ class Tag:
     """A tag on an open stream, whose fixes have the times that the test says."""
 
     def __init__(self, client: Client, device_id: str, *, obeys: bool = True, least_interval_s: int = 1) -> None:
-        self._client, self._obeys, self._least_interval_s = client, obeys, least_interval_s
+        self._client = client
+        self._obeys = obeys
+        self._least_interval_s = least_interval_s
         self.device_id = device_id
         self.received: list[ingest_pb2.DeviceCommand] = []
         self.interval_s = 0

@@ -43,7 +43,9 @@ class IngestMesh:
 
     def __init__(self, nats: TestServer) -> None:
         self.nats = nats
-        port, http_port, field_port = free_port(), free_port(), free_port()
+        port = free_port()
+        http_port = free_port()
+        field_port = free_port()
         metrics_port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.http_url = f"http://127.0.0.1:{http_port}"

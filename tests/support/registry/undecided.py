@@ -14,7 +14,9 @@ NAME, ADDRESS = "남궁비밀", "서울특별시 비밀구 숨은로 17"
 async def put_undecided_records(clients: Clients) -> None:
     """Puts a wearer, and an emergency measure against a respondent of the same name who was born a year later."""
     wearer = records.wearer("w-review", "780717-1234567")
-    wearer.name, wearer.birth_date, wearer.sex = NAME, "1978-07-17", registry_pb2.SEX_MALE
+    wearer.name = NAME
+    wearer.birth_date = "1978-07-17"
+    wearer.sex = registry_pb2.SEX_MALE
     wearer.phone, wearer.address = "010-9876-5432", ADDRESS
     order = records.order("o-review", ("p-review",), national_id="")
     order.type = registry_pb2.ORDER_TYPE_POLICE_EMERGENCY

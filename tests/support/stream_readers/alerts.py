@@ -22,7 +22,9 @@ def alert_messages(
     alert = dispatch.alert(sequence, geometry_pb2.RESPOND, incident=name, protected=(f"person-{name}",))
     alert.alert_id = alert_id(name, sequence)
     alert.kind, alert.ring_m = kind, 1000.0
-    alert.order_id, alert.case_id, alert.wearer_id = f"order-{name}", f"case-{name}", f"wearer-{name}"
+    alert.order_id = f"order-{name}"
+    alert.case_id = f"case-{name}"
+    alert.wearer_id = f"wearer-{name}"
     alert.target_id = f"person-{name}"
     measure = alert_pb2.Measure(alert_id=alert.alert_id, distance_m=450.0).SerializeToString()
     return [

@@ -168,7 +168,9 @@ class Connection:
     """The test's connection to the mesh during a phase."""
 
     def __init__(self, mesh: ReadersMesh, bus: Bus, channels: Mapping[str, grpc.aio.Channel]) -> None:
-        self.mesh, self.bus, self.channels = mesh, bus, channels
+        self.mesh = mesh
+        self.bus = bus
+        self.channels = channels
 
     async def publish(self, subject: str, data: bytes) -> PubAck:
         """Stores a message as a user with all permissions, and without a check of the subject's last message."""

@@ -23,12 +23,10 @@ from tests.support.stream_readers.mesh import PARTITIONS, SECRET, Connection
 from tests.support.stream_readers.of_registry import step_message
 from tests.support.stream_readers.reader import Message, Reader
 
-ALERT, MEASURE, SENSING, DEAD_LETTERS = (
-    "alert.{p}.{alert_id}",
-    "measure.{p}.{alert_id}",
-    "sensing.{p}.{request_id}",
-    "dead_letter.{by}.{reader}.{stream}.{sequence}",
-)
+ALERT = "alert.{p}.{alert_id}"
+MEASURE = "measure.{p}.{alert_id}"
+SENSING = "sensing.{p}.{request_id}"
+DEAD_LETTERS = "dead_letter.{by}.{reader}.{stream}.{sequence}"
 
 
 def _mesh(connection: Connection) -> MeshConnection:

@@ -35,7 +35,10 @@ class Phase:
     """Whether the fault happens before the processes start. Otherwise it happens while they run."""
 
 
-GARBAGE, DUPLICATE, GAP, REUSE = "garbage", "a duplicate", "a gap", "a reused sequence"
+GARBAGE = "garbage"
+DUPLICATE = "a duplicate"
+GAP = "a gap"
+REUSE = "a reused sequence"
 PHASES = (
     Phase(GARBAGE, "g", at_start=False),
     Phase(DUPLICATE, "d", at_start=False),
@@ -105,7 +108,10 @@ class _Run:
         readers: Sequence[Reader],
         results: dict[tuple[str, str], str],
     ) -> None:
-        self._mesh, self._connection, self._phase, self._readers = mesh, connection, phase, readers
+        self._mesh = mesh
+        self._connection = connection
+        self._phase = phase
+        self._readers = readers
         self._results = results
         self._logged = {name: len(mesh.log(name)) for name in SERVICES} if phase.key != PHASES[0].key else {}
 

@@ -179,7 +179,9 @@ async def test_the_gate_says_what_it_has_put_off_for_long(monkeypatch: pytest.Mo
 
 
 async def test_the_metrics_show_the_work_that_is_put_off() -> None:
-    gate, registry, log = PriorityGate(PATIENT, HASTY), CollectorRegistry(), Log()
+    gate = PriorityGate(PATIENT, HASTY)
+    registry = CollectorRegistry()
+    log = Log()
     GateMetrics(gate, registry)
 
     def shown(name: str, work: WorkClass) -> float | None:

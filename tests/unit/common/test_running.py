@@ -23,7 +23,9 @@ class Work:
     """Work that a test ends."""
 
     def __init__(self) -> None:
-        self.begun, self.go, self.failure = asyncio.Event(), asyncio.Event(), ""
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.failure = ""
         self.is_over = False
 
     async def __call__(self, *_: object, **__: object) -> str:

@@ -74,7 +74,9 @@ def test_the_table_of_earlier_reports_is_shown() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_an_earlier_report_is_held_back_exactly_while_the_fold_has_not_entered_the_ring(seed: int) -> None:
     """Random walks round her home with late reports and jumps: the explanation of each report is the fold's own decision at it."""
-    story, rng, north_m = Log(), random.Random(seed), 600.0
+    story = Log()
+    rng = random.Random(seed)
+    north_m = 600.0
     story.add(0, case_entry())
     for turn in range(150):
         at_s = 1.0 + 10 * turn

@@ -133,7 +133,9 @@ async def test_a_certificate_file_that_cannot_be_read_holds_up_no_panic(
 
 async def test_a_repeated_panic_is_one_request_and_no_other_report_holds_it_up() -> None:
     asked: list[str] = []
-    has_position, has_panic, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    has_position = asyncio.Event()
+    has_panic = asyncio.Event()
+    over = asyncio.Event()
 
     async def answer(request: web.Request) -> web.Response:
         form = await request.post()

@@ -227,7 +227,9 @@ class RecordedNews(UnitNews):
 
 
 def test_each_unit_that_is_asked_is_woken_and_each_that_is_asked_no_more() -> None:
-    news, first, second = RecordedNews(), "unit/police/car-1", "unit/police/car-2"
+    news = RecordedNews()
+    first = "unit/police/car-1"
+    second = "unit/police/car-2"
     offers = [unit_duty_pb2.UnitChange(unit_id=f"car-{n}", is_offer=True, offer_number=n) for n in (1, 2)]
     assert news.woken_by(offers[0]) == {first}
     assert news.woken_by(*offers) == {first, second}

@@ -27,7 +27,9 @@ async def test_a_slow_push_service_delays_no_other_phone_and_is_tried_until_it_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(news, "PUSH_RETRY", Backoff(0.01, 0.01))
-    slow, quick, clock = PushService(), PushService(), MeshClock()
+    slow = PushService()
+    quick = PushService()
+    clock = MeshClock()
     slow.answers.clear()
     origins = (slow.origin, quick.origin)
     key = PushKey(tmp_path / "push.pem", "mailto:duty@police.example")

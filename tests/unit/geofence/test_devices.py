@@ -66,7 +66,9 @@ def ids(response: geofence_pb2.ListDevicesResponse) -> list[str]:
 
 
 def test_a_tag_is_slow_from_150_s_on_and_its_accuracy_is_contradicted_beyond_twice_the_stated_one() -> None:
-    slow, brisk, boaster = track(150, 10, 5), track(149, 10, 5), track(30, 5, 20)
+    slow = track(150, 10, 5)
+    brisk = track(149, 10, 5)
+    boaster = track(30, 5, 20)
     response = listed(state(slow=slow, brisk=brisk, boaster=boaster, new=track(30, 5, 20, count=3)))
     rows = {row.device_id: row for row in response.devices}
     assert [rows[id_].kept_interval_s for id_ in ("slow", "brisk", "boaster", "new")] == [150, 149, 30, 0]

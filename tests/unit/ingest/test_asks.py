@@ -17,7 +17,9 @@ from tandem.common.v1 import command_pb2
 
 START_MS = 1_780_000_000_000
 TAG = "tag"
-SEOUL, BUSAN, POLICE = "spiffe://moj/desk/seoul", "spiffe://moj/desk/busan", "spiffe://npa/desk/seoul"
+SEOUL = "spiffe://moj/desk/seoul"
+BUSAN = "spiffe://moj/desk/busan"
+POLICE = "spiffe://npa/desk/seoul"
 PROBATION = "spiffe://tandem/service/dispatch-probation"
 
 

@@ -34,7 +34,10 @@ def written(entries: int, ends: list[bool] | None = None) -> Batch:
 
 
 async def test_a_batch_is_durable_once_its_last_entry_is_stored_and_wakes_each_stream_then() -> None:
-    batch, first, second, ends = Batch(), asyncio.Event(), asyncio.Event(), list[bool]()
+    batch = Batch()
+    first = asyncio.Event()
+    second = asyncio.Event()
+    ends = list[bool]()
     batch.join(first)
     batch.join(second)
     batch.check()

@@ -124,7 +124,9 @@ def test_a_missing_or_mistyped_value_is_refused_by_its_path(body: bytes, field: 
 @pytest.mark.parametrize("uuid", [None, "", "no id.", "x" * 41, 7])
 def test_without_a_usable_uuid_the_id_is_a_hash_of_the_content(uuid: object) -> None:
     body = changed(location__uuid=uuid)
-    (first,), (repeated,), (other,) = reports(body), reports(body), reports(body.replace(b"18.67", b"18.68"))
+    (first,) = reports(body)
+    (repeated,) = reports(body)
+    (other,) = reports(body.replace(b"18.67", b"18.68"))
     assert isinstance(first, Position) and first == repeated
     assert isinstance(other, Position) and other.report_id != first.report_id
 

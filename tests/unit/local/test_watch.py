@@ -30,7 +30,9 @@ def sent(number: int, at_s: float, durable: bool = True) -> Canary:
 def come(canary: Canary) -> None:
     """Completes a canary, except that it isn't stood down."""
     canary.durable = canary.decided = True
-    canary.offered, canary.accepted, canary.notified = set(flow.LEGS), set(flow.LEGS), set(flow.AGENCY_LEGS)
+    canary.offered = set(flow.LEGS)
+    canary.accepted = set(flow.LEGS)
+    canary.notified = set(flow.AGENCY_LEGS)
 
 
 def check(state: CanaryState, now_s: float, is_delivered: bool = True) -> Page | None:
@@ -48,7 +50,9 @@ def kinds(watched: CanaryState, moments_s: range) -> list[tuple[int, PageKind]]:
 
 @pytest.mark.parametrize("slot", range(SLOTS))
 def test_each_canary_is_decided_at_its_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
-    story, entered, cleared = Story(), AlertKind.RING_ENTERED, AlertKind.RING_CLEARED
+    story = Story()
+    entered = AlertKind.RING_ENTERED
+    cleared = AlertKind.RING_CLEARED
     story.case()
     for at_s in (0.0, *(lead_ms() / 1000 + canary.INTERVAL_S * number for number in range(4 * SLOTS))):
         turn = round((at_s - lead_ms() / 1000) / canary.INTERVAL_S)
@@ -132,7 +136,9 @@ def test_a_canary_that_is_not_stood_down_is_missing_until_a_later_one_is_over() 
 
 
 def test_a_canary_from_before_an_outage_causes_no_page_after_it() -> None:
-    before, during, after = sent(1, 0.0), sent(2, 20.0, durable=False), sent(8, 140.0)
+    before = sent(1, 0.0)
+    during = sent(2, 20.0, durable=False)
+    after = sent(8, 140.0)
     watched = CanaryState([before, during, after])
     come(before)
     assert kinds(watched, range(20, 141)) == [(55, PageKind.MISSING)]
@@ -154,7 +160,9 @@ def test_the_page_says_how_far_a_canary_came() -> None:
     assert progress_of(canary) == "nothing; UNAVAILABLE: no route"
     canary.durable = True
     assert progress_of(canary) == "ingest put it into the log; there is no alert"
-    canary.decided, canary.offered, canary.accepted = True, {"probation", "warning"}, {"probation"}
+    canary.decided = True
+    canary.offered = {"probation", "warning"}
+    canary.accepted = {"probation"}
     assert progress_of(canary) == "there is an alert; probation accepted it, police did nothing, warning offered it"
     canary.accepted, canary.notified = set(flow.LEGS), {"police"}
     assert progress_of(canary) == "all legs accepted it; not notified of the other agency's assignment: probation"
@@ -199,7 +207,9 @@ def test_an_unusable_file_of_webhooks_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pager_is_tried_without_a_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, program, nowhere = tmp_path / "page.json", tmp_path / "pager.py", tmp_path / "nowhere"
+    out = tmp_path / "page.json"
+    program = tmp_path / "pager.py"
+    nowhere = tmp_path / "nowhere"
     program.write_text(f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())")
     watch(nowhere, f"{sys.executable} {program}", test_page=True)
     assert json.loads(out.read_text())["kind"] == "TEST"

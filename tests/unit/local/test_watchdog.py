@@ -15,7 +15,9 @@ GONE = CUT_OFF._replace(pid=None)
 
 def notified_and_restarted(*checks: ServerCheck) -> tuple[list[int], list[int]]:
     """The seconds at which the server is found stuck, and the seconds at which it is restarted."""
-    state, notified, restarted = WatchdogState(), [], []
+    state = WatchdogState()
+    notified = []
+    restarted = []
     for second, check in enumerate(checks):
         state, notify, restart = judge(state, check._replace(began_s=second, ended_s=second))
         notified += [second] if notify else []

@@ -61,7 +61,9 @@ def run(test: ClusterTest, *, keep: bool) -> int:
     def report(name: str, detail: str, since: float) -> None:
         print(f"{time.monotonic() - began:7.1f} s  {name} ({time.monotonic() - since:.1f} s): {detail}", flush=True)
 
-    created, name, since = False, "", began
+    created = False
+    name = ""
+    since = began
     try:
         for name, step in test.steps():
             since = time.monotonic()

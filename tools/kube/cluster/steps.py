@@ -18,7 +18,9 @@ from tools.kube.render import Object, load, pod_of
 
 TEMPLATE = Path(__file__).with_name("client.yaml")
 PROGRAM = Path(__file__).with_name("client.py")
-READY_WITHIN_S, JOB_WITHIN_S, ENDED_WITHIN_S = 600.0, 1_800.0, 300.0
+READY_WITHIN_S = 600.0
+JOB_WITHIN_S = 1_800.0
+ENDED_WITHIN_S = 300.0
 TOGETHER = 4
 """Number of pods that are deleted at the same time."""
 ORDER = (("geofence",), ("registry",), ("ingest",), ("dispatch",), ("field", "console"))

@@ -141,7 +141,9 @@ def _amend(context: CaseContext, target: Target, ring: Ring, *, cleared: Account
     is_same_least = not (inside or least.is_assumed) or _rounded(least.mm) == _rounded(cleared.min_mm)
     if inside == cleared.inside and least.is_assumed == cleared.is_assumed and is_same_least:
         return
-    cleared.inside, cleared.min_mm, cleared.is_assumed = inside, least.mm, least.is_assumed
+    cleared.inside = inside
+    cleared.min_mm = least.mm
+    cleared.is_assumed = least.is_assumed
     context.alert(
         AlertDraft(
             ACCOUNT_AMENDED,

@@ -106,7 +106,9 @@ def _is_frozen(track: Track) -> bool:
         return False  # nearly always
     fixes = track.backwards()
     last = next(fixes)
-    pinned, since_ms, moving = 1, last.time_ms, None
+    pinned = 1
+    since_ms = last.time_ms
+    moving = None
     for fix in fixes:
         if fix[3:6] != last[3:6]:
             moving = fix

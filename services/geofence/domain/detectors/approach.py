@@ -84,7 +84,9 @@ def check_fix(context: CaseContext, movement: Movement) -> None:
 
 
 def _check_target(context: CaseContext, target: Target, sides: Sides, *, movement: Movement) -> None:
-    case, from_ms, newest = context.case, movement.from_ms, movement.until_ms is None
+    case = context.case
+    from_ms = movement.from_ms
+    newest = movement.until_ms is None
     lookback_ms = from_ms if context.cause is None else plausibility.lookback_ms(sides, from_ms)
     # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
     if _is_unreachable(sides, target, case.rings[0].radius_mm, from_ms=lookback_ms) and not (
@@ -111,7 +113,9 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
 
 
 def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
-    case_state, cause, target = context.case_state, context.cause, evaluation.target
+    case_state = context.case_state
+    cause = context.cause
+    target = evaluation.target
     from_ms, until_ms = evaluation.from_ms, evaluation.until_ms
     ring_state = case_state.ring(target, ring)
     # Without a causing report, a decision is never late: it is the same whenever the log reaches its moment.
@@ -183,7 +187,9 @@ def _first_within(sides: Sides, way: list[Piece], target: Target, *, ring: Ring,
 
 def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry, late: bool) -> None:
     """Enters a ring. `late` means that newer reports arrived before the report that caused the entry."""
-    state, case_state, at_ms = context.state, context.case_state, entry.at_ms
+    state = context.state
+    case_state = context.case_state
+    at_ms = entry.at_ms
     ring_state = case_state.ring(target, ring)
     ring_state.enter(at_ms, entry.distance_mm, at_ms if context.cause is None else state.now_ms)
     if late:
@@ -241,7 +247,9 @@ def range_mm(state: State, case_state: CaseState) -> float:
 
 def _update_possible(context: CaseContext, target: Target, ring: Ring, *, possible: PossiblePresence | None) -> None:
     """Updates the possible presence from the newest positions. Emits its beginning and its end."""
-    state, case_state, case = context.state, context.case_state, context.case
+    state = context.state
+    case_state = context.case_state
+    case = context.case
     if not case.is_in_force(state.now_ms):
         return
     if possible is None or not is_recent(possible.at_ms, state.now_ms):

@@ -181,7 +181,10 @@ def _clear_ring(
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
     """Clears the rings that a new snapshot no longer asks for, and keeps the accounts of the others."""
-    state, case_state, before, case = context.state, context.case_state, context.case, amendment.case
+    state = context.state
+    case_state = context.case_state
+    before = context.case
+    case = amendment.case
     # Publish pending amendments before any ring is cleared or dropped: they are measured with the targets and devices of the old
     # snapshot.
     accounts.amend(context, None)
@@ -227,7 +230,9 @@ def end_wait(context: CaseContext, at_ms: int) -> Iterable[int]:
     case_state = context.case_state
     if not case_state.episode_id:
         return ()  # nearly always
-    rules, case, memory = context.state.rules, case_state.case, UNMEASURED.of(case_state)
+    rules = context.state.rules
+    case = case_state.case
+    memory = UNMEASURED.of(case_state)
     waiting = [
         target
         for target in case.targets

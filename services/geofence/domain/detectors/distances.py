@@ -90,7 +90,9 @@ def is_known_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
     """
     if ring.responds:
         return False
-    stays, key, now_ms = STAYS.of(context.case_state), _stay_key(target, ring), context.state.now_ms
+    stays = STAYS.of(context.case_state)
+    key = _stay_key(target, ring)
+    now_ms = context.state.now_ms
     stay = stays.get(key)
     if stay and now_ms - stay.warned_ms <= HABIT_MS and now_ms - stay.left_ms <= STAY_KNOWN_MS:
         return True
@@ -125,7 +127,9 @@ def check(context: CaseContext, newest: CausingReport | None) -> None:
 
 
 def _check_person(context: CaseContext, target: Target, newest: CausingReport) -> None:
-    state, case_state, warned = context.state, context.case_state, WARNED.of(context.case_state)
+    state = context.state
+    case_state = context.case_state
+    warned = WARNED.of(context.case_state)
     rings_ = context.case.rings
     entered = [ring for ring in rings_ if ring.action >= Demand.WARN and case_state.ring(target, ring).open]
     if not entered:
@@ -140,7 +144,9 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         # The alert of that ring has warned her.
         warned[target.key] = LastWarning(apart_mm, now_ms, len(entered))
         return
-    ring, away_since_ms, near_at_ms = entered[-1], None, None
+    ring = entered[-1]
+    away_since_ms = None
+    near_at_ms = None
     if not before.away and _is_away(before, apart_mm, ring.radius_mm) and not wearing.is_off(case_state):
         if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
             return  # not credible: no vehicle could have covered that way in the time

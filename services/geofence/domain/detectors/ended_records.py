@@ -129,7 +129,9 @@ def hold(context: CaseContext, amendment: Amendment, keys: Iterable[EventKey]) -
 def amend(context: CaseContext, amendment: Amendment) -> None:
     """Notes since when no tag or no known device is named, and forgets what the new snapshot names again. Other detectors have closed
     what the snapshot no longer asks for."""
-    state, case_state, case = context.state, context.case_state, amendment.case
+    state = context.state
+    case_state = context.case_state
+    case = amendment.case
     if not amendment.in_force:
         case_state.of_case.pop(ENDED_RECORDS.name, None)
         return

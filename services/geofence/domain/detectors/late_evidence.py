@@ -170,7 +170,9 @@ def _notify(context: CaseContext, key: EvidenceKey, late: LateEvidence) -> None:
         )
     )
     late.notified = sorted([*late.notified, *late.found])[-MAX_STRETCHES:]
-    late.found, late.least_mm, late.p = [], None, 0.0
+    late.found = []
+    late.least_mm = None
+    late.p = 0.0
 
 
 def _notify_all(context: CaseContext) -> None:

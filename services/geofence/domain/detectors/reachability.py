@@ -221,7 +221,9 @@ def from_unit(context: CaseContext, target: Target, at_unit: Unseen, upto: Unsee
 def stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[UnseenStage]:
     """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
     with the notice of the silence."""
-    state, case_state, case = context.state, context.case_state, context.case
+    state = context.state
+    case_state = context.case_state
+    case = context.case
     has_sign = shows_sign(state, case_state)
     if unseen is None:
         from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms

@@ -43,7 +43,9 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
 
     The evaluation is as of `at_ms`. No time is returned if only a report can change anything.
     """
-    state, case_state, case = context.state, context.case_state, context.case
+    state = context.state
+    case_state = context.case_state
+    case = context.case
     next_check_ms = quiet_until_ms(state, case_state, at_ms)
     if next_check_ms is not None:
         return (next_check_ms,)
@@ -289,7 +291,9 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 
 def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
-    state, case_state, case = context.state, context.case_state, context.case
+    state = context.state
+    case_state = context.case_state
+    case = context.case
     track = state.last_track(case.tag_device_ids)
     removed = _unseen_while_off(case_state, track) if track else None
     unseen = removed or (Unseen(track, _unseen_ms(state, case_state, track)) if track else None)
@@ -467,7 +471,9 @@ def _before_jump_out(context: CaseContext, target: Target, track: Track) -> Fix 
 
     Nor is there any once a ring that demands a response is entered: a jump doesn't clear it.
     """
-    state, case_state, case = context.state, context.case_state, context.case
+    state = context.state
+    case_state = context.case_state
+    case = context.case
     if not case_state.episode_id:
         return None
     left = [ring for ring in case.rings if ring.action >= Demand.NOTIFY and case_state.ring(target, ring).open]

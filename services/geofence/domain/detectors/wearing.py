@@ -164,7 +164,9 @@ def _check_removals(context: CaseContext, at_ms: int) -> Iterator[int]:
 def _permit_open_strap(context: CaseContext, device_id: str, at_ms: int) -> None:
     """Ends the tampering of a strap that turns out to be open by permission: an officer recorded the removal, or a longer one, after
     the fact (Decree 10(1), proviso)."""
-    state, case, key = context.state, context.case, EventKey(EquipmentKind.STRAP_OPEN, device_id)
+    state = context.state
+    case = context.case
+    key = EventKey(EquipmentKind.STRAP_OPEN, device_id)
     raised_ms = context.case_state.raised.get(key)
     if raised_ms is None:
         return

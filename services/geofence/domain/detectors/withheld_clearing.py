@@ -451,7 +451,9 @@ def _without_cut(track: Track, moments: list[NearMoment], count: int) -> int:
 
 def _store(state: State, exit_: _Exit, device_id: str, *, dropped: list[Fix]) -> None:
     """Stores the way through positions that are about to be dropped, if it starts at one of them or before them."""
-    ways, key, near = WAYS.of(exit_.case_state), exit_.way_key(device_id), exit_.near
+    ways = WAYS.of(exit_.case_state)
+    key = exit_.way_key(device_id)
+    near = exit_.near
     track = state.tracks[device_id]
     if key in ways and (near is None or near.at_ms <= dropped[0].time_ms):
         ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]

@@ -58,7 +58,9 @@ def observed_error_mm(track: Track) -> int | None:
         if not 0 < fix[0] - before[0] <= UNKNOWN_AFTER_MS:
             step = None
             continue
-        x_mm, y_mm, z_mm = fix[3] - before[3], fix[4] - before[4], fix[5] - before[5]
+        x_mm = fix[3] - before[3]
+        y_mm = fix[4] - before[4]
+        z_mm = fix[5] - before[5]
         if step:
             turns.append(-(step[0] * x_mm + step[1] * y_mm + step[2] * z_mm))
         step = x_mm, y_mm, z_mm
@@ -122,7 +124,9 @@ def averaged(track: Track) -> Track:
     for fix in track.fixes:
         weight = 1 / max(1, fix.accuracy_mm) ** 2
         if mean is None or not _agrees_with_mean(mean, fix):
-            mean, weights, best_mm = fix, weight, fix.accuracy_mm
+            mean = fix
+            weights = weight
+            best_mm = fix.accuracy_mm
         else:
             weights += weight
             part = weight / weights

@@ -131,7 +131,9 @@ class Fixes:
         """Holds these fixes in place of all others. Raises ValueError if their parts don't fit each other."""
         if not packed.is_whole():
             raise ValueError("packed fixes whose parts don't fit each other")
-        self.recent, self.older, self.older_count = [], packed, len(packed)
+        self.recent = []
+        self.older = packed
+        self.older_count = len(packed)
         index = max(0, len(packed) - MIN_RECENT)
         self.recent = self._older_fixes(index)
         self.older, self.older_count = (packed.without_newest(len(packed) - index), index) if index else (None, 0)

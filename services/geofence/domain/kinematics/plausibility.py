@@ -126,7 +126,9 @@ def _plain_count(track: Track, bound_mps: int) -> int:
 
     The recent fixes are counted once. From then on a new fix is compared with the one before it alone.
     """
-    fixes, count, known = track.recent, track.count, track.plain
+    fixes = track.recent
+    count = track.count
+    known = track.plain
     if known is not None and known[0] == count and known[1] == bound_mps:
         return known[2]
     counted, plain = len(fixes), min(1, len(fixes))

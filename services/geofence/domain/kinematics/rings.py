@@ -103,12 +103,21 @@ class RingState:
 
     def enter(self, at_ms: int, distance_mm: float, now_ms: int) -> None:
         """Marks the ring as entered."""
-        self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
-        self.muted, self.opened_ms, self.late_ms = False, now_ms, None
+        self.since_ms = at_ms
+        self.entered_mm = distance_mm
+        self.min_mm = None
+        self.inside = []
+        self.muted = False
+        self.opened_ms = now_ms
+        self.late_ms = None
 
     def leave(self) -> None:
         """Marks the ring as left for good."""
-        self.since_ms, self.min_mm, self.entered_mm, self.inside, self.muted = None, None, None, [], False
+        self.since_ms = None
+        self.min_mm = None
+        self.entered_mm = None
+        self.inside = []
+        self.muted = False
 
 
 class Least(NamedTuple):
@@ -204,7 +213,9 @@ def _velocity_mps(track: Track) -> Vector | None:
     took_ms = last.time_ms - before.time_ms
     if not 0 < took_ms <= UNKNOWN_AFTER_MS:
         return None
-    x_mm, y_mm, z_mm = last[3] - before[3], last[4] - before[4], last[5] - before[5]
+    x_mm = last[3] - before[3]
+    y_mm = last[4] - before[4]
+    z_mm = last[5] - before[5]
     return x_mm / took_ms, y_mm / took_ms, z_mm / took_ms
 
 

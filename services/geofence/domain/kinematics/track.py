@@ -186,7 +186,9 @@ class Track(Fixes):
         if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
             return self._pace[2]
         fastest_mps: float | None = None
-        last_ms, point, accuracy_mm = last[0], last[3:6], last[6]
+        last_ms = last[0]
+        point = last[3:6]
+        accuracy_mm = last[6]
         for fix in self.backwards():
             took_ms = last_ms - fix[0]
             if took_ms > MAX_PACE_MS:
@@ -228,7 +230,10 @@ class Track(Fixes):
         fixes = self.recent
         if len(fixes) <= MIN_KEPT_GAPS:
             return UNKNOWN_AFTER_MS
-        a_ms, b_ms, c_ms, d_ms = fixes[-4][0], fixes[-3][0], fixes[-2][0], fixes[-1][0]
+        a_ms = fixes[-4][0]
+        b_ms = fixes[-3][0]
+        c_ms = fixes[-2][0]
+        d_ms = fixes[-1][0]
         if a_ms < b_ms < c_ms < d_ms and max(b_ms - a_ms, c_ms - b_ms, d_ms - c_ms) <= SHORT_MS:
             return UNKNOWN_AFTER_MS  # nearly always, and the same result: a median of five gaps is no longer than three of them
         kept_ms = self.kept_interval_ms()

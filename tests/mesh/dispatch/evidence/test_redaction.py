@@ -191,7 +191,9 @@ async def test_a_tag_that_changed_hands_gives_each_wearer_only_their_reports(bus
         return int(time.time() * 1000)
 
     start_ms = now_ms()
-    first, without, second = log.case_entry("1"), log.case_entry("1", version=2), log.case_entry("2")
+    first = log.case_entry("1")
+    without = log.case_entry("1", version=2)
+    second = log.case_entry("2")
     del without.case.tag_device_ids[:]
     second.case.tag_device_ids[:] = ["t1"]
     await log_entry(first, "case")

@@ -96,7 +96,9 @@ def probation_step(number: int, state: dispatch_pb2.AssignmentState.ValueType) -
     step = dispatch_pb2.Step(step_id=f"step-{number}", number=number)
     step.at.FromMilliseconds(1_000 * number)
     step.assignment.assignment_id, step.assignment.incident_id = "probation-1", "incident-1"
-    step.assignment.leg, step.assignment.subject_id, step.assignment.state = alert_pb2.PROBATION, "wearer-1", state
+    step.assignment.leg = alert_pb2.PROBATION
+    step.assignment.subject_id = "wearer-1"
+    step.assignment.state = state
     step.assignment.offered_at.FromMilliseconds(1_000)
     step.assignment.acknowledged_at.FromMilliseconds(2_000)
     step.assignment.sent_at.FromMilliseconds(2_000)

@@ -25,8 +25,12 @@ REVIEWER = "spiffe://tandem/reviewer/one"
 GROUNDS = disclosure_pb2.Grounds(
     legal_basis="STALKING_9_1_3_2", purpose=disclosure_pb2.PURPOSE_ENFORCEMENT, reference="incident-7"
 )
-NUMBER, PHONE, ADDRESS = "770717-1234567", "010-9876-5432", "서울특별시 비밀구 숨은로 17"
-WEARER_NAME, PERSON_NAME, BIRTH_DATE = "남궁비밀", "황보비밀", "1977-07-17"
+NUMBER = "770717-1234567"
+PHONE = "010-9876-5432"
+ADDRESS = "서울특별시 비밀구 숨은로 17"
+WEARER_NAME = "남궁비밀"
+PERSON_NAME = "황보비밀"
+BIRTH_DATE = "1977-07-17"
 
 
 @pytest.fixture
@@ -34,7 +38,10 @@ async def client(mesh: RegistryMesh) -> AsyncIterator[Client]:
     """Client of a registry with a wearer, an order against the wearer, and the protected person."""
     async with mesh.connected() as connected:
         wearer = records.wearer("w-secret", NUMBER)
-        wearer.name, wearer.birth_date, wearer.phone, wearer.address = WEARER_NAME, BIRTH_DATE, PHONE, ADDRESS
+        wearer.name = WEARER_NAME
+        wearer.birth_date = BIRTH_DATE
+        wearer.phone = PHONE
+        wearer.address = ADDRESS
         wearer.sex = registry_pb2.SEX_MALE
         order = records.order("o-secret", ("p-secret",), NUMBER)
         order.respondent.name, order.respondent.birth_date = WEARER_NAME, BIRTH_DATE

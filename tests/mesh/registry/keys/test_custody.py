@@ -30,7 +30,9 @@ from tests.support.registry.core import RegistryCore, read_record
 
 SPECIAL_TYPES = (OrderType.STALKING_TAG, OrderType.STALKING_PROTECTION, OrderType.STALKING_INTERIM)
 """The type whose records are destroyed at once, and those that aren't in force yet."""
-OLD, NEW, NEXT = bytes(32), bytes(range(32)), bytes(range(1, 33))
+OLD = bytes(32)
+NEW = bytes(range(32))
+NEXT = bytes(range(1, 33))
 
 
 def ahead(ms: int) -> MeshClock:

@@ -24,12 +24,10 @@ STRANGERS = (
 )
 ARTICLE = "STALKING_4"
 NUMBER = "780717-1234567"
-PHONE, ADDRESS, OTHER_PHONE, OTHER_ADDRESS = (
-    "010-9876-5432",
-    "서울특별시 비밀구 숨은로 17",
-    "010-1111-2222",
-    "부산광역시 다른구 딴길 3",
-)
+PHONE = "010-9876-5432"
+ADDRESS = "서울특별시 비밀구 숨은로 17"
+OTHER_PHONE = "010-1111-2222"
+OTHER_ADDRESS = "부산광역시 다른구 딴길 3"
 
 
 @pytest.fixture
@@ -37,7 +35,9 @@ async def client(mesh: RegistryMesh) -> AsyncIterator[Client]:
     """Client of a registry with a wearer and an order against a respondent of the same name, born a year later."""
     async with mesh.connected() as connected:
         wearer = records.wearer("w-review", NUMBER)
-        wearer.name, wearer.birth_date, wearer.sex = "남궁비밀", "1978-07-17", registry_pb2.SEX_MALE
+        wearer.name = "남궁비밀"
+        wearer.birth_date = "1978-07-17"
+        wearer.sex = registry_pb2.SEX_MALE
         wearer.phone, wearer.address = PHONE, ADDRESS
         order = records.order("o-review", ("p-review",), national_id="")
         order.type = registry_pb2.ORDER_TYPE_POLICE_EMERGENCY
@@ -181,7 +181,10 @@ async def test_what_each_answer_causes_and_what_happened_before(client: Client) 
         await decide(client, first, review_pb2.DECISION_REJECT, MOJ_DESK)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     moved = records.wearer("w-review", NUMBER, version=2)
-    moved.name, moved.birth_date, moved.phone, moved.address = "남궁비밀", "1978-07-17", OTHER_PHONE, ADDRESS
+    moved.name = "남궁비밀"
+    moved.birth_date = "1978-07-17"
+    moved.phone = OTHER_PHONE
+    moved.address = ADDRESS
     await client.put(moved)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await decide(client, confirmed, review_pb2.DECISION_REJECT, MOJ_DESK)

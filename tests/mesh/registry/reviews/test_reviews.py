@@ -100,7 +100,10 @@ def wearer(
     version: int = 1, address: str = "서울특별시 마포구 월드컵로 1", name: str = "남궁민수"
 ) -> registry_pb2.Wearer:
     message = records.wearer(version=version)
-    message.name, message.sex, message.phone, message.address = name, registry_pb2.SEX_MALE, "010-2345-6789", address
+    message.name = name
+    message.sex = registry_pb2.SEX_MALE
+    message.phone = "010-2345-6789"
+    message.address = address
     return message
 
 

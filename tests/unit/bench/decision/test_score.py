@@ -52,7 +52,9 @@ def test_arms_are_compared_in_pairs_of_wearers() -> None:
 
 def test_rates_are_those_of_plays_near_her_or_far_away() -> None:
     far = _judged("a", missed=0, nothing=0)
-    far.is_far, far.hours, far.sent = True, 48.0, 1000
+    far.is_far = True
+    far.hours = 48.0
+    far.sent = 1000
     score = Score([_judged("a", missed=0, nothing=0), far])
     assert score.per_day("sent", is_far=False) == 1440
     assert score.per_day("sent", is_far=True) == 500

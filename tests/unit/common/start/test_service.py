@@ -99,7 +99,9 @@ def test_a_secret_in_a_wrong_value_is_not_shown(logs: list[EventDict], monkeypat
 
 
 def test_files_that_cannot_be_used_are_named_with_their_setting(tmp_path: Path, logs: list[EventDict]) -> None:
-    missing, file, folder = tmp_path / "no" / "key", tmp_path / "file", tmp_path / "data"
+    missing = tmp_path / "no" / "key"
+    file = tmp_path / "file"
+    folder = tmp_path / "data"
     file.write_text("no key")
     (folder / "registry.key").mkdir(parents=True)
     cases: tuple[tuple[dict[str, Any], Callable[[RegistrySettings], Any], str], ...] = (

@@ -123,7 +123,9 @@ async def test_each_open_incident_is_on_the_page_and_later_only_changed_ones_are
 ) -> None:
     monkeypatch.setattr(sources, "MAX_INCIDENTS", 200)
     monkeypatch.setattr(sources, "CHANGES_INTERVAL_S", 0.001)
-    leg, page, reads = ListingLeg(650, open_one_in=5), LivePage(), list[None]()
+    leg = ListingLeg(650, open_one_in=5)
+    page = LivePage()
+    reads = list[None]()
     async with reading(leg, page, lambda: reads.append(None)):
         await until(lambda: len(reads) >= 2)
         newest = {f"i-{n}" for n in range(450, 650)}
@@ -154,7 +156,9 @@ async def test_after_a_restart_of_the_leg_the_whole_list_is_read_and_nothing_els
 
 
 async def test_a_list_does_not_undo_a_step_that_came_after_it_was_requested() -> None:
-    leg, page, reads = ListingLeg(2, open_one_in=1), LivePage(), list[None]()
+    leg = ListingLeg(2, open_one_in=1)
+    page = LivePage()
+    reads = list[None]()
 
     def states() -> dict[str, str]:
         return {row["id"]: row["legs"]["police"][0]["state"] for row in page.since(None)["incidents"]}

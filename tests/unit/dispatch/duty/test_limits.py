@@ -16,7 +16,9 @@ from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert
 from tests.support.dispatch.races import set_travel, with_travel
 
-DISPATCHED, EN_ROUTE, ON_SCENE = AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE
+DISPATCHED = AssignmentState.DISPATCHED
+EN_ROUTE = AssignmentState.EN_ROUTE
+ON_SCENE = AssignmentState.ON_SCENE
 REACT_MS = DEADLINES.react_ms
 UNIT = "spiffe://tandem/unit/police/a1"
 

@@ -123,7 +123,9 @@ def test_an_office_whose_machine_does_not_respond_is_skipped() -> None:
 
 
 def test_an_office_that_names_a_destination_comes_before_one_whose_area_contains_it_and_before_the_rest() -> None:
-    rest, around, named = office("rest"), office("around", radius_m=5_000), office("named", subjects=["p1"])
+    rest = office("rest")
+    around = office("around", radius_m=5_000)
+    named = office("named", subjects=["p1"])
     where = board([rest, around, named], [])
     near = replace(where, positions={"p1": SEOUL, "p2": SEOUL, "p3": BUSAN})
     assert [found.office_id for found in offices_for(near, "p1")] == ["named"]

@@ -35,7 +35,11 @@ from tests.support.dispatch.roster import AT_DAY
 
 SUBJECTS = ("p1", "p2")
 SEQUENCES = 10
-WAITING, ACCEPTED_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed", "closed", "over"
+WAITING = "waiting"
+ACCEPTED_BY_SOMEBODY = "taken"
+NOTICED = "noticed"
+CLOSED = "closed"
+OVER = "over"
 STATES = {
     WAITING: UNANSWERED,
     ACCEPTED_BY_SOMEBODY: ACCEPTED,
@@ -104,7 +108,9 @@ class Reference:
                 destination.status = OVER
 
     def _begin(self, destination: Destination, asks: bool, now_ms: int) -> None:
-        destination.status, destination.offered, destination.since_ms = (WAITING if asks else NOTICED), asks, now_ms
+        destination.status = WAITING if asks else NOTICED
+        destination.offered = asks
+        destination.since_ms = now_ms
 
 
 class IncidentMachine(RuleBasedStateMachine):
@@ -223,7 +229,9 @@ class IncidentMachine(RuleBasedStateMachine):
         destination = self.status(subject)
         expected = {WAITING: "changes", ACCEPTED_BY_SOMEBODY: "nothing"}.get(destination.status, "refused")
         if self.answer(subject, expected, lambda: self.story.acknowledge(subject)):
-            destination.status, destination.answered, destination.progress = ACCEPTED_BY_SOMEBODY, destination.asked, 0
+            destination.status = ACCEPTED_BY_SOMEBODY
+            destination.answered = destination.asked
+            destination.progress = 0
             destination.accepted_ms = self.story.now_ms
 
     @rule(subject=st.sampled_from(SUBJECTS))

@@ -57,7 +57,9 @@ def summary(story: Story, person_id: str = "p1", order_id: str = "order-1") -> P
     return domain.summary("incident-1", story.events, person_id=person_id, order_id=order_id)
 
 
-DISPATCHED, EN_ROUTE, ON_SCENE = AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE
+DISPATCHED = AssignmentState.DISPATCHED
+EN_ROUTE = AssignmentState.EN_ROUTE
+ON_SCENE = AssignmentState.ON_SCENE
 
 
 @pytest.mark.parametrize("subject", ["p1", PLACE])

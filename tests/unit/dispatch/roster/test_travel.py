@@ -18,7 +18,9 @@ from services.dispatch.leg.availability import TravelTimes, open_travel_times
 from services.dispatch.metrics import DispatchMetrics
 from tests.support.dispatch.roster import SEOUL
 
-NEAR, FAR, FARTHER = LatLon(37.57, 126.98), LatLon(37.60, 127.05), LatLon(37.70, 127.20)
+NEAR = LatLon(37.57, 126.98)
+FAR = LatLon(37.60, 127.05)
+FARTHER = LatLon(37.70, 127.20)
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -47,7 +47,9 @@ from services.dispatch.warning.translate import (
     threats_to_json,
 )
 
-WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
+WARN = Demand.WARN
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 RINGS = {2000.0: WARN, 1000.0: NOTIFY, 100.0: RESPOND}
 HOME = "order-1/home"
 HOUR_MS = 3_600_000

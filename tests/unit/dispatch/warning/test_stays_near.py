@@ -13,7 +13,9 @@ from tests.support.dispatch.instructed import InstructedPerson, instructed_perso
 from tests.support.geofence.stories import T0_MS, Story
 
 STEP_S = 15
-NEAR_S, AWAY_S, END_S = 600, 1_800, 2_700
+NEAR_S = 600
+AWAY_S = 1_800
+END_S = 2_700
 """He is 30 m from her from the first of these seconds to the second."""
 
 

@@ -234,7 +234,9 @@ def test_delays_change_no_account_and_restarts_change_nothing(seed: int, every: 
     fixes += [(i * 60.0, "phone", 0.0) for i in range(70)]
     delayed = [(fix[0] + rng.choice((0.0, rng.uniform(0, 5400))), fix) for fix in fixes]
     after = away(9200) + [(9200.0 + i * 60, "phone", 0.0) for i in range(6)]
-    ordered, late, restarted = Story(), Story(), Story()
+    ordered = Story()
+    late = Story()
+    restarted = Story()
     for story in (ordered, late, restarted):
         story.case()
     play(ordered, fixes + after)

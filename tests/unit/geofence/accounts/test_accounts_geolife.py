@@ -66,7 +66,9 @@ def responses(alerts: list[dict[str, Any]]) -> int:
 
 def play(sessions: Sequence[Session], how: str, seeds: range, folder: Path) -> None:
     """Plays each session in order and by each seed, prints the figures and fails if accounts differ."""
-    sent, inside_s, differ = [0, 0], [0.0, 0.0], []
+    sent = [0, 0]
+    inside_s = [0.0, 0.0]
+    differ = []
     for session in sessions:
         scenario, reports = write_session(session, folder)
         lines = reports.read_text().splitlines()

@@ -154,7 +154,10 @@ def test_late_reports_predict_nothing() -> None:
 @settings(max_examples=40, deadline=None)
 def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
     def walk(stops: set[int]) -> Story:
-        rng, story, north_m, mps = random.Random(seed), begun(), 1900.0, -5.0
+        rng = random.Random(seed)
+        story = begun()
+        north_m = 1900.0
+        mps = -5.0
         for i in range(80):
             if i in stops:
                 story.state = codec.decode(codec.encode(story.state))

@@ -20,7 +20,9 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 MIDNIGHT_S = -((T0_MS // 1000 + 9 * 3600) % 86_400)
 """The last midnight in Korea before second 0, as a second of the story."""
-WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
+WARN = Demand.WARN
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 
 
 def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:
@@ -237,7 +239,9 @@ def test_an_encounter_that_ends_before_it_begins_is_rejected() -> None:
 
 def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
     """Approaches and departures with encounters of all sorts, a restart before each of `splits`, and a tick every `ticks_s`."""
-    rng, story, at_s = random.Random(seed), Story(clear_after_s=10), 0.0
+    rng = random.Random(seed)
+    story = Story(clear_after_s=10)
+    at_s = 0.0
     for i in range(60):
         if i in splits:
             story.state = codec.decode(codec.encode(story.state))

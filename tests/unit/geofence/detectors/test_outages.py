@@ -15,7 +15,9 @@ from services.geofence.domain.entries import Demand, Entry, Tick
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 FAR_M = 60_000
 
 

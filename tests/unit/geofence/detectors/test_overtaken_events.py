@@ -14,7 +14,9 @@ from services.geofence.domain.state import EventKey
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 STRAP_OPEN = EventKey(EquipmentKind.STRAP_OPEN, "tag")
 HOLDS_INCIDENT = (
     ("STRAP_OPEN", "STRAP_CLOSED", "tag"),

@@ -12,7 +12,9 @@ from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
 SILENCES = (AlertKind.SILENT, AlertKind.HEARD_AGAIN)
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 PHONE = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"])
 NO_PHONE = log_pb2.ProtectedTarget(person_id="p")
 

@@ -75,7 +75,9 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset(), *, cells
 
 def jumping(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
     """An hour or two near her, in which the tag jumps to a town 30 km away and back, with gaps and late reports."""
-    rng, at_s, is_away = random.Random(seed), 0.0, False
+    rng = random.Random(seed)
+    at_s = 0.0
+    is_away = False
     story.case(at_s, places=[circle("home", 0, 0, radius_m=20)], valid_until_ms=T0_MS + 20_000_000)
     for i in range(REPORTS):
         if i in splits:

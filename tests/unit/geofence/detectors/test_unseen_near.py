@@ -16,7 +16,9 @@ from tandem.common.v1 import log_pb2
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 HOME: dict[str, Any] = {
     "persons": [log_pb2.ProtectedTarget(person_id="p")],
     "places": [circle("home", 0, 0, radius_m=1)],

@@ -24,7 +24,9 @@ def track(
 ) -> Track:
     """40 fixes with independent errors of a device that moves at one speed and turns by an angle at each fix."""
     rng, found = random.Random(seed), Track()
-    north_m, east_m, heading = 0.0, 0.0, 0.3
+    north_m = 0.0
+    east_m = 0.0
+    heading = 0.3
     for i in range(40):
         heading += turn
         north_m += mps * every_s * math.cos(heading)

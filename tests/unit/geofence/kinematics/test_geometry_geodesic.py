@@ -53,7 +53,9 @@ def test_every_row_under_20_km_agrees() -> None:
 
 def test_points_up_to_20_km_from_every_row_agree_with_pyproj() -> None:
     table = rows()
-    lat1, lon1, azimuth = table[:, 0], table[:, 1], table[:, 2]
+    lat1 = table[:, 0]
+    lon1 = table[:, 1]
+    azimuth = table[:, 2]
     worst_m = {}
     for length_m in (1.0, 100.0, 1_000.0, 5_000.0, 10_000.0, 20_000.0):
         lon2, lat2, _ = GEOD.fwd(lon1, lat1, azimuth, np.full(len(table), length_m))

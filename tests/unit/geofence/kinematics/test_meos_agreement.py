@@ -173,7 +173,10 @@ class StretchComparison:
     """Compares intervals of a ring within a stretch of dense positions."""
 
     def __init__(self, played: Played, radius_m: int, stretch: Interval, *, tally: Tally) -> None:
-        self.played, self.radius_m, self.stretch, self.tally = played, radius_m, stretch, tally
+        self.played = played
+        self.radius_m = radius_m
+        self.stretch = stretch
+        self.tally = tally
 
     def lacks(self, what: str, interval: Interval) -> None:
         """Notes an interval that only one side has."""
@@ -323,7 +326,9 @@ def test_entering_is_decided_by_the_first_report_after_the_crossing(played: list
 
     If they can't (bounded by MAX_UNKNOWABLE), it is entered once both sides have reported, when the crossing is certain.
     """
-    count, unknowable, too_late = 0, [], []
+    count = 0
+    unknowable = []
+    too_late = []
     for session_played in played:
         for crossing_s in crossings(session_played, radius_m):
             count += 1

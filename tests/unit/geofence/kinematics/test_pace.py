@@ -11,7 +11,9 @@ from services.geofence.domain.entries import Demand, Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 NO_PHONE = log_pb2.ProtectedTarget(person_id="p")
 EDGE_M = 20 + 100 + 5
 """A place's own radius, the ring that demands a response, and the accuracy."""

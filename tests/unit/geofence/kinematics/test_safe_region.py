@@ -32,7 +32,9 @@ def jump(story: Story, seed: int) -> Story:
     rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
     changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
     story.case(0, "1", places=[circle("home", -4000, 0, radius_m=50)], **changes)
-    at_s, mps, heading = 0.0, rng.choice((0.0, 0.3, 0.5, 1.5, 12)), rng.uniform(0, math.tau)
+    at_s = 0.0
+    mps = rng.choice((0.0, 0.3, 0.5, 1.5, 12))
+    heading = rng.uniform(0, math.tau)
     away_m = rng.uniform(120, rng.choice((250, 1000, 4000)))
     his = [away_m * math.cos(heading), away_m * math.sin(heading)]
     off: dict[str, tuple[float, float]] = {}
@@ -67,7 +69,9 @@ def jump(story: Story, seed: int) -> Story:
 @given(st.integers(0, 100_000))
 @settings(max_examples=60, deadline=None)
 def test_a_position_jump_is_notified_with_or_without_safe_regions_and_checkpoints(seed: int) -> None:
-    story, whole, restored = jump(Story(), seed), jump(Whole(), seed), jump(Restored(seed=seed), seed)
+    story = jump(Story(), seed)
+    whole = jump(Whole(), seed)
+    restored = jump(Restored(seed=seed), seed)
     assert story.outputs == whole.outputs
     assert story.outputs == restored.outputs
     assert codec.encode(story.state) == codec.encode(whole.state) == codec.encode(restored.state)

@@ -27,7 +27,9 @@ def obey(log_id: str, *, north_m: float, rides: bool = False, hours: float = HOU
     the tag's reports, too."""
     story = Story(State(0, log_id))
     story.case()
-    at_s, seen_s, phone_s = 1.0, [], 0.0
+    at_s = 1.0
+    seen_s = []
+    phone_s = 0.0
     while at_s < hours * 3600:
         while phone_s < at_s:
             story.at(phone_s, "phone", 0)

@@ -28,7 +28,9 @@ def points_of(track: Sequence[Fix]) -> list[Vector]:
 
 def walk(rng: random.Random, count: int, error_mm: float = ERROR_MM) -> list[Fix]:
     """A walk along the same street at 1.2 to 1.6 m/s."""
-    step_m, start_m, sigma_m = 15 * rng.uniform(1.2, 1.6), rng.uniform(0, 20), error_mm / 1000
+    step_m = 15 * rng.uniform(1.2, 1.6)
+    start_m = rng.uniform(0, 20)
+    sigma_m = error_mm / 1000
     return fixes(
         [(start_m + step_m * i + rng.gauss(0, sigma_m), rng.gauss(0, sigma_m)) for i in range(count)],
     )

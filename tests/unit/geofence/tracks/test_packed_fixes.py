@@ -114,7 +114,9 @@ def _fix(rng: random.Random, number: int) -> Fix:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_packed_track_answers_as_a_plain_one(seed: int) -> None:
-    rng, packed, plain = random.Random(seed), Track(), Track()
+    rng = random.Random(seed)
+    packed = Track()
+    plain = Track()
     for number in range(300):
         fix = _fix(rng, number - (rng.randrange(150) if rng.random() < 0.05 else 0))
         assert packed.add(fix) == plain.add(fix)

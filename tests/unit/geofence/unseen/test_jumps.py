@@ -12,7 +12,9 @@ from services.geofence.domain.entries import Demand
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+RECORD = Demand.RECORD
+NOTIFY = Demand.NOTIFY
+RESPOND = Demand.RESPOND
 TOWN_M = 30_000
 
 

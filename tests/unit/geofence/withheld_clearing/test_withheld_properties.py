@@ -43,7 +43,9 @@ def near_her(rng: random.Random, every_s: float) -> list[Report]:
     speed = rng.choice((1.4, 3.0, 12.0, 20.0))
     from_m, accuracy_m = rng.uniform(300, 1500), rng.choice((3.0, 8.0, 15.0))
     angle = rng.uniform(0, math.tau)
-    found, at_s, away_m = [], 0.0, from_m
+    found = []
+    at_s = 0.0
+    away_m = from_m
     end_s = from_m / speed + rng.uniform(120, 1200)
     while at_s < end_s:
         away_m = max(rng.uniform(10, 50), from_m - speed * at_s)
@@ -59,7 +61,9 @@ def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[R
     """
     at_s, north_m, east_m, accuracy_m = reports[-1]
     top, gains = rng.choice(((1.4, 1.0), (5.0, 1.0), (14.0, 2.0), (33.0, 2.5), (45.0, 3.5)))
-    angle, gone_m, mps = rng.uniform(0, math.tau), 0.0, 0.0
+    angle = rng.uniform(0, math.tau)
+    gone_m = 0.0
+    mps = 0.0
     target_m = max(600.0, top * rng.uniform(120, 400))
     found: list[Report] = []
     end_s, wild = at_s + 4000, 0

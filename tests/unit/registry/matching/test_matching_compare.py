@@ -70,7 +70,9 @@ def test_the_levels_of_each_field_sum_to_probability_1() -> None:
 
 def test_the_probabilities_u_of_dates_of_birth_equal_counted_ones() -> None:
     rng = random.Random(1)
-    first, days, pairs = date(1951, 1, 1), 365 * 55, 100_000
+    first = date(1951, 1, 1)
+    days = 365 * 55
+    pairs = 100_000
     found = [0] * 7
     for _ in range(pairs):
         a, b = (Person(birth_date=first + timedelta(rng.randrange(days))) for _ in range(2))

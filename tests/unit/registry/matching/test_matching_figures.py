@@ -41,7 +41,9 @@ def _schema(fields: int) -> Schema[object]:
 
 def test_estimation_finds_the_weights_that_generated_the_pairs() -> None:
     rng = random.Random(7)
-    m, u, share = (0.85, 0.1, 0.05), (0.03, 0.07, 0.9), 0.2
+    m = (0.85, 0.1, 0.05)
+    u = (0.03, 0.07, 0.9)
+    share = 0.2
     counts: Counter[estimation.Pattern] = Counter()
     for _ in range(20_000):
         weights = m if rng.random() < share else u

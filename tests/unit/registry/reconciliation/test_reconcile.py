@@ -189,7 +189,9 @@ def test_the_comparison_of_ten_thousand_records_names_exactly_the_differing_ones
     chance = random.Random(seed)
     stored = listed_records(10_000)
     picked = chance.sample(range(len(stored)), 100)
-    dropped, older, altered = picked[:34], picked[34:67], picked[67:]
+    dropped = picked[:34]
+    older = picked[34:67]
+    altered = picked[67:]
     theirs = list(stored)
     for n in older:
         theirs[n] = replace(stored[n], source_version=stored[n].source_version + 1)

@@ -22,7 +22,9 @@ from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
 RingMessage = geometry_pb2.Ring
-WARN, NOTIFY, RESPOND = geometry_pb2.WARN, geometry_pb2.NOTIFY, geometry_pb2.RESPOND
+WARN = geometry_pb2.WARN
+NOTIFY = geometry_pb2.NOTIFY
+RESPOND = geometry_pb2.RESPOND
 
 
 def test_a_parsed_wearer_is_normalised() -> None:

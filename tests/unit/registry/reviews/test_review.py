@@ -19,13 +19,11 @@ from services.registry.domain.reviews import (
     updated_review,
 )
 
-OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
-    ReviewState.OPEN,
-    ReviewState.CERTAIN,
-    ReviewState.CONFIRMED,
-    ReviewState.REJECTED,
-    ReviewState.CLOSED,
-)
+OPEN = ReviewState.OPEN
+CERTAIN = ReviewState.CERTAIN
+CONFIRMED = ReviewState.CONFIRMED
+REJECTED = ReviewState.REJECTED
+CLOSED = ReviewState.CLOSED
 SAME, OTHER = b"same", b"other"
 
 
