@@ -77,7 +77,7 @@ def test_an_eido_document_matches_its_schema(count: int) -> None:
     over = count == len(STORY)
     assert document["incidentComponent"]["status"] == ("Closed" if over else "Open")
     assert [call["status"] for call in document["callComponent"]] == [document["notesComponent"][-1]["text"].split()[1]]
-    assert [note["noteId"] for note in document["notesComponent"]] == [one.step_id for one in STORY[:count]]
+    assert [note["noteId"] for note in document["notesComponent"]] == [each.step_id for each in STORY[:count]]
     assert document["issuedAt"] == f"2026-07-06T00:00:{count:02}.999Z" and document["issuedBy"] == "npa-police"
     assert bool(document["emergencyResourceComponent"]) == bool(STORY[count - 1].assignment.acknowledged_by)
 
