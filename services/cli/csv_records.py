@@ -10,8 +10,8 @@ from pathlib import Path
 
 from services.client.calls import AnyRecord
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.failure import MISUSED, CommandFailed, trouble
-from services.common.rpc.errors import InvalidField
 from services.registry.records import translate
 from tandem.registry.v1 import registry_pb2
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.failure import MISUSED, CommandFailed
-from services.common.rpc.errors import InvalidField
 
 MeshFolder = Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")]
 """The option with the folder of the mesh that a command is about."""

@@ -21,15 +21,15 @@ from pathlib import Path
 import grpc.aio
 
 from services.client.calls import PATIENCE_S
+from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
+from services.common.errors import RetryableError
 from services.common.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.common.messaging import bus as buses
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc import client, server
-from services.common.rpc.certificates import Files, files_of
-from services.common.rpc.errors import RetryableError
 from services.common.rpc.server import Metadata
 from services.common.storage import stored_files
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 
 _ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*")
 _VENDOR_ID = re.compile(r"[a-z0-9-]{1,64}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 
 EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the earth (IUGG), metres."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from services.common.rpc.errors import TooMuchInProgress
+from services.common.errors import TooMuchInProgress
 from services.common.running import completed
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.common.errors import RetryableError, TandemError
 from services.common.observability.outages import Outages
-from services.common.rpc.errors import RetryableError, TandemError
 
 T = TypeVar("T")
 _MAX_DOUBLINGS = 64

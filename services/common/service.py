@@ -14,9 +14,9 @@ import uvloop
 from pydantic import ValidationError
 
 from services.common import settings
+from services.common.errors import CannotBind, FailedPrecondition, OutdatedFold
 from services.common.observability import health, telemetry
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import CannotBind, FailedPrecondition, OutdatedFold
 from services.common.settings import CommonSettings
 from services.common.storage import stored_files
 

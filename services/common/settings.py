@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from services.common.certificates import Files
 from services.common.clock import MeshClock
-from services.common.rpc.certificates import Files
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 
 SECRETS_DIR = "TANDEM_SECRETS_DIR"
 """Environment variable with a folder of files, each named like a setting and with its value. For secrets: other users of the machine

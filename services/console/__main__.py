@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from services.common import running
-from services.common.observability.health import observed, watch_certificates
+from services.common.health_port import observed, watch_certificates
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.privacy.secret_keys import open_keys
 from services.common.service import run_service

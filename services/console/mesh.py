@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 
 from services.client.mesh import LegStubs, Stubs
+from services.common.certificates import spiffe_id
+from services.common.errors import FailedPrecondition
 from services.common.rpc import client, server
-from services.common.rpc.certificates import spiffe_id
-from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.identity import CONSOLES
 from services.common.rpc.server import Metadata
 from services.console.domain.people import SELF, ConsoleUser, Role

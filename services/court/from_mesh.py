@@ -15,11 +15,11 @@ from typing import NamedTuple
 from services.client import mesh
 from services.client.calls import PATIENCE_S
 from services.client.mesh import MeshConnection
+from services.common.errors import InvalidField, Unauthenticated
 from services.common.failure import MISUSED, CommandFailed
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
-from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import caller_of
 from services.court.evidence import collection as evidence_collection
 from services.court.evidence.archive import CorruptArchive

@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry, Counter
 from services.common import running
 from services.common.clock import MeshClock
 from services.common.evidence.collector import EvidenceFiles
+from services.common.health_port import observed, watch_certificates, watch_disk
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability.health import ReaderHealth, Readiness, observed, watch_certificates, watch_disk
+from services.common.observability.health import ReaderHealth, Readiness
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc

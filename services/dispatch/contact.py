@@ -16,10 +16,10 @@ import grpc.aio
 from services.client.calls import call_once
 from services.common import fields
 from services.common.clock import MeshClock, Moments
+from services.common.errors import PermissionDenied
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import client, server
-from services.common.rpc.errors import PermissionDenied
 from services.dispatch.domain.assignment import OVER
 from services.dispatch.domain.contact import Confirm, RecordCall
 from services.dispatch.domain.enums import CallReason, ContactState

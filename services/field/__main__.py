@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from services.common import running
-from services.common.observability.health import observed, watch_certificates, watch_disk
+from services.common.health_port import observed, watch_certificates, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.privacy.secret_keys import open_keys
 from services.common.service import run_service

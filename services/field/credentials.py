@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from services.common.rpc.errors import InvalidField, Unauthenticated, Unavailable
+from services.common.errors import InvalidField, Unauthenticated, Unavailable
 from services.field.mesh import WITHIN_S, FieldMesh
 from tandem.registry.v1 import enrolment_pb2
 

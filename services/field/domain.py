@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.common import fields
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 
 MAX_REPORTS = 50
 """Maximum number of reports in a request. A phone that was offline for longer sends several requests."""

@@ -17,8 +17,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from services.common.clock import wall_us
+from services.common.errors import InvalidField, RetryableError, Unauthenticated
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, RetryableError, Unauthenticated
 from services.common.web.connections import RequestLimit, source_of
 from services.common.web.server import body_of, check_host, proven
 from services.field import credentials

@@ -17,9 +17,9 @@ import grpc.aio
 from aiohttp import web
 
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.geometry import METRES_PER_DEGREE
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from services.field.domain import text_of
 from services.field.guard import PhoneCall, PhoneGuard, Refused
 from services.field.mesh import WITHIN_S, FieldMesh

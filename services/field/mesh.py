@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from services.common.certificates import client_context, spiffe_id
+from services.common.errors import FailedPrecondition, TooMuchInProgress
 from services.common.observability.telemetry import logger
 from services.common.panic_lane import PanicLane
 from services.common.rpc import client
-from services.common.rpc.certificates import client_context, spiffe_id
-from services.common.rpc.errors import FailedPrecondition, TooMuchInProgress
 from services.common.rpc.identity import FIELD
 from services.common.rpc.server import Metadata
 from services.field.domain import PhoneReport, ReportAnswer, ReportOutcome

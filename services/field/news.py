@@ -20,9 +20,9 @@ import grpc.aio
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.errors import RetryableError
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
-from services.common.rpc.errors import RetryableError
 from services.field.credentials import unit_device_id
 from services.field.mesh import FieldMesh, UnitLegs
 from services.field.metrics import FieldMetrics

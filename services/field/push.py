@@ -26,8 +26,8 @@ from py_vapid import Vapid02
 from pywebpush import WebPusher, WebPushException
 from sqlalchemy.dialects.sqlite import insert
 
+from services.common.errors import InvalidField, Unavailable
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, Unavailable
 from services.common.storage import stored_files
 from services.common.storage.db import Database
 from services.field.domain import check_endpoint, is_public, text_of

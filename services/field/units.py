@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from services.common import fields, times
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.field import credentials
 from services.field.credentials import UnitSession
 from services.field.domain import text_of

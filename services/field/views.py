@@ -21,7 +21,7 @@ from aiohttp import web
 
 from services.common import fields, times
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.common.words import (
     ALERT_WORDS,
     ANSWER_WORDS,

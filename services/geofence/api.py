@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 
 from services.common import fields
+from services.common.errors import InvalidField, StoreFull, Unavailable
 from services.common.ids import hash_id
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
@@ -17,7 +18,6 @@ from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Role
 from services.geofence import translate

@@ -24,12 +24,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
+from services.common.errors import Unavailable
 from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
 from services.common.retrying import every, retried
-from services.common.rpc.errors import Unavailable
 from services.common.running import completed
 from services.geofence.domain.state import State
 from services.geofence.store import (

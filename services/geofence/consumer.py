@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from services.common.clock import wall_us
+from services.common.errors import InvalidField
 from services.common.messaging import cursors, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
@@ -21,7 +22,6 @@ from services.common.messaging.streams import LogMetadata
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import InvalidField
 from services.geofence import checkpoints, gc_control, translate
 from services.geofence.checkpoints import Checkpoints, PublishedOutputs
 from services.geofence.domain import codec, fold

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import grpc.aio
 
 from services.common import fields, times
+from services.common.errors import NotFound
 from services.common.rpc import server
-from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import Role
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.entries import EquipmentKind, Exercise

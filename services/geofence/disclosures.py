@@ -23,11 +23,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from services.common.clock import MeshClock
+from services.common.errors import RetryableError, Unavailable
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
 from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import RetryableError, Unavailable
 from services.common.storage.db import Database, open_database
 from tandem.common.v1 import ledger_pb2
 

@@ -10,8 +10,8 @@ import grpc.aio
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import BudgetSpent, Unavailable
 from services.common.privacy.disclosures import GivenNotice, row_of
-from services.common.rpc.errors import BudgetSpent, Unavailable
 from services.geofence.consumer import Evaluator
 from services.geofence.disclosures import DisclosureOutbox
 from services.geofence.domain import her_map

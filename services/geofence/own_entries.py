@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from services.common.errors import RetryableError
 from services.common.messaging import flow
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import RetryableError
 from services.geofence import checkpoints, translate
 from services.geofence.domain.entries import FOLD_VERSION, Rules, require_supported
 from services.geofence.domain.state import State

@@ -16,18 +16,11 @@ import grpc.aio
 
 from services.common import fields, times
 from services.common.clock import MeshClock, Moments
+from services.common.errors import FailedPrecondition, InvalidField, RetryableError, StoreFull, TandemError, Unavailable
 from services.common.observability.outages import WORKS_AFTER_S, Outages
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc import server, statuses
-from services.common.rpc.errors import (
-    FailedPrecondition,
-    InvalidField,
-    RetryableError,
-    StoreFull,
-    TandemError,
-    Unavailable,
-)
 from services.common.rpc.identity import Role
 from services.geofence.consumer import Evaluator
 from services.geofence.disclosures import DisclosureOutbox, OpenShare

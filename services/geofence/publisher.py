@@ -23,6 +23,7 @@ from functools import partial
 from typing import TypeAlias, assert_never
 
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import RetryableError
 from services.common.messaging import flow
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor
@@ -31,7 +32,6 @@ from services.common.observability import spans
 from services.common.observability.spans import EntryTrace
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import RetryableError
 from services.common.runs import runs
 from services.geofence import translate
 from services.geofence.checkpoints import Checkpoints, PublishedOutputs

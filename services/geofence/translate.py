@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from google.protobuf.message import DecodeError
 
 from services.common import fields, geometry, times
+from services.common.errors import InvalidField
 from services.common.messaging import stored
 from services.common.privacy.notices import NoticeGround
-from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.alerts import FirstContact
 from services.geofence.domain.entries import (

@@ -7,9 +7,10 @@ from functools import partial
 import grpc.aio
 
 from services.common import running
+from services.common.health_port import observed, watch_certificates, watch_streams
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
-from services.common.observability.health import Readiness, observed, watch_certificates, watch_streams
+from services.common.observability.health import Readiness
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.domain import (
     ContactReport,
     EquipmentEvent,

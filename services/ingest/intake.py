@@ -11,7 +11,7 @@ import time
 from collections import defaultdict, deque
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import StoreFull
+from services.common.errors import StoreFull
 from services.ingest.admission.checks import Checks, RateLimits
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import LIVE_MS, Endpoint, ReportedBatteries, Sender

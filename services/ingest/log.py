@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import InvalidField, RetryableError, StoreFull
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import Bounds, Bus
 from services.common.observability import spans, telemetry
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, RetryableError, StoreFull
 from services.ingest import translate
 from services.ingest.admission.checks import Checked, RoutedPositions
 from services.ingest.admission.routes import Partitions, Routes, read_held

@@ -21,13 +21,13 @@ from typing import Any
 import grpc.aio
 
 from services.common import fields, times
+from services.common.errors import RetryableError
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
-from services.common.rpc.errors import RetryableError
 from services.ingest.admission.routes import DEVICE_KINDS, Routes
 from services.ingest.domain import LIVE_MS, BatteryCharge, Positions, ReportedBatteries, ReportedCharge
 from tandem.common.v1 import command_pb2, log_pb2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from services.common import fields, times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.domain import (
     MAX_REPORTED_ACCURACY_M,
     EquipmentEvent,

@@ -20,9 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from services.client import drill
 from services.client.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, REVIEWER, VENDOR
 from services.client.mesh import OPERATOR
+from services.common.certificates import AUTHORITY, Files, files_of
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
-from services.common.rpc.certificates import AUTHORITY, Files, files_of
 from services.common.rpc.identity import CONSOLES, FIELD
 from services.common.storage import stored_files
 from services.local import nats_server

@@ -20,9 +20,9 @@ from typing import Any
 from cryptography import x509
 
 from services.common import build
+from services.common.certificates import AUTHORITY, CERT, spiffe_id
+from services.common.errors import FailedPrecondition
 from services.common.messaging import flow
-from services.common.rpc.certificates import AUTHORITY, CERT, spiffe_id
-from services.common.rpc.errors import FailedPrecondition
 from services.local import nats_server, processes
 
 LEAST_PYTHON = (3, 11)

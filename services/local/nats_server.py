@@ -23,12 +23,12 @@ from typing import NamedTuple
 import aiohttp
 
 from services.client.mesh import NatsServer
+from services.common.certificates import Files, files_of
+from services.common.errors import RetryableError, StoreFull
 from services.common.messaging import flow, permissions
 from services.common.messaging.bus import Bus
 from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
-from services.common.rpc.certificates import Files, files_of
-from services.common.rpc.errors import RetryableError, StoreFull
 from services.common.storage import stored_files
 from services.local import monitoring
 from services.local import supervisor as liveness

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.client.mesh import MeshConnection, NatsServer
+from services.common.certificates import Files, files_of
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.messaging.streams import LogMetadata
 from services.common.privacy import secret_keys
-from services.common.rpc.certificates import Files, files_of
 from services.common.rpc.identity import CONSOLES, FIELD
 from services.local import authority
 from services.local.supervisor import Program

@@ -26,11 +26,11 @@ from services.client.calls import RETRY, may_succeed_later
 from services.client.drill import INSIDE_M, OUTSIDE_M, ExerciseRun, lead_ms
 from services.client.mesh import Clients
 from services.common import times
+from services.common.errors import FailedPrecondition
 from services.common.failure import MISUSED, CommandFailed, of_rpc
 from services.common.ids import hash_id
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import stored_files
 from services.common.web import receivers
 from services.common.web.receivers import Receiver, open_session, post

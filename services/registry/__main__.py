@@ -9,15 +9,16 @@ from functools import partial
 import grpc.aio
 
 from services.common import running
+from services.common.errors import FailedPrecondition
+from services.common.health_port import observed, watch_certificates, watch_disk
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import telemetry
-from services.common.observability.health import Readiness, observed, watch_certificates, watch_disk
+from services.common.observability.health import Readiness
 from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.priority import PriorityGate
 from services.common.privacy import secret_keys
 from services.common.rpc import server as rpc
-from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
 from services.common.service import run_service
 from services.common.storage import db

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
 from services.common.running import completed

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from services.common import fields, times
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc.identity import Role
 from services.common.running import completed
 from services.registry.cases.effects import Effects

@@ -16,9 +16,9 @@ from prometheus_client import Gauge
 
 from services.common import fields, times
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
-from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.running import completed
 from services.common.times import KOREA
 from services.registry.keys import DataKey, KeyOwner, Vault

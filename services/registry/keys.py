@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.common.errors import FailedPrecondition
 from services.common.privacy.secret_keys import KEY_BYTES
-from services.common.rpc.errors import FailedPrecondition
 
 _NONCE_BYTES = 12
 _RING_ID_CHARS = 16

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.common.errors import InvalidField
 from services.common.privacy.secret_keys import open_keys
-from services.common.rpc.errors import InvalidField
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget
 from services.registry.domain.ledger import (

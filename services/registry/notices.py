@@ -8,8 +8,8 @@ import grpc.aio
 
 from services.common import fields
 from services.common.clock import MeshClock
+from services.common.errors import NotFound
 from services.common.privacy.grounds import LEGAL_BASES
-from services.common.rpc.errors import NotFound
 from services.registry.domain.cases import OrderGround, order_ground, order_type_name
 from services.registry.records.kinds import ORDERS, TAGS
 from services.registry.transactions import Transactions

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, TooMuchInProgress, Unavailable
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, TooMuchInProgress, Unavailable
 from services.common.storage import db
 from services.common.storage.statements import Prepared
 from services.registry import tables

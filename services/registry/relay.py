@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from prometheus_client import Gauge
 
 from services.common.clock import MeshClock
+from services.common.errors import RetryableError, Unavailable
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import PUBLISH_RETRY, Bus, PubAck
 from services.common.messaging.lost_publications import CHECK_INTERVAL_S, Publication, StreamComparison
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
-from services.common.rpc.errors import RetryableError, Unavailable
 from services.common.runs import runs
 from services.common.storage.db import Database
 from services.registry.cases.service import Renewal

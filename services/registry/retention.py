@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common import ids
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import Unavailable
 from services.registry.cases.service import CaseService
 from services.registry.cctv.service import key_owners
 from services.registry.domain.disclosure import CORRECTABLE_MS, KEPT_AFTER_END_MS, Deed

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from services.common import fields
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, RecordKind
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.rpc.identity import Caller, Role
 from services.common.rpc.server import caller
 from services.common.running import completed

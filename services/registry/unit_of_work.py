@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.common.storage import db
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget

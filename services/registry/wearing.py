@@ -19,9 +19,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, FailedPrecondition, NotFound
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.rpc.identity import Caller, Role
 from services.common.running import completed
 from services.registry.cases import surroundings

@@ -12,9 +12,9 @@ import kubernetes_validate
 import pytest
 
 from services.cli.commands import machine
+from services.common.errors import Unavailable
 from services.common.failure import CommandFailed
 from services.common.retrying import Backoff
-from services.common.rpc.errors import Unavailable
 from services.common.storage import db
 from tools.kube import policies, schemas
 from tools.kube.__main__ import ROOT

@@ -35,14 +35,13 @@ STORED_TO_DOMAIN = ("services.geofence.translate",)
 """Translations of stored messages to the fold's domain, without I/O. Court folds a stored log by them, as the evaluators do."""
 
 PURE_MODULES = {
-    *("fields", "geometry", "ids", "percentiles", "times", "words"),
+    *("errors", "fields", "geometry", "ids", "percentiles", "times", "words"),
     *(
         "messaging.flow",
         "observability.lateness",
         "observability.spans",
         "privacy.grounds",
         "privacy.notices",
-        "rpc.errors",
         "rpc.identity",
     ),
 }

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common import fields, times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest import translate
 from services.ingest.domain import MAX_REPORTED_ACCURACY_M, ContactReport, Position, UnitPresence
 from services.ingest.endpoints import phones

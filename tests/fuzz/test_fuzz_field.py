@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.field import credentials, domain, views
 from services.field.credentials import PhoneCookies
 from services.field.domain import DEFAULT_PUSH_SERVICES, check_endpoint

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.common.errors import InvalidField
 from services.common.privacy.secret_keys import open_keys
-from services.common.rpc.errors import InvalidField
 from services.field import guard, units
 from services.field.credentials import PhoneCookies, PhoneSession, UnitCookies, UnitSession
 from tests.support.field.alone import running_field

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from services.common.errors import Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import Unavailable
 from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
 from tests.support.ingest import ingest
 from tests.support.ingest.ingest import IngestMesh

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import StoreFull, Unavailable
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.leg import Leg

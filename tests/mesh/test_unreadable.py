@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
+from services.common.errors import Conflict
 from services.common.evidence.collector import collect
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import Conflict
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.log import LastReports

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+from services.common.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.common.privacy import secret_keys
-from services.common.rpc.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.local import authority
 from services.registry.ledger import open_signer
 from tools.kube import identities

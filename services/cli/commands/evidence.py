@@ -15,11 +15,11 @@ from services.cli import usage
 from services.client import mesh
 from services.client.mesh import DEFAULT_FOLDER, MeshConnection
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.failure import FAILED, MISUSED, CommandFailed, printable, trouble
 from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField
 from services.court import from_mesh
 from services.court.evidence import bundle as evidence_bundle
 from services.court.evidence import collection

@@ -22,9 +22,9 @@ from services.client.actors import Report
 from services.client.mesh import DEFAULT_FOLDER, MeshConnection
 from services.client.scenario import Scenario
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.failure import MISUSED, CommandFailed
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField
 from services.court import from_mesh
 from services.court.feasibility import study
 from services.court.feasibility.history import DAY_MS, History, HistoryEntry, Stay

@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.cli import usage
+from services.common.errors import FailedPrecondition
 from services.common.failure import FAILED, MISUSED, CommandFailed, trouble
-from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import postgres, sqlite
 from services.registry.domain.ledger import BrokenChain, LedgerHead
 from services.registry.ledger import LedgerRepository, Proof, SignedHead

@@ -21,10 +21,10 @@ from services.cli import usage
 from services.cli.terminal import for_results, styled
 from services.client import mesh
 from services.client.mesh import DEFAULT_FOLDER
+from services.common.certificates import folder_of
+from services.common.errors import Unauthenticated, Unavailable
 from services.common.failure import FAILED, MISUSED, CommandFailed
 from services.common.retrying import Backoff
-from services.common.rpc.certificates import folder_of
-from services.common.rpc.errors import Unauthenticated, Unavailable
 from services.common.rpc.identity import caller_of
 from services.common.storage import db
 from services.common.storage.db import MIGRATE_WITHIN_S

@@ -20,11 +20,11 @@ from services.cli.terminal import fitted, for_results
 from services.client import mesh
 from services.client.mesh import DEFAULT_FOLDER, MeshConnection
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.failure import FAILED, MISUSED, CommandFailed
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
-from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.local import monitoring
 

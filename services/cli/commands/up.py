@@ -29,12 +29,12 @@ from services.client import mesh
 from services.client.mesh import DEFAULT_FOLDER, MeshConnection, MeshStart, NatsServer
 from services.common import settings
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition
 from services.common.failure import FAILED, MISUSED, CommandFailed
 from services.common.messaging import streams
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
 from services.common.privacy import secret_keys
-from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import stored_files
 from services.local import authority, monitoring, nats_server, processes
 from services.local.nats_server import STREAM_BYTES, Watchdog, watching

@@ -21,8 +21,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.client.scenario import Arrival, ReportLine, Scenario
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.failure import trouble
-from services.common.rpc.errors import InvalidField
 from services.geofence import translate as geofence_translate
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import FUTURE_MS

@@ -19,9 +19,9 @@ from services.cli.csv_records import Fault
 from services.cli.simulate.files import FileError, InputPlace, json_object, lines_of, message_of, read_text
 from services.client.actors import Report, time_of
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.failure import MISUSED, CommandFailed
 from services.common.ids import hash_id
-from services.common.rpc.errors import InvalidField
 from services.ingest.translate import parse_equipment, parse_position
 from tandem.ingest.v1 import ingest_pb2
 

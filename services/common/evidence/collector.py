@@ -12,6 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
+from services.common.errors import InvalidField, NotFound
 from services.common.evidence import model
 from services.common.evidence.incidents import LOOK_BACK_MS, FoundIncident, IncidentFinder
 from services.common.evidence.model import Evidence, StoredMessage
@@ -22,7 +23,6 @@ from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import InvalidField, NotFound
 from services.common.storage import stored_files
 from tandem.common.v1 import alert_pb2
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.evidence.streams import RangeReader, first_at
 from services.common.messaging import flow, pull, stored
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000

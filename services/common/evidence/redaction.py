@@ -15,9 +15,9 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.evidence.model import MARK_SUBJECT, StoredMessage
 from services.common.messaging import pull, stored
-from services.common.rpc.errors import InvalidField
 from tandem.common.v1 import log_pb2
 
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
+from services.common.errors import NotFound
 from services.common.evidence.model import StoredMessage
 from services.common.messaging import pull
 from services.common.messaging.bus import Bus
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import NotFound
 
 _READ_BATCH = 64
 _PAGE = 16

@@ -26,13 +26,13 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.protocol.parser import PERMISSIONS_ERR, STALE_CONNECTION
 
+from services.common.certificates import Files, client_context, spiffe_id
+from services.common.errors import NotFound, StoreFull, Unavailable
 from services.common.messaging.permissions import SERVICE, inbox
 from services.common.observability.metrics import ProcessMetrics, unexposed
 from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff, every, retried
-from services.common.rpc.certificates import Files, client_context, spiffe_id
-from services.common.rpc.errors import NotFound, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
 
 PUBLISH_TIMEOUT_S = 3.0

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, NotFound
 
 WENT_BACK = "stream_went_back"
 """Machine-readable code of StreamWentBack, in gRPC's ErrorInfo and as the event name in logs."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
+from services.common.errors import InvalidField, TandemError
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, TandemError
 
 T = TypeVar("T")
 Parse: TypeAlias = Callable[[bytes, str], T | None]

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
 
+from services.common.errors import NotFound
 from services.common.messaging import pull
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import NotFound
 
 CHECK_INTERVAL_S = 10.0
 """Interval of comparisons while the connection is up, seconds of wall time. Needed because in a cluster another server may

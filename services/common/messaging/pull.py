@@ -21,6 +21,7 @@ from functools import partial
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from services.common.errors import Unavailable
 from services.common.messaging import cursors
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
@@ -31,7 +32,6 @@ from services.common.messaging.session import FORGOTTEN_AFTER_S, Consumer, PullS
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import every, retried
-from services.common.rpc.errors import Unavailable
 
 BATCH = 256
 """Default number of messages per pull request."""

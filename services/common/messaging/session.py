@@ -21,11 +21,11 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
+from services.common.errors import NotFound, Unavailable
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.delivered import Delivered
 from services.common.observability.health import ReaderHealth
 from services.common.observability.outages import Outages
-from services.common.rpc.errors import NotFound, Unavailable
 
 EXPIRES_S, HEARTBEAT_S = 5.0, 0.5
 """Time after which the server ends a pull request, and interval of its heartbeats during one, seconds."""

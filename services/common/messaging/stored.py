@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
+from services.common.errors import InvalidField
 from services.common.messaging import flow
-from services.common.rpc.errors import InvalidField
 from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2

@@ -15,11 +15,11 @@ import nats.js.errors
 from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, Unavailable
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.retrying import every, retried
-from services.common.rpc.errors import FailedPrecondition, InvalidField, Unavailable
 from services.common.settings import CommonSettings
 from tandem.common.v1 import log_pb2
 

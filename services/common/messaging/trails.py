@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
+from services.common.errors import Unavailable
 from services.common.messaging import cursors, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
@@ -17,7 +18,6 @@ from services.common.messaging.pull import Delivered
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
-from services.common.rpc.errors import Unavailable
 
 WentBack = Callable[[StreamWentBack], Awaitable[None]]
 """Callback after a reader's stream went back, before the reader reads again."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.common import fields
+from services.common.errors import InvalidField, Unauthenticated
 from services.common.privacy import notices
 from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
-from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import caller_of
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import disclosure_pb2

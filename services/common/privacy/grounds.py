@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.common import fields
+from services.common.errors import InvalidField
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, NoticeTerms
-from services.common.rpc.errors import InvalidField
 from services.common.words import ARTICLE_WORDS
 
 

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.storage import stored_files
 from tandem.common.v1 import contact_pb2
 

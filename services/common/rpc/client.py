@@ -14,7 +14,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from services.common.rpc.certificates import Files
+from services.common.certificates import Files
 from services.common.rpc.server import CHANNEL_OPTIONS, Metadata, bearer
 from services.common.settings import CommonSettings, addresses_of, is_loopback
 

@@ -19,10 +19,10 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
+from services.common import errors
+from services.common.errors import TooMuchInProgress
 from services.common.observability import telemetry
 from services.common.observability.telemetry import logger
-from services.common.rpc import errors
-from services.common.rpc.errors import TooMuchInProgress
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, verify_dev_token
 from services.common.rpc.statuses import abort

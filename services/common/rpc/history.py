@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from services.common.errors import BudgetSpent
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import BudgetSpent
 
 MAX_CALLS = 64
 """Maximum number of unary calls that are read or wait, for all callers of a process together."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from services.common.rpc.errors import Unauthenticated
+from services.common.errors import Unauthenticated
 from tandem.common.v1 import access_pb2
 
 Role = access_pb2.Role

@@ -14,10 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter
 
+from services.common.errors import CannotBind
 from services.common.messaging.bus import Bus
 from services.common.observability.health import Readiness
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import CannotBind
 from services.common.rpc.gatekeeper import PERSON, Gatekeeper
 from services.common.rpc.gatekeeper import caller as caller
 from services.common.rpc.history import HistoryBudget

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.common.rpc import errors
+from services.common import errors
 
 ERROR_DOMAIN = "tandem"
 """Domain of the error codes in a status's ErrorInfo."""

@@ -24,8 +24,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import postgres
 from services.common.storage.sqlite import connect as connect_sqlite
 from services.common.storage.visits import Visits, VisitThread, refusals

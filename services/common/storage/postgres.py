@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.common.errors import FailedPrecondition
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition
 from services.common.storage.refused import answered, refused
 
 CONNECTIONS = 8

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from services.common.errors import Unavailable
 from services.common.observability.outages import Outages
-from services.common.rpc.errors import Unavailable
 
 QUIET_S = 5.0
 """Time without a refusal after which an answer ends an outage, seconds: on a full disk a database still answers what stores nothing."""

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from services.common.errors import FailedPrecondition
 from services.common.privacy import secret_keys
-from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import LOOPBACK
 
 MAX_SECRETS = 2

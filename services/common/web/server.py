@@ -25,8 +25,8 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
+from services.common.errors import CannotBind
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import CannotBind
 from services.common.settings import LOOPBACK
 from services.common.web import tls as port_tls
 from services.common.web.connections import Senders, Strangers, source_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from services.common import fields
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.console.domain.board import ACCEPTED_BY_UNIT, OFFERS, ON_THE_WAY, AssignmentCard
 
 DISPATCHED, EN_ROUTE = "DISPATCHED", "EN_ROUTE"

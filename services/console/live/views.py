@@ -14,9 +14,9 @@ from aiohttp import web
 
 from services.client.calls import call_once
 from services.common import fields
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import RecordKind, codes_for
-from services.common.rpc.errors import InvalidField
 from services.console import translate
 from services.console.domain import desk, units
 from services.console.domain.desk import BadField, read_note

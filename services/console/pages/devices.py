@@ -14,8 +14,8 @@ from aiohttp import web
 
 from services.client.calls import call_once
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import Metadata
 from services.console.domain.devices import (
     LOW_PCT,

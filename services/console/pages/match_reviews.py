@@ -11,9 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.client.calls import call_once
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import RecordKind, codes_for
-from services.common.rpc.errors import InvalidField
 from services.console.domain import match_reviews
 from services.console.domain.match_reviews import (
     ACTS,

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from services.client.calls import call_once
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import RecordKind, codes_for
-from services.common.rpc.errors import InvalidField
 from services.console.domain import statistics
 from services.console.domain.people import VIEWERS, Role
 from services.console.domain.statistics import OrderIncidentCard, TaskCard

@@ -17,8 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.client.calls import call_once
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from services.console.domain.people import RECORD_CLERKS, Role
 from services.console.mesh import MeshClient
 from services.console.pages import assets, refusals

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from services.client.calls import call_once
 from services.common import times
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from services.console.domain.people import DESKS, Role
 from services.console.domain.units import UnitTask
 from services.console.mesh import MeshClient

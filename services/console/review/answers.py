@@ -13,8 +13,8 @@ from aiohttp import web
 
 from services.client.calls import call_once
 from services.common import fields
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField
 from services.console import translate
 from services.console.domain import desk
 from services.console.domain.desk import BadField, DeskAnswer

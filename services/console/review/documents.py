@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from services.common import fields, times
+from services.common.errors import InvalidField
 from services.common.failure import AGED_OUT, MISUSED, CommandFailed, printable
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField
 from services.console.domain import board
 from services.console.domain.people import SELF, ConsoleUser, Role
 from services.console.domain.statistics import BadPeriod, DayPeriod

@@ -18,12 +18,12 @@ from aiohttp import web
 from services.client.calls import call_once
 from services.common import fields, times
 from services.common.clock import wall_us
+from services.common.errors import InvalidField
 from services.common.observability.expected_times import expected_times
 from services.common.observability.lateness import ExpectedTime, late_spans
 from services.common.observability.spans import last_step_us
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import RecordKind, codes_for
-from services.common.rpc.errors import InvalidField
 from services.console import translate
 from services.console.domain import board, desk, waterfall
 from services.console.domain.board import IncidentCard, IncidentQuery

@@ -12,10 +12,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from services.common.errors import InvalidField, OutdatedFold
 from services.common.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
-from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.court.evidence import archive, leg_records
 from services.court.evidence.archive import (
     CHAINS,

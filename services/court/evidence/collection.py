@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.client.mesh import MeshConnection
 from services.common import build, ids
+from services.common.errors import InvalidField, NotFound, PermanentError
 from services.common.evidence import collector
 from services.common.evidence.collector import EvidenceFiles
 from services.common.evidence.incidents import LOOK_BACK_MS
@@ -17,7 +18,6 @@ from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.privacy.disclosures import check_disclosure
-from services.common.rpc.errors import InvalidField, NotFound, PermanentError
 from services.court.evidence import archive, leg_records
 from services.court.evidence import bundle as evidence_bundle
 from services.court.evidence.bundle import replay

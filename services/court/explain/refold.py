@@ -14,12 +14,12 @@ from enum import Enum
 from typing import NamedTuple, assert_never
 
 from services.common import times
+from services.common.errors import InvalidField, OutdatedFold
 from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull, streams
 from services.common.messaging import stored as readers
 from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.streams import LogMetadata
-from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, AnomalyKind, ContactRequest, DeadLetter, Output, SensingRequest

@@ -15,12 +15,12 @@ from typing import Any
 
 from services.client.mesh import MeshConnection
 from services.common import ids, times
+from services.common.errors import InvalidField, PermanentError
 from services.common.failure import MISUSED, CommandFailed
 from services.common.messaging import flow, pull, streams
 from services.common.messaging import stored as readers
 from services.common.messaging.bus import Bus
 from services.common.privacy.disclosures import check_disclosure
-from services.common.rpc.errors import InvalidField, PermanentError
 from services.court.evidence.collection import NATS_USER, BundleGrounds
 from services.court.evidence.leg_records import MeshRecords, open_postgres, open_sqlite
 from services.court.report import document

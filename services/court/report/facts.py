@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.evidence.model import MARK_SUBJECT, StoredMessage
 from services.common.messaging import flow
-from services.common.rpc.errors import InvalidField
 from services.court.evidence.bundle import Verified
 from services.court.evidence.leg_records import Shown
 from services.geofence import translate

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, OVER, PROGRESS, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import CloseCause, EscalationReason, UnitOfferState

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.assignment import OVER, Assignment
 from services.dispatch.domain.enums import CallReason, ContactPlan, ContactState
 from services.dispatch.domain.events import ContactBegun, ContactStepped

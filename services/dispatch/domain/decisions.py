@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain import answers, contact, escalation, flags, following
 from services.dispatch.domain.answers import (
     Acknowledge,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from services.common.rpc.errors import NotFound
+from services.common.errors import NotFound
 from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, assignment_id
 from services.dispatch.domain.enums import Demand, Exercise, SubjectKind, WarningFlag

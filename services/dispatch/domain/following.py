@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
+from services.common.errors import FailedPrecondition
 from services.common.geometry import LatLon, great_circle_m
-from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import escalation
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import Advice, EscalationLevel, EscalationReason

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import (
     AssignmentHolder,
     Assure,

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied, Unavailable
 from services.common.ids import PlaceId
 from services.common.messaging.bus import Bus
 from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied, Unavailable
 from services.dispatch.domain.answers import Acknowledge, Assure, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import ACCEPTED, AssignmentState
 from services.dispatch.duty import links

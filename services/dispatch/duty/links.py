@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.roster import Unit
 
 DEFAULT_VALID_S = 900

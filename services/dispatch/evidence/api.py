@@ -12,6 +12,7 @@ from functools import partial
 
 from services.common import fields, ids
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, PermissionDenied, TandemError, Unavailable
 from services.common.evidence import model
 from services.common.evidence.collector import CopyMoment, EvidenceCollector, EvidenceFiles
 from services.common.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
@@ -23,7 +24,6 @@ from services.common.observability.telemetry import logger
 from services.common.privacy.disclosures import PURPOSES
 from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, TandemError, Unavailable
 from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.retention import EvidenceRetention

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import NotFound, RetryableError, TandemError
 from services.common.evidence.collector import CopyMoment, EvidenceCollector, EvidenceFiles
 from services.common.evidence.model import Evidence
 from services.common.messaging.bus import Bus
@@ -29,7 +30,6 @@ from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import Backoff, retried
-from services.common.rpc.errors import NotFound, RetryableError, TandemError
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.domain.leg import Leg

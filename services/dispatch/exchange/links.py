@@ -20,8 +20,8 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from services.common.clock import wall_us
+from services.common.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
 from services.common.storage import stored_files
 from services.common.web.server import served
 from services.dispatch.domain.assignment import UNANSWERED

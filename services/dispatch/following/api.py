@@ -14,9 +14,9 @@ import grpc.aio
 
 from services.common import fields, times
 from services.common.clock import MeshClock, Moments
+from services.common.errors import InvalidField, Unavailable
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, Unavailable
 from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.targets import FollowedTarget, TargetKey
 from services.dispatch.leg.api import admit

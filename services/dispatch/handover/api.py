@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from services.common import fields, times
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, NotFound
 from services.common.rpc.identity import Role
 from services.dispatch.handover import domain
 from services.dispatch.handover.domain import HandoverAcknowledged, HandoverWritten, ShiftHandover

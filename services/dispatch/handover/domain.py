@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from services.common.rpc.errors import Conflict, FailedPrecondition
+from services.common.errors import Conflict, FailedPrecondition
 
 ACKNOWLEDGED, OWN = "handover_acknowledged", "handover_own"
 """Codes of the reasons why an acknowledgement is refused."""

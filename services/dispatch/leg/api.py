@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from services.common import fields, times
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, PermissionDenied
 from services.common.geometry import great_circle_m
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
 from services.common.rpc.identity import Role
 from services.dispatch.domain import escalation
 from services.dispatch.domain.answers import Close, Progress, Receive, Reject, SendByRadio, SendUnit

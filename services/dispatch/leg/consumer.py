@@ -22,6 +22,7 @@ from functools import partial
 from typing import NamedTuple
 
 from services.common.clock import wall_us
+from services.common.errors import InvalidField
 from services.common.evidence.streams import first_at
 from services.common.messaging import cursors, dead_letters, flow, lost_publications, pull, stored, trails
 from services.common.messaging.bus import Bus
@@ -33,7 +34,6 @@ from services.common.messaging.trails import Trail
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import concerns
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.incident import Alert

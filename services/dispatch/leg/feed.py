@@ -19,7 +19,7 @@ from itertools import takewhile
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias, assert_never
 
-from services.common.rpc.errors import InvalidField, TooMuchInProgress, Unavailable
+from services.common.errors import InvalidField, TooMuchInProgress, Unavailable
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.incident import Incident
 from services.dispatch.leg.tables import PeerRow, StepRow

@@ -21,12 +21,12 @@ from typing import NamedTuple, TypeAlias
 import sqlalchemy as sa
 
 from services.common import clock
+from services.common.errors import Unavailable
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus, PubAck
 from services.common.messaging.lost_publications import Publication, SoleMessage
 from services.common.observability import spans
 from services.common.retrying import retried
-from services.common.rpc.errors import Unavailable
 from services.common.storage import rows, statements
 from services.common.storage.rows import RowTarget
 from services.dispatch.domain.leg import Leg

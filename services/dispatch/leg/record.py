@@ -18,10 +18,10 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.running import completed
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Situation

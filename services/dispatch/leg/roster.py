@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar, assert_never
 import sqlalchemy as sa
 
 from services.common import fields, times
+from services.common.errors import Conflict, InvalidField, NotFound
 from services.common.geometry import Area, Circle, LatLon, Polygon
-from services.common.rpc.errors import Conflict, InvalidField, NotFound
 from services.common.storage.db import insert_by_dialect
 from services.dispatch.domain.roster import Office, RosterOutcome, Status, Unit, UnitReport, decide_put, decide_report
 from services.dispatch.leg.tables import assignments, metadata

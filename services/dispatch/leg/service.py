@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, PermissionDenied
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
 from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.domain.answers import Acknowledge, Answering, Sending, SendUnit

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.storage import rows, statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write

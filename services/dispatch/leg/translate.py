@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
+from services.common.errors import InvalidField
 from services.common.ids import PlaceId
 from services.common.messaging import stored
-from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
 from services.dispatch.domain.decisions import AddNote
 from services.dispatch.domain.enums import CloseCause, ContactPlan, Demand, Exercise, SubjectKind, WarningFlag

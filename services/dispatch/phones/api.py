@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from services.common import fields, times
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
+from services.common.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.common.storage.rows import RowTarget, write
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.api import Context, admit

@@ -7,11 +7,11 @@ from functools import partial
 
 from services.common import ids, times
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, PermissionDenied, Unavailable
 from services.common.messaging.bus import Bus
 from services.common.privacy.disclosures import PURPOSES
 from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from services.common import times
+from services.common.errors import Unavailable
 from services.common.priority import PriorityGate
 from services.common.retrying import retried
-from services.common.rpc.errors import Unavailable
 from services.common.storage import statements
 from services.common.storage.rows import RowTarget, write
 from services.common.storage.statements import Prepared

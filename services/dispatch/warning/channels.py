@@ -24,13 +24,13 @@ from prometheus_client import Counter
 
 from services.common import fields, times
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import InvalidField, RetryableError
 from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import SoleMessage
 from services.common.observability.telemetry import logger
 from services.common.privacy import secret_keys
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.web.receivers import Receiver, post
 from services.common.web.server import body_of, served
 from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token

@@ -14,6 +14,7 @@ from functools import partial
 
 from services.common import ids
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, RetryableError
 from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.lateness import RECEIPT_WITHIN_MS
@@ -22,7 +23,6 @@ from services.common.privacy import notices
 from services.common.privacy.disclosures import GivenNotice, row_of
 from services.common.privacy.notices import NoticeGround
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.publications import LegDisclosures
 from services.dispatch.warning import translate, wording

@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.delivered import Delivered
@@ -31,7 +32,6 @@ from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.privacy import secret_keys
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage.db import awaited_database
 from services.common.web.receivers import open_session
 from services.common.web.receivers import read as read_receivers

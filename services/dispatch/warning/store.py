@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy.dialects.sqlite import insert
 
+from services.common.errors import InvalidField
 from services.common.observability.telemetry import logger
 from services.common.privacy import secret_keys
-from services.common.rpc.errors import InvalidField
 from services.common.storage.db import Database
 from services.common.storage.statements import Prepared
 from services.dispatch.leg.tables import StreamPosition

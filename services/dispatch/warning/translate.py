@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from services.common import fields, ids, times
+from services.common.errors import InvalidField
 from services.common.messaging import flow, stored
 from services.common.privacy.notices import NoticeGround
-from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Advice, Demand
 from services.dispatch.domain.events import LogPosition
 from services.dispatch.warning.domain import (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from services.common.errors import OutdatedFold
 from services.common.privacy.notices import NoticeGround
-from services.common.rpc.errors import OutdatedFold
 from services.geofence.domain.geometry import Disc, Shape
 
 

@@ -6,8 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
-from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence.domain.detectors import wearing
 from services.geofence.domain.geometry import Shape

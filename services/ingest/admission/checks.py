@@ -18,10 +18,10 @@ from typing import NamedTuple, cast
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.errors import RetryableError
 from services.common.messaging import dead_letters, flow, stored
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import RetryableError
 from services.ingest.admission.routes import Partitions, PresenceRefused, Routes, read_held
 from services.ingest.batch import Contexts, Reports
 from services.ingest.domain import (

@@ -10,13 +10,13 @@ from typing import NamedTuple, TypeAlias
 
 from services.common import fields
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, Unavailable
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import MAX_PARTITIONS
 from services.common.observability.health import ReaderHealth
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.ingest.domain import Reason, Sender, UnitPresence
 from tandem.common.v1 import access_pb2, log_pb2
 

@@ -17,12 +17,12 @@ import grpc.aio
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, InvalidField, NotFound, Unavailable
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.health import ReaderHealth
 from services.common.rpc import server
-from services.common.rpc.errors import Conflict, InvalidField, NotFound, Unavailable
 from services.common.rpc.identity import Caller
 from services.common.runs import runs
 from services.ingest.admission.routes import DEVICE_KINDS, Routes

@@ -15,12 +15,12 @@ from functools import partial
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, InvalidField
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.health import ReaderHealth
 from services.common.retrying import retried
-from services.common.rpc.errors import Conflict, InvalidField
 from services.ingest.admission.routes import Routes, read_held
 from services.ingest.commands.states import (
     BY,

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc.aio
 
 from services.common import fields
+from services.common.errors import InvalidField, StoreFull
 from services.common.observability import telemetry
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import translate
 from services.ingest.admission.checks import Quarantine
 from services.ingest.batch import Batch, Contexts, Reports

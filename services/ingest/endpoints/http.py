@@ -16,9 +16,9 @@ from google.protobuf.json_format import MessageToDict
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, RetryableError
 from services.common.observability import spans, telemetry
 from services.common.panic_lane import PanicLane
-from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.rpc.identity import FIELD
 from services.common.web.server import body_of, proven, served
 from services.common.web.tls import PortCaller

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import parse_qsl
 
 from services.common import fields, ids, times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.domain import (
     MAX_REPORTED_ACCURACY_M,
     ContactReport,

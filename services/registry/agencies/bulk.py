@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, assert_never
 
-from services.common.rpc.errors import InvalidField, PermanentError, PermissionDenied
+from services.common.errors import InvalidField, PermanentError, PermissionDenied
 from services.common.rpc.identity import Role
 from services.common.rpc.statuses import status_of
 from services.registry.agencies.ministry import MinistryService

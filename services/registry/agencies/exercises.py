@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from services.common import fields, ids
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc.identity import Role
 from services.common.running import completed
 from services.registry.agencies.ministry import MinistryService

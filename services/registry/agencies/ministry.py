@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.privacy.notices import TagBasis
-from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.domain.lifecycle import PutOutcome

@@ -15,7 +15,7 @@ import grpc.aio
 
 from services.common import fields
 from services.common.clock import MeshClock
-from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.running import completed
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService

@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc.aio
 
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc.identity import Role
 from services.common.running import completed
 from services.registry.cases import surroundings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.errors import FailedPrecondition, InvalidField
 from services.registry.domain.records import CLOCKS_DIFFER_MS
 
 ANSWER_WITHIN_MS = 3_600_000

@@ -16,11 +16,11 @@ from prometheus_client import Gauge
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
 from services.common.privacy.notices import TagBasis
 from services.common.rpc import server
-from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.rpc.identity import Caller
 from services.common.running import completed
 from services.registry.cctv.domain import WITHIN_MS, CctvEntry, CctvGround, CctvRequest, CctvStep, with_step

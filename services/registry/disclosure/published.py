@@ -18,6 +18,7 @@ from prometheus_client import Gauge
 
 from services.common import ids
 from services.common.clock import wall_us
+from services.common.errors import InvalidField, TandemError, Unavailable
 from services.common.messaging import dead_letters, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
@@ -27,7 +28,6 @@ from services.common.priority import PriorityGate
 from services.common.privacy import notices
 from services.common.privacy.grounds import RecordKind
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField, TandemError, Unavailable
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget
 from services.registry.disclosure.service import Disclosures

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from services.common import fields
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, Unavailable
 from services.common.messaging import flow
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.common.rpc.identity import Caller, Role
 from services.common.rpc.server import caller
 from services.common.running import completed

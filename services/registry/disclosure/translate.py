@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.common import fields
+from services.common.errors import InvalidField
 from services.common.messaging import flow, stored
 from services.common.privacy import notices
 from services.common.privacy.disclosures import PURPOSES, UNIT, check_disclosure
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind, check_grounds, check_notice, is_of_notice
-from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role, caller_of
 from services.registry.domain.disclosure import Deed
 from services.registry.domain.ledger import Disclosure

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from services.common import ids
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, TagBasis
-from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry.domain.disclosure import article_of
 from services.registry.domain.records import (
     DEFAULT_RINGS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 
 MAX_VALID_TOKENS = 4
 """Maximum number of valid tokens of one device. The device's route contains all of them."""

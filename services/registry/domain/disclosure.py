@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from services.common.errors import InvalidField
 from services.common.privacy.grounds import RecordKind
-from services.common.rpc.errors import InvalidField
 from services.registry.domain.records import EndReason, Order, OrderType, Wearer, WearerEndReason
 
 DAY_MS = 86_400_000

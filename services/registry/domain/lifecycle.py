@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from services.common import times
-from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField
+from services.common.errors import Conflict, FailedPrecondition, InvalidField
 from services.registry.domain.records import (
     CLOCKS_DIFFER_MS,
     MAX_EXTENSIONS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.registry.domain.records import DEFAULT_RINGS, Order, OrderRing, OrderType, Respondent, Sex, Wearer
 from services.registry.matching import blocking
 from services.registry.matching.compare import MISSING, Comparison, FieldComparison, Person, Verdict, compare, words_of

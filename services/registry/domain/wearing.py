@@ -8,7 +8,7 @@ from enum import Enum
 from typing import assert_never
 
 from services.common import times
-from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.errors import FailedPrecondition, InvalidField
 from services.registry.domain.records import CLOCKS_DIFFER_MS
 
 FIT_WITHIN_MS = 86_400_000

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from services.common import fields, geometry
+from services.common.errors import InvalidField
 from services.common.geometry import Circle, LatLon, Polygon
-from services.common.rpc.errors import InvalidField
 from services.registry.domain.records import Order, Place
 from tandem.common.v1 import geometry_pb2
 

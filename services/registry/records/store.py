@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, assert_never
 
 import sqlalchemy as sa
 
-from services.common.rpc.errors import InvalidField, NotFound
+from services.common.errors import InvalidField, NotFound
 from services.registry import tables
 from services.registry.domain import reviews
 from services.registry.domain.reconciliation import Listed

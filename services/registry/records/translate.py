@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
+from services.common.errors import InvalidField
 from services.common.geometry import Circle
 from services.common.privacy.notices import TagBasis
-from services.common.rpc.errors import InvalidField
 from services.registry.domain.lifecycle import OrderStage, PutOutcome, RecordWarning, ReplacedOrder, check_type
 from services.registry.domain.records import (
     DEFAULT_UNIT_INTERVAL_S,

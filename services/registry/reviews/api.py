@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from services.common import fields, times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.common.rpc.server import caller
 from services.common.running import completed
 from services.registry.domain.reviews import (

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
-from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Caller
 from services.registry.disclosure.service import DisclosedRecord, Disclosures
 from services.registry.domain.cases import MatchPair

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, Unavailable
 from services.common.storage.statements import Prepared
 from services.registry.cases.service import CaseRepository, CaseService
 from services.registry.domain.cases import MatchPair, compare_pair, decide_pair

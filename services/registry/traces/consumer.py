@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from services.common.clock import wall_us
+from services.common.errors import InvalidField, TandemError
 from services.common.messaging import flow, stored, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
@@ -21,7 +22,6 @@ from services.common.observability.health import Readiness
 from services.common.observability.outages import Outages
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import InvalidField, TandemError
 from services.registry.metrics import RegistryMetrics
 from services.registry.traces import translate
 from services.registry.traces.domain.facts import Fact

@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 
 from services.common import fields
 from services.common.clock import MeshClock
+from services.common.errors import NotFound
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
 from services.common.observability import spans
 from services.common.rpc import server
-from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import Role
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget

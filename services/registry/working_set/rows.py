@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from services.common.rpc.errors import Conflict
+from services.common.errors import Conflict
 from services.registry.domain.cases import CaseUpdate, StoredCase
 from services.registry.domain.lifecycle import OrderStage, PutOutcome, decide_put
 from services.registry.domain.records import Order, RoutedDevice

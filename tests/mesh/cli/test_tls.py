@@ -21,10 +21,10 @@ from services.client import mesh as meshes
 from services.client.actors import NPA_RECORDS
 from services.client.calls import call
 from services.client.demo import new_plan
+from services.common.certificates import AUTHORITY, client_context, files_of
 from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull
 from services.common.rpc import server
-from services.common.rpc.certificates import AUTHORITY, client_context, files_of
 from services.common.rpc.identity import CONSOLES, FIELD
 from services.local import authority, checkup
 from services.local.checkup import CheckVerdict

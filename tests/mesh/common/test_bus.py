@@ -10,10 +10,10 @@ import uvloop
 from nats.aio.transport import TcpTransport
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, StoreFull, Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, pull, session, streams
 from services.common.messaging.bus import AlreadyStored, Bus
-from services.common.rpc.errors import FailedPrecondition, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
 from tests.support.common.nats import TestServer
 from tests.support.ingest.ingest import create_streams

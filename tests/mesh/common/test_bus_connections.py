@@ -16,11 +16,11 @@ from urllib.parse import urlparse
 import pytest
 from structlog.testing import capture_logs
 
+from services.common.certificates import Files, client_context
 from services.common.messaging import bus as buses
 from services.common.messaging.bus import ConnectionClosed, ResettingTransport
 from services.common.observability import outages
 from services.common.observability.outages import Outages
-from services.common.rpc.certificates import Files, client_context
 from services.local import authority as authorities
 from tests.support.common.certificates import Authority
 from tests.support.common.ports import free_port

@@ -13,15 +13,15 @@ import grpc
 import grpc.aio
 import pytest
 
+from services.common.certificates import Files, files_of, spiffe_id
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.permissions import SERVICE
 from services.common.priority import PriorityGate
 from services.common.rpc import client
 from services.common.rpc import server as rpc
-from services.common.rpc.certificates import Files, files_of, spiffe_id
-from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from services.local import authority, nats_server

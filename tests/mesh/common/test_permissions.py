@@ -15,11 +15,11 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.permissions import inbox, reader_names
-from services.common.rpc.errors import Unavailable
 from tests.support.common.nats import TestServer, running_server
 
 PARTITIONS = 2

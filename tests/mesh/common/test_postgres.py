@@ -16,7 +16,7 @@ import sqlalchemy as sa
 import uvloop
 from sqlalchemy.util import await_only
 
-from services.common.rpc.errors import Unavailable
+from services.common.errors import Unavailable
 from services.common.storage import postgres
 from services.common.storage.db import Database, PostgresDatabase
 from services.common.storage.statements import fetch

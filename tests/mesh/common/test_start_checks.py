@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import CommonSettings
 from services.ingest.settings import IngestSettings
 from tests.support.common.nats import TestServer

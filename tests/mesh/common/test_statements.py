@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 
-from services.common.rpc.errors import Unavailable
+from services.common.errors import Unavailable
 from services.common.storage import statements
 from services.common.storage.db import Database, SqliteDatabase, open_database
 from services.common.storage.statements import Prepared

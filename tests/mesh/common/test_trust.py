@@ -17,11 +17,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.common.errors import Unauthenticated
 from services.common.priority import PriorityGate
 from services.common.rpc import client as mutual
 from services.common.rpc import gatekeeper
 from services.common.rpc import server as rpc
-from services.common.rpc.errors import Unauthenticated
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings

@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import Conflict, FailedPrecondition
 from services.common.failure import CommandFailed
 from services.common.geometry import Circle, LatLon
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import Conflict, FailedPrecondition
 from services.common.storage.db import open_database
 from services.court.evidence import leg_records
 from services.dispatch.__main__ import MIGRATIONS

@@ -15,9 +15,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, Unavailable
 from services.common.geometry import LatLon
 from services.common.messaging import flow
-from services.common.rpc.errors import InvalidField, NotFound, Unavailable
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge, Close

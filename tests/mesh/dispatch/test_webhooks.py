@@ -16,10 +16,10 @@ from standardwebhooks import WebhookVerificationError
 
 from services.common import times
 from services.common.clock import wall_us
+from services.common.errors import FailedPrecondition
 from services.common.messaging.bus import Bus
 from services.common.retrying import Backoff
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition
 from services.common.web import receivers
 from services.dispatch.exchange import webhooks
 from services.dispatch.exchange.links import InvalidLink, Links, Token, open_key

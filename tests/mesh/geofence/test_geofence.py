@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from services.common.errors import OutdatedFold
 from services.common.messaging import bus as buses
 from services.common.messaging import cursors, flow, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
-from services.common.rpc.errors import OutdatedFold
 from services.common.service import why_not
 from services.geofence import consumer
 from services.geofence.domain import codec

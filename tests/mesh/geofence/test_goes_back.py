@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common.errors import Unavailable
 from services.common.messaging import cursors, flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import Unavailable
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from services.cli.commands.streams import make
+from services.common.certificates import files_of
+from services.common.errors import Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging.permissions import SERVICE
-from services.common.rpc.certificates import files_of
-from services.common.rpc.errors import Unavailable
 from services.common.settings import CommonSettings
 from services.local import authority, nats_server
 from tests.support.common.ports import free_port

@@ -28,9 +28,9 @@ from bench.mesh.running import populate
 from services.client import mesh as meshes
 from services.client.actors import VENDOR
 from services.client.mesh import Clients
+from services.common.errors import OutdatedFold
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import OutdatedFold
 from services.geofence.domain import fold
 from services.geofence.domain.entries import Entry, FoldVersion
 from services.geofence.domain.state import State

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import Conflict
+from services.common.errors import Conflict
 from services.registry.cases.service import RouteRepository
 from services.registry.domain.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain.lifecycle import PutOutcome

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField
 from services.common.storage import db
 from services.registry.keys import Vault
 from services.registry.records import translate

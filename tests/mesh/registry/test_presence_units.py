@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound, PermissionDenied
+from services.common.errors import Conflict, FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.registry.cases.service import RouteRepository
 from services.registry.domain.disclosure import KEPT_AFTER_END_MS
 from services.registry.domain.lifecycle import PutOutcome

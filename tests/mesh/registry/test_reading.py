@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.rpc.errors import Unavailable
+from services.common.errors import Unavailable
 from services.common.storage import db
 from services.registry import tables
 from services.registry.tables import MIGRATIONS

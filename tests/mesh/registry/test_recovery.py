@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 
 from services.common import ids
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.registry import relay, unit_of_work
 from services.registry.cases.service import DAY_MS

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.common.storage.db import PostgresDatabase
 from services.registry.relay import UNABLE_AFTER_S

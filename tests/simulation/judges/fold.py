@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.messaging import flow, stored
-from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec, fold

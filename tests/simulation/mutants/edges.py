@@ -8,8 +8,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from services.common.errors import RetryableError
 from services.common.messaging.bus import PubAck
-from services.common.rpc.errors import RetryableError
 from services.ingest.commands.service import CommandDelivery
 from services.ingest.log import LogWriter, _Line
 from services.registry import ledger

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from services.common.errors import RetryableError
 from services.common.messaging import flow, positions, pull
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import RetryableError
 from services.dispatch.domain import assignment, decisions, escalation, flags
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import consumer, translate

@@ -6,11 +6,11 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+from services.common.errors import RetryableError
 from services.common.messaging import cursors, pull
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.lost_publications import StreamComparison
 from services.common.messaging.session import PullSession
-from services.common.rpc.errors import RetryableError
 from services.geofence.checkpoints import PublishedOutputs
 from tests.simulation.mutants.replacing import nothing, replace
 

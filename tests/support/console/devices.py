@@ -12,9 +12,9 @@ from typing import Any
 import grpc.aio
 
 from services.common import times
+from services.common.errors import NotFound
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
-from services.common.rpc.errors import NotFound
 from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import command_pb2

@@ -9,7 +9,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.admission.checks import REFUSALS_BURST, REFUSALS_PER_S, Checks, RateLimits
 from services.ingest.admission.routes import Partitions
 from services.ingest.batch import Batch, Reports

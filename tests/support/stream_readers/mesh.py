@@ -14,11 +14,11 @@ import aiohttp
 import grpc.aio
 
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus, PubAck
 from services.common.rpc import server
-from services.common.rpc.errors import Unavailable
 from tests.support.common.nats import STREAM_BYTES, TestServer, running_server
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service

@@ -10,10 +10,10 @@ from services.cli.commands import evidence as export
 from services.cli.commands import refused
 from services.client.mesh import MeshConnection, NatsServer
 from services.common.clock import MeshClock
+from services.common.errors import NotFound
 from services.common.evidence import collector
 from services.common.failure import CommandFailed
 from services.common.messaging import flow, pull, streams
-from services.common.rpc.errors import NotFound
 from services.court.explain import refold
 from tandem.common.v1 import alert_pb2
 from tests.support.geofence import log

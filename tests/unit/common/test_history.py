@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from services.common.errors import BudgetSpent
 from services.common.priority import Limits, PriorityGate
 from services.common.rpc import history
-from services.common.rpc.errors import BudgetSpent
 from services.common.rpc.history import HistoryBudget
 
 OPEN = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=100)

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.observability.health import LOOP_HUNG_AFTER_S, Heart, observed, watch_certificates
+from services.common.health_port import observed, watch_certificates
+from services.common.observability.health import LOOP_HUNG_AFTER_S, Heart
 from services.common.observability.metrics import unexposed
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc

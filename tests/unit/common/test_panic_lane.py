@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from services.common.errors import TooMuchInProgress, Unavailable
 from services.common.panic_lane import MAX_OF_SENDER, PanicLane
-from services.common.rpc.errors import TooMuchInProgress, Unavailable
 
 
 class Slow:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.common.errors import Conflict, StoreFull, TandemError, Unavailable
 from services.common.retrying import Backoff, every, retried
-from services.common.rpc.errors import Conflict, StoreFull, TandemError, Unavailable
 
 
 class FailingWork:

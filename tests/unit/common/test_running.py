@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from services.common.errors import Unavailable
 from services.common.rpc import server
-from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller, Role
 from services.common.running import completed
 from services.registry.agencies.exercises import ExerciseServicer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.common.errors import FailedPrecondition, InvalidField
 from services.common.privacy import secret_keys
-from services.common.rpc.errors import FailedPrecondition, InvalidField
 from tandem.common.v1 import contact_pb2
 
 CONTACT = contact_pb2.Contact(handle="010-1234-5678", language=contact_pb2.LANGUAGE_KOREAN, duress_choice=2)

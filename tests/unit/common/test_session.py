@@ -11,11 +11,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
+from services.common.errors import Unavailable
 from services.common.messaging import session
 from services.common.messaging.bus import Bus, NameInUse
 from services.common.messaging.session import Consumer, PullSession
 from services.common.observability.health import ReaderHealth
-from services.common.rpc.errors import Unavailable
 
 WITHIN_S = 10.0
 BATCH = 4

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.console.domain import desk
 from services.console.domain.board import AssignmentCard
 from services.console.domain.desk import BadField

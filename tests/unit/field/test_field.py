@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from pydantic import ValidationError
 
+from services.common.errors import InvalidField
 from services.common.privacy.secret_keys import open_keys
-from services.common.rpc.errors import InvalidField
 from services.common.web.connections import RequestLimit, source_of
 from services.field import credentials, domain
 from services.field.credentials import PhoneCookies, PhoneSession, RequestProof, UsedProofs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from services.common.rpc.errors import Unauthenticated, Unavailable
+from services.common.errors import Unauthenticated, Unavailable
 from services.field import credentials
 from services.field.credentials import PhoneSession
 from tests.support.field.known import known_phones

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from services.common.errors import InvalidField
 from services.common.geometry import LatLon, great_circle_m
-from services.common.rpc.errors import InvalidField
 from services.field import her_map
 from services.field.her_map import DIRECTIONS, DISTANCE_M, Router, WayPoint, WayWish, parse_way_wish, way_of
 from tests.support.common.ports import free_port

@@ -10,7 +10,7 @@ import pytest
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.dispatch.domain.answers import AssignmentHolder
 from services.field import units as answers
 from services.field.news import UnitNews

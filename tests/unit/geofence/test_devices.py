@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.common.rpc.errors import InvalidField, NotFound
+from services.common.errors import InvalidField, NotFound
 from services.geofence.devices import DeviceList, _owned_devices, quality_of
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.geometry import PERSON

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.common.errors import FailedPrecondition
 from services.common.messaging.cursors import StreamCursor
-from services.common.rpc.errors import FailedPrecondition
 from services.geofence import settings
 from services.geofence.domain import codec
 from services.geofence.domain.state import State

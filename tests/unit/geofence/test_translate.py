@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.geofence import translate
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence import log

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.common.rpc.errors import StoreFull, Unavailable
+from services.common.errors import StoreFull, Unavailable
 from services.ingest.batch import Batch, BatchState
 from services.ingest.domain import Reason, Refusal
 

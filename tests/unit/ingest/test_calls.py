@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.rpc.errors import InvalidField, StoreFull
+from services.common.errors import InvalidField, StoreFull
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
 from services.ingest.endpoints import grpc_api

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common import fields
-from services.common.rpc.errors import InvalidField, StoreFull
+from services.common.errors import InvalidField, StoreFull
 from services.ingest import log, translate
 from services.ingest.admission.checks import MAX_PENALTY_S, RateLimit
 from services.ingest.batch import Batch

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.common.rpc.errors import Unavailable
+from services.common.errors import Unavailable
 from services.ingest import translate
 from services.ingest.admission.checks import RoutedPositions
 from services.ingest.batch import Batch, Reports

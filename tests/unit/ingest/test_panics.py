@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.common.rpc.errors import StoreFull
+from services.common.errors import StoreFull
 from services.ingest.batch import Reports
 from services.ingest.domain import Endpoint, EquipmentEvent, Position
 from services.ingest.intake import InFlightLimiter

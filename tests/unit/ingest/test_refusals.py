@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import InvalidField, StoreFull
+from services.common.errors import InvalidField, StoreFull
 from services.ingest import intake
 from services.ingest.domain import Sender
 from tests.support.ingest.isolated import BURST, UNDELAYED_WITHIN_S, VENDOR, IsolatedIntake, panic, phone, position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.geofence import translate as geofence_translate
 from services.geofence.domain.entries import EquipmentReport
 from services.ingest import translate

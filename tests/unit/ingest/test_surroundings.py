@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.domain import ContactReport, Position, UnitPresence
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest

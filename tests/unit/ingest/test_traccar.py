@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import Said

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.common import ids
-from services.common.rpc.errors import Conflict
+from services.common.errors import Conflict
 from services.registry.cases import translate as snapshots
 from services.registry.domain import lifecycle
 from services.registry.domain.cases import build_case, device_partitions, tag_partitions, withdrawn_case

@@ -13,8 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.messaging import flow
-from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge, Close, Progress

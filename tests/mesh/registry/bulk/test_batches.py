@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy.exc import OperationalError
 
+from services.common.errors import PermanentError, Unavailable
 from services.common.privacy import secret_keys
-from services.common.rpc.errors import PermanentError, Unavailable
 from services.common.storage import db
 from services.registry.agencies.bulk import Result
 from services.registry.domain.records import Device, Order, ProtectedPerson, Respondent, Tag, Wearer

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
 from services.registry.device_tokens import Enrolments
 from services.registry.domain import device_tokens

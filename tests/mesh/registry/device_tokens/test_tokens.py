@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
 from services.registry.domain.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain.reconciliation import Agency

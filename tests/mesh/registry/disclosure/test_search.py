@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.common.privacy.grounds import RecordKind
-from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import caller_of
 from services.common.storage.db import open_database
 from services.registry.keys import Vault

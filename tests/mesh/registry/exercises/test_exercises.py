@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.agencies.exercises import ExerciseRecords
 from services.registry.domain.lifecycle import PutOutcome

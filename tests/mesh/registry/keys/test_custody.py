@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock, wall_us
-from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
+from services.common.errors import Conflict, FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry import tables
 from services.registry.domain.disclosure import CORRECTABLE_MS, DAY_MS, KEPT_AFTER_END_MS

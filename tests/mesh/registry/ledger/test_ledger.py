@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.errors import NotFound
 from services.common.privacy.grounds import Grounds, Purpose
-from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import caller_of
 from services.common.storage import db
 from services.common.storage.db import Database

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound
 from services.common.privacy.notices import NoticeGround, TagBasis
-from services.common.rpc.errors import InvalidField, NotFound
 from services.common.storage import db
 from services.registry.domain.cases import OrderGround
 from services.registry.domain.lifecycle import PutOutcome

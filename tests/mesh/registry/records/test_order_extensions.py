@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
-from services.common.rpc.errors import Conflict, FailedPrecondition, InvalidField, NotFound
+from services.common.errors import Conflict, FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.agencies.police import parse_extension
 from services.registry.domain import lifecycle

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry.domain.records import EndReason, OrderEnd
 from services.registry.domain.reviews import (

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from services.common.rpc.certificates import files_of
+from services.common.certificates import files_of
 from services.local import authority
 from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.export import readable

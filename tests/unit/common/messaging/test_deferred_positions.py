@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from services.common.errors import Unavailable
 from services.common.messaging.cursors import StreamWentBack
 from services.common.messaging.positions import DeferredPosition
-from services.common.rpc.errors import Unavailable
 
 WENT_BACK = StreamWentBack(stream="ALERTS", sequence=1, found=None, last=0)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import InvalidField
 from services.common.messaging import flow, stored
-from services.common.rpc.errors import InvalidField
 from services.registry.agencies.exercises import ExerciseRecords
 from services.registry.domain.records import ExerciseKind
 from tandem.common.v1 import alert_pb2, command_pb2, exercise_pb2, ledger_pb2, log_pb2, sensing_pb2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import InvalidField
 from services.common.messaging import stored
-from services.common.rpc.errors import InvalidField
 from tandem.common.v1 import alert_pb2
 
 

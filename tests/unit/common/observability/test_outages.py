@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from services.common import retrying
+from services.common.errors import Conflict, Unavailable
 from services.common.observability import outages
 from services.common.observability.outages import MAX_REASONS, Outages
 from services.common.retrying import every, retried
-from services.common.rpc.errors import Conflict, Unavailable
 from services.common.storage import db, refused, visits
 from services.dispatch.__main__ import EXCHANGE_MIGRATIONS
 

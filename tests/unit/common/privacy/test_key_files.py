@@ -8,8 +8,8 @@ from threading import Barrier
 
 import pytest
 
+from services.common.errors import FailedPrecondition
 from services.common.privacy.secret_keys import KEY_BYTES, open_keys, read_keys
-from services.common.rpc.errors import FailedPrecondition
 
 OLD, NEW = b"o" * KEY_BYTES, b"n" * KEY_BYTES
 

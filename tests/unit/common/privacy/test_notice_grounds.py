@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import InvalidField
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds, check_notice
 from services.common.privacy.notices import (
     Giver,
@@ -17,7 +18,6 @@ from services.common.privacy.notices import (
     recipient_id,
     why_none,
 )
-from services.common.rpc.errors import InvalidField
 from services.registry.domain.records import OrderType
 
 NOTICES = {basis.code: basis for basis in LEGAL_BASES if basis.notice is not None}

@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from services.common import service, settings
+from services.common.errors import FailedPrecondition
 from services.common.observability import health, telemetry
 from services.common.observability.metrics import ProcessMetrics
 from services.common.priority import PriorityGate
 from services.common.privacy import secret_keys
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.history import HistoryBudget
 from services.common.service import CANNOT_RUN, run_service
 from services.common.web import receivers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.console.pages import assets, records
 
 NINE_IN_KOREA_MS = 1_783_296_000_000

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain import contact as contacts
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import Assignment, AssignmentState, WearerContact

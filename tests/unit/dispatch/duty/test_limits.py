@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.dispatch.domain.answers import Assure, EndDistress, RaiseDistress
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand, EscalationLevel, EscalationReason

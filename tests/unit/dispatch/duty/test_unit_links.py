@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.answers import Acknowledge, Assure, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause

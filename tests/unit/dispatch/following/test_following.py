@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import FailedPrecondition
 from services.common.geometry import LatLon
-from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import following
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Advice, EscalationReason, Estimate

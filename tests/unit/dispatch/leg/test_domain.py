@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.messaging import flow
-from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Offered, StoodDown

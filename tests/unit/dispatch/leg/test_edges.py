@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.common import ids, times
+from services.common.errors import InvalidField
 from services.common.messaging import stored
-from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand, SubjectKind
 from services.dispatch.domain.events import Cause, StoodDown
 from services.dispatch.domain.incident import Alert, AlertPanic

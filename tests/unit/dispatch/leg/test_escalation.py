@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason, UnitOfferState

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import NotFound
+from services.common.errors import NotFound
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand, Exercise, WarningFlag
 from services.dispatch.domain.events import BEYOND_ALL, Flagged, Notified, Offered, StoodDown

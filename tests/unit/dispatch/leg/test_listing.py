@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.dispatch.leg import feed
 from services.dispatch.leg.feed import ChangedPage, ListingChanges
 

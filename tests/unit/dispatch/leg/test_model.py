@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, step_id
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import LATE_SHARE

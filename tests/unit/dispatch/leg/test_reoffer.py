@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge, WarnedOf
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand

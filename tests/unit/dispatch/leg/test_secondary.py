@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection
 
-from services.common.rpc.errors import Unavailable
+from services.common.errors import Unavailable
 from services.dispatch.leg import record
 from services.dispatch.leg.record import SecondaryWrite, SecondaryWrites
 

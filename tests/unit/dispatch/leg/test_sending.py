@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand, EscalationLevel, EscalationReason, Estimate, Exercise, UnitOfferState
 from services.dispatch.domain.events import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.dispatch.domain.answers import MOVED_ON, OFFERED_ON, Close, Progress, Reject
 from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.decisions import Command

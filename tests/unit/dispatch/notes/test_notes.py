@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.messaging import stored
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import MAX_INCIDENT_NOTES, AddNote
 from services.dispatch.domain.enums import Demand

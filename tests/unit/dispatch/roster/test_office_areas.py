@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import InvalidField
 from services.common.geometry import LatLon, Polygon
-from services.common.rpc.errors import InvalidField
 from services.dispatch.leg import roster
 from tandem.common.v1 import geometry_pb2
 from tests.support.dispatch import roster_records

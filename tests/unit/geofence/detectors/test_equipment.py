@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec, demands, state
 from services.geofence.domain.alerts import Alert, AnomalyKind, DeadLetter

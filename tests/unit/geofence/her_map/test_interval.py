@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.common.rpc.errors import BudgetSpent, Unavailable
+from services.common.errors import BudgetSpent, Unavailable
 from services.geofence.her_map import RegionMapApi
 from tandem.common.v1 import ledger_pb2, notice_pb2
 from tandem.geofence.v1 import region_map_pb2

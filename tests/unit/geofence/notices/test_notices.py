@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.errors import InvalidField, PermissionDenied
 from services.common.privacy.grounds import RecordKind
 from services.common.privacy.notices import NoticeGround
-from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.domain import codec, demands, notices, sharing

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 
 from services.common.clock import MeshClock
+from services.common.errors import StoreFull, Unavailable
 from services.common.messaging import lost_publications
 from services.common.messaging.bus import Bus
-from services.common.rpc.errors import StoreFull, Unavailable
 from services.common.storage.db import SqliteDatabase
 from services.geofence import disclosures
 from services.geofence.disclosures import ALLOWED_BATCH, END_SUFFIX, DisclosureOutbox

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.privacy.grounds import LEGAL_BASES, RecordKind
-from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Case, Demand, Ring, Target

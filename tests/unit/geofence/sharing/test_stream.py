@@ -11,9 +11,9 @@ import pytest
 from google.rpc import code_pb2
 
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import Unavailable
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller, Role
 from services.geofence import positions
 from services.geofence.consumer import Evaluator

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.geofence.domain import codec
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.detectors import wearing

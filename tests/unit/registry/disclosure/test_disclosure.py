@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.errors import InvalidField
 from services.common.messaging import flow
 from services.common.privacy import notices
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
-from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.registry.disclosure.published import named_ids
 from services.registry.disclosure.translate import published_disclosure

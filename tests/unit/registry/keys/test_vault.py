@@ -6,7 +6,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.registry.keys import Vault
 from services.registry.settings import RegistrySettings
 

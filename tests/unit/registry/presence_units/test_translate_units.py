@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.registry.cases import translate as snapshots
 from services.registry.domain.cases import build_case
 from services.registry.domain.records import PersonUnit, UnitKind, WearerUnit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import InvalidField, TooMuchInProgress
+from services.common.errors import InvalidField, TooMuchInProgress
 from services.registry.domain.reconciliation import Agency, Listed
 from services.registry.domain.records import ListedKind
 from services.registry.reconciliation import IncomingLists

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.registry.domain import lifecycle
 from services.registry.domain.reconciliation import (
     ACTION_NUMBERS,

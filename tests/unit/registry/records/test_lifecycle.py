@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from services.common import times
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.registry.domain import lifecycle
 from services.registry.domain.cases import build_case
 from services.registry.domain.lifecycle import OrderStage

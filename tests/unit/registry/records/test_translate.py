@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common import geometry
+from services.common.errors import InvalidField
 from services.common.geometry import Circle, Polygon
-from services.common.rpc.errors import InvalidField
 from services.registry.domain.records import Action, OrderRing
 from services.registry.records import places, translate
 from tandem.common.v1 import geometry_pb2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.rpc.errors import InvalidField
+from services.common.errors import InvalidField
 from services.registry.cases import translate as routes
 from services.registry.domain.device_tokens import DeviceToken
 from services.registry.records import translate

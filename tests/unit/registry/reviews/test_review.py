@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 from services.registry.domain.reviews import (
     Decision,
     MatchEvidence,

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.messaging.streams import LogMetadata
 from services.common.priority import PriorityGate
-from services.common.rpc.errors import Unavailable
 from services.registry.metrics import RegistryMetrics
 from services.registry.traces import consumer
 from services.registry.traces.consumer import TraceReader

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from services.common.rpc.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition
 
 CERT = "tls.crt"
 KEY = "tls.key"
