@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.common.messaging import flow
+from tools.capabilities import measure
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
@@ -324,6 +325,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     # Nothing imports a test, so no test is in a circle.
     found = circles(uses([path for path in python_files() if not path.name.startswith("test_")]))
     assert not found, "move what both sides need into a module that imports neither:\n\n" + "\n\n".join(found)
+
+
+@pytest.mark.parametrize("folder", [*(f"services/{name}" for name in NAMES), "services/geofence/domain"])
+def test_no_rooms_of_a_package_import_each_other_in_a_circle(folder: str) -> None:
+    """A room is a folder or a module of the package. A reader can begin with one that stands on no other, and go up from there."""
+    found = measure(ROOT, folder)
+    assert (found.cyclic, found.upward) == (0, 0), f"python -m tools.capabilities {folder} counts them"
 
 
 @pytest.mark.parametrize(
