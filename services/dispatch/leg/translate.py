@@ -53,7 +53,8 @@ _PUBLISHED = frozenset(
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
 facts about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost.
-How an agency finds a unit, and who of its people reports, is its own affair: the other one needs to know whether somebody goes."""
+How an agency finds a unit, and who of its people reports progress, is its own affair: the other one needs to know whether somebody
+goes, and which officer or unit accepted, whom it may call."""
 _OTHER_TIMES = frozenset({"arrival_due_at", "panic_at", "panic_withdrawn_at"})
 _TIMES = tuple(
     field.name.removesuffix("_at")
@@ -61,10 +62,19 @@ _TIMES = tuple(
     if field.name.endswith("_at") and field.name not in _OTHER_TIMES and field.message_type is Timestamp.DESCRIPTOR
 )
 """Times of an assignment: the message's `x_at` is the domain's `x_ms`."""
-REASON_MAX_CHARS = 200
-NOTE_MAX_CHARS = 500
-UNIT_NAME_MAX_CHARS = 60
 _DEMANDS = frozenset(int(demand) for demand in Demand)
+REASON_MAX_CHARS = 200
+"""Maximum length of the reason of a rejection."""
+CLOSE_NOTE_MAX_CHARS = 500
+"""Maximum length of the note with which an assignment is closed."""
+NOTE_MAX_CHARS = 500
+"""Maximum length of a note about an incident."""
+UNIT_NAME_MAX_CHARS = 60
+"""Maximum length of the name of a unit that was sent by radio."""
+_KINDS_NEEDING_TEXT = (NoteKind.NOTE, NoteKind.CALLED_OTHER)
+
+
+# ── alerts: what one leg may know of them ─────────────────────────────────────────────────────────────────────────────
 
 
 def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
@@ -102,13 +112,21 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
     )
 
 
-def _subject_kind(message: alert_pb2.Alert, subject_id: str) -> SubjectKind:
-    """What a destination of an alert is. An outage's alert belongs to no wearer, and its destinations are the outage's id."""
-    if message.kind == alert_pb2.OUTAGE:
-        return SubjectKind.SILENT_WEARERS
-    if subject_id == message.wearer_id:
-        return SubjectKind.WEARER
-    return SubjectKind.PROTECTED_PLACE if PlaceId.parse(subject_id) is not None else SubjectKind.PROTECTED_PERSON
+def alert_contact(message: alert_pb2.Alert) -> AlertContact | None:
+    """The statement of an alert about the first contact; None without one, or if this version doesn't know its plan.
+
+    Raises InvalidField if the contact lacks its id.
+    """
+    contact = message.contact
+    if not message.HasField("contact") or int(contact.plan) not in {int(known) for known in ContactPlan}:
+        return None
+    if contact.device_id:
+        fields.required_id("contact.device_id", contact.device_id)
+    return AlertContact(
+        contact_id=fields.required_id("contact.contact_id", contact.contact_id),
+        plan=ContactPlan(contact.plan),
+        device_id=contact.device_id,
+    )
 
 
 def _panic(message: alert_pb2.Alert) -> AlertPanic | None:
@@ -118,6 +136,15 @@ def _panic(message: alert_pb2.Alert) -> AlertPanic | None:
     # Hashed, since probation's record must not hold who called.
     caller = ids.hash_id("caller", message.order_id, message.target_id)
     return AlertPanic(caller, times.from_timestamp(message.at), withdrawn=message.demand == geometry_pb2.RECORD)
+
+
+def _subject_kind(message: alert_pb2.Alert, subject_id: str) -> SubjectKind:
+    """What a destination of an alert is. An outage's alert belongs to no wearer, and its destinations are the outage's id."""
+    if message.kind == alert_pb2.OUTAGE:
+        return SubjectKind.SILENT_WEARERS
+    if subject_id == message.wearer_id:
+        return SubjectKind.WEARER
+    return SubjectKind.PROTECTED_PLACE if PlaceId.parse(subject_id) is not None else SubjectKind.PROTECTED_PERSON
 
 
 def _check_subject_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
@@ -183,77 +210,7 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def peer(message: dispatch_pb2.Step, leg: Leg) -> PeerRow:
-    """The row of another leg's step. Removes the fields that this leg may not see from the message."""
-    assignment = message.assignment
-    # Only the other leg's own desk may see which device reported, and whether it was a protective device.
-    assignment.ClearField("cause")
-    assignment.ClearField("kind")
-    assignment.ClearField("stood_down_kind")
-    if not leg.policy.answers_flags:
-        assignment.ClearField("person_flag")
-    _remove_private_fields(assignment)
-    return PeerRow(
-        assignment_id=assignment.assignment_id,
-        incident_id=assignment.incident_id,
-        number=message.number,
-        payload=assignment.SerializeToString(deterministic=True),
-        has_arrived=assignment.state in (dispatch_pb2.ON_SCENE, dispatch_pb2.APPREHENDED),
-    )
-
-
-def outward(step: dispatch_pb2.Step) -> bytes:
-    """A serialised step for INCIDENTS, without private fields, since the other agency's leg reads INCIDENTS too."""
-    message = dispatch_pb2.Step()
-    message.CopyFrom(step)
-    _remove_private_fields(message.assignment)
-    return message.SerializeToString()
-
-
-def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
-    """Clears all fields but _PUBLISHED, and those parts of the published fields that reveal the protected person's distance."""
-    for field, _ in assignment.ListFields():
-        if field.name not in _PUBLISHED:
-            assignment.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
-    if not _raises_flags(assignment.leg):
-        assignment.ClearField("person_flag")
-    if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST, dispatch_pb2.NOT_ARRIVED):
-        assignment.ClearField("escalation_reason")
-    if assignment.state == dispatch_pb2.EN_ROUTE:
-        assignment.ClearField("due_at")
-    if assignment.HasField("contact"):
-        assignment.contact.ClearField("recorded_by")
-    if assignment.HasField("choice"):
-        choice = dispatch_pb2.Choice(level=assignment.choice.level, unit_class=assignment.choice.unit_class)
-        assignment.choice.CopyFrom(choice)
-
-
-def leg_of(number: alert_pb2.Leg.ValueType) -> Leg:
-    """The leg with this number in a message. Raises KeyError if this version doesn't know the leg."""
-    return _LEG_OF_NUMBER[number]
-
-
-def _raises_flags(number: alert_pb2.Leg.ValueType) -> bool:
-    leg = _LEG_OF_NUMBER.get(number)
-    return leg is not None and leg.policy.warns_persons
-
-
-def advice(step: dispatch_pb2.Step) -> bytes | None:
-    """The serialised advice of a police step for the warning leg; None if the step carries no new advice."""
-    assignment = step.assignment
-    if not step.kept or assignment.race.since != step.at or not leg_of(assignment.leg).policy.advises_persons:
-        return None
-    return following_pb2.AdviceGiven(
-        advice_id=step.step_id,
-        incident_id=assignment.incident_id,
-        order_ids=assignment.order_ids,
-        subject_id=assignment.subject_id,
-        advice=assignment.race.advice,
-        at=step.at,
-        number=step.number,
-        sequence=assignment.race.sequence,
-        ordinal=assignment.race.ordinal,
-    ).SerializeToString()
+# ── steps of assignments, as this leg publishes and shows them ────────────────────────────────────────────────────────
 
 
 def step(
@@ -329,6 +286,22 @@ def _add_panic(message: dispatch_pb2.Assignment, incident: Incident) -> None:
         message.panic_withdrawn_at.CopyFrom(times.to_timestamp(panic.withdrawn_ms))
 
 
+def _add_contact(message: dispatch_pb2.Assignment, assignment: Assignment) -> None:
+    """Adds the first contact of an assignment, if it has one."""
+    contact = assignment.contact
+    if contact is None:
+        return
+    message.task = notice_pb2.CONTACT
+    message.contact.contact_id = contact.contact_id
+    message.contact.state = contact_pb2.ContactState.ValueType(contact.state)
+    message.contact.plan = first_contact_pb2.ContactPlan.ValueType(contact.plan)
+    message.contact.since.CopyFrom(times.to_timestamp(contact.since_ms))
+    message.contact.call_reason = contact_pb2.CallReason.ValueType(contact.call_reason)
+    message.contact.recorded_by = contact.recorded_by
+    if assignment.due_ms is not None and contact.plan is ContactPlan.TAG:
+        message.contact.call_at.CopyFrom(times.to_timestamp(assignment.due_ms))
+
+
 def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
     sequence, ordinal = flag.place
     return dispatch_pb2.PersonFlag(
@@ -337,23 +310,6 @@ def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
         alert_id=flag.alert_id,
         sequence=sequence,
         ordinal=ordinal,
-    )
-
-
-def peer_flag(row: PeerRow) -> Flag | None:
-    """The flag in another leg's assignment; None if the assignment has no flag, or a flag that this version doesn't know."""
-    assignment = dispatch_pb2.Assignment.FromString(row.payload)
-    flag = assignment.person_flag
-    if not assignment.HasField("person_flag") or int(flag.flag) not in {int(known) for known in WarningFlag}:
-        return None
-    return Flag(
-        subject_id=assignment.subject_id,
-        flag=WarningFlag(flag.flag),
-        alert_id=flag.alert_id,
-        place=(flag.sequence, flag.ordinal),
-        order_id=assignment.order_ids[0] if assignment.order_ids else "",
-        flagged_ms=times.from_timestamp(flag.at),
-        exercise=_exercise(assignment.exercise),
     )
 
 
@@ -408,6 +364,217 @@ def _race(raced: Raced, demanded: LogPosition) -> dispatch_pb2.Race:
     )
 
 
+def leg_of(number: alert_pb2.Leg.ValueType) -> Leg:
+    """The leg with this number in a message. Raises KeyError if this version doesn't know the leg."""
+    return _LEG_OF_NUMBER[number]
+
+
+def assigned_leg(payload: bytes) -> Leg:
+    """The leg of a serialised assignment."""
+    return leg_of(dispatch_pb2.Assignment.FromString(payload).leg)
+
+
+# ── what the legs tell each other ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def outward(step: dispatch_pb2.Step) -> bytes:
+    """A serialised step for INCIDENTS, without private fields, since the other agency's leg reads INCIDENTS too."""
+    message = dispatch_pb2.Step()
+    message.CopyFrom(step)
+    _remove_private_fields(message.assignment)
+    return message.SerializeToString()
+
+
+def peer(message: dispatch_pb2.Step, leg: Leg) -> PeerRow:
+    """The row of another leg's step. Removes the fields that this leg may not see from the message."""
+    assignment = message.assignment
+    # Only the other leg's own desk may see which device reported, and whether it was a protective device.
+    assignment.ClearField("cause")
+    assignment.ClearField("kind")
+    assignment.ClearField("stood_down_kind")
+    if not leg.policy.answers_flags:
+        assignment.ClearField("person_flag")
+    _remove_private_fields(assignment)
+    return PeerRow(
+        assignment_id=assignment.assignment_id,
+        incident_id=assignment.incident_id,
+        number=message.number,
+        payload=assignment.SerializeToString(deterministic=True),
+        has_arrived=assignment.state in (dispatch_pb2.ON_SCENE, dispatch_pb2.APPREHENDED),
+    )
+
+
+def peer_flag(row: PeerRow) -> Flag | None:
+    """The flag in another leg's assignment; None if the assignment has no flag, or a flag that this version doesn't know."""
+    assignment = dispatch_pb2.Assignment.FromString(row.payload)
+    flag = assignment.person_flag
+    if not assignment.HasField("person_flag") or int(flag.flag) not in {int(known) for known in WarningFlag}:
+        return None
+    return Flag(
+        subject_id=assignment.subject_id,
+        flag=WarningFlag(flag.flag),
+        alert_id=flag.alert_id,
+        place=(flag.sequence, flag.ordinal),
+        order_id=assignment.order_ids[0] if assignment.order_ids else "",
+        flagged_ms=times.from_timestamp(flag.at),
+        exercise=_exercise(assignment.exercise),
+    )
+
+
+def advice(step: dispatch_pb2.Step) -> bytes | None:
+    """The serialised advice of a police step for the warning leg; None if the step carries no new advice."""
+    assignment = step.assignment
+    if not step.kept or assignment.race.since != step.at or not leg_of(assignment.leg).policy.advises_persons:
+        return None
+    return following_pb2.AdviceGiven(
+        advice_id=step.step_id,
+        incident_id=assignment.incident_id,
+        order_ids=assignment.order_ids,
+        subject_id=assignment.subject_id,
+        advice=assignment.race.advice,
+        at=step.at,
+        number=step.number,
+        sequence=assignment.race.sequence,
+        ordinal=assignment.race.ordinal,
+    ).SerializeToString()
+
+
+def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
+    """Clears all fields but _PUBLISHED, and those parts of the published fields that reveal the protected person's distance."""
+    for field, _ in assignment.ListFields():
+        if field.name not in _PUBLISHED:
+            assignment.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
+    if not _raises_flags(assignment.leg):
+        assignment.ClearField("person_flag")
+    if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST, dispatch_pb2.NOT_ARRIVED):
+        assignment.ClearField("escalation_reason")
+    if assignment.state == dispatch_pb2.EN_ROUTE:
+        assignment.ClearField("due_at")
+    if assignment.HasField("contact"):
+        assignment.contact.ClearField("recorded_by")
+    if assignment.HasField("choice"):
+        choice = dispatch_pb2.Choice(level=assignment.choice.level, unit_class=assignment.choice.unit_class)
+        assignment.choice.CopyFrom(choice)
+
+
+def _raises_flags(number: alert_pb2.Leg.ValueType) -> bool:
+    leg = _LEG_OF_NUMBER.get(number)
+    return leg is not None and leg.policy.warns_persons
+
+
+# ── what is stored ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stored_step(row: StepRow) -> dispatch_pb2.Step:
+    """The message of a stored step, with the latency that became known after the step was stored."""
+    message = dispatch_pb2.Step.FromString(row.payload)
+    if row.report_to_published_ms is not None and message.assignment.HasField("offered_at"):
+        message.assignment.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
+    """The message of a stored assignment, with the latency of its offer if that is known."""
+    message = dispatch_pb2.Assignment.FromString(row.payload)
+    if row.report_to_published_ms is not None:
+        message.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
+    """The message of an incident: this leg's assignments first, then other legs' assignments by leg."""
+    peers = [dispatch_pb2.Assignment.FromString(payload) for payload in listed.peers]
+    message = dispatch_pb2.Incident(
+        incident_id=listed.row.incident_id,
+        order_ids=listed.row.order_ids,
+        opened_at=times.to_timestamp(listed.row.opened_ms),
+        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda peer: peer.leg),
+    )
+    if listed.row.ended_ms is not None:
+        message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedStep:
+    """A step with its sequence in the leg's own order; 0 for a repeated offer. The message is shared and must not be changed."""
+
+    sequence: int
+    step: dispatch_pb2.Step
+
+
+def numbered(rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
+    """Stored steps with their sequences, as messages."""
+    return (NumberedStep(row.sequence, stored_step(row)) for row in rows)
+
+
+# ── notes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def note_message(incident_id: str, leg: Leg, event: NoteAdded) -> notes_pb2.IncidentNote:
+    """The message of a note."""
+    return notes_pb2.IncidentNote(
+        note_id=event.note_id,
+        incident_id=incident_id,
+        leg=alert_pb2.Leg.Value(leg.name),
+        at=times.to_timestamp(event.at_ms),
+        by=event.by,
+        kind=notes_pb2.NoteKind.ValueType(event.kind),
+        result=notes_pb2.NotedResult.ValueType(event.result),
+        text=event.text,
+        kept=event.kept,
+    )
+
+
+def note_row(note: notes_pb2.IncidentNote) -> NoteRow:
+    """The row of a note."""
+    return NoteRow(
+        note_id=note.note_id,
+        incident_id=note.incident_id,
+        at_ms=times.from_timestamp(note.at),
+        payload=note.SerializeToString(),
+    )
+
+
+def shared_note(step: dispatch_pb2.Step, leg: Leg) -> NoteRow | None:
+    """The row of the note in another leg's step; None without one, and for a leg whose desk reads no notes. Raises InvalidField."""
+    if not step.HasField("note") or not leg.policy.is_staffed:
+        return None
+    note = step.note
+    if note.kept or note.incident_id != step.assignment.incident_id or note.leg != step.assignment.leg:
+        raise InvalidField("note", "isn't a shared note of the step's incident and leg")
+    fields.required_id("note.note_id", note.note_id)
+    _text("note.text", note.text, NOTE_MAX_CHARS)
+    return note_row(note)
+
+
+def add_note_command(request: notes_pb2.AddNoteRequest, by: str) -> AddNote:
+    """The validated command of a request. Raises InvalidField."""
+    if request.kind not in {int(kind) for kind in NoteKind}:
+        raise InvalidField("kind", "is missing or unknown (example: NOTE)")
+    kind = NoteKind(request.kind)
+    if request.result not in {int(result) for result in NotedResult}:
+        raise InvalidField("result", "is unknown (example: NOTED_SPOKEN)")
+    result = NotedResult(request.result)
+    if (kind is NoteKind.NOTE) is not (result is NotedResult.UNSPECIFIED):
+        needed = "must be unspecified for NOTE" if result else "is missing: say what came of the call"
+        raise InvalidField("result", f"{needed} (example of a call: NOTED_SPOKEN)")
+    text = request.text.strip()
+    if not text and kind in _KINDS_NEEDING_TEXT:
+        raise InvalidField("text", f"is missing: {kind.name} needs one")
+    return AddNote(
+        by=by,
+        note_key=fields.required_id("note_key", request.note_key),
+        kind=kind,
+        result=result,
+        text=_text("text", text, NOTE_MAX_CHARS),
+        kept=request.kept if request.HasField("kept") else kind in KEPT_KINDS,
+    )
+
+
+# ── answers of desks and units ────────────────────────────────────────────────────────────────────────────────────────
+
+
 def reason(text: str) -> str:
     """The validated reason of a rejection. Raises InvalidField."""
     if not text.strip():
@@ -445,78 +612,7 @@ def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[Cl
         raise InvalidField("cause", "is missing or unknown")
     if cause == dispatch_pb2.OTHER and not note.strip():
         raise InvalidField("note", "is missing: describe the cause, since `cause` is OTHER")
-    return CloseCause(cause), _text("note", note, NOTE_MAX_CHARS)
-
-
-def _text(field: str, text: str, max_chars: int) -> str:
-    if len(text) > max_chars:
-        raise InvalidField(field, f"must be at most {max_chars} characters")
-    if not text.isprintable():
-        raise InvalidField(field, "must be one line of printable characters")
-    return text
-
-
-def stored_step(row: StepRow) -> dispatch_pb2.Step:
-    """The message of a stored step, with the latency that became known after the step was stored."""
-    message = dispatch_pb2.Step.FromString(row.payload)
-    if row.report_to_published_ms is not None and message.assignment.HasField("offered_at"):
-        message.assignment.report_to_published_ms = row.report_to_published_ms
-    return message
-
-
-def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
-    """The message of a stored assignment, with the latency of its offer if that is known."""
-    message = dispatch_pb2.Assignment.FromString(row.payload)
-    if row.report_to_published_ms is not None:
-        message.report_to_published_ms = row.report_to_published_ms
-    return message
-
-
-def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
-    """The message of an incident: this leg's assignments first, then other legs' assignments by leg."""
-    peers = [dispatch_pb2.Assignment.FromString(payload) for payload in listed.peers]
-    message = dispatch_pb2.Incident(
-        incident_id=listed.row.incident_id,
-        order_ids=listed.row.order_ids,
-        opened_at=times.to_timestamp(listed.row.opened_ms),
-        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda peer: peer.leg),
-    )
-    if listed.row.ended_ms is not None:
-        message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))
-    return message
-
-
-def alert_contact(message: alert_pb2.Alert) -> AlertContact | None:
-    """The statement of an alert about the first contact; None without one, or if this version doesn't know its plan.
-
-    Raises InvalidField if the contact lacks its id.
-    """
-    contact = message.contact
-    if not message.HasField("contact") or int(contact.plan) not in {int(known) for known in ContactPlan}:
-        return None
-    if contact.device_id:
-        fields.required_id("contact.device_id", contact.device_id)
-    return AlertContact(
-        contact_id=fields.required_id("contact.contact_id", contact.contact_id),
-        plan=ContactPlan(contact.plan),
-        device_id=contact.device_id,
-    )
-
-
-def _add_contact(message: dispatch_pb2.Assignment, assignment: Assignment) -> None:
-    """Adds the first contact of an assignment, if it has one."""
-    contact = assignment.contact
-    if contact is None:
-        return
-    message.task = notice_pb2.CONTACT
-    message.contact.contact_id = contact.contact_id
-    message.contact.state = contact_pb2.ContactState.ValueType(contact.state)
-    message.contact.plan = first_contact_pb2.ContactPlan.ValueType(contact.plan)
-    message.contact.since.CopyFrom(times.to_timestamp(contact.since_ms))
-    message.contact.call_reason = contact_pb2.CallReason.ValueType(contact.call_reason)
-    message.contact.recorded_by = contact.recorded_by
-    if assignment.due_ms is not None and contact.plan is ContactPlan.TAG:
-        message.contact.call_at.CopyFrom(times.to_timestamp(assignment.due_ms))
+    return CloseCause(cause), _text("note", note, CLOSE_NOTE_MAX_CHARS)
 
 
 def spoken(result: calls_pb2.CallResult.ValueType) -> bool:
@@ -526,89 +622,10 @@ def spoken(result: calls_pb2.CallResult.ValueType) -> bool:
     return result == calls_pb2.SPOKEN
 
 
-INCIDENT_NOTE_MAX_CHARS = 500
-_KINDS_NEEDING_TEXT = (NoteKind.NOTE, NoteKind.CALLED_OTHER)
-
-
-def add_note_command(request: notes_pb2.AddNoteRequest, by: str) -> AddNote:
-    """The validated command of a request. Raises InvalidField."""
-    if request.kind not in {int(kind) for kind in NoteKind}:
-        raise InvalidField("kind", "is missing or unknown (example: NOTE)")
-    kind = NoteKind(request.kind)
-    if request.result not in {int(result) for result in NotedResult}:
-        raise InvalidField("result", "is unknown (example: NOTED_SPOKEN)")
-    result = NotedResult(request.result)
-    if (kind is NoteKind.NOTE) is not (result is NotedResult.UNSPECIFIED):
-        needed = "must be unspecified for NOTE" if result else "is missing: say what came of the call"
-        raise InvalidField("result", f"{needed} (example of a call: NOTED_SPOKEN)")
-    text = request.text.strip()
-    if not text and kind in _KINDS_NEEDING_TEXT:
-        raise InvalidField("text", f"is missing: {kind.name} needs one")
-    if len(text) > INCIDENT_NOTE_MAX_CHARS:
-        raise InvalidField("text", f"must be at most {INCIDENT_NOTE_MAX_CHARS} characters")
+def _text(field: str, text: str, max_chars: int) -> str:
+    """A text of one line. Raises InvalidField if it is longer, or has a character that can't be printed."""
+    if len(text) > max_chars:
+        raise InvalidField(field, f"must be at most {max_chars} characters")
     if not text.isprintable():
-        raise InvalidField("text", "must be one line of printable characters")
-    return AddNote(
-        by=by,
-        note_key=fields.required_id("note_key", request.note_key),
-        kind=kind,
-        result=result,
-        text=text,
-        kept=request.kept if request.HasField("kept") else kind in KEPT_KINDS,
-    )
-
-
-def note_message(incident_id: str, leg: Leg, event: NoteAdded) -> notes_pb2.IncidentNote:
-    """The message of a note."""
-    return notes_pb2.IncidentNote(
-        note_id=event.note_id,
-        incident_id=incident_id,
-        leg=alert_pb2.Leg.Value(leg.name),
-        at=times.to_timestamp(event.at_ms),
-        by=event.by,
-        kind=notes_pb2.NoteKind.ValueType(event.kind),
-        result=notes_pb2.NotedResult.ValueType(event.result),
-        text=event.text,
-        kept=event.kept,
-    )
-
-
-def note_row(note: notes_pb2.IncidentNote) -> NoteRow:
-    """The row of a note."""
-    return NoteRow(
-        note_id=note.note_id,
-        incident_id=note.incident_id,
-        at_ms=times.from_timestamp(note.at),
-        payload=note.SerializeToString(),
-    )
-
-
-def shared_note(step: dispatch_pb2.Step, leg: Leg) -> NoteRow | None:
-    """The row of the note in another leg's step; None without one, and for a leg whose desk reads no notes. Raises InvalidField."""
-    if not step.HasField("note") or not leg.policy.is_staffed:
-        return None
-    note = step.note
-    if note.kept or note.incident_id != step.assignment.incident_id or note.leg != step.assignment.leg:
-        raise InvalidField("note", "isn't a shared note of the step's incident and leg")
-    fields.required_id("note.note_id", note.note_id)
-    if len(note.text) > INCIDENT_NOTE_MAX_CHARS:
-        raise InvalidField("note.text", f"must be at most {INCIDENT_NOTE_MAX_CHARS} characters")
-    return note_row(note)
-
-
-@dataclass(frozen=True, slots=True)
-class NumberedStep:
-    """A step with its sequence in the leg's own order; 0 for a repeated offer. The message is shared and must not be changed."""
-
-    sequence: int
-    step: dispatch_pb2.Step
-
-
-def numbered(rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
-    """Stored steps with their sequences, as messages."""
-    return (NumberedStep(row.sequence, stored_step(row)) for row in rows)
-
-
-def assigned_leg(payload: bytes) -> Leg:
-    """The leg of a serialised assignment."""
-    return leg_of(dispatch_pb2.Assignment.FromString(payload).leg)
+        raise InvalidField(field, "must be one line of printable characters")
+    return text

@@ -20,7 +20,7 @@ from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg.translate import NOTE_MAX_CHARS, REASON_MAX_CHARS
+from services.dispatch.leg.translate import CLOSE_NOTE_MAX_CHARS, REASON_MAX_CHARS
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import DEADLINES
 
@@ -53,7 +53,7 @@ def test_a_desk_is_offered_exactly_the_answers_that_its_leg_accepts(state: Assig
 
 def test_the_forms_have_the_causes_lengths_and_codes_of_the_leg() -> None:
     assert {*desk.CAUSES} == {*dispatch_pb2.CloseCause.keys()} - {"CLOSE_CAUSE_UNSPECIFIED"}
-    assert (desk.MAX_REASON, desk.MAX_NOTE) == (REASON_MAX_CHARS, NOTE_MAX_CHARS)
+    assert (desk.MAX_REASON, desk.MAX_NOTE) == (REASON_MAX_CHARS, CLOSE_NOTE_MAX_CHARS)
     codes = {name for name, value in vars(answers).items() if name.isupper() and value == name}
     assert codes and {code for code in codes if f"answer_{code}" not in TEXTS} == set()
 
