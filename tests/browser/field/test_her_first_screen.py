@@ -156,7 +156,8 @@ async def test_a_silent_panic_changes_nothing_that_can_be_seen_or_heard(
     assert await hers.eval(language, "noises") == []
     # Without a network neither, and nothing but the press happens on this page.
     await both.browser("offline", page=language, offline=True)
-    await both.browser("until", page=language, condition="document.querySelectorAll('#health li').length >= 2")
+    # A request that waits for news may outlast its network for 25 s, and the next position leaves after 15 s.
+    await both.browser.until(language, "document.querySelectorAll('#health li').length >= 2", patience_s=60)
     await both.browser("stop", page=language, stopped=True)
     before, kept = await hers.content(language), await hers.waiting(language)
     await hers.press_silently(language)
