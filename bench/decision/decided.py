@@ -96,7 +96,7 @@ class Listener:
         active = [*case_state.near.values()] if case_state else []
         if case_state:
             possible = POSSIBLE.of(case_state).values()
-            active += [Demand.NOTIFY if presence.emitted else Demand.RECORD for presence in possible]
+            active += [Demand.NOTIFY if presence.notified else Demand.RECORD for presence in possible]
         if self._unknown and Demand.RESPOND not in active:
             self._decided.sent.append(self._unknown._replace(until_ms=stamp_ms))
             self._unknown = None

@@ -34,7 +34,7 @@ class PossiblePresenceState(NamedTuple):
 
     last_ms: int
     """When positions last allowed the wearer's presence, mesh time."""
-    emitted: bool
+    notified: bool
     """Whether the desks were notified."""
 
 
@@ -53,7 +53,7 @@ class _Evaluation:
     """Start of the stretch for a ring that demands a response. It may be before `from_ms`: a fix that confirms an earlier fix also
     confirms the movement to that one."""
     until_ms: int
-    newest: bool
+    is_newest: bool
     """Whether the reported fix is the newest of its device."""
     _least_mm: float | None = None
     _ways: list[list[Piece]] | None = None
@@ -69,7 +69,7 @@ class _Evaluation:
         if self._ways is None:
             ways = rings.assumed(self.sides, self.from_ms, self.until_ms)
             self._ways = ways if rings.may_reach(ways, self.target.shape, ring.radius_mm) else []
-        entries = (_first_within(self.sides, way, self.target, ring=ring, from_ms=from_ms) for way in self._ways)
+        entries = (_entry_on_way(self.sides, way, self.target, ring=ring, from_ms=from_ms) for way in self._ways)
         return next((entry for entry in entries if entry), None)
 
 
@@ -86,13 +86,13 @@ def check_fix(context: CaseContext, movement: Movement) -> None:
 def _check_target(context: CaseContext, target: Target, sides: Sides, *, movement: Movement) -> None:
     case = context.case
     from_ms = movement.from_ms
-    newest = movement.until_ms is None
+    is_newest = movement.until_ms is None
     lookback_ms = from_ms if context.cause is None else plausibility.lookback_ms(sides, from_ms)
     # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
     if _is_unreachable(sides, target, case.rings[0].radius_mm, from_ms=lookback_ms) and not (
-        newest and any(plausibility.has_jumped(side) for side in sides if side)
+        is_newest and any(plausibility.has_jumped(side) for side in sides if side)
     ):
-        if newest:
+        if is_newest:
             _end_possible_if_expired(context, target)
         return
     known_ms = max([side.recent[-1][0] for side in sides if side])
@@ -105,7 +105,7 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         from_ms=max(from_ms, case.valid_from_ms),
         lookback_ms=max(lookback_ms, case.valid_from_ms),
         until_ms=until_ms,
-        newest=newest,
+        is_newest=is_newest,
     )
     if evaluation.from_ms <= evaluation.until_ms:
         for ring in case.rings:
@@ -119,7 +119,7 @@ def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
     from_ms, until_ms = evaluation.from_ms, evaluation.until_ms
     ring_state = case_state.ring(target, ring)
     # Without a causing report, a decision is never late: it is the same whenever the log reaches its moment.
-    is_late = cause is not None and not evaluation.newest
+    is_late = cause is not None and not evaluation.is_newest
     if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
         accounts.note_report(context.state, case_state, ring_state, from_ms=from_ms, until_ms=until_ms)
     if ring_state.open:
@@ -135,7 +135,7 @@ def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
 
 def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
     """Enters a ring that demands a response, or emits that a presence within it is possible."""
-    target, newest = evaluation.target, evaluation.newest
+    target, is_newest = evaluation.target, evaluation.is_newest
     seen = presence.evaluate(
         context.state.rules,
         evaluation.sides,
@@ -143,11 +143,11 @@ def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluati
         ring=ring,
         from_ms=max(evaluation.lookback_ms, context.case_state.ring(target, ring).bound_ms),
         until_ms=evaluation.until_ms,
-        newest=newest,
+        newest=is_newest,
     )
     if seen.entered:
-        _enter(context, target, ring, entry=seen.entered, late=context.cause is not None and not newest)
-    elif newest and context.cause is not None:
+        _enter(context, target, ring, entry=seen.entered, late=context.cause is not None and not is_newest)
+    elif is_newest and context.cause is not None:
         _update_possible(context, target, ring, possible=seen.possible)
 
 
@@ -167,7 +167,7 @@ def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
             ).entered
         else:
             ways = rings.assumed(sides, low_ms, high_ms)
-            entries = (_first_within(sides, way, target, ring=ring, from_ms=low_ms) for way in ways)
+            entries = (_entry_on_way(sides, way, target, ring=ring, from_ms=low_ms) for way in ways)
             entry = next((entry for entry in entries if entry and entry.at_ms <= high_ms), None)
         if entry:
             if entry.at_ms < ring_state.bound_ms:
@@ -175,8 +175,8 @@ def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
             return _enter(context, target, ring, entry=entry, late=True)
 
 
-def _first_within(sides: Sides, way: list[Piece], target: Target, *, ring: Ring, from_ms: int) -> RingEntry | None:
-    """The first moment of a movement within a ring."""
+def _entry_on_way(sides: Sides, way: list[Piece], target: Target, *, ring: Ring, from_ms: int) -> RingEntry | None:
+    """The first moment at which one way that both sides may have gone is within a ring; None if it never is."""
     first = next(rings.moments_within(way, target.shape, ring.radius_mm, from_ms=from_ms), None)
     if first is None:
         return None
@@ -255,15 +255,15 @@ def _update_possible(context: CaseContext, target: Target, ring: Ring, *, possib
     if possible is None or not is_recent(possible.at_ms, state.now_ms):
         return _end_possible_if_expired(context, target)
     before = POSSIBLE.of(case_state).get(target.key)
-    emitted = before is not None and before.emitted
+    notified = before is not None and before.notified
     sent = closest_approach.is_contact_predicted(case_state, target) or case_state.is_response_open(target)
-    is_suppressed = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
+    is_suppressed = notified or sent or encounters.active_at(state, case, possible.at_ms) is not None
     if not is_suppressed:
         anomaly = AnomalyKey(AnomalyKind.VAGUE, (case.case_id, target.key))
-        emitted = not state.was_just_emitted(anomaly, possible.at_ms)
-    POSSIBLE.of(case_state)[target.key] = PossiblePresenceState(state.now_ms, emitted)
-    if before is None or (emitted and not before.emitted):
-        detection = Detection.POSSIBLY_INSIDE if emitted else Detection.POSSIBLY_INSIDE_RECORDED
+        notified = not state.was_just_emitted(anomaly, possible.at_ms)
+    POSSIBLE.of(case_state)[target.key] = PossiblePresenceState(state.now_ms, notified)
+    if before is None or (notified and not before.notified):
+        detection = Detection.POSSIBLY_INSIDE if notified else Detection.POSSIBLY_INSIDE_RECORDED
         context.alert(
             AlertDraft(
                 detection.alert_type,
@@ -274,7 +274,7 @@ def _update_possible(context: CaseContext, target: Target, ring: Ring, *, possib
                 distance_mm=possible.distance_mm,
                 p=possible.p,
                 anomaly=possible.anomaly,
-                record_only=not emitted,
+                record_only=not notified,
             )
         )
 
@@ -304,7 +304,7 @@ def _retract_possible(context: CaseContext, target: Target, at_ms: int, *, uncon
     if before is None:
         return
     # While an episode is open, the end of a mere possibility is no all-clear.
-    record_only = not before.emitted or bool(context.case_state.episode_id)
+    record_only = not before.notified or bool(context.case_state.episode_id)
     context.alert(
         AlertDraft(
             Detection.POSITION_REGAINED.alert_type,
