@@ -49,6 +49,8 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
+# ── moments ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 K = TypeVar("K", bound=Hashable)
 SPARE = 64
 """Superseded entries that the heap may hold besides as many as there are keys."""

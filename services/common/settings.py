@@ -238,6 +238,8 @@ class PagesSettings(HttpSettings):
         return self
 
 
+# ── the names of all settings ─────────────────────────────────────────────────────────────────────────────────────────
+
 PREFIX = "TANDEM_"
 NAMES = frozenset(
     {

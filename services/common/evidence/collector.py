@@ -184,6 +184,8 @@ def _shown(alert: alert_pb2.Alert, message: pull.Delivered, *, may_locate_person
     return replace(record, data=redacted.SerializeToString(deterministic=True), cut=True)
 
 
+# ── copies on the disk ────────────────────────────────────────────────────────────────────────────────────────────────
+
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError)
 """Errors of a file that is damaged or may not be read."""
 

@@ -402,6 +402,9 @@ async def _renew(client: Client, tls: Files) -> None:
         await client.force_reconnect()
 
 
+# ── the client of nats-py ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
 class ConnectionClosed(ConnectionResetError, RuntimeError):
     """Data was written to a lost connection. It is also a RuntimeError, because the client's ping task ends on no other error."""
 

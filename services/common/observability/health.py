@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+# ── heartbeats ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 PIPE = "TANDEM_HEARTBEAT_FD"
 """Environment variable with the file descriptor of the supervisor's pipe. If it isn't set, no beats are written."""
 BEAT_S = 0.5
@@ -84,6 +86,8 @@ def _beat(pipe: int) -> None:
                 os.write(pipe, _BEAT)
         time.sleep(BEAT_S)
 
+
+# ── readiness ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SILENT_AFTER_S = 5.0
 """Time without a message or heartbeat after which a reader isn't ready, seconds. Heartbeats come twice a second."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+# ── ids, and the headers that carry them ──────────────────────────────────────────────────────────────────────────────
+
 TRACEPARENT = "traceparent"
 """Name of the W3C trace context in HTTP headers, call metadata and message headers: https://www.w3.org/TR/trace-context/."""
 DECIDED_US = "Tandem-Decided-Us"
@@ -105,6 +107,9 @@ def parsed_entry(header: str) -> EntryTrace | None:
         return None
     stored_us, together, sender = found.groups()
     return EntryTrace(int(stored_us), max(int(together), 1), sender if parsed(sender) else "")
+
+
+# ── spans for display ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class SpanLike(Protocol):

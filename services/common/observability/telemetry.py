@@ -88,6 +88,8 @@ def logger() -> structlog.typing.FilteringBoundLogger:
     return _LOGGER
 
 
+# ── the trace context of a task ───────────────────────────────────────────────────────────────────────────────────────
+
 _carried: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
 
 

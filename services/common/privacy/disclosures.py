@@ -45,12 +45,17 @@ def _check_caller(field: str, spiffe_id: str) -> None:
         raise InvalidField(field, error.reason) from None
 
 
+# ── purposes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 PURPOSES: Mapping[int, Purpose] = {
     value.number: Purpose(value.name.removeprefix("PURPOSE_"))
     for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
     if value.number
 }
 """Domain purposes by protobuf enum number. Unspecified and unknown purposes are missing."""
+
+
+# ── the row of a notice ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class GivenNotice(NamedTuple):

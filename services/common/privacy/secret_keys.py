@@ -4,6 +4,9 @@ A file of keys has 64 hex digits a line. An appended line becomes the key in use
 
 The warning leg's public key seals a contact, and only its private key opens it. The scheme is HPKE (RFC 9180) in base mode with X25519,
 HKDF-SHA256 and ChaCha20-Poly1305. The person's id is part of HPKE's info, so that a sealed contact can't be moved to another person.
+
+Messages are signed after Standard Webhooks 1.0.0 (https://www.standardwebhooks.com), by symmetric signatures (`v1`) only. A receiver
+that knows the secret can verify a message's sender, its integrity and its freshness, with any library of the standard.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from services.common.errors import FailedPrecondition, InvalidField
 from services.common.storage import stored_files
 from tandem.common.v1 import contact_pb2
+
+# ── files of keys ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KEY_BYTES = 32
 
@@ -66,6 +71,8 @@ def parse_keys(texts: Iterable[str]) -> tuple[bytes, ...]:
         raise ValueError("not keys")
     return keys
 
+
+# ── contacts that only the warning leg opens ──────────────────────────────────────────────────────────────────────────
 
 PADDED_TO = 1024
 """Size to which a contact is padded before sealing, bytes. Otherwise the length would reveal whether it is a phone number or an email
@@ -128,6 +135,8 @@ def public_file(path: Path) -> Path:
     """Path of the file with the public keys that belong to a file of private keys."""
     return path.with_suffix(".pub")
 
+
+# ── messages to receivers, signed ─────────────────────────────────────────────────────────────────────────────────────
 
 ID_HEADER = "webhook-id"
 """Header with the message's id, which is the same at each attempt: the receiver's key for deduplication."""

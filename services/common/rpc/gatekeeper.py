@@ -273,6 +273,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         raise errors.Unauthenticated("no client certificate with a SPIFFE id and no token")
 
 
+# ── streams that nobody reads ─────────────────────────────────────────────────────────────────────────────────────────
+
 MAX_UNREAD_S = 20.0
 """Time after which a stream is ended if its peer reads nothing of it, seconds. Until then it uses up what its caller may have."""
 STATUS_WITHIN_S = 5.0

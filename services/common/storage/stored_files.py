@@ -1,4 +1,7 @@
-"""Files that survive a crash, and words for the system's errors about files."""
+"""Private files that survive a crash with their whole new content or their old one, and words for the system's errors about files.
+
+A draft in the same folder is written and synced, then renamed, and then the folder is synced.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+
+# ── writes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 PRIVATE = 0o600
 """Default mode of files: readable and writable by their owner only."""
@@ -63,6 +68,8 @@ def _sync(folder: Path) -> None:
     finally:
         os.close(descriptor)
 
+
+# ── words for errors ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _WORDS = {
     errno.ENOENT: "there is no such file or folder",

@@ -154,6 +154,8 @@ class Senders(Generic[C]):
             del self._by_sender[sender]
 
 
+# ── requests in a time ────────────────────────────────────────────────────────────────────────────────────────────────
+
 SUBSCRIBER_BITS = 64
 """Length of the IPv6 prefix that one subscriber gets (RFC 6177), so that all addresses of a subscriber count as one."""
 

@@ -115,6 +115,8 @@ def _form(text: str) -> BodyForm:
         raise ValueError("form: must be step, or eido for the incident so far (example: eido)") from None
 
 
+# ── posting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=5.0)
 
 

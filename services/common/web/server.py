@@ -442,6 +442,8 @@ def _allowed_share(name: str, connections: int) -> float:
     return allowed / connections
 
 
+# ── names under which pages are served ────────────────────────────────────────────────────────────────────────────────
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
