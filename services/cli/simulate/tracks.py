@@ -37,8 +37,8 @@ _COLUMNS = {
 }
 """Accepted column names, in lower case, by the field that the column fills."""
 _OPTIONAL = ("accuracy_m", "device_id")
-_TIMED_POINT = re.compile(r"<(?:trkpt|rtept)\b.*<time\b", re.DOTALL)
-"""A GPX file whose points have times, which gpxpy gives as None if they can't be read. A file's own time stands before its points."""
+_POINT = re.compile(r"<(?:trkpt|rtept)\b")
+_TIME = re.compile(r"<time\b")
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ def _gpx(file: _File) -> ReportedTrack:
     except GPXException as error:
         raise FileError(InputPlace(file.path), f"isn't GPX: {str(error).splitlines()[0]}") from None
     points = list(_points(content))
-    track = ReportedTrack(timed=_TIMED_POINT.search(file.text) is not None)
+    track = ReportedTrack(timed=_has_times(file.text))
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
         try:
             if track.timed and moment is None:
@@ -125,6 +125,13 @@ def _gpx(file: _File) -> ReportedTrack:
         except InvalidField as error:
             track.faults.append(Fault(number, error.field, error.reason, counted="point"))
     return track
+
+
+def _has_times(text: str) -> bool:
+    """Whether the points of a GPX file have times. gpxpy gives a time that it can't read as None, as if there were none."""
+    # The file's own time stands before its points.
+    first = _POINT.search(text)
+    return first is not None and _TIME.search(text, first.end()) is not None
 
 
 def _points(content: GPX) -> Iterator[tuple[datetime | None, float, float]]:
