@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from services.common.messaging.bus import Bus
-from services.common.rpc import server
+from services.common.rpc import gatekeeper, server
 from services.dispatch.leg import feed
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
@@ -59,7 +59,7 @@ async def last_status(call: Any) -> grpc.StatusCode:
 async def test_a_subscription_that_is_not_read_is_ended(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MAX_UNREAD_S", 1.0)
+    monkeypatch.setattr(gatekeeper, "MAX_UNREAD_S", 1.0)
     async with running(police) as leg, stub_of(police) as stub:
         await offer_all(bus, leg)
         call: Any = stub.Subscribe(dispatch_pb2.SubscribeRequest(), metadata=POLICE)

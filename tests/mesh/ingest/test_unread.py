@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.common.observability.metrics import ProcessMetrics
 from services.common.priority import PriorityGate
-from services.common.rpc import server
+from services.common.rpc import gatekeeper
 from services.common.rpc import server as rpc
 from services.common.rpc.gatekeeper import Gatekeeper
 from services.common.rpc.history import HistoryBudget
@@ -119,7 +119,7 @@ async def test_unread_answers_are_held_up_to_a_bound() -> None:
 async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_share_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "MAX_UNREAD_S", 1.0)
+    monkeypatch.setattr(gatekeeper, "MAX_UNREAD_S", 1.0)
     log, ended_streams = Log(), ProcessMetrics(CollectorRegistry()).streams_unread
     async with served(log, ended_streams) as stub:
         deaf: Any = stub.Report(metadata=SENDER)

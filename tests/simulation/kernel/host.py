@@ -27,8 +27,9 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects.sqlite import aiosqlite as sqlalchemy_aiosqlite
 from sqlalchemy.sql import compiler
 
+from services.common import health_port
 from services.common.messaging import bus
-from services.common.observability import health, telemetry
+from services.common.observability import telemetry
 from services.common.storage import db
 from services.common.storage.visits import VisitThread
 from services.common.web import server as web
@@ -152,7 +153,7 @@ def _libraries(journal: Journal) -> None:
     _replace(bus, "ReconnectingClient", SimulatedClient)
     _replace(grpc.aio, "server", SimulatedServer)
     _replace(grpc.aio, "insecure_channel", insecure_channel)
-    _replace(health, "_in_thread", _not_served)
+    _replace(health_port, "_in_thread", _not_served)
     plain = web.served
     for module in list(sys.modules.values()):
         if getattr(module, "served", None) is plain:

@@ -73,7 +73,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 async def test_a_busy_event_loop_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     async with observed("127.0.0.1", 0, lambda: "", metrics=unexposed()) as port:
         with ThreadPoolExecutor() as pool, monkeypatch.context() as impatient:
-            impatient.setattr("services.common.observability.health.LOOP_WITHIN_S", 0.2)
+            impatient.setattr("services.common.health_port.LOOP_WITHIN_S", 0.2)
             answers = [pool.submit(fetch, port, path) for path in ("/livez", "/readyz")]
             # Blocks without await, so that this event loop doesn't turn.
             alive, ready = (answer.result() for answer in answers)
