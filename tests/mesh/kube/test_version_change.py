@@ -59,7 +59,7 @@ COMPARE = """
 import json, uvloop
 from pathlib import Path
 import client
-from services.local import mesh
+from services.client import mesh
 print(json.dumps(uvloop.run(client.alerts(mesh.load(Path(sys.argv[1]))))))
 """
 REPORT = re.compile(rb"round\d+-\d+")

@@ -93,9 +93,9 @@ async def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 BEATER = """
-from services.common.observability import heartbeat
+from services.common.observability import health
 import time
-heartbeat.start()
+health.start()
 time.sleep(1.0)
 print("beaten", flush=True)
 time.sleep(600)
